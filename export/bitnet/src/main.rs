@@ -1,0 +1,2 @@
+//! Runs packed BitNet models from the command line.
+fn main() {}

@@ -1,0 +1,65 @@
+//! Everything that can be wrong with a file of ours or of somebody else's.
+
+use std::path::{Path, PathBuf};
+
+/// What went wrong while reading or writing model files.
+///
+/// Messages have the form `<file> [<field>]: <what>; expected …, got …`.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// The operating system refused: missing file, permission, full disk.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A JSON or TOML file does not parse or does not describe a model of ours.
+    #[error("{path}{}: {what}", field_suffix(.field))]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key at fault; empty when the whole file is.
+        field: String,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
+    /// A tensor is missing, of another shape or type, or holds what it must not.
+    #[error("{path} [{name}]: {what}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
+    /// The container itself is broken.
+    #[error("{path}: {what}")]
+    Container {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The target exists and was not to be replaced.
+    #[error("{path}: already exists; choose another path, or --force to replace it")]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+}
+
+fn field_suffix(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!(" [{field}]") }
+}
+
+impl FormatError {
+    pub(crate) fn config(path: &Path, field: &str, what: impl Into<String>) -> Self {
+        Self::Config { path: path.to_owned(), field: field.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn tensor(path: &Path, name: &str, what: impl Into<String>) -> Self {
+        Self::Tensor { path: path.to_owned(), name: name.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn container(path: &Path, what: impl Into<String>) -> Self {
+        Self::Container { path: path.to_owned(), what: what.into() }
+    }
+}

@@ -1,0 +1,274 @@
+//! Hugging Face's `config.json`, read and written.
+//!
+//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms
+//! follow from `model_type` (`bitnet` has them, `llama` has not), quantisation from the presence
+//! of `quantization_config`, and the meaning of `weight_scale` from its `linear_class`
+//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format).
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::{FormatError, ModelSpec};
+
+/// How the matrices of a folder are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightForm {
+    /// Latent (or dense) float matrices: a checkpoint or a BF16 master.
+    Latent,
+    /// Packed codes whose `weight_scale` multiplies (`autobitlinear`, `offline`).
+    PackedMultiplying,
+    /// Packed codes whose `weight_scale` divides (`bitlinear`).
+    PackedDividing,
+}
+
+/// A `config.json`: what the model is and how its matrices are stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HfConfig {
+    /// The architecture.
+    pub spec: ModelSpec,
+    /// The storage of the matrices.
+    pub form: WeightForm,
+}
+
+impl HfConfig {
+    /// Reads a `config.json`. Keys of other programs are ignored, contradictions are not.
+    pub fn read(path: &Path) -> Result<Self, FormatError> {
+        let text = fs_err::read_to_string(path)?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|error| FormatError::config(path, "", error.to_string()))?;
+        let Value::Object(keys) = value else {
+            return Err(FormatError::config(path, "", "is not a JSON object"));
+        };
+        Self::from_keys(&keys).map_err(|(field, what)| FormatError::config(path, field, what))
+    }
+
+    fn from_keys(keys: &Map<String, Value>) -> Result<Self, (&'static str, String)> {
+        let sub_norms = sub_norms_of(keys)?;
+        let form = form_of(keys)?;
+        refuse_unsupported(keys)?;
+        let mut table = Map::new();
+        for key in SHARED_KEYS {
+            if let Some(value) = keys.get(*key).filter(|value| !value.is_null()) {
+                table.insert((*key).to_owned(), value.clone());
+            }
+        }
+        if let Some(theta) = rope_theta(keys)? {
+            table.insert("rope_theta".to_owned(), theta);
+        }
+        // The defaults of transformers' own class, which differ from 2B4T's values.
+        table.entry("tie_word_embeddings").or_insert(json!(false));
+        table.entry("max_position_embeddings").or_insert(json!(2048));
+        table.insert("sub_norms".to_owned(), json!(sub_norms));
+        table.insert("quantise".to_owned(), json!(form.is_some()));
+        let spec = serde_json::from_value(Value::Object(table))
+            .map_err(|error| ("", error.to_string()))?;
+        Ok(Self { spec, form: form.unwrap_or(WeightForm::Latent) })
+    }
+
+    /// The text of a `config.json` that transformers 4.5x and 5.x both understand.
+    pub fn to_json(&self, dtype: &str) -> String {
+        let spec = &self.spec;
+        let (architecture, model_type) = if spec.sub_norms {
+            ("BitNetForCausalLM", "bitnet")
+        } else {
+            ("LlamaForCausalLM", "llama")
+        };
+        let mut config = json!({
+            "architectures": [architecture],
+            "model_type": model_type,
+            "hidden_size": spec.hidden_size,
+            "intermediate_size": spec.intermediate_size,
+            "num_hidden_layers": spec.num_hidden_layers,
+            "num_attention_heads": spec.num_attention_heads,
+            "num_key_value_heads": spec.num_key_value_heads,
+            "head_dim": spec.head_dim,
+            "vocab_size": spec.vocab_size,
+            "hidden_act": spec.hidden_act,
+            "max_position_embeddings": spec.max_position_embeddings,
+            "rope_theta": spec.rope_theta,
+            "rope_parameters": {"rope_theta": spec.rope_theta, "rope_type": "default"},
+            "rms_norm_eps": spec.rms_norm_eps,
+            "tie_word_embeddings": spec.tie_word_embeddings,
+            "initializer_range": spec.initializer_range,
+            "attention_bias": false,
+            "attention_dropout": 0.0,
+            "bos_token_id": spec.bos_token_id,
+            "eos_token_id": eos_value(&spec.eos_token_id),
+            "dtype": dtype,
+            "torch_dtype": dtype,
+        });
+        if let Some(quantisation) = self.quantization_config() {
+            config["quantization_config"] = quantisation;
+        }
+        let text = serde_json::to_string_pretty(&config).expect("a JSON value always serialises");
+        text + "\n"
+    }
+
+    fn quantization_config(&self) -> Option<Value> {
+        let (class, mode) = match (self.form, self.spec.quantise) {
+            (WeightForm::Latent, false) => return None,
+            (WeightForm::Latent, true) => ("autobitlinear", "online"),
+            (WeightForm::PackedMultiplying, _) => ("autobitlinear", "offline"),
+            (WeightForm::PackedDividing, _) => ("bitlinear", "offline"),
+        };
+        Some(json!({"quant_method": "bitnet", "linear_class": class, "quantization_mode": mode}))
+    }
+}
+
+/// Keys that mean the same to Hugging Face and to [`ModelSpec`].
+const SHARED_KEYS: &[&str] = &[
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "hidden_act",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "max_position_embeddings",
+    "initializer_range",
+    "bos_token_id",
+    "eos_token_id",
+];
+
+fn eos_value(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [id] => json!(id),
+        ids => json!(ids),
+    }
+}
+
+fn sub_norms_of(keys: &Map<String, Value>) -> Result<bool, (&'static str, String)> {
+    match keys.get("model_type").and_then(Value::as_str) {
+        Some("bitnet") => Ok(true),
+        Some("llama") => Ok(false),
+        Some(other) => {
+            Err(("model_type", format!("{other:?} is unknown; expected \"bitnet\" or \"llama\"")))
+        }
+        None => Err(("model_type", "is missing; expected \"bitnet\" or \"llama\"".to_owned())),
+    }
+}
+
+/// `None`: a dense model.
+fn form_of(keys: &Map<String, Value>) -> Result<Option<WeightForm>, (&'static str, String)> {
+    let field = "quantization_config";
+    let Some(config) = keys.get(field).filter(|value| !value.is_null()) else { return Ok(None) };
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    if text("quant_method") != Some("bitnet") {
+        return Err((field, format!("quant_method must be \"bitnet\", got {config}")));
+    }
+    // transformers' defaults: bitlinear, offline.
+    let class = text("linear_class").unwrap_or("bitlinear");
+    let mode = text("quantization_mode").unwrap_or("offline");
+    match (class, mode) {
+        ("autobitlinear", "online") => Ok(Some(WeightForm::Latent)),
+        ("autobitlinear", "offline") => Ok(Some(WeightForm::PackedMultiplying)),
+        ("bitlinear", "offline") => Ok(Some(WeightForm::PackedDividing)),
+        _ => Err((field, format!("linear_class {class:?} with mode {mode:?} is unknown"))),
+    }
+}
+
+/// transformers 5 writes `rope_parameters.rope_theta`, older files `rope_theta`.
+fn rope_theta(keys: &Map<String, Value>) -> Result<Option<Value>, (&'static str, String)> {
+    let nested = keys.get("rope_parameters").and_then(|value| value.get("rope_theta"));
+    let top = keys.get("rope_theta").filter(|value| !value.is_null());
+    match (nested, top) {
+        (Some(a), Some(b)) if a.as_f64() != b.as_f64() => {
+            Err(("rope_theta", format!("is {b} here and {a} under rope_parameters")))
+        }
+        (a, b) => Ok(a.or(b).cloned()),
+    }
+}
+
+fn refuse_unsupported(keys: &Map<String, Value>) -> Result<(), (&'static str, String)> {
+    if keys.get("attention_bias").and_then(Value::as_bool) == Some(true) {
+        return Err(("attention_bias", "is true; BitNet has no biases".to_owned()));
+    }
+    for field in ["rope_scaling", "rope_parameters"] {
+        let Some(value) = keys.get(field).filter(|value| !value.is_null()) else { continue };
+        let kind = value.get("rope_type").or_else(|| value.get("type"));
+        if kind.is_some_and(|kind| kind != "default") || (kind.is_none() && field == "rope_scaling")
+        {
+            return Err((field, format!("{value} is unknown; expected rope_type \"default\"")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &Value) -> Result<HfConfig, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        fs_err::write(&path, value.to_string()).unwrap();
+        HfConfig::read(&path).map_err(|error| error.to_string())
+    }
+
+    fn microsoft() -> Value {
+        json!({
+            "model_type": "bitnet", "hidden_size": 2560, "intermediate_size": 6912,
+            "num_hidden_layers": 30, "num_attention_heads": 20, "num_key_value_heads": 5,
+            "vocab_size": 128_256, "hidden_act": "relu2", "max_position_embeddings": 4096,
+            "rope_theta": 500_000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+            "bos_token_id": 128_000, "eos_token_id": [128_001, 128_009], "use_cache": true,
+            "torch_dtype": "bfloat16", "quantization_config": {"quant_method": "bitnet",
+            "linear_class": "autobitlinear", "quantization_mode": "offline"}
+        })
+    }
+
+    #[test]
+    fn the_published_config_is_read() {
+        let config = read(&microsoft()).unwrap();
+        assert_eq!(config.form, WeightForm::PackedMultiplying);
+        assert_eq!(config.spec.parameters(), 2_412_820_480);
+        assert_eq!(config.spec.eos_token_id, [128_001, 128_009]);
+    }
+
+    #[test]
+    fn both_spellings_of_rope_theta_are_read() {
+        let mut config = microsoft();
+        config["rope_parameters"] = json!({"rope_theta": 1e4, "rope_type": "default"});
+        assert!(read(&config).unwrap_err().contains("under rope_parameters"));
+        config["rope_theta"] = Value::Null;
+        assert_eq!(read(&config).unwrap().spec.rope_theta, 1e4);
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same_model() {
+        let spec = read(&microsoft()).unwrap().spec;
+        let dense = ModelSpec { quantise: false, sub_norms: false, ..spec.clone() };
+        for (spec, form) in [
+            (spec.clone(), WeightForm::Latent),
+            (spec.clone(), WeightForm::PackedMultiplying),
+            (spec, WeightForm::PackedDividing),
+            (dense, WeightForm::Latent),
+        ] {
+            let config = HfConfig { spec, form };
+            let written: Value = serde_json::from_str(&config.to_json("bfloat16")).unwrap();
+            assert_eq!(written["dtype"], written["torch_dtype"]);
+            assert_eq!(read(&written).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn models_we_cannot_run_are_refused_by_field() {
+        for (key, value, part) in [
+            ("model_type", json!("gpt2"), "[model_type]"),
+            ("attention_bias", json!(true), "[attention_bias]"),
+            ("rope_scaling", json!({"type": "yarn", "factor": 4}), "[rope_scaling]"),
+            ("quantization_config", json!({"quant_method": "gptq"}), "[quantization_config]"),
+            ("num_key_value_heads", json!(7), "must divide"),
+        ] {
+            let mut config = microsoft();
+            config[key] = value;
+            let error = read(&config).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

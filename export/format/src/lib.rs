@@ -1,0 +1,29 @@
+//! Ternary models as data: what a model is ([`ModelSpec`]), which tensors it has
+//! ([`tensor_table`]), how a matrix of latents becomes {-1, 0, +1} ([`quant`]) and how all of
+//! that lies in a file ([`packed`], [`tensors`], [`folder`]).
+//!
+//! This crate holds no model, no arithmetic on activations beyond their 8-bit code, and no text.
+//! Training, converters, kernels and the engine all meet here, so it depends on none of them.
+//! Bytes from a file are checked once, where they enter; after that the types carry the proof.
+//!
+//! Shape letters used throughout: `N` rows (outputs), `K` columns (inputs). A matrix is `[N, K]`
+//! = `[out, in]` everywhere.
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+mod error;
+pub mod folder;
+mod hf_config;
+mod map;
+pub mod packed;
+pub mod quant;
+mod spec;
+pub mod staged;
+mod table;
+pub mod tensors;
+
+pub use error::FormatError;
+pub use hf_config::{HfConfig, WeightForm};
+pub use map::FileBytes;
+pub use spec::{HiddenAct, ModelSpec};
+pub use table::{LinearKind, Role, TensorEntry, tensor_table};

@@ -1,0 +1,287 @@
+//! What a model *is*: its shape and the choices that change its arithmetic.
+//!
+//! Keys are Hugging Face's. Defaults are those of bitnet-b1.58-2B-4T (arXiv 2504.12285 and its
+//! `config.json`). Reading and writing Hugging Face's own `config.json` is next door, in
+//! `hf_config`.
+
+use serde::{Deserialize, Serialize};
+
+/// The gate's activation in the feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HiddenAct {
+    /// `max(x, 0)²`, what 2B4T was trained with.
+    Relu2,
+    /// `x · sigmoid(x)`, what Llama-shaped ternary models use.
+    Silu,
+}
+
+/// The architecture of one model.
+///
+/// Invariants: every size is at least 1, `num_key_value_heads` divides `num_attention_heads`,
+/// `head_dim` is even, `rms_norm_eps` and `rope_theta` are positive and finite.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "SpecTable")]
+pub struct ModelSpec {
+    /// Width of the residual stream, `C`.
+    pub hidden_size: usize,
+    /// Width of the feed-forward block, `F`.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads, `H`.
+    pub num_attention_heads: usize,
+    /// Key and value heads; each serves `H / num_key_value_heads` query heads.
+    pub num_key_value_heads: usize,
+    /// Width of one head, `D`.
+    pub head_dim: usize,
+    /// Number of token ids, `V`.
+    pub vocab_size: usize,
+    /// The gate's activation.
+    pub hidden_act: HiddenAct,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Added to the mean square in every `RMSNorm`.
+    pub rms_norm_eps: f64,
+    /// Whether the head is the embedding table.
+    pub tie_word_embeddings: bool,
+    /// The longest context the model is meant for, in tokens.
+    pub max_position_embeddings: usize,
+    /// Standard deviation of the initial matrices and embedding.
+    pub initializer_range: f64,
+    /// The id that opens a document, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos_token_id: Option<u32>,
+    /// The ids that end one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub eos_token_id: Vec<u32>,
+    /// Whether attention output and gated product are normalised (`attn_sub_norm`, `ffn_sub_norm`).
+    pub sub_norms: bool,
+    /// Ternary weights and 8-bit activations; `false` is the dense twin.
+    pub quantise: bool,
+}
+
+impl ModelSpec {
+    /// Width of all query heads together.
+    pub fn query_width(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of all key heads (and of all value heads) together.
+    pub fn key_value_width(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// Number of parameters, a tied head counted once.
+    pub fn parameters(&self) -> usize {
+        crate::tensor_table(self).iter().map(crate::TensorEntry::elements).sum()
+    }
+}
+
+/// A `ModelSpec` as written in a config file, before the rules between its keys are checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpecTable {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: Option<usize>,
+    vocab_size: usize,
+    #[serde(default = "default_act")]
+    hidden_act: HiddenAct,
+    #[serde(default = "default_theta")]
+    rope_theta: f64,
+    #[serde(default = "default_eps")]
+    rms_norm_eps: f64,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
+    #[serde(default = "default_positions")]
+    max_position_embeddings: usize,
+    #[serde(default = "default_range")]
+    initializer_range: f64,
+    bos_token_id: Option<u32>,
+    #[serde(default)]
+    eos_token_id: OneOrMany,
+    #[serde(default = "yes")]
+    sub_norms: bool,
+    #[serde(default = "yes")]
+    quantise: bool,
+}
+
+/// Hugging Face writes one end id as a number and several as a list.
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    #[default]
+    None,
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl From<OneOrMany> for Vec<u32> {
+    fn from(ids: OneOrMany) -> Self {
+        match ids {
+            OneOrMany::None => Vec::new(),
+            OneOrMany::One(id) => vec![id],
+            OneOrMany::Many(ids) => ids,
+        }
+    }
+}
+
+fn default_act() -> HiddenAct {
+    HiddenAct::Relu2
+}
+fn default_theta() -> f64 {
+    500_000.0
+}
+fn default_eps() -> f64 {
+    1e-5
+}
+fn default_positions() -> usize {
+    4096
+}
+fn default_range() -> f64 {
+    0.02
+}
+fn yes() -> bool {
+    true
+}
+
+impl TryFrom<SpecTable> for ModelSpec {
+    type Error = String;
+
+    fn try_from(table: SpecTable) -> Result<Self, String> {
+        let heads = table.num_attention_heads;
+        let head_dim = match table.head_dim {
+            Some(width) => width,
+            None if heads > 0 && table.hidden_size.is_multiple_of(heads) => {
+                table.hidden_size / heads
+            }
+            None => {
+                return Err(format!(
+                    "hidden_size ({}) is not a multiple of num_attention_heads ({heads}); \
+                     set head_dim",
+                    table.hidden_size
+                ));
+            }
+        };
+        let spec = Self {
+            hidden_size: table.hidden_size,
+            intermediate_size: table.intermediate_size,
+            num_hidden_layers: table.num_hidden_layers,
+            num_attention_heads: heads,
+            num_key_value_heads: table.num_key_value_heads,
+            head_dim,
+            vocab_size: table.vocab_size,
+            hidden_act: table.hidden_act,
+            rope_theta: table.rope_theta,
+            rms_norm_eps: table.rms_norm_eps,
+            tie_word_embeddings: table.tie_word_embeddings,
+            max_position_embeddings: table.max_position_embeddings,
+            initializer_range: table.initializer_range,
+            bos_token_id: table.bos_token_id,
+            eos_token_id: table.eos_token_id.into(),
+            sub_norms: table.sub_norms,
+            quantise: table.quantise,
+        };
+        spec.check_sizes()?;
+        spec.check_numbers()?;
+        Ok(spec)
+    }
+}
+
+/// No size above this is a model; it keeps every product of two sizes far from overflow.
+const LARGEST_SIZE: usize = 1 << 28;
+
+impl ModelSpec {
+    fn check_sizes(&self) -> Result<(), String> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (name, size) in sizes {
+            if size == 0 || size > LARGEST_SIZE {
+                return Err(format!("{name} must lie between 1 and {LARGEST_SIZE}, got {size}"));
+            }
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            return Err(format!(
+                "num_key_value_heads ({}) must divide num_attention_heads ({})",
+                self.num_key_value_heads, self.num_attention_heads
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(format!("head_dim must be even for RoPE, got {}", self.head_dim));
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), String> {
+        let positive = [
+            ("rope_theta", self.rope_theta),
+            ("rms_norm_eps", self.rms_norm_eps),
+            ("initializer_range", self.initializer_range),
+        ];
+        for (name, value) in positive {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(format!("{name} must be a positive number, got {value}"));
+            }
+        }
+        let ids = self.bos_token_id.iter().chain(&self.eos_token_id);
+        match ids.copied().find(|&id| id as usize >= self.vocab_size) {
+            Some(id) => Err(format!("token id {id} lies outside vocab_size {}", self.vocab_size)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &str = "hidden_size = 256\nintermediate_size = 512\nnum_hidden_layers = 2\n\
+        num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 1024\n";
+
+    fn parse(extra: &str) -> Result<ModelSpec, String> {
+        toml::from_str(&format!("{TINY}{extra}")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn absent_keys_take_the_values_of_2b4t() {
+        let spec = parse("").unwrap();
+        assert_eq!(spec.head_dim, 64);
+        assert_eq!(spec.rope_theta, 500_000.0);
+        assert_eq!(spec.hidden_act, HiddenAct::Relu2);
+        assert!(spec.tie_word_embeddings && spec.sub_norms && spec.quantise);
+        assert_eq!(spec.initializer_range, 0.02);
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_both_values() {
+        assert!(parse("head_dim = 63").unwrap_err().contains("head_dim must be even"));
+        assert!(parse("bos_token_id = 1024").unwrap_err().contains("outside vocab_size 1024"));
+        assert!(parse("hidden_sise = 3").unwrap_err().contains("unknown field"));
+        assert!(parse("rms_norm_eps = nan").unwrap_err().contains("positive number"));
+        let odd = TINY.replace("num_key_value_heads = 2", "num_key_value_heads = 3");
+        let error = toml::from_str::<ModelSpec>(&odd).unwrap_err().to_string();
+        assert!(error.contains("num_key_value_heads (3) must divide"), "{error}");
+    }
+
+    #[test]
+    fn the_published_2b4t_shape_has_its_published_size() {
+        let spec: ModelSpec = toml::from_str(
+            "hidden_size = 2560\nintermediate_size = 6912\nnum_hidden_layers = 30\n\
+             num_attention_heads = 20\nnum_key_value_heads = 5\nvocab_size = 128256",
+        )
+        .unwrap();
+        assert_eq!(spec.parameters(), 2_412_820_480);
+    }
+}

@@ -1,0 +1,186 @@
+//! Directories and files that exist under their final name only when complete.
+//!
+//! Everything is written beside the target under a temporary name, flushed to the disk, and
+//! renamed. A process that dies in between leaves `<name>.tmp-<pid>` and nothing else; the
+//! target keeps what it held.
+
+use std::path::{Path, PathBuf};
+
+use crate::FormatError;
+
+/// What to do with a target that is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExisting {
+    /// Leave it alone and report [`FormatError::Exists`].
+    Refuse,
+    /// Put the new content in its place.
+    Replace,
+}
+
+/// A directory under construction.
+#[derive(Debug)]
+pub struct StagedDir {
+    staged: PathBuf,
+    target: PathBuf,
+    on_existing: OnExisting,
+    published: bool,
+}
+
+impl StagedDir {
+    /// Opens an empty directory beside `target`.
+    pub fn beside(target: &Path, on_existing: OnExisting) -> Result<Self, FormatError> {
+        refuse_existing(target, on_existing)?;
+        let staged = temporary_name(target);
+        if let Some(parent) = target.parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+        remove_any(&staged)?;
+        fs_err::create_dir(&staged)?;
+        Ok(Self { staged, target: target.to_owned(), on_existing, published: false })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.staged
+    }
+
+    /// Flushes every file and gives the directory its final name.
+    pub fn publish(mut self) -> Result<(), FormatError> {
+        sync_tree(&self.staged)?;
+        refuse_existing(&self.target, self.on_existing)?;
+        // A directory cannot be renamed onto a full one: step the old one aside first.
+        let old = self.staged.with_added_extension("old");
+        let had_old = self.target.exists();
+        if had_old {
+            fs_err::rename(&self.target, &old)?;
+        }
+        if let Err(error) = fs_err::rename(&self.staged, &self.target) {
+            if had_old {
+                fs_err::rename(&old, &self.target)?;
+            }
+            return Err(error.into());
+        }
+        self.published = true;
+        sync_parent(&self.target)?;
+        remove_any(&old)?;
+        Ok(())
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: a leftover has a temporary name and harms nobody.
+            let _ = remove_any(&self.staged);
+        }
+    }
+}
+
+/// Writes one file beside its target, flushes it and renames it into place.
+pub fn write_file(target: &Path, bytes: &[u8], on_existing: OnExisting) -> Result<(), FormatError> {
+    refuse_existing(target, on_existing)?;
+    if let Some(parent) = target.parent() {
+        fs_err::create_dir_all(parent)?;
+    }
+    let staged = temporary_name(target);
+    let written = fs_err::write(&staged, bytes)
+        .and_then(|()| fs_err::File::open(&staged)?.sync_all())
+        .and_then(|()| fs_err::rename(&staged, target));
+    if let Err(error) = written {
+        let _ = remove_any(&staged);
+        return Err(error.into());
+    }
+    Ok(sync_parent(target)?)
+}
+
+fn refuse_existing(target: &Path, on_existing: OnExisting) -> Result<(), FormatError> {
+    if on_existing == OnExisting::Refuse && target.symlink_metadata().is_ok() {
+        return Err(FormatError::Exists { path: target.to_owned() });
+    }
+    Ok(())
+}
+
+fn temporary_name(target: &Path) -> PathBuf {
+    let name = target.file_name().map_or_else(|| "out".into(), |name| name.to_string_lossy());
+    target.with_file_name(format!("{name}.tmp-{}", std::process::id()))
+}
+
+fn sync_tree(dir: &Path) -> std::io::Result<()> {
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            fs_err::File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_dir(dir)
+}
+
+fn sync_parent(target: &Path) -> std::io::Result<()> {
+    match target.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// Directories can be opened and flushed on Unix; elsewhere the file system does it.
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { fs_err::File::open(dir)?.sync_all() } else { Ok(()) }
+}
+
+fn remove_any(path: &Path) -> std::io::Result<()> {
+    match path.symlink_metadata() {
+        Err(_) => Ok(()),
+        Ok(meta) if meta.is_dir() => fs_err::remove_dir_all(path),
+        Ok(_) => fs_err::remove_file(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(target: &Path, content: &str, on_existing: OnExisting) -> Result<(), FormatError> {
+        let dir = StagedDir::beside(target, on_existing)?;
+        fs_err::write(dir.path().join("a"), content)?;
+        dir.publish()
+    }
+
+    #[test]
+    fn a_directory_appears_only_when_published() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let dir = StagedDir::beside(&target, OnExisting::Refuse).unwrap();
+        fs_err::write(dir.path().join("a"), "1").unwrap();
+        assert!(!target.exists());
+        drop(dir);
+        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0, "nothing is left behind");
+        stage(&target, "1", OnExisting::Refuse).unwrap();
+        assert_eq!(fs_err::read_to_string(target.join("a")).unwrap(), "1");
+    }
+
+    #[test]
+    fn an_existing_target_is_kept_unless_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        stage(&target, "old", OnExisting::Refuse).unwrap();
+        let refused = stage(&target, "new", OnExisting::Refuse);
+        assert!(matches!(refused, Err(FormatError::Exists { .. })));
+        assert_eq!(fs_err::read_to_string(target.join("a")).unwrap(), "old");
+        stage(&target, "new", OnExisting::Replace).unwrap();
+        assert_eq!(fs_err::read_to_string(target.join("a")).unwrap(), "new");
+        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_replaced_in_one_step() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("deep/file");
+        write_file(&target, b"1", OnExisting::Refuse).unwrap();
+        assert!(write_file(&target, b"2", OnExisting::Refuse).is_err());
+        write_file(&target, b"3", OnExisting::Replace).unwrap();
+        assert_eq!(fs_err::read(&target).unwrap(), b"3");
+    }
+}

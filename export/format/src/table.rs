@@ -1,0 +1,147 @@
+//! The one ordered list of a model's tensors: Hugging Face name, `[out, in]` shape, role.
+//!
+//! Model, optimizer, checkpoint, export and engine all walk this list; nobody spells a tensor
+//! name anywhere else.
+
+use crate::ModelSpec;
+
+/// The seven matrices of a block that are ternary in a quantised model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the files")]
+pub enum LinearKind {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+/// What a tensor is for, which decides how it is trained, packed and stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The token embedding `[V, C]`, the head too when tied. Never ternary.
+    Embedding,
+    /// A matrix of a block: ternary when the model is quantised.
+    Linear(LinearKind),
+    /// A norm's gain: full precision, never decayed.
+    Norm,
+    /// An untied head `[V, C]`. Never ternary.
+    Head,
+}
+
+/// One tensor of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorEntry {
+    /// Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
+    /// `[out, in]`, or `[width]` for a norm.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub role: Role,
+}
+
+impl TensorEntry {
+    /// Number of values.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Matrices are decayed, norms are not (`interface.md`, "Defaults").
+    pub fn is_matrix(&self) -> bool {
+        self.shape.len() == 2
+    }
+
+    /// Whether a quantised model holds this tensor as ternary codes.
+    pub fn is_ternary(&self, spec: &ModelSpec) -> bool {
+        spec.quantise && matches!(self.role, Role::Linear(_))
+    }
+}
+
+/// All tensors of a model, in the order of the forward pass.
+pub fn tensor_table(spec: &ModelSpec) -> Vec<TensorEntry> {
+    let width = spec.hidden_size;
+    let mut table = vec![matrix("model.embed_tokens", spec.vocab_size, width, Role::Embedding)];
+    for layer in 0..spec.num_hidden_layers {
+        push_block(&mut table, spec, layer);
+    }
+    table.push(norm("model.norm", width));
+    if !spec.tie_word_embeddings {
+        table.push(matrix("lm_head", spec.vocab_size, width, Role::Head));
+    }
+    table
+}
+
+fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
+    let (width, ffn) = (spec.hidden_size, spec.intermediate_size);
+    let (queries, keys) = (spec.query_width(), spec.key_value_width());
+    let at = |part: &str| format!("model.layers.{layer}.{part}");
+    let linear =
+        |part: &str, rows, columns, kind| matrix(&at(part), rows, columns, Role::Linear(kind));
+    table.push(norm(&at("input_layernorm"), width));
+    table.push(linear("self_attn.q_proj", queries, width, LinearKind::Q));
+    table.push(linear("self_attn.k_proj", keys, width, LinearKind::K));
+    table.push(linear("self_attn.v_proj", keys, width, LinearKind::V));
+    if spec.sub_norms {
+        table.push(norm(&at("self_attn.attn_sub_norm"), queries));
+    }
+    table.push(linear("self_attn.o_proj", width, queries, LinearKind::O));
+    table.push(norm(&at("post_attention_layernorm"), width));
+    table.push(linear("mlp.gate_proj", ffn, width, LinearKind::Gate));
+    table.push(linear("mlp.up_proj", ffn, width, LinearKind::Up));
+    if spec.sub_norms {
+        table.push(norm(&at("mlp.ffn_sub_norm"), ffn));
+    }
+    table.push(linear("mlp.down_proj", width, ffn, LinearKind::Down));
+}
+
+fn matrix(part: &str, rows: usize, columns: usize, role: Role) -> TensorEntry {
+    TensorEntry { name: format!("{part}.weight"), shape: vec![rows, columns], role }
+}
+
+fn norm(part: &str, width: usize) -> TensorEntry {
+    TensorEntry { name: format!("{part}.weight"), shape: vec![width], role: Role::Norm }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(extra: &str) -> ModelSpec {
+        toml::from_str(&format!(
+            "hidden_size = 8\nintermediate_size = 12\nnum_hidden_layers = 1\n\
+             num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 10\n{extra}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_block_is_listed_in_the_order_of_the_forward_pass() {
+        let names: Vec<_> = tensor_table(&spec("")).into_iter().map(|entry| entry.name).collect();
+        let block = "model.layers.0";
+        let expected = [
+            "model.embed_tokens.weight".to_owned(),
+            format!("{block}.input_layernorm.weight"),
+            format!("{block}.self_attn.q_proj.weight"),
+            format!("{block}.self_attn.k_proj.weight"),
+            format!("{block}.self_attn.v_proj.weight"),
+            format!("{block}.self_attn.attn_sub_norm.weight"),
+            format!("{block}.self_attn.o_proj.weight"),
+            format!("{block}.post_attention_layernorm.weight"),
+            format!("{block}.mlp.gate_proj.weight"),
+            format!("{block}.mlp.up_proj.weight"),
+            format!("{block}.mlp.ffn_sub_norm.weight"),
+            format!("{block}.mlp.down_proj.weight"),
+            "model.norm.weight".to_owned(),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn sub_norms_and_an_untied_head_are_config() {
+        let table = tensor_table(&spec("sub_norms = false\ntie_word_embeddings = false"));
+        assert!(table.iter().all(|entry| !entry.name.contains("sub_norm")));
+        assert_eq!(table.last().unwrap().role, Role::Head);
+    }
+}

@@ -1,0 +1,327 @@
+//! Safetensors files, read strictly and written in name order.
+//!
+//! Parsing is the `safetensors` crate's. This room adds what that crate leaves open: duplicate
+//! names, hostile names, element types we do not read, and conversion of BF16 and F16 to f32.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+pub use safetensors::Dtype;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::{FileBytes, FormatError};
+
+/// An open safetensors file whose header has been checked.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: FileBytes,
+    data_start: usize,
+    header: Metadata,
+}
+
+impl TensorFile {
+    /// Opens and checks the header; tensors are read on demand.
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        let bytes = FileBytes::open(path)?;
+        let broken = |what: String| FormatError::container(path, what);
+        let (header_len, header) = SafeTensors::read_metadata(&bytes)
+            .map_err(|error| broken(format!("not a safetensors file: {error}")))?;
+        let data_start = header_len + 8;
+        check_names(&bytes[8..data_start]).map_err(broken)?;
+        if bytes.len() != data_start + header.data_len() {
+            return Err(broken(format!(
+                "the header describes {} bytes of data, got {}",
+                header.data_len(),
+                bytes.len() - data_start
+            )));
+        }
+        Ok(Self { path: path.to_owned(), bytes, data_start, header })
+    }
+
+    /// The file's path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All tensor names, in file order.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Whether a tensor is there.
+    pub fn contains(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// Shape and element type of a tensor.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo, FormatError> {
+        self.header.info(name).ok_or_else(|| FormatError::tensor(&self.path, name, "is missing"))
+    }
+
+    /// The raw little-endian bytes of a tensor of the expected shape and type.
+    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<&[u8], FormatError> {
+        let info = self.info(name)?;
+        self.check_shape(name, info, shape)?;
+        if info.dtype != dtype {
+            let what = format!("has type {:?}; expected {dtype:?}", info.dtype);
+            return Err(FormatError::tensor(&self.path, name, what));
+        }
+        Ok(self.slice(info))
+    }
+
+    /// A tensor of F32, BF16 or F16 values as f32.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
+        let info = self.info(name)?;
+        self.check_shape(name, info, shape)?;
+        to_f32(info.dtype, self.slice(info)).ok_or_else(|| {
+            let what = format!("has type {:?}; expected F32, BF16 or F16", info.dtype);
+            FormatError::tensor(&self.path, name, what)
+        })
+    }
+
+    /// Like [`TensorFile::floats`], refusing NaN and infinity.
+    pub fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
+        let values = self.floats(name, shape)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(index) => {
+                let what = format!("holds {} at index {index}; expected finite", values[index]);
+                Err(FormatError::tensor(&self.path, name, what))
+            }
+        }
+    }
+
+    fn check_shape(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        shape: &[usize],
+    ) -> Result<(), FormatError> {
+        if info.shape == shape {
+            return Ok(());
+        }
+        let what = format!("has shape {:?}; expected {shape:?}", info.shape);
+        Err(FormatError::tensor(&self.path, name, what))
+    }
+
+    fn slice(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        &self.bytes[self.data_start + start..self.data_start + end]
+    }
+}
+
+/// Little-endian values of a float type as f32; `None` for other types.
+fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match dtype {
+        Dtype::F32 => {
+            let words = bytes.chunks_exact(4);
+            Some(words.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        }
+        Dtype::BF16 => Some(halves().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
+        Dtype::F16 => Some(halves().map(|bits| f16::from_bits(bits).to_f32()).collect()),
+        _ => None,
+    }
+}
+
+/// Refuses names that occur twice (parsers disagree on which one counts) and names that could
+/// steer a terminal.
+fn check_names(header: &[u8]) -> Result<(), String> {
+    let mut parser = serde_json::Deserializer::from_slice(header);
+    let names = parser.deserialize_map(KeyCollector).map_err(|error| error.to_string())?;
+    let mut seen = HashSet::new();
+    for name in names {
+        if !name.chars().all(|c| c.is_ascii_graphic()) || name.len() > 256 {
+            return Err(format!("the tensor name {name:?} is not plain printable text"));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(format!("the tensor name {name:?} occurs twice"));
+        }
+    }
+    Ok(())
+}
+
+struct KeyCollector;
+
+impl<'de> Visitor<'de> for KeyCollector {
+    type Value = Vec<String>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str("a JSON object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+        let mut keys = Vec::new();
+        while let Some((key, IgnoredAny)) = map.next_entry()? {
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+}
+
+/// A tensor about to be written.
+#[derive(Clone, Debug)]
+pub struct TensorData<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> TensorData<'a> {
+    /// f32 values as they are.
+    pub fn f32(shape: &[usize], values: &'a [f32]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each place");
+        let bytes = if cfg!(target_endian = "little") {
+            Cow::Borrowed(bytemuck::cast_slice(values))
+        } else {
+            Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        };
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+    }
+
+    /// f32 values to keep.
+    pub fn f32_owned(shape: &[usize], values: &[f32]) -> TensorData<'static> {
+        let bytes = TensorData::f32(shape, values).bytes.into_owned();
+        TensorData { dtype: Dtype::F32, shape: shape.to_vec(), bytes: Cow::Owned(bytes) }
+    }
+
+    /// f32 values rounded to BF16, to nearest, ties to even.
+    pub fn bf16(shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each place");
+        let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
+        Self { dtype: Dtype::BF16, shape: shape.to_vec(), bytes: Cow::Owned(bytes) }
+    }
+
+    /// Bytes as they are.
+    pub fn u8(shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        let bytes = bytes.into();
+        assert_eq!(bytes.len(), shape.iter().product::<usize>(), "one byte for each place");
+        Self { dtype: Dtype::U8, shape: shape.to_vec(), bytes }
+    }
+}
+
+impl safetensors::View for TensorData<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes a safetensors file. Equal tensors give equal bytes: no time, host or path is stored.
+pub fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, TensorData<'a>)>,
+) -> Result<(), FormatError> {
+    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors, Some(format), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(error) => FormatError::Io(std::io::Error::new(
+            error.kind(),
+            format!("failed to write {}: {error}", path.display()),
+        )),
+        other => FormatError::container(path, other.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(tensors: Vec<(&str, TensorData)>) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let named = tensors.into_iter().map(|(name, data)| (name.to_owned(), data));
+        write_tensors(&path, named).unwrap();
+        (dir, path)
+    }
+
+    fn raw_file(header: &str, data: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(data);
+        fs_err::write(&path, bytes).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let values = [1.0, -2.5, 3.0e-40];
+        let (_dir, path) = written(vec![
+            ("b", TensorData::f32(&[3], &values)),
+            ("a", TensorData::bf16(&[1, 1], &[1.003_906_3])),
+            ("c", TensorData::u8(&[2], vec![7, 8])),
+        ]);
+        let file = TensorFile::open(&path).unwrap();
+        assert_eq!(file.floats("b", &[3]).unwrap(), values);
+        assert_eq!(file.floats("a", &[1, 1]).unwrap(), [1.0], "the tie goes to even");
+        assert_eq!(file.raw("c", &[2], Dtype::U8).unwrap(), [7, 8]);
+    }
+
+    #[test]
+    fn a_wrong_shape_or_type_names_both() {
+        let (_dir, path) = written(vec![("x", TensorData::f32(&[2], &[0.0, f32::NAN]))]);
+        let file = TensorFile::open(&path).unwrap();
+        let shape = file.floats("x", &[3]).unwrap_err().to_string();
+        assert!(shape.ends_with("[x]: has shape [2]; expected [3]"), "{shape}");
+        let dtype = file.raw("x", &[2], Dtype::U8).unwrap_err().to_string();
+        assert!(dtype.ends_with("[x]: has type F32; expected U8"), "{dtype}");
+        let nan = file.finite_floats("x", &[2]).unwrap_err().to_string();
+        assert!(nan.ends_with("[x]: holds NaN at index 1; expected finite"), "{nan}");
+        assert!(file.floats("y", &[1]).unwrap_err().to_string().ends_with("[y]: is missing"));
+    }
+
+    #[test]
+    fn a_name_that_occurs_twice_is_refused() {
+        let tensor = r#"{"dtype":"U8","shape":[1],"data_offsets":[0,1]}"#;
+        let (_dir, path) = raw_file(&format!(r#"{{"a":{tensor},"a":{tensor}}}"#), &[0]);
+        let error = TensorFile::open(&path).unwrap_err().to_string();
+        assert!(error.ends_with(r#"the tensor name "a" occurs twice"#), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_steers_a_terminal_is_refused() {
+        let header = r#"{"a\u001b[2J":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        let (_dir, path) = raw_file(header, &[0]);
+        assert!(TensorFile::open(&path).unwrap_err().to_string().contains("not plain printable"));
+    }
+
+    #[test]
+    fn cut_extended_and_empty_files_are_refused() {
+        let (_dir, path) = written(vec![("x", TensorData::f32(&[2], &[1.0, 2.0]))]);
+        let good = fs_err::read(&path).unwrap();
+        let longer = [&good[..], &[0]].concat();
+        for bad in [&good[..good.len() - 1], &good[..7], &[], &longer] {
+            fs_err::write(&path, bad).unwrap();
+            assert!(TensorFile::open(&path).is_err());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_byte_string_panics_the_reader(bytes: Vec<u8>, header in "[{}\":a,0-9\\[\\]]{0,40}") {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x");
+            fs_err::write(&path, &bytes).unwrap();
+            let _ = TensorFile::open(&path);
+            let (_dir, path) = raw_file(&header, &bytes);
+            let _ = TensorFile::open(&path);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! int8 x ternary products, one file per instruction set, the scalar truth beside them.
