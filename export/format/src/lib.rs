@@ -10,11 +10,13 @@
 //! = `[out, in]` everywhere.
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
 mod error;
 pub mod folder;
 mod hf_config;
 mod map;
+pub mod norm;
 pub mod packed;
 pub mod quant;
 mod spec;

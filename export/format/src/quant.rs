@@ -2,7 +2,8 @@
 //!
 //! Weights, per tensor (training tips, Fig. 3): `m = max(mean |W|, 1e-5)`, `s = 1 / m`,
 //! `T = clamp(round(W · s), -1, 1)`; dequantised, a weight is `T · m`.
-//! Activations, per token: `a = 127 / max(max |x|, 1e-5)`, `q = clamp(round(x · a), -128, 127)`.
+//! Activations, per token: `a = (1 / max(max |x|, 1e-5)) · 127`, the two roundings of torch's
+//! `127 / tensor`; `q = clamp(round(x · a), -128, 127)`.
 //! Rounding is half to even. The output of a product is `(Σ q·T) · m / a`, in this order: first
 //! the integer sum (exact in f32 below 2²⁴), then times the weight scale, then divided by the
 //! activation scale. Every fast path elsewhere has a test against this file.
@@ -36,7 +37,7 @@ impl WeightScale {
     }
 }
 
-/// The per-token activation scale `127 / max |x|`. It *divides* the product.
+/// The per-token activation scale, about `127 / max |x|`. It *divides* the product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ActivationScale(f32);
 
@@ -48,7 +49,7 @@ impl ActivationScale {
 
     /// The scale for a row whose largest magnitude is known.
     pub fn from_absmax(absmax: f32) -> Self {
-        Self(127.0 / absmax.max(SCALE_EPS))
+        Self(1.0 / absmax.max(SCALE_EPS) * 127.0)
     }
 
     /// What an activation is multiplied by before rounding.
@@ -134,7 +135,7 @@ mod tests {
         let mut codes = [1; 3];
         let scale = quantise_row(&[0.0; 3], &mut codes);
         assert_eq!(codes, [0; 3]);
-        assert_eq!(scale.multiplier(), 127.0 / 1e-5);
+        assert_eq!(scale.multiplier(), 1.0 / 1e-5 * 127.0);
     }
 
     #[test]
@@ -147,7 +148,7 @@ mod tests {
     fn the_order_of_the_scales_is_product_times_weight_over_activation() {
         let weight = WeightScale::from_stored(0.3).unwrap();
         let activation = ActivationScale::from_absmax(0.7);
-        assert_eq!(activation.rescale(1001, weight), 1001.0f32 * 0.3 / (127.0 / 0.7));
+        assert_eq!(activation.rescale(1001, weight), 1001.0f32 * 0.3 / (1.0 / 0.7 * 127.0));
     }
 
     #[test]

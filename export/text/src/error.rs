@@ -1,0 +1,187 @@
+//! Everything that can go wrong between text and token ids. No code that detects it lives here.
+
+use std::path::{Path, PathBuf};
+
+use crate::file::MAX_FILE_BYTES;
+use crate::train::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB};
+
+/// What went wrong while reading, using or training a tokenizer.
+///
+/// Messages have the form `<file> [<field>]: <what>; expected …, got …`.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    /// The operating system refused: missing file, permission, a folder instead of a file.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The file is larger than any tokenizer, so it was not read.
+    #[error("{path}: too large; expected at most {MAX_FILE_BYTES} bytes, got more")]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not JSON, is cut short, or lacks a field every tokenizer has.
+    #[error("{path}: not a tokenizer at line {line}, column {column}: {what}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1; 0 where the line has just begun.
+        column: usize,
+        /// What the parser met there.
+        what: String,
+    },
+    /// The model is of another kind.
+    #[error("{path} [model.type]: unsupported; expected \"BPE\", got {got:?}")]
+    NotBpe {
+        /// The file.
+        path: PathBuf,
+        /// The kind it names.
+        got: String,
+    },
+    /// Merges are dropped at random, so the same text would give other ids each time.
+    #[error("{path} [model.dropout]: ids would be random; expected null or 0, got {got}")]
+    Dropout {
+        /// The file.
+        path: PathBuf,
+        /// The probability it asks for.
+        got: f64,
+    },
+    /// The vocabulary names a token twice.
+    #[error("{path} [model.vocab]: {token:?} appears twice; expected every token once")]
+    TokenTwice {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+    },
+    /// Two tokens have the same id.
+    #[error(
+        "{path} [{field}]: id {id} is taken; expected one token an id, got {first:?} and {second:?}"
+    )]
+    IdTwice {
+        /// The file.
+        path: PathBuf,
+        /// `model.vocab` or `added_tokens`.
+        field: &'static str,
+        /// The shared id.
+        id: u32,
+        /// The token that had it first.
+        first: String,
+        /// The token that wants it too.
+        second: String,
+    },
+    /// An id so large that the embedding table would be mostly empty.
+    #[error("{path} [{field}]: id of {token:?} too large; expected below {limit}, got {id}")]
+    IdTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// `model.vocab` or `added_tokens`.
+        field: &'static str,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u64,
+        /// The first id that is too large: twice the number of tokens.
+        limit: u64,
+    },
+    /// A merge is not two tokens of the vocabulary that join to a third.
+    #[error("{path} [model.merges.{index}]: {what}")]
+    Merge {
+        /// The file.
+        path: PathBuf,
+        /// Which merge, from 0.
+        index: usize,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
+    /// `unk_token` names no token.
+    #[error("{path} [model.unk_token]: expected a token of the vocabulary, got {token:?}")]
+    UnkToken {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        token: String,
+    },
+    /// An added token contradicts the vocabulary, another added token, or its own purpose.
+    #[error("{path} [added_tokens {token:?}]: {what}")]
+    Added {
+        /// The file.
+        path: PathBuf,
+        /// The added token.
+        token: String,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
+    /// The post-processor names a token that is not there, or gives it another id.
+    #[error("{path} [{field}]: {what}")]
+    PostProcessor {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        field: String,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
+    /// Plain text could become a special token.
+    #[error(
+        "{path} [added_tokens {token:?}]: plain text becomes this special token; expected none to"
+    )]
+    SpecialFromText {
+        /// The file.
+        path: PathBuf,
+        /// The special token.
+        token: String,
+    },
+    /// The `tokenizers` library refused the file.
+    #[error("{path}: cannot be loaded: {what}")]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        what: String,
+    },
+    /// The `tokenizers` library could not encode a text.
+    #[error("{path}: cannot encode the text: {what}")]
+    Encode {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// What the library said.
+        what: String,
+    },
+    /// A vocabulary nobody can train.
+    #[error("[vocab_size]: out of range; expected {MIN_VOCAB} to {MAX_VOCAB}, got {got}")]
+    VocabSize {
+        /// The size asked for.
+        got: usize,
+    },
+    /// More text than the pair counters can hold.
+    #[error(
+        "training text: too large; expected a sample of at most {MAX_TRAIN_BYTES} bytes, got more"
+    )]
+    TrainTooLarge,
+    /// The `tokenizers` library could not train.
+    #[error("tokenizer training failed: {what}")]
+    Train {
+        /// What the library said.
+        what: String,
+    },
+}
+
+impl TextError {
+    pub(crate) fn merge(path: &Path, index: usize, what: String) -> Self {
+        Self::Merge { path: path.to_owned(), index, what }
+    }
+
+    pub(crate) fn added(path: &Path, token: &str, what: impl Into<String>) -> Self {
+        Self::Added { path: path.to_owned(), token: token.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn post(path: &Path, field: &str, what: impl Into<String>) -> Self {
+        Self::PostProcessor { path: path.to_owned(), field: field.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn load(path: &Path, what: impl Into<String>) -> Self {
+        Self::Load { path: path.to_owned(), what: what.into() }
+    }
+}

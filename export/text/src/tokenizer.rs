@@ -1,0 +1,317 @@
+//! The tokenizer itself: text to ids, ids to text. The checks of a file live in `check`, the call
+//! of the library's loader in `load`, decoding bit by bit in `stream`, training in `train`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tokenizers::DecoderWrapper;
+
+use crate::check;
+use crate::error::TextError;
+use crate::file::{self, Added, File};
+use crate::load;
+use crate::spaces;
+use crate::stream::TextStream;
+
+const BOS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
+const EOS: [&str; 3] = ["<|end_of_text|>", "<|endoftext|>", "</s>"];
+const EOT: [&str; 1] = ["<|eot_id|>"];
+
+/// A checked tokenizer.
+///
+/// Truncation, padding and the post-processor of the file are not used: text in, all its ids out.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    json: Vec<u8>,
+    vocab_size: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    eot: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json` of the byte-pair kind.
+    pub fn from_file(path: &Path) -> Result<Self, TextError> {
+        Self::from_bytes(path, &file::read(path)?)
+    }
+
+    /// The same from bytes already in memory; `path` is only for messages.
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, TextError> {
+        let file = check::check(path, bytes)?;
+        let control = |names: &[&str]| load::control(path, &file.added_tokens, names);
+        let tokenizer = Self {
+            inner: load::load(path, bytes)?,
+            path: path.to_owned(),
+            json: bytes.to_vec(),
+            vocab_size: vocab_size(&file),
+            bos: control(&BOS)?,
+            eos: control(&EOS)?,
+            eot: control(&EOT)?,
+        };
+        tokenizer.agrees_with(&file)?;
+        Ok(tokenizer)
+    }
+
+    /// The largest id and one: rows of the embedding table. Added tokens are included.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The ids of a text, without any token around it. Text that spells a special token, such as
+    /// `<|eot_id|>`, stays text.
+    ///
+    /// An error only for a text with hundreds of thousands of whitespace characters in a row: the
+    /// library would silently stop finding words there.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let failed = |what| TextError::Encode { path: self.path.clone(), what };
+        spaces::check(text).map_err(failed)?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| failed(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a whole document as pretraining reads it: between [`Tokenizer::bos`] and
+    /// [`Tokenizer::eos`], where the tokenizer has them.
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let body = self.encode(text)?;
+        Ok(self.bos.into_iter().chain(body).chain(self.eos).collect())
+    }
+
+    /// The text of ids; special tokens and ids that name no token are skipped, bytes that make no
+    /// character become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, true).unwrap_or_else(|_| {
+            // No decoder in use can fail today; if one ever does, show the bare tokens.
+            ids.iter().filter_map(|id| self.plain_token(*id)).collect()
+        })
+    }
+
+    /// The id of a token by its spelling in the file (`Ġthe`, `<|eot_id|>`).
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Begins a document: `<|begin_of_text|>` or `<s>`, if it is an added token.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Ends a document: `<|end_of_text|>`, `<|endoftext|>` or `</s>`, if it is an added token.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Ends a turn of a chat: `<|eot_id|>`, if it is an added token.
+    pub fn eot(&self) -> Option<u32> {
+        self.eot
+    }
+
+    /// The exact bytes this was loaded from, to copy beside checkpoints.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// Decodes ids one at a time.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream::new(self)
+    }
+
+    /// The spelling of an id that [`Tokenizer::decode`] would show.
+    pub(crate) fn plain_token(&self, id: u32) -> Option<String> {
+        let token = self.inner.id_to_token(id)?;
+        (!self.inner.get_added_vocabulary().is_special_token(&token)).then_some(token)
+    }
+
+    /// Whether decoding is nothing but the concatenated bytes of the tokens.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        matches!(self.inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)))
+    }
+
+    /// The library numbers added tokens itself and only logs where the file says otherwise.
+    fn agrees_with(&self, file: &File) -> Result<(), TextError> {
+        for Added { id, content, special } in &file.added_tokens {
+            let got = self.token_id(content);
+            if got.map(u64::from) != Some(*id) {
+                let got = got.map_or("none".to_owned(), |got| got.to_string());
+                let what = format!("ids must follow without a gap; expected {id}, got {got}");
+                return Err(TextError::added(&self.path, content, what));
+            }
+            let unknown = file.model.unk_token.as_ref() == Some(content);
+            if *special && !unknown && self.encode(content)?.iter().any(|i| u64::from(*i) == *id) {
+                let (path, token) = (self.path.clone(), content.clone());
+                return Err(TextError::SpecialFromText { path, token });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.debug_struct("Tokenizer")
+            .field("path", &self.path)
+            .field("vocab_size", &self.vocab_size)
+            .finish_non_exhaustive()
+    }
+}
+
+fn vocab_size(file: &File) -> usize {
+    let vocab = file.model.vocab.0.iter().map(|(_, id)| *id);
+    let added = file.added_tokens.iter().map(|token| token.id);
+    vocab.chain(added).max().map_or(0, |id| id as usize + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{load as sample, paragraphs, sentence_piece, shared, tiny, trained};
+    use serde_json::{Value, json};
+
+    fn golden(folder: &Path) -> Vec<Value> {
+        let text = fs_err::read_to_string(folder.join("golden.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn ids(value: &Value) -> Vec<u32> {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    #[test]
+    fn shared_tokenizers_give_the_golden_ids_and_texts() {
+        let Some(shared) = shared() else { return };
+        for name in ["bpe4096", "bpe512", "gpt2", "dolma2"] {
+            let tokenizer =
+                Tokenizer::from_file(&shared.join(name).join("tokenizer.json")).unwrap();
+            let rows = golden(&shared.join(name));
+            assert_eq!(rows.len(), 52);
+            for row in rows {
+                let text = row["text"].as_str().unwrap();
+                let ids = ids(&row["ids"]);
+                let kept = ids.iter().filter(|id| tokenizer.plain_token(**id).is_none()).count();
+                if kept == 0 {
+                    assert_eq!(tokenizer.encode(text).unwrap(), ids, "{name}: {text:?}");
+                    assert_eq!(tokenizer.decode(&ids), row["decoded_keep_special"], "{name}");
+                }
+                // Rows that spell special tokens are golden only for the library that reads them.
+                let mut reading = tokenizer.inner.clone();
+                reading.set_encode_special_tokens(false);
+                assert_eq!(reading.encode_fast(text, false).unwrap().get_ids(), ids, "{name}");
+                let decoded = reading.decode(&ids, false).unwrap();
+                assert_eq!(decoded, row["decoded_keep_special"], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn shared_tokenizers_load_whole_and_their_template_is_bos_then_text() {
+        let Some(shared) = shared() else { return };
+        for (name, size, bos, eos, eot) in [
+            ("bpe4096", 4096, Some(4088), Some(4089), Some(4095)),
+            ("bpe512", 512, Some(504), Some(505), Some(511)),
+            ("gpt2", 50257, None, Some(50256), None),
+            ("dolma2", 100_278, None, Some(100_257), None),
+        ] {
+            let path = shared.join(name).join("tokenizer.json");
+            let tokenizer = Tokenizer::from_file(&path).unwrap();
+            let got = (tokenizer.vocab_size(), tokenizer.bos(), tokenizer.eos(), tokenizer.eot());
+            assert_eq!(got, (size, bos, eos, eot), "{name}");
+            assert_eq!(tokenizer.json(), fs_err::read(&path).unwrap());
+            for row in golden(&shared.join(name)) {
+                let with: Vec<u32> = bos.into_iter().chain(ids(&row["ids"])).collect();
+                assert_eq!(with, ids(&row["ids_with_special_tokens"]), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_text_survives_the_round_trip() {
+        let tokenizer = trained(400);
+        for text in [
+            "",
+            "plain ASCII, it's 1234567!",
+            "emoji 👩\u{200d}👩\u{200d}👧 🏳\u{fe0f}\u{200d}🌈",
+            "combining e\u{301} a\u{308}\u{323}",
+            "lines\r\nand\rand\n\n  spaces   \r\n ",
+            "separators\u{2028}\u{2029}\u{85}\u{a0}\u{3000}\u{feff}",
+            "<|begin_of_text|><|eot_id|> <s>",
+            "\0\u{1}\u{7f}\u{10ffff}",
+        ] {
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn text_never_becomes_a_special_token() {
+        let tokenizer = trained(400);
+        for text in
+            ["<|eot_id|>", "a<|eot_id|>b", "<|begin_of_text|><|end_of_text|>", " <|eom_id|> "]
+        {
+            let ids = tokenizer.encode(text).unwrap();
+            assert!(ids.iter().all(|id| *id < 400 - 8), "{text}: {ids:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_stands_between_bos_and_eos() {
+        let tokenizer = trained(264);
+        assert_eq!(tokenizer.encode_document("ab").unwrap(), [256, 64, 65, 257]);
+        assert_eq!(sample(&tiny()).encode_document("ab").unwrap(), [2, 3]);
+    }
+
+    #[test]
+    fn decoding_skips_special_and_unknown_ids() {
+        let tokenizer = trained(264);
+        assert_eq!(tokenizer.decode(&[256, 64, 263, 65, 9999, 257]), "ab");
+        assert_eq!(tokenizer.decode(&[]), "");
+    }
+
+    #[test]
+    fn many_threads_may_encode_at_once() {
+        let tokenizer = trained(400);
+        let texts: Vec<String> = paragraphs().collect();
+        let one = |text: &String| tokenizer.encode(text).unwrap();
+        let expected: Vec<Vec<u32>> = texts.iter().map(one).collect();
+        std::thread::scope(|scope| {
+            let work = || assert_eq!(texts.iter().map(one).collect::<Vec<_>>(), expected);
+            (0..4).for_each(|_| drop(scope.spawn(work)));
+        });
+    }
+
+    #[test]
+    fn truncation_and_padding_in_the_file_are_not_used() {
+        let mut file = tiny();
+        file["truncation"] = json!({
+            "direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0
+        });
+        file["padding"] = json!({
+            "strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "a"
+        });
+        assert_eq!(sample(&file).encode("abba").unwrap(), [2, 1, 0]);
+    }
+
+    #[test]
+    fn endless_whitespace_is_an_error_and_not_other_ids() {
+        assert_eq!(
+            trained(264).encode(&(" ".repeat(900_001) + "x")).unwrap_err().to_string(),
+            "trained.json: cannot encode the text: whitespace without end; \
+             expected at most 900000 characters in a row, got more"
+        );
+    }
+
+    #[test]
+    fn a_sentence_piece_tokenizer_loads_and_finds_its_control_tokens() {
+        let tokenizer = sample(&sentence_piece());
+        assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.eot()), (Some(1), Some(2), None));
+        let ids = tokenizer.encode("a </s> ß日").unwrap();
+        assert!(!ids.contains(&2));
+        assert_eq!(tokenizer.decode(&ids), "a </s> ß日");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let text = Tokenizer::from_file(Path::new("no/tokenizer.json")).unwrap_err().to_string();
+        assert!(text.contains("no/tokenizer.json"), "{text}");
+    }
+}

@@ -1,0 +1,28 @@
+//! From hidden states to what training minimises. Logits exist in this file only: no
+//! `[B, T, V]` crosses to another room, so that a fused head can take this file's place.
+
+use burn::tensor::{Int, Tensor, activation::log_softmax};
+
+/// Tokens whose logits exist at the same time when nothing is recorded for a backward pass.
+const CHUNK: usize = 1024;
+
+/// Log-probability of each target: `hidden [B, T, C]`, `head [V, C]`, `targets [B, T]` → `[B, T]`
+pub fn target_log_probs(hidden: Tensor<3>, head: Tensor<2>, targets: Tensor<2, Int>) -> Tensor<2> {
+    let [batch, time, width] = hidden.dims();
+    let rows = batch * time;
+    let hidden = hidden.reshape([rows, width]);
+    let targets = targets.reshape([rows, 1]);
+    let head = head.transpose();
+    let chunk = |start: usize| {
+        let length = CHUNK.min(rows - start);
+        let logits = hidden.clone().narrow(0, start, length).matmul(head.clone());
+        log_softmax(logits, 1).gather(1, targets.clone().narrow(0, start, length))
+    };
+    let parts = (0..rows).step_by(CHUNK).map(chunk).collect();
+    Tensor::cat(parts, 0).reshape([batch, time])
+}
+
+/// Logits of single positions, for generation and tests: `hidden [N, C]`, `head [V, C]` → `[N, V]`
+pub fn token_logits(hidden: Tensor<2>, head: Tensor<2>) -> Tensor<2> {
+    hidden.matmul(head.transpose())
+}

@@ -1,0 +1,28 @@
+//! `RMSNorm` in f32, in the order of transformers' `BitNetRMSNorm`: normalise, then gain.
+//! The arithmetic is in `ops`.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::ops;
+
+/// Root-mean-square normalisation over the last dimension with a learned gain.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// Gain `[C]`.
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// A norm with this gain `[C]`; `eps` is added to the mean square.
+    pub fn new(weight: Param<Tensor<1>>, eps: f64) -> Self {
+        Self { weight, eps: eps as f32 }
+    }
+
+    /// `x [B, T, C]` → `[B, T, C]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        ops::rms_norm(x, self.weight.val(), self.eps)
+    }
+}

@@ -1,0 +1,80 @@
+//! The model's parameters as one ordered list, the order of `bitnet_format::tensor_table`.
+//! Optimizer, clipping and checkpoint walk this list and need to know no module.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor};
+
+use crate::model::LanguageModel;
+
+/// All parameters, flat, without autodiff: one tensor `[elements]` for each table entry.
+pub fn values(model: &LanguageModel) -> Vec<Tensor<1>> {
+    named_values(model).into_iter().map(|(_, value)| value).collect()
+}
+
+/// All parameters with their Hugging Face names.
+pub fn named_values(model: &LanguageModel) -> Vec<(String, Tensor<1>)> {
+    let mut visitor = Values { path: Vec::new(), found: Vec::new() };
+    model.visit(&mut visitor);
+    visitor.found
+}
+
+/// Takes every parameter's gradient out of `grads`, flat, in table order.
+///
+/// # Panics
+/// When a parameter took no part in the loss.
+pub fn gradients(model: &LanguageModel, grads: &mut Gradients) -> Vec<Tensor<1>> {
+    let mut visitor = TakeGradients { grads, found: Vec::new() };
+    model.visit(&mut visitor);
+    visitor.found
+}
+
+/// The model with parameter `i` replaced by `new[i]` (flat, same number of elements).
+pub fn replace_values(model: LanguageModel, new: Vec<Tensor<1>>) -> LanguageModel {
+    model.map(&mut Replace { new: new.into_iter() })
+}
+
+struct Values {
+    path: Vec<String>,
+    found: Vec<(String, Tensor<1>)>,
+}
+
+impl ModuleVisitor for Values {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push((self.path.join("."), param.val().inner().flatten(0, D - 1)));
+    }
+}
+
+struct TakeGradients<'a> {
+    grads: &'a mut Gradients,
+    found: Vec<Tensor<1>>,
+}
+
+impl ModuleVisitor for TakeGradients<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = param.val().grad_remove(self.grads);
+        self.found
+            .push(gradient.expect("every parameter takes part in the loss").flatten(0, D - 1));
+    }
+}
+
+struct Replace {
+    new: std::vec::IntoIter<Tensor<1>>,
+}
+
+impl ModuleMapper for Replace {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let new = self.new.next().expect("one new value for each parameter");
+        param.map(|old| {
+            let value = new.reshape(old.dims());
+            if old.is_autodiff() { value.autodiff().require_grad() } else { value }
+        })
+    }
+}

@@ -1,0 +1,79 @@
+//! `AdamW` with decoupled weight decay (arXiv 1711.05101) over the ordered parameter list, in the
+//! order of operations of `torch.optim.AdamW`. The learning rate and the decay come with every
+//! step, because two-phase training changes both.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::train::Rates;
+
+/// The constants of an [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+/// Moments of every parameter, flat and in table order.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    decayed: Vec<bool>,
+    /// Updates made so far; the bias correction depends on it.
+    pub updates: u64,
+    /// First moments `[elements]`.
+    pub first: Vec<Tensor<1>>,
+    /// Second moments `[elements]`.
+    pub second: Vec<Tensor<1>>,
+}
+
+impl AdamW {
+    /// Zero moments for parameters of these `sizes`; `decayed[i]` says whether weight decay acts
+    /// on parameter `i`.
+    pub fn new(
+        settings: AdamWSettings,
+        sizes: &[usize],
+        decayed: Vec<bool>,
+        device: &Device,
+    ) -> Self {
+        assert_eq!(sizes.len(), decayed.len(), "one decision for each parameter");
+        let zeros = || sizes.iter().map(|&size| Tensor::zeros([size], device)).collect();
+        Self { settings, decayed, updates: 0, first: zeros(), second: zeros() }
+    }
+
+    /// One update: parameters and gradients (flat, table order) → new parameters.
+    pub fn update(
+        &mut self,
+        values: Vec<Tensor<1>>,
+        gradients: Vec<Tensor<1>>,
+        rates: Rates,
+    ) -> Vec<Tensor<1>> {
+        self.updates += 1;
+        let pairs = values.into_iter().zip(gradients).enumerate();
+        pairs.map(|(index, (value, gradient))| self.step(index, value, gradient, rates)).collect()
+    }
+
+    fn step(
+        &mut self,
+        index: usize,
+        value: Tensor<1>,
+        gradient: Tensor<1>,
+        rates: Rates,
+    ) -> Tensor<1> {
+        let AdamWSettings { beta1, beta2, eps } = self.settings;
+        let count = self.updates as f64;
+        let old = self.first[index].clone();
+        let first = old.clone() + (gradient.clone() - old).mul_scalar(1.0 - beta1);
+        let second = self.second[index].clone().mul_scalar(beta2)
+            + gradient.clone().mul_scalar(1.0 - beta2) * gradient;
+        self.first[index] = first.clone();
+        self.second[index] = second.clone();
+        let root = second.sqrt().div_scalar((1.0 - beta2.powf(count)).sqrt()).add_scalar(eps);
+        let step = rates.learning_rate / (1.0 - beta1.powf(count));
+        let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
+        value.mul_scalar(1.0 - rates.learning_rate * decay) - first.mul_scalar(step) / root
+    }
+}

@@ -1,0 +1,152 @@
+//! One optimizer step: micro-batches → forward → loss → backward → finite check → global-norm
+//! clip → update. Nothing is changed unless the loss and the gradient norm are finite.
+
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LanguageModel, gradients, replace_values, values};
+use crate::train::{AdamW, Objective, Rates};
+
+/// How the summed loss of a batch becomes the quantity that is minimised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// Divide by the number of counted items in the whole batch.
+    Mean,
+    /// Leave the sum (SFT in the 2B4T report, §3.2).
+    Sum,
+}
+
+/// What a step needs to know beside model and data.
+#[derive(Clone, Copy, Debug)]
+pub struct StepSettings {
+    /// Mean or sum.
+    pub reduction: Reduction,
+    /// Largest global gradient norm; 0 switches clipping off.
+    pub grad_clip: f64,
+}
+
+/// What happened in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// Mean loss per counted item, whatever the reduction.
+    pub loss: f32,
+    /// Global L2 norm of the gradient of the reduced loss, before clipping.
+    pub grad_norm: f64,
+    /// Items counted: trained tokens, or pairs.
+    pub count: f64,
+    /// Whether the update was left out because loss or norm was not finite.
+    pub skipped: bool,
+}
+
+/// The sum over micro-batches of losses and gradients.
+#[derive(Debug)]
+pub struct Accumulated {
+    loss_sum: f64,
+    count: f64,
+    gradients: Vec<Tensor<1>>,
+}
+
+impl Accumulated {
+    /// Runs the micro-batches; `None` when `interrupted` says so between two of them.
+    pub fn over<O: Objective>(
+        model: &LanguageModel,
+        objective: &O,
+        micro_batches: &[O::Batch],
+        device: &Device,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Option<Self> {
+        let mut total = Self { loss_sum: 0.0, count: 0.0, gradients: Vec::new() };
+        for batch in micro_batches {
+            if interrupted() {
+                return None;
+            }
+            total.add(model, objective, batch, device);
+        }
+        Some(total)
+    }
+
+    fn add<O: Objective>(
+        &mut self,
+        model: &LanguageModel,
+        objective: &O,
+        batch: &O::Batch,
+        device: &Device,
+    ) {
+        let outcome = objective.evaluate(model, batch, device);
+        let mut grads = outcome.sum.backward();
+        let new = gradients(model, &mut grads);
+        self.loss_sum += f64::from(outcome.sum.into_scalar::<f32>());
+        self.count += outcome.count;
+        self.gradients = if self.gradients.is_empty() {
+            new
+        } else {
+            let old = std::mem::take(&mut self.gradients);
+            old.into_iter().zip(new).map(|(old, new)| old + new).collect()
+        };
+    }
+
+    /// Mean loss per counted item.
+    pub fn loss(&self) -> f32 {
+        (self.loss_sum / self.count) as f32
+    }
+
+    /// The gradients of the reduced loss, flat, in table order.
+    pub fn reduced_gradients(self, reduction: Reduction) -> Vec<Tensor<1>> {
+        let divisor = self.divisor(reduction);
+        self.gradients.into_iter().map(|gradient| gradient.div_scalar(divisor)).collect()
+    }
+
+    fn divisor(&self, reduction: Reduction) -> f64 {
+        match reduction {
+            Reduction::Mean => self.count,
+            Reduction::Sum => 1.0,
+        }
+    }
+
+    /// Applies the update unless loss or gradient norm is not finite.
+    pub fn apply(
+        self,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: Rates,
+    ) -> (LanguageModel, StepReport) {
+        let divisor = self.divisor(settings.reduction);
+        let grad_norm = global_norm(&self.gradients) / divisor;
+        let loss = self.loss();
+        let skipped = !(loss.is_finite() && grad_norm.is_finite());
+        let report = StepReport { loss, grad_norm, count: self.count, skipped };
+        if skipped {
+            return (model, report);
+        }
+        let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
+        let gradients = self.gradients.into_iter().map(|g| g.mul_scalar(factor)).collect();
+        let new = optimizer.update(values(&model), gradients, rates);
+        (replace_values(model, new), report)
+    }
+}
+
+/// L2 norm over all gradients together, summed in f64 over the tensors.
+pub fn global_norm(gradients: &[Tensor<1>]) -> f64 {
+    let squares =
+        gradients.iter().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>()));
+    squares.sum::<f64>().sqrt()
+}
+
+/// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, its 1e-6 included.
+fn clip_factor(norm: f64, limit: f64) -> f64 {
+    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipping_acts_only_above_the_limit() {
+        assert!((clip_factor(2.0, 1.0) - 0.5).abs() < 1e-6);
+        assert!((clip_factor(0.5, 1.0) - 1.0).abs() < f64::EPSILON);
+        assert!((clip_factor(1e9, 0.0) - 1.0).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,12 @@
+//! The golden proof: numbers made by transformers, torch and TRL, compared at the tolerances that
+//! `tests/fixtures/golden/README.md` derives. Every test runs over every fixture set there and in
+//! the folders named in `BITNET_FIXTURES`, and prints the largest error it saw.
+
+mod forward;
+mod gradients;
+mod margin;
+mod optimizer;
+mod packed;
+mod quantisers;
+mod sets;
+mod trajectories;
