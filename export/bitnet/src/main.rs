@@ -1,2 +1,35 @@
-//! Runs packed BitNet models from the command line.
-fn main() {}
+//! `bitnet` runs packed BitNet models from the command line.
+//!
+//! Results go to stdout, everything else to stderr. Each command is a file; here they only meet.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod failure;
+mod generate;
+mod inspect;
+mod open;
+mod score;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    std::panic::set_hook(Box::new(failure::report_panic));
+    match std::panic::catch_unwind(|| run(&cli.command)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failure::report(&error),
+        Err(_) => ExitCode::from(failure::INTERNAL),
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Generate(args) => generate::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Inspect(args) => inspect::run(args),
+    }
+}

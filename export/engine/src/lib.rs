@@ -1,1 +1,34 @@
-//! Runs packed ternary models on a CPU: forward pass, KV cache, sampling. Speaks token ids.
+//! Runs packed ternary models on a CPU: forward pass, KV cache, sampling, generation.
+//!
+//! The engine speaks token ids, never text. It owns no thread: whoever calls brings the pool, and
+//! neither the pool's size nor the kernel changes a bit of what comes out. Every token's result is
+//! the same whether it is computed alone, after a cache, or among others in one call.
+//!
+//! Shape letters: `T` tokens, `C` model width, `H` query heads, `D` head width, `F` feed-forward
+//! width, `V` vocabulary. A matrix is `[out, in]`.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
+
+mod attention;
+mod block;
+mod cache;
+mod error;
+mod feed_forward;
+mod generate;
+mod linear;
+mod load;
+mod model;
+mod norm;
+mod rope;
+mod sampler;
+mod score;
+mod split;
+
+pub use bitnet_kernels::Kernel;
+pub use cache::KvCache;
+pub use error::EngineError;
+pub use generate::{GenerateRequest, Generated, Stop, generate};
+pub use model::Model;
+pub use sampler::{Sampler, SamplerSettings};
+pub use score::{Scores, score};

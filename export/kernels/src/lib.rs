@@ -1,1 +1,24 @@
-//! int8 x ternary products, one file per instruction set, the scalar truth beside them.
+//! int8 × ternary products, one file per instruction set, the scalar truth beside them, and the
+//! dense dot product the head and attention need.
+//!
+//! Slices in, slices out: no file, no model and no thread lives here. A product takes a range of
+//! rows, so the caller decides which thread computes what, and every kernel gives the same bits.
+//!
+//! Shape letters: `N` rows (outputs), `K` columns (inputs), `T` tokens. A matrix is `[N, K]`.
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod dense;
+mod kernel;
+mod panels;
+mod product;
+mod scalar;
+
+pub use activations::Activations;
+pub use dense::DenseMatrix;
+pub use kernel::Kernel;
+pub use panels::{ROWS_PER_PAIR, TernaryPanels};
+pub use product::{accumulate, matmul};

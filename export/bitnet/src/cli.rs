@@ -1,0 +1,102 @@
+//! The command line as typed. What it means is decided in the file of each command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs packed BitNet b1.58 models on a CPU.
+#[derive(Debug, Parser)]
+#[command(name = "bitnet", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Continue a prompt and print the completion
+    Generate(GenerateArgs),
+    /// Print how likely a model finds given token ids
+    Score(ScoreArgs),
+    /// Print what a model folder holds
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// Packed model folder
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: PathBuf,
+    /// Text to continue; `-` reads all of stdin as it is
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: String,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    /// Print one JSON object when done instead of the text as it comes
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Applied in this order: temperature, top-k, top-p, min-p, draw.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// Divides the logits; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Keep only the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Keep the fewest likeliest tokens whose probabilities reach P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+    /// Keep tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+    /// Where the random numbers start; the same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadArgs {
+    /// Worker threads [default: the cores this process may run on]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// Packed model folder
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: PathBuf,
+    /// File with one JSON array of token ids a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ids: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    /// Print `logprobs` and `argmax` of each line as a JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Model folder
+    pub(crate) path: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

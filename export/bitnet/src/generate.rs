@@ -1,0 +1,116 @@
+//! `bitnet generate`: the completion on stdout, as it comes or as one JSON object.
+
+use std::io::{Read, Write, stdin, stdout};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Stop, generate};
+use bitnet_text::Tokenizer;
+use serde_json::json;
+
+use crate::cli::{GenerateArgs, SamplingArgs};
+use crate::failure::BadInput;
+use crate::open;
+
+/// A completion and how long it took.
+struct Completion {
+    tokens: Vec<u32>,
+    stop: Stop,
+    /// Decoding speed: the tokens after the first over the time since it.
+    tokens_per_second: f64,
+}
+
+pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
+    let model = open::model(&args.model)?;
+    let tokenizer = open::tokenizer(&args.model, &model)?;
+    let prompt = prompt_ids(&args.prompt, &model, &tokenizer)?;
+    if !args.json {
+        let completion = complete(args, &model, &tokenizer, &prompt, &mut stdout().lock());
+        return completion.map(|_| ());
+    }
+    let mut text = Vec::new();
+    let completion = complete(args, &model, &tokenizer, &prompt, &mut text)?;
+    let line = json!({
+        "prompt_tokens": prompt.len(),
+        "tokens": completion.tokens,
+        "text": String::from_utf8_lossy(&text),
+        "tokens_per_second": completion.tokens_per_second,
+        "stop": if matches!(completion.stop, Stop::Id(_)) { "id" } else { "length" },
+    });
+    Ok(writeln!(stdout().lock(), "{line}")?)
+}
+
+/// The prompt's ids behind the id that opens a document, if the model has one.
+fn prompt_ids(prompt: &str, model: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+    let read;
+    let text = if prompt == "-" {
+        read = read_stdin()?;
+        &read
+    } else {
+        prompt
+    };
+    let first = model.spec().bos_token_id.or(tokenizer.bos());
+    Ok(first.into_iter().chain(tokenizer.encode(text)?).collect())
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    stdin().lock().read_to_end(&mut bytes)?;
+    let broken = |error| BadInput(format!("<stdin>: is not UTF-8 text: {error}"));
+    Ok(String::from_utf8(bytes).map_err(|error| broken(error.utf8_error()))?)
+}
+
+/// The config's stop ids; the tokenizer's where the config names none.
+fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
+    match &model.spec().eos_token_id[..] {
+        [] => tokenizer.eos().into_iter().chain(tokenizer.eot()).collect(),
+        ids => ids.to_vec(),
+    }
+}
+
+/// Writes the text to `out` token by token.
+fn complete(
+    args: &GenerateArgs,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompt: &[u32],
+    out: &mut impl Write,
+) -> anyhow::Result<Completion> {
+    let threads = open::threads(&args.threads)?;
+    let request = GenerateRequest {
+        sampler: settings(&args.sampling),
+        stop_ids: stop_ids(model, tokenizer),
+        max_tokens: args.max_tokens,
+    };
+    let mut stream = tokenizer.stream();
+    let mut written = Ok(());
+    let mut first_token = None;
+    let mut cache = model.new_cache();
+    let generated = generate(model, &mut cache, prompt, &request, &threads, |id| {
+        first_token.get_or_insert_with(Instant::now);
+        written = write_now(out, &stream.push(id));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    let seconds = first_token.map_or(0.0, |start| start.elapsed().as_secs_f64());
+    written?;
+    write_now(out, &stream.finish())?;
+    let later = generated.tokens.len().saturating_sub(1) as f64;
+    let tokens_per_second = if later > 0.0 { later / seconds } else { 0.0 };
+    Ok(Completion { tokens: generated.tokens, stop: generated.stop, tokens_per_second })
+}
+
+fn settings(args: &SamplingArgs) -> SamplerSettings {
+    SamplerSettings {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed,
+        ..SamplerSettings::default()
+    }
+}
+
+fn write_now(out: &mut impl Write, text: &str) -> std::io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}

@@ -1,0 +1,63 @@
+//! `bitnet score`: how likely a model finds the sequences of a file.
+//!
+//! The whole file is checked before the first sequence is scored.
+
+use std::io::{Write, stdout};
+use std::path::Path;
+
+use bitnet_engine::{Model, Scores, score};
+use serde_json::json;
+
+use crate::cli::ScoreArgs;
+use crate::failure::BadInput;
+use crate::open;
+
+pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
+    let model = open::model(&args.model)?;
+    let sequences = read_sequences(&args.ids, &model)?;
+    let threads = open::threads(&args.threads)?;
+    let mut out = stdout().lock();
+    for sequence in &sequences {
+        let scores = score(&model, sequence, &threads)?;
+        let line = if args.json { as_json(&scores) } else { in_words(&scores) };
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn read_sequences(path: &Path, model: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
+    let bytes = fs_err::read(path)?;
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&byte| byte == b'\n');
+    let parse = |(index, line): (usize, &[u8])| {
+        read_sequence(line, model)
+            .map_err(|what| BadInput(format!("{}:{}: {what}", path.display(), index + 1)).into())
+    };
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    lines.enumerate().map(parse).collect()
+}
+
+fn read_sequence(line: &[u8], model: &Model) -> Result<Vec<u32>, String> {
+    let expected = |error| format!("{error}; expected a JSON array of token ids");
+    let sequence: Vec<u32> = serde_json::from_slice(line).map_err(expected)?;
+    if sequence.is_empty() {
+        return Err("holds no token id; expected at least one".to_owned());
+    }
+    model.check(&model.new_cache(), &sequence).map_err(|error| error.to_string())?;
+    Ok(sequence)
+}
+
+/// `logprobs[i]` belongs to token i, `argmax[i]` to the place after it.
+fn as_json(scores: &Scores) -> String {
+    json!({"logprobs": scores.logprobs, "argmax": scores.argmax}).to_string()
+}
+
+fn in_words(scores: &Scores) -> String {
+    let known: Vec<f64> = scores.logprobs.iter().copied().flatten().collect();
+    if known.is_empty() {
+        return "1 token, nothing to score".to_owned();
+    }
+    let nll = -known.iter().sum::<f64>() / known.len() as f64;
+    format!("{} tokens scored, nll {nll:.6} a token, perplexity {:.4}", known.len(), nll.exp())
+}

@@ -1,0 +1,214 @@
+//! The program as people and scripts use it: arguments in, stdout, stderr and exit code out.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use bitnet_format::ModelSpec;
+use bitnet_format::folder::{TOKENIZER_FILE, write_packed};
+use bitnet_text::{Tokenizer, train_bpe};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const CONFIG: &str = "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\n\
+    num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 300\n\
+    max_position_embeddings = 64\n";
+
+/// A packed folder with random weights and a tokenizer; the same config gives the same bytes.
+fn model(config: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let spec: ModelSpec = toml::from_str(config).unwrap();
+    let mut state = 1u32;
+    let mut draw = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    write_packed(dir.path(), &spec, |entry| Ok((0..entry.elements()).map(|_| draw()).collect()))
+        .unwrap();
+    let texts = ["the cat sat on the mat", "the dog sat on the log, and sang"];
+    let json = train_bpe(texts.into_iter().map(str::to_owned), 290).unwrap();
+    fs_err::write(dir.path().join(TOKENIZER_FILE), json).unwrap();
+    dir
+}
+
+fn bitnet(args: &[&str], model: &Path) -> Output {
+    command(args, model).output().unwrap()
+}
+
+fn command(args: &[&str], model: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+    command.args(args).arg("--model").arg(model);
+    command
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Asserts a failure: its code, no output, one message without panic text.
+fn refused(output: &Output, code: i32) -> String {
+    let message = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(output.stdout.is_empty());
+    assert!(message.starts_with("error: ") && !message.contains("panicked"), "{message}");
+    message
+}
+
+fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "one line of JSON");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn greedy_generation_repeats_and_streams_the_text_of_its_tokens() {
+    let model = model(CONFIG);
+    let args = ["generate", "--prompt", "the cat", "--max-tokens", "20"];
+    let text = stdout(&bitnet(&args, model.path()));
+    assert_eq!(stdout(&bitnet(&[&args[..], &["--threads", "1"]].concat(), model.path())), text);
+    let result = json(&bitnet(&[&args[..], &["--json"]].concat(), model.path()));
+    assert_eq!(result["text"], text);
+    let tokens: Vec<u32> = serde_json::from_value(result["tokens"].clone()).unwrap();
+    let tokenizer = Tokenizer::from_file(&model.path().join(TOKENIZER_FILE)).unwrap();
+    assert_eq!(tokenizer.decode(&tokens), text);
+    let prompt =
+        tokenizer.encode("the cat").unwrap().len() + usize::from(tokenizer.bos().is_some());
+    assert_eq!(result["prompt_tokens"], prompt);
+    assert!(result["tokens_per_second"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_prompt_can_come_from_stdin() {
+    let model = model(CONFIG);
+    let told = stdout(&bitnet(&["generate", "--prompt", "on the\n"], model.path()));
+    let mut child = command(&["generate", "--prompt", "-"], model.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"on the\n").unwrap();
+    assert_eq!(stdout(&child.wait_with_output().unwrap()), told);
+}
+
+#[test]
+fn sampling_follows_its_seed() {
+    let model = model(CONFIG);
+    let drawn = |seed: &str| {
+        let args = ["generate", "--prompt", "a", "--temperature", "1", "--seed", seed, "--json"];
+        json(&bitnet(&args, model.path()))["tokens"].clone()
+    };
+    assert_eq!(drawn("3"), drawn("3"));
+    assert_ne!(drawn("3"), drawn("4"));
+}
+
+#[test]
+fn generation_stops_at_the_config_s_stop_ids() {
+    let free = model(CONFIG);
+    let args = ["generate", "--prompt", "the", "--max-tokens", "9", "--json"];
+    let result = json(&bitnet(&args, free.path()));
+    assert_eq!(result["stop"], "length");
+    let first = &result["tokens"][0];
+    let stopping = model(&format!("{CONFIG}eos_token_id = [5, {first}]"));
+    let result = json(&bitnet(&args, stopping.path()));
+    assert_eq!((&result["stop"], &result["tokens"]), (&"id".into(), &Value::Array(vec![])));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let model = model(CONFIG);
+    let mut child = command(&["generate", "--prompt", "the"], model.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+}
+
+#[test]
+fn a_model_that_is_not_there_or_broken_is_bad_input() {
+    let args = ["generate", "--prompt", "a"];
+    let message = refused(&bitnet(&args, Path::new("no/such/model")), 4);
+    assert!(message.starts_with("error: no/such/model: does not exist"), "{message}");
+    let model = model(CONFIG);
+    let config = model.path().join("config.json");
+    fs_err::write(&config, "{\"model_type\": \"gpt2\"}").unwrap();
+    let message = refused(&bitnet(&args, model.path()), 4);
+    assert!(message.contains("config.json [model_type]: \"gpt2\" is unknown"), "{message}");
+}
+
+#[test]
+fn a_tokenizer_that_is_missing_or_too_large_is_bad_input() {
+    let model = model(&CONFIG.replace("vocab_size = 300", "vocab_size = 270"));
+    let args = ["generate", "--prompt", "a"];
+    let message = refused(&bitnet(&args, model.path()), 4);
+    assert!(message.contains("tokenizer.json [model.vocab]: has ids up to"), "{message}");
+    fs_err::remove_file(model.path().join(TOKENIZER_FILE)).unwrap();
+    assert!(refused(&bitnet(&args, model.path()), 4).contains("tokenizer.json"));
+}
+
+#[test]
+fn wrong_arguments_are_usage() {
+    let model = model(CONFIG);
+    for args in [
+        &["generate", "--prompt", "a", "--surprise"][..],
+        &["generate", "--prompt", "a", "--threads", "0"],
+        &["generate", "--prompt", "a", "--top-p", "1.5"],
+        &["generate", "--prompt", "a", "--temperature", "NaN"],
+        &["generate"],
+    ] {
+        refused(&bitnet(args, model.path()), 2);
+    }
+    let long = "the cat ".repeat(99);
+    let message = refused(&bitnet(&["generate", "--prompt", &long], model.path()), 2);
+    assert!(message.contains("do not fit the model's context of 64"), "{message}");
+}
+
+#[test]
+fn each_line_of_ids_is_scored() {
+    let model = model(CONFIG);
+    let ids = model.path().join("ids.jsonl");
+    fs_err::write(&ids, "[1, 2, 3]\n[7]\n").unwrap();
+    let args = ["score", "--ids", ids.to_str().unwrap()];
+    let text = stdout(&bitnet(&[&args[..], &["--json"]].concat(), model.path()));
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["argmax"].as_array().unwrap().len(), 3);
+    assert_eq!(lines[0]["logprobs"][0], Value::Null);
+    assert!(lines[0]["logprobs"][2].as_f64().unwrap() < 0.0);
+    assert_eq!(lines[1]["logprobs"], Value::Array(vec![Value::Null]));
+    assert!(stdout(&bitnet(&args, model.path())).starts_with("2 tokens scored, nll "));
+}
+
+#[test]
+fn a_bad_line_of_ids_is_named_before_anything_is_printed() {
+    let model = model(CONFIG);
+    let ids = model.path().join("ids.jsonl");
+    for (line, what) in [
+        ("[1, -2]", "expected a JSON array of token ids"),
+        ("", "expected a JSON array of token ids"),
+        ("[]", "holds no token id"),
+        ("[300]", "token id 300 lies outside the vocabulary of 300"),
+        ("[1, 2", "expected a JSON array of token ids"),
+    ] {
+        fs_err::write(&ids, format!("[1]\n{line}\n[2]\n")).unwrap();
+        let args = ["score", "--json", "--ids", ids.to_str().unwrap()];
+        let message = refused(&bitnet(&args, model.path()), 4);
+        assert!(message.contains("ids.jsonl:2: ") && message.contains(what), "{message}");
+    }
+}
+
+#[test]
+fn inspect_shows_config_tensors_and_shares() {
+    let model = model(CONFIG);
+    let inspect = |path: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_bitnet")).arg("inspect").arg(path).output().unwrap()
+    };
+    let text = stdout(&inspect(model.path()));
+    assert!(text.contains("hidden_size              32\n"), "{text}");
+    let line = text.lines().find(|line| line.contains("q_proj")).unwrap();
+    assert!(line.contains("[32, 32]") && line.contains("+1 "), "{line}");
+    refused(&inspect(&model.path().join("config.json")), 4);
+}

@@ -1,0 +1,90 @@
+//! One transformer block, as the paper reads: attention and feed-forward, each behind a norm and
+//! added to the residual stream (`bitnet-b158.md` §1.3).
+
+use bitnet_format::HiddenAct;
+use bitnet_kernels::{Kernel, TernaryPanels};
+
+use crate::attention::{Heads, attend};
+use crate::cache::LayerCache;
+use crate::feed_forward::gated;
+use crate::linear::ternary;
+use crate::norm::RmsNorm;
+use crate::rope::Turns;
+
+/// The weights of one block. `q`, `k`, `v` are one matrix, so are gate and up.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) heads: Heads,
+    pub(crate) hidden_act: HiddenAct,
+    pub(crate) input_norm: RmsNorm,
+    /// `[(H + 2 · kv heads) · D, C]`
+    pub(crate) qkv: TernaryPanels,
+    pub(crate) attn_sub_norm: Option<RmsNorm>,
+    /// `[C, H·D]`
+    pub(crate) output: TernaryPanels,
+    pub(crate) post_attention_norm: RmsNorm,
+    /// `[2F, C]`
+    pub(crate) gate_up: TernaryPanels,
+    pub(crate) ffn_sub_norm: Option<RmsNorm>,
+    /// `[C, F]`
+    pub(crate) down: TernaryPanels,
+}
+
+impl Block {
+    /// Adds this block's work to the residual stream `x [T, C]`; the cache grows by `T` tokens.
+    pub(crate) fn forward(
+        &self,
+        kernel: Kernel,
+        x: &mut [f32],
+        turns: &Turns,
+        cache: &mut LayerCache,
+    ) {
+        add(x, &self.attention(kernel, x, turns, cache));
+        add(x, &self.feed_forward(kernel, x));
+    }
+
+    /// `x [T, C]` → `[T, C]`
+    fn attention(
+        &self,
+        kernel: Kernel,
+        x: &[f32],
+        turns: &Turns,
+        cache: &mut LayerCache,
+    ) -> Vec<f32> {
+        let qkv = ternary(kernel, &self.qkv, &self.input_norm.of(x));
+        let queries = self.split_qkv(qkv, turns, cache); // [T, H·D]
+        let mut attended = attend(kernel, self.heads, &queries, cache);
+        if let Some(norm) = &self.attn_sub_norm {
+            norm.in_place(&mut attended);
+        }
+        ternary(kernel, &self.output, &attended)
+    }
+
+    /// Turns queries and keys, moves keys and values to the cache, returns the queries `[T, H·D]`.
+    fn split_qkv(&self, mut qkv: Vec<f32>, turns: &Turns, cache: &mut LayerCache) -> Vec<f32> {
+        let (queries_end, width) = (self.heads.queries * self.heads.width, self.qkv.rows());
+        let keys_end = queries_end + self.heads.keys * self.heads.width;
+        let mut queries = Vec::with_capacity(qkv.len() / width * queries_end);
+        for (token, qkv) in qkv.chunks_exact_mut(width).enumerate() {
+            turns.apply(token, &mut qkv[..keys_end]);
+            queries.extend_from_slice(&qkv[..queries_end]);
+            cache.keys.extend_from_slice(&qkv[queries_end..keys_end]);
+            cache.values.extend_from_slice(&qkv[keys_end..]);
+        }
+        queries
+    }
+
+    /// `x [T, C]` → `[T, C]`
+    fn feed_forward(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
+        let gate_up = ternary(kernel, &self.gate_up, &self.post_attention_norm.of(x));
+        let mut inner = gated(self.hidden_act, &gate_up, self.down.columns());
+        if let Some(norm) = &self.ffn_sub_norm {
+            norm.in_place(&mut inner);
+        }
+        ternary(kernel, &self.down, &inner)
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}

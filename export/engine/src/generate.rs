@@ -1,0 +1,76 @@
+//! Continuing a prompt, token by token.
+
+use std::ops::ControlFlow;
+
+use rayon::ThreadPool;
+
+use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings};
+
+/// How a prompt is to be continued.
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// How each token is chosen.
+    pub sampler: SamplerSettings,
+    /// Ids that end the continuation; they are not part of it.
+    pub stop_ids: Vec<u32>,
+    /// The most tokens to generate.
+    pub max_tokens: usize,
+}
+
+/// Why a continuation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A stop id was chosen.
+    Id(u32),
+    /// As many tokens as asked for, or a full context.
+    Length,
+    /// The caller broke off.
+    Caller,
+}
+
+/// A finished continuation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// The ids, without the prompt and without a stop id.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+/// Continues `prompt`, which follows what `cache` holds; `on_token` sees each id as it is chosen.
+///
+/// Afterwards the cache holds the prompt and all generated ids but the last one.
+///
+/// # Errors
+/// A sampler setting outside its range; else as [`Model::forward`].
+pub fn generate(
+    model: &Model,
+    cache: &mut KvCache,
+    prompt: &[u32],
+    request: &GenerateRequest,
+    threads: &ThreadPool,
+    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Generated, EngineError> {
+    let mut sampler = Sampler::new(request.sampler.clone())?;
+    let mut logits = model.forward(cache, prompt, threads)?;
+    let mut tokens = Vec::new();
+    let mut seen = prompt.to_vec();
+    let end = |tokens, stop| Ok(Generated { tokens, stop });
+    while tokens.len() < request.max_tokens {
+        let id = sampler.sample(&logits, &seen);
+        if request.stop_ids.contains(&id) {
+            return end(tokens, Stop::Id(id));
+        }
+        tokens.push(id);
+        seen.push(id);
+        if on_token(id).is_break() {
+            return end(tokens, Stop::Caller);
+        }
+        let full = cache.len() == model.spec().max_position_embeddings;
+        if full || tokens.len() == request.max_tokens {
+            break;
+        }
+        logits = model.forward(cache, &[id], threads)?;
+    }
+    end(tokens, Stop::Length)
+}

@@ -1,0 +1,93 @@
+//! From a packed folder to a [`Model`]: tensors in the order of the one table, repacked for this
+//! CPU as they are read.
+
+use std::path::Path;
+use std::vec::IntoIter;
+
+use bitnet_format::folder::{CONFIG_FILE, ModelFolder};
+use bitnet_format::{FormatError, ModelSpec, TensorEntry, WeightForm, tensor_table};
+use bitnet_kernels::{DenseMatrix, Kernel, TernaryPanels};
+
+use crate::attention::Heads;
+use crate::block::Block;
+use crate::norm::RmsNorm;
+use crate::rope::Rope;
+use crate::{EngineError, Model};
+
+impl Model {
+    /// Loads a packed folder (`config.json` and `model.safetensors`), whichever way its scales
+    /// are stored, and chooses the fastest kernel of this CPU.
+    ///
+    /// # Errors
+    /// A folder with latent or dense matrices, or anything wrong with its files.
+    pub fn load(dir: &Path) -> Result<Self, EngineError> {
+        let folder = ModelFolder::open(dir)?;
+        if folder.form() == WeightForm::Latent {
+            return Err(EngineError::NotPacked { path: dir.join(CONFIG_FILE) });
+        }
+        let mut reader = Reader::new(&folder);
+        let spec = folder.spec().clone();
+        let embedding = reader.dense()?;
+        let blocks =
+            (0..spec.num_hidden_layers).map(|_| reader.block()).collect::<Result<_, _>>()?;
+        let norm = reader.norm()?;
+        let head = if spec.tie_word_embeddings { None } else { Some(reader.dense()?) };
+        let rope = Rope::new(&spec);
+        Ok(Self { spec, kernel: Kernel::detect(), rope, embedding, blocks, norm, head })
+    }
+}
+
+/// Walks the tensor table once; each call takes the next tensor.
+struct Reader<'a> {
+    folder: &'a ModelFolder,
+    spec: &'a ModelSpec,
+    entries: IntoIter<TensorEntry>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(folder: &'a ModelFolder) -> Self {
+        let spec = folder.spec();
+        Self { folder, spec, entries: tensor_table(spec).into_iter() }
+    }
+
+    fn next(&mut self) -> TensorEntry {
+        self.entries.next().expect("the table lists every tensor of a block")
+    }
+
+    fn dense(&mut self) -> Result<DenseMatrix, FormatError> {
+        let entry = self.next();
+        Ok(DenseMatrix::new(entry.shape[1], self.folder.floats(&entry)?))
+    }
+
+    fn norm(&mut self) -> Result<RmsNorm, FormatError> {
+        let entry = self.next();
+        Ok(RmsNorm::new(self.folder.floats(&entry)?, self.spec.rms_norm_eps))
+    }
+
+    fn sub_norm(&mut self) -> Result<Option<RmsNorm>, FormatError> {
+        if self.spec.sub_norms { self.norm().map(Some) } else { Ok(None) }
+    }
+
+    /// The next `count` matrices, one below the other.
+    fn ternary(&mut self, count: usize) -> Result<TernaryPanels, FormatError> {
+        let matrices: Result<Vec<_>, _> =
+            (0..count).map(|_| self.folder.ternary(&self.next())).collect();
+        Ok(TernaryPanels::stack(&matrices?))
+    }
+
+    /// Fields are read in the order of the forward pass, which is the order of the table.
+    fn block(&mut self) -> Result<Block, FormatError> {
+        Ok(Block {
+            heads: Heads::of(self.spec),
+            hidden_act: self.spec.hidden_act,
+            input_norm: self.norm()?,
+            qkv: self.ternary(3)?,
+            attn_sub_norm: self.sub_norm()?,
+            output: self.ternary(1)?,
+            post_attention_norm: self.norm()?,
+            gate_up: self.ternary(2)?,
+            ffn_sub_norm: self.sub_norm()?,
+            down: self.ternary(1)?,
+        })
+    }
+}

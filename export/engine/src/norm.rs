@@ -1,0 +1,53 @@
+//! `RMSNorm`: `x / sqrt(mean x² + eps)`, then the gain, all in f32. The order in which squares are
+//! summed is `bitnet-format`'s, the one that training uses.
+
+use bitnet_format::norm::inverse_rms;
+
+/// A norm of one width.
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    gain: Vec<f32>,
+    eps: f32,
+}
+
+impl RmsNorm {
+    pub(crate) fn new(gain: Vec<f32>, eps: f64) -> Self {
+        Self { gain, eps: eps as f32 }
+    }
+
+    /// `x [T, width]`, each token for itself.
+    pub(crate) fn in_place(&self, x: &mut [f32]) {
+        let width = self.gain.len();
+        for token in x.chunks_exact_mut(width) {
+            let inverse = inverse_rms(token, self.eps);
+            for (x, gain) in token.iter_mut().zip(&self.gain) {
+                *x = *x * inverse * gain;
+            }
+        }
+    }
+
+    /// A normalised copy of `x [T, width]`.
+    pub(crate) fn of(&self, x: &[f32]) -> Vec<f32> {
+        let mut normalised = x.to_vec();
+        self.in_place(&mut normalised);
+        normalised
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_token_has_its_own_mean_square() {
+        let norm = RmsNorm::new(vec![1.0, 2.0], 0.0);
+        let normalised = norm.of(&[3.0, 3.0, 0.0, 2.0]);
+        assert_eq!(normalised, [1.0, 2.0, 0.0, 2.0 * (2.0 * (1.0 / 2.0f32.sqrt()))]);
+    }
+
+    #[test]
+    fn a_zero_token_stays_zero() {
+        let norm = RmsNorm::new(vec![5.0; 3], 1e-5);
+        assert_eq!(norm.of(&[0.0; 3]), [0.0; 3]);
+    }
+}

@@ -1,0 +1,65 @@
+//! How likely a model finds a given sequence.
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use crate::sampler::most_likely;
+use crate::{EngineError, Model};
+
+/// Positions whose logits exist at one time: `[SCORED, V]` f32.
+const SCORED: usize = 32;
+
+/// What [`score`] finds, one entry a token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// `ln p(token i | tokens before i)`; `None` for the first, which nothing comes before.
+    pub logprobs: Vec<Option<f64>>,
+    /// The likeliest token after tokens `0 ..= i`; of equals the lowest id.
+    pub argmax: Vec<u32>,
+}
+
+/// Scores a sequence from an empty context. The softmax is summed in f64.
+///
+/// # Errors
+/// As [`Model::forward`].
+pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scores, EngineError> {
+    let mut cache = model.new_cache();
+    model.check(&cache, tokens)?;
+    let vocab_size = model.spec().vocab_size;
+    let mut scores = Scores { logprobs: vec![None], argmax: Vec::with_capacity(tokens.len()) };
+    for start in (0..tokens.len()).step_by(SCORED) {
+        let here = &tokens[start..tokens.len().min(start + SCORED)];
+        let logits = model.forward_all(&mut cache, here, threads)?;
+        let found: Vec<(Option<f64>, u32)> = threads.install(|| {
+            let rows = logits.par_chunks_exact(vocab_size).enumerate();
+            rows.map(|(row, logits)| {
+                let next = tokens.get(start + row + 1);
+                (next.map(|&next| logprob(logits, next)), most_likely(logits))
+            })
+            .collect()
+        });
+        scores.argmax.extend(found.iter().map(|(_, likeliest)| likeliest));
+        scores.logprobs.extend(found.into_iter().map(|(logprob, _)| logprob));
+    }
+    scores.logprobs.truncate(tokens.len()); // after the last token nothing is asked
+    Ok(scores)
+}
+
+fn logprob(logits: &[f32], token: u32) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+    f64::from(logits[token as usize]) - largest - sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_sum_to_one() {
+        let logits = [1.0, -2.0, 300.0, 299.0];
+        let sum: f64 = (0..4).map(|token| logprob(&logits, token).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-12);
+        assert!((logprob(&[0.0; 4], 2) - 0.25f64.ln()).abs() < 1e-15);
+    }
+}

@@ -1,0 +1,65 @@
+//! Folders and requests that are refused, and scoring.
+
+use bitnet_engine::{EngineError, Model, score};
+use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE};
+use bitnet_format::tensors::{TensorData, write_tensors};
+use bitnet_format::{HfConfig, TensorEntry, WeightForm, tensor_table};
+
+use crate::random_model::{SMALL, model, threads};
+
+#[test]
+fn a_folder_of_latents_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = HfConfig { spec: toml::from_str(SMALL).unwrap(), form: WeightForm::Latent };
+    let zeros = |entry: TensorEntry| {
+        let data = TensorData::bf16(&entry.shape, &vec![0.0; entry.elements()]);
+        (entry.name, data)
+    };
+    let tensors = tensor_table(&config.spec).into_iter().map(zeros);
+    write_tensors(&dir.path().join(MODEL_FILE), tensors).unwrap();
+    fs_err::write(dir.path().join(CONFIG_FILE), config.to_json("bfloat16")).unwrap();
+    let error = Model::load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("config.json [quantization_config]: holds float matrices"), "{error}");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_an_error_with_its_path() {
+    let error = Model::load(std::path::Path::new("no/such/model")).unwrap_err().to_string();
+    assert!(error.contains("no/such/model/config.json"), "{error}");
+}
+
+#[test]
+fn tokens_that_do_not_fit_leave_the_cache_as_it_was() {
+    let (model, pool) = (model(SMALL), threads(1));
+    let mut cache = model.new_cache();
+    model.forward(&mut cache, &[1; 20], &pool).unwrap();
+    for (tokens, message) in [
+        (&[][..], "the prompt holds no token"),
+        (&[0; 5], "25 tokens do not fit the model's context of 24"),
+        (&[49, 50], "token id 50 lies outside the vocabulary of 50"),
+    ] {
+        let error = model.forward(&mut cache, tokens, &pool).unwrap_err();
+        assert_eq!(error.to_string(), message);
+        assert_eq!(cache.len(), 20);
+    }
+    model.forward(&mut cache, &[0; 4], &pool).unwrap();
+}
+
+#[test]
+fn scores_are_those_of_the_logits() {
+    let (model, pool) = (model(&SMALL.replace("= 24", "= 99")), threads(1));
+    let tokens: Vec<u32> = (0..70).map(|i| i * 13 % 50).collect(); // more than one run of logits
+    let scores = score(&model, &tokens, &pool).unwrap();
+    let logits = model.forward_all(&mut model.new_cache(), &tokens, &pool).unwrap();
+    assert_eq!((scores.logprobs.len(), scores.argmax.len()), (70, 70));
+    assert_eq!(scores.logprobs[0], None);
+    for at in 0..70 {
+        let logits = &logits[at * 50..][..50];
+        assert!(logits.iter().all(|&logit| logit <= logits[scores.argmax[at] as usize]));
+        let Some(&next) = tokens.get(at + 1) else { continue };
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let expected = f64::from(logits[next as usize]) - sum.ln();
+        assert!((scores.logprobs[at + 1].unwrap() - expected).abs() < 1e-9);
+    }
+    assert!(matches!(score(&model, &[], &pool), Err(EngineError::EmptyPrompt)));
+}

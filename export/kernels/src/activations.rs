@@ -1,0 +1,91 @@
+//! Tokens as the ternary kernels read them: 8-bit codes, padded, with their sums and scales.
+//!
+//! The quantiser itself is defined in `bitnet_format::quant`; here it runs on many tokens.
+
+use bitnet_format::quant::ActivationScale;
+
+use crate::Kernel;
+use crate::panels::CHUNK;
+
+/// Quantised tokens `[T, K]`.
+///
+/// Invariant: columns beyond `K` hold the code 0, and each sum is that of its token's codes.
+#[derive(Debug)]
+pub struct Activations {
+    columns: usize,
+    chunks: usize,
+    /// `[T, chunks]`
+    codes: Vec<[i8; CHUNK]>,
+    sums: Vec<i32>,
+    scales: Vec<ActivationScale>,
+}
+
+impl Activations {
+    /// Quantises `x [T, K]`, each token for itself, bit for bit as
+    /// [`bitnet_format::quant::quantise_row`] does.
+    ///
+    /// A NaN does not count for its token's scale and gets the code 0; an infinity makes all
+    /// codes of its token 0.
+    pub fn quantise(kernel: Kernel, x: &[f32], columns: usize) -> Self {
+        Self::each_token(x, columns, |row, codes| kernel.quantise(row, codes))
+    }
+
+    /// Tokens whose codes `[T, K]` are known, one scale each.
+    pub fn from_codes(codes: &[i8], columns: usize, scales: &[ActivationScale]) -> Self {
+        let mut next = scales.iter();
+        let activations = Self::each_token(codes, columns, |source, codes| {
+            codes.copy_from_slice(source);
+            *next.next().expect("one scale for each token")
+        });
+        assert_eq!(activations.tokens(), scales.len(), "one scale for each token");
+        activations
+    }
+
+    fn each_token<X>(
+        x: &[X],
+        columns: usize,
+        mut fill: impl FnMut(&[X], &mut [i8]) -> ActivationScale,
+    ) -> Self {
+        assert!(columns > 0 && x.len().is_multiple_of(columns), "whole tokens of {columns} values");
+        let (tokens, chunks) = (x.len() / columns, columns.div_ceil(CHUNK));
+        let mut codes = vec![[0; CHUNK]; tokens * chunks];
+        let mut sums = Vec::with_capacity(tokens);
+        let mut scales = Vec::with_capacity(tokens);
+        for (row, codes) in x.chunks_exact(columns).zip(codes.chunks_exact_mut(chunks)) {
+            let codes = &mut codes.as_flattened_mut()[..columns];
+            scales.push(fill(row, codes));
+            sums.push(codes.iter().map(|&code| i32::from(code)).sum());
+        }
+        Self { columns, chunks, codes, sums, scales }
+    }
+
+    /// Number of tokens, `T`.
+    pub fn tokens(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// Number of columns, `K`.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The codes of one token `[K]`.
+    pub fn codes(&self, token: usize) -> &[i8] {
+        &self.chunks_of(token, 1).as_flattened()[..self.columns]
+    }
+
+    /// The scale of one token.
+    pub fn scale(&self, token: usize) -> ActivationScale {
+        self.scales[token]
+    }
+
+    /// Σ of one token's codes: what the `+ 1` in `u = T + 1` adds to each product.
+    pub(crate) fn sum(&self, token: usize) -> i32 {
+        self.sums[token]
+    }
+
+    /// The padded codes of `count` tokens, `[count, chunks]`.
+    pub(crate) fn chunks_of(&self, first: usize, count: usize) -> &[[i8; CHUNK]] {
+        &self.codes[first * self.chunks..][..count * self.chunks]
+    }
+}

@@ -1,0 +1,108 @@
+//! Which instruction set computes: found once at run time, then passed along as a value.
+//!
+//! A new instruction set is a file with the functions of `scalar`, a variant here and a
+//! line in each match.
+
+use bitnet_format::quant::ActivationScale;
+use half::bf16;
+
+#[cfg(target_arch = "x86_64")]
+use crate::avx2;
+use crate::panels::{CHUNK, PairChunk, ROWS_PER_PAIR};
+use crate::scalar;
+
+/// An instruction set. All of them give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kernel {
+    /// Plain Rust: the truth the others are tested against, and the fallback everywhere.
+    Scalar,
+    /// 256-bit integer instructions, on every x86-64 CPU since about 2015. Using it on a CPU
+    /// without them panics.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Kernel {
+    /// The fastest kernel this CPU runs.
+    pub fn detect() -> Self {
+        Self::available().pop().unwrap_or(Self::Scalar)
+    }
+
+    /// All kernels this CPU runs, slowest first.
+    pub fn available() -> Vec<Self> {
+        [
+            Some(Self::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            avx2::is_available().then_some(Self::Avx2),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// The available kernel of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::available().into_iter().find(|kernel| kernel.name() == name)
+    }
+
+    /// `"scalar"`, `"avx2"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+        }
+    }
+
+    /// `Σ w·x` of two vectors of one length, in f32: 32 interleaved lanes, each product rounded
+    /// before it is added, the rest into the first lanes, then halves added to halves.
+    pub fn dot(self, w: &[f32], x: &[f32]) -> f32 {
+        match self {
+            Self::Scalar => scalar::dot(w, x),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::dot(w, x),
+        }
+    }
+
+    /// [`Kernel::dot`] with weights in BF16, which convert to f32 exactly.
+    pub fn dot_bf16(self, w: &[bf16], x: &[f32]) -> f32 {
+        match self {
+            Self::Scalar => scalar::dot(w, x),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::dot_bf16(w, x),
+        }
+    }
+
+    /// `out += weight · x` for two vectors of one length, each product rounded before it is added.
+    pub fn add_scaled(self, out: &mut [f32], weight: f32, x: &[f32]) {
+        match self {
+            Self::Scalar => scalar::add_scaled(out, weight, x),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::add_scaled(out, weight, x),
+        }
+    }
+
+    /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
+    pub(crate) fn tile(
+        self,
+        pair: &[PairChunk],
+        tokens: &[[i8; CHUNK]],
+        sums: &mut [[i32; ROWS_PER_PAIR]],
+    ) {
+        match self {
+            Self::Scalar => scalar::tile(pair, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::tile(pair, tokens, sums),
+        }
+    }
+
+    /// One token's codes and scale.
+    pub(crate) fn quantise(self, row: &[f32], codes: &mut [i8]) -> ActivationScale {
+        match self {
+            Self::Scalar => bitnet_format::quant::quantise_row(row, codes),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::quantise(row, codes),
+        }
+    }
+}

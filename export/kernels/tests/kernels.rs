@@ -1,0 +1,226 @@
+//! Every kernel of this CPU against the definitions: the same bits on any shape.
+#![allow(clippy::float_cmp, reason = "tests state exact values")]
+
+use bitnet_format::packed::PackedTernary;
+use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row};
+use bitnet_kernels::{Activations, DenseMatrix, Kernel, TernaryPanels, accumulate, matmul};
+use proptest::prelude::*;
+
+/// A small generator, so that a failing case is repeated by its seed.
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> u32 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    fn ternary(&mut self, count: usize) -> Vec<i8> {
+        (0..count).map(|_| (self.next() % 3) as i8 - 1).collect()
+    }
+
+    fn codes(&mut self, count: usize) -> Vec<i8> {
+        (0..count).map(|_| self.next() as i8).collect()
+    }
+
+    /// Finite numbers of every magnitude, zeros and ties among them.
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        let mut one = || match self.next() % 8 {
+            0 => 0.0,
+            1 => (self.next() % 255) as f32 / 2.0 - 63.5,
+            2 => f32::from_bits(self.next() % 0x0080_0000),
+            _ => self.next() as f32 / 1e9 - 1.0,
+        };
+        (0..count).map(|_| one()).collect()
+    }
+}
+
+fn scale(value: f32) -> WeightScale {
+    WeightScale::from_stored(value).unwrap()
+}
+
+/// `Σ q·T` as its definition reads, `[T, N]`.
+fn products(weights: &[i8], x: &Activations) -> Vec<i32> {
+    let row = |token: usize| weights.chunks(x.columns()).map(move |w| product(w, x.codes(token)));
+    (0..x.tokens()).flat_map(row).collect()
+}
+
+fn product(w: &[i8], x: &[i8]) -> i32 {
+    w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum()
+}
+
+fn accumulated(kernel: Kernel, panels: &TernaryPanels, x: &Activations) -> Vec<i32> {
+    let mut out = vec![0; x.tokens() * panels.rows()];
+    accumulate(kernel, panels, x, 0..panels.rows(), &mut out);
+    out
+}
+
+#[test]
+fn the_largest_sums_are_exact() {
+    let columns = 8192;
+    let one = ActivationScale::from_absmax(127.0);
+    for weight in [1, -1] {
+        let panels = TernaryPanels::from_codes(columns, &vec![weight; 33 * columns], scale(1.0));
+        for code in [127, -127, -128] {
+            let expected = columns as i32 * i32::from(weight) * i32::from(code);
+            for tokens in 1..=5 {
+                let codes = vec![code; tokens * columns];
+                let x = Activations::from_codes(&codes, columns, &vec![one; tokens]);
+                for kernel in Kernel::available() {
+                    let sums = accumulated(kernel, &panels, &x);
+                    assert!(sums.iter().all(|&sum| sum == expected), "{kernel:?} {code}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn special_activations_quantise_alike() {
+    let tie = |i: i32| (i - 20) as f32 + 0.5;
+    let mut ties: Vec<f32> = (0..40).map(tie).collect();
+    ties[39] = 127.0;
+    let mut with_nan = ties.clone();
+    (with_nan[3], with_nan[38]) = (f32::NAN, -f32::NAN);
+    let mut with_infinity = ties.clone();
+    with_infinity[5] = f32::NEG_INFINITY;
+    let rows = [
+        ties,
+        with_nan,
+        with_infinity,
+        vec![0.0; 40],
+        vec![-0.0; 33],
+        vec![f32::MIN_POSITIVE / 4.0; 65],
+        vec![f32::MAX, -f32::MAX, 1.0],
+        vec![f32::NAN; 64],
+        vec![9e-6; 32],
+    ];
+    for row in rows {
+        check_quantiser(&row);
+    }
+}
+
+fn check_quantiser(row: &[f32]) {
+    let mut expected = vec![0; row.len()];
+    let scale = quantise_row(row, &mut expected);
+    for kernel in Kernel::available() {
+        let x = Activations::quantise(kernel, row, row.len());
+        assert_eq!(x.codes(0), expected, "{kernel:?} on {row:?}");
+        assert_eq!(x.scale(0).multiplier().to_bits(), scale.multiplier().to_bits());
+    }
+}
+
+#[test]
+fn a_kernel_is_found_by_its_name() {
+    assert_eq!(Kernel::named("scalar"), Some(Kernel::Scalar));
+    assert_eq!(Kernel::named("quantum"), None);
+    assert_eq!(Kernel::available().last(), Some(&Kernel::detect()));
+}
+
+#[test]
+#[should_panic(expected = "starts at a multiple of 32")]
+fn a_row_range_within_a_pair_of_panels_is_refused() {
+    let panels = TernaryPanels::from_codes(1, &[0; 64], scale(1.0));
+    let x = Activations::quantise(Kernel::Scalar, &[1.0], 1);
+    matmul(Kernel::Scalar, &panels, &x, 16..64, &mut [0.0; 48]);
+}
+
+proptest! {
+    #[test]
+    fn sums_are_those_of_the_definition(
+        rows in 1usize..100, columns in 1usize..400, tokens in 0usize..10, seed: u64,
+    ) {
+        let mut draws = Draws(seed);
+        let weights = draws.ternary(rows * columns);
+        let codes = draws.codes(tokens * columns);
+        let one = ActivationScale::from_absmax(127.0);
+        let x = Activations::from_codes(&codes, columns, &vec![one; tokens]);
+        let panels = TernaryPanels::from_codes(columns, &weights, scale(1.0));
+        let expected = products(&weights, &x);
+        for kernel in Kernel::available() {
+            prop_assert_eq!(&accumulated(kernel, &panels, &x), &expected, "{:?}", kernel);
+        }
+    }
+
+    #[test]
+    fn outputs_are_rescaled_by_each_matrix_s_own_scale(
+        quarters in prop::collection::vec(1usize..20, 1..4), columns in 1usize..80,
+        tokens in 1usize..6, seed: u64,
+    ) {
+        let mut draws = Draws(seed);
+        let mut matrices = Vec::new();
+        let mut weights = Vec::new();
+        let mut scales = Vec::new();
+        for (index, quarters) in quarters.iter().enumerate() {
+            let codes = draws.ternary(4 * quarters * columns);
+            let scale = scale(0.3 + index as f32);
+            let packed = PackedTernary::from_codes(4 * quarters, columns, &codes).unwrap();
+            matrices.push((packed, scale));
+            weights.extend(codes);
+            scales.extend(vec![scale; 4 * quarters]);
+        }
+        let panels = TernaryPanels::stack(&matrices);
+        let values = draws.floats(tokens * columns);
+        for kernel in Kernel::available() {
+            let x = Activations::quantise(kernel, &values, columns);
+            let rescale = |(i, &sum): (usize, &i32)| {
+                x.scale(i / panels.rows()).rescale(sum, scales[i % panels.rows()]).to_bits()
+            };
+            let expected: Vec<u32> = products(&weights, &x).iter().enumerate().map(rescale).collect();
+            prop_assert_eq!(by_ranges(kernel, &panels, &x), expected, "{:?}", kernel);
+        }
+    }
+
+    #[test]
+    fn activations_quantise_as_the_format_says(columns in 1usize..200, seed: u64) {
+        check_quantiser(&Draws(seed).floats(columns));
+    }
+
+    #[test]
+    fn scaled_sums_have_the_same_bits(columns in 0usize..100, seed: u64) {
+        let mut draws = Draws(seed);
+        let (start, x) = (draws.floats(columns), draws.floats(columns));
+        let expected: Vec<f32> = start.iter().zip(&x).map(|(start, x)| start + 0.3 * x).collect();
+        for kernel in Kernel::available() {
+            let mut out = start.clone();
+            kernel.add_scaled(&mut out, 0.3, &x);
+            prop_assert_eq!(&out, &expected, "{:?}", kernel);
+        }
+    }
+
+    #[test]
+    fn dot_products_have_the_same_bits(columns in 1usize..300, rows in 1usize..5, seed: u64) {
+        let mut draws = Draws(seed);
+        let x = draws.floats(2 * columns);
+        let fine = draws.floats(rows * columns);
+        let coarse = fine.iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
+        for weights in [fine, coarse] {
+            let matrix = DenseMatrix::new(columns, weights);
+            let product = |kernel| {
+                let mut out = vec![0.0; 2 * rows];
+                matrix.matmul(kernel, &x, 0..rows, &mut out);
+                out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            for kernel in Kernel::available() {
+                prop_assert_eq!(product(kernel), product(Kernel::Scalar), "{:?}", kernel);
+            }
+        }
+    }
+}
+
+/// The whole product `[T, N]`, computed one pair of panels at a time.
+fn by_ranges(kernel: Kernel, panels: &TernaryPanels, x: &Activations) -> Vec<u32> {
+    let mut whole = vec![0; x.tokens() * panels.rows()];
+    for start in (0..panels.rows()).step_by(32) {
+        let rows = start..panels.rows().min(start + 32);
+        let mut part = vec![0.0; x.tokens() * rows.len()];
+        matmul(kernel, panels, x, rows.clone(), &mut part);
+        for (token, part) in part.chunks(rows.len()).enumerate() {
+            let bits = part.iter().map(|value| value.to_bits());
+            let places = &mut whole[token * panels.rows()..][rows.clone()];
+            places.iter_mut().zip(bits).for_each(|(place, bits)| *place = bits);
+        }
+    }
+    whole
+}
