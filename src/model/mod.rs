@@ -20,6 +20,7 @@ mod mlp;
 mod norm;
 mod parameters;
 mod rope;
+mod source;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, Weight};

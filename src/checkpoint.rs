@@ -1,0 +1,273 @@
+//! Checkpoints: a directory that exists under its final name only when complete and hashed.
+//!
+//! `step-000200/` holds the model with Hugging Face names and f32 latents (a folder other tools
+//! read as it lies), the optimizer's moments, the state of the run, and last of all
+//! `MANIFEST.json` with the size and BLAKE3 hash of every other file. What to save and when is the
+//! training loop's business.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
+use bitnet_format::staged::{OnExisting, StagedDir};
+use bitnet_format::tensors::{TensorData, TensorFile, write_tensors};
+use bitnet_format::{FormatError, HfConfig, ModelSpec, WeightForm, tensor_table};
+use burn::tensor::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LanguageModel, named_values};
+use crate::train::AdamW;
+
+/// Moments of the optimizer.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// The state of the run.
+pub const STATE_FILE: &str = "state.json";
+/// The complete recipe.
+pub const RECIPE_FILE: &str = "recipe.resolved.toml";
+/// Sizes and hashes of the other files.
+pub const MANIFEST_FILE: &str = "MANIFEST.json";
+/// Version of the layout of a checkpoint.
+const LAYOUT_VERSION: u32 = 1;
+
+/// Why a checkpoint cannot be used or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The directory is not what its manifest says.
+    #[error("{path}: {what}")]
+    Broken {
+        /// The file or directory at fault.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A parameter is NaN or infinite; such a state is never written.
+    #[error("parameter {name} holds a value that is not finite; the last good checkpoint stands")]
+    NotFinite {
+        /// The parameter.
+        name: String,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    layout: u32,
+    version: String,
+    files: BTreeMap<String, FileRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct FileRecord {
+    bytes: u64,
+    blake3: String,
+}
+
+/// Everything of a model that a folder holds beside its tensors.
+#[derive(Clone, Copy, Debug)]
+pub struct FolderParts<'a> {
+    /// The architecture.
+    pub spec: &'a ModelSpec,
+    /// The bytes of `tokenizer.json`, if there is one.
+    pub tokenizer: Option<&'a [u8]>,
+}
+
+/// Writes model, config and tokenizer as a Hugging Face folder with f32 values into `dir`.
+///
+/// # Errors
+/// When a value is not finite or the disk refuses.
+pub fn write_model(
+    dir: &Path,
+    parts: FolderParts,
+    model: &LanguageModel,
+) -> Result<(), CheckpointError> {
+    let table = tensor_table(parts.spec);
+    let mut values = Vec::new();
+    for ((name, tensor), entry) in named_values(model).into_iter().zip(&table) {
+        assert_eq!(name, entry.name, "modules are visited in the order of the tensor table");
+        let value = host(tensor);
+        if value.iter().any(|value| !value.is_finite()) {
+            return Err(CheckpointError::NotFinite { name });
+        }
+        values.push(value);
+    }
+    let tensors = table
+        .iter()
+        .zip(&values)
+        .map(|(entry, values)| (entry.name.clone(), TensorData::f32(&entry.shape, values)));
+    write_tensors(&dir.join(MODEL_FILE), tensors)?;
+    let config = HfConfig { spec: parts.spec.clone(), form: WeightForm::Latent };
+    fs_err::write(dir.join(CONFIG_FILE), config.to_json("float32"))?;
+    if let Some(tokenizer) = parts.tokenizer {
+        fs_err::write(dir.join(TOKENIZER_FILE), tokenizer)?;
+    }
+    Ok(())
+}
+
+/// What a checkpoint holds beside the state of the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// Architecture and tokenizer.
+    pub folder: FolderParts<'a>,
+    /// The parameters.
+    pub model: &'a LanguageModel,
+    /// The moments.
+    pub optimizer: &'a AdamW,
+    /// The complete recipe that led here.
+    pub recipe: &'a str,
+}
+
+/// Publishes a whole checkpoint as `target`.
+///
+/// # Errors
+/// As [`write_model`]; whatever stood at `target` is then untouched.
+pub fn save<S: Serialize>(
+    target: &Path,
+    contents: Contents,
+    state: &S,
+) -> Result<(), CheckpointError> {
+    let staged = StagedDir::beside(target, OnExisting::Replace)?;
+    write_model(staged.path(), contents.folder, contents.model)?;
+    let optimizer = &staged.path().join(OPTIMIZER_FILE);
+    write_moments(optimizer, contents.folder.spec, contents.optimizer)?;
+    write_json(&staged.path().join(STATE_FILE), state)?;
+    fs_err::write(staged.path().join(RECIPE_FILE), contents.recipe)?;
+    write_manifest(staged.path())?;
+    Ok(staged.publish()?)
+}
+
+fn write_moments(path: &Path, spec: &ModelSpec, optimizer: &AdamW) -> Result<(), CheckpointError> {
+    let table = tensor_table(spec);
+    let moments = [("first", &optimizer.first), ("second", &optimizer.second)];
+    let mut values = Vec::new();
+    for (kind, tensors) in moments {
+        for (entry, tensor) in table.iter().zip(tensors) {
+            values.push((format!("{kind}.{}", entry.name), &entry.shape, host(tensor.clone())));
+        }
+    }
+    let tensors =
+        values.iter().map(|(name, shape, value)| (name.clone(), TensorData::f32(shape, value)));
+    Ok(write_tensors(path, tensors)?)
+}
+
+/// Reads the moments of a checkpoint, first and second, in table order.
+///
+/// # Errors
+/// When a moment is missing or has another shape.
+pub fn read_moments(
+    dir: &Path,
+    spec: &ModelSpec,
+    device: &Device,
+) -> Result<[Vec<Tensor<1>>; 2], CheckpointError> {
+    let file = TensorFile::open(&dir.join(OPTIMIZER_FILE))?;
+    let read = |kind: &str| -> Result<Vec<Tensor<1>>, CheckpointError> {
+        let table = tensor_table(spec);
+        let tensor = |entry: &bitnet_format::TensorEntry| {
+            let values = file.finite_floats(&format!("{kind}.{}", entry.name), &entry.shape)?;
+            Ok(Tensor::from_floats(values.as_slice(), device))
+        };
+        table.iter().map(tensor).collect()
+    };
+    Ok([read("first")?, read("second")?])
+}
+
+/// Reads the state of a checkpoint.
+///
+/// # Errors
+/// When the file is missing or does not parse.
+pub fn read_state<S: DeserializeOwned>(dir: &Path) -> Result<S, CheckpointError> {
+    read_json(&dir.join(STATE_FILE))
+}
+
+/// Checks every file of a checkpoint against its manifest.
+///
+/// # Errors
+/// Names the first file that is missing, has another size or another hash, or is not listed.
+pub fn verify(dir: &Path) -> Result<(), CheckpointError> {
+    let manifest: Manifest = read_json(&dir.join(MANIFEST_FILE))?;
+    let broken = |name: &str, what: String| CheckpointError::Broken { path: dir.join(name), what };
+    if manifest.layout != LAYOUT_VERSION {
+        let what = format!("has layout version {}; expected {LAYOUT_VERSION}", manifest.layout);
+        return Err(broken(MANIFEST_FILE, what));
+    }
+    for required in [MODEL_FILE, CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE, RECIPE_FILE] {
+        if !manifest.files.contains_key(required) {
+            return Err(broken(MANIFEST_FILE, format!("does not list {required}")));
+        }
+    }
+    for (name, expected) in &manifest.files {
+        if name.contains(['/', '\\']) || name == ".." {
+            return Err(broken(MANIFEST_FILE, format!("lists {name:?}; expected plain names")));
+        }
+        let found = record(&dir.join(name))?;
+        if found.bytes != expected.bytes {
+            let what = format!("has {} bytes; expected {}", found.bytes, expected.bytes);
+            return Err(broken(name, what));
+        }
+        if found.blake3 != expected.blake3 {
+            return Err(broken(name, "does not have the hash that MANIFEST.json lists".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn write_manifest(dir: &Path) -> Result<(), CheckpointError> {
+    let mut files = BTreeMap::new();
+    for entry in fs_err::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        files.insert(name, record(&entry.path())?);
+    }
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    write_json(&dir.join(MANIFEST_FILE), &Manifest { layout: LAYOUT_VERSION, version, files })
+}
+
+fn record(path: &Path) -> Result<FileRecord, CheckpointError> {
+    let mut hasher = blake3::Hasher::new();
+    let bytes = std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
+    Ok(FileRecord { bytes, blake3: hasher.finalize().to_hex().to_string() })
+}
+
+fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<(), CheckpointError> {
+    let mut text = serde_json::to_string_pretty(value).expect("our own types serialise");
+    text.push('\n');
+    Ok(fs_err::write(path, text)?)
+}
+
+fn read_json<S: DeserializeOwned>(path: &Path) -> Result<S, CheckpointError> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text)
+        .map_err(|error| CheckpointError::Broken { path: path.to_owned(), what: error.to_string() })
+}
+
+fn host(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("parameters and moments are f32")
+}
+
+/// The checkpoints of a run directory, oldest first, sorted by number.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(run_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse().ok());
+        if let Some(number) = number {
+            found.push((number, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The directory of the checkpoint of a step.
+pub fn path_of(run_dir: &Path, step: u64) -> PathBuf {
+    run_dir.join(format!("step-{step:06}"))
+}

@@ -1,0 +1,126 @@
+//! The command line as typed. What it means is in `commands`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Train and fine-tune BitNet b1.58 ternary language models.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// Runs a recipe.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What to run.
+    #[arg(long, required = true, value_name = "RECIPE.toml")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Recipe keys to set, such as train.steps=100.
+    #[arg(value_name = "dotted.key=value")]
+    pub(crate) overrides: Vec<String>,
+    /// Run directory [default: runs/<recipe name>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// never, auto, or a checkpoint (a path, or step-N in the run directory).
+    #[arg(long, default_value = "never", value_name = "never|auto|PATH")]
+    pub(crate) resume: String,
+    /// A recipe key that may differ from the run on disk; `data` for changed files.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) allow_change: Vec<String>,
+    /// Device, over the recipe's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
+    /// Worker threads [default: the cores this process may run on]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Errors only.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the schedule of a recipe, step by step.
+    Plan(PlanArgs),
+    /// Train a byte-level BPE tokenizer from text.
+    Tokenizer(TokenizerArgs),
+    /// Held-out loss of a model on text.
+    Eval(EvalArgs),
+    /// Write a trained model in a format that runs.
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The recipe.
+    #[arg(long, value_name = "RECIPE.toml")]
+    pub(crate) recipe: PathBuf,
+    /// Recipe keys to set, such as train.steps=100.
+    #[arg(value_name = "dotted.key=value")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenizerArgs {
+    /// Text files: .txt, or .jsonl with a "text" field.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) data: Vec<PathBuf>,
+    /// Entries, the 256 bytes and 8 special tokens included.
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab_size: usize,
+    /// The file to write; refused when it exists.
+    #[arg(long, value_name = "tokenizer.json")]
+    pub(crate) out: PathBuf,
+    /// Replace the file.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// A checkpoint, a Hugging Face folder or a packed folder, with its tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Text files: .txt, or .jsonl with a "text" field.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) data: Vec<PathBuf>,
+    /// Tokens a row [default: the model's context, at most 512]
+    #[arg(long, value_name = "N")]
+    pub(crate) seq_len: Option<usize>,
+    /// Worker threads [default: the cores this process may run on]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A checkpoint or a Hugging Face folder with float matrices.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// hf-packed
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: String,
+    /// What to write; refused when it exists.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out: PathBuf,
+    /// Replace what is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Skip running the written file.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

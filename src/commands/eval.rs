@@ -1,0 +1,63 @@
+//! `bitnet-train eval`: the held-out loss of any model folder on text.
+
+use anyhow::Result;
+use bitnet_format::folder::{ModelFolder, TOKENIZER_FILE};
+use bitnet_text::Tokenizer;
+use bitnet_train::data::{CacheRequest, Source, TokenCache, validation_rows};
+use bitnet_train::model::LanguageModel;
+use bitnet_train::platform::Signals;
+use bitnet_train::train::{TrainError, likelihood};
+use burn::tensor::Device;
+use serde_json::json;
+
+use super::{print_line, set_threads};
+use crate::cli::EvalArgs;
+
+pub(crate) fn run(args: &EvalArgs) -> Result<()> {
+    set_threads(args.threads)?;
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    let folder = ModelFolder::open(&args.model).map_err(TrainError::from)?;
+    let tokenizer =
+        Tokenizer::from_file(&args.model.join(TOKENIZER_FILE)).map_err(TrainError::from)?;
+    let device = Device::flex();
+    let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
+    let scratch = std::env::temp_dir().join(format!("bitnet-eval-{}", std::process::id()));
+    let cache = TokenCache::open_or_build(&CacheRequest {
+        cache_dir: &scratch,
+        source: &Source::Files(args.data.clone()),
+        tokenizer: &tokenizer,
+        interrupted: &|| signals.stop().is_some(),
+        progress: &|_, _| {},
+    });
+    let measured = cache.map_err(TrainError::from).map(|cache| {
+        let context = folder.spec().max_position_embeddings;
+        let seq_len = args.seq_len.unwrap_or_else(|| context.min(512)).min(context);
+        let interrupted = || signals.stop().is_some();
+        let sum = likelihood(&model, validation_rows(&cache, seq_len), &device, &interrupted);
+        (sum, cache.statistics().bytes)
+    });
+    // The tokens were wanted once; leave nothing behind, whatever happened.
+    let _ = fs_err::remove_dir_all(&scratch);
+    let (sum, bytes) = measured?;
+    let Some(sum) = sum else {
+        let stop = signals.stop().expect("only a signal interrupts");
+        return Err(TrainError::Stopped(stop).into());
+    };
+    let evaluation = sum.evaluation();
+    let bits_per_byte = sum.nll / std::f64::consts::LN_2 / bytes.max(1) as f64;
+    if args.json {
+        let quantised = folder.spec().quantise;
+        let result = json!({
+            "tokens": sum.tokens, "nll_per_token": evaluation.nll_per_token,
+            "perplexity": evaluation.perplexity, "bits_per_byte": bits_per_byte,
+            "quantised": quantised,
+        });
+        print_line(&result.to_string());
+    } else {
+        print_line(&format!(
+            "{} tokens: {:.4} nats a token, perplexity {:.2}, {bits_per_byte:.4} bits a byte",
+            sum.tokens, evaluation.nll_per_token, evaluation.perplexity
+        ));
+    }
+    Ok(())
+}

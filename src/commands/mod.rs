@@ -1,0 +1,40 @@
+//! One file a command: from what was typed to what is done and printed.
+
+mod eval;
+mod export;
+mod plan;
+mod run;
+mod tokenizer;
+
+use anyhow::Result;
+use bitnet_train::train::TrainError;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Usage;
+
+/// Runs the command that was typed.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        None => run::run(cli.run),
+        Some(Command::Plan(args)) => plan::run(&args),
+        Some(Command::Tokenizer(args)) => tokenizer::run(&args),
+        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
+    }
+}
+
+/// Fixes the number of worker threads of this process.
+fn set_threads(threads: Option<usize>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    if threads == 0 {
+        return Err(Usage("--threads must be at least 1".to_owned()).into());
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    Ok(pool.map_err(|error| TrainError::Io(std::io::Error::other(error)))?)
+}
+
+/// Prints a line of results.
+#[expect(clippy::print_stdout, reason = "results belong on stdout")]
+fn print_line(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,27 @@
+//! `bitnet-train tokenizer`: a byte-level BPE tokenizer from text.
+
+use anyhow::Result;
+use bitnet_format::staged::{OnExisting, write_file};
+use bitnet_train::data::Source;
+use bitnet_train::train::TrainError;
+
+use super::print_line;
+use crate::cli::TokenizerArgs;
+
+pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
+    let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
+    if on_existing == OnExisting::Refuse && args.out.exists() {
+        let path = args.out.clone();
+        return Err(TrainError::from(bitnet_format::FormatError::Exists { path }).into());
+    }
+    let source = Source::Files(args.data.clone());
+    let mut texts = Vec::new();
+    for document in source.documents().map_err(TrainError::from)? {
+        texts.push(document.map_err(TrainError::from)?.text);
+    }
+    let json = bitnet_text::train_bpe(texts.into_iter(), args.vocab_size).map_err(TrainError::from)?;
+    write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;
+    let written = bitnet_text::Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
+    print_line(&format!("{}: {} entries", args.out.display(), written.vocab_size()));
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Tests of the token cache: what is built when, and what is left behind.
+
+use super::*;
+use crate::data::sample::{byte_tokenizer, cached, shared_data};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+fn source(texts: &[&str]) -> Source {
+    Source::in_memory("test", texts.iter().map(ToString::to_string).collect())
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs_err::DirEntry>| {
+        entry.unwrap().file_name().to_string_lossy().into_owned()
+    };
+    fs_err::read_dir(dir).unwrap().map(name).collect()
+}
+
+fn tokens(cache: &TokenCache, document: usize) -> Vec<i32> {
+    let mut tokens = Vec::new();
+    cache.extend(document, 0..cache.length(document) as usize, &mut tokens);
+    tokens
+}
+
+#[test]
+fn documents_stand_between_bos_and_eos_in_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cached(dir.path(), &source(&["ab", "", "é"]), &byte_tokenizer()).unwrap();
+    assert_eq!(tokens(&cache, 0), [256, 64, 65, 257]);
+    assert_eq!((tokens(&cache, 1).len(), cache.documents()), (4, 2));
+    let statistics = cache.statistics();
+    assert_eq!((statistics.documents, statistics.tokens, statistics.bytes), (2, 8, 4));
+    assert_eq!((statistics.empty_documents, cache.place(1).line), (1, 3));
+    assert_eq!(cache.origin(), &CacheOrigin::Built);
+}
+
+#[test]
+fn files_are_named_as_they_were_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, whole) = (dir.path().join("a.jsonl"), dir.path().join("b.txt"));
+    fs_err::write(&rows, "\n{\"text\":\"x\"}\n").unwrap();
+    fs_err::write(&whole, "y").unwrap();
+    let source = Source::Files(vec![rows.clone(), whole.clone()]);
+    let cache = cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap();
+    let places = [0, 1].map(|document| cache.place(document).to_string());
+    assert_eq!(places, [format!("{}:2", rows.display()), format!("{}:1", whole.display())]);
+    assert_eq!(cache.fingerprint(), source.fingerprint(&|| false).unwrap());
+}
+
+#[test]
+fn a_second_opening_reuses_the_cache_and_other_data_or_tokenizer_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = |texts: &[&str], tokenizer: &Tokenizer| {
+        cached(dir.path(), &source(texts), tokenizer).unwrap().origin().clone()
+    };
+    let tokenizer = byte_tokenizer();
+    assert_eq!(origin(&["ab"], &tokenizer), CacheOrigin::Built);
+    assert_eq!(origin(&["ab"], &tokenizer), CacheOrigin::Reused);
+    assert_eq!(origin(&["ba"], &tokenizer), CacheOrigin::Built);
+    let mut json = tokenizer.json().to_vec();
+    json.push(b' ');
+    let other = Tokenizer::from_bytes(Path::new("t.json"), &json).unwrap();
+    assert_eq!(origin(&["ab"], &other), CacheOrigin::Built);
+}
+
+#[test]
+fn a_damaged_cache_is_rebuilt_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, tokenizer) = (source(&["hello", "world"]), byte_tokenizer());
+    let first = tokens(&cached(dir.path(), &source, &tokenizer).unwrap(), 1);
+    let name = entries(dir.path()).into_iter().find(|name| !name.ends_with("lock")).unwrap();
+    let path = dir.path().join(name).join("tokens.bin");
+    let good = fs_err::read(&path).unwrap();
+    for bad in [&good[..good.len() - 2], &[0; 28][..], b""] {
+        fs_err::write(&path, bad).unwrap();
+        let cache = cached(dir.path(), &source, &tokenizer).unwrap();
+        let CacheOrigin::Rebuilt { why } = cache.origin() else { panic!("it was damaged") };
+        assert!(why.starts_with("tokens.bin: "), "{why}");
+        assert_eq!(
+            (tokens(&cache, 1), fs_err::read(&path).unwrap()),
+            (first.clone(), good.clone())
+        );
+    }
+    assert_eq!(entries(dir.path()).len(), 2, "the cache and its lock");
+}
+
+#[test]
+fn leftovers_of_a_killed_process_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, tokenizer) = (source(&["x"]), byte_tokenizer());
+    cached(dir.path(), &source, &tokenizer).unwrap();
+    let name = entries(dir.path()).into_iter().find(|name| !name.ends_with("lock")).unwrap();
+    fs_err::rename(dir.path().join(&name), dir.path().join(format!("{name}.tmp-1"))).unwrap();
+    assert_eq!(cached(dir.path(), &source, &tokenizer).unwrap().origin(), &CacheOrigin::Built);
+    assert_eq!(entries(dir.path()).len(), 2);
+}
+
+#[test]
+fn an_interruption_at_any_moment_leaves_nothing_but_the_lock_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Source::generated("k".into(), 3, |_| "x".into());
+    let open = |polls: usize| {
+        let left = AtomicUsize::new(polls);
+        let interrupted = || left.fetch_sub(1, Ordering::Relaxed) == 0;
+        TokenCache::open_or_build(&CacheRequest {
+            cache_dir: dir.path(),
+            source: &source,
+            tokenizer: &byte_tokenizer(),
+            interrupted: &interrupted,
+            progress: &|_, _| {},
+        })
+    };
+    // While waiting for the lock, before the first batch, after it.
+    for polls in 0..3 {
+        assert!(matches!(open(polls), Err(DataError::Interrupted)), "{polls}");
+        assert!(entries(dir.path()).iter().all(|name| name.ends_with("lock")));
+    }
+    assert_eq!(open(3).unwrap().documents(), 3);
+}
+
+#[test]
+fn progress_reaches_the_size_of_the_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    fs_err::write(&path, "{\"text\":\"x\"}\n\n").unwrap();
+    let last = std::cell::Cell::new((0, 0));
+    let request = CacheRequest {
+        cache_dir: &dir.path().join("cache"),
+        source: &Source::Files(vec![path]),
+        tokenizer: &byte_tokenizer(),
+        interrupted: &|| false,
+        progress: &|done, total| last.set((done, total)),
+    };
+    TokenCache::open_or_build(&request).unwrap();
+    assert_eq!(last.get(), (14, 14));
+}
+
+#[test]
+fn a_set_of_empty_documents_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    fs_err::write(&path, "{\"text\":\"\"}\n").unwrap();
+    let source = Source::Files(vec![path]);
+    let error = cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap_err();
+    assert!(matches!(error, DataError::NoDocuments { empty: 1, .. }));
+    assert_eq!(entries(&dir.path().join("cache")).len(), 1);
+}
+
+#[test]
+fn files_that_change_while_they_are_read_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.txt");
+    fs_err::write(&path, "before").unwrap();
+    let source = Source::Files(vec![path.clone()]);
+    let request = CacheRequest {
+        cache_dir: &dir.path().join("cache"),
+        source: &source,
+        tokenizer: &byte_tokenizer(),
+        interrupted: &|| false,
+        progress: &|_, _| fs_err::write(&path, "after").unwrap(),
+    };
+    let error = TokenCache::open_or_build(&request).unwrap_err();
+    assert!(matches!(error, DataError::Changed { .. }), "{error}");
+}
+
+#[test]
+fn of_many_at_once_one_builds_and_the_others_use_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, tokenizer) = (source(&["many", "at", "once"]), byte_tokenizer());
+    let built = AtomicUsize::new(0);
+    let open = || {
+        let cache = cached(dir.path(), &source, &tokenizer).unwrap();
+        built.fetch_add(usize::from(*cache.origin() == CacheOrigin::Built), Ordering::Relaxed);
+        assert_eq!(cache.statistics().tokens, 16);
+    };
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(open))));
+    assert_eq!(built.into_inner(), 1);
+}
+
+/// The manifest counts text without BOS and EOS; a cache holds both for each document. Only
+/// files whose size is still the one in the manifest are compared.
+#[test]
+fn shared_data_has_the_token_counts_of_its_manifest() {
+    let Some(shared) = shared_data() else { return };
+    let path = shared.join("tokenizers/bpe4096/tokenizer.json");
+    let tokenizer = Tokenizer::from_file(&path).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (file, documents, listed) in [
+        ("val_general.jsonl", 41, 70_489),
+        ("general-00004-of-00005.jsonl", 518, 990_199),
+        ("tinyshakespeare.txt", 1, 405_693),
+    ] {
+        let source = Source::Files(vec![shared.join("pretrain").join(file)]);
+        let begun = Instant::now();
+        let statistics = cached(dir.path(), &source, &tokenizer).unwrap().statistics();
+        eprintln!("{file}: {statistics:?} in {:?}", begun.elapsed());
+        let counted = statistics.tokens - 2 * documents;
+        assert_eq!((statistics.documents, counted), (documents, listed), "{file}");
+    }
+}

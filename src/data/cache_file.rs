@@ -1,0 +1,296 @@
+//! The files of a token cache: `tokens.bin` (ids, `u16` or `u32`, little-endian), `documents.bin`
+//! (a record a document) and `meta.json` (what the other two must look like).
+//!
+//! When a cache is made, and under which name, is decided in `cache`.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use bitnet_format::FileBytes;
+use fs_err::File;
+use serde::{Deserialize, Serialize};
+
+use super::checksum::FileCheck;
+use super::documents::Document;
+use super::error::DataError;
+use super::source::FileRecord;
+
+/// Version of the layout; part of every cache's key.
+pub(crate) const LAYOUT_VERSION: u32 = 1;
+
+const TOKENS_FILE: &str = "tokens.bin";
+const DOCUMENTS_FILE: &str = "documents.bin";
+const META_FILE: &str = "meta.json";
+
+/// Vocabularies up to this size have ids of two bytes.
+const NARROW_VOCAB: usize = 1 << 16;
+const RECORD_BYTES: usize = 32;
+
+/// What is known of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DocumentRecord {
+    /// Tokens of all documents up to the end of this one.
+    pub(crate) end: u64,
+    /// Length of the text.
+    pub(crate) text_bytes: u64,
+    /// Which file it is from.
+    pub(crate) file: u64,
+    /// Its line there.
+    pub(crate) line: u64,
+}
+
+impl DocumentRecord {
+    fn to_bytes(self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        let fields = [self.end, self.text_bytes, self.file, self.line];
+        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            place.copy_from_slice(&field.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Self {
+        let field = |at: usize| {
+            u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were cut"))
+        };
+        Self { end: field(0), text_bytes: field(8), file: field(16), line: field(24) }
+    }
+}
+
+/// What a cache is of; all of it ends up in `meta.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheIdentity {
+    pub(crate) layout: u32,
+    pub(crate) key: String,
+    pub(crate) fingerprint: String,
+    pub(crate) vocab_size: usize,
+    pub(crate) files: Vec<FileRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Meta {
+    identity: CacheIdentity,
+    empty_documents: u64,
+    tokens: FileCheck,
+    documents: FileCheck,
+}
+
+/// Writes a cache document by document.
+#[derive(Debug)]
+pub(crate) struct CacheWriter {
+    dir: PathBuf,
+    tokens: BufWriter<File>,
+    documents: BufWriter<File>,
+    token_bytes: usize,
+    end: u64,
+}
+
+impl CacheWriter {
+    pub(crate) fn create(dir: &Path, vocab_size: usize) -> Result<Self, DataError> {
+        let file = |name| Ok::<_, DataError>(BufWriter::new(File::create(dir.join(name))?));
+        let (tokens, documents) = (file(TOKENS_FILE)?, file(DOCUMENTS_FILE)?);
+        let (dir, token_bytes) = (dir.to_owned(), token_bytes(vocab_size));
+        Ok(Self { dir, tokens, documents, token_bytes, end: 0 })
+    }
+
+    /// `ids` are below the size of the vocabulary.
+    pub(crate) fn append(&mut self, document: &Document, ids: &[u32]) -> Result<(), DataError> {
+        for id in ids {
+            self.tokens.write_all(&id.to_le_bytes()[..self.token_bytes])?;
+        }
+        self.end += ids.len() as u64;
+        let record = DocumentRecord {
+            end: self.end,
+            text_bytes: document.text.len() as u64,
+            file: document.file as u64,
+            line: document.line,
+        };
+        Ok(self.documents.write_all(&record.to_bytes())?)
+    }
+
+    /// Writes `meta.json`, which makes the other files a cache.
+    pub(crate) fn finish(
+        mut self,
+        identity: CacheIdentity,
+        empty_documents: u64,
+    ) -> Result<(), DataError> {
+        self.tokens.flush()?;
+        self.documents.flush()?;
+        let check =
+            |name| Ok::<_, DataError>(FileCheck::of(&FileBytes::map(&self.dir.join(name))?));
+        let (tokens, documents) = (check(TOKENS_FILE)?, check(DOCUMENTS_FILE)?);
+        let meta = Meta { identity, empty_documents, tokens, documents };
+        let text = serde_json::to_vec_pretty(&meta).expect("plain fields become JSON");
+        Ok(fs_err::write(self.dir.join(META_FILE), text)?)
+    }
+}
+
+/// The mapped files of a cache whose sizes, checksums and index were found to be right.
+#[derive(Debug)]
+pub(crate) struct CacheFiles {
+    meta: Meta,
+    tokens: FileBytes,
+    documents: FileBytes,
+    token_bytes: usize,
+}
+
+impl CacheFiles {
+    /// Maps and checks; the error is the reason why the cache must be made anew.
+    pub(crate) fn open(dir: &Path, identity: &CacheIdentity) -> Result<Self, String> {
+        let text = fs_err::read(dir.join(META_FILE)).map_err(|error| error.to_string())?;
+        let meta: Meta =
+            serde_json::from_slice(&text).map_err(|error| format!("{META_FILE}: {error}"))?;
+        if meta.identity != *identity {
+            return Err(format!("{META_FILE}: it is of other data"));
+        }
+        let tokens = meta.tokens.open(dir, TOKENS_FILE)?;
+        let documents = meta.documents.open(dir, DOCUMENTS_FILE)?;
+        let token_bytes = token_bytes(identity.vocab_size);
+        let files = Self { meta, tokens, documents, token_bytes };
+        files.check_index()?;
+        Ok(files)
+    }
+
+    /// Number of documents.
+    pub(crate) fn documents(&self) -> usize {
+        self.documents.len() / RECORD_BYTES
+    }
+
+    pub(crate) fn record(&self, document: usize) -> DocumentRecord {
+        DocumentRecord::from_bytes(&self.documents[document * RECORD_BYTES..][..RECORD_BYTES])
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = DocumentRecord> {
+        (0..self.documents()).map(|document| self.record(document))
+    }
+
+    /// Tokens of all documents before this one.
+    pub(crate) fn start(&self, document: usize) -> u64 {
+        if document == 0 { 0 } else { self.record(document - 1).end }
+    }
+
+    pub(crate) fn empty_documents(&self) -> u64 {
+        self.meta.empty_documents
+    }
+
+    /// Appends the tokens `from..to`, counted over all documents.
+    pub(crate) fn extend(&self, from: u64, to: u64, out: &mut Vec<i32>) {
+        let bytes = &self.tokens[from as usize * self.token_bytes..to as usize * self.token_bytes];
+        match self.token_bytes {
+            2 => out.extend(pieces(bytes).map(|id| i32::from(u16::from_le_bytes(id)))),
+            _ => out.extend(pieces(bytes).map(|id| u32::from_le_bytes(id) as i32)),
+        }
+    }
+
+    /// The records must count up to exactly the tokens there are.
+    fn check_index(&self) -> Result<(), String> {
+        let whole = self.documents.len().is_multiple_of(RECORD_BYTES);
+        let mut ends = self.records().map(|record| record.end);
+        let mut last = 0;
+        let rising = ends.all(|end| std::mem::replace(&mut last, end) <= end);
+        let fits = last.checked_mul(self.token_bytes as u64) == Some(self.tokens.len() as u64);
+        let files = self.meta.identity.files.len().max(1) as u64;
+        let named = self.records().all(|record| record.file < files);
+        if whole && rising && fits && named && self.documents() > 0 {
+            return Ok(());
+        }
+        Err(format!("{DOCUMENTS_FILE}: does not fit {TOKENS_FILE}"))
+    }
+}
+
+fn pieces<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    let (pieces, _) = bytes.as_chunks();
+    pieces.iter().copied()
+}
+
+fn token_bytes(vocab_size: usize) -> usize {
+    if vocab_size <= NARROW_VOCAB { 2 } else { 4 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(vocab_size: usize) -> CacheIdentity {
+        let (key, fingerprint) = ("k".to_owned(), "f".to_owned());
+        CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, files: Vec::new() }
+    }
+
+    fn written(vocab_size: usize) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = CacheWriter::create(dir.path(), vocab_size).unwrap();
+        let document = |line, text: &str| Document { file: 0, line, text: text.to_owned() };
+        writer.append(&document(1, "ab"), &[1, 258]).unwrap();
+        writer.append(&document(7, "é"), &[65_535]).unwrap();
+        writer.finish(identity(vocab_size), 3).unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_layout_is_frozen() {
+        let narrow = written(NARROW_VOCAB);
+        let bytes = |dir: &tempfile::TempDir, name| fs_err::read(dir.path().join(name)).unwrap();
+        assert_eq!(bytes(&narrow, TOKENS_FILE), [1, 0, 2, 1, 255, 255]);
+        let mut records = [0; 64];
+        (records[0], records[8], records[24]) = (2, 2, 1);
+        (records[32], records[40], records[56]) = (3, 2, 7);
+        assert_eq!(bytes(&narrow, DOCUMENTS_FILE), records);
+        let wide = written(NARROW_VOCAB + 1);
+        assert_eq!(bytes(&wide, TOKENS_FILE), [1, 0, 0, 0, 2, 1, 0, 0, 255, 255, 0, 0]);
+    }
+
+    #[test]
+    fn both_widths_are_read_back() {
+        for vocab_size in [NARROW_VOCAB, NARROW_VOCAB + 1] {
+            let dir = written(vocab_size);
+            let files = CacheFiles::open(dir.path(), &identity(vocab_size)).unwrap();
+            let mut tokens = Vec::new();
+            files.extend(1, 3, &mut tokens);
+            assert_eq!(tokens, [258, 65_535]);
+            assert_eq!((files.documents(), files.start(1), files.empty_documents()), (2, 2, 3));
+            assert_eq!(files.record(1), DocumentRecord { end: 3, text_bytes: 2, file: 0, line: 7 });
+        }
+    }
+
+    #[test]
+    fn every_way_of_damage_is_found() {
+        let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1);
+        let extend = |bytes: &mut Vec<u8>| bytes.push(0);
+        let empty = Vec::clear;
+        let flip = |bytes: &mut Vec<u8>| bytes[2] ^= 1;
+        let damages: [fn(&mut Vec<u8>); 4] = [cut, extend, empty, flip];
+        for name in [TOKENS_FILE, DOCUMENTS_FILE, META_FILE] {
+            for (kind, damage) in damages.iter().enumerate() {
+                let dir = written(300);
+                let path = dir.path().join(name);
+                let mut bytes = fs_err::read(&path).unwrap();
+                damage(&mut bytes);
+                fs_err::write(&path, bytes).unwrap();
+                let reason = CacheFiles::open(dir.path(), &identity(300)).unwrap_err();
+                assert!(reason.contains(name), "{name} {kind}: {reason}");
+            }
+            let dir = written(300);
+            fs_err::remove_file(dir.path().join(name)).unwrap();
+            assert!(CacheFiles::open(dir.path(), &identity(300)).unwrap_err().contains(name));
+        }
+    }
+
+    #[test]
+    fn an_index_that_lies_under_a_right_checksum_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = CacheWriter::create(dir.path(), 300).unwrap();
+        let document = Document { file: 5, line: 1, text: "x".to_owned() };
+        writer.append(&document, &[1, 2]).unwrap();
+        writer.finish(identity(300), 0).unwrap();
+        let reason = CacheFiles::open(dir.path(), &identity(300)).unwrap_err();
+        assert_eq!(reason, "documents.bin: does not fit tokens.bin");
+    }
+
+    #[test]
+    fn a_cache_of_other_data_is_not_used() {
+        let reason = CacheFiles::open(written(300).path(), &identity(301)).unwrap_err();
+        assert_eq!(reason, "meta.json: it is of other data");
+    }
+}

@@ -1,0 +1,73 @@
+//! Knowing a large file again without reading all of it: its size and a hash.
+
+use std::path::Path;
+
+use bitnet_format::FileBytes;
+use serde::{Deserialize, Serialize};
+
+/// Files up to this size are hashed whole when a cache is opened. Of larger ones this many bytes
+/// are hashed, in blocks spread evenly from head to tail: a cut or overwritten file is still
+/// found, a single flipped bit may not be.
+const HASHED: usize = 64 << 20;
+const HASHED_BLOCKS: usize = 64;
+
+/// What a file of a cache must look like.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileCheck {
+    bytes: u64,
+    blake3: String,
+}
+
+impl FileCheck {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let blake3 = checksum(bytes, HASHED, HASHED_BLOCKS);
+        Self { bytes: bytes.len() as u64, blake3 }
+    }
+
+    /// Maps the file if it is the one that was checked; else the reason why it is not.
+    pub(crate) fn open(&self, dir: &Path, name: &str) -> Result<FileBytes, String> {
+        let bytes = FileBytes::map(&dir.join(name)).map_err(|error| error.to_string())?;
+        let length = bytes.len() as u64;
+        if length != self.bytes {
+            return Err(format!("{name}: expected {} bytes, got {length}", self.bytes));
+        }
+        if Self::of(&bytes) != *self {
+            return Err(format!("{name}: the checksum does not match"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// BLAKE3 of all bytes up to `hashed`, of evenly spread `blocks` of as many bytes together above.
+fn checksum(bytes: &[u8], hashed: usize, blocks: usize) -> String {
+    let mut hasher = blake3::Hasher::new();
+    if bytes.len() <= hashed {
+        hasher.update(bytes);
+    } else {
+        let block = hashed / blocks;
+        let last = bytes.len() - block;
+        for number in 0..blocks {
+            let start = (last as u128 * number as u128 / (blocks - 1) as u128) as usize;
+            hasher.update(&bytes[start..start + block]);
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_of_a_large_file_sees_its_head_and_its_tail() {
+        let mut bytes = vec![0; 1000];
+        let first = checksum(&bytes, 100, 10);
+        for at in [0, 9, 110, 990, 999] {
+            bytes[at] = 1;
+            assert_ne!(first, checksum(&bytes, 100, 10), "{at}");
+            bytes[at] = 0;
+        }
+        assert_eq!(first, checksum(&bytes, 100, 10));
+    }
+}

@@ -1,0 +1,133 @@
+//! How a tiny world begins: its people, places, containers and things, drawn from a seed.
+//!
+//! What then happens is planned in `plot`.
+
+use rand::RngExt;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use super::model::{Container, ContainerId, Lid, Person, PersonId, PlaceId, Spot, Thing, World};
+use super::names::{
+    ANIMALS, COLOURS, CONTAINERS, FRUIT_COLOURS, Gender, NAMES, NATURES, PLACES, THINGS,
+};
+
+const PLACES_IN_A_WORLD: usize = 4;
+
+impl World {
+    /// Draws the beginning of a world: two or three people, each in a place of their own, two or
+    /// three containers, and two or three things of which the hero has the first.
+    pub fn generate(rng: &mut ChaCha8Rng) -> Self {
+        let places: Vec<_> = PLACES.sample(rng, PLACES_IN_A_WORLD).copied().collect();
+        let people = people(rng);
+        let containers = containers(rng);
+        let things = things(rng, people.len(), containers.len());
+        let mut world = Self { people, places, things, containers };
+        world.let_some_like_what_is_there(rng);
+        world
+    }
+}
+
+impl World {
+    /// Likings that nothing in the world answers to would never matter to a story.
+    fn let_some_like_what_is_there(&mut self, rng: &mut ChaCha8Rng) {
+        for person in &mut self.people {
+            if rng.random_bool(0.6) {
+                person.likes = self.things[rng.random_range(0..self.things.len())].colour;
+            }
+        }
+    }
+}
+
+fn people(rng: &mut ChaCha8Rng) -> Vec<Person> {
+    let number = if rng.random_bool(0.35) { 3 } else { 2 };
+    let names: Vec<_> = NAMES.sample(rng, number).copied().collect();
+    let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
+    places.shuffle(rng);
+    names
+        .iter()
+        .zip(places)
+        .enumerate()
+        .map(|(id, (name, at))| person(rng, id, *name, at))
+        .collect()
+}
+
+fn person(
+    rng: &mut ChaCha8Rng,
+    id: usize,
+    (name, gender): (&'static str, Gender),
+    place: usize,
+) -> Person {
+    let child = match gender {
+        Gender::She => "girl",
+        Gender::He => "boy",
+    };
+    let kind = if rng.random_bool(0.5) { child } else { pick(rng, ANIMALS) };
+    let friend = [Some(PersonId(1)), Some(PersonId(0)), None][id];
+    let (nature, likes) = (pick(rng, NATURES), pick(rng, COLOURS));
+    Person { name, gender, kind, nature, place: PlaceId(place), friend, likes }
+}
+
+/// Containers of different colours, often of the same kind: then the colour alone tells them apart.
+fn containers(rng: &mut ChaCha8Rng) -> Vec<Container> {
+    let number = if rng.random_bool(0.35) { 3 } else { 2 };
+    let colours: Vec<_> = COLOURS.sample(rng, number).copied().collect();
+    let shared = rng.random_bool(0.4).then(|| pick(rng, CONTAINERS));
+    let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
+    places.shuffle(rng);
+    let draw = |(colour, place)| {
+        let (noun, lid) = shared.unwrap_or_else(|| pick(rng, CONTAINERS));
+        let lid = if lid { Lid::Shut } else { Lid::Without };
+        Container { noun, colour, place: PlaceId(place), lid }
+    };
+    colours.into_iter().zip(places).map(draw).collect()
+}
+
+/// Two or three things. The second sometimes shares the noun of the first, never the colour.
+fn things(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Vec<Thing> {
+    let number = rng.random_range(2..=3);
+    let mut nouns: Vec<_> = THINGS.sample(rng, number).copied().collect();
+    if rng.random_bool(0.25) {
+        nouns[1] = nouns[0];
+    }
+    let mut colours: Vec<&str> = Vec::new();
+    for &(_, fruit) in &nouns {
+        colours.push(fresh_colour(rng, fruit, &colours));
+    }
+    let spots = spots(rng, people, containers, nouns.len());
+    let parts = nouns.into_iter().zip(colours).zip(spots);
+    parts.map(|(((noun, _), colour), spot)| Thing { noun, colour, spot }).collect()
+}
+
+/// Where the things are: the first with the hero, no two in the same spot.
+fn spots(rng: &mut ChaCha8Rng, people: usize, containers: usize, number: usize) -> Vec<Spot> {
+    let mut spots = vec![Spot::With(PersonId(0))];
+    if rng.random_bool(0.6) {
+        spots.push(Spot::With(PersonId(1)));
+    }
+    while spots.len() < number {
+        let spot = free_spot(rng, people, containers);
+        if !spots.contains(&spot) {
+            spots.push(spot);
+        }
+    }
+    spots
+}
+
+fn fresh_colour(rng: &mut ChaCha8Rng, fruit: bool, taken: &[&'static str]) -> &'static str {
+    let palette = if fruit { &COLOURS[..FRUIT_COLOURS] } else { COLOURS };
+    let free: Vec<_> = palette.iter().filter(|colour| !taken.contains(colour)).copied().collect();
+    pick(rng, &free)
+}
+
+fn free_spot(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Spot {
+    match rng.random_range(0..3) {
+        0 if people > 2 => Spot::With(PersonId(2)),
+        0 | 1 => Spot::Inside(ContainerId(rng.random_range(0..containers))),
+        _ => Spot::Lying(PlaceId(rng.random_range(0..PLACES_IN_A_WORLD))),
+    }
+}
+
+/// One entry of a table that is never empty.
+pub(super) fn pick<T: Copy>(rng: &mut ChaCha8Rng, table: &[T]) -> T {
+    *table.choose(rng).expect("tables have entries")
+}

@@ -1,0 +1,28 @@
+//! How an error leaves the program: one message on stderr, the documented exit code.
+
+use std::process::ExitCode;
+
+use bitnet_train::train::TrainError;
+
+/// A command line that clap accepts and that still makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// Prints `error` and gives its exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(TrainError::Stopped(stop)) = error.downcast_ref() {
+        eprintln!("{error:#}");
+        return ExitCode::from(stop.exit_code());
+    }
+    // A recipe reports all its problems at once; each further one brings its own "error: ".
+    eprintln!("error: {error:#}");
+    ExitCode::from(code_of(error))
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Usage>().is_some() {
+        return 2;
+    }
+    error.downcast_ref::<TrainError>().map_or(1, TrainError::exit_code)
+}

@@ -1,0 +1,85 @@
+//! Who watches a run. The loop reports; a [`Monitor`] shows. Nothing a monitor does can change a
+//! number, and `metrics.jsonl` is written by the loop itself, whoever watches.
+
+mod terminal;
+
+pub use terminal::{Terminal, Verbosity};
+
+use std::path::Path;
+
+use serde::Serialize;
+
+/// What is known before the first step.
+#[derive(Clone, Debug)]
+pub struct RunInfo {
+    /// The recipe's name.
+    pub name: String,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// The first step that will be made; above 1 after a resume.
+    pub first_step: u64,
+    /// Tokens of an optimizer step.
+    pub tokens_per_step: usize,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepRecord {
+    /// From 1.
+    pub step: u64,
+    /// Name of the phase.
+    pub phase: String,
+    /// Trained targets so far.
+    pub tokens: u64,
+    /// Mean loss per trained token; JSON `null` when not finite.
+    pub loss: f32,
+    /// The bits of the loss, hexadecimal.
+    pub loss_bits: String,
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Weight decay of this step.
+    pub weight_decay: f64,
+    /// Global gradient norm before clipping.
+    pub grad_norm: f64,
+    /// Trained tokens a second over this step.
+    pub tokens_per_second: f64,
+    /// Whether the update was left out because something was not finite.
+    pub skipped: bool,
+}
+
+/// Held-out loss of one set.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq)]
+pub struct Evaluation {
+    /// Mean negative log-likelihood of a token, in nats.
+    pub nll_per_token: f64,
+    /// `exp(nll_per_token)`.
+    pub perplexity: f64,
+}
+
+/// A watcher of a run; every method may be left out.
+pub trait Monitor {
+    /// Training is about to begin.
+    fn started(&mut self, _info: &RunInfo) {}
+    /// Something worth a line happened.
+    fn message(&mut self, _text: &str) {}
+    /// Long preparation: `done` of `total` units of `what`.
+    fn progress(&mut self, _what: &str, _done: u64, _total: u64) {}
+    /// A step was made.
+    fn step(&mut self, _record: &StepRecord) {}
+    /// A held-out set was evaluated.
+    fn evaluated(&mut self, _step: u64, _set: &str, _evaluation: Evaluation) {}
+    /// The model continued a prompt.
+    fn sampled(&mut self, _step: u64, _prompt: &str, _text: &str) {}
+    /// A checkpoint or a folder was written.
+    fn saved(&mut self, _path: &Path) {}
+    /// The run came to its end.
+    fn finished(&mut self) {}
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Monitor for Silent {}

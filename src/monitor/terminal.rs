@@ -1,0 +1,164 @@
+//! A run on a terminal: a live bar where stderr is one, a plain line every ten seconds where not.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::monitor::{Evaluation, Monitor, RunInfo, StepRecord};
+
+/// How often a line is printed where there is no bar.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Steps over which the shown speed is averaged.
+const SPEED_WINDOW: usize = 20;
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// Progress and results.
+    Normal,
+}
+
+/// Shows a run on stderr.
+#[derive(Debug)]
+pub struct Terminal {
+    verbosity: Verbosity,
+    bar: Option<ProgressBar>,
+    steps: u64,
+    last_line: Option<Instant>,
+    speeds: VecDeque<f64>,
+    tokens_per_step: usize,
+}
+
+impl Terminal {
+    /// Decides by stderr whether a bar can be drawn.
+    pub fn new(verbosity: Verbosity) -> Self {
+        let bar = (verbosity == Verbosity::Normal && std::io::stderr().is_terminal()).then(new_bar);
+        Self { verbosity, bar, steps: 0, last_line: None, speeds: VecDeque::new(), tokens_per_step: 0 }
+    }
+
+    fn line(&self, text: &str) {
+        match (&self.bar, self.verbosity) {
+            (_, Verbosity::Quiet) => {}
+            (Some(bar), _) => bar.suspend(|| eprintln!("{text}")),
+            (None, _) => eprintln!("{text}"),
+        }
+    }
+
+    /// True at most once every [`LINE_EVERY`].
+    fn line_is_due(&mut self) -> bool {
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        if due {
+            self.last_line = Some(Instant::now());
+        }
+        due
+    }
+
+    fn speed(&self) -> f64 {
+        self.speeds.iter().sum::<f64>() / self.speeds.len().max(1) as f64
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:28} {pos}/{len} {msg}");
+    bar.set_style(style.expect("the template is a constant"));
+    bar
+}
+
+impl Monitor for Terminal {
+    fn started(&mut self, info: &RunInfo) {
+        self.steps = info.steps;
+        self.tokens_per_step = info.tokens_per_step;
+        let resumed = if info.first_step > 1 { " (resumed)" } else { "" };
+        self.line(&format!(
+            "{}: {:.2} M parameters, steps {} to {}{resumed}, {} tokens a step",
+            info.name,
+            info.parameters as f64 / 1e6,
+            info.first_step,
+            info.steps,
+            info.tokens_per_step
+        ));
+        if let Some(bar) = &self.bar {
+            bar.set_length(info.steps);
+            bar.set_position(info.first_step - 1);
+        }
+    }
+
+    fn message(&mut self, text: &str) {
+        self.line(text);
+    }
+
+    fn progress(&mut self, what: &str, done: u64, total: u64) {
+        if done >= total || self.line_is_due() {
+            self.line(&format!("{what}: {:.0} %", 100.0 * done as f64 / total.max(1) as f64));
+        }
+    }
+
+    fn step(&mut self, record: &StepRecord) {
+        self.speeds.push_back(record.tokens_per_second);
+        if self.speeds.len() > SPEED_WINDOW {
+            self.speeds.pop_front();
+        }
+        let left = (self.steps - record.step) as f64 * self.tokens_per_step as f64;
+        let eta = duration(left / self.speed().max(1e-9));
+        let skipped = if record.skipped { " SKIPPED (not finite)" } else { "" };
+        let text = format!(
+            "{} loss {:.4} lr {:.2e} norm {:.2} {:.0} tokens/s ETA {eta}{skipped}",
+            record.phase, record.loss, record.lr, record.grad_norm, self.speed()
+        );
+        if let Some(bar) = &self.bar {
+            bar.set_position(record.step);
+            bar.set_message(text);
+        } else if record.skipped || record.step == self.steps || self.line_is_due() {
+            self.line(&format!("step {}/{} {text}", record.step, self.steps));
+        }
+    }
+
+    fn evaluated(&mut self, step: u64, set: &str, evaluation: Evaluation) {
+        self.line(&format!(
+            "step {step}: {set} {:.4} nats a token, perplexity {:.2}",
+            evaluation.nll_per_token, evaluation.perplexity
+        ));
+    }
+
+    fn sampled(&mut self, step: u64, prompt: &str, text: &str) {
+        self.line(&format!("step {step}: «{prompt}»{text}"));
+    }
+
+    fn saved(&mut self, path: &Path) {
+        self.line(&format!("saved {}", path.display()));
+    }
+
+    fn finished(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `1 h 02 min`, `3 min 20 s` or `12 s`.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round().max(0.0) as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s:02} s"),
+        (h, m, _) => format!("{h} h {m:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_readable() {
+        assert_eq!(duration(11.6), "12 s");
+        assert_eq!(duration(200.0), "3 min 20 s");
+        assert_eq!(duration(3725.0), "1 h 02 min");
+    }
+}

@@ -1,0 +1,124 @@
+//! What differs between two recipes, and what that means for a run that goes on.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use super::settings::Recipe;
+
+/// A setting that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its dotted key; settings of a phase stand under the phase's name.
+    pub key: String,
+    /// What it was, as TOML, or `unset`.
+    pub old: String,
+    /// What it is now.
+    pub new: String,
+    /// Whether a run may go on with it.
+    pub class: Class,
+}
+
+/// Whether a run may go on with a changed setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It may: the steps stay what they are, up to rounding.
+    Safe,
+    /// Only when asked to: what is learned changes from here on.
+    NeedsAllow,
+    /// It may not: what was learned so far does not fit.
+    Fatal,
+}
+
+/// The class of every setting by the beginning of its key, the first that fits; others need to be
+/// allowed.
+const CLASSES: &[(&str, Class)] = &[
+    ("stage", Class::Fatal),
+    ("seed", Class::Fatal),
+    ("model", Class::Fatal),
+    ("tokenizer", Class::Fatal),
+    ("train.precision", Class::Fatal),
+    ("data.seq_len", Class::Fatal),
+    ("name", Class::Safe),
+    ("train.micro_batch", Class::Safe),
+    ("train.recompute", Class::Safe),
+    ("train.shard_optimizer", Class::Safe),
+    ("train.max_minutes", Class::Safe),
+    ("data.validation", Class::Safe),
+    ("data.cache", Class::Safe),
+    ("eval", Class::Safe),
+    ("checkpoint", Class::Safe),
+    ("sample", Class::Safe),
+    ("export", Class::Safe),
+];
+
+impl Recipe {
+    /// Every setting in which `other` differs, in order of their keys. Where the recipes lie does
+    /// not count.
+    pub fn diff(&self, other: &Self) -> Vec<Change> {
+        let (old, new) = (settings(self), settings(other));
+        let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        let value = |settings: &BTreeMap<String, String>, key: &String| {
+            settings.get(key).cloned().unwrap_or_else(|| "unset".into())
+        };
+        let change = |key: &String| Change {
+            key: key.clone(),
+            old: value(&old, key),
+            new: value(&new, key),
+            class: class(key),
+        };
+        keys.into_iter().map(change).filter(|change| change.old != change.new).collect()
+    }
+}
+
+impl Change {
+    /// Whether the run may go on when these keys are allowed; a key stands for all below it.
+    pub fn is_allowed(&self, keys: &[String]) -> bool {
+        match self.class {
+            Class::Safe => true,
+            Class::NeedsAllow => keys.iter().any(|key| is_under(&self.key, key)),
+            Class::Fatal => false,
+        }
+    }
+}
+
+fn class(key: &str) -> Class {
+    let found = CLASSES.iter().find(|(beginning, _)| is_under(key, beginning));
+    found.map_or(Class::NeedsAllow, |(_, class)| *class)
+}
+
+fn is_under(key: &str, beginning: &str) -> bool {
+    let rest = key.strip_prefix(beginning);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Every setting of a complete recipe under its dotted key.
+fn settings(recipe: &Recipe) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    flatten("", &recipe.table(), &mut found);
+    found
+}
+
+fn flatten(parent: &str, table: &Table, found: &mut BTreeMap<String, String>) {
+    for (name, value) in table {
+        let key = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
+        match value {
+            Value::Table(table) => flatten(&key, table, found),
+            Value::Array(phases) if key == "phase" => flatten_phases(phases, found),
+            _ => drop(found.insert(key, value.to_string())),
+        }
+    }
+}
+
+/// Phases under their names; their order is a setting of its own.
+fn flatten_phases(phases: &[Value], found: &mut BTreeMap<String, String>) {
+    let mut names = Vec::new();
+    for phase in phases.iter().filter_map(Value::as_table) {
+        let name = phase.get("name").and_then(Value::as_str).unwrap_or_default();
+        names.push(name);
+        flatten(&format!("phase.{name}"), phase, found);
+    }
+    found.insert("phase".into(), names.join(", "));
+}

@@ -1,0 +1,208 @@
+//! Where a run's text comes from and how it is cut into rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::item::Item;
+use super::pattern::PathPattern;
+use super::phase::Sets;
+use super::section::Section;
+use super::settings::{Stage, word};
+
+/// The name of the set that `data.train` is.
+pub const TRAIN: &str = "train";
+/// The name of the one set that a list under `data.validation` is.
+pub const VALIDATION: &str = "validation";
+/// The sets of a generated world; the first is what a phase without weights is trained on.
+pub const GENERATED: [&str; 2] = ["general", "hq"];
+
+/// Named sets of files.
+pub type FileSets = BTreeMap<String, Vec<PathPattern>>;
+
+/// What a run is trained and evaluated on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// Where the text comes from.
+    pub source: DataSource,
+    /// Inputs, and targets, of a row.
+    pub seq_len: usize,
+    /// What becomes of rows with more.
+    pub long_rows: LongRows,
+    /// Where tokenised text is kept, if not where the program would.
+    pub cache: Option<PathBuf>,
+}
+
+/// Where text comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataSource {
+    /// From files.
+    Files {
+        /// What phases draw from; `data.train` is the set [`TRAIN`].
+        sets: FileSets,
+        /// What is evaluated, each under its name; empty when nothing is.
+        validation: FileSets,
+    },
+    /// From the project's own tiny world, validation included.
+    Generate(Generate),
+}
+
+/// The project's own tiny world: the sets [`GENERATED`] and held-out text of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generate {
+    /// Stories a set.
+    pub stories: usize,
+    /// Stories a set that are kept for validation.
+    pub held_out: usize,
+}
+
+/// What becomes of a row with more than `seq_len` tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LongRows {
+    /// It loses its end (dpo: the beginning of its prompt).
+    Truncate,
+    /// It is left out.
+    Drop,
+    /// It becomes several rows.
+    Split,
+}
+
+impl LongRows {
+    const WORDS: &[(&str, Self)] =
+        &[("truncate", Self::Truncate), ("drop", Self::Drop), ("split", Self::Split)];
+
+    /// The word for it in a recipe.
+    pub fn name(self) -> &'static str {
+        word(Self::WORDS, self)
+    }
+
+    /// What a stage allows: a preference pair cannot be split.
+    fn words(stage: Stage) -> &'static [(&'static str, Self)] {
+        if stage == Stage::Dpo { &Self::WORDS[..2] } else { Self::WORDS }
+    }
+
+    fn default(stage: Stage) -> Self {
+        if stage == Stage::Pretrain { Self::Split } else { Self::Truncate }
+    }
+}
+
+impl Data {
+    /// What phases can name.
+    pub(super) fn sets(&self) -> Sets {
+        match &self.source {
+            DataSource::Files { sets, .. } => Sets {
+                names: sets.keys().cloned().collect(),
+                default: sets.contains_key(TRAIN).then_some(TRAIN),
+            },
+            DataSource::Generate(_) => Sets {
+                names: BTreeSet::from(GENERATED.map(String::from)),
+                default: Some(GENERATED[0]),
+            },
+        }
+    }
+
+    /// Whether there is anything to evaluate.
+    pub fn has_validation(&self) -> bool {
+        match &self.source {
+            DataSource::Files { validation, .. } => !validation.is_empty(),
+            DataSource::Generate(_) => true,
+        }
+    }
+}
+
+/// Reads `[data]`; `base` is the folder that relative paths start from.
+pub(super) fn read_data(root: &mut Section<'_>, stage: Stage, base: &Path) -> Data {
+    let mut table = root.section("data");
+    let source = read_source(&mut table, base);
+    let seq_len = table.required("seq_len", "tokens a row", Item::count);
+    let long_rows = table.optional("long_rows", |item| item.choice(LongRows::words(stage)));
+    let cache = table.optional("cache", Item::word).map(|path| base.join(path));
+    table.finish();
+    Data {
+        source,
+        seq_len: seq_len.unwrap_or(1),
+        long_rows: long_rows.unwrap_or_else(|| LongRows::default(stage)),
+        cache,
+    }
+}
+
+fn read_source(table: &mut Section<'_>, base: &Path) -> DataSource {
+    let generate = table.item("generate");
+    let train = table.item("train");
+    let sets = table.item("sets");
+    let validation = table.item("validation");
+    let files = [&train, &sets, &validation];
+    if let Some(generate) = generate {
+        for item in files.into_iter().flatten() {
+            let message = "files beside `generate`, which brings its own text";
+            item.problem(format!("{message}; expected one or the other, got both"));
+        }
+        return DataSource::Generate(read_generate(&generate));
+    }
+    if train.is_none() && sets.is_none() {
+        table.missing("train", "a list of files, or [data.sets], or generate = {}");
+    }
+    let validation = validation.map(|item| read_sets(&item, Some(VALIDATION), base));
+    DataSource::Files {
+        sets: read_train(train.as_ref(), sets.as_ref(), base),
+        validation: validation.unwrap_or_default(),
+    }
+}
+
+fn read_generate(item: &Item<'_>) -> Generate {
+    let mut generate = Generate { stories: 20_000, held_out: 200 };
+    if let Some(mut table) = item.section("a table such as { stories = 20000 }") {
+        generate.stories = table.optional("stories", Item::count).unwrap_or(generate.stories);
+        generate.held_out = table.optional("held_out", Item::count).unwrap_or(generate.held_out);
+        table.finish();
+    }
+    generate
+}
+
+fn read_train(train: Option<&Item<'_>>, sets: Option<&Item<'_>>, base: &Path) -> FileSets {
+    let mut found = sets.map(|item| read_sets(item, None, base)).unwrap_or_default();
+    if let Some(item) = train {
+        let patterns = read_patterns(item, base).unwrap_or_default();
+        if found.insert(TRAIN.into(), patterns).is_some() {
+            let message = "a set called `train` beside `data.train`, which is that set";
+            item.problem(format!("{message}; expected one of them, got both"));
+        }
+    }
+    found
+}
+
+/// A table of named sets, or, where such a set has a `name`, a list of files.
+fn read_sets(item: &Item<'_>, name: Option<&str>, base: &Path) -> FileSets {
+    if let (Some(name), false) = (name, item.is_table()) {
+        return BTreeMap::from([(name.into(), read_patterns(item, base).unwrap_or_default())]);
+    }
+    let named = item.named("a table of named lists of files").unwrap_or_default();
+    if named.is_empty() {
+        item.problem("no set; expected at least one named list of files, got none".into());
+    }
+    let read = |item: &Item<'_>| read_patterns(item, base).unwrap_or_default();
+    named.iter().map(|(name, item)| ((*name).to_owned(), read(item))).collect()
+}
+
+/// A list of files, or a single one.
+fn read_patterns(item: &Item<'_>, base: &Path) -> Option<Vec<PathPattern>> {
+    if item.is_text() {
+        return Some(vec![read_pattern(item, base)?]);
+    }
+    let items = item.list("a list of files or patterns, such as [\"text/*.jsonl\"]")?;
+    if items.is_empty() {
+        item.problem("no file; expected at least one file or pattern, got an empty list".into());
+    }
+    items.iter().map(|item| read_pattern(item, base)).collect()
+}
+
+fn read_pattern(item: &Item<'_>, base: &Path) -> Option<PathPattern> {
+    let text = item.word()?;
+    let pattern = PathPattern::new(base, &text);
+    pattern
+        .map_err(|reason| {
+            item.problem(format!(
+                "bad pattern: {reason}; expected a file name or glob, got {text:?}"
+            ));
+        })
+        .ok()
+}

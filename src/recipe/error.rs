@@ -1,0 +1,179 @@
+//! What can be wrong with a recipe, and where.
+//!
+//! A recipe is read to its end before anything is reported, so that one look at the answer shows
+//! every mistake. Messages carry no `error: ` of their own in front: whoever prints the error puts
+//! it there, as for every other error, and all further lines bring theirs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In a file; line and column count from 1, the column in characters.
+    File {
+        /// The file as the user named it.
+        path: Arc<Path>,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+    },
+    /// Among the `dotted.key=value` words.
+    CommandLine,
+}
+
+impl Place {
+    /// The line, from 1; none on the command line.
+    pub fn line(&self) -> Option<usize> {
+        match self {
+            Self::File { line, .. } => Some(*line),
+            Self::CommandLine => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line, column } => write!(out, "{}:{line}:{column}", path.display()),
+            Self::CommandLine => out.write_str("command line"),
+        }
+    }
+}
+
+/// One mistake in a recipe or in a config it names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where it stands.
+    pub place: Place,
+    /// The dotted key it is about; empty for a mistake of TOML itself.
+    pub key: String,
+    /// What is wrong, what was expected, what was found.
+    pub message: String,
+    /// What to do about it, if that can be guessed.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.place)?;
+        if !self.key.is_empty() {
+            write!(out, " [{}]", printable(&self.key))?;
+        }
+        write!(out, ": {}", printable(&self.message))?;
+        match &self.hint {
+            Some(hint) => write!(out, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Text of a file on a line of its own, its control characters escaped.
+fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// Why there is no recipe to run. Every variant is exit code 3.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The recipe file itself cannot be read.
+    #[error("{}: cannot read the recipe; expected a TOML file, got: {reason}", path.display())]
+    Unreadable {
+        /// The file as the user named it.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The recipe was read and is not valid; the problems stand in order of file and line.
+    #[error("{}", lines(problems))]
+    Invalid {
+        /// Every mistake found; never empty.
+        problems: Vec<Problem>,
+    },
+    /// A pattern of data files that leads nowhere.
+    #[error("{pattern}: no such file; expected a file name or a pattern that matches, got nothing")]
+    NoMatch {
+        /// The absolute pattern.
+        pattern: String,
+    },
+    /// A folder under a pattern that cannot be listed.
+    #[error("{pattern}: cannot list the files; expected readable folders, got: {reason}")]
+    Unlistable {
+        /// The absolute pattern.
+        pattern: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A warm-up as long as the run, found when the number of steps became known.
+    #[error(
+        "[optimizer.warmup_steps]: the warm-up fills the run; expected fewer than its {steps} \
+         steps, got {warmup}"
+    )]
+    WarmupTooLong {
+        /// Steps of warm-up asked for.
+        warmup: u64,
+        /// Steps of the run.
+        steps: u64,
+    },
+}
+
+impl RecipeError {
+    /// Every mistake with its place; empty unless the recipe was read and is not valid.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Invalid { problems } => problems,
+            _ => &[],
+        }
+    }
+
+    /// How many mistakes this error reports, at least 1.
+    pub fn count(&self) -> usize {
+        self.problems().len().max(1)
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\nerror: ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(line: usize, hint: Option<&str>) -> Problem {
+        Problem {
+            place: Place::File { path: Path::new("r.toml").into(), line, column: 1 },
+            key: "data.seq_length".into(),
+            message: "unknown key".into(),
+            hint: hint.map(String::from),
+        }
+    }
+
+    #[test]
+    fn printed_behind_error_every_problem_has_its_line() {
+        let hint = Some("did you mean `seq_len`?");
+        let error = RecipeError::Invalid { problems: vec![problem(3, hint), problem(7, None)] };
+        assert_eq!(
+            format!("error: {error}"),
+            "error: r.toml:3:1 [data.seq_length]: unknown key\nhint: did you mean `seq_len`?\n\
+             error: r.toml:7:1 [data.seq_length]: unknown key"
+        );
+        assert_eq!(error.count(), 2);
+    }
+
+    #[test]
+    fn the_command_line_is_a_place_without_a_line() {
+        let problem = Problem { place: Place::CommandLine, ..problem(1, None) };
+        assert_eq!(problem.to_string(), "command line [data.seq_length]: unknown key");
+    }
+}

@@ -1,0 +1,178 @@
+//! Reading one value: its type, its range, and what to say where they do not fit.
+
+use super::error::{Place, Problem};
+use super::section::{Problems, Section};
+use super::tree::{Content, Entry, Node};
+
+/// The numbers a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bound {
+    Positive,
+    NonNegative,
+    /// `[0, 1)`, as the decay of a moving average.
+    BelowOne,
+    /// `(0, 1]`, as a share of the run.
+    Share,
+}
+
+impl Bound {
+    fn holds(self, x: f64) -> bool {
+        x.is_finite()
+            && match self {
+                Self::Positive => x > 0.0,
+                Self::NonNegative => x >= 0.0,
+                Self::BelowOne => (0.0..1.0).contains(&x),
+                Self::Share => x > 0.0 && x <= 1.0,
+            }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Positive => "a number above 0",
+            Self::NonNegative => "a number of at least 0",
+            Self::BelowOne => "a number from 0 to below 1",
+            Self::Share => "a number above 0 and at most 1",
+        }
+    }
+}
+
+/// One value with its dotted key.
+#[derive(Clone, Debug)]
+pub(super) struct Item<'a> {
+    pub(super) node: &'a Node,
+    pub(super) key: String,
+    key_place: &'a Place,
+    pub(super) problems: &'a Problems,
+}
+
+impl<'a> Item<'a> {
+    /// Notes a mistake at the value; `message` holds what was expected and what was found.
+    pub(super) fn problem(&self, message: String) {
+        let (place, key) = (self.node.place.clone(), self.key.clone());
+        self.problems.add(Problem { place, key, message, hint: None });
+    }
+
+    fn wrong<T>(&self, what: &str, expected: &str) -> Option<T> {
+        self.problem(format!("{what}; expected {expected}, got {}", self.node.describe()));
+        None
+    }
+
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.node.content, Content::Text(_))
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.node.content, Content::Table(_))
+    }
+
+    pub(super) fn text(&self) -> Option<String> {
+        match &self.node.content {
+            Content::Text(text) => Some(text.clone()),
+            _ => self.wrong("wrong type", "text in quotes"),
+        }
+    }
+
+    /// Text that is not empty.
+    pub(super) fn word(&self) -> Option<String> {
+        let text = self.text()?;
+        if text.is_empty() { self.wrong("empty", "some text") } else { Some(text) }
+    }
+
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.node.content {
+            Content::Boolean(answer) => Some(answer),
+            _ => self.wrong("wrong type", "true or false"),
+        }
+    }
+
+    /// A whole number of at least `least`.
+    pub(super) fn whole(&self, least: u64) -> Option<u64> {
+        let expected = format!("a whole number of at least {least}");
+        match self.node.content {
+            Content::Integer(number) => match u64::try_from(number) {
+                Ok(number) if number >= least => Some(number),
+                _ => self.wrong("out of range", &expected),
+            },
+            _ => self.wrong("wrong type", &expected),
+        }
+    }
+
+    /// A whole number from 1 that counts things in memory; products of two of them fit 64 bits.
+    pub(super) fn count(&self) -> Option<usize> {
+        let number = self.whole(1)?;
+        if number > u64::from(u32::MAX) {
+            return self.wrong("out of range", &format!("a whole number up to {}", u32::MAX));
+        }
+        Some(number as usize)
+    }
+
+    pub(super) fn number(&self, bound: Bound) -> Option<f64> {
+        let number = match self.node.content {
+            Content::Integer(number) => number as f64,
+            Content::Float(number) => number,
+            _ => return self.wrong("wrong type", bound.describe()),
+        };
+        if bound.holds(number) {
+            Some(number)
+        } else {
+            self.wrong("out of range", bound.describe())
+        }
+    }
+
+    /// One of a few words, each standing for a value.
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        let found = match &self.node.content {
+            Content::Text(text) => choices.iter().find(|(word, _)| word == text),
+            _ => None,
+        };
+        if let Some((_, value)) = found {
+            return Some(*value);
+        }
+        let words: Vec<_> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        self.wrong("unknown choice", &words.join(" or "))
+    }
+
+    /// The values of a list; `expected` says of what.
+    pub(super) fn list(&self, expected: &str) -> Option<Vec<Self>> {
+        match &self.node.content {
+            Content::List(nodes) => Some(nodes.iter().map(|node| self.element(node)).collect()),
+            _ => self.wrong("wrong type", expected),
+        }
+    }
+
+    fn element(&self, node: &'a Node) -> Self {
+        Self { node, key: self.key.clone(), key_place: &node.place, problems: self.problems }
+    }
+
+    /// The values of a table whose keys are the user's own names.
+    pub(super) fn named(&self, expected: &str) -> Option<Vec<(&'a str, Self)>> {
+        let Content::Table(entries) = &self.node.content else {
+            return self.wrong("wrong type", expected);
+        };
+        let item =
+            |entry: &'a Entry| (entry.name.as_str(), entry_item(entry, &self.key, self.problems));
+        Some(entries.iter().map(item).collect())
+    }
+
+    /// A table with known keys.
+    pub(super) fn section(&self, expected: &str) -> Option<Section<'a>> {
+        match &self.node.content {
+            Content::Table(entries) => {
+                let place = self.key_place.clone();
+                Some(Section::new(entries, self.key.clone(), place, self.problems))
+            }
+            _ => self.wrong("wrong type", expected),
+        }
+    }
+}
+
+/// The value of a table's entry.
+pub(super) fn entry_item<'a>(entry: &'a Entry, parent: &str, problems: &'a Problems) -> Item<'a> {
+    let key = dotted(parent, &entry.name);
+    Item { node: &entry.node, key, key_place: &entry.place, problems }
+}
+
+/// A key within a table.
+pub(super) fn dotted(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.into() } else { format!("{parent}.{name}") }
+}

@@ -1,0 +1,117 @@
+//! What a run is: reading recipes, checking them, writing them out complete.
+//!
+//! A recipe is TOML, its config a second file, and the command line may change any key of it. All
+//! of that becomes one [`Recipe`] that holds every default and only what is allowed; whoever has
+//! one need not check it again. Reading never stops at the first mistake: [`RecipeError`] lists
+//! them all with their lines.
+//!
+//! This room touches no model, no tokenizer and no data: it knows what they are called.
+
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
+
+mod change;
+mod data;
+mod error;
+mod item;
+mod model;
+mod overrides;
+mod pattern;
+mod phase;
+mod rate;
+mod read;
+mod resolved;
+mod schedule;
+mod section;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+pub use change::{Change, Class};
+pub use data::{Data, DataSource, FileSets, GENERATED, Generate, LongRows, TRAIN, VALIDATION};
+pub use error::{Place, Problem, RecipeError};
+pub use model::{ModelSource, SpecTable};
+pub use overrides::Overrides;
+pub use pattern::PathPattern;
+pub use phase::Phase;
+pub use rate::{Rate, Shape, Span};
+pub use schedule::{Schedule, StepRates, default_warmup};
+pub use settings::{
+    Checkpoint, Dpo, Eval, Export, ExportFormat, Length, Loss, Optimizer, Precision, Recipe,
+    Reduction, Sample, Stage, TokenizerSource, Train,
+};
+
+use item::Item;
+use section::{Problems, Section};
+use tree::Node;
+
+/// What a recipe file asks for.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a program holds one plan")]
+pub enum Plan {
+    /// One run.
+    Single(Recipe),
+    /// Recipes run in order, each from the model of the one before; absolute paths. The words of
+    /// the command line are for each of them.
+    Pipeline(Vec<PathBuf>),
+}
+
+/// Reads the recipe at `path`, changed by `dotted.key=value` words.
+pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeError> {
+    let unreadable = |reason| RecipeError::Unreadable { path: path.to_owned(), reason };
+    let text = tree::read_text(path).map_err(unreadable)?;
+    let absolute = std::path::absolute(path).map_err(|error| unreadable(error.to_string()))?;
+    let problems = Problems::default();
+    let plan = match tree::parse(path, &text) {
+        Ok(tree) => read_plan(tree, &absolute, path, overrides, &problems),
+        Err(syntax) => {
+            problems.extend(syntax);
+            None
+        }
+    };
+    match plan {
+        Some(plan) if problems.is_empty() => Ok(plan),
+        _ => Err(RecipeError::Invalid { problems: problems.into_sorted() }),
+    }
+}
+
+fn read_plan(
+    mut tree: Node,
+    path: &Path,
+    shown: &Path,
+    overrides: &[String],
+    problems: &Problems,
+) -> Option<Plan> {
+    let overrides = Overrides::parse(overrides).map_err(|wrong| problems.extend(wrong));
+    let overrides = overrides.unwrap_or_default();
+    if Section::root(&tree, problems).has("pipeline") {
+        return read_pipeline(&tree, path, problems).map(Plan::Pipeline);
+    }
+    overrides.apply(&mut tree, problems);
+    Some(Plan::Single(read::read_recipe(&tree, path, shown, problems)))
+}
+
+fn read_pipeline(tree: &Node, path: &Path, problems: &Problems) -> Option<Vec<PathBuf>> {
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut root = Section::root(tree, problems);
+    let stages = root.optional("pipeline", |item| {
+        let items = item.list("a list of recipes, such as [\"a.toml\", \"b.toml\"]")?;
+        if items.is_empty() {
+            item.problem("no stage; expected at least one recipe, got an empty list".into());
+        }
+        items.iter().map(|item| read_stage_path(item, base)).collect()
+    });
+    root.finish();
+    stages
+}
+
+fn read_stage_path(item: &Item<'_>, base: &Path) -> Option<PathBuf> {
+    let name = item.word()?;
+    let path = base.join(&name);
+    if !path.is_file() {
+        item.problem(format!("no such recipe; expected a TOML file, got {name:?}"));
+    }
+    Some(path)
+}

@@ -1,0 +1,247 @@
+//! The model a run starts from: a new one of some shape, or weights that exist.
+
+use std::path::Path;
+
+use bitnet_format::{HiddenAct, ModelSpec};
+
+use super::error::Place;
+use super::item::{Bound, Item};
+use super::section::Section;
+use super::tree::{self, Content};
+
+/// Stands in for a vocabulary size that is not known yet: above every token id a config may name.
+const UNKNOWN_VOCAB: usize = 1 << 28;
+
+/// The model a run starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSource {
+    /// A new one.
+    New {
+        /// Its shape.
+        spec: SpecTable,
+    },
+    /// The weights of an absolute folder, or `hf:owner/name[@revision]`.
+    Init(String),
+}
+
+/// A model's shape, complete but perhaps for the size of its vocabulary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpecTable {
+    spec: ModelSpec,
+    vocab_known: bool,
+}
+
+impl SpecTable {
+    /// The size of the vocabulary, if the recipe or its config says.
+    pub fn vocab_size(&self) -> Option<usize> {
+        self.vocab_known.then_some(self.spec.vocab_size)
+    }
+
+    /// The shape, with the tokenizer's `vocab_size` where the recipe named none.
+    pub fn complete(&self, vocab_size: usize) -> Result<ModelSpec, String> {
+        let mut spec = self.spec.clone();
+        spec.vocab_size = self.vocab_size().unwrap_or(vocab_size);
+        let table = toml::Table::try_from(&spec).map_err(|error| error.to_string())?;
+        table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+    }
+
+    /// As `[model]` would say it, every key.
+    pub(super) fn table(&self) -> toml::Table {
+        let mut table = toml::Table::try_from(&self.spec).expect("a shape is a flat table");
+        if !self.vocab_known {
+            table.remove("vocab_size");
+        }
+        table
+    }
+}
+
+type Reader = fn(&Item<'_>) -> Option<toml::Value>;
+
+/// The keys of a config, those without a default first.
+const SHAPE: &[(&str, Reader)] = &[
+    ("hidden_size", size),
+    ("intermediate_size", size),
+    ("num_hidden_layers", size),
+    ("num_attention_heads", size),
+    ("num_key_value_heads", size),
+    ("head_dim", size),
+    ("vocab_size", size),
+    ("hidden_act", activation),
+    ("rope_theta", amount),
+    ("rms_norm_eps", amount),
+    ("tie_word_embeddings", switch),
+    ("max_position_embeddings", size),
+    ("initializer_range", amount),
+    ("bos_token_id", token),
+    ("eos_token_id", tokens),
+    ("sub_norms", switch),
+    ("quantise", switch),
+];
+const REQUIRED: usize = 5;
+
+fn size(item: &Item<'_>) -> Option<toml::Value> {
+    item.whole(1).map(|number| toml::Value::Integer(number as i64))
+}
+
+fn amount(item: &Item<'_>) -> Option<toml::Value> {
+    item.number(Bound::Positive).map(toml::Value::Float)
+}
+
+fn switch(item: &Item<'_>) -> Option<toml::Value> {
+    item.boolean().map(toml::Value::Boolean)
+}
+
+fn activation(item: &Item<'_>) -> Option<toml::Value> {
+    let words = [("relu2", HiddenAct::Relu2), ("silu", HiddenAct::Silu)];
+    toml::Value::try_from(item.choice(&words)?).ok()
+}
+
+fn token(item: &Item<'_>) -> Option<toml::Value> {
+    item.whole(0).map(|id| toml::Value::Integer(id as i64))
+}
+
+fn tokens(item: &Item<'_>) -> Option<toml::Value> {
+    if matches!(item.node.content, Content::Integer(_)) {
+        return token(item);
+    }
+    let items = item.list("a token id or a list of them")?;
+    items.iter().map(token).collect::<Option<Vec<_>>>().map(toml::Value::Array)
+}
+
+/// Reads `[model]`; `file` is the recipe, `base` the folder that relative paths start from.
+pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<ModelSource> {
+    let mut table = root.section("model");
+    let init = table.item("init");
+    let config = table.item("config");
+    let model = match init {
+        Some(init) => {
+            refuse_shape(&mut table, config.as_ref());
+            read_init(&init, paths.base).map(ModelSource::Init)
+        }
+        None => read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec }),
+    };
+    table.finish();
+    model
+}
+
+/// The two faces of a recipe's folder.
+#[derive(Clone, Copy)]
+pub(super) struct Paths<'a> {
+    /// As the user named it, for messages.
+    pub(super) shown: &'a Path,
+    /// Absolute.
+    pub(super) base: &'a Path,
+}
+
+fn read_init(item: &Item<'_>, base: &Path) -> Option<String> {
+    let text = item.word()?;
+    let Some(repository) = text.strip_prefix("hf:") else {
+        return Some(base.join(text).display().to_string());
+    };
+    let name = repository.split_once('@').map_or(repository, |(name, _)| name);
+    match name.split('/').collect::<Vec<_>>()[..] {
+        [owner, name] if !owner.is_empty() && !name.is_empty() => Some(text),
+        _ => {
+            item.problem(format!(
+                "not a model; expected \"hf:owner/name[@revision]\", got {text:?}"
+            ));
+            None
+        }
+    }
+}
+
+/// Weights bring their own shape.
+fn refuse_shape(table: &mut Section<'_>, config: Option<&Item<'_>>) {
+    let shape: Vec<_> = SHAPE.iter().filter_map(|(key, _)| table.item(key)).collect();
+    for item in shape.iter().chain(config) {
+        let message = "a shape beside `model.init`, which brings its own";
+        item.problem(format!("{message}; expected one or the other, got both"));
+    }
+}
+
+/// A shape as far as it is read.
+#[derive(Default)]
+struct Shape {
+    values: toml::Table,
+    /// Where each key stands, and its dotted name there.
+    written: Vec<(&'static str, Place, String)>,
+    wrong: bool,
+}
+
+impl Shape {
+    /// Adds every key of `table` that is part of a shape, over what is there.
+    fn read(&mut self, table: &mut Section<'_>) {
+        for (key, read) in SHAPE {
+            let Some(item) = table.item(key) else { continue };
+            self.written.retain(|(name, ..)| name != key);
+            self.written.push((key, item.node.place.clone(), item.key.clone()));
+            match read(&item) {
+                Some(value) => drop(self.values.insert((*key).into(), value)),
+                None => self.wrong = true,
+            }
+        }
+    }
+
+    /// Adds every key of the config that `item` names.
+    fn read_config(&mut self, item: &Item<'_>, paths: Paths<'_>) -> Option<()> {
+        let name = item.word()?;
+        let shown = paths.shown.join(&name);
+        let text = tree::read_text(&paths.base.join(&name)).map_err(|reason| {
+            let what = format!("cannot read {}", shown.display());
+            item.problem(format!("{what}; expected a TOML file, got: {reason}"));
+        });
+        let parsed = tree::parse(&shown, &text.ok()?);
+        let tree = parsed.map_err(|problems| item.problems.extend(problems)).ok()?;
+        let mut section = Section::root(&tree, item.problems);
+        self.read(&mut section);
+        section.finish();
+        Some(())
+    }
+
+    /// The shape, if its keys fit together.
+    fn build(mut self, table: &Section<'_>) -> Option<SpecTable> {
+        let vocab_known = self.values.contains_key("vocab_size");
+        let vocab_size = toml::Value::Integer(UNKNOWN_VOCAB as i64);
+        self.values.entry("vocab_size").or_insert(vocab_size);
+        match self.values.clone().try_into() {
+            Ok(spec) => Some(SpecTable { spec, vocab_known }),
+            Err(error) => {
+                self.blame(table, error.message());
+                None
+            }
+        }
+    }
+
+    /// Notes a contradiction at the first key it names.
+    fn blame(&self, table: &Section<'_>, reason: &str) {
+        let message = format!("not a model; expected sizes that fit together, got: {reason}");
+        let named = self.written.iter().filter_map(|key| Some((reason.find(key.0)?, key)));
+        match named.min_by_key(|(at, _)| *at) {
+            Some((_, (_, place, key))) => table.problem_at(place.clone(), key.clone(), message),
+            None => table.problem("", message),
+        }
+    }
+}
+
+fn read_new(
+    table: &mut Section<'_>,
+    config: Option<&Item<'_>>,
+    paths: Paths<'_>,
+) -> Option<SpecTable> {
+    let mut shape = Shape::default();
+    let readable = config.is_none_or(|item| shape.read_config(item, paths).is_some());
+    shape.read(table);
+    if config.is_none() && shape.written.is_empty() {
+        table.missing("config", "`config` (a new model of that shape) or `init` (its weights)");
+        return None;
+    }
+    if !readable || shape.wrong {
+        return None;
+    }
+    let absent = |key: &&str| !shape.values.contains_key(*key);
+    let missing: Vec<_> = SHAPE[..REQUIRED].iter().map(|(key, _)| *key).filter(absent).collect();
+    for key in &missing {
+        table.missing(key, "a whole number, here or in the config");
+    }
+    if missing.is_empty() { shape.build(table) } else { None }
+}

@@ -1,0 +1,91 @@
+//! Names of data files, with the wildcards `*`, `?`, `[…]` and `**`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::error::RecipeError;
+
+/// An absolute file name or pattern, known to be well formed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PathPattern(String);
+
+impl PathPattern {
+    /// `pattern` as seen from the folder `base`, whose own name is taken literally.
+    pub fn new(base: &Path, pattern: &str) -> Result<Self, String> {
+        let absolute = if Path::new(pattern).is_absolute() {
+            pattern.to_owned()
+        } else {
+            let base = base.to_str().ok_or("the recipe's folder has no UTF-8 name")?;
+            format!("{}/{pattern}", glob::Pattern::escape(base.trim_end_matches('/')))
+        };
+        glob::Pattern::new(&absolute).map_err(|error| error.msg.to_owned())?;
+        Ok(Self(absolute))
+    }
+
+    /// The absolute pattern.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The files it stands for, at least one, in order of their names.
+    pub fn expand(&self) -> Result<Vec<PathBuf>, RecipeError> {
+        let unlistable = |reason| RecipeError::Unlistable { pattern: self.0.clone(), reason };
+        let matches = glob::glob(&self.0).map_err(|error| unlistable(error.to_string()))?;
+        let mut files = Vec::new();
+        for found in matches {
+            files.push(found.map_err(|error| unlistable(error.to_string()))?);
+        }
+        files.retain(|path| !path.is_dir());
+        files.sort();
+        if files.is_empty() {
+            return Err(RecipeError::NoMatch { pattern: self.0.clone() });
+        }
+        Ok(files)
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::Builder::new().prefix("odd[1]name").tempdir().unwrap();
+        for name in names {
+            fs_err::write(folder.path().join(name), "x").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn files_come_sorted_even_from_a_folder_with_wildcards_in_its_name() {
+        let folder = folder_with(&["b.txt", "a.txt", "c.jsonl"]);
+        fs_err::create_dir(folder.path().join("d.txt")).unwrap();
+        let found = PathPattern::new(folder.path(), "*.txt").unwrap().expand().unwrap();
+        assert_eq!(found, ["a.txt", "b.txt"].map(|name| folder.path().join(name)));
+    }
+
+    #[test]
+    fn a_pattern_without_a_match_is_an_error_that_names_it() {
+        let folder = folder_with(&[]);
+        let error = PathPattern::new(folder.path(), "no-*.txt").unwrap().expand().unwrap_err();
+        assert!(error.to_string().contains("no-*.txt: no such file; expected"), "{error}");
+    }
+
+    #[test]
+    fn an_absolute_pattern_stays_as_it_is() {
+        let once = PathPattern::new(Path::new("/a[b]"), "c/*.txt").unwrap();
+        assert_eq!(once.as_str(), "/a[[]b[]]/c/*.txt");
+        assert_eq!(PathPattern::new(Path::new("/elsewhere"), once.as_str()).unwrap(), once);
+    }
+
+    #[test]
+    fn a_malformed_pattern_is_refused_at_once() {
+        assert!(PathPattern::new(Path::new("/a"), "b***").is_err());
+    }
+}

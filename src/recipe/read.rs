@@ -1,0 +1,257 @@
+//! From a recipe's tree to a [`Recipe`]: every section in turn, then the rules between them.
+
+use std::path::{Path, PathBuf};
+
+use super::data::read_data;
+use super::item::{Bound, Item};
+use super::model::{ModelSource, Paths, read_model};
+use super::phase::read_phases;
+use super::schedule::default_warmup;
+use super::section::{Problems, Section};
+use super::settings::{
+    Checkpoint, Dpo, Eval, Export, ExportFormat, Length, Loss, Optimizer, Precision, Recipe,
+    Reduction, Sample, Stage, TokenizerSource, Train,
+};
+use super::tree::Node;
+
+/// Reads the whole tree of the recipe at `path`; what it returns is one only if `problems` stays
+/// empty.
+pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Problems) -> Recipe {
+    let nowhere = Path::new("");
+    let base = path.parent().unwrap_or(nowhere);
+    let paths = Paths { shown: shown.parent().unwrap_or(nowhere), base };
+    let mut root = Section::root(tree, problems);
+    let stage = root
+        .required("stage", "\"pretrain\", \"sft\" or \"dpo\"", |item| item.choice(Stage::WORDS));
+    let stage = stage.unwrap_or(Stage::Pretrain);
+    let model = read_model(&mut root, paths);
+    let tokenizer = read_tokenizer(&mut root, base, model.as_ref());
+    let data = read_data(&mut root, stage, base);
+    let train = read_train(&mut root);
+    let recipe = Recipe {
+        path: path.to_owned(),
+        name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
+        stage,
+        seed: root.optional("seed", |item| item.whole(0)).unwrap_or(1),
+        device: root.optional("device", Item::word).unwrap_or_else(|| "flex".into()),
+        model: model.unwrap_or_else(|| ModelSource::Init(String::new())),
+        tokenizer,
+        phases: read_phases(&mut root, stage, &data.sets()),
+        optimizer: read_optimizer(&mut root, train.length),
+        loss: read_loss(&mut root, stage),
+        dpo: read_dpo(&mut root),
+        eval: read_eval(&mut root, data.has_validation()),
+        checkpoint: read_checkpoint(&mut root),
+        sample: read_sample(&mut root),
+        export: read_export(&mut root),
+        data,
+        train,
+    };
+    root.finish();
+    recipe
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A name that can be a folder's.
+fn read_name(item: &Item<'_>) -> Option<String> {
+    let name = item.word()?;
+    if name.contains(['/', '\\', '\0']) || name == "." || name == ".." {
+        item.problem(format!("not a name; expected one without slashes, got {name:?}"));
+    }
+    Some(name)
+}
+
+fn read_tokenizer(
+    root: &mut Section<'_>,
+    base: &Path,
+    model: Option<&ModelSource>,
+) -> TokenizerSource {
+    let rows = match model {
+        Some(ModelSource::New { spec }) => spec.vocab_size(),
+        _ => None,
+    };
+    let from_init = root.section("model").has("init");
+    if from_init && !root.has("tokenizer") {
+        root.item("tokenizer");
+        return TokenizerSource::FromInit;
+    }
+    let mut table = root.section("tokenizer");
+    let path = table.item("path");
+    let train = table.item("train");
+    let source = match (path, train) {
+        (Some(item), None) => item.word().map(|path| TokenizerSource::Path(base.join(path))),
+        (None, Some(item)) => read_tokenizer_size(&item, rows),
+        (Some(_), Some(item)) => {
+            let message = "`train` beside `path`; expected one or the other, got both";
+            item.problem(message.into());
+            None
+        }
+        (None, None) => {
+            table.missing("path", "a tokenizer.json, or train = { vocab_size = … }");
+            None
+        }
+    };
+    table.finish();
+    source.unwrap_or(TokenizerSource::Path(PathBuf::new()))
+}
+
+/// Reads `{ vocab_size }`, at most as many tokens as the model has rows for.
+fn read_tokenizer_size(item: &Item<'_>, rows: Option<usize>) -> Option<TokenizerSource> {
+    let mut table = item.section("a table such as { vocab_size = 1024 }")?;
+    let vocab_size = table.required("vocab_size", "tokens to learn", |item| {
+        let size = item.count()?;
+        if let Some(rows) = rows.filter(|&rows| rows < size) {
+            let message = "more tokens than the model has rows; expected at most its vocab_size";
+            item.problem(format!("{message} {rows}, got {size}"));
+        }
+        Some(size)
+    });
+    table.finish();
+    Some(TokenizerSource::Train { vocab_size: vocab_size? })
+}
+
+fn read_train(root: &mut Section<'_>) -> Train {
+    let mut table = root.section("train");
+    let length = read_length(&mut table);
+    let batch = table.required("batch", "sequences an optimizer step", Item::count);
+    let micro_batch = table.optional("micro_batch", |item| read_micro_batch(item, batch));
+    let precision = table.optional("precision", |item| item.choice(Precision::WORDS));
+    let minutes = |item: &Item<'_>| item.number(Bound::NonNegative);
+    let train = Train {
+        length: length.unwrap_or(Length::Epochs(1.0)),
+        batch: batch.unwrap_or(1),
+        micro_batch: micro_batch.or(batch).unwrap_or(1),
+        precision: precision.unwrap_or(Precision::F32),
+        recompute: table.optional("recompute", Item::boolean).unwrap_or(false),
+        shard_optimizer: table.optional("shard_optimizer", Item::boolean).unwrap_or(false),
+        max_minutes: table.optional("max_minutes", minutes).filter(|&minutes| minutes > 0.0),
+    };
+    table.finish();
+    train
+}
+
+fn read_length(table: &mut Section<'_>) -> Option<Length> {
+    let steps = table.item("steps");
+    let tokens = table.item("tokens");
+    let epochs = table.item("epochs");
+    let given: Vec<_> = [&steps, &tokens, &epochs].into_iter().flatten().collect();
+    if given.is_empty() {
+        table.missing("steps", "exactly one of steps, tokens and epochs");
+    }
+    for item in given.iter().skip(1) {
+        item.problem(
+            "a second length; expected exactly one of steps, tokens and epochs, got more".into(),
+        );
+    }
+    if let Some(item) = steps {
+        return item.whole(1).map(Length::Steps);
+    }
+    match tokens {
+        Some(item) => item.whole(1).map(Length::Tokens),
+        None => epochs?.number(Bound::Positive).map(Length::Epochs),
+    }
+}
+
+fn read_micro_batch(item: &Item<'_>, batch: Option<usize>) -> Option<usize> {
+    let micro_batch = item.count()?;
+    if let Some(batch) = batch.filter(|batch| !batch.is_multiple_of(micro_batch)) {
+        let message = "does not divide the batch; expected a divisor of";
+        item.problem(format!("{message} {batch}, got {micro_batch}"));
+    }
+    Some(micro_batch)
+}
+
+fn read_optimizer(root: &mut Section<'_>, length: Length) -> Optimizer {
+    let mut table = root.section("optimizer");
+    let mut number =
+        |key, default, bound| table.optional(key, |item| item.number(bound)).unwrap_or(default);
+    let beta1 = number("beta1", 0.9, Bound::BelowOne);
+    let beta2 = number("beta2", 0.95, Bound::BelowOne);
+    let eps = number("eps", 1e-8, Bound::Positive);
+    let grad_clip = number("grad_clip", 1.0, Bound::NonNegative);
+    let warmup_steps = table.optional("warmup_steps", |item| read_warmup(item, length));
+    table.finish();
+    let known = match length {
+        Length::Steps(steps) => Some(default_warmup(steps)),
+        _ => None,
+    };
+    Optimizer { beta1, beta2, eps, grad_clip, warmup_steps: warmup_steps.or(known) }
+}
+
+fn read_warmup(item: &Item<'_>, length: Length) -> Option<u64> {
+    let warmup = item.whole(0)?;
+    if let Length::Steps(steps) = length
+        && warmup >= steps
+    {
+        let message = "the warm-up fills the run; expected fewer than its";
+        item.problem(format!("{message} {steps} steps, got {warmup}"));
+    }
+    Some(warmup)
+}
+
+fn read_loss(root: &mut Section<'_>, stage: Stage) -> Loss {
+    let mut table = root.section("loss");
+    let reduction = table.optional("reduction", |item| item.choice(Reduction::WORDS));
+    table.finish();
+    Loss { reduction: reduction.unwrap_or_else(|| stage.default_reduction()) }
+}
+
+fn read_dpo(root: &mut Section<'_>) -> Dpo {
+    let mut table = root.section("dpo");
+    let beta = table.optional("beta", |item| item.number(Bound::Positive));
+    table.finish();
+    Dpo { beta: beta.unwrap_or(0.1) }
+}
+
+/// Steps between two events; 0 switches them off.
+fn read_every(table: &mut Section<'_>) -> Option<u64> {
+    table.optional("every", |item| item.whole(0)).filter(|&steps| steps > 0)
+}
+
+fn read_eval(root: &mut Section<'_>, has_validation: bool) -> Eval {
+    let mut table = root.section("eval");
+    let every = read_every(&mut table);
+    if every.is_some() && !has_validation {
+        let message = "nothing to evaluate; expected data.validation beside it, got none";
+        table.problem("every", message.into());
+    }
+    table.finish();
+    Eval { every }
+}
+
+fn read_checkpoint(root: &mut Section<'_>) -> Checkpoint {
+    let mut table = root.section("checkpoint");
+    let every = read_every(&mut table);
+    let keep = table.optional("keep", Item::count).unwrap_or(3);
+    table.finish();
+    Checkpoint { every, keep }
+}
+
+fn read_sample(root: &mut Section<'_>) -> Sample {
+    let mut table = root.section("sample");
+    let every = read_every(&mut table);
+    let prompts = table.optional("prompts", |item| {
+        item.list("a list of texts")?.iter().map(Item::text).collect::<Option<Vec<_>>>()
+    });
+    let max_tokens = table.optional("max_tokens", Item::count).unwrap_or(48);
+    let temperature = table.optional("temperature", |item| item.number(Bound::NonNegative));
+    if every.is_some() && !table.has("prompts") {
+        table.missing("prompts", "what the samples continue, such as [\"Once upon a time\"]");
+    }
+    table.finish();
+    let (prompts, temperature) = (prompts.unwrap_or_default(), temperature.unwrap_or(0.0));
+    Sample { every, prompts, max_tokens, temperature }
+}
+
+fn read_export(root: &mut Section<'_>) -> Export {
+    let mut table = root.section("export");
+    let formats = table.optional("formats", |item| {
+        let items = item.list("a list of formats, such as [\"hf-packed\"]")?;
+        items.iter().map(|item| item.choice(ExportFormat::WORDS)).collect::<Option<Vec<_>>>()
+    });
+    table.finish();
+    Export { formats: formats.unwrap_or_default() }
+}

@@ -1,0 +1,202 @@
+//! A recipe written out: every default, every path absolute, so that running it repeats the run.
+
+use toml::{Table, Value};
+
+use super::data::{DataSource, FileSets, Generate, TRAIN};
+use super::model::ModelSource;
+use super::phase::Phase;
+use super::rate::Rate;
+use super::settings::{Length, Recipe, TokenizerSource};
+
+impl Recipe {
+    /// The complete recipe as TOML. Read from any folder it gives this recipe again (but for its
+    /// own path); an event that is switched off stands there with `every = 0`.
+    pub fn resolved_toml(&self) -> String {
+        toml::to_string(&self.table()).expect("tables, lists and plain values are TOML")
+    }
+
+    /// The complete recipe as a tree.
+    pub(super) fn table(&self) -> Table {
+        let mut entries = table([
+            ("name", text(&self.name)),
+            ("stage", text(self.stage.name())),
+            ("seed", whole(self.seed)),
+            ("device", text(&self.device)),
+            ("model", model(&self.model)),
+        ]);
+        if let Some(tokenizer) = tokenizer(&self.tokenizer) {
+            entries.insert("tokenizer".into(), tokenizer);
+        }
+        entries.extend(table([
+            ("data", self.data_table()),
+            ("train", self.train_table()),
+            ("phase", Value::Array(self.phases.iter().map(phase).collect())),
+            ("optimizer", self.optimizer_table()),
+            ("loss", one("reduction", text(self.loss.reduction.name()))),
+            ("dpo", one("beta", Value::Float(self.dpo.beta))),
+            ("eval", one("every", whole(self.eval.every.unwrap_or(0)))),
+            ("checkpoint", self.checkpoint_table()),
+            ("sample", self.sample_table()),
+            ("export", self.export_table()),
+        ]));
+        entries
+    }
+
+    fn data_table(&self) -> Value {
+        let data = &self.data;
+        let mut entries = match &data.source {
+            DataSource::Files { sets, validation } => files(sets, validation),
+            DataSource::Generate(generate) => table([("generate", generated(*generate))]),
+        };
+        entries.insert("seq_len".into(), whole(data.seq_len as u64));
+        entries.insert("long_rows".into(), text(data.long_rows.name()));
+        if let Some(cache) = &data.cache {
+            entries.insert("cache".into(), text(&cache.to_string_lossy()));
+        }
+        Value::Table(entries)
+    }
+
+    fn train_table(&self) -> Value {
+        let train = &self.train;
+        let length = match train.length {
+            Length::Steps(steps) => ("steps", whole(steps)),
+            Length::Tokens(tokens) => ("tokens", whole(tokens)),
+            Length::Epochs(epochs) => ("epochs", Value::Float(epochs)),
+        };
+        Value::Table(table([
+            length,
+            ("batch", whole(train.batch as u64)),
+            ("micro_batch", whole(train.micro_batch as u64)),
+            ("precision", text(train.precision.name())),
+            ("recompute", Value::Boolean(train.recompute)),
+            ("shard_optimizer", Value::Boolean(train.shard_optimizer)),
+            ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
+        ]))
+    }
+
+    fn optimizer_table(&self) -> Value {
+        let optimizer = &self.optimizer;
+        let mut entries = table([
+            ("beta1", Value::Float(optimizer.beta1)),
+            ("beta2", Value::Float(optimizer.beta2)),
+            ("eps", Value::Float(optimizer.eps)),
+            ("grad_clip", Value::Float(optimizer.grad_clip)),
+        ]);
+        if let Some(steps) = optimizer.warmup_steps {
+            entries.insert("warmup_steps".into(), whole(steps));
+        }
+        Value::Table(entries)
+    }
+
+    fn checkpoint_table(&self) -> Value {
+        let checkpoint = &self.checkpoint;
+        Value::Table(table([
+            ("every", whole(checkpoint.every.unwrap_or(0))),
+            ("keep", whole(checkpoint.keep as u64)),
+        ]))
+    }
+
+    fn sample_table(&self) -> Value {
+        let sample = &self.sample;
+        Value::Table(table([
+            ("every", whole(sample.every.unwrap_or(0))),
+            ("prompts", Value::Array(sample.prompts.iter().map(|prompt| text(prompt)).collect())),
+            ("max_tokens", whole(sample.max_tokens as u64)),
+            ("temperature", Value::Float(sample.temperature)),
+        ]))
+    }
+
+    fn export_table(&self) -> Value {
+        let formats = self.export.formats.iter().map(|format| text(format.name()));
+        one("formats", Value::Array(formats.collect()))
+    }
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn one(key: &str, value: Value) -> Value {
+    Value::Table(table([(key, value)]))
+}
+
+fn text(text: &str) -> Value {
+    Value::String(text.into())
+}
+
+fn whole(number: u64) -> Value {
+    Value::Integer(number as i64)
+}
+
+fn model(source: &ModelSource) -> Value {
+    match source {
+        ModelSource::New { spec } => Value::Table(spec.table()),
+        ModelSource::Init(name) => one("init", text(name)),
+    }
+}
+
+/// Nothing stands for the tokenizer beside `model.init`.
+fn tokenizer(source: &TokenizerSource) -> Option<Value> {
+    match source {
+        TokenizerSource::Path(path) => Some(one("path", text(&path.to_string_lossy()))),
+        TokenizerSource::Train { vocab_size } => {
+            Some(one("train", one("vocab_size", whole(*vocab_size as u64))))
+        }
+        TokenizerSource::FromInit => None,
+    }
+}
+
+/// `data.train` stays a list of its own, so that a phase without weights finds it.
+fn files(sets: &FileSets, validation: &FileSets) -> Table {
+    let mut named = file_table(sets);
+    let mut entries = Table::new();
+    if let Some(train) = named.remove(TRAIN) {
+        entries.insert("train".into(), train);
+    }
+    if !named.is_empty() {
+        entries.insert("sets".into(), Value::Table(named));
+    }
+    if !validation.is_empty() {
+        entries.insert("validation".into(), Value::Table(file_table(validation)));
+    }
+    entries
+}
+
+fn file_table(sets: &FileSets) -> Table {
+    let list = |patterns: &Vec<super::PathPattern>| {
+        Value::Array(patterns.iter().map(|pattern| text(pattern.as_str())).collect())
+    };
+    sets.iter().map(|(name, patterns)| (name.clone(), list(patterns))).collect()
+}
+
+fn generated(generate: Generate) -> Value {
+    Value::Table(table([
+        ("stories", whole(generate.stories as u64)),
+        ("held_out", whole(generate.held_out as u64)),
+    ]))
+}
+
+fn phase(phase: &Phase) -> Value {
+    let data = phase.data.iter().map(|(name, weight)| (name.clone(), Value::Float(*weight)));
+    Value::Table(table([
+        ("name", text(&phase.name)),
+        ("share", Value::Float(phase.share)),
+        ("learning_rate", rate(phase.learning_rate)),
+        ("weight_decay", rate(phase.weight_decay)),
+        ("data", Value::Table(data.collect())),
+    ]))
+}
+
+fn rate(rate: Rate) -> Value {
+    Value::Table(match rate {
+        Rate::Constant { value } => {
+            table([("shape", text("constant")), ("value", Value::Float(value))])
+        }
+        Rate::Curve { shape, peak, end, span } => table([
+            ("shape", text(shape.name())),
+            ("peak", Value::Float(peak)),
+            ("end", Value::Float(end)),
+            ("span", text(span.name())),
+        ]),
+    })
+}

@@ -1,0 +1,305 @@
+//! What a run is: every setting with its meaning, as the rest of the program sees it.
+//!
+//! These types are complete and checked; reading them from TOML is in `read`, writing them back in
+//! `resolved`. What a phase's rates are is in `rate`, where data comes from in `data`, what the
+//! model is in `model`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::data::Data;
+use super::model::ModelSource;
+use super::rate::{Rate, Shape, Span};
+
+/// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// The file it was read from, absolute.
+    pub path: PathBuf,
+    /// What the run is called: the file's stem unless the recipe says otherwise.
+    pub name: String,
+    /// What is learned.
+    pub stage: Stage,
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// Where the run computes.
+    pub device: String,
+    /// The model it starts from.
+    pub model: ModelSource,
+    /// How text becomes token ids.
+    pub tokenizer: TokenizerSource,
+    /// What it is trained and evaluated on.
+    pub data: Data,
+    /// How long, and in what pieces.
+    pub train: Train,
+    /// The run's parts in order; never empty, shares sum to 1, names are unique.
+    pub phases: Vec<super::Phase>,
+    /// `AdamW` and what surrounds it.
+    pub optimizer: Optimizer,
+    /// What is minimised.
+    pub loss: Loss,
+    /// What only preference training uses.
+    pub dpo: Dpo,
+    /// Evaluation while training.
+    pub eval: Eval,
+    /// Checkpoints while training.
+    pub checkpoint: Checkpoint,
+    /// Text generated while training.
+    pub sample: Sample,
+    /// What is written beside the final checkpoint.
+    pub export: Export,
+}
+
+/// What is learned, and so what a line of data holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The next token of any text.
+    Pretrain,
+    /// The assistant's turns of conversations.
+    Sft,
+    /// To prefer one completion to another.
+    Dpo,
+}
+
+impl Stage {
+    pub(super) const WORDS: &[(&str, Self)] =
+        &[("pretrain", Self::Pretrain), ("sft", Self::Sft), ("dpo", Self::Dpo)];
+
+    /// The word for it in a recipe.
+    pub fn name(self) -> &'static str {
+        word(Self::WORDS, self)
+    }
+
+    pub(super) fn default_learning_rate(self) -> Rate {
+        let peak = match self {
+            Self::Pretrain => 1.5e-3,
+            Self::Sft => 1e-4,
+            Self::Dpo => 2e-7,
+        };
+        Rate::Curve { shape: Shape::Linear, peak, end: 0.0, span: Span::Run }
+    }
+
+    pub(super) fn default_weight_decay(self) -> Rate {
+        Rate::Constant { value: if self == Self::Pretrain { 0.1 } else { 0.0 } }
+    }
+
+    pub(super) fn default_reduction(self) -> Reduction {
+        if self == Self::Sft { Reduction::Sum } else { Reduction::Mean }
+    }
+}
+
+/// Where the tokenizer comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerSource {
+    /// A `tokenizer.json`, absolute.
+    Path(PathBuf),
+    /// Trained on the training text before step 1.
+    Train {
+        /// Tokens to learn at most.
+        vocab_size: usize,
+    },
+    /// The one beside the weights the run starts from.
+    FromInit,
+}
+
+/// When a run is over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Length {
+    /// After so many optimizer steps.
+    Steps(u64),
+    /// After so many trained targets.
+    Tokens(u64),
+    /// After so many passes over the training data.
+    Epochs(f64),
+}
+
+/// What the arithmetic of a forward pass is done in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision throughout.
+    F32,
+    /// `bf16` operands, `f32` accumulation, master weights and moments.
+    Bf16,
+}
+
+impl Precision {
+    pub(super) const WORDS: &[(&str, Self)] = &[("f32", Self::F32), ("bf16", Self::Bf16)];
+
+    /// The word for it in a recipe.
+    pub fn name(self) -> &'static str {
+        word(Self::WORDS, self)
+    }
+}
+
+/// How long a run is, and in what pieces it computes.
+///
+/// Invariant: `micro_batch` divides `batch`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Train {
+    /// When it is over.
+    pub length: Length,
+    /// Sequences (dpo: pairs) an optimizer step, over all ranks.
+    pub batch: usize,
+    /// Sequences a forward pass.
+    pub micro_batch: usize,
+    /// What a forward pass computes in.
+    pub precision: Precision,
+    /// Whether a block's activations are computed again for the backward pass.
+    pub recompute: bool,
+    /// Whether each rank holds only its part of the moments.
+    pub shard_optimizer: bool,
+    /// Minutes after which the run saves and stops.
+    pub max_minutes: Option<f64>,
+}
+
+/// `AdamW`, clipping and warm-up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Optimizer {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Largest global gradient norm; 0 switches clipping off.
+    pub grad_clip: f64,
+    /// Steps of warm-up. `None`, possible only while the number of steps is unknown, stands for
+    /// [`default_warmup`](super::default_warmup).
+    pub warmup_steps: Option<u64>,
+}
+
+/// What is minimised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// How the losses of one step's tokens become one number.
+    pub reduction: Reduction,
+}
+
+/// How the losses of one step's tokens become one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their mean over the trained tokens.
+    Mean,
+    /// Their sum.
+    Sum,
+}
+
+impl Reduction {
+    pub(super) const WORDS: &[(&str, Self)] = &[("mean", Self::Mean), ("sum", Self::Sum)];
+
+    /// The word for it in a recipe.
+    pub fn name(self) -> &'static str {
+        word(Self::WORDS, self)
+    }
+}
+
+/// What only preference training uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dpo {
+    /// How closely the model is held to its reference.
+    pub beta: f64,
+}
+
+/// Evaluation while training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eval {
+    /// Steps between two evaluations.
+    pub every: Option<u64>,
+}
+
+/// Checkpoints while training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Steps between two checkpoints; `None`: only at the end and on signals.
+    pub every: Option<u64>,
+    /// How many stay on disk, at least 1.
+    pub keep: usize,
+}
+
+/// Text generated while training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Steps between two rounds.
+    pub every: Option<u64>,
+    /// What each sample continues.
+    pub prompts: Vec<String>,
+    /// Tokens a sample at most.
+    pub max_tokens: usize,
+    /// 0 takes the most likely token.
+    pub temperature: f64,
+}
+
+/// What is written beside the final checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// The formats, none by default.
+    pub formats: Vec<ExportFormat>,
+}
+
+/// A file format of finished models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// A Hugging Face folder in BF16.
+    HfBf16,
+    /// A Hugging Face folder with packed ternary matrices.
+    HfPacked,
+    /// GGUF as bitnet.cpp reads it.
+    GgufI2S,
+    /// GGUF with llama.cpp's 1.6875 bits a weight.
+    GgufTq1,
+    /// GGUF with llama.cpp's 2.0625 bits a weight.
+    GgufTq2,
+}
+
+impl ExportFormat {
+    pub(super) const WORDS: &[(&str, Self)] = &[
+        ("hf-bf16", Self::HfBf16),
+        ("hf-packed", Self::HfPacked),
+        ("gguf-i2_s", Self::GgufI2S),
+        ("gguf-tq1_0", Self::GgufTq1),
+        ("gguf-tq2_0", Self::GgufTq2),
+    ];
+
+    /// The word for it in a recipe and on the command line.
+    pub fn name(self) -> &'static str {
+        word(Self::WORDS, self)
+    }
+}
+
+impl FromStr for ExportFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::WORDS.iter().find(|(word, _)| *word == text);
+        found.map(|(_, format)| *format).ok_or_else(|| {
+            let words: Vec<_> = Self::WORDS.iter().map(|(word, _)| *word).collect();
+            format!("unknown format; expected {}, got {text:?}", words.join(" or "))
+        })
+    }
+}
+
+/// The word of a choice.
+pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    let found = words.iter().find(|(_, choice)| *choice == value);
+    found.expect("every choice has its word").0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_choice_has_the_word_of_the_interface() {
+        assert_eq!(
+            [Stage::Pretrain, Stage::Sft, Stage::Dpo].map(Stage::name).join(" "),
+            "pretrain sft dpo"
+        );
+        assert_eq!(Precision::Bf16.name(), "bf16");
+        assert_eq!(Reduction::Sum.name(), "sum");
+        for (word, format) in ExportFormat::WORDS {
+            assert_eq!(word.parse::<ExportFormat>().unwrap(), *format);
+            assert_eq!(format.name(), *word);
+        }
+        assert!("gguf".parse::<ExportFormat>().unwrap_err().contains("gguf-i2_s or gguf-tq1_0"));
+    }
+}

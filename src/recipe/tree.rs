@@ -1,0 +1,227 @@
+//! TOML as a tree whose every value knows where it was written.
+//!
+//! This file knows TOML and positions, nothing about recipes.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Place, Problem};
+
+/// No recipe or config is longer; what is, was not meant to be one.
+const LARGEST_FILE: u64 = 256 << 10;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) content: Content,
+}
+
+/// What TOML can hold.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    List(Vec<Node>),
+    Table(Vec<Entry>),
+    /// What no recipe uses: dates, and whole numbers beyond 64 bits.
+    Other(String),
+}
+
+/// A key of a table with its value, in the order of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// Where the key stands; for `[table]` within the header.
+    pub(super) place: Place,
+    pub(super) node: Node,
+}
+
+impl Node {
+    /// The value as a message shows it.
+    pub(super) fn describe(&self) -> String {
+        match &self.content {
+            Content::Text(text) => format!("{text:?}"),
+            Content::Integer(number) => number.to_string(),
+            Content::Float(number) => number.to_string(),
+            Content::Boolean(answer) => answer.to_string(),
+            Content::List(_) => "a list".into(),
+            Content::Table(_) => "a table".into(),
+            Content::Other(text) => text.clone(),
+        }
+    }
+
+    /// The keys of a table; none for any other value.
+    pub(super) fn entries(&self) -> &[Entry] {
+        match &self.content {
+            Content::Table(entries) => entries,
+            _ => &[],
+        }
+    }
+}
+
+/// The text of a recipe or config, refused beyond any sensible size.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = fs_err::File::open(path).map_err(|error| reason(&error))?;
+    file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(|error| reason(&error))?;
+    if text.len() as u64 > LARGEST_FILE {
+        return Err(format!("a file of more than {} KiB", LARGEST_FILE >> 10));
+    }
+    Ok(text)
+}
+
+/// What the system said, without the path in backticks that the caller names anyway.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once("`: ").map_or(text.as_str(), |(_, reason)| reason).to_owned()
+}
+
+/// A whole TOML file; every syntax error of it where it is not one.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<Problem>> {
+    let lines = Lines::new(path, text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        let entries = table_entries(table.get_ref(), &|offset| lines.place(offset));
+        return Ok(Node { place: lines.place(0), content: Content::Table(entries) });
+    }
+    Err(syntax_problems(&lines, &errors))
+}
+
+/// The first error of every line; what follows it there is mostly its echo.
+fn syntax_problems(lines: &Lines<'_>, errors: &[toml::de::Error]) -> Vec<Problem> {
+    let problem = |error: &toml::de::Error| Problem {
+        place: lines.place(error.span().map_or(0, |span| span.start)),
+        key: String::new(),
+        message: format!("not valid TOML: {}", error.message().replace('\n', ", ")),
+        hint: None,
+    };
+    let mut problems: Vec<_> = errors.iter().map(problem).collect();
+    problems.sort();
+    problems.dedup_by_key(|problem| problem.place.line());
+    problems
+}
+
+/// A value typed on the command line: TOML where it is TOML, otherwise the text as it stands.
+pub(super) fn parse_word(word: &str) -> Node {
+    match DeValue::parse(word) {
+        Ok(value) => node(&value, &|_| Place::CommandLine),
+        Err(_) => Node { place: Place::CommandLine, content: Content::Text(word.into()) },
+    }
+}
+
+fn node(value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Place) -> Node {
+    let content = match value.get_ref() {
+        DeValue::String(text) => Content::Text(text.to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Content::Integer(number),
+            Err(_) => Content::Other(number.to_string()),
+        },
+        DeValue::Float(number) => match number.as_str().parse() {
+            Ok(number) => Content::Float(number),
+            Err(_) => Content::Other(number.as_str().into()),
+        },
+        DeValue::Boolean(answer) => Content::Boolean(*answer),
+        DeValue::Datetime(date) => Content::Other(date.to_string()),
+        DeValue::Array(values) => {
+            Content::List(values.iter().map(|value| node(value, place)).collect())
+        }
+        DeValue::Table(table) => Content::Table(table_entries(table, place)),
+    };
+    Node { place: place(value.span().start), content }
+}
+
+fn table_entries(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Vec<Entry> {
+    let entry = |(key, value): (&Spanned<_>, &Spanned<_>)| {
+        let name: &std::borrow::Cow<'_, str> = key.get_ref();
+        Entry { name: name.to_string(), place: place(key.span().start), node: node(value, place) }
+    };
+    table.iter().map(entry).collect()
+}
+
+/// Offsets of a file as lines and columns.
+struct Lines<'a> {
+    path: Arc<Path>,
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(path: &Path, text: &'a str) -> Self {
+        let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { path: path.into(), text, starts: std::iter::once(0).chain(ends).collect() }
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        let line = self.starts.partition_point(|&start| start <= offset);
+        let start = self.starts[line - 1];
+        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
+        Place::File { path: self.path.clone(), line, column }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(place: &Place) -> (usize, usize) {
+        match place {
+            Place::File { line, column, .. } => (*line, *column),
+            Place::CommandLine => (0, 0),
+        }
+    }
+
+    #[test]
+    fn keys_and_values_know_their_line_and_column() {
+        let tree = parse(Path::new("r"), "a = 1\n[b]\n\"ü\" = \"x\"\n[[c]]\nd = 2\n").unwrap();
+        let [a, b, c] = tree.entries() else { panic!("{tree:?}") };
+        assert_eq!((position(&a.place), position(&a.node.place)), ((1, 1), (1, 5)));
+        assert_eq!(position(&b.place), (2, 2));
+        assert_eq!(position(&b.node.entries()[0].node.place), (3, 7));
+        let Content::List(items) = &c.node.content else { panic!("{c:?}") };
+        assert_eq!(position(&items[0].place).0, 4);
+    }
+
+    #[test]
+    fn every_syntax_error_is_reported_with_its_line() {
+        let problems = parse(Path::new("r.toml"), "a = \nb = 1\nc = [1,\nd = \"").unwrap_err();
+        assert!(problems.len() >= 2, "{problems:?}");
+        assert_eq!(problems[0].place.line(), Some(1));
+        assert!(problems[0].to_string().starts_with("r.toml:1:"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn a_word_that_is_not_toml_is_text() {
+        assert!(matches!(parse_word("32").content, Content::Integer(32)));
+        assert!(matches!(parse_word("1e-3").content, Content::Float(_)));
+        assert!(matches!(parse_word("[\"a\"]").content, Content::List(_)));
+        assert!(
+            matches!(parse_word("hf-packed").content, Content::Text(text) if text == "hf-packed")
+        );
+        assert!(matches!(parse_word("1\nb = 2").content, Content::Text(_)));
+        assert!(matches!(parse_word("").content, Content::Text(_)));
+    }
+
+    #[test]
+    fn numbers_beyond_64_bits_are_kept_as_text() {
+        let tree = parse(Path::new("r"), "a = 99999999999999999999\nb = 0x1_0").unwrap();
+        assert_eq!(tree.entries()[0].node.describe(), "99999999999999999999");
+        assert_eq!(tree.entries()[1].node.describe(), "16");
+    }
+
+    #[test]
+    fn an_oversized_file_is_refused_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("big.toml");
+        fs_err::write(&path, "#".repeat(300 << 10)).unwrap();
+        assert_eq!(read_text(&path).unwrap_err(), "a file of more than 256 KiB");
+        let missing = read_text(Path::new("/no/such.toml")).unwrap_err();
+        assert!(missing.starts_with("No such file"), "{missing}");
+    }
+}

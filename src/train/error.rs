@@ -1,0 +1,135 @@
+//! Everything that ends a run early, with the exit code that scripts rely on.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use bitnet_engine::EngineError;
+use bitnet_format::FormatError;
+use bitnet_text::TextError;
+
+use crate::checkpoint::CheckpointError;
+use crate::data::DataError;
+use crate::device::UnknownDevice;
+use crate::platform::Stop;
+use crate::recipe::RecipeError;
+
+/// Why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The recipe is not valid.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// Recipe, tokenizer and model contradict each other.
+    #[error("{path} [{field}]: {what}")]
+    Contradiction {
+        /// The recipe.
+        path: PathBuf,
+        /// The key at fault.
+        field: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// A data file is missing or broken.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A tokenizer is missing or broken.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A model file is missing or broken.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A checkpoint is broken or cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A packed model does not run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The device is not in this build.
+    #[error(transparent)]
+    Device(#[from] UnknownDevice),
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// Checkpoints exist and none verifies.
+    #[error("{dir}: no checkpoint verifies; nothing was changed. Start over with another --out")]
+    NothingVerifies {
+        /// The run directory.
+        dir: PathBuf,
+    },
+    /// The run directory is in use or holds a run already.
+    #[error("{0}")]
+    Refused(String),
+    /// The run on disk was made with other settings.
+    #[error("{0}")]
+    Drift(String),
+    /// Loss or gradient norm stayed non-finite.
+    #[error(
+        "step {step}: loss or gradient norm was not finite {in_a_row} times in a row \
+         ({total} in all); the last good checkpoint stands. Lower the learning rate"
+    )]
+    Diverged {
+        /// The last step that was skipped.
+        step: u64,
+        /// Skipped steps in a row.
+        in_a_row: u32,
+        /// Skipped steps of the run.
+        total: u32,
+    },
+    /// A signal asked for a stop; the state was saved.
+    #[error("stopped by a signal; continue with --resume auto")]
+    Stopped(Stop),
+}
+
+impl TrainError {
+    /// Whether the disk is full (or the user's share of it).
+    pub fn is_full_disk(&self) -> bool {
+        let io = match self {
+            Self::Io(error)
+            | Self::Format(FormatError::Io(error))
+            | Self::Checkpoint(
+                CheckpointError::Io(error) | CheckpointError::Format(FormatError::Io(error)),
+            ) => error,
+            _ => return false,
+        };
+        matches!(
+            io.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+        )
+    }
+
+    /// The documented exit code (`interface.md`).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Recipe(RecipeError::NoMatch { .. } | RecipeError::Unlistable { .. }) => 4,
+            Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
+            Self::Text(_) | Self::Engine(_) | Self::NothingVerifies { .. } => 4,
+            Self::Device(_) => 5,
+            Self::Data(error) => error.io_kind().map_or(4, code_of_io),
+            Self::Io(error) => code_of_io(error.kind()),
+            Self::Format(error) | Self::Checkpoint(CheckpointError::Format(error)) => {
+                code_of_format(error)
+            }
+            Self::Checkpoint(CheckpointError::Io(error)) => code_of_io(error.kind()),
+            Self::Checkpoint(CheckpointError::Broken { .. }) => 4,
+            Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
+            Self::Refused(_) => 7,
+            Self::Stopped(stop) => stop.exit_code(),
+        }
+    }
+}
+
+fn code_of_format(error: &FormatError) -> u8 {
+    match error {
+        FormatError::Io(error) => code_of_io(error.kind()),
+        FormatError::Exists { .. } => 7,
+        FormatError::Config { .. } | FormatError::Tensor { .. } | FormatError::Container { .. } => 4,
+    }
+}
+
+/// A file that is not there or not text is bad input; a full disk or a forbidden path is not.
+fn code_of_io(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::UnexpectedEof => 4,
+        _ => 5,
+    }
+}

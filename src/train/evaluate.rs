@@ -1,0 +1,68 @@
+//! Held-out loss: the negative log-likelihood of text the model was not trained on.
+
+use burn::tensor::Device;
+
+use crate::data::Row;
+use crate::model::{Documents, LanguageModel};
+use crate::monitor::Evaluation;
+use crate::train::{Batch, batch_log_probs};
+
+/// Rows that are evaluated at once.
+const ROWS_AT_ONCE: usize = 8;
+
+/// The sum over held-out targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Likelihood {
+    /// Sum of the negative log-likelihoods, in nats.
+    pub nll: f64,
+    /// Targets.
+    pub tokens: u64,
+}
+
+impl Likelihood {
+    /// The means.
+    pub fn evaluation(self) -> Evaluation {
+        let nll_per_token = self.nll / self.tokens.max(1) as f64;
+        Evaluation { nll_per_token, perplexity: nll_per_token.exp() }
+    }
+}
+
+/// Evaluates `rows`; `None` when `interrupted` says so in between. `model` is without autodiff.
+pub fn likelihood(
+    model: &LanguageModel,
+    rows: impl Iterator<Item = Row>,
+    device: &Device,
+    interrupted: &dyn Fn() -> bool,
+) -> Option<Likelihood> {
+    let mut total = Likelihood::default();
+    let mut rows = rows.peekable();
+    while rows.peek().is_some() {
+        if interrupted() {
+            return None;
+        }
+        let batch = batch_of(&rows.by_ref().take(ROWS_AT_ONCE).collect::<Vec<_>>());
+        let log_probs: Vec<f32> = batch_log_probs(model, &batch, device)
+            .into_data()
+            .try_into_vec()
+            .expect("log-probabilities are f32");
+        for (log_prob, trained) in log_probs.iter().zip(&batch.loss_mask) {
+            if *trained != 0.0 {
+                total.nll -= f64::from(*log_prob);
+                total.tokens += 1;
+            }
+        }
+    }
+    Some(total)
+}
+
+/// Rows of one length as a batch.
+pub fn batch_of(rows: &[Row]) -> Batch {
+    let time = rows.first().map_or(0, |row| row.tokens.len());
+    let join = |part: fn(&Row) -> &Vec<i32>| rows.iter().flat_map(part).copied().collect();
+    Batch {
+        tokens: join(|row| &row.tokens),
+        targets: join(|row| &row.targets),
+        loss_mask: rows.iter().flat_map(|row| &row.loss_mask).copied().collect(),
+        documents: Documents::from_starts(rows.len(), time, join(|row| &row.starts)),
+    }
+}

@@ -1,0 +1,101 @@
+//! Finding the state to continue from, and refusing to continue another run's.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint;
+use crate::model::LanguageModel;
+use crate::monitor::Monitor;
+use crate::recipe::{self, Class, Plan, Recipe};
+use crate::train::run::{Progress, Resume, State, new_optimizer};
+use crate::train::run_dir::RunDir;
+use crate::train::session::Session;
+use crate::train::TrainError;
+
+/// The checkpoint to continue from; `None` starts at step 1.
+pub(crate) fn choose(
+    dir: &RunDir,
+    resume: &Resume,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<PathBuf>, TrainError> {
+    match resume {
+        Resume::Never if dir.holds_a_run()? => Err(TrainError::Refused(format!(
+            "{}: holds a run already; continue it with --resume auto or choose another --out",
+            dir.path().display()
+        ))),
+        Resume::Never => Ok(None),
+        Resume::Auto => dir.newest_verified(|reason| monitor.message(reason)),
+        Resume::From(path) => {
+            checkpoint::verify(path)?;
+            Ok(Some(path.clone()))
+        }
+    }
+}
+
+/// Loads a checkpoint that verifies, unless the recipe or the data have drifted from it.
+pub(crate) fn load(
+    session: &Session,
+    path: &Path,
+    allowed: &[String],
+    monitor: &mut dyn Monitor,
+) -> Result<State, TrainError> {
+    let progress: Progress = checkpoint::read_state(path)?;
+    refuse_recipe_drift(session.recipe, path, allowed, monitor)?;
+    refuse_data_drift(session, path, &progress, allowed)?;
+    let folder = bitnet_format::folder::ModelFolder::open(path)?;
+    let model = LanguageModel::read(&folder, &session.device)?;
+    let mut optimizer = new_optimizer(session, &model);
+    let inner = session.device.clone().inner();
+    [optimizer.first, optimizer.second] =
+        checkpoint::read_moments(path, &session.spec, &inner)?;
+    optimizer.updates = progress.updates;
+    monitor.message(&format!("continuing after step {} from {}", progress.step, path.display()));
+    let resumed_from = Some(progress.step);
+    Ok(State { model, optimizer, progress, resumed_from })
+}
+
+fn refuse_recipe_drift(
+    recipe: &Recipe,
+    path: &Path,
+    allowed: &[String],
+    monitor: &mut dyn Monitor,
+) -> Result<(), TrainError> {
+    let Plan::Single(stored) = recipe::load(&path.join(checkpoint::RECIPE_FILE), &[])? else {
+        let what = format!("{}: holds no recipe of one run", path.display());
+        return Err(TrainError::Drift(what));
+    };
+    let mut refused = Vec::new();
+    for change in stored.diff(recipe) {
+        let line = format!("  {}: {} -> {}", change.key, change.old, change.new);
+        match change.class {
+            Class::Safe => {}
+            _ if change.is_allowed(allowed) => {
+                monitor.message(&format!("changed by --allow-change:{line}"));
+            }
+            Class::NeedsAllow => refused.push(format!("{line}  (--allow-change {})", change.key)),
+            Class::Fatal => refused.push(format!("{line}  (cannot change within a run)")),
+        }
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let what = refused.join("\n");
+    Err(TrainError::Drift(format!("{}: was made by another recipe:\n{what}", path.display())))
+}
+
+fn refuse_data_drift(
+    session: &Session,
+    path: &Path,
+    progress: &Progress,
+    allowed: &[String],
+) -> Result<(), TrainError> {
+    let tokenizer = blake3::hash(session.tokenizer.json()).to_hex().to_string();
+    if progress.tokenizer_blake3 != tokenizer {
+        let what = "was trained with another tokenizer, which cannot change within a run";
+        return Err(TrainError::Drift(format!("{} [tokenizer]: {what}", path.display())));
+    }
+    if progress.data_fingerprint != session.fingerprint && !allowed.iter().any(|key| key == "data") {
+        let what = "the training files have changed since; --allow-change data continues anyway";
+        return Err(TrainError::Drift(format!("{} [data]: {what}", path.display())));
+    }
+    Ok(())
+}

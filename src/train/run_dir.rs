@@ -1,0 +1,142 @@
+//! The run directory: one writer, an append-only log, checkpoints that are found and pruned.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::checkpoint;
+use crate::data::FileLock;
+use crate::train::TrainError;
+
+/// The log of a run, one JSON object a line.
+pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
+/// Samples written while training, one JSON object a line.
+pub(crate) const SAMPLES_FILE: &str = "samples.jsonl";
+/// The recipe with every default.
+pub(crate) use crate::checkpoint::RECIPE_FILE as RESOLVED_FILE;
+/// The model of the last step as a Hugging Face folder.
+pub(crate) const FINAL_DIR: &str = "final";
+/// Touch this file to have a checkpoint made.
+const SAVE_NOW_FILE: &str = "SAVE_NOW";
+
+/// An open run directory; nobody else writes to it while this value lives.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    _lock: FileLock,
+}
+
+impl RunDir {
+    /// Creates the directory where needed and takes its lock.
+    ///
+    /// # Errors
+    /// When another process holds it.
+    pub(crate) fn open(path: &Path) -> Result<Self, TrainError> {
+        fs_err::create_dir_all(path)?;
+        match FileLock::try_exclusive(&path.join("run.lock"))? {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(holder) => Err(TrainError::Refused(format!(
+                "{}: another process trains here ({holder}); wait for it or choose another --out",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file or directory in it.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether a run was ever started here.
+    pub(crate) fn holds_a_run(&self) -> Result<bool, TrainError> {
+        let started = self.join(METRICS_FILE).exists() || self.join(FINAL_DIR).exists();
+        Ok(started || !checkpoint::list(&self.path)?.is_empty())
+    }
+
+    /// Removes what a killed process left half-written.
+    pub(crate) fn remove_leftovers(&self) -> Result<(), TrainError> {
+        for entry in fs_err::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().contains(".tmp-") && entry.file_type()?.is_dir() {
+                fs_err::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends one line in one write. A torn last line, left by a kill, is cut off first.
+    pub(crate) fn append<S: Serialize>(&self, file: &str, record: &S) -> Result<(), TrainError> {
+        let mut line = serde_json::to_vec(record).expect("our own records serialise");
+        line.push(b'\n');
+        let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.join(file))?;
+        Ok(log.write_all(&line)?)
+    }
+
+    /// Cuts a torn last line off a log.
+    pub(crate) fn mend(&self, file: &str) -> Result<(), TrainError> {
+        let path = self.join(file);
+        if !path.exists() {
+            return Ok(());
+        }
+        let bytes = fs_err::read(&path)?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        if whole < bytes.len() {
+            let mut log = fs_err::OpenOptions::new().write(true).open(&path)?;
+            log.file_mut().set_len(whole as u64)?;
+            log.seek(SeekFrom::End(0))?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody touched `SAVE_NOW`; the file is taken away.
+    pub(crate) fn take_save_request(&self) -> bool {
+        fs_err::remove_file(self.join(SAVE_NOW_FILE)).is_ok()
+    }
+
+    /// Removes all but the newest `keep` checkpoints of this run, and never one in `pinned`.
+    pub(crate) fn prune(&self, run_id: &str, keep: usize, pinned: &[u64]) -> Result<(), TrainError> {
+        let mut ours: Vec<(u64, PathBuf)> = checkpoint::list(&self.path)?;
+        ours.retain(|(_, dir)| is_of_run(dir, run_id));
+        let old = ours.len().saturating_sub(keep);
+        for (step, dir) in ours.into_iter().take(old) {
+            if !pinned.contains(&step) {
+                fs_err::remove_dir_all(dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint that verifies. Every one that does not is reported and left alone.
+    ///
+    /// # Errors
+    /// When there are checkpoints and none verifies.
+    pub(crate) fn newest_verified(
+        &self,
+        mut report: impl FnMut(&str),
+    ) -> Result<Option<PathBuf>, TrainError> {
+        let found = checkpoint::list(&self.path)?;
+        for (_, dir) in found.iter().rev() {
+            match checkpoint::verify(dir) {
+                Ok(()) => return Ok(Some(dir.clone())),
+                Err(error) => {
+                    report(&format!("{} does not verify: {error}; trying the one before", dir.display()));
+                }
+            }
+        }
+        if found.is_empty() {
+            return Ok(None);
+        }
+        Err(TrainError::NothingVerifies { dir: self.path.clone() })
+    }
+}
+
+fn is_of_run(dir: &Path, run_id: &str) -> bool {
+    checkpoint::read_state::<Value>(dir).is_ok_and(|state| state["run_id"] == run_id)
+}

@@ -1,0 +1,93 @@
+//! Our own operations against the same in plain tensor operations, forward and backward, on
+//! random shapes with tails.
+
+use bitnet_train::ops::{self, reference};
+use bitnet_train::random;
+use burn::tensor::{Device, Tensor, TensorData};
+use proptest::prelude::*;
+use rand_distr::{Distribution, Normal};
+
+fn draw(seed: u64, purpose: &str, count: usize) -> Vec<f32> {
+    let normal = Normal::new(0.0f32, 1.0).unwrap();
+    normal.sample_iter(random::keyed(seed, purpose, 0, 0)).take(count).collect()
+}
+
+fn leaf<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff()).require_grad()
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.inner().into_data().try_to_vec().unwrap()
+}
+
+/// Output, gradient of the first and of the second input under a random upstream gradient.
+fn run<const D: usize>(
+    operation: impl Fn(Tensor<3>, Tensor<D>) -> Tensor<3>,
+    x: &Tensor<3>,
+    w: &Tensor<D>,
+    seed: u64,
+) -> [Vec<f32>; 3] {
+    let y = operation(x.clone(), w.clone());
+    let upstream = draw(seed, "upstream", y.shape().num_elements());
+    let upstream = Tensor::from_data(TensorData::new(upstream, y.dims()), &y.device());
+    let mut grads = (y.clone() * upstream).sum().backward();
+    let dx = x.grad_remove(&mut grads).unwrap();
+    let dw = w.grad_remove(&mut grads).unwrap();
+    [host(y), host(dx), host(dw)]
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    let square = |x: f64| x * x;
+    let norm: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
+    let distance: f64 =
+        found.iter().zip(expected).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    // Sums of at most a few hundred f32 products, rounded in another order.
+    assert!(distance.sqrt() <= 2e-6 * norm.sqrt().max(1e-3), "{what}: {distance} of {norm}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn bit_linear_equals_its_reference(
+        batch in 1usize..4, time in 1usize..40, width in 1usize..90, out in 1usize..70, seed: u64,
+    ) {
+        let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
+        let w = leaf(draw(seed, "w", out * width), [out, width]);
+        let found = run(ops::bit_linear, &x, &w, seed);
+        let expected = run(reference::bit_linear, &x, &w, seed);
+        prop_assert_eq!(&found[0], &expected[0], "integers first: the outputs have the same bits");
+        assert_close(&found[1], &expected[1], "dx");
+        assert_close(&found[2], &expected[2], "dw");
+    }
+
+    #[test]
+    fn rms_norm_equals_its_reference(
+        batch in 1usize..4, time in 1usize..140, width in 1usize..90, seed: u64,
+    ) {
+        let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
+        let gain = leaf(draw(seed, "gain", width), [width]);
+        let found = run(|x, gain| ops::rms_norm(x, gain, 1e-5), &x, &gain, seed);
+        let expected = run(|x, gain| reference::rms_norm(x, gain, 1e-5), &x, &gain, seed);
+        for (part, name) in ["y", "dx", "dgain"].iter().enumerate() {
+            assert_close(&found[part], &expected[part], name);
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_reaches_the_output() {
+    let x = leaf(vec![1.0, f32::NAN, 2.0, 3.0], [1, 2, 2]);
+    let w = leaf(vec![1.0, -1.0], [1, 2]);
+    let y = host(ops::bit_linear(x, w));
+    assert!(y[0].is_nan() && y[1].is_finite());
+}
+
+#[test]
+fn zero_rows_give_zero_and_finite_gradients() {
+    let x = leaf(vec![0.0; 6], [1, 2, 3]);
+    let w = leaf(vec![0.0; 6], [2, 3]);
+    for values in run(ops::bit_linear, &x, &w, 1) {
+        assert!(values.iter().all(|value| value.is_finite()));
+    }
+}

@@ -1,0 +1,83 @@
+//! SIGKILL at random moments, during saves and around the phase switch: a resumed run repeats the
+//! uninterrupted one to the bit.
+
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use super::lab::{Dice, Lab, assert_same, result};
+
+/// Runs, each killed several times before it may finish.
+const RUNS: u64 = 6;
+const KILLS_A_RUN: u64 = 4;
+
+#[test]
+fn a_run_killed_at_any_moment_resumes_to_the_bit() {
+    let lab = Lab::new();
+    let straight = lab.path("straight");
+    lab.finish(&straight, &[]);
+    let began = Instant::now();
+    lab.finish(&lab.path("timed"), &[]); // the token cache is there now, as it is for the resumes
+    let duration = began.elapsed();
+    let expected = result(&straight);
+    assert_eq!(expected.losses.len(), 30);
+    assert_same(&result(&lab.path("timed")), &expected, "an equal run");
+
+    let mut dice = Dice(1);
+    let (mut kills, mut during_saves, mut at_switch) = (0, 0, 0);
+    for run in 0..RUNS {
+        let out = lab.path(&format!("killed-{run}"));
+        for kill in 0..KILLS_A_RUN {
+            let mut child = lab.spawn(&out, &["--resume", "auto"]);
+            let alive = match kill % 4 {
+                0 => wait_until(&mut child, || is_saving(&out)),
+                1 => wait_until(&mut child, || last_step(&out) == Some(15)),
+                _ => wait_for(&mut child, duration.mul_f64(dice.below(1000) as f64 / 1000.0)),
+            };
+            if alive {
+                during_saves += u32::from(is_saving(&out));
+                at_switch += u32::from(matches!(last_step(&out), Some(14..=17)));
+                child.kill().unwrap();
+                kills += 1;
+            }
+            child.wait().unwrap();
+            for (_, checkpoint) in bitnet_train::checkpoint::list(&out).unwrap_or_default() {
+                bitnet_train::checkpoint::verify(&checkpoint).unwrap();
+            }
+        }
+        lab.finish(&out, &["--resume", "auto"]);
+        assert_same(&result(&out), &expected, &format!("run {run}"));
+    }
+    println!("{kills} kills, {during_saves} during a save, {at_switch} around the phase switch");
+    assert!(kills >= 20, "only {kills} kills");
+    assert!(during_saves >= 1 && at_switch >= 1);
+}
+
+/// Polls until `condition`; false when the child ended before.
+fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> bool {
+    while child.try_wait().unwrap().is_none() {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    false
+}
+
+fn wait_for(child: &mut Child, time: Duration) -> bool {
+    let end = Instant::now() + time;
+    wait_until(child, || Instant::now() >= end)
+}
+
+fn is_saving(out: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(out) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(".tmp-"))
+}
+
+/// The step of the last whole line of the log.
+fn last_step(out: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).ok()?;
+    let whole = &text[..=text.rfind('\n')?];
+    let line: serde_json::Value = serde_json::from_str(whole.lines().last()?).ok()?;
+    line["step"].as_u64()
+}

@@ -1,0 +1,8 @@
+//! The promise of a run, kept by the real program: kill it, stop it, damage its files, start it
+//! twice, give it bad input.
+
+mod bad_input;
+mod kill;
+mod lab;
+mod signals;
+mod storage;
