@@ -132,8 +132,7 @@ impl Reference {
         let decayed = tensor_table(&self.spec).iter().map(|entry| entry.is_matrix()).collect();
         let sizes: Vec<_> = values(&model).iter().map(|value| value.dims()[0]).collect();
         let mut optimizer = AdamW::new(adamw, &sizes, decayed, &Device::flex());
-        let settings =
-            StepSettings { reduction: Reduction::Mean, grad_clip: self.number("clip") };
+        let settings = StepSettings { reduction: Reduction::Mean, grad_clip: self.number("clip") };
         let (mut losses, began) = (Vec::new(), Instant::now());
         for t in 1..=steps {
             let batch = self.batch(t);

@@ -165,6 +165,10 @@ pub fn parameter_split(folder: &ModelFolder) -> (usize, usize) {
     let spec = folder.spec();
     tensor_table(spec).iter().fold((0, 0), |(ternary, other), entry| {
         let elements = entry.elements();
-        if entry.is_ternary(spec) { (ternary + elements, other) } else { (ternary, other + elements) }
+        if entry.is_ternary(spec) {
+            (ternary + elements, other)
+        } else {
+            (ternary, other + elements)
+        }
     })
 }

@@ -30,10 +30,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         print_line(&result.to_string());
         return Ok(());
     }
-    print_line(&format!(
-        "{}: {ternary} ternary and {other} other parameters",
-        args.out.display()
-    ));
+    print_line(&format!("{}: {ternary} ternary and {other} other parameters", args.out.display()));
     if let Some(verification) = verification {
         print_line(&verification.to_string());
     }

@@ -42,7 +42,10 @@ fn show(recipe: &Recipe) -> Result<()> {
         let mix: Vec<String> = phase.data.iter().map(|(set, w)| format!("{set} {w}")).collect();
         print_line(&format!(
             "{step:>8}  {:<12} {:>13.3e}  {:>12.3}  {}",
-            phase.name, rates.learning_rate, rates.weight_decay, mix.join(", ")
+            phase.name,
+            rates.learning_rate,
+            rates.weight_decay,
+            mix.join(", ")
         ));
     }
     Ok(())

@@ -57,7 +57,8 @@ fn options(args: &RunArgs, recipe: &Recipe) -> Result<RunOptions> {
         path => Resume::From(checkpoint_path(&out, path)),
     };
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let signals = Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
+    let signals =
+        Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
     Ok(RunOptions { out, resume, allow_change: args.allow_change.clone(), command, signals })
 }
 

@@ -19,7 +19,8 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     for document in source.documents().map_err(TrainError::from)? {
         texts.push(document.map_err(TrainError::from)?.text);
     }
-    let json = bitnet_text::train_bpe(texts.into_iter(), args.vocab_size).map_err(TrainError::from)?;
+    let json =
+        bitnet_text::train_bpe(texts.into_iter(), args.vocab_size).map_err(TrainError::from)?;
     write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;
     let written = bitnet_text::Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
     print_line(&format!("{}: {} entries", args.out.display(), written.vocab_size()));

@@ -38,7 +38,14 @@ impl Terminal {
     /// Decides by stderr whether a bar can be drawn.
     pub fn new(verbosity: Verbosity) -> Self {
         let bar = (verbosity == Verbosity::Normal && std::io::stderr().is_terminal()).then(new_bar);
-        Self { verbosity, bar, steps: 0, last_line: None, speeds: VecDeque::new(), tokens_per_step: 0 }
+        Self {
+            verbosity,
+            bar,
+            steps: 0,
+            last_line: None,
+            speeds: VecDeque::new(),
+            tokens_per_step: 0,
+        }
     }
 
     fn line(&self, text: &str) {
@@ -109,7 +116,11 @@ impl Monitor for Terminal {
         let skipped = if record.skipped { " SKIPPED (not finite)" } else { "" };
         let text = format!(
             "{} loss {:.4} lr {:.2e} norm {:.2} {:.0} tokens/s ETA {eta}{skipped}",
-            record.phase, record.loss, record.lr, record.grad_norm, self.speed()
+            record.phase,
+            record.loss,
+            record.lr,
+            record.grad_norm,
+            self.speed()
         );
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);

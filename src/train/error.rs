@@ -122,7 +122,9 @@ fn code_of_format(error: &FormatError) -> u8 {
     match error {
         FormatError::Io(error) => code_of_io(error.kind()),
         FormatError::Exists { .. } => 7,
-        FormatError::Config { .. } | FormatError::Tensor { .. } | FormatError::Container { .. } => 4,
+        FormatError::Config { .. } | FormatError::Tensor { .. } | FormatError::Container { .. } => {
+            4
+        }
     }
 }
 

@@ -6,10 +6,10 @@ use crate::checkpoint;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::recipe::{self, Class, Plan, Recipe};
+use crate::train::TrainError;
 use crate::train::run::{Progress, Resume, State, new_optimizer};
 use crate::train::run_dir::RunDir;
 use crate::train::session::Session;
-use crate::train::TrainError;
 
 /// The checkpoint to continue from; `None` starts at step 1.
 pub(crate) fn choose(
@@ -45,8 +45,7 @@ pub(crate) fn load(
     let model = LanguageModel::read(&folder, &session.device)?;
     let mut optimizer = new_optimizer(session, &model);
     let inner = session.device.clone().inner();
-    [optimizer.first, optimizer.second] =
-        checkpoint::read_moments(path, &session.spec, &inner)?;
+    [optimizer.first, optimizer.second] = checkpoint::read_moments(path, &session.spec, &inner)?;
     optimizer.updates = progress.updates;
     monitor.message(&format!("continuing after step {} from {}", progress.step, path.display()));
     let resumed_from = Some(progress.step);
@@ -93,7 +92,8 @@ fn refuse_data_drift(
         let what = "was trained with another tokenizer, which cannot change within a run";
         return Err(TrainError::Drift(format!("{} [tokenizer]: {what}", path.display())));
     }
-    if progress.data_fingerprint != session.fingerprint && !allowed.iter().any(|key| key == "data") {
+    if progress.data_fingerprint != session.fingerprint && !allowed.iter().any(|key| key == "data")
+    {
         let what = "the training files have changed since; --allow-change data continues anyway";
         return Err(TrainError::Drift(format!("{} [data]: {what}", path.display())));
     }

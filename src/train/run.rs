@@ -161,7 +161,8 @@ fn fresh(session: &Session) -> Result<State, TrainError> {
 /// Zero moments; matrices are decayed, norms are not.
 pub(crate) fn new_optimizer(session: &Session, model: &LanguageModel) -> AdamW {
     let sizes: Vec<usize> = values(model).iter().map(|value| value.dims()[0]).collect();
-    let decayed = tensor_table(&session.spec).iter().map(bitnet_format::TensorEntry::is_matrix).collect();
+    let decayed =
+        tensor_table(&session.spec).iter().map(bitnet_format::TensorEntry::is_matrix).collect();
     AdamW::new(session.optimizer_settings(), &sizes, decayed, &session.device.clone().inner())
 }
 
@@ -300,7 +301,8 @@ impl Training<'_> {
     fn between_steps(&mut self, state: &mut State) -> Result<bool, TrainError> {
         let (recipe, step) = (self.session.recipe, state.progress.step);
         let last = step == self.session.steps;
-        let due = |every: Option<u64>| every.is_some_and(|every| last || step.is_multiple_of(every));
+        let due =
+            |every: Option<u64>| every.is_some_and(|every| last || step.is_multiple_of(every));
         if due(recipe.eval.every) && !self.evaluate(state)? {
             return Ok(false);
         }
@@ -309,7 +311,8 @@ impl Training<'_> {
         }
         state.progress.unfinished = false;
         let asked = self.session.signals.take_save() || self.dir.take_save_request();
-        if last || asked || recipe.checkpoint.every.is_some_and(|every| step.is_multiple_of(every)) {
+        if last || asked || recipe.checkpoint.every.is_some_and(|every| step.is_multiple_of(every))
+        {
             self.save_if_possible(state, last)?;
         }
         Ok(true)
@@ -345,7 +348,8 @@ impl Training<'_> {
             results.insert(name.clone(), json!(evaluation));
         }
         if !results.is_empty() {
-            self.dir.append(METRICS_FILE, &json!({"step": state.progress.step, "eval": results}))?;
+            self.dir
+                .append(METRICS_FILE, &json!({"step": state.progress.step, "eval": results}))?;
         }
         Ok(true)
     }
@@ -363,10 +367,12 @@ impl Training<'_> {
                 seed: session.recipe.seed,
                 step,
             };
-            let text = sample(&model, &session.tokenizer, prompt, settings, &|| session.interrupted())?;
+            let text =
+                sample(&model, &session.tokenizer, prompt, settings, &|| session.interrupted())?;
             let Some(text) = text else { return Ok(false) };
             self.monitor.sampled(step, prompt, &text);
-            self.dir.append(SAMPLES_FILE, &json!({"step": step, "prompt": prompt, "text": text}))?;
+            self.dir
+                .append(SAMPLES_FILE, &json!({"step": step, "prompt": prompt, "text": text}))?;
         }
         Ok(true)
     }
@@ -382,7 +388,8 @@ impl Training<'_> {
         };
         checkpoint::save(&target, contents, &state.progress)?;
         self.monitor.saved(&target);
-        let ends = (0..self.session.mixes.len()).map(|phase| self.session.schedule.phase_range(phase));
+        let ends =
+            (0..self.session.mixes.len()).map(|phase| self.session.schedule.phase_range(phase));
         let mut pinned: Vec<u64> = ends.map(|range| range.end - 1).collect();
         pinned.extend(state.resumed_from);
         self.dir.prune(&state.progress.run_id, self.session.recipe.checkpoint.keep, &pinned)
@@ -410,7 +417,8 @@ impl Training<'_> {
         self.monitor.saved(&target);
         for format in &self.session.recipe.export.formats {
             let out = self.dir.join("export").join(format.name());
-            let request = export::Request { format: *format, out: &out, on_existing: OnExisting::Replace };
+            let request =
+                export::Request { format: *format, out: &out, on_existing: OnExisting::Replace };
             let report = export::export(&ModelFolder::open(&target)?, &target, &request)?;
             self.monitor.saved(&out);
             self.monitor.message(&report.to_string());

@@ -64,8 +64,13 @@ impl RunDir {
     pub(crate) fn remove_leftovers(&self) -> Result<(), TrainError> {
         for entry in fs_err::read_dir(&self.path)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().contains(".tmp-") && entry.file_type()?.is_dir() {
+            if !entry.file_name().to_string_lossy().contains(".tmp-") {
+                continue;
+            }
+            if entry.file_type()?.is_dir() {
                 fs_err::remove_dir_all(entry.path())?;
+            } else {
+                fs_err::remove_file(entry.path())?;
             }
         }
         Ok(())
@@ -101,7 +106,12 @@ impl RunDir {
     }
 
     /// Removes all but the newest `keep` checkpoints of this run, and never one in `pinned`.
-    pub(crate) fn prune(&self, run_id: &str, keep: usize, pinned: &[u64]) -> Result<(), TrainError> {
+    pub(crate) fn prune(
+        &self,
+        run_id: &str,
+        keep: usize,
+        pinned: &[u64],
+    ) -> Result<(), TrainError> {
         let mut ours: Vec<(u64, PathBuf)> = checkpoint::list(&self.path)?;
         ours.retain(|(_, dir)| is_of_run(dir, run_id));
         let old = ours.len().saturating_sub(keep);
@@ -126,7 +136,10 @@ impl RunDir {
             match checkpoint::verify(dir) {
                 Ok(()) => return Ok(Some(dir.clone())),
                 Err(error) => {
-                    report(&format!("{} does not verify: {error}; trying the one before", dir.display()));
+                    report(&format!(
+                        "{} does not verify: {error}; trying the one before",
+                        dir.display()
+                    ));
                 }
             }
         }

@@ -35,7 +35,6 @@ pub(crate) struct Session<'a> {
     pub(crate) signals: &'a Signals,
 }
 
-
 impl<'a> Session<'a> {
     /// Opens everything a recipe names. `kept_tokenizer` is the one of a checkpoint to resume,
     /// which counts instead of training a new one.
@@ -61,8 +60,23 @@ impl<'a> Session<'a> {
         let mut loader = Loader::new(sets, settings);
         let steps = total_steps(recipe, &mut loader, &names)?;
         let schedule = Schedule::new(recipe, steps)?;
-        let mixes = recipe.phases.iter().map(|phase| Mix { sets: phase.data.clone().into_iter().collect() }).collect();
-        let session = Self { recipe, spec, tokenizer, fingerprint, mixes, validation, steps, schedule, device, signals };
+        let mixes = recipe
+            .phases
+            .iter()
+            .map(|phase| Mix { sets: phase.data.clone().into_iter().collect() })
+            .collect();
+        let session = Self {
+            recipe,
+            spec,
+            tokenizer,
+            fingerprint,
+            mixes,
+            validation,
+            steps,
+            schedule,
+            device,
+            signals,
+        };
         Ok((session, loader))
     }
 
@@ -112,7 +126,10 @@ impl Caches<'_, '_> {
         &mut self,
         sources: BTreeMap<String, Source>,
     ) -> Result<BTreeMap<String, TokenCache>, TrainError> {
-        sources.into_iter().map(|(name, source)| Ok((name.clone(), self.open(&name, source)?))).collect()
+        sources
+            .into_iter()
+            .map(|(name, source)| Ok((name.clone(), self.open(&name, source)?)))
+            .collect()
     }
 
     fn open(&mut self, name: &str, source: Source) -> Result<TokenCache, TrainError> {
@@ -135,9 +152,9 @@ impl Caches<'_, '_> {
 
 /// Where tokenised text is kept unless the recipe says otherwise.
 fn default_cache_dir() -> PathBuf {
-    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"))
-    });
+    let home = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
     home.unwrap_or_else(std::env::temp_dir).join("bitnet-train")
 }
 
@@ -260,11 +277,7 @@ fn policy(long_rows: recipe::LongRows) -> data::LongRows {
     }
 }
 
-fn total_steps(
-    recipe: &Recipe,
-    loader: &mut Loader,
-    sets: &[String],
-) -> Result<u64, TrainError> {
+fn total_steps(recipe: &Recipe, loader: &mut Loader, sets: &[String]) -> Result<u64, TrainError> {
     let batch = recipe.train.batch as u64;
     Ok(match recipe.train.length {
         Length::Steps(steps) => steps,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::lab::{Dice, Lab, assert_same, result};
 
 /// Runs, each killed several times before it may finish.
-const RUNS: u64 = 6;
+const RUNS: u64 = 9;
 const KILLS_A_RUN: u64 = 4;
 
 #[test]
@@ -30,12 +30,15 @@ fn a_run_killed_at_any_moment_resumes_to_the_bit() {
         for kill in 0..KILLS_A_RUN {
             let mut child = lab.spawn(&out, &["--resume", "auto"]);
             let alive = match kill % 4 {
-                0 => wait_until(&mut child, || is_saving(&out)),
+                0 => {
+                    let pid = child.id();
+                    wait_until(&mut child, || is_saving(&out, pid))
+                }
                 1 => wait_until(&mut child, || last_step(&out) == Some(15)),
-                _ => wait_for(&mut child, duration.mul_f64(dice.below(1000) as f64 / 1000.0)),
+                _ => wait_for(&mut child, duration.mul_f64(dice.below(700) as f64 / 1000.0)),
             };
             if alive {
-                during_saves += u32::from(is_saving(&out));
+                during_saves += u32::from(is_saving(&out, child.id()));
                 at_switch += u32::from(matches!(last_step(&out), Some(14..=17)));
                 child.kill().unwrap();
                 kills += 1;
@@ -69,9 +72,14 @@ fn wait_for(child: &mut Child, time: Duration) -> bool {
     wait_until(child, || Instant::now() >= end)
 }
 
-fn is_saving(out: &Path) -> bool {
+/// Whether process `pid` has a checkpoint under construction; leftovers of others do not count.
+fn is_saving(out: &Path, pid: u32) -> bool {
     let Ok(entries) = std::fs::read_dir(out) else { return false };
-    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(".tmp-"))
+    let staged = format!(".tmp-{pid}");
+    entries.flatten().any(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with("step-") && name.ends_with(&staged)
+    })
 }
 
 /// The step of the last whole line of the log.

@@ -115,9 +115,7 @@ pub(crate) struct Result {
 pub(crate) fn result(out: &Path) -> Result {
     let losses = metrics(out)
         .iter()
-        .filter_map(|line| {
-            Some((line["step"].as_u64()?, line["loss_bits"].as_str()?.to_owned()))
-        })
+        .filter_map(|line| Some((line["step"].as_u64()?, line["loss_bits"].as_str()?.to_owned())))
         .collect();
     Result { losses, weights: fs_err::read(out.join("final/model.safetensors")).unwrap() }
 }
@@ -138,7 +136,8 @@ pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }

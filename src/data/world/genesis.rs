@@ -15,7 +15,7 @@ const PLACES_IN_A_WORLD: usize = 4;
 
 impl World {
     /// Draws the beginning of a world: two or three people, each in a place of their own, two or
-    /// three containers, and two or three things of which the hero has the first.
+    /// three containers, and three things of which the hero has the first.
     pub fn generate(rng: &mut ChaCha8Rng) -> Self {
         let places: Vec<_> = PLACES.sample(rng, PLACES_IN_A_WORLD).copied().collect();
         let people = people(rng);
@@ -39,7 +39,7 @@ impl World {
 }
 
 fn people(rng: &mut ChaCha8Rng) -> Vec<Person> {
-    let number = if rng.random_bool(0.35) { 3 } else { 2 };
+    let number = rng.random_range(2..=3);
     let names: Vec<_> = NAMES.sample(rng, number).copied().collect();
     let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
     places.shuffle(rng);
@@ -69,7 +69,7 @@ fn person(
 
 /// Containers of different colours, often of the same kind: then the colour alone tells them apart.
 fn containers(rng: &mut ChaCha8Rng) -> Vec<Container> {
-    let number = if rng.random_bool(0.35) { 3 } else { 2 };
+    let number = rng.random_range(2..=3);
     let colours: Vec<_> = COLOURS.sample(rng, number).copied().collect();
     let shared = rng.random_bool(0.4).then(|| pick(rng, CONTAINERS));
     let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
@@ -82,10 +82,9 @@ fn containers(rng: &mut ChaCha8Rng) -> Vec<Container> {
     colours.into_iter().zip(places).map(draw).collect()
 }
 
-/// Two or three things. The second sometimes shares the noun of the first, never the colour.
+/// Three things. The second sometimes shares the noun of the first, never the colour.
 fn things(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Vec<Thing> {
-    let number = rng.random_range(2..=3);
-    let mut nouns: Vec<_> = THINGS.sample(rng, number).copied().collect();
+    let mut nouns: Vec<_> = THINGS.sample(rng, 3).copied().collect();
     if rng.random_bool(0.25) {
         nouns[1] = nouns[0];
     }
@@ -93,24 +92,14 @@ fn things(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Vec<Thing> 
     for &(_, fruit) in &nouns {
         colours.push(fresh_colour(rng, fruit, &colours));
     }
-    let spots = spots(rng, people, containers, nouns.len());
+    let second = if rng.random_bool(0.6) {
+        Spot::With(PersonId(1))
+    } else {
+        free_spot(rng, people, containers)
+    };
+    let spots = [Spot::With(PersonId(0)), second, free_spot(rng, people, containers)];
     let parts = nouns.into_iter().zip(colours).zip(spots);
     parts.map(|(((noun, _), colour), spot)| Thing { noun, colour, spot }).collect()
-}
-
-/// Where the things are: the first with the hero, no two in the same spot.
-fn spots(rng: &mut ChaCha8Rng, people: usize, containers: usize, number: usize) -> Vec<Spot> {
-    let mut spots = vec![Spot::With(PersonId(0))];
-    if rng.random_bool(0.6) {
-        spots.push(Spot::With(PersonId(1)));
-    }
-    while spots.len() < number {
-        let spot = free_spot(rng, people, containers);
-        if !spots.contains(&spot) {
-            spots.push(spot);
-        }
-    }
-    spots
 }
 
 fn fresh_colour(rng: &mut ChaCha8Rng, fruit: bool, taken: &[&'static str]) -> &'static str {
