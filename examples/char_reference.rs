@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use bitnet_format::ModelSpec;
 use bitnet_format::tensors::TensorFile;
-use bitnet_format::{ModelSpec, tensor_table};
-use bitnet_train::model::{Documents, LanguageModel, Weight, values};
+use bitnet_train::model::{Documents, LanguageModel, Weight};
 use bitnet_train::train::{
     Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, Reduction, StepSettings,
     batch_log_probs,
@@ -129,15 +129,12 @@ impl Reference {
             beta2: betas[1].as_f64().context("[train] betas")?,
             eps: self.number("eps"),
         };
-        let decayed = tensor_table(&self.spec).iter().map(|entry| entry.is_matrix()).collect();
-        let sizes: Vec<_> = values(&model).iter().map(|value| value.dims()[0]).collect();
-        let mut optimizer = AdamW::new(adamw, &sizes, decayed, &Device::flex());
+        let mut optimizer = AdamW::for_model(&self.spec, adamw, &self.device);
         let settings = StepSettings { reduction: Reduction::Mean, grad_clip: self.number("clip") };
         let (mut losses, began) = (Vec::new(), Instant::now());
         for t in 1..=steps {
             let batch = self.batch(t);
-            let sum = Accumulated::over(&model, &CrossEntropy, &[batch], &self.device, &|| false)
-                .context("nothing interrupts this run")?;
+            let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &self.device);
             let (next, report) = sum.apply(model, &mut optimizer, settings, self.rates(t));
             model = next;
             losses.push(report.loss);

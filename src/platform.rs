@@ -1,4 +1,4 @@
-//! The only file that makes calls of one operating system: signals, advisory locks, free space.
+//! The only file that makes calls of one operating system: signals, free space, memory.
 //! Elsewhere than on Unix the fallbacks below are used; the README says which platforms were run.
 
 use std::path::Path;

@@ -1,4 +1,7 @@
 //! Every integration test, in one binary.
+#![expect(clippy::print_stdout, reason = "tests say what they measured and what they skipped")]
+
 mod golden;
 mod operations;
+mod policy;
 mod runs;

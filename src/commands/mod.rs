@@ -13,13 +13,13 @@ use crate::cli::{Cli, Command};
 use crate::failure::Usage;
 
 /// Runs the command that was typed.
-pub(crate) fn run(cli: Cli) -> Result<()> {
-    match cli.command {
-        None => run::run(cli.run),
-        Some(Command::Plan(args)) => plan::run(&args),
-        Some(Command::Tokenizer(args)) => tokenizer::run(&args),
-        Some(Command::Eval(args)) => eval::run(&args),
-        Some(Command::Export(args)) => export::run(&args),
+pub(crate) fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        None => run::run(&cli.run),
+        Some(Command::Plan(args)) => plan::run(args),
+        Some(Command::Tokenizer(args)) => tokenizer::run(args),
+        Some(Command::Eval(args)) => eval::run(args),
+        Some(Command::Export(args)) => export::run(args),
     }
 }
 

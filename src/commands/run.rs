@@ -18,7 +18,7 @@ use crate::cli::RunArgs;
 /// Tokens the packed model speaks for each prompt at the end of a run.
 const SPOKEN_TOKENS: usize = 60;
 
-pub(crate) fn run(args: RunArgs) -> Result<()> {
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
     set_threads(args.threads)?;
     let path = args.recipe.as_ref().expect("clap requires --recipe");
     let mut overrides = args.overrides.clone();
@@ -30,7 +30,7 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
     if recipe.stage != recipe::Stage::Pretrain {
         return Err(not_yet(path, "stage", "this stage"));
     }
-    let options = options(&args, &recipe)?;
+    let options = options(args, &recipe)?;
     let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let summary = train::run(&recipe, &options, &mut Terminal::new(verbosity))?;
     if args.json {

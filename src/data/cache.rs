@@ -36,6 +36,13 @@ pub struct CacheRequest<'a> {
     pub progress: &'a dyn Fn(u64, u64),
 }
 
+impl<'a> CacheRequest<'a> {
+    /// A request that nobody watches or interrupts.
+    pub fn new(cache_dir: &'a Path, source: &'a Source, tokenizer: &'a Tokenizer) -> Self {
+        Self { cache_dir, source, tokenizer, interrupted: &|| false, progress: &|_, _| {} }
+    }
+}
+
 /// How a cache came about, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOrigin {

@@ -4,7 +4,7 @@
 //! Notable features (arXiv 2504.12285, §2; `bitnet-b158` §1.3):
 //! - `BitLinear`: ternary weights (absmean), 8-bit activations (per-token absmax), straight-through;
 //! - no biases; `RMSNorm` before every block half and again before each output projection (sub-norms);
-//! - rotary positions in half-split pairs, grouped-query attention, ReLU² (or `SiLU`) gated FFN;
+//! - rotary positions in half-split pairs, grouped-query attention, a gated feed-forward half;
 //! - embedding and head stay full precision, tied or not;
 //! - several documents share a row: positions restart, attention never crosses a boundary.
 //!

@@ -2,6 +2,7 @@
 //! order of operations of `torch.optim.AdamW`. The learning rate and the decay come with every
 //! step, because two-phase training changes both.
 
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use burn::tensor::{Device, Tensor};
 
 use crate::train::Rates;
@@ -15,6 +16,13 @@ pub struct AdamWSettings {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
+}
+
+impl Default for AdamWSettings {
+    /// The betas of the training tips (Table 2) and torch's eps.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8 }
+    }
 }
 
 /// Moments of every parameter, flat and in table order.
@@ -42,6 +50,14 @@ impl AdamW {
         assert_eq!(sizes.len(), decayed.len(), "one decision for each parameter");
         let zeros = || sizes.iter().map(|&size| Tensor::zeros([size], device)).collect();
         Self { settings, decayed, updates: 0, first: zeros(), second: zeros() }
+    }
+
+    /// Zero moments for a model: weight decay acts on matrices (embedding included), not on norms.
+    pub fn for_model(spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> Self {
+        let table = tensor_table(spec);
+        let sizes: Vec<usize> = table.iter().map(TensorEntry::elements).collect();
+        let decayed = table.iter().map(TensorEntry::is_matrix).collect();
+        Self::new(settings, &sizes, decayed, &device.clone().inner())
     }
 
     /// One update: parameters and gradients (flat, table order) → new parameters.

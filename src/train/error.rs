@@ -83,13 +83,13 @@ pub enum TrainError {
 impl TrainError {
     /// Whether the disk is full (or the user's share of it).
     pub fn is_full_disk(&self) -> bool {
-        let io = match self {
-            Self::Io(error)
-            | Self::Format(FormatError::Io(error))
-            | Self::Checkpoint(
-                CheckpointError::Io(error) | CheckpointError::Format(FormatError::Io(error)),
-            ) => error,
-            _ => return false,
+        let (Self::Io(io)
+        | Self::Format(FormatError::Io(io))
+        | Self::Checkpoint(
+            CheckpointError::Io(io) | CheckpointError::Format(FormatError::Io(io)),
+        )) = self
+        else {
+            return false;
         };
         matches!(
             io.kind(),
@@ -100,17 +100,20 @@ impl TrainError {
     /// The documented exit code (`interface.md`).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Recipe(RecipeError::NoMatch { .. } | RecipeError::Unlistable { .. }) => 4,
+            Self::Recipe(RecipeError::NoMatch { .. } | RecipeError::Unlistable { .. })
+            | Self::Text(_)
+            | Self::Engine(_)
+            | Self::NothingVerifies { .. }
+            | Self::Checkpoint(CheckpointError::Broken { .. }) => 4,
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
-            Self::Text(_) | Self::Engine(_) | Self::NothingVerifies { .. } => 4,
             Self::Device(_) => 5,
             Self::Data(error) => error.io_kind().map_or(4, code_of_io),
-            Self::Io(error) => code_of_io(error.kind()),
+            Self::Io(error) | Self::Checkpoint(CheckpointError::Io(error)) => {
+                code_of_io(error.kind())
+            }
             Self::Format(error) | Self::Checkpoint(CheckpointError::Format(error)) => {
                 code_of_format(error)
             }
-            Self::Checkpoint(CheckpointError::Io(error)) => code_of_io(error.kind()),
-            Self::Checkpoint(CheckpointError::Broken { .. }) => 4,
             Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
             Self::Refused(_) => 7,
             Self::Stopped(stop) => stop.exit_code(),

@@ -7,7 +7,7 @@ use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::recipe::{self, Class, Plan, Recipe};
 use crate::train::TrainError;
-use crate::train::run::{Progress, Resume, State, new_optimizer};
+use crate::train::run::{Progress, Resume, State};
 use crate::train::run_dir::RunDir;
 use crate::train::session::Session;
 
@@ -43,7 +43,7 @@ pub(crate) fn load(
     refuse_data_drift(session, path, &progress, allowed)?;
     let folder = bitnet_format::folder::ModelFolder::open(path)?;
     let model = LanguageModel::read(&folder, &session.device)?;
-    let mut optimizer = new_optimizer(session, &model);
+    let mut optimizer = session.new_optimizer();
     let inner = session.device.clone().inner();
     [optimizer.first, optimizer.second] = checkpoint::read_moments(path, &session.spec, &inner)?;
     optimizer.updates = progress.updates;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use bitnet_format::folder::{ModelFolder, TOKENIZER_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir, write_file};
-use bitnet_format::tensor_table;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,7 +13,7 @@ use serde_json::json;
 use crate::checkpoint::{self, Contents, FolderParts};
 use crate::data::{Loader, Position};
 use crate::export;
-use crate::model::{LanguageModel, values};
+use crate::model::LanguageModel;
 use crate::monitor::{Monitor, RunInfo, StepRecord};
 use crate::platform::{Signals, Stop};
 use crate::recipe::Recipe;
@@ -155,15 +154,7 @@ fn fresh(session: &Session) -> Result<State, TrainError> {
         data_fingerprint: session.fingerprint.clone(),
         tokenizer_blake3: blake3::hash(session.tokenizer.json()).to_hex().to_string(),
     };
-    Ok(State { optimizer: new_optimizer(session, &model), model, progress, resumed_from: None })
-}
-
-/// Zero moments; matrices are decayed, norms are not.
-pub(crate) fn new_optimizer(session: &Session, model: &LanguageModel) -> AdamW {
-    let sizes: Vec<usize> = values(model).iter().map(|value| value.dims()[0]).collect();
-    let decayed =
-        tensor_table(&session.spec).iter().map(bitnet_format::TensorEntry::is_matrix).collect();
-    AdamW::new(session.optimizer_settings(), &sizes, decayed, &session.device.clone().inner())
+    Ok(State { optimizer: session.new_optimizer(), model, progress, resumed_from: None })
 }
 
 /// Writes what a run directory holds before the first step.

@@ -19,7 +19,7 @@ use crate::platform::Signals;
 use crate::recipe::{
     self, DataSource, FileSets, Length, ModelSource, Recipe, Schedule, TokenizerSource,
 };
-use crate::train::{AdamWSettings, Reduction, StepSettings, TrainError};
+use crate::train::{AdamW, AdamWSettings, Reduction, StepSettings, TrainError};
 
 /// A prepared run.
 pub(crate) struct Session<'a> {
@@ -93,9 +93,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(crate) fn optimizer_settings(&self) -> AdamWSettings {
+    /// The optimizer of step 0.
+    pub(crate) fn new_optimizer(&self) -> AdamW {
         let optimizer = &self.recipe.optimizer;
-        AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps }
+        let settings =
+            AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
+        AdamW::for_model(&self.spec, settings, &self.device)
     }
 
     pub(crate) fn step_settings(&self) -> StepSettings {

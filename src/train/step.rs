@@ -26,6 +26,13 @@ pub struct StepSettings {
     pub grad_clip: f64,
 }
 
+impl Default for StepSettings {
+    /// Mean loss, gradients clipped to a global norm of 1.
+    fn default() -> Self {
+        Self { reduction: Reduction::Mean, grad_clip: 1.0 }
+    }
+}
+
 /// What happened in a step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
@@ -48,6 +55,17 @@ pub struct Accumulated {
 }
 
 impl Accumulated {
+    /// Runs the micro-batches.
+    pub fn of<O: Objective>(
+        model: &LanguageModel,
+        objective: &O,
+        micro_batches: &[O::Batch],
+        device: &Device,
+    ) -> Self {
+        let sum = Self::over(model, objective, micro_batches, device, &|| false);
+        sum.expect("nothing interrupts it")
+    }
+
     /// Runs the micro-batches; `None` when `interrupted` says so between two of them.
     pub fn over<O: Objective>(
         model: &LanguageModel,

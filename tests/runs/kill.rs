@@ -74,7 +74,7 @@ fn wait_for(child: &mut Child, time: Duration) -> bool {
 
 /// Whether process `pid` has a checkpoint under construction; leftovers of others do not count.
 fn is_saving(out: &Path, pid: u32) -> bool {
-    let Ok(entries) = std::fs::read_dir(out) else { return false };
+    let Ok(entries) = fs_err::read_dir(out) else { return false };
     let staged = format!(".tmp-{pid}");
     entries.flatten().any(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -84,7 +84,7 @@ fn is_saving(out: &Path, pid: u32) -> bool {
 
 /// The step of the last whole line of the log.
 fn last_step(out: &Path) -> Option<u64> {
-    let text = std::fs::read_to_string(out.join("metrics.jsonl")).ok()?;
+    let text = fs_err::read_to_string(out.join("metrics.jsonl")).ok()?;
     let whole = &text[..=text.rfind('\n')?];
     let line: serde_json::Value = serde_json::from_str(whole.lines().last()?).ok()?;
     line["step"].as_u64()

@@ -13,7 +13,7 @@ fn send(child: &Child, signal: Signal) {
 }
 
 fn wait_for_step(out: &Path, child: &mut Child) {
-    while !std::fs::read_to_string(out.join("metrics.jsonl"))
+    while !fs_err::read_to_string(out.join("metrics.jsonl"))
         .is_ok_and(|t| t.contains("\"step\":5,"))
     {
         assert!(child.try_wait().unwrap().is_none(), "the run ended before the signal");

@@ -69,7 +69,7 @@ fn present(stage: &mut Stage) {
     let fitting = |&thing: &ThingId| {
         stage.world.thing(thing).colour == liked && !stage.world.holds(FRIEND, thing)
     };
-    let fit = things.filter(fitting).next();
+    let fit = things.clone().find(fitting);
     stage.note(Note::Present, HERO, with(FRIEND));
     if fit.is_some() {
         stage.note(Note::LikesColour, FRIEND, Roles::default());

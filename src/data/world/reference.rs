@@ -61,7 +61,7 @@ impl Reference {
 
     /// The subject of a sentence: a pronoun if only they can be meant.
     pub(super) fn subject(&mut self, world: &World, who: PersonId) -> String {
-        let clear = self.subject == Some(who) && !self.has_rival(world, who, &self.before);
+        let clear = self.subject == Some(who) && !Self::has_rival(world, who, &self.before);
         let pronoun = clear && self.pronoun_run < LONGEST_PRONOUN_RUN;
         self.pronoun_run = if pronoun { self.pronoun_run + 1 } else { 0 };
         self.subject = Some(who);
@@ -73,7 +73,7 @@ impl Reference {
     /// The subject again in the same sentence.
     pub(super) fn same_subject(&mut self, world: &World, who: PersonId) -> String {
         let person = world.person(who);
-        let rival = self.has_rival(world, who, &self.now);
+        let rival = Self::has_rival(world, who, &self.now);
         if rival { person.name } else { person.gender.subject() }.to_owned()
     }
 
@@ -93,7 +93,7 @@ impl Reference {
     /// A person who is not the subject: a pronoun if only they can be meant.
     pub(super) fn object(&mut self, world: &World, who: PersonId) -> String {
         let known = self.before.contains(&who);
-        let rival = [&self.before, &self.now].iter().any(|said| self.has_rival(world, who, said));
+        let rival = [&self.before, &self.now].iter().any(|said| Self::has_rival(world, who, said));
         self.now.push(who);
         let person = world.person(who);
         if known && !rival { person.gender.object() } else { person.name }.to_owned()
@@ -131,7 +131,7 @@ impl Reference {
         thing_label(world, rng, id)
     }
 
-    fn has_rival(&self, world: &World, who: PersonId, said: &[PersonId]) -> bool {
+    fn has_rival(world: &World, who: PersonId, said: &[PersonId]) -> bool {
         let gender = world.person(who).gender;
         said.iter().any(|&other| other != who && world.person(other).gender == gender)
     }

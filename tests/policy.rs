@@ -1,0 +1,123 @@
+//! Rules of the house that a machine can check.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bitnet_format::ModelSpec;
+use bitnet_train::recipe::{self, Plan};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(root().join(dir)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            let inner = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+            found.extend(files(&inner, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let folders = ["src", "export", "tests", "examples"];
+    let paths = folders.iter().flat_map(|folder| files(folder, "rs"));
+    paths.map(|path| (path.clone(), fs_err::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn every_recipe_parses() {
+    let recipes = files("recipes", "toml");
+    assert!(recipes.len() >= 2);
+    for path in recipes {
+        let plan = recipe::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert!(matches!(plan, Plan::Single(_)), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_config_has_the_size_its_name_says() {
+    for (name, parameters) in [
+        ("tiny", 1_444_608),
+        ("s", 5_407_520),
+        ("m", 27_417_856),
+        ("125m", 113_307_904),
+        ("700m", 730_019_328),
+        ("2b4t", 2_412_820_480),
+    ] {
+        let path = root().join(format!("configs/{name}.toml"));
+        let spec: ModelSpec = toml::from_str(&fs_err::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(spec.parameters(), parameters, "{name}");
+        let gguf = |size: usize| size.is_multiple_of(256);
+        let holds = gguf(spec.hidden_size) && gguf(spec.intermediate_size);
+        assert_eq!(holds, !["s", "m"].contains(&name), "{name}: every K a multiple of 256");
+    }
+}
+
+#[test]
+fn nothing_under_export_depends_on_burn() {
+    for name in ["bitnet-format", "bitnet-text", "bitnet-kernels", "bitnet-engine", "bitnet"] {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--package", name, "--locked", "--offline", "--prefix", "none"])
+            .args(["--edges", "normal,build,dev"])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let tree = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(tree.starts_with(name), "{tree}");
+        for line in tree.lines() {
+            assert!(
+                !line.starts_with("burn") && !line.starts_with("bitnet-train"),
+                "{name}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_says_which_room_it_is() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "{}", path.display());
+    }
+}
+
+#[test]
+fn unsafe_stays_in_its_rooms() {
+    let allowed = ["export/kernels/src/avx2.rs", "export/format/src/map.rs"];
+    for (path, text) in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let uses = text.lines().any(|line| {
+            let code = line.split("//").next().unwrap();
+            ["unsafe {", "unsafe fn", "unsafe impl"].iter().any(|word| code.contains(word))
+                && !code.contains('"')
+        });
+        assert!(!uses || allowed.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn one_file_makes_the_calls_of_one_operating_system() {
+    for (path, text) in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let own = name == "src/platform.rs" || name.starts_with("tests/");
+        let calls = ["std::os::unix", "rustix::", "libc::", "cfg(unix)"];
+        assert!(own || calls.iter().all(|call| !text.contains(call)), "{name}");
+    }
+}
+
+#[test]
+fn the_readme_gives_the_commands_that_ci_and_the_recipes_use() {
+    let readme = fs_err::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains("cargo run --release -- --recipe recipes/quickstart.toml"));
+    let ci = fs_err::read_to_string(root().join(".ci/run")).unwrap();
+    for (command, text) in [("cargo test --workspace", &readme), ("cargo test --workspace", &ci)] {
+        assert!(text.contains(command), "{command}");
+    }
+}
