@@ -1,8 +1,13 @@
 //! Our own operations against the same in plain tensor operations, forward and backward, on
 //! random shapes with tails.
 
+use bitnet_format::tensor_table;
+use bitnet_train::model::{Documents, LanguageModel, Weight, named_values, values};
 use bitnet_train::ops::{self, reference};
 use bitnet_train::random;
+use bitnet_train::train::{
+    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings,
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
 use rand_distr::{Distribution, Normal};
@@ -46,7 +51,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn bit_linear_equals_its_reference(
@@ -63,7 +68,8 @@ proptest! {
 
     #[test]
     fn rms_norm_equals_its_reference(
-        batch in 1usize..4, time in 1usize..140, width in 1usize..90, seed: u64,
+        // Narrower rows leave a gradient that is the small rest of a cancellation.
+        batch in 1usize..4, time in 1usize..140, width in 8usize..90, seed: u64,
     ) {
         let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
         let gain = leaf(draw(seed, "gain", width), [width]);
@@ -81,6 +87,49 @@ fn a_value_that_is_not_finite_reaches_the_output() {
     let w = leaf(vec![1.0, -1.0], [1, 2]);
     let y = host(ops::bit_linear(x, w));
     assert!(y[0].is_nan() && y[1].is_finite());
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    let device = Device::flex().autodiff();
+    let spec = toml::from_str(
+        "hidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\nvocab_size = 8\n\
+         num_attention_heads = 2\nnum_key_value_heads = 1",
+    )
+    .unwrap();
+    let poisoned = LanguageModel::from_source(&spec, &device, |entry| {
+        let value = if entry.name == "model.norm.weight" { f32::INFINITY } else { 0.5 };
+        Ok::<_, ()>((vec![value; entry.elements()], Weight::Latent))
+    });
+    let model = poisoned.unwrap();
+    let before: Vec<_> = values(&model).into_iter().map(host).collect();
+    let mut optimizer = AdamW::for_model(&spec, AdamWSettings::default(), &device);
+    let batch = Batch {
+        tokens: vec![1, 2, 3],
+        targets: vec![2, 3, 4],
+        loss_mask: vec![1.0; 3],
+        documents: Documents::whole_rows(1, 3),
+    };
+    let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &device);
+    let rates = Rates { learning_rate: 0.1, weight_decay: 0.1 };
+    let (after, report) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
+    assert!(report.skipped);
+    assert_eq!(optimizer.updates, 0);
+    assert_eq!(values(&after).into_iter().map(host).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn parameters_are_visited_in_the_order_of_the_tensor_table() {
+    let untied = "hidden_size = 8\nintermediate_size = 12\nnum_hidden_layers = 2\nvocab_size = 8\n\
+        num_attention_heads = 2\nnum_key_value_heads = 1\ntie_word_embeddings = false\n";
+    for sub_norms in ["sub_norms = true", "sub_norms = false"] {
+        let spec = toml::from_str(&format!("{untied}{sub_norms}")).unwrap();
+        let model = LanguageModel::initial(&spec, 1, &Device::flex());
+        let found = named_values(&model).into_iter().map(|(name, v)| (name, v.dims()[0]));
+        let expected =
+            tensor_table(&spec).into_iter().map(|entry| (entry.name.clone(), entry.elements()));
+        assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bitnet_engine::{GenerateRequest, Model, SamplerSettings, generate};
 use bitnet_text::Tokenizer;
+use bitnet_train::data::world::{Split, Telling, story};
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, Plan, Recipe};
+use bitnet_train::recipe::{self, DataSource, Plan, Recipe};
 use bitnet_train::train::{self, Resume, RunOptions, Summary, TrainError};
 use serde_json::json;
 
@@ -17,6 +18,8 @@ use crate::cli::RunArgs;
 
 /// Tokens the packed model speaks for each prompt at the end of a run.
 const SPOKEN_TOKENS: usize = 60;
+/// Held-out stories whose questions are asked at the end of a run on the generated world.
+const PROBED_STORIES: u64 = 100;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     set_threads(args.threads)?;
@@ -38,7 +41,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         return Ok(());
     }
     for (_, packed) in summary.exports.iter().filter(|(format, _)| format == "hf-packed") {
-        speak(packed, &recipe.sample.prompts)?;
+        let speaker = Speaker::open(packed)?;
+        for prompt in &recipe.sample.prompts {
+            let text = speaker.continue_text(prompt, SPOKEN_TOKENS)?;
+            print_line(&format!("> {prompt}{text}"));
+        }
+        if matches!(recipe.data.source, DataSource::Generate(_)) {
+            print_line(&speaker.check_facts(recipe.seed)?);
+        }
     }
     print_next_steps(&summary);
     Ok(())
@@ -86,27 +96,52 @@ fn json_summary(summary: &Summary) -> String {
     .to_string()
 }
 
-/// Opens the packed folder as any user would and lets it continue the sample prompts.
-fn speak(packed: &Path, prompts: &[String]) -> Result<()> {
-    let model = Model::load(packed).map_err(TrainError::from)?;
-    let tokenizer =
-        Tokenizer::from_file(&packed.join("tokenizer.json")).map_err(TrainError::from)?;
-    let threads = rayon::ThreadPoolBuilder::new().build()?;
-    let request = GenerateRequest {
-        sampler: SamplerSettings::greedy(),
-        stop_ids: model.spec().eos_token_id.clone(),
-        max_tokens: SPOKEN_TOKENS,
-    };
-    for prompt in prompts {
-        let mut ids: Vec<u32> = model.spec().bos_token_id.into_iter().collect();
-        ids.extend(tokenizer.encode(prompt).map_err(TrainError::from)?);
-        let mut cache = model.new_cache();
-        let each = |_| ControlFlow::Continue(());
-        let spoken = generate(&model, &mut cache, &ids, &request, &threads, each)
-            .map_err(TrainError::from)?;
-        print_line(&format!("> {prompt}{}", tokenizer.decode(&spoken.tokens)));
+/// The packed model, opened as any user would open it.
+struct Speaker {
+    model: Model,
+    tokenizer: Tokenizer,
+    threads: rayon::ThreadPool,
+}
+
+impl Speaker {
+    fn open(packed: &Path) -> Result<Self> {
+        Ok(Self {
+            model: Model::load(packed).map_err(TrainError::from)?,
+            tokenizer: Tokenizer::from_file(&packed.join("tokenizer.json"))
+                .map_err(TrainError::from)?,
+            threads: rayon::ThreadPoolBuilder::new().build()?,
+        })
     }
-    Ok(())
+
+    fn continue_text(&self, prompt: &str, max_tokens: usize) -> Result<String> {
+        let spec = self.model.spec();
+        let request = GenerateRequest {
+            sampler: SamplerSettings::greedy(),
+            stop_ids: spec.eos_token_id.clone(),
+            max_tokens,
+        };
+        let mut ids: Vec<u32> = spec.bos_token_id.into_iter().collect();
+        ids.extend(self.tokenizer.encode(prompt).map_err(TrainError::from)?);
+        let mut cache = self.model.new_cache();
+        let each = |_| ControlFlow::Continue(());
+        let spoken = generate(&self.model, &mut cache, &ids, &request, &self.threads, each)
+            .map_err(TrainError::from)?;
+        Ok(self.tokenizer.decode(&spoken.tokens))
+    }
+
+    /// Asks about worlds that were never trained on; only the exact answer counts.
+    fn check_facts(&self, seed: u64) -> Result<String> {
+        let (mut asked, mut right) = (0, 0);
+        for index in 0..PROBED_STORIES {
+            for probe in story(seed, Split::HeldOut, Telling::Hq, index).probes {
+                let answer = self.tokenizer.encode(&probe.answer).map_err(TrainError::from)?;
+                let text = self.continue_text(&probe.prompt, answer.len() + 2)?;
+                asked += 1;
+                right += usize::from(text.starts_with(&probe.answer));
+            }
+        }
+        Ok(format!("facts: {right} of {asked} questions about unseen worlds answered exactly"))
+    }
 }
 
 fn print_next_steps(summary: &Summary) {

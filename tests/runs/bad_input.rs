@@ -76,6 +76,24 @@ fn a_broken_tokenizer_is_named() {
 }
 
 #[test]
+fn a_run_that_diverges_stops_with_its_own_code() {
+    let lab = Lab::new();
+    let out = lab.path("out");
+    let output = lab.run(&out, &["phase.main.learning_rate.peak=1e30"]);
+    assert_code(&output, 6);
+    let message = stderr(&output);
+    assert!(
+        message.contains("skipped; its documents: ") && message.contains("learning rate"),
+        "{message}"
+    );
+    let skipped = super::lab::metrics(&out).iter().filter(|line| line["skipped"] == true).count();
+    assert_eq!(skipped, 3, "three in a row, then it gives up");
+    for (_, checkpoint) in bitnet_train::checkpoint::list(&out).unwrap() {
+        bitnet_train::checkpoint::verify(&checkpoint).unwrap();
+    }
+}
+
+#[test]
 fn unknown_arguments_are_usage_errors() {
     let lab = Lab::new();
     assert_code(&lab.run(&lab.path("out"), &["--no-such-flag"]), 2);
