@@ -1,4 +1,34 @@
 //! BitNet b1.58 training: ternary weights, 8-bit activations, straight-through gradients, on Burn.
+//!
+//! The program `bitnet-train` is a thin layer over this library. A whole run is one call:
+//!
+//! ```no_run
+//! use bitnet_train::monitor::Silent;
+//! use bitnet_train::platform::Signals;
+//! use bitnet_train::recipe::{self, Plan};
+//! use bitnet_train::train::{self, Resume, RunOptions};
+//!
+//! let overrides = ["train.steps=100".to_owned()];
+//! let Plan::Single(recipe) = recipe::load("recipes/quickstart.toml".as_ref(), &overrides)? else {
+//!     unreachable!("the quickstart is one stage");
+//! };
+//! let options = RunOptions {
+//!     out: "runs/mine".into(),
+//!     resume: Resume::Auto,
+//!     allow_change: Vec::new(),
+//!     command: "my program".into(),
+//!     signals: Signals::listen()?,
+//! };
+//! // A monitor of one's own sees every step, evaluation, sample and save.
+//! let summary = train::run(&recipe, &options, &mut Silent)?;
+//! println!("{} steps, loss {:?}", summary.steps, summary.last_loss);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Below that, a step is built from parts: [`model::LanguageModel`], [`train::Accumulated`] and
+//! [`train::AdamW`]; `examples/train_from_code.rs` uses them directly. `ARCHITECTURE.md` has the
+//! map of the rooms. Shape letters: `B` batch, `T` time, `C` model width, `H` heads, `D` head width,
+//! `F` feed-forward width, `V` vocabulary.
 pub mod checkpoint;
 pub mod data;
 pub mod device;

@@ -28,11 +28,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     overrides.extend(args.device.iter().map(|device| format!("device=\"{device}\"")));
     let recipe = match recipe::load(path, &overrides).map_err(TrainError::from)? {
         Plan::Single(recipe) => recipe,
-        Plan::Pipeline(_) => return Err(not_yet(path, "pipeline", "a pipeline of stages")),
+        Plan::Pipeline(_) => return Err(no_pipeline(path)),
     };
-    if recipe.stage != recipe::Stage::Pretrain {
-        return Err(not_yet(path, "stage", "this stage"));
-    }
     let options = options(args, &recipe)?;
     let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
     let summary = train::run(&recipe, &options, &mut Terminal::new(verbosity))?;
@@ -47,16 +44,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
             print_line(&format!("> {prompt}{text}"));
         }
         if matches!(recipe.data.source, DataSource::Generate(_)) {
-            print_line(&speaker.check_facts(recipe.seed)?);
+            speaker.check_facts(recipe.seed)?.iter().for_each(|line| print_line(line));
         }
     }
     print_next_steps(&summary);
     Ok(())
 }
 
-fn not_yet(path: &Path, field: &'static str, what: &str) -> anyhow::Error {
-    let what = format!("{what} is not in this version yet; expected stage = \"pretrain\"");
-    TrainError::Contradiction { path: path.to_owned(), field, what }.into()
+fn no_pipeline(path: &Path) -> anyhow::Error {
+    let what = "is not in this version yet; expected the recipe of one stage".to_owned();
+    TrainError::Contradiction { path: path.to_owned(), field: "pipeline", what }.into()
 }
 
 fn options(args: &RunArgs, recipe: &Recipe) -> Result<RunOptions> {
@@ -129,18 +126,26 @@ impl Speaker {
         Ok(self.tokenizer.decode(&spoken.tokens))
     }
 
-    /// Asks about worlds that were never trained on; only the exact answer counts.
-    fn check_facts(&self, seed: u64) -> Result<String> {
+    /// Asks about worlds that were never trained on; only the exact answer counts. `None` when no
+    /// story fits the model's context.
+    fn check_facts(&self, seed: u64) -> Result<Option<String>> {
         let (mut asked, mut right) = (0, 0);
         for index in 0..PROBED_STORIES {
             for probe in story(seed, Split::HeldOut, Telling::Hq, index).probes {
-                let answer = self.tokenizer.encode(&probe.answer).map_err(TrainError::from)?;
-                let text = self.continue_text(&probe.prompt, answer.len() + 2)?;
+                let length = |text: &str| self.tokenizer.encode(text).map(|ids| ids.len());
+                let answer = length(&probe.answer).map_err(TrainError::from)?;
+                let prompt = length(&probe.prompt).map_err(TrainError::from)?;
+                if prompt + answer + 3 > self.model.spec().max_position_embeddings {
+                    continue;
+                }
+                let text = self.continue_text(&probe.prompt, answer + 2)?;
                 asked += 1;
                 right += usize::from(text.starts_with(&probe.answer));
             }
         }
-        Ok(format!("facts: {right} of {asked} questions about unseen worlds answered exactly"))
+        let line =
+            format!("facts: {right} of {asked} questions about unseen worlds answered exactly");
+        Ok((asked > 0).then_some(line))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Burn operations of our own, each with its own backward pass.
 //!
 //! The trait [`TrainOps`] is what a backend must do; `flex` does it on the backend's raw buffers
-//! with all cores, `autodiff` adds the gradients, and [`reference`] says the same in plain tensor
+//! with all cores, `autodiff` adds the gradients, and [`mod@reference`] says the same in plain tensor
 //! operations, which tests compare with. Nothing here knows a model or a file.
 
 mod autodiff;

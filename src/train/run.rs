@@ -20,7 +20,7 @@ use crate::recipe::Recipe;
 use crate::train::evaluate::{batch_of, likelihood};
 use crate::train::run_dir::{FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE};
 use crate::train::sample::{SampleSettings, sample};
-use crate::train::session::Session;
+use crate::train::session::{Session, refuse_unbuilt};
 use crate::train::{Accumulated, AdamW, CrossEntropy, Rates, StepReport, TrainError, resume};
 
 /// Non-finite steps in a row after which a run gives up.
@@ -103,9 +103,10 @@ pub fn run(
     options: &RunOptions,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary, TrainError> {
+    refuse_unbuilt(recipe)?;
+    export::check_formats(recipe)?;
     let dir = RunDir::open(&options.out)?;
     let start = resume::choose(&dir, &options.resume, monitor)?;
-    export::check_formats(recipe)?;
     let kept = start.as_ref().map(|checkpoint| checkpoint.join(TOKENIZER_FILE));
     let (session, loader) = Session::prepare(recipe, kept, &options.signals, monitor)?;
     let state = match &start {

@@ -17,7 +17,8 @@ use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::{
-    self, DataSource, FileSets, Length, ModelSource, Recipe, Schedule, TokenizerSource,
+    self, DataSource, FileSets, Length, ModelSource, Precision, Recipe, Schedule, Stage,
+    TokenizerSource,
 };
 use crate::train::{AdamW, AdamWSettings, Reduction, StepSettings, TrainError};
 
@@ -113,6 +114,26 @@ impl<'a> Session<'a> {
 
     pub(crate) fn interrupted(&self) -> bool {
         self.signals.stop().is_some()
+    }
+}
+
+/// Refuses what a recipe may say and this version does not do, before anything is written.
+pub(crate) fn refuse_unbuilt(recipe: &Recipe) -> Result<(), TrainError> {
+    let train = &recipe.train;
+    let hub = matches!(&recipe.model, ModelSource::Init(source) if source.starts_with("hf:"));
+    let unbuilt = [
+        ("stage", recipe.stage != Stage::Pretrain, "\"pretrain\""),
+        ("train.precision", train.precision != Precision::F32, "\"f32\""),
+        ("train.recompute", train.recompute, "false"),
+        ("train.shard_optimizer", train.shard_optimizer, "false"),
+        ("model.init", hub, "a local folder"),
+    ];
+    match unbuilt.into_iter().find(|(_, asked, _)| *asked) {
+        None => Ok(()),
+        Some((field, _, expected)) => {
+            let what = format!("is not in this version yet; expected {expected}");
+            Err(contradiction(recipe, field, what))
+        }
     }
 }
 

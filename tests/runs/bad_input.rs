@@ -76,6 +76,21 @@ fn a_broken_tokenizer_is_named() {
 }
 
 #[test]
+fn what_this_version_does_not_do_is_refused_before_anything_is_written() {
+    for (word, field) in [
+        ("train.precision=bf16", "train.precision"),
+        ("train.recompute=true", "train.recompute"),
+        ("model.init=hf:owner/name", "model.init"),
+    ] {
+        let lab = Lab::new();
+        let output = lab.run(&lab.path("out"), &[word]);
+        assert_code(&output, 3);
+        assert!(stderr(&output).contains(field), "{}", stderr(&output));
+        assert!(!lab.path("out").exists());
+    }
+}
+
+#[test]
 fn a_run_that_diverges_stops_with_its_own_code() {
     let lab = Lab::new();
     let out = lab.path("out");

@@ -2,6 +2,7 @@
 //! twice, give it bad input.
 
 mod bad_input;
+mod commands;
 mod kill;
 mod lab;
 mod signals;

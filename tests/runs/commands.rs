@@ -1,0 +1,126 @@
+//! The other commands on what a run left: export, eval, tokenizer, plan; and the packed model's
+//! own words against the training forward's.
+
+use std::process::{Command, Output};
+
+use bitnet_engine::{GenerateRequest, Model, SamplerSettings, generate};
+use bitnet_format::folder::ModelFolder;
+use bitnet_train::model::{Documents, LanguageModel, token_logits};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde_json::Value;
+
+use super::lab::{Lab, assert_code, stderr};
+
+fn tool(lab: &Lab, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    command.current_dir(lab.path("")).args(arguments).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.lines().count(), 1, "one line of JSON: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn export_packs_verifies_and_replaces_only_when_told() {
+    let lab = Lab::new();
+    lab.finish(&lab.path("out"), &[]);
+    let export = ["export", "--model", "out/final", "--format", "hf-packed", "--out", "packed"];
+    let result = json(&tool(&lab, &[&export[..], &["--json"]].concat()));
+    assert_eq!(result["verification"]["positions"], 144);
+    assert_code(&tool(&lab, &export), 7);
+    assert!(tool(&lab, &[&export[..], &["--force"]].concat()).status.success());
+    let again = ["export", "--model", "packed", "--format", "hf-packed", "--out", "twice"];
+    let refused = tool(&lab, &again);
+    assert_code(&refused, 3);
+    assert!(stderr(&refused).contains("packed already"), "{}", stderr(&refused));
+    let missing = ["export", "--model", "nowhere", "--format", "hf-packed", "--out", "p"];
+    assert_code(&tool(&lab, &missing), 4);
+    let unknown = ["export", "--model", "out/final", "--format", "zip", "--out", "p"];
+    assert_code(&tool(&lab, &unknown), 2);
+}
+
+#[test]
+fn eval_gives_the_loss_of_a_checkpoint_and_of_its_packed_form() {
+    let lab = Lab::new();
+    lab.finish(&lab.path("out"), &["export.formats=[\"hf-packed\"]"]);
+    fs_err::write(lab.path("text.txt"), "One day, Ben was in the park. ".repeat(40)).unwrap();
+    let eval = |model: &str| {
+        json(&tool(&lab, &["eval", "--model", model, "--data", "text.txt", "--json"]))
+    };
+    let (latent, packed) = (eval("out/final"), eval("out/export/hf-packed"));
+    assert_eq!(latent["tokens"], packed["tokens"]);
+    assert_eq!(latent["quantised"], true);
+    let nll = |result: &Value| result["nll_per_token"].as_f64().unwrap();
+    assert!((nll(&latent).exp() - latent["perplexity"].as_f64().unwrap()).abs() < 1e-9);
+    // Norms and embedding are rounded to BF16 in the packed file.
+    assert!((nll(&latent) - nll(&packed)).abs() < 0.05);
+    assert!(nll(&latent) < (320f64).ln(), "better than guessing");
+}
+
+#[test]
+fn the_tokenizer_command_writes_once_and_the_same_each_time() {
+    let lab = Lab::new();
+    fs_err::write(lab.path("text.txt"), "the cat sat on the mat and the rat sat too ".repeat(20))
+        .unwrap();
+    let train = |out: &str| {
+        tool(&lab, &["tokenizer", "--data", "text.txt", "--vocab-size", "280", "--out", out])
+    };
+    assert!(train("a.json").status.success() && train("b.json").status.success());
+    let read = |name: &str| fs_err::read(lab.path(name)).unwrap();
+    assert_eq!(read("a.json"), read("b.json"));
+    assert_code(&train("a.json"), 7);
+    let small = ["tokenizer", "--data", "text.txt", "--vocab-size", "9", "--out", "c.json"];
+    assert!(!tool(&lab, &small).status.success());
+    assert!(!lab.path("c.json").exists());
+}
+
+#[test]
+fn plan_shows_both_sides_of_the_phase_switch() {
+    let lab = Lab::new();
+    let output = tool(&lab, &["plan", "--recipe", "recipe.toml"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(text.contains("15  main") && text.contains("16  cooldown"), "{text}");
+}
+
+/// Logits that differ by less than this may change places: one 8-bit level at a near-tie.
+const ONE_LEVEL: f32 = 5e-2;
+
+#[test]
+fn the_engine_says_what_the_training_forward_says() {
+    let lab = Lab::new();
+    lab.finish(&lab.path("out"), &["export.formats=[\"hf-packed\"]", "train.steps=60"]);
+    let packed = lab.path("out/export/hf-packed");
+    let engine = Model::load(&packed).unwrap();
+    let device = Device::flex();
+    let reference = LanguageModel::read(&ModelFolder::open(&packed).unwrap(), &device).unwrap();
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let request = GenerateRequest {
+        sampler: SamplerSettings::greedy(),
+        stop_ids: Vec::new(),
+        max_tokens: 80,
+    };
+    let mut ids = vec![engine.spec().bos_token_id.unwrap()];
+    let mut cache = engine.new_cache();
+    let each = |_| std::ops::ControlFlow::Continue(());
+    let spoken = generate(&engine, &mut cache, &ids, &request, &threads, each).unwrap().tokens;
+    assert_eq!(spoken.len(), 80);
+    for (place, id) in spoken.into_iter().enumerate() {
+        let logits = last_logits(&reference, &ids, &device);
+        let best = logits.iter().copied().fold(f32::MIN, f32::max);
+        let chosen = logits[id as usize];
+        assert!(best - chosen <= ONE_LEVEL, "token {place}: {chosen} is not the best, {best}");
+        ids.push(id);
+    }
+}
+
+fn last_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> {
+    let time = ids.len();
+    let data = TensorData::new(ids.iter().map(|&id| id as i32).collect(), [1, time]);
+    let tokens: Tensor<2, Int> = Tensor::from_data(data, device);
+    let hidden = model.forward(tokens, &Documents::whole_rows(1, time)).narrow(1, time - 1, 1);
+    token_logits(hidden.flatten(0, 1), model.head()).into_data().try_to_vec().unwrap()
+}
