@@ -66,12 +66,13 @@ mod tests {
 
     #[test]
     fn the_order_of_summation_is_frozen() {
-        // 1e8 swallows a lone 1 added to it, so the result tells which terms met first.
+        // 2²⁴ swallows each lone 1 added to it, so the sum tells which terms met before it: vectors
+        // 1 to 3 in lane 0, the tail of 3, and the other seven lanes with 5 terms each.
         let mut row = [1.0f32; 43];
-        row[0] = 1e8;
-        // Lane 0 of accumulator 0 holds 1e8 and vector 4's lone 1; the tail comes before the lanes.
+        row[0] = 16_777_216.0;
         let sum = fixed_order_sum(&row, |_, x| x);
-        assert_eq!(sum, 100_000_035.0f32 + 3.0);
+        assert_eq!(sum, 16_777_248.0);
+        assert_ne!(sum, row.iter().sum::<f32>(), "plain order gives another sum");
     }
 
     #[test]

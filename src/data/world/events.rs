@@ -129,3 +129,81 @@ impl World {
 const fn ensure(condition: bool, refusal: Refusal) -> Result<(), Refusal> {
     if condition { Ok(()) } else { Err(refusal) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{Container, Person, PlaceId, Thing};
+    use super::super::names::Gender;
+    use super::*;
+
+    const MIA: PersonId = PersonId(0);
+    const TOM: PersonId = PersonId(1);
+    const KEY: ThingId = ThingId(0);
+    const CUP: ThingId = ThingId(1);
+    const BOX: ContainerId = ContainerId(0);
+    const GARDEN: PlaceId = PlaceId(0);
+    const BARN: PlaceId = PlaceId(1);
+
+    fn person(name: &'static str, gender: Gender, place: PlaceId) -> Person {
+        Person { name, gender, kind: "fox", nature: "kind", place, friend: None, likes: "red" }
+    }
+
+    /// Mia has a key in the garden; Tom is in the barn, where a cup is in a shut box.
+    fn world() -> World {
+        World {
+            people: vec![person("Mia", Gender::She, GARDEN), person("Tom", Gender::He, BARN)],
+            places: vec!["garden", "barn"],
+            things: vec![
+                Thing { noun: "key", colour: "red", spot: Spot::With(MIA) },
+                Thing { noun: "cup", colour: "grey", spot: Spot::Inside(BOX) },
+            ],
+            containers: vec![Container {
+                noun: "box",
+                colour: "blue",
+                place: BARN,
+                lid: Lid::Shut,
+            }],
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_and_changes_nothing() {
+        let refused = [
+            (Event::Go(MIA, GARDEN), Refusal::AlreadyThere),
+            (Event::Open(MIA, BOX), Refusal::OutOfReach),
+            (Event::Close(TOM, BOX), Refusal::LidCannot),
+            (Event::Take(TOM, CUP), Refusal::Shut),
+            (Event::Take(TOM, KEY), Refusal::OutOfReach),
+            (Event::Put(TOM, KEY, BOX), Refusal::NotHeld),
+            (Event::Put(MIA, KEY, BOX), Refusal::OutOfReach),
+            (Event::Give(MIA, TOM, KEY), Refusal::OutOfReach),
+            (Event::Give(TOM, MIA, KEY), Refusal::NotHeld),
+            (Event::Give(MIA, MIA, KEY), Refusal::Oneself),
+            (Event::Leave(TOM, CUP), Refusal::NotHeld),
+        ];
+        for (event, refusal) in refused {
+            let mut world = world();
+            assert_eq!(world.apply(event), Err(refusal), "{event:?}");
+            assert_eq!(world, self::world(), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_thing_goes_where_the_events_take_it() {
+        let mut world = world();
+        let steps = [
+            (Event::Go(MIA, BARN), KEY, Spot::With(MIA)),
+            (Event::Give(MIA, TOM, KEY), KEY, Spot::With(TOM)),
+            (Event::Open(TOM, BOX), CUP, Spot::Inside(BOX)),
+            (Event::Put(TOM, KEY, BOX), KEY, Spot::Inside(BOX)),
+            (Event::Take(MIA, CUP), CUP, Spot::With(MIA)),
+            (Event::Go(MIA, GARDEN), CUP, Spot::With(MIA)),
+            (Event::Lose(MIA, CUP), CUP, Spot::Lying(GARDEN)),
+        ];
+        for (event, thing, spot) in steps {
+            assert_eq!(world.apply(event), Ok(()), "{event:?}");
+            assert_eq!(world.thing(thing).spot, spot, "{event:?}");
+        }
+        assert_eq!(world.place_of(KEY), BARN);
+    }
+}

@@ -13,14 +13,18 @@ use super::names::{
 
 const PLACES_IN_A_WORLD: usize = 4;
 
+/// How many people, containers and things; few enough that the opening of a story stays short.
+const NUMBERS: &[(usize, usize, usize)] = &[(2, 2, 2), (2, 2, 3), (2, 3, 2), (3, 2, 2), (3, 2, 3)];
+
 impl World {
     /// Draws the beginning of a world: two or three people, each in a place of their own, two or
-    /// three containers, and three things of which the hero has the first.
+    /// three containers, and two or three things of which the hero has the first.
     pub fn generate(rng: &mut ChaCha8Rng) -> Self {
         let places: Vec<_> = PLACES.sample(rng, PLACES_IN_A_WORLD).copied().collect();
-        let people = people(rng);
-        let containers = containers(rng);
-        let things = things(rng, people.len(), containers.len());
+        let (of_people, of_containers, of_things) = pick(rng, NUMBERS);
+        let people = people(rng, of_people);
+        let containers = containers(rng, of_containers);
+        let things = things(rng, of_things, of_people, of_containers);
         let mut world = Self { people, places, things, containers };
         world.let_some_like_what_is_there(rng);
         world
@@ -38,8 +42,7 @@ impl World {
     }
 }
 
-fn people(rng: &mut ChaCha8Rng) -> Vec<Person> {
-    let number = rng.random_range(2..=3);
+fn people(rng: &mut ChaCha8Rng, number: usize) -> Vec<Person> {
     let names: Vec<_> = NAMES.sample(rng, number).copied().collect();
     let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
     places.shuffle(rng);
@@ -68,8 +71,7 @@ fn person(
 }
 
 /// Containers of different colours, often of the same kind: then the colour alone tells them apart.
-fn containers(rng: &mut ChaCha8Rng) -> Vec<Container> {
-    let number = rng.random_range(2..=3);
+fn containers(rng: &mut ChaCha8Rng, number: usize) -> Vec<Container> {
     let colours: Vec<_> = COLOURS.sample(rng, number).copied().collect();
     let shared = rng.random_bool(0.4).then(|| pick(rng, CONTAINERS));
     let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
@@ -82,9 +84,9 @@ fn containers(rng: &mut ChaCha8Rng) -> Vec<Container> {
     colours.into_iter().zip(places).map(draw).collect()
 }
 
-/// Three things. The second sometimes shares the noun of the first, never the colour.
-fn things(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Vec<Thing> {
-    let mut nouns: Vec<_> = THINGS.sample(rng, 3).copied().collect();
+/// Two or three things. The second sometimes shares the noun of the first, never the colour.
+fn things(rng: &mut ChaCha8Rng, number: usize, people: usize, containers: usize) -> Vec<Thing> {
+    let mut nouns: Vec<_> = THINGS.sample(rng, number).copied().collect();
     if rng.random_bool(0.25) {
         nouns[1] = nouns[0];
     }
@@ -92,14 +94,24 @@ fn things(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Vec<Thing> 
     for &(_, fruit) in &nouns {
         colours.push(fresh_colour(rng, fruit, &colours));
     }
-    let second = if rng.random_bool(0.6) {
-        Spot::With(PersonId(1))
-    } else {
-        free_spot(rng, people, containers)
-    };
-    let spots = [Spot::With(PersonId(0)), second, free_spot(rng, people, containers)];
+    let spots = spots(rng, people, containers, nouns.len());
     let parts = nouns.into_iter().zip(colours).zip(spots);
     parts.map(|(((noun, _), colour), spot)| Thing { noun, colour, spot }).collect()
+}
+
+/// Where the things are: the first with the hero, no two in the same spot.
+fn spots(rng: &mut ChaCha8Rng, people: usize, containers: usize, number: usize) -> Vec<Spot> {
+    let mut spots = vec![Spot::With(PersonId(0))];
+    if rng.random_bool(0.6) {
+        spots.push(Spot::With(PersonId(1)));
+    }
+    while spots.len() < number {
+        let spot = free_spot(rng, people, containers);
+        if !spots.contains(&spot) {
+            spots.push(spot);
+        }
+    }
+    spots
 }
 
 fn fresh_colour(rng: &mut ChaCha8Rng, fruit: bool, taken: &[&'static str]) -> &'static str {

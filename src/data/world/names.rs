@@ -79,7 +79,7 @@ pub(super) const PLACES: &[&str] = &[
 /// Containers, and whether they have a lid that opens and closes.
 pub(super) const CONTAINERS: &[(&str, bool)] = &[
     ("box", true),
-    ("bag", true),
+    ("bag", false),
     ("chest", true),
     ("trunk", true),
     ("case", true),

@@ -9,7 +9,7 @@ use rand::RngExt;
 
 use super::events::Event;
 use super::genesis::pick;
-use super::model::{PersonId, Spot, World};
+use super::model::{PersonId, PlaceId, Spot, World};
 use super::phrases::{self, LEADS};
 use super::reference::{Item, Reference};
 use super::stage::{Beat, Note, Roles};
@@ -24,6 +24,10 @@ pub(super) fn tell(start: &World, beats: &[Beat], rng: &mut ChaCha8Rng) -> Strin
         rng,
         reference: Reference::default(),
         lead: None,
+        last_lead: "",
+        follows_event: false,
+        follows_arrival: false,
+        been: Vec::new(),
         text: String::new(),
     };
     narrator.tell(beats);
@@ -35,6 +39,10 @@ struct Narrator<'a> {
     rng: &'a mut ChaCha8Rng,
     reference: Reference,
     lead: Option<&'static str>,
+    last_lead: &'static str,
+    follows_event: bool,
+    follows_arrival: bool,
+    been: Vec<(PersonId, PlaceId)>,
     text: String,
 }
 
@@ -83,21 +91,25 @@ impl Narrator<'_> {
         self.reference.begin_sentence(who);
         let turned = self.lead.take();
         let splits = turned.is_none() && row.len() > 1 && matches!(row[0], Event::Go(..));
+        let follows_arrival = std::mem::take(&mut self.follows_arrival);
         match self.rng.random_range(0..6) {
-            0 if splits => self.arrival(who, row),
+            0 if splits && !follows_arrival => self.arrival(who, row),
             1 if splits => self.two_steps(who, row),
             _ => {
-                let lead = turned.unwrap_or_else(|| pick(self.rng, LEADS));
+                let lead = turned.unwrap_or_else(|| self.fresh_lead());
                 let subject = self.reference.subject(&self.world, who);
                 let phrases = self.verb_phrases(row);
                 self.sentence(&format!("{lead}{subject} {}.", joined(&phrases)));
             }
         }
+        self.follows_event = true;
     }
 
     /// "When Mia came to the barn, she opened the blue box."
     fn arrival(&mut self, who: PersonId, row: &[Event]) {
+        self.follows_arrival = true;
         let subject = self.reference.subject(&self.world, who);
+        self.remember(row[0]);
         let place = self.happen(row[0], "{p}");
         let again = self.reference.same_subject(&self.world, who);
         let phrases = self.verb_phrases(&row[1..]);
@@ -109,7 +121,8 @@ impl Narrator<'_> {
         let subject = self.reference.subject(&self.world, who);
         let going = self.verb_phrases(&row[..1]);
         self.sentence(&format!("{subject} {}.", going[0]));
-        let again = self.reference.same_subject(&self.world, who);
+        self.reference.begin_sentence(who);
+        let again = self.reference.subject(&self.world, who);
         let phrases = self.verb_phrases(&row[1..]);
         self.sentence(&format!("There {again} {}.", joined(&phrases)));
     }
@@ -117,16 +130,41 @@ impl Narrator<'_> {
     fn verb_phrases(&mut self, row: &[Event]) -> Vec<String> {
         let mut phrases = Vec::with_capacity(row.len());
         for &event in row {
-            let pattern = pick(self.rng, phrases::of_event(event, &self.world));
+            let patterns = self.patterns(event);
+            let pattern = pick(self.rng, patterns);
             phrases.push(self.happen(event, pattern));
         }
         phrases
+    }
+
+    /// How to say an event; coming back is not just going.
+    fn patterns(&mut self, event: Event) -> &'static [&'static str] {
+        if self.remember(event) { phrases::RETURNS } else { phrases::of_event(event, &self.world) }
+    }
+
+    /// Remembers the place that somebody is about to leave; tells whether they go where they
+    /// have been.
+    fn remember(&mut self, event: Event) -> bool {
+        let Event::Go(who, to) = event else { return false };
+        self.been.push((who, self.world.person(who).place));
+        self.been.contains(&(who, to))
+    }
+
+    /// A lead that is not the last sentence's; none where nothing has happened that it follows on.
+    fn fresh_lead(&mut self) -> &'static str {
+        let lead = pick(self.rng, LEADS);
+        let idle = !self.follows_event || lead == self.last_lead;
+        self.last_lead = if idle { "" } else { lead };
+        self.last_lead
     }
 
     /// Words an event and lets it happen.
     fn happen(&mut self, event: Event, pattern: &str) -> String {
         let said = self.fill(pattern, roles_of(event, &self.world));
         self.reference.end_clause();
+        if matches!(event, Event::Go(..)) {
+            self.reference.leave_place();
+        }
         self.world.apply(event).expect("beats replay from their start");
         said
     }
@@ -140,6 +178,7 @@ impl Narrator<'_> {
 
     fn note(&mut self, note: Note, roles: Roles) {
         let actor = roles.actor.expect("every note has an actor");
+        self.follows_event = false;
         self.reference.begin_sentence(actor);
         let pattern = pick(self.rng, phrases::of_note(note));
         let said = self.fill(pattern, roles);
@@ -147,9 +186,9 @@ impl Narrator<'_> {
         // A quotation keeps its capital, so no lead goes before it.
         let lead = if said.starts_with('"') { "" } else { lead };
         self.sentence(&format!("{lead}{said}"));
-        if note == Note::AskFor {
+        if matches!(note, Note::AskFor | Note::Game) {
             self.reference.end_clause();
-            self.reference.keep_theme_for(roles.other.expect("one asks somebody"));
+            self.reference.turn_to(roles.other.expect("these notes have another person"));
         }
     }
 
@@ -184,6 +223,8 @@ impl Narrator<'_> {
             "O" => reference.name(world, other()),
             "X" => reference.name(world, roles.third.expect("the pattern needs a third person")),
             "their" => world.person(other()).gender.possessive().to_owned(),
+            "he" => reference.same_subject(world, actor),
+            "T" => reference.described(world, rng, thing()),
             "t" => reference.item(world, rng, Item::Thing(thing())),
             "n" => reference.label(world, rng, thing()),
             "k" => {

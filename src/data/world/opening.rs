@@ -13,20 +13,30 @@ use super::phrases::{DAYS, FRIEND, HERO, THIRD};
 /// Introduces the world as it is before anything happens.
 pub(super) fn tell(world: &World, rng: &mut ChaCha8Rng) -> String {
     let mut sentences: Vec<String> = Vec::new();
+    let day = pick(rng, DAYS);
     for (id, patterns) in (0..world.people.len()).zip([HERO, FRIEND, THIRD]) {
-        sentences.push(introduced(world, PersonId(id), pick(rng, patterns)));
+        let pattern = pick(rng, patterns).replace("{day}", day);
+        sentences.push(capitalised(&introduced(world, PersonId(id), &pattern)));
     }
     sentences.push(containers(world, rng));
-    sentences.push(people(world, rng));
     sentences.extend(things(world));
     sentences.join(" ")
 }
 
+/// Fills a pattern; "she" and "her" in it are the hero, who is the subject so far.
 fn introduced(world: &World, id: PersonId, pattern: &str) -> String {
     let person = world.person(id);
-    let hero = world.person(PersonId(0)).name;
-    let said = pattern.replace("{nature}", person.nature).replace("{kind}", person.kind);
-    said.replace("{a}", person.name).replace("{O}", hero)
+    let hero = world.person(PersonId(0)).gender;
+    let slots = [
+        ("{nature}", person.nature),
+        ("{kind}", person.kind),
+        ("{a}", person.name),
+        ("{p}", world.place(person.place)),
+        ("{he}", hero.subject()),
+        ("{He}", &capitalised(hero.subject())),
+        ("{His}", &capitalised(hero.possessive())),
+    ];
+    slots.iter().fold(pattern.to_owned(), |said, (slot, word)| said.replace(slot, word))
 }
 
 fn containers(world: &World, rng: &mut ChaCha8Rng) -> String {
@@ -41,13 +51,6 @@ fn containers(world: &World, rng: &mut ChaCha8Rng) -> String {
         let parts = joined(&parts).replacen(" a ", " there was a ", 1);
         format!("{}.", capitalised(&parts))
     }
-}
-
-fn people(world: &World, rng: &mut ChaCha8Rng) -> String {
-    let each = world.people.iter();
-    let parts: Vec<_> =
-        each.map(|it| format!("{} was in the {}", it.name, world.place(it.place))).collect();
-    format!("{}{}.", pick(rng, DAYS), joined(&parts))
 }
 
 /// What people have in one sentence, what lies about in another.

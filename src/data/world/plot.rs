@@ -27,6 +27,10 @@ const HERO: PersonId = PersonId(0);
 const FRIEND: PersonId = PersonId(1);
 const TREASURE: ThingId = ThingId(0);
 
+/// As many beats may come before an aside, and before an aftermath of more than one step.
+const ROOM_FOR_ASIDES: usize = 7;
+const ROOM_FOR_AFTERMATH: usize = 12;
+
 const PLOTS: &[fn(&mut Stage)] = &[moved_away, present, lost, trade, game, tidy, borrow, errand];
 
 impl Episode {
@@ -52,14 +56,19 @@ fn moved_away(stage: &mut Stage) {
     let away = stage.place_besides(&[here[0], here[1], stage.world.person(mover).place]);
     stage.go(HERO, away);
     stage.turn(Turn::Meanwhile);
+    if stage.rng.random_bool(0.5) {
+        stage.note(Note::Wants, mover, of(TREASURE));
+    }
     stage.fetch(mover, TREASURE);
     stage.stow(mover, TREASURE, second);
     stage.turn(Turn::Later);
     search_in_vain(stage, HERO, TREASURE, first);
-    stage.note(Note::Sad, HERO, Roles::default());
+    if stage.rng.random_bool(0.5) {
+        stage.note(Note::Sad, HERO, Roles::default());
+    }
     ask_where(stage, HERO, mover, TREASURE, second);
     stage.fetch(HERO, TREASURE);
-    stage.note(Note::Glad, HERO, Roles::default());
+    stage.note(Note::HasAgain, HERO, of(TREASURE));
 }
 
 /// The hero brings the friend a present, in the friend's colour where the world has one.
@@ -106,7 +115,7 @@ fn lost(stage: &mut Stage) {
         ask_where(stage, HERO, finder, TREASURE, container);
         stage.fetch(HERO, TREASURE);
     }
-    stage.note(Note::Glad, HERO, Roles::default());
+    stage.note(Note::HasAgain, HERO, of(TREASURE));
 }
 
 /// Hero and friend trade what they have.
@@ -122,7 +131,7 @@ fn trade(stage: &mut Stage) {
     stage.act(Event::Give(HERO, FRIEND, TREASURE));
     stage.act(Event::Give(FRIEND, HERO, other));
     stage.note(Note::Glad, HERO, Roles::default());
-    aside(stage, FRIEND, &[]);
+    aside(stage, FRIEND, &[TREASURE, other]);
 }
 
 /// One hides a thing, the other looks in the wrong container first.
@@ -147,14 +156,16 @@ fn game(stage: &mut Stage) {
 fn tidy(stage: &mut Stage) {
     stage.note(Note::Tidy, HERO, Roles::default());
     let mut last = None;
-    for thing in [TREASURE, ThingId(2)] {
+    let other = ThingId(stage.world.things.len() - 1);
+    for thing in [TREASURE, other] {
+        // Not back to where it was, else not to where the first thing went.
+        let avoided = container_of(stage, thing).or(last);
         stage.fetch(HERO, thing);
-        let avoided: Vec<_> = last.into_iter().collect();
-        let container = stage.container_besides(&avoided);
+        let container = stage.container_besides(avoided.as_slice());
         stage.stow(HERO, thing, container);
         last = Some(container);
     }
-    let needed = if stage.rng.random_bool(0.5) { TREASURE } else { ThingId(2) };
+    let needed = if stage.rng.random_bool(0.5) { TREASURE } else { other };
     let place = stage.place_besides(&[stage.world.person(HERO).place]);
     stage.go(HERO, place);
     stage.turn(Turn::Later);
@@ -177,7 +188,7 @@ fn borrow(stage: &mut Stage) {
     stage.stow(FRIEND, TREASURE, container);
     ask_where(stage, HERO, FRIEND, TREASURE, container);
     stage.fetch(HERO, TREASURE);
-    stage.note(Note::Glad, HERO, Roles::default());
+    stage.note(Note::HasAgain, HERO, of(TREASURE));
 }
 
 /// The friend asks the hero to bring a thing to somebody.
@@ -193,6 +204,9 @@ fn errand(stage: &mut Stage) {
     let roles = Roles { other: Some(HERO), third: Some(third), ..of(thing) };
     stage.note(Note::Errand, FRIEND, roles);
     stage.note(Note::Agree, HERO, Roles::default());
+    if stage.world.holds(FRIEND, thing) {
+        stage.act(Event::Give(FRIEND, HERO, thing));
+    }
     stage.fetch(HERO, thing);
     stage.bring(HERO, thing, third);
     stage.note(Note::Thanks, third, with(HERO));
@@ -213,6 +227,9 @@ fn ask_where(stage: &mut Stage, who: PersonId, other: PersonId, thing: ThingId, 
 
 /// Somebody other than the busy person does something with some other thing.
 fn aside(stage: &mut Stage, busy: PersonId, spoken_of: &[ThingId]) {
+    if !stage.is_shorter_than(ROOM_FOR_ASIDES) {
+        return;
+    }
     let Some(who) = stage.person_besides(&[busy]) else { return };
     let things = (0..stage.world.things.len()).map(ThingId);
     let free = things.filter(|&thing| {
@@ -220,27 +237,31 @@ fn aside(stage: &mut Stage, busy: PersonId, spoken_of: &[ThingId]) {
         !held && !spoken_of.contains(&thing)
     });
     let Some(thing) = free.choose(stage.rng) else { return };
-    stage.turn(Turn::Meanwhile);
+    // Whoever has just been told of cannot have been doing something else meanwhile.
+    stage.turn(if stage.was_just_told_of(who) { Turn::Later } else { Turn::Meanwhile });
+    let origin = container_of(stage, thing);
+    if !stage.world.holds(who, thing) {
+        stage.note(Note::Wants, who, of(thing));
+    }
     stage.fetch(who, thing);
-    dispose(stage, who, thing);
+    match stage.person_besides(&[who]) {
+        Some(other) if stage.rng.random_bool(0.25) => stage.bring(who, thing, other),
+        _ => dispose(stage, who, thing, origin),
+    }
 }
 
-/// What becomes of a thing in somebody's hands: away into a container, to another place, to
-/// another person, or it stays.
-fn dispose(stage: &mut Stage, who: PersonId, thing: ThingId) {
+/// What becomes of a thing in somebody's hands: it goes into a container or to another place, or
+/// it stays. It does not go back to where it was taken from.
+fn dispose(stage: &mut Stage, who: PersonId, thing: ThingId, origin: Option<ContainerId>) {
     match stage.rng.random_range(0..10) {
         0..5 => {
-            let container = stage.container_besides(&[]);
+            let container = stage.container_besides(origin.as_slice());
             stage.stow(who, thing, container);
         }
-        5..7 => {
+        5..8 => {
             let place = stage.place_besides(&[stage.world.person(who).place]);
             stage.go(who, place);
             stage.act(Event::Leave(who, thing));
-        }
-        7..9 => {
-            let other = stage.person_besides(&[who]).expect("a world has two people");
-            stage.bring(who, thing, other);
         }
         _ => {}
     }
@@ -249,18 +270,32 @@ fn dispose(stage: &mut Stage, who: PersonId, thing: ThingId) {
 /// One thing in somebody's hands finds its end, and somebody may leave.
 fn aftermath(stage: &mut Stage) {
     stage.turn(Turn::Evening);
+    if !stage.is_shorter_than(ROOM_FOR_AFTERMATH) {
+        return somebody_leaves(stage);
+    }
     let things = (0..stage.world.things.len()).map(ThingId);
     let held = things.filter_map(|thing| match stage.world.thing(thing).spot {
         Spot::With(holder) => Some((holder, thing)),
         _ => None,
     });
     if let Some((holder, thing)) = held.choose(stage.rng) {
-        dispose(stage, holder, thing);
+        dispose(stage, holder, thing, None);
     }
-    if stage.rng.random_bool(0.5) {
-        let who = stage.person_besides(&[]).expect("a world has people");
-        let place = stage.place_besides(&[stage.world.person(who).place]);
-        stage.go(who, place);
+    if stage.rng.random_bool(0.35) {
+        somebody_leaves(stage);
+    }
+}
+
+fn somebody_leaves(stage: &mut Stage) {
+    let who = stage.person_besides(&[]).expect("a world has people");
+    let place = stage.place_besides(&[stage.world.person(who).place]);
+    stage.go(who, place);
+}
+
+fn container_of(stage: &Stage, thing: ThingId) -> Option<ContainerId> {
+    match stage.world.thing(thing).spot {
+        Spot::Inside(container) => Some(container),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Questions about the end of a story, with the answers the world gives: the recap of the high
 //! quality telling, and the probes a trained model is checked with.
 
+use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
@@ -56,15 +57,38 @@ impl Question {
     }
 }
 
-/// All questions the episode answers: those one must follow the story for come first, each part
-/// in random order.
+/// All questions the episode answers, in random order, but the first is about a thing, and those
+/// one must have followed the story for come before the rest. Now and then the third is one of the others.
 pub fn questions(episode: &Episode, rng: &mut ChaCha8Rng) -> Vec<Question> {
     let facts = episode.end.facts();
     let told = facts.into_iter().filter(|fact| is_told(episode, fact));
     let mut questions: Vec<_> = told.filter_map(|fact| question(&episode.end, fact)).collect();
     questions.shuffle(rng);
     questions.sort_by_key(|question| !moved(episode, question));
-    questions
+    // People move more often than things; without this, most questions would be about them.
+    if let Some(first) = questions.iter().position(is_about_a_thing) {
+        questions[..=first].rotate_right(1);
+    }
+    if questions.len() > 3 && rng.random_bool(0.4) {
+        let other = rng.random_range(3..questions.len());
+        questions.swap(2, other);
+    }
+    distinct(questions)
+}
+
+/// No two questions with the same answer: the second would be answered by the first.
+fn distinct(questions: Vec<Question>) -> Vec<Question> {
+    let mut kept: Vec<Question> = Vec::with_capacity(questions.len());
+    for question in questions {
+        if kept.iter().all(|other| other.answer != question.answer) {
+            kept.push(question);
+        }
+    }
+    kept
+}
+
+fn is_about_a_thing(question: &Question) -> bool {
+    matches!(question.kind, Kind::Whereabouts | Kind::Holder)
 }
 
 /// Whether what is asked about changed in the course of the story.

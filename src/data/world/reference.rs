@@ -18,6 +18,9 @@ pub(super) enum Item {
 /// A pronoun is not used for a subject more often than this in a row.
 const LONGEST_PRONOUN_RUN: u8 = 2;
 
+/// After that many sentences, "it" is out of mind.
+const OLDEST_THEME: u8 = 2;
+
 /// What the reader has in mind.
 #[derive(Default)]
 pub(super) struct Reference {
@@ -27,6 +30,7 @@ pub(super) struct Reference {
     pronoun_run: u8,
     theme: Option<Item>,
     theme_is_near: bool,
+    theme_age: u8,
     next_theme: Option<Item>,
     containers_now: Vec<ContainerId>,
 }
@@ -37,6 +41,10 @@ impl Reference {
         self.before = std::mem::take(&mut self.now);
         self.containers_now.clear();
         self.end_clause();
+        self.theme_age += 1;
+        if self.theme_age > OLDEST_THEME {
+            self.theme = None;
+        }
         self.theme_is_near = self.subject == Some(actor) && self.theme.is_some();
     }
 
@@ -44,8 +52,17 @@ impl Reference {
     pub(super) fn end_clause(&mut self) {
         if let Some(item) = self.next_theme.take() {
             self.theme = Some(item);
+            self.theme_age = 0;
         }
         self.theme_is_near = self.theme.is_some();
+    }
+
+    /// After "went to the barn" only what is carried along can be "it", not what was left behind.
+    pub(super) fn leave_place(&mut self) {
+        if matches!(self.theme, Some(Item::Container(_))) {
+            self.theme = None;
+            self.theme_is_near = false;
+        }
     }
 
     /// The scene changes: nobody and nothing is in mind.
@@ -53,8 +70,8 @@ impl Reference {
         *self = Self::default();
     }
 
-    /// The next sentence answers this one, so "it" survives the change of subject.
-    pub(super) fn keep_theme_for(&mut self, actor: PersonId) {
+    /// The other person has the next word: whoever speaks first is named, and "it" survives.
+    pub(super) fn turn_to(&mut self, actor: PersonId) {
         self.subject = Some(actor);
         self.pronoun_run = LONGEST_PRONOUN_RUN;
     }
@@ -123,6 +140,11 @@ impl Reference {
         }
         self.containers_now.push(id);
         format!("the {} {}", container.colour, container.noun)
+    }
+
+    /// A thing by its label, where "it" would read badly.
+    pub(super) fn described(&mut self, world: &World, rng: &mut ChaCha8Rng, id: ThingId) -> String {
+        format!("the {}", self.label(world, rng, id))
     }
 
     /// The label of a thing that is spoken of within quotation marks.

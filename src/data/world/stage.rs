@@ -75,8 +75,10 @@ pub enum Note {
     Tidy,
     /// The two want to trade.
     Trade,
-    /// The actor saw the thing lying in the place.
-    Found,
+    /// The actor, who does not have the thing, wants it.
+    Wants,
+    /// The actor is glad to hold the thing again.
+    HasAgain,
 }
 
 /// The turns of time.
@@ -137,8 +139,17 @@ impl<'a> Stage<'a> {
     /// Goes to a container and opens it if it is shut.
     pub(super) fn reach(&mut self, who: PersonId, container: ContainerId) {
         self.go(who, self.world.container(container).place);
+        self.rather_not_close(who, container);
         if self.world.container(container).lid == Lid::Shut {
             self.act(Event::Open(who, container));
+        }
+    }
+
+    /// Nobody shuts what they want to reach into the next moment: takes such a step back.
+    fn rather_not_close(&mut self, who: PersonId, container: ContainerId) {
+        if self.beats.last() == Some(&Beat::Event(Event::Close(who, container))) {
+            self.beats.pop();
+            self.world.containers[container.0].lid = Lid::Open;
         }
     }
 
@@ -180,7 +191,7 @@ impl<'a> Stage<'a> {
     }
 
     fn maybe_close(&mut self, who: PersonId, container: ContainerId) {
-        if self.world.container(container).lid == Lid::Open && self.rng.random_bool(0.35) {
+        if self.world.container(container).lid == Lid::Open && self.rng.random_bool(0.25) {
             self.act(Event::Close(who, container));
         }
     }
@@ -210,6 +221,21 @@ impl<'a> Stage<'a> {
         let people = (0..self.world.people.len()).map(PersonId);
         people.filter(|person| !avoided.contains(person)).choose(self.rng)
     }
+
+    /// Whether one of the last few beats was about somebody.
+    pub(super) fn was_just_told_of(&self, who: PersonId) -> bool {
+        self.beats.iter().rev().take(3).any(|beat| match *beat {
+            Beat::Event(Event::Give(from, to, _)) => from == who || to == who,
+            Beat::Event(event) => event.actor() == who,
+            Beat::Note(_, roles) => roles.actor == Some(who) || roles.other == Some(who),
+            Beat::Turn(_) => false,
+        })
+    }
+
+    /// Whether fewer beats than that have passed; stories are to stay short.
+    pub(super) fn is_shorter_than(&self, beats: usize) -> bool {
+        self.beats.len() < beats
+    }
 }
 
 /// What tests check of every story.
@@ -222,16 +248,15 @@ impl Note {
         let meets = || roles.other.is_some_and(|other| world.person(other).place == at);
         let thing = || world.thing(roles.thing.expect("this note has a thing")).spot;
         match self {
-            Self::Treasures | Self::KeepSafe => thing() == Spot::With(actor),
+            Self::Treasures | Self::KeepSafe | Self::HasAgain => thing() == Spot::With(actor),
             Self::Thanks | Self::AskWhere | Self::Errand => meets(),
             Self::AskFor => meets() && roles.other.is_some_and(|o| thing() == Spot::With(o)),
-            Self::NotThere => roles.container.is_some_and(|box_| {
-                let container = world.container(box_);
-                container.place == at && container.lid != Lid::Shut && thing() != Spot::Inside(box_)
+            Self::NotThere => roles.container.is_some_and(|id| {
+                let container = world.container(id);
+                container.place == at && container.lid != Lid::Shut && thing() != Spot::Inside(id)
             }),
             Self::TellContainer => roles.container.map(Spot::Inside) == Some(thing()),
-            Self::Missed => thing() != Spot::With(actor),
-            Self::Found => thing() == Spot::Lying(at),
+            Self::Missed | Self::Wants => thing() != Spot::With(actor),
             Self::Trade => meets() && thing() == Spot::With(actor),
             _ => true,
         }

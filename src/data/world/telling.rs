@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::genesis::pick;
 use super::phrases::{CLOSINGS, ENDS};
 use super::plot::Episode;
-use super::recap::{Question, questions};
+use super::recap::{Kind, Question, questions};
 use super::{narrator, opening};
 
 /// How a story is told.
@@ -48,15 +48,15 @@ pub struct Probe {
     pub answer: String,
 }
 
-/// How many questions a story is followed by.
-const QUESTIONS: usize = 3;
+/// How many questions are asked about a story.
+const QUESTIONS: std::ops::RangeInclusive<usize> = 2..=3;
 
 /// The story of that index.
 pub fn story(seed: u64, split: Split, telling: Telling, index: u64) -> Story {
     let mut rng = source(seed, split, telling, index);
     let episode = Episode::generate(&mut rng);
     let mut asked = questions(&episode, &mut rng);
-    asked.truncate(QUESTIONS);
+    asked.truncate(rng.random_range(QUESTIONS));
     let body = body(&episode, &mut rng);
     let probes = asked.iter().map(|question| probe(&body, question)).collect();
     let ending = ending(telling, &asked, &mut rng);
@@ -86,7 +86,7 @@ fn source(seed: u64, split: Split, telling: Telling, index: u64) -> ChaCha8Rng {
 fn body(episode: &Episode, rng: &mut ChaCha8Rng) -> String {
     let opening = opening::tell(&episode.start, rng);
     let middle = narrator::tell(&episode.start, &episode.beats, rng);
-    let closing = if rng.random_bool(0.6) { pick(rng, CLOSINGS) } else { "" };
+    let closing = if rng.random_bool(0.4) { pick(rng, CLOSINGS) } else { "" };
     format!("{opening} {middle} {closing}").trim_end().to_owned()
 }
 
@@ -104,13 +104,17 @@ fn ending(telling: Telling, asked: &[Question], rng: &mut ChaCha8Rng) -> String 
         Telling::Hq => asked.len(),
         Telling::General if rng.random_bool(0.4) => 0,
         Telling::General if rng.random_bool(0.5) => 1,
-        Telling::General => return outcome(&asked[0], rng),
+        Telling::General => return outcome(asked, rng),
     };
-    asked[..exchanges].iter().map(|question| format!(" {}", question.exchange())).collect()
+    let exchanges = asked[..exchanges].iter().map(Question::exchange);
+    exchanges.fold(String::new(), |said, exchange| said + " " + &exchange)
 }
 
 /// "In the end, the key was in the blue box."
-fn outcome(question: &Question, rng: &mut ChaCha8Rng) -> String {
+fn outcome(asked: &[Question], rng: &mut ChaCha8Rng) -> String {
+    let can_change =
+        |it: &&Question| matches!(it.kind, Kind::Whereabouts | Kind::Holder | Kind::Place);
+    let Some(question) = asked.iter().find(can_change) else { return String::new() };
     let statement = question.statement();
     let statement =
         statement.strip_prefix("The ").map_or(statement.clone(), |rest| format!("the {rest}"));
