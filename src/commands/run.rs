@@ -31,7 +31,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         Plan::Pipeline(_) => return Err(no_pipeline(path)),
     };
     let options = options(args, &recipe)?;
-    let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
+    let verbosity = match (args.quiet, args.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    };
     let summary = train::run(&recipe, &options, &mut Terminal::new(verbosity))?;
     if args.json {
         print_line(&json_summary(&summary));

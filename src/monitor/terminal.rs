@@ -21,6 +21,8 @@ pub enum Verbosity {
     Quiet,
     /// Progress and results.
     Normal,
+    /// A line for every step.
+    Verbose,
 }
 
 /// Shows a run on stderr.
@@ -63,6 +65,10 @@ impl Terminal {
             self.last_line = Some(Instant::now());
         }
         due
+    }
+
+    fn every_step(&self) -> bool {
+        self.verbosity == Verbosity::Verbose
     }
 
     fn speed(&self) -> f64 {
@@ -125,7 +131,11 @@ impl Monitor for Terminal {
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);
             bar.set_message(text);
-        } else if record.skipped || record.step == self.steps || self.line_is_due() {
+        } else if record.skipped
+            || record.step == self.steps
+            || self.every_step()
+            || self.line_is_due()
+        {
             self.line(&format!("step {}/{} {text}", record.step, self.steps));
         }
     }

@@ -11,6 +11,7 @@ mod run_dir;
 mod sample;
 mod session;
 mod step;
+mod training;
 
 pub use adamw::{AdamW, AdamWSettings};
 pub use error::TrainError;
