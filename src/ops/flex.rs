@@ -102,13 +102,15 @@ impl Differentiable for Flex {
             tensor(levels_f32, Shape::from([rows, width])),
             Self::float_transpose(tensor(codes_f32, weight_shape)),
         );
-        let mut y = into_floats(product);
-        y.par_chunks_mut(out).zip(&scales).with_min_len(16).for_each(|(y, scale)| {
-            for y in y {
-                *y = *y * weight.multiplier() / scale;
-            }
-        });
-        let y = tensor(y, with_last(&shape, out));
+        let mut product = product.to_contiguous();
+        product.storage_mut::<f32>().par_chunks_mut(out).zip(&scales).with_min_len(16).for_each(
+            |(y, scale)| {
+                for y in y {
+                    *y = *y * weight.multiplier() / scale;
+                }
+            },
+        );
+        let y = product.reshape(with_last(&shape, out));
         let (levels, scales) = (Arc::new(levels), Arc::new(scales));
         (y, SavedLinear { levels, scales, codes: Arc::new(codes), weight, shape, out })
     }
@@ -123,7 +125,7 @@ impl Differentiable for Flex {
         let levels = tensor(widen(&saved.levels), Shape::from([rows, width]));
         let for_w = Self::float_transpose(tensor(for_w, Shape::from([rows, out])));
         let dw = Self::float_matmul(for_w, levels);
-        (tensor(into_floats(dx), saved.shape), dw)
+        (dx.to_contiguous().reshape(saved.shape), dw)
     }
 }
 
@@ -232,10 +234,6 @@ fn sum_of_rows(rows: &[Vec<f32>], width: usize) -> Vec<f32> {
 /// The values of a contiguous f32 tensor.
 fn floats(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("the tensor was made contiguous and is f32")
-}
-
-fn into_floats(tensor: FlexTensor) -> Vec<f32> {
-    tensor.to_contiguous().into_data().try_into_vec().expect("the tensor is f32")
 }
 
 fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
