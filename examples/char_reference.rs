@@ -23,6 +23,10 @@ use serde_json::{Value, json};
 /// Validation windows that are evaluated at once.
 const WINDOWS_AT_ONCE: usize = 64;
 
+/// What the schedule and the optimizer read from the reference's config.
+const NUMBERS: [&str; 10] =
+    ["warmup", "phase1_frac", "lr1", "lr1_end", "lr2", "lr2_end", "wd1", "wd2", "clip", "eps"];
+
 #[derive(Parser)]
 struct Args {
     /// The folder of the reference run.
@@ -45,7 +49,8 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let reference = Reference::open(&args)?;
-    let (model, losses) = reference.train(args.steps.unwrap_or(reference.steps))?;
+    let (model, losses) =
+        reference.train(args.steps.map_or(reference.steps, |steps| steps.min(reference.steps)))?;
     let validation = reference.validate(&model.valid());
     print(&args, &losses, validation);
     Ok(())
@@ -82,6 +87,9 @@ impl Reference {
         let mut spec: ModelSpec =
             serde_json::from_value(config["model"].clone()).context("config_char.json [model]")?;
         spec.quantise = !args.dense;
+        for key in NUMBERS {
+            config["train"][key].as_f64().context(format!("config_char.json [train] {key}"))?;
+        }
         let number = |key: &str| config["train"][key].as_u64().context(format!("[train] {key}"));
         Ok(Self {
             spec,
@@ -98,7 +106,7 @@ impl Reference {
     }
 
     fn number(&self, key: &str) -> f64 {
-        self.train[key].as_f64().unwrap_or_default()
+        self.train[key].as_f64().expect("`open` has checked every number")
     }
 
     /// Learning rate and weight decay of step `t`, from 1 (the reference's README).

@@ -136,6 +136,27 @@ fn result_of_weights(out: &Path) -> Vec<u8> {
 }
 
 #[test]
+fn changed_data_is_refused_unless_allowed() {
+    let lab = Lab::new();
+    let text = lab.path("text.jsonl");
+    fs_err::write(&text, "{\"text\": \"one day a cat sat on a mat and slept\"}\n".repeat(60))
+        .unwrap();
+    let recipe = "stage = \"pretrain\"\nmodel.config = \"model.toml\"\ntokenizer.train.vocab_size = 270\n\
+        data = { train = [\"text.jsonl\"], seq_len = 16, cache = \"cache\" }\n\
+        train = { steps = 4, batch = 2 }\ncheckpoint.every = 2\n";
+    fs_err::write(lab.path("recipe.toml"), recipe).unwrap();
+    let out = interrupted_run(&lab);
+    fs_err::remove_dir_all(newest(&out)).unwrap();
+    let mut longer = fs_err::read_to_string(&text).unwrap();
+    longer.push_str("{\"text\": \"a new line\"}\n");
+    fs_err::write(&text, longer).unwrap();
+    let refused = lab.run(&out, &["--resume", "auto"]);
+    assert_code(&refused, 3);
+    assert!(stderr(&refused).contains("--allow-change data"), "{}", stderr(&refused));
+    lab.finish(&out, &["--resume", "auto", "--allow-change", "data"]);
+}
+
+#[test]
 fn micro_batch_changes_the_result_by_rounding_only() {
     let lab = Lab::new();
     let loss = |out: &Path| {
