@@ -20,6 +20,9 @@ use crate::ops::{self, reference};
 pub enum Weight {
     /// Latents, quantised anew in every forward pass: a model in training.
     Latent,
+    /// Latents, multiplied in transformers' order ([`reference::dequantised_linear`]): for
+    /// comparisons with programs that dequantise first.
+    Dequantised,
     /// Ternary codes as f32 with the scale they were packed with: a frozen model.
     Frozen(WeightScale),
     /// Plain f32 weights, activations untouched: the dense twin.
@@ -45,6 +48,7 @@ impl BitLinear {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self.form {
             Weight::Latent => ops::bit_linear(x, self.weight.val()),
+            Weight::Dequantised => reference::dequantised_linear(x, self.weight.val()),
             Weight::Frozen(scale) => reference::frozen_linear(x, self.weight.val(), scale),
             Weight::Dense => x.matmul(self.weight.val().transpose().unsqueeze()),
         }

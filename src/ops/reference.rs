@@ -27,6 +27,19 @@ pub fn frozen_linear(x: Tensor<3>, codes: Tensor<2>, weight: WeightScale) -> Ten
     product.mul_scalar(weight.multiplier()).div(scale)
 }
 
+/// The same layer in transformers' order: dequantise both sides, then multiply floats. It exists
+/// to be compared with programs that work so; its products round where ours are exact.
+pub fn dequantised_linear(x: Tensor<3>, latents: Tensor<2>) -> Tensor<3> {
+    let values = x.clone().detach();
+    let scale = values.clone().abs().max_dim(2).clamp_min(SCALE_EPS).recip().mul_scalar(127.0);
+    let rounded = (values * scale.clone()).round().clamp(-128.0, 127.0) / scale;
+    let x = rounded + (x.clone() - x.detach());
+    let (codes, weight) = ternary(latents.clone());
+    let dequantised = codes.detach().div_scalar(weight.inverse());
+    let latents = dequantised + (latents.clone() - latents.detach());
+    x.matmul(latents.transpose().unsqueeze())
+}
+
 /// Ternary codes of latents `[out, in]` that carry the latents' gradient, and their scale.
 fn ternary(latents: Tensor<2>) -> (Tensor<2>, WeightScale) {
     let values = latents.clone().detach();

@@ -61,9 +61,13 @@ impl Set {
     }
 
     pub(crate) fn model(&self, device: &Device) -> LanguageModel {
+        self.model_with(Weight::Latent, device)
+    }
+
+    pub(crate) fn model_with(&self, form: Weight, device: &Device) -> LanguageModel {
         let file = self.file("model.safetensors");
         let source = |entry: &TensorEntry| {
-            file.0.floats(&entry.name, &entry.shape).map(|values| (values, Weight::Latent))
+            file.0.floats(&entry.name, &entry.shape).map(|values| (values, form))
         };
         LanguageModel::from_source(&self.spec(), device, source).unwrap()
     }
