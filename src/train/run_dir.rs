@@ -3,6 +3,7 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use bitnet_format::staged::retire;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -117,7 +118,7 @@ impl RunDir {
         let old = ours.len().saturating_sub(keep);
         for (step, dir) in ours.into_iter().take(old) {
             if !pinned.contains(&step) {
-                fs_err::remove_dir_all(dir)?;
+                retire(&dir)?;
             }
         }
         Ok(())

@@ -93,6 +93,14 @@ pub fn write_file(target: &Path, bytes: &[u8], on_existing: OnExisting) -> Resul
     Ok(sync_parent(target)?)
 }
 
+/// Removes a directory so that it is never there in part: it loses its name first.
+pub fn retire(dir: &Path) -> std::io::Result<()> {
+    let mut nameless = temporary_name(dir).into_os_string();
+    nameless.push("-gone");
+    fs_err::rename(dir, &nameless)?;
+    fs_err::remove_dir_all(PathBuf::from(nameless))
+}
+
 fn refuse_existing(target: &Path, on_existing: OnExisting) -> Result<(), FormatError> {
     if on_existing == OnExisting::Refuse && target.symlink_metadata().is_ok() {
         return Err(FormatError::Exists { path: target.to_owned() });
@@ -172,6 +180,16 @@ mod tests {
         stage(&target, "new", OnExisting::Replace).unwrap();
         assert_eq!(fs_err::read_to_string(target.join("a")).unwrap(), "new");
         assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_retired_directory_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        stage(&target, "1", OnExisting::Refuse).unwrap();
+        retire(&target).unwrap();
+        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0);
+        assert!(retire(&target).is_err());
     }
 
     #[test]
