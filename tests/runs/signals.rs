@@ -8,6 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::lab::{Lab, assert_code, assert_same, result, stderr};
 
+/// Long enough that a signal finds the run at work, however busy the machine is.
+const LONG: &str = "train.steps=150";
+
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
@@ -24,10 +27,10 @@ fn wait_for_step(out: &Path, child: &mut Child) {
 #[test]
 fn interrupt_and_terminate_save_and_the_resumed_run_is_the_same() {
     let lab = Lab::new();
-    lab.finish(&lab.path("straight"), &[]);
+    lab.finish(&lab.path("straight"), &[LONG]);
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let out = lab.path(&format!("stopped-{code}"));
-        let mut child = lab.spawn(&out, &[]);
+        let mut child = lab.spawn(&out, &[LONG]);
         wait_for_step(&out, &mut child);
         send(&child, signal);
         assert_eq!(child.wait().unwrap().code(), Some(code));
@@ -35,7 +38,7 @@ fn interrupt_and_terminate_save_and_the_resumed_run_is_the_same() {
         let (step, newest) = saved.last().unwrap();
         bitnet_train::checkpoint::verify(newest).unwrap();
         assert!(*step >= 5, "the stop was saved at step {step}");
-        lab.finish(&out, &["--resume", "auto"]);
+        lab.finish(&out, &["--resume", "auto", LONG]);
         assert_same(&result(&out), &result(&lab.path("straight")), "after a signal");
     }
 }
@@ -44,7 +47,7 @@ fn interrupt_and_terminate_save_and_the_resumed_run_is_the_same() {
 fn a_touched_file_makes_a_checkpoint_and_the_run_goes_on() {
     let lab = Lab::new();
     let out = lab.path("out");
-    let mut child = lab.spawn(&out, &["checkpoint.every=1000"]);
+    let mut child = lab.spawn(&out, &["checkpoint.every=1000", LONG]);
     wait_for_step(&out, &mut child);
     fs_err::write(out.join("SAVE_NOW"), "").unwrap();
     assert!(child.wait().unwrap().success());
@@ -57,16 +60,16 @@ fn a_touched_file_makes_a_checkpoint_and_the_run_goes_on() {
 fn a_second_process_on_the_same_directory_is_refused_by_name() {
     let lab = Lab::new();
     let out = lab.path("out");
-    let mut first = lab.spawn(&out, &[]);
+    let mut first = lab.spawn(&out, &[LONG]);
     wait_for_step(&out, &mut first);
-    let second = lab.run(&out, &["--resume", "auto"]);
+    let second = lab.run(&out, &["--resume", "auto", LONG]);
     first.kill().unwrap();
     first.wait().unwrap();
     assert_code(&second, 7);
     assert!(stderr(&second).contains("another process trains here"), "{}", stderr(&second));
     assert!(stderr(&second).contains(&first.id().to_string()), "{}", stderr(&second));
     // The lock of a killed process is no obstacle.
-    lab.finish(&out, &["--resume", "auto"]);
+    lab.finish(&out, &["--resume", "auto", LONG]);
 }
 
 #[test]
