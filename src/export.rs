@@ -15,7 +15,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::Rng;
 use serde::Serialize;
 
-use crate::model::{Documents, LanguageModel, token_logits};
+use crate::model::{Documents, LanguageModel, likeliest, token_logits};
 use crate::random;
 use crate::recipe::{ExportFormat, Recipe};
 use crate::train::TrainError;
@@ -146,10 +146,6 @@ impl Verification {
         self.positions += 1;
         self.greedy_disagreements += usize::from(likeliest(found) != likeliest(expected));
     }
-}
-
-fn likeliest(logits: &[f32]) -> usize {
-    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
 
 fn reference_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> {

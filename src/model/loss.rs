@@ -22,6 +22,11 @@ pub fn target_log_probs(hidden: Tensor<3>, head: Tensor<2>, targets: Tensor<2, I
     Tensor::cat(parts, 0).reshape([batch, time])
 }
 
+/// The id of the largest of `logits [V]`, of equals the lowest.
+pub fn likeliest(logits: &[f32]) -> usize {
+    (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
 /// Logits of single positions, for generation and tests: `hidden [N, C]`, `head [V, C]` → `[N, V]`
 pub fn token_logits(hidden: Tensor<2>, head: Tensor<2>) -> Tensor<2> {
     hidden.matmul(head.transpose())

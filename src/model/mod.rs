@@ -25,7 +25,7 @@ mod source;
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, Weight};
 pub use documents::Documents;
-pub use loss::{target_log_probs, token_logits};
+pub use loss::{likeliest, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use parameters::{gradients, named_values, replace_values, values};

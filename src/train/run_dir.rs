@@ -77,7 +77,7 @@ impl RunDir {
         Ok(())
     }
 
-    /// Appends one line in one write. A torn last line, left by a kill, is cut off first.
+    /// Appends one line in one write, so that a kill tears at most the last one ([`RunDir::mend`]).
     pub(crate) fn append<S: Serialize>(&self, file: &str, record: &S) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(record).expect("our own records serialise");
         line.push(b'\n');

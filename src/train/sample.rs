@@ -5,7 +5,7 @@ use bitnet_text::Tokenizer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::Rng;
 
-use crate::model::{Documents, LanguageModel, token_logits};
+use crate::model::{Documents, LanguageModel, likeliest, token_logits};
 use crate::random;
 
 /// How a sample is drawn.
@@ -62,7 +62,7 @@ fn last_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> 
 }
 
 fn choose(logits: &[f32], temperature: f64, random: &mut impl Rng) -> u32 {
-    let best = (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best });
+    let best = likeliest(logits);
     if temperature <= 0.0 {
         return best as u32;
     }
