@@ -12,8 +12,7 @@ use bitnet_format::ModelSpec;
 use bitnet_format::tensors::TensorFile;
 use bitnet_train::model::{Documents, LanguageModel, Weight};
 use bitnet_train::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, Reduction, StepSettings,
-    batch_log_probs,
+    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, batch_log_probs,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -138,7 +137,7 @@ impl Reference {
             eps: self.number("eps"),
         };
         let mut optimizer = AdamW::for_model(&self.spec, adamw, &self.device);
-        let settings = StepSettings { reduction: Reduction::Mean, grad_clip: self.number("clip") };
+        let settings = StepSettings { grad_clip: self.number("clip"), ..StepSettings::default() };
         let (mut losses, began) = (Vec::new(), Instant::now());
         for t in 1..=steps {
             let batch = self.batch(t);

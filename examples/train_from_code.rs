@@ -33,6 +33,6 @@ fn main() -> anyhow::Result<()> {
         eprintln!("epoch {epoch}: loss {:.3}", report.loss);
     }
     fs_err::create_dir_all(out)?;
-    write_model(out, FolderParts { spec: &spec, tokenizer: Some(&json) }, &model)?;
+    write_model(out, FolderParts { spec: &spec, tokenizer: Some(&tokenizer), chat: None }, &model)?;
     Ok(())
 }

@@ -12,6 +12,7 @@ use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
 use bitnet_format::tensors::{TensorData, TensorFile, write_tensors};
 use bitnet_format::{FormatError, HfConfig, ModelSpec, WeightForm, tensor_table};
+use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
 use burn::tensor::{Device, Tensor};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -73,8 +74,10 @@ struct FileRecord {
 pub struct FolderParts<'a> {
     /// The architecture.
     pub spec: &'a ModelSpec,
-    /// The bytes of `tokenizer.json`, if there is one.
-    pub tokenizer: Option<&'a [u8]>,
+    /// The tokenizer, if there is one.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// How conversations are written, if the model is to hold any.
+    pub chat: Option<&'a ChatTemplate>,
 }
 
 /// Writes model, config and tokenizer as a Hugging Face folder with f32 values into `dir`.
@@ -104,7 +107,9 @@ pub fn write_model(
     let config = HfConfig { spec: parts.spec.clone(), form: WeightForm::Latent };
     fs_err::write(dir.join(CONFIG_FILE), config.to_json("float32"))?;
     if let Some(tokenizer) = parts.tokenizer {
-        fs_err::write(dir.join(TOKENIZER_FILE), tokenizer)?;
+        fs_err::write(dir.join(TOKENIZER_FILE), tokenizer.json())?;
+        let config = tokenizer.hf_config(parts.chat, parts.spec.max_position_embeddings);
+        fs_err::write(dir.join(TOKENIZER_CONFIG_FILE), config)?;
     }
     Ok(())
 }

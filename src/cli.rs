@@ -16,6 +16,7 @@ pub(crate) struct Cli {
 
 /// Runs a recipe.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct RunArgs {
     /// What to run.
     #[arg(long, required = true, value_name = "RECIPE.toml")]
@@ -38,6 +39,9 @@ pub(crate) struct RunArgs {
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Prepare everything, run the first step and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Print the result as one JSON line on stdout.
     #[arg(long)]
     pub(crate) json: bool,
@@ -53,6 +57,9 @@ pub(crate) struct RunArgs {
 pub(crate) enum Command {
     /// Show the schedule of a recipe, step by step.
     Plan(PlanArgs),
+    /// Look at what a model would see, or at what it holds.
+    #[command(subcommand)]
+    Inspect(Inspect),
     /// Train a byte-level BPE tokenizer from text.
     Tokenizer(TokenizerArgs),
     /// Held-out loss of a model on text.
@@ -69,6 +76,33 @@ pub(crate) struct PlanArgs {
     /// Recipe keys to set, such as train.steps=100.
     #[arg(value_name = "dotted.key=value")]
     pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Inspect {
+    /// The first rows of a recipe with their loss mask, and what packing did to the documents.
+    Data(InspectDataArgs),
+    /// Config, tensors and ternary statistics of a model folder.
+    Model(InspectModelArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectDataArgs {
+    /// The recipe.
+    #[arg(long, value_name = "RECIPE.toml")]
+    pub(crate) recipe: PathBuf,
+    /// Rows to show of each set.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) rows: usize,
+    /// Recipe keys to set, such as data.seq_len=100.
+    #[arg(value_name = "dotted.key=value")]
+    pub(crate) overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectModelArgs {
+    /// A checkpoint, a Hugging Face folder or a packed folder.
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -95,6 +129,9 @@ pub(crate) struct EvalArgs {
     /// Text files: .txt, or .jsonl with a "text" field.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
+    /// The files hold conversations; the loss is that of the assistant's turns.
+    #[arg(long)]
+    pub(crate) conversations: bool,
     /// Tokens a row [default: the model's context, at most 512]
     #[arg(long, value_name = "N")]
     pub(crate) seq_len: Option<usize>,

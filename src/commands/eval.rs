@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use bitnet_format::folder::{ModelFolder, TOKENIZER_FILE};
-use bitnet_text::Tokenizer;
-use bitnet_train::data::{CacheRequest, Source, TokenCache, validation_rows};
+use bitnet_text::{ChatTemplate, Tokenizer};
+use bitnet_train::data::{CacheRequest, Encoding, Source, TokenCache, validation_rows};
 use bitnet_train::model::LanguageModel;
 use bitnet_train::platform::Signals;
 use bitnet_train::train::{TrainError, likelihood};
@@ -21,11 +21,17 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         Tokenizer::from_file(&args.model.join(TOKENIZER_FILE)).map_err(TrainError::from)?;
     let device = Device::flex();
     let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
+    let encoding = if args.conversations {
+        Encoding::Conversations(ChatTemplate::of_folder(&args.model).map_err(TrainError::from)?)
+    } else {
+        Encoding::Text
+    };
     let scratch = std::env::temp_dir().join(format!("bitnet-eval-{}", std::process::id()));
     let cache = TokenCache::open_or_build(&CacheRequest {
         cache_dir: &scratch,
         source: &Source::Files(args.data.clone()),
         tokenizer: &tokenizer,
+        encoding: &encoding,
         interrupted: &|| signals.stop().is_some(),
         progress: &|_, _| {},
     });

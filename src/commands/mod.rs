@@ -2,14 +2,16 @@
 
 mod eval;
 mod export;
+mod inspect;
 mod plan;
 mod run;
+mod speaker;
 mod tokenizer;
 
 use anyhow::Result;
 use bitnet_train::train::TrainError;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Inspect};
 use crate::failure::Usage;
 
 /// Runs the command that was typed.
@@ -17,6 +19,8 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         None => run::run(&cli.run),
         Some(Command::Plan(args)) => plan::run(args),
+        Some(Command::Inspect(Inspect::Data(args))) => inspect::data(args),
+        Some(Command::Inspect(Inspect::Model(args))) => inspect::model(args),
         Some(Command::Tokenizer(args)) => tokenizer::run(args),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Export(args)) => export::run(args),

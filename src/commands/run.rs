@@ -1,76 +1,157 @@
-//! `bitnet-train --recipe R`: train, and let the result speak.
+//! `bitnet-train --recipe R`: train, stage after stage, and let the result speak.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bitnet_engine::{GenerateRequest, Model, SamplerSettings, generate};
-use bitnet_text::Tokenizer;
-use bitnet_train::data::world::{Split, Telling, story};
+use bitnet_train::data::world::Telling;
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, DataSource, Plan, Recipe};
-use bitnet_train::train::{self, Resume, RunOptions, Summary, TrainError};
-use serde_json::json;
+use bitnet_train::recipe::{self, DataSource, Plan, Recipe, Stage};
+use bitnet_train::train::{self, PipelineStage, Resume, RunOptions, Summary, TrainError};
+use serde_json::{Value, json};
 
+use super::speaker::{Score, Speaker};
 use super::{print_line, set_threads};
 use crate::cli::RunArgs;
+use crate::failure::Usage;
 
 /// Tokens the packed model speaks for each prompt at the end of a run.
 const SPOKEN_TOKENS: usize = 60;
-/// Held-out stories whose questions are asked at the end of a run on the generated world.
-const PROBED_STORIES: u64 = 100;
+/// Held-out stories of the generated world that are asked about at the end of a run.
+const EXAMINED_STORIES: u64 = 150;
+/// Held-out conversations that are shown.
+const SHOWN_CONVERSATIONS: u64 = 2;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     set_threads(args.threads)?;
     let path = args.recipe.as_ref().expect("clap requires --recipe");
     let mut overrides = args.overrides.clone();
     overrides.extend(args.device.iter().map(|device| format!("device=\"{device}\"")));
-    let recipe = match recipe::load(path, &overrides).map_err(TrainError::from)? {
-        Plan::Single(recipe) => recipe,
-        Plan::Pipeline(_) => return Err(no_pipeline(path)),
-    };
-    let options = options(args, &recipe)?;
-    let verbosity = match (args.quiet, args.verbose) {
-        (true, _) => Verbosity::Quiet,
-        (_, true) => Verbosity::Verbose,
-        _ => Verbosity::Normal,
-    };
-    let summary = train::run(&recipe, &options, &mut Terminal::new(verbosity))?;
-    if args.json {
-        print_line(&json_summary(&summary));
-        return Ok(());
-    }
-    for (_, packed) in summary.exports.iter().filter(|(format, _)| format == "hf-packed") {
-        let speaker = Speaker::open(packed)?;
-        for prompt in &recipe.sample.prompts {
-            let text = speaker.continue_text(prompt, SPOKEN_TOKENS)?;
-            print_line(&format!("> {prompt}{text}"));
-        }
-        if matches!(recipe.data.source, DataSource::Generate(_)) {
-            speaker.check_facts(recipe.seed)?.iter().for_each(|line| print_line(line));
-        }
-    }
-    print_next_steps(&summary);
-    Ok(())
-}
-
-fn no_pipeline(path: &Path) -> anyhow::Error {
-    let what = "is not in this version yet; expected the recipe of one stage".to_owned();
-    TrainError::Contradiction { path: path.to_owned(), field: "pipeline", what }.into()
-}
-
-fn options(args: &RunArgs, recipe: &Recipe) -> Result<RunOptions> {
-    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&recipe.name));
-    let resume = match args.resume.as_str() {
-        "never" => Resume::Never,
-        "auto" => Resume::Auto,
-        path => Resume::From(checkpoint_path(&out, path)),
-    };
-    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let plan = recipe::load(path, &overrides).map_err(TrainError::from)?;
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(path, &plan)));
     let signals =
         Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
-    Ok(RunOptions { out, resume, allow_change: args.allow_change.clone(), command, signals })
+    let runner = Runner { args, signals };
+    match plan {
+        Plan::Single(recipe) => runner.single(&recipe, &out),
+        Plan::Pipeline(files) => {
+            let stages = train::pipeline(&files, &overrides, &out).map_err(TrainError::from)?;
+            runner.pipeline(&stages, &out)
+        }
+    }
+}
+
+/// What a run is called.
+fn name(path: &Path, plan: &Plan) -> String {
+    match plan {
+        Plan::Single(recipe) => recipe.name.clone(),
+        Plan::Pipeline(_) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+    }
+}
+
+/// What is the same for all stages.
+struct Runner<'a> {
+    args: &'a RunArgs,
+    signals: Signals,
+}
+
+/// A finished stage.
+struct Outcome<'a> {
+    recipe: &'a Recipe,
+    summary: Summary,
+    /// Questions about unseen worlds, asked in a chat.
+    score: Option<Score>,
+}
+
+impl Runner<'_> {
+    fn single(&self, recipe: &Recipe, out: &Path) -> Result<()> {
+        let summary = self.stage(recipe, out, self.resume(out))?;
+        if self.args.dry_run {
+            return Ok(());
+        }
+        let outcome = Outcome { recipe, score: examine(recipe, &summary)?, summary };
+        if self.args.json {
+            print_line(&outcome.json().to_string());
+            return Ok(());
+        }
+        show(&outcome)?;
+        print_next_steps(&outcome);
+        Ok(())
+    }
+
+    fn pipeline(&self, stages: &[PipelineStage], out: &Path) -> Result<()> {
+        let resume = self.resume(out);
+        Self::check_pipeline(stages, &resume)?;
+        let mut outcomes = Vec::with_capacity(stages.len());
+        for (number, PipelineStage { recipe, out }) in (1..).zip(stages) {
+            if !self.args.quiet {
+                eprintln!("\n== stage {number} of {}: {}", stages.len(), recipe.name);
+            }
+            let summary = self.stage(recipe, out, resume.clone())?;
+            if self.args.dry_run {
+                eprintln!("the stages behind it need its model and are not rehearsed");
+                return Ok(());
+            }
+            outcomes.push(Outcome { recipe, score: examine(recipe, &summary)?, summary });
+        }
+        if self.args.json {
+            let stages: Vec<Value> = outcomes.iter().map(Outcome::json).collect();
+            let out = out.display().to_string();
+            let peak = bitnet_train::platform::peak_memory();
+            let line = json!({"out": out, "stages": stages, "peak_rss_bytes": peak});
+            print_line(&line.to_string());
+            return Ok(());
+        }
+        let last = outcomes.last().expect("a pipeline has a stage");
+        show(last)?;
+        print_scores(&outcomes);
+        print_next_steps(last);
+        Ok(())
+    }
+
+    /// Refuses before the first stage what would be refused in a later one.
+    fn check_pipeline(stages: &[PipelineStage], resume: &Resume) -> Result<()> {
+        if let Resume::From(_) = resume {
+            let what = "--resume: expected never or auto for a pipeline, got a checkpoint";
+            return Err(Usage(what.to_owned()).into());
+        }
+        for PipelineStage { recipe, out } in stages {
+            train::check(recipe)?;
+            if *resume == Resume::Never {
+                train::refuse_existing(out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(&self, recipe: &Recipe, out: &Path, resume: Resume) -> Result<Summary> {
+        let args = self.args;
+        let options = RunOptions {
+            out: out.to_owned(),
+            resume,
+            allow_change: args.allow_change.clone(),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            signals: self.signals.clone(),
+        };
+        let verbosity = match (args.quiet, args.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        };
+        let monitor = &mut Terminal::new(verbosity);
+        if args.dry_run {
+            return Ok(train::rehearse(recipe, &options, monitor)?);
+        }
+        Ok(train::run(recipe, &options, monitor)?)
+    }
+
+    fn resume(&self, out: &Path) -> Resume {
+        match self.args.resume.as_str() {
+            "never" => Resume::Never,
+            "auto" => Resume::Auto,
+            path => Resume::From(checkpoint_path(out, path)),
+        }
+    }
 }
 
 /// `step-N` names a checkpoint of the run directory; anything else is a path.
@@ -81,82 +162,109 @@ fn checkpoint_path(out: &Path, given: &str) -> PathBuf {
     }
 }
 
-fn json_summary(summary: &Summary) -> String {
-    let exports: serde_json::Map<_, _> = summary
-        .exports
-        .iter()
-        .map(|(format, path)| (format.clone(), json!(path.display().to_string())))
-        .collect();
-    json!({
-        "out": summary.out.display().to_string(),
-        "steps": summary.steps,
-        "loss": summary.last_loss,
-        "exports": exports,
-        "peak_rss_bytes": bitnet_train::platform::peak_memory(),
-    })
-    .to_string()
-}
-
-/// The packed model, opened as any user would open it.
-struct Speaker {
-    model: Model,
-    tokenizer: Tokenizer,
-    threads: rayon::ThreadPool,
-}
-
-impl Speaker {
-    fn open(packed: &Path) -> Result<Self> {
-        Ok(Self {
-            model: Model::load(packed).map_err(TrainError::from)?,
-            tokenizer: Tokenizer::from_file(&packed.join("tokenizer.json"))
-                .map_err(TrainError::from)?,
-            threads: rayon::ThreadPoolBuilder::new().build()?,
-        })
+impl Outcome<'_> {
+    fn packed(&self) -> Option<&Path> {
+        packed(&self.summary)
     }
 
-    fn continue_text(&self, prompt: &str, max_tokens: usize) -> Result<String> {
-        let spec = self.model.spec();
-        let request = GenerateRequest {
-            sampler: SamplerSettings::greedy(),
-            stop_ids: spec.eos_token_id.clone(),
-            max_tokens,
-        };
-        let mut ids: Vec<u32> = spec.bos_token_id.into_iter().collect();
-        ids.extend(self.tokenizer.encode(prompt).map_err(TrainError::from)?);
-        let mut cache = self.model.new_cache();
-        let each = |_| ControlFlow::Continue(());
-        let spoken = generate(&self.model, &mut cache, &ids, &request, &self.threads, each)
-            .map_err(TrainError::from)?;
-        Ok(self.tokenizer.decode(&spoken.tokens))
-    }
-
-    /// Asks about worlds that were never trained on; only the exact answer counts. `None` when no
-    /// story fits the model's context.
-    fn check_facts(&self, seed: u64) -> Result<Option<String>> {
-        let (mut asked, mut right) = (0, 0);
-        for index in 0..PROBED_STORIES {
-            for probe in story(seed, Split::HeldOut, Telling::Hq, index).probes {
-                let length = |text: &str| self.tokenizer.encode(text).map(|ids| ids.len());
-                let answer = length(&probe.answer).map_err(TrainError::from)?;
-                let prompt = length(&probe.prompt).map_err(TrainError::from)?;
-                if prompt + answer + 3 > self.model.spec().max_position_embeddings {
-                    continue;
-                }
-                let text = self.continue_text(&probe.prompt, answer + 2)?;
-                asked += 1;
-                right += usize::from(text.starts_with(&probe.answer));
-            }
+    fn json(&self) -> Value {
+        let path = |path: &PathBuf| json!(path.display().to_string());
+        let exports = &self.summary.exports;
+        let exports: serde_json::Map<_, _> =
+            exports.iter().map(|(format, at)| (format.clone(), path(at))).collect();
+        let mut line = json!({
+            "out": path(&self.summary.out),
+            "steps": self.summary.steps,
+            "loss": self.summary.last_loss,
+            "exports": exports,
+            "peak_rss_bytes": bitnet_train::platform::peak_memory(),
+        });
+        if let Some(Score { asked, right }) = self.score {
+            line["questions"] = json!({"asked": asked, "right": right});
         }
-        let line =
-            format!("facts: {right} of {asked} questions about unseen worlds answered exactly");
-        Ok((asked > 0).then_some(line))
+        line
     }
 }
 
-fn print_next_steps(summary: &Summary) {
-    let final_dir = train::final_dir(&summary.out);
+fn packed(summary: &Summary) -> Option<&Path> {
+    let found = summary.exports.iter().find(|(format, _)| format == "hf-packed");
+    found.map(|(_, path)| path.as_path())
+}
+
+/// Asks the packed model about worlds it never saw, where it was trained on the generated one.
+fn examine(recipe: &Recipe, summary: &Summary) -> Result<Option<Score>> {
+    match (packed(summary), &recipe.data.source) {
+        (Some(packed), DataSource::Generate(_)) => {
+            Ok(Some(Speaker::open(packed)?.examine(recipe.seed, EXAMINED_STORIES)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Lets the packed model speak.
+fn show(outcome: &Outcome) -> Result<()> {
+    let Some(packed) = outcome.packed() else { return Ok(()) };
+    let (recipe, speaker) = (outcome.recipe, Speaker::open(packed)?);
+    for prompt in &recipe.sample.prompts {
+        if recipe.stage == Stage::Pretrain {
+            print_line(&format!("> {prompt}{}", speaker.continue_text(prompt, SPOKEN_TOKENS)?));
+        } else {
+            let turn = bitnet_text::Message {
+                speaker: bitnet_text::Speaker::User,
+                content: prompt.clone(),
+            };
+            let answer = speaker.answer(&[turn], SPOKEN_TOKENS)?.unwrap_or_default();
+            print_line(&format!("User: {prompt}\nAssistant: {}", answer.trim()));
+        }
+    }
+    if !matches!(recipe.data.source, DataSource::Generate(_)) {
+        return Ok(());
+    }
+    if recipe.stage == Stage::Pretrain {
+        for (what, telling) in [("plain", Telling::Plain), ("eventful", Telling::Hq)] {
+            let Score { asked, right } = speaker.probe(recipe.seed, telling, EXAMINED_STORIES)?;
+            print_line(&format!(
+                "sentences about {what} stories of unseen worlds finished exactly: \
+                 {right} of {asked}"
+            ));
+        }
+        return Ok(());
+    }
+    for index in 0..SHOWN_CONVERSATIONS {
+        print_line("");
+        for message in speaker.converse(recipe.seed, index)? {
+            let word = match message.speaker {
+                bitnet_text::Speaker::Assistant => "Assistant",
+                _ => "User",
+            };
+            print_line(&format!("{word}: {}", message.content));
+        }
+    }
+    Ok(())
+}
+
+fn print_scores(outcomes: &[Outcome]) {
+    if outcomes.iter().all(|outcome| outcome.score.is_none()) {
+        return;
+    }
+    print_line("\nquestions about unseen worlds, answered exactly right by the packed model:");
+    for outcome in outcomes {
+        if let Some(score) = outcome.score {
+            print_line(&format!(
+                "  after {:<12} {:>4} of {} ({:.1} %)",
+                outcome.recipe.name,
+                score.right,
+                score.asked,
+                100.0 * score.share()
+            ));
+        }
+    }
+}
+
+fn print_next_steps(outcome: &Outcome) {
+    let final_dir = train::final_dir(&outcome.summary.out);
     print_line(&format!("\nThe trained model: {}", final_dir.display()));
-    let Some((_, packed)) = summary.exports.first() else {
+    let Some(packed) = outcome.packed() else {
         print_line("Pack it to run it:");
         print_line(&format!(
             "  bitnet-train export --model {} --format hf-packed --out packed",
@@ -165,9 +273,17 @@ fn print_next_steps(summary: &Summary) {
         return;
     };
     print_line(&format!("The packed model:  {}", packed.display()));
-    print_line("Let it go on with a text of yours:");
-    print_line(&format!(
-        "  cargo run --release -p bitnet -- generate --model {} --prompt \"Once upon a time\"",
-        packed.display()
-    ));
+    if outcome.recipe.stage == Stage::Pretrain {
+        print_line("Let it go on with a text of yours:");
+        print_line(&format!(
+            "  cargo run --release -p bitnet -- generate --model {} --prompt \"Once upon a time\"",
+            packed.display()
+        ));
+    } else {
+        print_line("Talk to it:");
+        print_line(&format!(
+            "  cargo run --release -p bitnet -- chat --model {}",
+            packed.display()
+        ));
+    }
 }

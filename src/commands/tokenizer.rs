@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bitnet_format::staged::{OnExisting, write_file};
-use bitnet_train::data::Source;
+use bitnet_train::data::{Content, Source};
 use bitnet_train::train::TrainError;
 
 use super::print_line;
@@ -16,7 +16,7 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     }
     let source = Source::Files(args.data.clone());
     let mut texts = Vec::new();
-    for document in source.documents().map_err(TrainError::from)? {
+    for document in source.documents(Content::Text).map_err(TrainError::from)? {
         texts.push(document.map_err(TrainError::from)?.text);
     }
     let json =

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use bitnet_text::Tokenizer;
 
 use super::cache_file::{CacheFiles, CacheIdentity, LAYOUT_VERSION};
+use super::documents::Content;
+use super::encoding::Encoding;
 use super::error::DataError;
 use super::lock::FileLock;
 use super::row::Place;
@@ -27,8 +29,10 @@ pub struct CacheRequest<'a> {
     pub cache_dir: &'a Path,
     /// The documents.
     pub source: &'a Source,
-    /// How they become tokens.
+    /// How text becomes tokens.
     pub tokenizer: &'a Tokenizer,
+    /// What a document is and which of its tokens are trained.
+    pub encoding: &'a Encoding,
     /// Polled for every batch of a few hundred kilobytes and while waiting; `true` ends the work
     /// with [`DataError::Interrupted`].
     pub interrupted: &'a dyn Fn() -> bool,
@@ -37,9 +41,16 @@ pub struct CacheRequest<'a> {
 }
 
 impl<'a> CacheRequest<'a> {
-    /// A request that nobody watches or interrupts.
+    /// A request for plain text that nobody watches or interrupts.
     pub fn new(cache_dir: &'a Path, source: &'a Source, tokenizer: &'a Tokenizer) -> Self {
-        Self { cache_dir, source, tokenizer, interrupted: &|| false, progress: &|_, _| {} }
+        let encoding = &Encoding::Text;
+        let (interrupted, progress) = (&|| false, &|_, _| {});
+        Self { cache_dir, source, tokenizer, encoding, interrupted, progress }
+    }
+
+    /// What of a line is a document.
+    pub(crate) fn content(&self) -> Content {
+        if self.encoding.reads_lines() { Content::Line } else { Content::Text }
     }
 }
 
@@ -146,7 +157,17 @@ impl TokenCache {
         &self.0.origin
     }
 
-    /// Number of documents.
+    /// What names this cache among others: data, tokenizer and encoding together.
+    pub fn key(&self) -> &str {
+        self.0.files.key()
+    }
+
+    /// Whether only some tokens are trained: conversations and preferences.
+    pub fn is_marked(&self) -> bool {
+        self.0.files.is_marked()
+    }
+
+    /// Number of sequences: of documents, or twice that of preferences.
     pub fn documents(&self) -> usize {
         self.0.files.documents()
     }
@@ -166,6 +187,30 @@ impl TokenCache {
         self.0.files.extend(start + tokens.start as u64, start + tokens.end as u64, out);
     }
 
+    /// Appends for the tokens of a document whether they are trained, 1 or 0.
+    ///
+    /// # Panics
+    /// When the document has not so many.
+    pub fn extend_mask(&self, document: usize, tokens: Range<usize>, out: &mut Vec<f32>) {
+        assert!(tokens.end as u64 <= self.length(document), "tokens within the document");
+        let start = self.0.files.start(document);
+        self.0.files.extend_mask(start + tokens.start as u64, start + tokens.end as u64, out);
+    }
+
+    /// Whether any of these tokens of a document is trained.
+    pub(crate) fn trains_any(&self, document: usize, tokens: Range<usize>) -> bool {
+        let mut mask = Vec::with_capacity(tokens.len());
+        self.extend_mask(document, tokens, &mut mask);
+        mask.contains(&1.0)
+    }
+
+    /// The first trained token of a document.
+    pub(crate) fn first_trained(&self, document: usize) -> Option<usize> {
+        let mut mask = Vec::new();
+        self.extend_mask(document, 0..self.length(document) as usize, &mut mask);
+        mask.iter().position(|&trained| trained > 0.0)
+    }
+
     /// Where a document comes from.
     pub fn place(&self, document: usize) -> Place {
         let record = self.0.files.record(document);
@@ -174,15 +219,18 @@ impl TokenCache {
 }
 
 fn identify(request: &CacheRequest<'_>) -> Result<CacheIdentity, DataError> {
+    request.source.documents(request.content())?; // names are checked before anything is hashed
     let (fingerprint, files) = request.source.identify(request.interrupted)?;
     let mut hasher = blake3::Hasher::new_derive_key("bitnet-train token cache");
     part(&mut hasher, &LAYOUT_VERSION.to_le_bytes());
     part(&mut hasher, env!("CARGO_PKG_VERSION").as_bytes());
     part(&mut hasher, blake3::hash(request.tokenizer.json()).as_bytes());
     part(&mut hasher, fingerprint.as_bytes());
+    part(&mut hasher, request.encoding.identity().as_bytes());
     let key = hasher.finalize().to_hex().to_string();
     let vocab_size = request.tokenizer.vocab_size();
-    Ok(CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, files })
+    let marked = request.encoding.is_marked();
+    Ok(CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, marked, files })
 }
 
 /// Removes what killed processes left of this cache. Only the holder of the lock calls it.

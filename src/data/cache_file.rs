@@ -7,6 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use bitnet_format::FileBytes;
+use bitnet_text::Dialogue;
 use fs_err::File;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use super::error::DataError;
 use super::source::FileRecord;
 
 /// Version of the layout; part of every cache's key.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 
 const TOKENS_FILE: &str = "tokens.bin";
 const DOCUMENTS_FILE: &str = "documents.bin";
@@ -65,6 +66,8 @@ pub(crate) struct CacheIdentity {
     pub(crate) key: String,
     pub(crate) fingerprint: String,
     pub(crate) vocab_size: usize,
+    /// Whether each id is doubled, plus 1 where it is trained; unmarked, all are.
+    pub(crate) marked: bool,
     pub(crate) files: Vec<FileRecord>,
 }
 
@@ -84,23 +87,25 @@ pub(crate) struct CacheWriter {
     tokens: BufWriter<File>,
     documents: BufWriter<File>,
     token_bytes: usize,
+    marked: bool,
     end: u64,
 }
 
 impl CacheWriter {
-    pub(crate) fn create(dir: &Path, vocab_size: usize) -> Result<Self, DataError> {
+    pub(crate) fn create(dir: &Path, identity: &CacheIdentity) -> Result<Self, DataError> {
         let file = |name| Ok::<_, DataError>(BufWriter::new(File::create(dir.join(name))?));
         let (tokens, documents) = (file(TOKENS_FILE)?, file(DOCUMENTS_FILE)?);
-        let (dir, token_bytes) = (dir.to_owned(), token_bytes(vocab_size));
-        Ok(Self { dir, tokens, documents, token_bytes, end: 0 })
+        let (dir, token_bytes) = (dir.to_owned(), identity.token_bytes());
+        Ok(Self { dir, tokens, documents, token_bytes, marked: identity.marked, end: 0 })
     }
 
-    /// `ids` are below the size of the vocabulary.
-    pub(crate) fn append(&mut self, document: &Document, ids: &[u32]) -> Result<(), DataError> {
-        for id in ids {
-            self.tokens.write_all(&id.to_le_bytes()[..self.token_bytes])?;
+    /// A sequence of a document; its ids are below the size of the vocabulary.
+    pub(crate) fn append(&mut self, document: &Document, of: &Dialogue) -> Result<(), DataError> {
+        for (id, trained) in of.ids.iter().zip(&of.trained) {
+            let cell = if self.marked { id << 1 | u32::from(*trained) } else { *id };
+            self.tokens.write_all(&cell.to_le_bytes()[..self.token_bytes])?;
         }
-        self.end += ids.len() as u64;
+        self.end += of.ids.len() as u64;
         let record = DocumentRecord {
             end: self.end,
             text_bytes: document.text.len() as u64,
@@ -147,7 +152,7 @@ impl CacheFiles {
         }
         let tokens = meta.tokens.open(dir, TOKENS_FILE)?;
         let documents = meta.documents.open(dir, DOCUMENTS_FILE)?;
-        let token_bytes = token_bytes(identity.vocab_size);
+        let token_bytes = identity.token_bytes();
         let files = Self { meta, tokens, documents, token_bytes };
         files.check_index()?;
         Ok(files)
@@ -175,8 +180,35 @@ impl CacheFiles {
         self.meta.empty_documents
     }
 
+    /// What names this cache among others.
+    pub(crate) fn key(&self) -> &str {
+        &self.meta.identity.key
+    }
+
+    pub(crate) fn is_marked(&self) -> bool {
+        self.meta.identity.marked
+    }
+
     /// Appends the tokens `from..to`, counted over all documents.
     pub(crate) fn extend(&self, from: u64, to: u64, out: &mut Vec<i32>) {
+        let first = out.len();
+        self.extend_cells(from, to, out);
+        if self.is_marked() {
+            out[first..].iter_mut().for_each(|cell| *cell >>= 1);
+        }
+    }
+
+    /// Appends for the tokens `from..to` whether they are trained, 1 or 0.
+    pub(crate) fn extend_mask(&self, from: u64, to: u64, out: &mut Vec<f32>) {
+        if !self.is_marked() {
+            return out.resize(out.len() + (to - from) as usize, 1.0);
+        }
+        let mut cells = Vec::with_capacity((to - from) as usize);
+        self.extend_cells(from, to, &mut cells);
+        out.extend(cells.iter().map(|cell| (cell & 1) as f32));
+    }
+
+    fn extend_cells(&self, from: u64, to: u64, out: &mut Vec<i32>) {
         let bytes = &self.tokens[from as usize * self.token_bytes..to as usize * self.token_bytes];
         match self.token_bytes {
             2 => out.extend(pieces(bytes).map(|id| i32::from(u16::from_le_bytes(id)))),
@@ -205,8 +237,11 @@ fn pieces<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     pieces.iter().copied()
 }
 
-fn token_bytes(vocab_size: usize) -> usize {
-    if vocab_size <= NARROW_VOCAB { 2 } else { 4 }
+impl CacheIdentity {
+    fn token_bytes(&self) -> usize {
+        let cells = if self.marked { 2 * self.vocab_size } else { self.vocab_size };
+        if cells <= NARROW_VOCAB { 2 } else { 4 }
+    }
 }
 
 #[cfg(test)]
@@ -215,15 +250,20 @@ mod tests {
 
     fn identity(vocab_size: usize) -> CacheIdentity {
         let (key, fingerprint) = ("k".to_owned(), "f".to_owned());
-        CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, files: Vec::new() }
+        let (files, marked) = (Vec::new(), false);
+        CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, marked, files }
+    }
+
+    fn whole(ids: &[u32]) -> Dialogue {
+        Dialogue { ids: ids.to_vec(), trained: vec![true; ids.len()] }
     }
 
     fn written(vocab_size: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = CacheWriter::create(dir.path(), vocab_size).unwrap();
+        let mut writer = CacheWriter::create(dir.path(), &identity(vocab_size)).unwrap();
         let document = |line, text: &str| Document { file: 0, line, text: text.to_owned() };
-        writer.append(&document(1, "ab"), &[1, 258]).unwrap();
-        writer.append(&document(7, "é"), &[65_535]).unwrap();
+        writer.append(&document(1, "ab"), &whole(&[1, 258])).unwrap();
+        writer.append(&document(7, "é"), &whole(&[65_535])).unwrap();
         writer.finish(identity(vocab_size), 3).unwrap();
         dir
     }
@@ -255,6 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn marks_double_the_ids_and_are_read_back() {
+        for (vocab_size, width) in [(NARROW_VOCAB / 2, 2), (NARROW_VOCAB / 2 + 1, 4)] {
+            let dir = tempfile::tempdir().unwrap();
+            let identity = CacheIdentity { marked: true, ..identity(vocab_size) };
+            let mut writer = CacheWriter::create(dir.path(), &identity).unwrap();
+            let document = Document { file: 0, line: 1, text: "x".to_owned() };
+            let dialogue = Dialogue { ids: vec![7, 32_767, 3], trained: vec![false, true, true] };
+            writer.append(&document, &dialogue).unwrap();
+            writer.finish(identity.clone(), 0).unwrap();
+            let files = CacheFiles::open(dir.path(), &identity).unwrap();
+            assert_eq!(fs_err::read(dir.path().join(TOKENS_FILE)).unwrap().len(), 3 * width);
+            let (mut tokens, mut mask) = (vec![9], vec![0.5]);
+            files.extend(1, 3, &mut tokens);
+            files.extend_mask(0, 2, &mut mask);
+            assert_eq!((tokens, mask), (vec![9, 32_767, 3], vec![0.5, 0.0, 1.0]));
+        }
+    }
+
+    #[test]
     fn every_way_of_damage_is_found() {
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1);
         let extend = |bytes: &mut Vec<u8>| bytes.push(0);
@@ -280,9 +339,9 @@ mod tests {
     #[test]
     fn an_index_that_lies_under_a_right_checksum_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = CacheWriter::create(dir.path(), 300).unwrap();
+        let mut writer = CacheWriter::create(dir.path(), &identity(300)).unwrap();
         let document = Document { file: 5, line: 1, text: "x".to_owned() };
-        writer.append(&document, &[1, 2]).unwrap();
+        writer.append(&document, &whole(&[1, 2])).unwrap();
         writer.finish(identity(300), 0).unwrap();
         let reason = CacheFiles::open(dir.path(), &identity(300)).unwrap_err();
         assert_eq!(reason, "documents.bin: does not fit tokens.bin");

@@ -1,5 +1,5 @@
-//! Documents of plain text out of files: every line of a `.jsonl` file has one in its field
-//! `text`, a `.txt` file is one. Files are streamed; what is held is one document.
+//! Documents out of files: every line of a `.jsonl` file is one (for plain text: its field `text`),
+//! and so is a `.txt` file. Files are streamed; what is held is one document.
 //!
 //! Ordering, tokenising and caching do not live here.
 
@@ -23,8 +23,17 @@ pub struct Document {
     pub file: usize,
     /// Its line in the file, from 1.
     pub line: u64,
-    /// The text; never empty.
+    /// The text, or the line of JSON; never empty.
     pub text: String,
+}
+
+/// What of a line is the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Its field `text`; files of text are read too.
+    Text,
+    /// The whole line, which holds one JSON object.
+    Line,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +46,7 @@ enum Kind {
 #[derive(Debug)]
 pub struct DocumentReader {
     files: Vec<(PathBuf, Kind)>,
+    content: Content,
     /// The file that is opened next.
     next: usize,
     lines: Option<JsonLines>,
@@ -47,13 +57,13 @@ pub struct DocumentReader {
 
 impl DocumentReader {
     /// Looks at the names only: a wrong one is reported before any work is done.
-    pub fn open(files: &[PathBuf]) -> Result<Self, DataError> {
+    pub fn open(files: &[PathBuf], content: Content) -> Result<Self, DataError> {
         if files.is_empty() {
             return Err(DataError::NoFiles);
         }
-        let known = |path: &PathBuf| Ok((path.clone(), kind(path)?));
+        let known = |path: &PathBuf| Ok((path.clone(), kind(path, content)?));
         let files = files.iter().map(known).collect::<Result<_, DataError>>()?;
-        Ok(Self { files, next: 0, lines: None, bytes: 0, empty: 0 })
+        Ok(Self { files, content, next: 0, lines: None, bytes: 0, empty: 0 })
     }
 
     /// Bytes of the files read so far.
@@ -91,7 +101,10 @@ impl DocumentReader {
             return Ok(None);
         };
         let line = object.line;
-        let text = lines.string(object, TEXT_FIELD)?;
+        let text = match self.content {
+            Content::Text => lines.string(object, TEXT_FIELD)?,
+            Content::Line => lines.current().to_owned(),
+        };
         Ok(Some(Document { file: self.next - 1, line, text }))
     }
 
@@ -121,12 +134,16 @@ impl Iterator for DocumentReader {
     }
 }
 
-fn kind(path: &Path) -> Result<Kind, DataError> {
+fn kind(path: &Path, content: Content) -> Result<Kind, DataError> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
-    match &*extension {
-        "jsonl" => Ok(Kind::Lines),
-        "txt" => Ok(Kind::Whole),
-        other => Err(DataError::Extension { path: path.to_owned(), got: other.to_owned() }),
+    match (&*extension, content) {
+        ("jsonl", _) => Ok(Kind::Lines),
+        ("txt", Content::Text) => Ok(Kind::Whole),
+        (other, _) => {
+            let expected = if content == Content::Text { ".jsonl or .txt" } else { ".jsonl" };
+            let (path, got) = (path.to_owned(), other.to_owned());
+            Err(DataError::Extension { path, expected, got })
+        }
     }
 }
 
@@ -168,7 +185,7 @@ mod tests {
 
         fn read(&self, names: &[&str]) -> Result<Vec<(usize, u64, String)>, DataError> {
             let files: Vec<_> = names.iter().map(|name| self.0.path().join(name)).collect();
-            let documents = DocumentReader::open(&files)?;
+            let documents = DocumentReader::open(&files, Content::Text)?;
             documents.map(|one| one.map(|one| (one.file, one.line, one.text))).collect()
         }
 
@@ -200,7 +217,7 @@ mod tests {
         let folder =
             Folder::new(&[("a.jsonl", b"{\"text\":\"\"}\n{\"text\":\"x\"}\n"), ("b.txt", b"")]);
         let files = ["a.jsonl", "b.txt"].map(|name| folder.0.path().join(name));
-        let mut reader = DocumentReader::open(&files).unwrap();
+        let mut reader = DocumentReader::open(&files, Content::Text).unwrap();
         assert_eq!(reader.by_ref().count(), 1);
         assert_eq!((reader.empty(), reader.bytes()), (2, 25));
     }
@@ -208,7 +225,7 @@ mod tests {
     #[test]
     fn an_empty_set_is_an_error() {
         assert_eq!(
-            DocumentReader::open(&[]).unwrap_err().to_string(),
+            DocumentReader::open(&[], Content::Text).unwrap_err().to_string(),
             "the data set has no files; expected at least one .jsonl or .txt file, got none"
         );
     }

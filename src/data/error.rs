@@ -23,10 +23,12 @@ pub enum DataError {
     #[error("the data set has no files; expected at least one .jsonl or .txt file, got none")]
     NoFiles,
     /// A file of a kind that is not read.
-    #[error("{path}: unknown kind of file; expected .jsonl or .txt, got {got:?}")]
+    #[error("{path}: unknown kind of file; expected {expected}, got {got:?}")]
     Extension {
         /// The file.
         path: PathBuf,
+        /// What is read.
+        expected: &'static str,
         /// Its extension.
         got: String,
     },

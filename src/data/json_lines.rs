@@ -49,6 +49,13 @@ impl JsonLines {
         self.bytes
     }
 
+    /// The text of the line that was read last.
+    pub(crate) fn current(&self) -> &str {
+        std::str::from_utf8(&self.buffer)
+            .expect("a line was checked when it was parsed")
+            .trim_ascii()
+    }
+
     /// The string in `field` of a line, or what is wrong with it.
     pub fn string(&self, line: JsonLine, field: &str) -> Result<String, DataError> {
         let JsonLine { line, mut object } = line;
@@ -135,7 +142,7 @@ impl Iterator for JsonLines {
 }
 
 /// What a JSON value is, in the words of a message.
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

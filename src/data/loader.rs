@@ -12,7 +12,6 @@ use super::cache::TokenCache;
 use super::error::DataError;
 use super::packing::LongRows;
 use super::plan::EpochPlan;
-use super::row::Row;
 use crate::random;
 
 /// What decides the rows of a run besides its data.
@@ -54,15 +53,37 @@ pub struct Cursor {
     pub row: u64,
 }
 
-/// Gives out rows. What it keeps are the plans of the epochs it is in, so that they are made once.
-#[derive(Debug)]
-pub struct Loader {
-    sets: BTreeMap<String, TokenCache>,
-    settings: LoaderSettings,
-    plans: BTreeMap<String, (u64, EpochPlan)>,
+/// An epoch of a set: items in an order, each readable on its own.
+pub trait Epoch {
+    /// What a step trains on: a row, or a pair of them.
+    type Item;
+
+    /// Orders the documents of `set` for its epoch of that number.
+    fn plan(cache: &TokenCache, settings: LoaderSettings, set: &str, epoch: u64) -> Self;
+
+    /// How many items there are.
+    fn items(&self) -> u64;
+
+    /// Item `number`, from 0.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    fn item(&self, number: u64) -> Self::Item;
+
+    /// Of how many documents how many were too short, and how many dropped.
+    fn why_empty(&self) -> (u64, u64, u64);
 }
 
-impl Loader {
+/// Gives out rows, or pairs of them. What it keeps are the plans of the epochs it is in, so that
+/// they are made once.
+#[derive(Debug)]
+pub struct Loader<E = EpochPlan> {
+    sets: BTreeMap<String, TokenCache>,
+    settings: LoaderSettings,
+    plans: BTreeMap<String, (u64, E)>,
+}
+
+impl<E: Epoch> Loader<E> {
     /// A loader over named sets.
     pub fn new(sets: BTreeMap<String, TokenCache>, settings: LoaderSettings) -> Self {
         Self { sets, settings, plans: BTreeMap::new() }
@@ -79,7 +100,7 @@ impl Loader {
         mix: &Mix,
         position: &Position,
         count: usize,
-    ) -> Result<(Vec<Row>, Position), DataError> {
+    ) -> Result<(Vec<E::Item>, Position), DataError> {
         let lottery = Lottery::new(mix, &self.sets)?;
         let mut position = position.clone();
         let mut rows = Vec::with_capacity(count);
@@ -93,26 +114,26 @@ impl Loader {
     }
 
     /// The plan of an epoch of a set: for its number of rows and the statistics of packing.
-    pub fn plan(&mut self, set: &str, epoch: u64) -> Result<&EpochPlan, DataError> {
+    pub fn plan(&mut self, set: &str, epoch: u64) -> Result<&E, DataError> {
         if self.plans.get(set).is_none_or(|(planned, _)| *planned != epoch) {
             let cache = self.sets.get(set).ok_or_else(|| unknown(set, &self.sets))?;
-            let plan = EpochPlan::new(cache, self.settings, set, epoch);
+            let plan = E::plan(cache, self.settings, set, epoch);
             self.plans.insert(set.to_owned(), (epoch, plan));
         }
         Ok(&self.plans[set].1)
     }
 
-    fn next_row(&mut self, set: &str, cursor: &mut Cursor) -> Result<Row, DataError> {
-        if cursor.row >= self.plan(set, cursor.epoch)?.rows() {
+    fn next_row(&mut self, set: &str, cursor: &mut Cursor) -> Result<E::Item, DataError> {
+        if cursor.row >= self.plan(set, cursor.epoch)?.items() {
             *cursor = Cursor { epoch: cursor.epoch + 1, row: 0 };
         }
         let seq_len = self.settings.seq_len;
         let plan = self.plan(set, cursor.epoch)?;
-        if plan.rows() == 0 {
-            return Err(no_rows(set, seq_len, plan));
+        if plan.items() == 0 {
+            return Err(no_rows(set, seq_len, plan.why_empty()));
         }
         cursor.row += 1;
-        Ok(plan.row(cursor.row - 1))
+        Ok(plan.item(cursor.row - 1))
     }
 }
 
@@ -173,20 +194,15 @@ fn unknown(set: &str, sets: &BTreeMap<String, TokenCache>) -> DataError {
     DataError::UnknownSet { set: set.to_owned(), known }
 }
 
-fn no_rows(set: &str, seq_len: usize, plan: &EpochPlan) -> DataError {
-    let statistics = plan.statistics();
-    DataError::NoRows {
-        set: set.to_owned(),
-        seq_len,
-        documents: statistics.documents,
-        too_short: statistics.too_short,
-        dropped: statistics.dropped,
-    }
+fn no_rows(set: &str, seq_len: usize, why: (u64, u64, u64)) -> DataError {
+    let (documents, too_short, dropped) = why;
+    DataError::NoRows { set: set.to_owned(), seq_len, documents, too_short, dropped }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::row::Row;
     use crate::data::sample::cache_of;
     use proptest::prelude::*;
 
@@ -286,7 +302,9 @@ mod tests {
         let sets = BTreeMap::from([("a".to_owned(), cache_of(&[vec![1; 9], vec![1]]))]);
         let settings = LoaderSettings { seed: 1, seq_len: 4, policy: LongRows::Drop };
         let mix = Mix { sets: vec![("a".to_owned(), 1.0)] };
-        let error = Loader::new(sets, settings).rows(0, &mix, &Position::default(), 1).unwrap_err();
+        let error = Loader::<EpochPlan>::new(sets, settings)
+            .rows(0, &mix, &Position::default(), 1)
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "[data] \"a\": no rows of 4 tokens; expected a document that fits, got 2 documents of \

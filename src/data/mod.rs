@@ -1,5 +1,6 @@
-//! From text to rows of token ids: documents are read (`documents`), tokenised once (`cache`),
-//! ordered (`order`), packed into rows of equal length (`packing`) and handed out (`loader`).
+//! From text to rows of token ids: documents are read (`documents`), encoded once (`encoding`,
+//! `cache`), ordered (`order`), packed into rows of equal length (`packing`) or paired (`pairs`),
+//! and handed out (`loader`).
 //!
 //! What a row looks like is decided here and nowhere else; tensors and batches are `train`'s, the
 //! tokenizer is `bitnet-text`'s. The text of the project's own tiny world comes from `world`.
@@ -10,7 +11,9 @@
 mod cache;
 mod cache_file;
 mod checksum;
+pub mod conversation;
 mod documents;
+mod encoding;
 mod error;
 mod evaluation;
 mod generate;
@@ -19,6 +22,7 @@ mod loader;
 mod lock;
 mod order;
 mod packing;
+mod pairs;
 mod plan;
 mod row;
 mod source;
@@ -26,14 +30,16 @@ mod tokenise;
 pub mod world;
 
 pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, TokenCache};
-pub use documents::{Document, DocumentReader, MAX_DOCUMENT_BYTES};
+pub use documents::{Content, Document, DocumentReader, MAX_DOCUMENT_BYTES};
+pub use encoding::Encoding;
 pub use error::DataError;
 pub use evaluation::validation_rows;
-pub use generate::world_documents;
+pub use generate::{world_documents, world_lessons, world_preferences};
 pub use json_lines::{JsonLine, JsonLines};
-pub use loader::{Cursor, Loader, LoaderSettings, Mix, Position};
+pub use loader::{Cursor, Epoch, Loader, LoaderSettings, Mix, Position};
 pub use lock::{FileLock, LockHolder};
 pub use packing::{LongRows, PackingStatistics};
+pub use pairs::{Pair, PairPlan, PairStatistics};
 pub use plan::EpochPlan;
 pub use row::{Place, Row};
 pub use source::{Generated, Source, SourceDocuments};

@@ -5,15 +5,20 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Rows that are open at the same time while whole documents are packed. More of them leave less
+/// padding and mix distant documents.
+const OPEN_ROWS: usize = 32;
+
 /// What happens to a document that is longer than a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LongRows {
-    /// The pairs of all documents form one stream that is cut every `seq_len` pairs. A document
-    /// that goes on in the next row is a new segment there. Only an epoch's last row is padded.
+    /// Text: the pairs of all documents form one stream that is cut every `seq_len` pairs; a
+    /// document that goes on in the next row is a new segment there, and only an epoch's last row
+    /// is padded. Conversations: a long one becomes several pieces of at most a row.
     Split,
     /// A document is cut to one row. No document is ever split over two: one that does not fit
-    /// into the rest of a row opens the next.
+    /// into the rest of an open row goes into another.
     Truncate,
     /// As `Truncate`, but longer documents are left out.
     Drop,
@@ -30,11 +35,13 @@ pub struct PackingStatistics {
     pub dropped: u64,
     /// Cut to the length of a row.
     pub truncated: u64,
+    /// Left out because what fits in a row holds no trained token.
+    pub untrained: u64,
     /// Lying in more than one row.
     pub split: u64,
     /// Rows of the epoch.
     pub rows: u64,
-    /// Pairs in them, padding not counted: the trained targets.
+    /// Pairs in them, padding not counted.
     pub pairs: u64,
     /// Pairs there is room for.
     pub capacity: u64,
@@ -58,48 +65,88 @@ pub(crate) struct Segment {
     pub(crate) pairs: usize,
 }
 
+/// What packing asks about documents.
+pub(crate) trait Lengths {
+    /// Tokens of a document.
+    fn tokens(&self, document: usize) -> usize;
+    /// Whether any of these pairs of a document has a trained target.
+    fn trains(&self, segment: Segment) -> bool;
+}
+
 /// The rows of an epoch, each found without walking through those before it.
 #[derive(Debug)]
 pub(crate) struct Packing {
     seq_len: u64,
-    /// Documents that take part, in order.
-    order: Vec<usize>,
+    /// Documents, or pieces of them, in order: the document and its first pair.
+    entries: Vec<(usize, usize)>,
     /// For each the pairs up to its end.
     ends: Vec<u64>,
-    /// Where documents stay whole: for each row the first entry of `order`, and the end.
+    /// Where documents stay whole: for each row its first entry, and the end.
     rows: Option<Vec<usize>>,
+    /// Documents of which no row holds anything although they have trained tokens.
+    left_out: Vec<usize>,
     statistics: PackingStatistics,
 }
 
 impl Packing {
-    /// Packs the documents `order`; `length` is a document's number of tokens.
-    pub(crate) fn new(
+    /// Packs text: every pair is trained.
+    pub(crate) fn of_text(
         order: &[usize],
-        length: impl Fn(usize) -> u64,
+        lengths: &impl Lengths,
         seq_len: usize,
         policy: LongRows,
     ) -> Self {
-        assert!(seq_len > 0, "a row holds at least one pair");
-        let mut packing = Self {
-            seq_len: seq_len as u64,
-            order: Vec::with_capacity(order.len()),
-            ends: Vec::with_capacity(order.len()),
-            rows: None,
-            statistics: PackingStatistics { documents: order.len() as u64, ..Default::default() },
-        };
+        if policy != LongRows::Split {
+            return Self::of_wholes(order, lengths, seq_len, policy);
+        }
+        let mut packing = Self::empty(order.len(), seq_len);
         for &document in order {
-            packing.admit(document, length(document), policy);
+            match lengths.tokens(document).saturating_sub(1) {
+                0 => packing.statistics.too_short += 1,
+                pairs => packing.push(Segment { document, from: 0, pairs }),
+            }
         }
-        match policy {
-            LongRows::Split => packing.count_split(),
-            LongRows::Truncate | LongRows::Drop => packing.keep_whole(),
-        }
+        packing.count_split();
         packing.count_rows();
         packing
     }
 
+    /// Packs documents, or pieces of them, that are never cut by the end of a row.
+    pub(crate) fn of_wholes(
+        order: &[usize],
+        lengths: &impl Lengths,
+        seq_len: usize,
+        policy: LongRows,
+    ) -> Self {
+        let mut packing = Self::empty(order.len(), seq_len);
+        let mut wholes = Vec::with_capacity(order.len());
+        for &document in order {
+            packing.admit(document, lengths, policy, &mut wholes);
+        }
+        packing.fill(&wholes);
+        packing.count_rows();
+        packing
+    }
+
+    fn empty(documents: usize, seq_len: usize) -> Self {
+        assert!(seq_len > 0, "a row holds at least one pair");
+        Self {
+            seq_len: seq_len as u64,
+            entries: Vec::with_capacity(documents),
+            ends: Vec::with_capacity(documents),
+            rows: None,
+            left_out: Vec::new(),
+            statistics: PackingStatistics { documents: documents as u64, ..Default::default() },
+        }
+    }
+
     pub(crate) fn statistics(&self) -> PackingStatistics {
         self.statistics
+    }
+
+    /// Documents that were dropped as too long, or whose trained tokens lie beyond a row.
+    pub(crate) fn left_out(&self) -> &[usize] {
+        &self.left_out
     }
 
     /// The segments of a row in order; what they leave free is padding.
@@ -114,18 +161,68 @@ impl Packing {
         }
     }
 
-    fn admit(&mut self, document: usize, tokens: u64, policy: LongRows) {
-        let pairs = match tokens.saturating_sub(1) {
-            0 => return self.statistics.too_short += 1,
-            pairs if pairs <= self.seq_len || policy == LongRows::Split => pairs,
-            _ if policy == LongRows::Drop => return self.statistics.dropped += 1,
-            _ => {
-                self.statistics.truncated += 1;
-                self.seq_len
+    /// What of a document is packed, and what became of the rest.
+    fn admit(
+        &mut self,
+        document: usize,
+        lengths: &impl Lengths,
+        policy: LongRows,
+        wholes: &mut Vec<Segment>,
+    ) {
+        let (pairs, room) = (lengths.tokens(document).saturating_sub(1), self.seq_len as usize);
+        let before = wholes.len();
+        let piece = |from: usize| Segment { document, from, pairs: room.min(pairs - from) };
+        match policy {
+            _ if pairs == 0 => return self.statistics.too_short += 1,
+            LongRows::Drop if pairs > room => {
+                self.statistics.dropped += 1;
+                return self.left_out.push(document);
             }
-        };
-        self.order.push(document);
-        self.ends.push(self.pairs() + pairs);
+            LongRows::Split => {
+                let pieces = (0..pairs).step_by(room).map(piece);
+                wholes.extend(pieces.filter(|piece| lengths.trains(*piece)));
+                self.statistics.split += u64::from(pairs > room);
+            }
+            LongRows::Drop | LongRows::Truncate => {
+                wholes.extend(Some(piece(0)).filter(|piece| lengths.trains(*piece)));
+                self.statistics.truncated += u64::from(pairs > room);
+            }
+        }
+        if wholes.len() == before {
+            self.statistics.untrained += 1;
+            self.left_out.push(document);
+        }
+    }
+
+    /// Each whole goes into that of the open rows which it fills best. With too many open, the
+    /// oldest is closed. Rows come in the order in which they were opened.
+    fn fill(&mut self, wholes: &[Segment]) {
+        let mut rows: Vec<(usize, Vec<Segment>)> = Vec::new();
+        let mut oldest = 0;
+        for whole in wholes {
+            let fits = |row: &usize| rows[*row].0 >= whole.pairs;
+            let best = (oldest..rows.len()).filter(fits).min_by_key(|row| rows[*row].0);
+            let row = best.unwrap_or_else(|| {
+                rows.push((self.seq_len as usize, Vec::new()));
+                oldest = oldest.max(rows.len().saturating_sub(OPEN_ROWS));
+                rows.len() - 1
+            });
+            rows[row].0 -= whole.pairs;
+            rows[row].1.push(*whole);
+        }
+        let mut firsts = vec![0];
+        for (_, segments) in rows {
+            for segment in segments {
+                self.push(segment);
+            }
+            firsts.push(self.entries.len());
+        }
+        self.rows = Some(firsts);
+    }
+
+    fn push(&mut self, segment: Segment) {
+        self.entries.push((segment.document, segment.from));
+        self.ends.push(self.pairs() + segment.pairs as u64);
     }
 
     /// Pairs of all documents admitted.
@@ -133,7 +230,7 @@ impl Packing {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The pairs before entry `index` of the order.
+    /// The pairs before entry `index`.
     fn start(&self, index: usize) -> u64 {
         if index == 0 { 0 } else { self.ends[index - 1] }
     }
@@ -141,21 +238,7 @@ impl Packing {
     fn count_split(&mut self) {
         let row = |pair: u64| pair / self.seq_len;
         let split = |index: &usize| row(self.start(*index)) != row(self.ends[*index] - 1);
-        self.statistics.split = (0..self.order.len()).filter(split).count() as u64;
-    }
-
-    /// Greedy and in order: a document that does not fit opens a row.
-    fn keep_whole(&mut self) {
-        let mut rows = Vec::new();
-        let mut row_start = 0;
-        for index in 0..self.order.len() {
-            if rows.is_empty() || self.ends[index] - row_start > self.seq_len {
-                rows.push(index);
-                row_start = self.start(index);
-            }
-        }
-        rows.push(self.order.len());
-        self.rows = Some(rows);
+        self.statistics.split = (0..self.entries.len()).filter(split).count() as u64;
     }
 
     fn count_rows(&mut self) {
@@ -171,21 +254,18 @@ impl Packing {
     fn stretch(&self, from: u64, to: u64) -> Vec<Segment> {
         let first = self.ends.partition_point(|&end| end <= from);
         let inside = |index: &usize| self.start(*index) < to;
-        (first..self.order.len())
+        (first..self.entries.len())
             .take_while(inside)
             .map(|index| self.segment(index, from, to))
             .collect()
     }
 
-    /// What of a document lies in the pairs `from..to` of the stream.
+    /// What of an entry lies in the pairs `from..to` of the stream.
     fn segment(&self, index: usize, from: u64, to: u64) -> Segment {
         let start = self.start(index);
         let (first, end) = (start.max(from), self.ends[index].min(to));
-        Segment {
-            document: self.order[index],
-            from: (first - start) as usize,
-            pairs: (end - first) as usize,
-        }
+        let (document, begin) = self.entries[index];
+        Segment { document, from: begin + (first - start) as usize, pairs: (end - first) as usize }
     }
 }
 
@@ -194,9 +274,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Lengths in tokens, and from which token on a document is trained.
+    struct Made<'a>(&'a [u64], usize);
+
+    impl Lengths for Made<'_> {
+        fn tokens(&self, document: usize) -> usize {
+            self.0[document] as usize
+        }
+
+        fn trains(&self, segment: Segment) -> bool {
+            segment.from + segment.pairs >= self.1
+        }
+    }
+
     fn pack(lengths: &[u64], seq_len: usize, policy: LongRows) -> Packing {
         let order: Vec<usize> = (0..lengths.len()).collect();
-        Packing::new(&order, |document| lengths[document], seq_len, policy)
+        Packing::of_text(&order, &Made(lengths, 0), seq_len, policy)
+    }
+
+    /// Conversations of which every token from `first` on is trained.
+    fn pack_conversations(lengths: &[u64], first: usize, policy: LongRows) -> Packing {
+        let order: Vec<usize> = (0..lengths.len()).collect();
+        Packing::of_wholes(&order, &Made(lengths, first), 4, policy)
     }
 
     /// (document, from, pairs) of every row.
@@ -243,6 +342,34 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_whose_answer_does_not_fit_is_left_out_and_listed() {
+        let packing = pack_conversations(&[9, 4, 6], 3, LongRows::Truncate);
+        assert_eq!(rows(&packing), [vec![(0, 0, 4)], vec![(1, 0, 3)], vec![(2, 0, 4)]]);
+        let packing = pack_conversations(&[9, 7, 3], 6, LongRows::Truncate);
+        assert_eq!(rows(&packing), Vec::<Vec<_>>::new());
+        let statistics = packing.statistics();
+        assert_eq!((statistics.untrained, statistics.truncated), (3, 2));
+        assert_eq!(packing.left_out(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_long_conversation_is_split_into_pieces_and_those_without_an_answer_are_left_out() {
+        let packing = pack_conversations(&[11, 3], 6, LongRows::Split);
+        assert_eq!(rows(&packing), [vec![(0, 4, 4)], vec![(0, 8, 2)]]);
+        assert_eq!((packing.statistics().split, packing.left_out()), (1, [1].as_slice()));
+    }
+
+    #[test]
+    fn a_short_document_fills_the_gap_that_a_long_one_left() {
+        let packing = pack(&[4, 5, 4, 2, 2], 4, LongRows::Truncate);
+        assert_eq!(
+            rows(&packing),
+            [vec![(0, 0, 3), (3, 0, 1)], vec![(1, 0, 4)], vec![(2, 0, 3), (4, 0, 1)]]
+        );
+        assert!((packing.statistics().efficiency() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
     fn documents_without_a_pair_give_no_rows() {
         for policy in [LongRows::Split, LongRows::Truncate, LongRows::Drop] {
             assert_eq!(rows(&pack(&[0, 1], 4, policy)), Vec::<Vec<_>>::new());
@@ -276,7 +403,7 @@ mod tests {
         }
 
         #[test]
-        fn whole_documents_fill_rows_greedily(
+        fn whole_documents_are_packed_once_and_no_two_rows_would_fit_in_one(
             lengths in prop::collection::vec(0..40_u64, 0..30), seq_len in 1..20_usize, cut: bool,
         ) {
             let policy = if cut { LongRows::Truncate } else { LongRows::Drop };
@@ -284,15 +411,17 @@ mod tests {
             let rows = rows(&packing);
             let size = |row: &Vec<(_, _, usize)>| row.iter().map(|part| part.2).sum::<usize>();
             prop_assert!(rows.iter().all(|row| (1..=seq_len).contains(&size(row))));
-            for next in rows.windows(2) {
-                prop_assert!(size(&next[0]) + next[1][0].2 > seq_len, "it would have fitted");
+            for (a, b) in (0..rows.len()).flat_map(|b| (0..b).map(move |a| (a, b))) {
+                prop_assert!(size(&rows[a]) + rows[b][0].2 > seq_len, "it would have fitted");
             }
             let kept = lengths.iter().enumerate().filter_map(|(document, &tokens)| {
                 let pairs = (tokens as usize).saturating_sub(1);
                 let fits = pairs <= seq_len;
                 (pairs > 0 && (cut || fits)).then_some((document, 0, pairs.min(seq_len)))
             });
-            prop_assert!(rows.iter().flatten().copied().eq(kept));
+            let mut found: Vec<_> = rows.into_iter().flatten().collect();
+            found.sort_unstable();
+            prop_assert!(found.into_iter().eq(kept));
         }
     }
 }

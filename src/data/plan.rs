@@ -3,10 +3,10 @@
 //! Which row comes next in a run, and from which set, is `loader`'s.
 
 use super::cache::TokenCache;
-use super::loader::LoaderSettings;
+use super::loader::{Epoch, LoaderSettings};
 use super::order::permutation;
-use super::packing::{LongRows, Packing, PackingStatistics};
-use super::row::Row;
+use super::packing::{Lengths, LongRows, Packing, PackingStatistics, Segment};
+use super::row::{Place, Row};
 
 /// An epoch: a pure function of the set's tokens, the settings, the set's name and the number of
 /// the epoch. It costs a few words of memory a document.
@@ -24,16 +24,23 @@ impl EpochPlan {
         Self::of(cache, settings.seq_len, settings.policy, &order)
     }
 
-    /// Every pair once, in the order of the files: for evaluation.
+    /// In the order of the files, for evaluation: of text every pair once, conversations cut to a
+    /// row.
     pub fn in_file_order(cache: &TokenCache, seq_len: usize) -> Self {
         let order: Vec<usize> = (0..cache.documents()).collect();
-        Self::of(cache, seq_len, LongRows::Split, &order)
+        let policy = if cache.is_marked() { LongRows::Truncate } else { LongRows::Split };
+        Self::of(cache, seq_len, policy, &order)
     }
 
     fn of(cache: &TokenCache, seq_len: usize, policy: LongRows, order: &[usize]) -> Self {
-        let length = |document| cache.length(document);
-        let packing = Packing::new(order, length, seq_len, policy);
-        Self { cache: cache.clone(), seq_len, packing }
+        let pack = if cache.is_marked() { Packing::of_wholes } else { Packing::of_text };
+        Self { cache: cache.clone(), seq_len, packing: pack(order, cache, seq_len, policy) }
+    }
+
+    /// Documents of which no row holds anything, because they are too long or their trained
+    /// tokens lie beyond the end of a row.
+    pub fn left_out(&self) -> Vec<Place> {
+        self.packing.left_out().iter().map(|&document| self.cache.place(document)).collect()
     }
 
     /// How many rows there are.
@@ -52,6 +59,38 @@ impl EpochPlan {
     /// When there are not so many.
     pub fn row(&self, row: u64) -> Row {
         Row::read(&self.cache, self.seq_len, &self.packing.segments(row))
+    }
+}
+
+impl Epoch for EpochPlan {
+    type Item = Row;
+
+    fn plan(cache: &TokenCache, settings: LoaderSettings, set: &str, epoch: u64) -> Self {
+        Self::new(cache, settings, set, epoch)
+    }
+
+    fn items(&self) -> u64 {
+        self.rows()
+    }
+
+    fn item(&self, number: u64) -> Row {
+        self.row(number)
+    }
+
+    fn why_empty(&self) -> (u64, u64, u64) {
+        let PackingStatistics { documents, too_short, dropped, untrained, .. } = self.statistics();
+        (documents, too_short, dropped + untrained)
+    }
+}
+
+impl Lengths for TokenCache {
+    fn tokens(&self, document: usize) -> usize {
+        self.length(document) as usize
+    }
+
+    fn trains(&self, Segment { document, from, pairs }: Segment) -> bool {
+        // A document of text is trained throughout, and a whole conversation was checked.
+        !self.is_marked() || self.trains_any(document, from + 1..from + pairs + 1)
     }
 }
 

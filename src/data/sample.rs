@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_text::{Tokenizer, train_bpe};
+use bitnet_text::{Dialogue, Tokenizer, train_bpe};
 
 use super::cache::{CacheOrigin, CacheRequest, TokenCache};
 use super::cache_file::{CacheFiles, CacheIdentity, CacheWriter, LAYOUT_VERSION};
@@ -23,20 +23,29 @@ pub(crate) fn cached(
     source: &Source,
     tokenizer: &Tokenizer,
 ) -> Result<TokenCache, DataError> {
-    let (interrupted, progress) = (&|| false, &|_, _| {});
-    TokenCache::open_or_build(&CacheRequest { cache_dir, source, tokenizer, interrupted, progress })
+    TokenCache::open_or_build(&CacheRequest::new(cache_dir, source, tokenizer))
 }
 
 /// A cache of documents given as ids, called `sample:1`, `sample:2`, …
 pub(crate) fn cache_of(documents: &[Vec<u32>]) -> TokenCache {
+    let whole = |ids: &Vec<u32>| Dialogue { ids: ids.clone(), trained: vec![true; ids.len()] };
+    written(&documents.iter().map(whole).collect::<Vec<_>>(), false)
+}
+
+/// The same of sequences that say which of their tokens are trained.
+pub(crate) fn cache_of_dialogues(documents: &[Dialogue]) -> TokenCache {
+    written(documents, true)
+}
+
+fn written(documents: &[Dialogue], marked: bool) -> TokenCache {
     let dir = tempfile::tempdir().unwrap();
     let (key, vocab_size) = (String::new(), 1 << 20);
-    let (fingerprint, files) = (String::new(), Vec::new());
-    let identity = CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, files };
-    let mut writer = CacheWriter::create(dir.path(), vocab_size).unwrap();
-    for (index, ids) in documents.iter().enumerate() {
+    let (fingerprint, files, layout) = (String::new(), Vec::new(), LAYOUT_VERSION);
+    let identity = CacheIdentity { layout, key, fingerprint, vocab_size, marked, files };
+    let mut writer = CacheWriter::create(dir.path(), &identity).unwrap();
+    for (index, dialogue) in documents.iter().enumerate() {
         let document = Document { file: 0, line: index as u64 + 1, text: "text".to_owned() };
-        writer.append(&document, ids).unwrap();
+        writer.append(&document, dialogue).unwrap();
     }
     writer.finish(identity.clone(), 0).unwrap();
     // The mapping outlives the files.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::documents::{Document, DocumentReader};
+use super::documents::{Content, Document, DocumentReader};
 use super::error::DataError;
 
 /// How much of a file is hashed between two looks at `interrupted`.
@@ -64,9 +64,11 @@ impl Source {
     }
 
     /// All documents in order; empty ones are left out.
-    pub fn documents(&self) -> Result<SourceDocuments, DataError> {
+    pub fn documents(&self, content: Content) -> Result<SourceDocuments, DataError> {
         Ok(match self {
-            Self::Files(files) => SourceDocuments(Reading::Files(DocumentReader::open(files)?)),
+            Self::Files(files) => {
+                SourceDocuments(Reading::Files(DocumentReader::open(files, content)?))
+            }
             Self::Generated(generated) => {
                 let generated = generated.clone();
                 SourceDocuments(Reading::Generated { generated, next: 0, empty: 0 })
@@ -91,7 +93,9 @@ impl Source {
         let mut records = Vec::new();
         match self {
             Self::Files(files) => {
-                DocumentReader::open(files)?; // names are checked before anything is hashed
+                if files.is_empty() {
+                    return Err(DataError::NoFiles);
+                }
                 for path in files {
                     let record = FileRecord::of(path, interrupted)?;
                     part(&mut hasher, record.name.as_bytes());
@@ -275,7 +279,7 @@ mod tests {
     #[test]
     fn generated_documents_count_progress_and_skip_empty_texts() {
         let texts = ["x", "", "z"].map(str::to_owned).to_vec();
-        let mut documents = Source::in_memory("test", texts).documents().unwrap();
+        let mut documents = Source::in_memory("test", texts).documents(Content::Text).unwrap();
         let lines: Vec<_> = documents.by_ref().map(|one| one.unwrap().line).collect();
         assert_eq!((lines, documents.done(), documents.empty()), (vec![1, 3], 3, 1));
     }

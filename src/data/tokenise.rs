@@ -2,16 +2,18 @@
 //!
 //! Whether that is needed, and where the result goes, is decided in `cache`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_format::staged::{OnExisting, StagedDir};
-use bitnet_text::Tokenizer;
+use bitnet_text::{Dialogue, Tokenizer};
 use rayon::prelude::*;
 
 use super::cache::CacheRequest;
 use super::cache_file::{CacheIdentity, CacheWriter};
+use super::conversation::Mistake;
 use super::documents::Document;
+use super::encoding::{Encoding, Trouble};
 use super::error::DataError;
 use super::row::Place;
 use super::source::SourceDocuments;
@@ -27,8 +29,8 @@ pub(crate) fn tokenise(
     target: &Path,
 ) -> Result<(), DataError> {
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
-    let mut writer = CacheWriter::create(staged.path(), request.tokenizer.vocab_size())?;
-    let mut documents = request.source.documents()?;
+    let mut writer = CacheWriter::create(staged.path(), &identity)?;
+    let mut documents = request.source.documents(request.content())?;
     if write_all(request, &mut documents, &mut writer)? == 0 {
         let origin = request.source.names().join(", ");
         return Err(DataError::NoDocuments { origin, empty: documents.empty() });
@@ -45,7 +47,8 @@ fn write_all(
     writer: &mut CacheWriter,
 ) -> Result<u64, DataError> {
     let total = request.source.size()?;
-    let encoder = Encoder { tokenizer: request.tokenizer, names: request.source.names() };
+    let names = request.source.names();
+    let encoder = Encoder { tokenizer: request.tokenizer, encoding: request.encoding, names };
     let mut written = 0;
     loop {
         if (request.interrupted)() {
@@ -56,8 +59,10 @@ fn write_all(
             return Ok(written);
         }
         let encoded: Vec<_> = batch.par_iter().map(|document| encoder.encode(document)).collect();
-        for (document, ids) in batch.iter().zip(encoded) {
-            writer.append(document, &ids?)?;
+        for (document, sequences) in batch.iter().zip(encoded) {
+            for sequence in sequences? {
+                writer.append(document, &sequence)?;
+            }
         }
         written += batch.len() as u64;
         (request.progress)(documents.done(), total);
@@ -77,21 +82,34 @@ fn next_batch(documents: &mut SourceDocuments, bytes: usize) -> Result<Vec<Docum
 
 struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
+    encoding: &'a Encoding,
     names: Arc<[Arc<str>]>,
 }
 
 impl Encoder<'_> {
-    fn encode(&self, document: &Document) -> Result<Vec<u32>, DataError> {
-        let ids = self.tokenizer.encode_document(&document.text).map_err(|error| {
-            DataError::Encode { place: self.place(document), what: error.to_string() }
-        })?;
-        match out_of_range(&ids, self.tokenizer.vocab_size()) {
-            None => Ok(ids),
-            Some(id) => Err(DataError::IdOutOfRange {
-                place: self.place(document),
-                vocab_size: self.tokenizer.vocab_size(),
-                id,
-            }),
+    fn encode(&self, document: &Document) -> Result<Vec<Dialogue>, DataError> {
+        let sequences = self.encoding.sequences(self.tokenizer, &document.text);
+        let sequences = sequences.map_err(|trouble| self.explain(document, trouble))?;
+        let vocab_size = self.tokenizer.vocab_size();
+        match sequences.iter().find_map(|one| out_of_range(&one.ids, vocab_size)) {
+            None => Ok(sequences),
+            Some(id) => {
+                Err(DataError::IdOutOfRange { place: self.place(document), vocab_size, id })
+            }
+        }
+    }
+
+    fn explain(&self, document: &Document, trouble: Trouble) -> DataError {
+        let place = self.place(document);
+        match trouble {
+            Trouble::Text(error) => DataError::Encode { place, what: error.to_string() },
+            Trouble::Row(Mistake { field, expected, got }) => DataError::Field {
+                path: PathBuf::from(&*place.source),
+                line: place.line,
+                field,
+                expected,
+                got,
+            },
         }
     }
 
@@ -116,6 +134,7 @@ fn check_unchanged(request: &CacheRequest<'_>, identity: &CacheIdentity) -> Resu
 mod tests {
     use super::*;
     use crate::data::Source;
+    use crate::data::documents::Content;
 
     #[test]
     fn ids_must_lie_below_the_size_of_the_vocabulary() {
@@ -126,7 +145,7 @@ mod tests {
     #[test]
     fn a_batch_ends_with_the_document_that_fills_it() {
         let texts = ["abc", "de", "f", "g"].map(str::to_owned).to_vec();
-        let mut documents = Source::in_memory("test", texts).documents().unwrap();
+        let mut documents = Source::in_memory("test", texts).documents(Content::Text).unwrap();
         let mut sizes = || next_batch(&mut documents, 4).unwrap().len();
         assert_eq!([sizes(), sizes(), sizes()], [2, 2, 0]);
     }

@@ -1,6 +1,7 @@
 //! Where a model's first tensors come from: drawn, or read from a folder.
 
 use bitnet_format::folder::ModelFolder;
+use bitnet_format::matrix::Matrix;
 use bitnet_format::{FormatError, ModelSpec, Role, TensorEntry, WeightForm};
 use burn::tensor::Device;
 use rand_distr::{Distribution, Normal};
@@ -20,20 +21,47 @@ impl LanguageModel {
         model
     }
 
-    /// The model in a folder: latents (a checkpoint, a BF16 master) or packed codes.
+    /// The model in a folder as it is meant: latents (a checkpoint, a BF16 master), or codes that
+    /// were quantised before (a packed folder, or float matrices that hold only 0 and ±s).
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or holds what is not a number.
     pub fn read(folder: &ModelFolder, device: &Device) -> Result<Self, FormatError> {
         let spec = folder.spec();
         Self::from_source(spec, device, |entry| {
-            if folder.form() == WeightForm::Latent || !entry.is_ternary(spec) {
-                return Ok((folder.floats(entry)?, linear_form(spec)));
-            }
-            let (packed, scale) = folder.ternary(entry)?;
-            let codes = packed.codes().into_iter().map(f32::from).collect();
-            Ok((codes, Weight::Frozen(scale)))
+            Ok(match folder.matrix(entry)? {
+                Matrix::Latent(values) => (values, linear_form(spec)),
+                Matrix::Ternary { codes, scale } => {
+                    (codes.into_iter().map(f32::from).collect(), Weight::Frozen(scale))
+                }
+            })
         })
+    }
+
+    /// The model in a folder, every matrix as latents; and how many of them were ternary already:
+    /// these get latents that quantise to the same codes and scale.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::read`]; also when the folder is packed, since what training changes, the
+    /// latents, is gone from it.
+    pub fn read_for_training(
+        folder: &ModelFolder,
+        device: &Device,
+    ) -> Result<(Self, usize), FormatError> {
+        if folder.form() != WeightForm::Latent {
+            let path = folder.weight_files().into_iter().next().unwrap_or_default();
+            let what = "holds packed codes without the latent weights that training changes; \
+                        expected a checkpoint or a BF16 master"
+                .to_owned();
+            return Err(FormatError::Container { path, what });
+        }
+        let (spec, mut kept) = (folder.spec(), 0);
+        let model = Self::from_source(spec, device, |entry| {
+            let matrix = folder.matrix(entry)?;
+            kept += usize::from(matches!(matrix, Matrix::Ternary { .. }));
+            Ok::<_, FormatError>((matrix.into_latents(), linear_form(spec)))
+        })?;
+        Ok((model, kept))
     }
 }
 

@@ -1,13 +1,20 @@
 //! Who watches a run. The loop reports; a [`Monitor`] shows. Nothing a monitor does can change a
 //! number, and `metrics.jsonl` is written by the loop itself, whoever watches.
 
+mod events;
+mod plot;
 mod terminal;
 
+pub use events::EventFile;
+pub use plot::{Glyphs, plot, sparkline};
 pub use terminal::{Terminal, Verbosity};
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
+
+use crate::train::TernaryShares;
 
 /// What is known before the first step.
 #[derive(Clone, Debug)]
@@ -20,8 +27,10 @@ pub struct RunInfo {
     pub steps: u64,
     /// The first step that will be made; above 1 after a resume.
     pub first_step: u64,
-    /// Tokens of an optimizer step.
-    pub tokens_per_step: usize,
+    /// What an optimizer step is made of, in words.
+    pub batch: String,
+    /// What its speed is counted in.
+    pub unit: &'static str,
 }
 
 /// One line of `metrics.jsonl`.
@@ -45,8 +54,14 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Trained tokens a second over this step.
     pub tokens_per_second: f64,
-    /// Whether the update was left out because something was not finite.
+    /// Whether the update was left out because something was not finite, or a spike.
     pub skipped: bool,
+    /// The objective's other figures.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<&'static str, f64>,
+    /// The documents of a step that was left out: file and line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<String>,
 }
 
 /// Held-out loss of one set.
@@ -56,6 +71,29 @@ pub struct Evaluation {
     pub nll_per_token: f64,
     /// `exp(nll_per_token)`.
     pub perplexity: f64,
+    /// Of preference pairs; the other figures are then those of the chosen answers.
+    #[serde(flatten)]
+    pub preference: Option<PreferenceEvaluation>,
+}
+
+/// How held-out pairs are told apart.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq)]
+pub struct PreferenceEvaluation {
+    /// Mean loss a pair.
+    pub loss: f64,
+    /// Share of the pairs whose chosen answer gained more on the reference than the rejected one.
+    pub accuracy: f64,
+    /// Mean of beta times the difference of the gains.
+    pub margin: f64,
+    /// Pairs.
+    pub pairs: u64,
+}
+
+impl Evaluation {
+    /// What is to become small: the loss that is trained.
+    pub fn criterion(&self) -> f64 {
+        self.preference.map_or(self.nll_per_token, |preference| preference.loss)
+    }
 }
 
 /// A watcher of a run; every method may be left out.
@@ -68,6 +106,8 @@ pub trait Monitor {
     fn progress(&mut self, _what: &str, _done: u64, _total: u64) {}
     /// A step was made.
     fn step(&mut self, _record: &StepRecord) {}
+    /// The ternary codes of all matrices were counted.
+    fn ternary(&mut self, _step: u64, _all: &TernaryShares) {}
     /// A held-out set was evaluated.
     fn evaluated(&mut self, _step: u64, _set: &str, _evaluation: Evaluation) {}
     /// The model continued a prompt.

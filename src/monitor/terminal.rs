@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::monitor::{Evaluation, Monitor, RunInfo, StepRecord};
+use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
+use crate::train::TernaryShares;
 
 /// How often a line is printed where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -32,8 +33,12 @@ pub struct Terminal {
     bar: Option<ProgressBar>,
     steps: u64,
     last_line: Option<Instant>,
-    speeds: VecDeque<f64>,
-    tokens_per_step: usize,
+    /// Of the last steps: when each ended, and its speed.
+    last_steps: VecDeque<(Instant, f64)>,
+    /// What a step's speed is counted in.
+    unit: &'static str,
+    /// The last report on the ternary codes.
+    codes: String,
 }
 
 impl Terminal {
@@ -45,8 +50,9 @@ impl Terminal {
             bar,
             steps: 0,
             last_line: None,
-            speeds: VecDeque::new(),
-            tokens_per_step: 0,
+            last_steps: VecDeque::new(),
+            unit: "tokens",
+            codes: String::new(),
         }
     }
 
@@ -71,8 +77,19 @@ impl Terminal {
         self.verbosity == Verbosity::Verbose
     }
 
+    /// Evaluations, samples and saves in between are counted in.
+    fn seconds_a_step(&self) -> f64 {
+        match (self.last_steps.front(), self.last_steps.back()) {
+            (Some((first, _)), Some((last, _))) if self.last_steps.len() > 1 => {
+                (*last - *first).as_secs_f64() / (self.last_steps.len() - 1) as f64
+            }
+            _ => 0.0,
+        }
+    }
+
     fn speed(&self) -> f64 {
-        self.speeds.iter().sum::<f64>() / self.speeds.len().max(1) as f64
+        let speeds = self.last_steps.iter().map(|(_, speed)| speed);
+        speeds.sum::<f64>() / self.last_steps.len().max(1) as f64
     }
 }
 
@@ -86,15 +103,15 @@ fn new_bar() -> ProgressBar {
 impl Monitor for Terminal {
     fn started(&mut self, info: &RunInfo) {
         self.steps = info.steps;
-        self.tokens_per_step = info.tokens_per_step;
+        self.unit = info.unit;
         let resumed = if info.first_step > 1 { " (resumed)" } else { "" };
         self.line(&format!(
-            "{}: {:.2} M parameters, steps {} to {}{resumed}, {} tokens a step",
+            "{}: {:.2} M parameters, steps {} to {}{resumed}, {} a step",
             info.name,
             info.parameters as f64 / 1e6,
             info.first_step,
             info.steps,
-            info.tokens_per_step
+            info.batch
         ));
         if let Some(bar) = &self.bar {
             bar.set_length(info.steps);
@@ -113,20 +130,22 @@ impl Monitor for Terminal {
     }
 
     fn step(&mut self, record: &StepRecord) {
-        self.speeds.push_back(record.tokens_per_second);
-        if self.speeds.len() > SPEED_WINDOW {
-            self.speeds.pop_front();
+        self.last_steps.push_back((Instant::now(), record.tokens_per_second));
+        if self.last_steps.len() > SPEED_WINDOW {
+            self.last_steps.pop_front();
         }
-        let left = (self.steps - record.step) as f64 * self.tokens_per_step as f64;
-        let eta = duration(left / self.speed().max(1e-9));
-        let skipped = if record.skipped { " SKIPPED (not finite)" } else { "" };
+        let eta = duration((self.steps - record.step) as f64 * self.seconds_a_step());
+        let skipped = if record.skipped { " LEFT OUT" } else { "" };
         let text = format!(
-            "{} loss {:.4} lr {:.2e} norm {:.2} {:.0} tokens/s ETA {eta}{skipped}",
+            "{} loss {:.4} lr {:.2e} norm {:.2}{}{} {:.0} {}/s ETA {eta}{skipped}",
             record.phase,
             record.loss,
             record.lr,
             record.grad_norm,
-            self.speed()
+            preference(record),
+            self.codes,
+            self.speed(),
+            self.unit
         );
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);
@@ -140,7 +159,22 @@ impl Monitor for Terminal {
         }
     }
 
+    fn ternary(&mut self, _step: u64, all: &TernaryShares) {
+        let flipped =
+            all.flipped.map_or(String::new(), |share| format!(" flips {:.2} %", 100.0 * share));
+        let dead =
+            if all.dead_rows > 0 { format!(" dead rows {}", all.dead_rows) } else { String::new() };
+        self.codes = format!(" zeros {:.0} %{flipped}{dead}", 100.0 * all.zero);
+    }
+
     fn evaluated(&mut self, step: u64, set: &str, evaluation: Evaluation) {
+        if let Some(PreferenceEvaluation { loss, accuracy, margin, pairs }) = evaluation.preference
+        {
+            return self.line(&format!(
+                "step {step}: {set} loss {loss:.4} a pair, accuracy {accuracy:.3}, margin \
+                 {margin:.4} over {pairs} pairs"
+            ));
+        }
         self.line(&format!(
             "step {step}: {set} {:.4} nats a token, perplexity {:.2}",
             evaluation.nll_per_token, evaluation.perplexity
@@ -160,6 +194,15 @@ impl Monitor for Terminal {
             bar.finish_and_clear();
         }
     }
+}
+
+/// What a preference step adds to its line.
+fn preference(record: &StepRecord) -> String {
+    let of = |name: &str| record.metrics.get(name).copied().unwrap_or_default();
+    if !record.metrics.contains_key("margin") {
+        return String::new();
+    }
+    format!(" margin {:.3} accuracy {:.2} kl {:.3}", of("margin"), of("accuracy"), of("kl"))
 }
 
 /// `1 h 02 min`, `3 min 20 s` or `12 s`.

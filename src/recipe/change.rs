@@ -50,6 +50,9 @@ const CLASSES: &[(&str, Class)] = &[
     ("checkpoint", Class::Safe),
     ("sample", Class::Safe),
     ("export", Class::Safe),
+    ("telemetry", Class::Safe),
+    ("guard.max_skipped", Class::Safe),
+    ("guard.max_skipped_in_a_row", Class::Safe),
 ];
 
 impl Recipe {

@@ -1,6 +1,6 @@
 //! Where a run's text comes from and how it is cut into rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::item::Item;
@@ -13,8 +13,15 @@ use super::settings::{Stage, word};
 pub const TRAIN: &str = "train";
 /// The name of the one set that a list under `data.validation` is.
 pub const VALIDATION: &str = "validation";
-/// The sets of a generated world; the first is what a phase without weights is trained on.
-pub const GENERATED: [&str; 2] = ["general", "hq"];
+/// The sets of a generated world in a stage; the first is what a phase without weights is trained
+/// on.
+pub fn generated_sets(stage: Stage) -> &'static [&'static str] {
+    match stage {
+        Stage::Pretrain => &["general", "hq", "plain"],
+        Stage::Sft => &["questions"],
+        Stage::Dpo => &["preferences"],
+    }
+}
 
 /// Named sets of files.
 pub type FileSets = BTreeMap<String, Vec<PathPattern>>;
@@ -46,7 +53,7 @@ pub enum DataSource {
     Generate(Generate),
 }
 
-/// The project's own tiny world: the sets [`GENERATED`] and held-out text of each.
+/// The project's own tiny world: the sets of [`generated_sets`] and held-out text of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generate {
     /// Stories a set.
@@ -87,15 +94,15 @@ impl LongRows {
 
 impl Data {
     /// What phases can name.
-    pub(super) fn sets(&self) -> Sets {
+    pub(super) fn sets(&self, stage: Stage) -> Sets {
         match &self.source {
             DataSource::Files { sets, .. } => Sets {
                 names: sets.keys().cloned().collect(),
                 default: sets.contains_key(TRAIN).then_some(TRAIN),
             },
             DataSource::Generate(_) => Sets {
-                names: BTreeSet::from(GENERATED.map(String::from)),
-                default: Some(GENERATED[0]),
+                names: generated_sets(stage).iter().map(|&name| name.to_owned()).collect(),
+                default: generated_sets(stage).first().copied(),
             },
         }
     }

@@ -30,7 +30,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use change::{Change, Class};
-pub use data::{Data, DataSource, FileSets, GENERATED, Generate, LongRows, TRAIN, VALIDATION};
+pub use data::{Data, DataSource, FileSets, Generate, LongRows, TRAIN, VALIDATION, generated_sets};
 pub use error::{Place, Problem, RecipeError};
 pub use model::{ModelSource, SpecTable};
 pub use overrides::Overrides;
@@ -39,8 +39,8 @@ pub use phase::Phase;
 pub use rate::{Rate, Shape, Span};
 pub use schedule::{Schedule, StepRates, default_warmup};
 pub use settings::{
-    Checkpoint, Dpo, Eval, Export, ExportFormat, Length, Loss, Optimizer, Precision, Recipe,
-    Reduction, Sample, Stage, TokenizerSource, Train,
+    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, Optimizer,
+    Precision, Recipe, Reduction, Sample, Stage, Telemetry, TokenizerSource, Train,
 };
 
 use item::Item;

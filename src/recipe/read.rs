@@ -9,8 +9,8 @@ use super::phase::read_phases;
 use super::schedule::default_warmup;
 use super::section::{Problems, Section};
 use super::settings::{
-    Checkpoint, Dpo, Eval, Export, ExportFormat, Length, Loss, Optimizer, Precision, Recipe,
-    Reduction, Sample, Stage, TokenizerSource, Train,
+    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, Optimizer,
+    Precision, Recipe, Reduction, Sample, Stage, Telemetry, TokenizerSource, Train,
 };
 use super::tree::Node;
 
@@ -25,7 +25,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         .required("stage", "\"pretrain\", \"sft\" or \"dpo\"", |item| item.choice(Stage::WORDS));
     let stage = stage.unwrap_or(Stage::Pretrain);
     let model = read_model(&mut root, paths);
-    let tokenizer = read_tokenizer(&mut root, base, model.as_ref());
+    let (tokenizer, chat) = read_tokenizer(&mut root, base, model.as_ref());
     let data = read_data(&mut root, stage, base);
     let train = read_train(&mut root);
     let recipe = Recipe {
@@ -36,7 +36,8 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         device: root.optional("device", Item::word).unwrap_or_else(|| "flex".into()),
         model: model.unwrap_or_else(|| ModelSource::Init(String::new())),
         tokenizer,
-        phases: read_phases(&mut root, stage, &data.sets()),
+        chat,
+        phases: read_phases(&mut root, stage, &data.sets(stage)),
         optimizer: read_optimizer(&mut root, train.length),
         loss: read_loss(&mut root, stage),
         dpo: read_dpo(&mut root),
@@ -44,6 +45,8 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         checkpoint: read_checkpoint(&mut root),
         sample: read_sample(&mut root),
         export: read_export(&mut root),
+        guard: read_guard(&mut root),
+        telemetry: read_telemetry(&mut root),
         data,
         train,
     };
@@ -68,7 +71,7 @@ fn read_tokenizer(
     root: &mut Section<'_>,
     base: &Path,
     model: Option<&ModelSource>,
-) -> TokenizerSource {
+) -> (TokenizerSource, ChatFormat) {
     let rows = match model {
         Some(ModelSource::New { spec }) => spec.vocab_size(),
         _ => None,
@@ -76,9 +79,10 @@ fn read_tokenizer(
     let from_init = root.section("model").has("init");
     if from_init && !root.has("tokenizer") {
         root.item("tokenizer");
-        return TokenizerSource::FromInit;
+        return (TokenizerSource::FromInit, ChatFormat::B158);
     }
     let mut table = root.section("tokenizer");
+    let chat = table.optional("chat_template", |item| read_chat(item, base));
     let path = table.item("path");
     let train = table.item("train");
     let source = match (path, train) {
@@ -89,13 +93,32 @@ fn read_tokenizer(
             item.problem(message.into());
             None
         }
+        (None, None) if from_init => Some(TokenizerSource::FromInit),
         (None, None) => {
             table.missing("path", "a tokenizer.json, or train = { vocab_size = … }");
             None
         }
     };
     table.finish();
-    source.unwrap_or(TokenizerSource::Path(PathBuf::new()))
+    let source = source.unwrap_or(TokenizerSource::Path(PathBuf::new()));
+    (source, chat.unwrap_or(ChatFormat::B158))
+}
+
+/// The name of a built-in template, or a file.
+fn read_chat(item: &Item<'_>, base: &Path) -> Option<ChatFormat> {
+    let word = item.word()?;
+    Some(match &*word {
+        "b158" => ChatFormat::B158,
+        "b158-joined" => ChatFormat::B158Joined,
+        file => {
+            let path = base.join(file);
+            if !path.is_file() {
+                let message = "no such template; expected b158, b158-joined or a Jinja file, got";
+                item.problem(format!("{message} {file:?}"));
+            }
+            ChatFormat::Jinja(path)
+        }
+    })
 }
 
 /// Reads `{ vocab_size }`, at most as many tokens as the model has rows for.
@@ -128,9 +151,24 @@ fn read_train(root: &mut Section<'_>) -> Train {
         recompute: table.optional("recompute", Item::boolean).unwrap_or(false),
         shard_optimizer: table.optional("shard_optimizer", Item::boolean).unwrap_or(false),
         max_minutes: table.optional("max_minutes", minutes).filter(|&minutes| minutes > 0.0),
+        freeze: table.optional("freeze", read_freeze).unwrap_or_default(),
     };
     table.finish();
     train
+}
+
+/// Names of tensors with wildcards.
+fn read_freeze(item: &Item<'_>) -> Option<Vec<String>> {
+    let items = item.list("a list of tensor names, such as [\"model.embed_tokens.*\"]")?;
+    let read = |item: &Item<'_>| {
+        let pattern = item.word()?;
+        if let Err(error) = glob::Pattern::new(&pattern) {
+            let message = format!("bad pattern: {}; expected a tensor name", error.msg);
+            item.problem(format!("{message}, got {pattern:?}"));
+        }
+        Some(pattern)
+    };
+    items.iter().map(read).collect()
 }
 
 fn read_length(table: &mut Section<'_>) -> Option<Length> {
@@ -226,8 +264,37 @@ fn read_checkpoint(root: &mut Section<'_>) -> Checkpoint {
     let mut table = root.section("checkpoint");
     let every = read_every(&mut table);
     let keep = table.optional("keep", Item::count).unwrap_or(3);
+    let best = table.optional("best", Item::boolean).unwrap_or(false);
     table.finish();
-    Checkpoint { every, keep }
+    Checkpoint { every, keep, best }
+}
+
+fn read_guard(root: &mut Section<'_>) -> Guard {
+    let mut table = root.section("guard");
+    let mut times = |key, default| {
+        table
+            .optional(key, Item::count)
+            .map_or(default, |count| count.min(u32::MAX as usize) as u32)
+    };
+    let (max_skipped_in_a_row, max_skipped) =
+        (times("max_skipped_in_a_row", 3), times("max_skipped", 20));
+    let sigma = table.optional("spike_sigma", |item| item.number(Bound::NonNegative));
+    let window = table.optional("spike_window", Item::count);
+    table.finish();
+    Guard {
+        max_skipped_in_a_row,
+        max_skipped,
+        spike_sigma: sigma.unwrap_or(0.0),
+        spike_window: window.unwrap_or(128),
+    }
+}
+
+/// Reports every ten steps cost less than a hundredth of the time.
+fn read_telemetry(root: &mut Section<'_>) -> Telemetry {
+    let mut table = root.section("telemetry");
+    let every = table.optional("every", |item| item.whole(0)).unwrap_or(10);
+    table.finish();
+    Telemetry { every: (every > 0).then_some(every) }
 }
 
 fn read_sample(root: &mut Section<'_>) -> Sample {

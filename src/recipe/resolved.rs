@@ -6,7 +6,7 @@ use super::data::{DataSource, FileSets, Generate, TRAIN};
 use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
-use super::settings::{Length, Recipe, TokenizerSource};
+use super::settings::{ChatFormat, Length, Recipe, TokenizerSource};
 
 impl Recipe {
     /// The complete recipe as TOML. Read from any folder it gives this recipe again (but for its
@@ -24,9 +24,7 @@ impl Recipe {
             ("device", text(&self.device)),
             ("model", model(&self.model)),
         ]);
-        if let Some(tokenizer) = tokenizer(&self.tokenizer) {
-            entries.insert("tokenizer".into(), tokenizer);
-        }
+        entries.insert("tokenizer".into(), self.tokenizer_table());
         entries.extend(table([
             ("data", self.data_table()),
             ("train", self.train_table()),
@@ -38,8 +36,28 @@ impl Recipe {
             ("checkpoint", self.checkpoint_table()),
             ("sample", self.sample_table()),
             ("export", self.export_table()),
+            ("guard", self.guard_table()),
+            ("telemetry", one("every", whole(self.telemetry.every.unwrap_or(0)))),
         ]));
         entries
+    }
+
+    /// Beside `model.init`, its tokenizer is the one that nothing names.
+    fn tokenizer_table(&self) -> Value {
+        let mut entries = match &self.tokenizer {
+            TokenizerSource::Path(path) => table([("path", text(&path.to_string_lossy()))]),
+            TokenizerSource::Train { vocab_size } => {
+                table([("train", one("vocab_size", whole(*vocab_size as u64)))])
+            }
+            TokenizerSource::FromInit => Table::new(),
+        };
+        let template = match &self.chat {
+            ChatFormat::B158 => text("b158"),
+            ChatFormat::B158Joined => text("b158-joined"),
+            ChatFormat::Jinja(path) => text(&path.to_string_lossy()),
+        };
+        entries.insert("chat_template".into(), template);
+        Value::Table(entries)
     }
 
     fn data_table(&self) -> Value {
@@ -71,6 +89,7 @@ impl Recipe {
             ("recompute", Value::Boolean(train.recompute)),
             ("shard_optimizer", Value::Boolean(train.shard_optimizer)),
             ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
+            ("freeze", Value::Array(train.freeze.iter().map(|name| text(name)).collect())),
         ]))
     }
 
@@ -93,6 +112,17 @@ impl Recipe {
         Value::Table(table([
             ("every", whole(checkpoint.every.unwrap_or(0))),
             ("keep", whole(checkpoint.keep as u64)),
+            ("best", Value::Boolean(checkpoint.best)),
+        ]))
+    }
+
+    fn guard_table(&self) -> Value {
+        let guard = &self.guard;
+        Value::Table(table([
+            ("max_skipped_in_a_row", whole(u64::from(guard.max_skipped_in_a_row))),
+            ("max_skipped", whole(u64::from(guard.max_skipped))),
+            ("spike_sigma", Value::Float(guard.spike_sigma)),
+            ("spike_window", whole(guard.spike_window as u64)),
         ]))
     }
 
@@ -132,17 +162,6 @@ fn model(source: &ModelSource) -> Value {
     match source {
         ModelSource::New { spec } => Value::Table(spec.table()),
         ModelSource::Init(name) => one("init", text(name)),
-    }
-}
-
-/// Nothing stands for the tokenizer beside `model.init`.
-fn tokenizer(source: &TokenizerSource) -> Option<Value> {
-    match source {
-        TokenizerSource::Path(path) => Some(one("path", text(&path.to_string_lossy()))),
-        TokenizerSource::Train { vocab_size } => {
-            Some(one("train", one("vocab_size", whole(*vocab_size as u64))))
-        }
-        TokenizerSource::FromInit => None,
     }
 }
 

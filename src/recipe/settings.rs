@@ -28,6 +28,8 @@ pub struct Recipe {
     pub model: ModelSource,
     /// How text becomes token ids.
     pub tokenizer: TokenizerSource,
+    /// How a conversation becomes text.
+    pub chat: ChatFormat,
     /// What it is trained and evaluated on.
     pub data: Data,
     /// How long, and in what pieces.
@@ -48,6 +50,10 @@ pub struct Recipe {
     pub sample: Sample,
     /// What is written beside the final checkpoint.
     pub export: Export,
+    /// When a step is left out, and when the run gives up.
+    pub guard: Guard,
+    /// What is told about the ternary weights.
+    pub telemetry: Telemetry,
 }
 
 /// What is learned, and so what a line of data holds.
@@ -102,6 +108,17 @@ pub enum TokenizerSource {
     FromInit,
 }
 
+/// How a conversation becomes tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatFormat {
+    /// The template of `BitNet` b1.58 2B4T, headers and contents encoded apart.
+    B158,
+    /// The same, each turn encoded as one string.
+    B158Joined,
+    /// A Jinja template in a file, absolute.
+    Jinja(PathBuf),
+}
+
 /// When a run is over.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Length {
@@ -150,6 +167,8 @@ pub struct Train {
     pub shard_optimizer: bool,
     /// Minutes after which the run saves and stops.
     pub max_minutes: Option<f64>,
+    /// Names of the tensors that stay as they are, with `*` and `?`.
+    pub freeze: Vec<String>,
 }
 
 /// `AdamW`, clipping and warm-up.
@@ -214,6 +233,29 @@ pub struct Checkpoint {
     pub every: Option<u64>,
     /// How many stay on disk, at least 1.
     pub keep: usize,
+    /// Whether the model with the lowest held-out loss is kept beside them.
+    pub best: bool,
+}
+
+/// When a step is left out, and when the run gives up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guard {
+    /// Steps left out in a row, loss or gradient norm not being finite, that end the run.
+    pub max_skipped_in_a_row: u32,
+    /// Such steps of the whole run that end it.
+    pub max_skipped: u32,
+    /// A step is left out when its loss or gradient norm lies more than this many standard
+    /// deviations above the mean of the window; 0 switches it off.
+    pub spike_sigma: f64,
+    /// Steps in the window; before it is full, nothing is a spike.
+    pub spike_window: usize,
+}
+
+/// What is told about the ternary weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Steps between two reports.
+    pub every: Option<u64>,
 }
 
 /// Text generated while training.

@@ -30,6 +30,7 @@ impl Default for AdamWSettings {
 pub struct AdamW {
     settings: AdamWSettings,
     decayed: Vec<bool>,
+    frozen: Vec<bool>,
     /// Updates made so far; the bias correction depends on it.
     pub updates: u64,
     /// First moments `[elements]`.
@@ -49,7 +50,8 @@ impl AdamW {
     ) -> Self {
         assert_eq!(sizes.len(), decayed.len(), "one decision for each parameter");
         let zeros = || sizes.iter().map(|&size| Tensor::zeros([size], device)).collect();
-        Self { settings, decayed, updates: 0, first: zeros(), second: zeros() }
+        let frozen = vec![false; sizes.len()];
+        Self { settings, decayed, frozen, updates: 0, first: zeros(), second: zeros() }
     }
 
     /// Zero moments for a model: weight decay acts on matrices (embedding included), not on norms.
@@ -60,16 +62,34 @@ impl AdamW {
         Self::new(settings, &sizes, decayed, &device.clone().inner())
     }
 
-    /// One update: parameters and gradients (flat, table order) → new parameters.
+    /// The same, with parameter `i` kept as it is where `frozen[i]`.
+    #[must_use]
+    pub fn with_frozen(self, frozen: Vec<bool>) -> Self {
+        assert_eq!(frozen.len(), self.frozen.len(), "one decision for each parameter");
+        Self { frozen, ..self }
+    }
+
+    /// The gradients (flat, table order) of what is trained.
+    pub fn trained(&self, gradients: Vec<Tensor<1>>) -> Vec<Option<Tensor<1>>> {
+        let pairs = gradients.into_iter().zip(&self.frozen);
+        pairs.map(|(gradient, frozen)| (!frozen).then_some(gradient)).collect()
+    }
+
+    /// One update: parameters and gradients (flat, table order) → new parameters; one without a
+    /// gradient stays as it is.
     pub fn update(
         &mut self,
         values: Vec<Tensor<1>>,
-        gradients: Vec<Tensor<1>>,
+        gradients: Vec<Option<Tensor<1>>>,
         rates: Rates,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
         let pairs = values.into_iter().zip(gradients).enumerate();
-        pairs.map(|(index, (value, gradient))| self.step(index, value, gradient, rates)).collect()
+        let update = |(index, (value, gradient))| match gradient {
+            Some(gradient) => self.step(index, value, gradient, rates),
+            None => value,
+        };
+        pairs.map(update).collect()
     }
 
     fn step(

@@ -75,6 +75,17 @@ pub enum TrainError {
         /// Skipped steps of the run.
         total: u32,
     },
+    /// A preference run does not start from its reference.
+    #[error(
+        "step 1: the loss is {found}; expected {expected} (ln 2), since policy and reference are \
+         the same model. Remove the reference-*.logp files of the data cache and start again"
+    )]
+    ReferenceDiffers {
+        /// The loss of step 1.
+        found: f32,
+        /// What it must be.
+        expected: f32,
+    },
     /// A signal asked for a stop; the state was saved.
     #[error("stopped by a signal; continue with --resume auto")]
     Stopped(Stop),
@@ -115,6 +126,7 @@ impl TrainError {
                 code_of_format(error)
             }
             Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
+            Self::ReferenceDiffers { .. } => 1,
             Self::Refused(_) => 7,
             Self::Stopped(stop) => stop.exit_code(),
         }

@@ -23,7 +23,7 @@ impl Likelihood {
     /// The means.
     pub fn evaluation(self) -> Evaluation {
         let nll_per_token = self.nll / self.tokens.max(1) as f64;
-        Evaluation { nll_per_token, perplexity: nll_per_token.exp() }
+        Evaluation { nll_per_token, perplexity: nll_per_token.exp(), preference: None }
     }
 }
 

@@ -2,24 +2,38 @@
 //! whole run ([`run`]). Models, files and terminals live in other rooms.
 
 mod adamw;
+mod curriculum;
 mod error;
 mod evaluate;
+mod guard;
 mod objective;
+mod pairs;
+mod pipeline;
+mod preference;
+mod reference;
 mod resume;
 mod run;
 mod run_dir;
 mod sample;
 mod session;
+mod sources;
 mod step;
+mod telemetry;
 mod training;
 
 pub use adamw::{AdamW, AdamWSettings};
 pub use error::TrainError;
 pub use evaluate::{Likelihood, batch_of, likelihood};
+pub use guard::Limits;
 pub use objective::{Batch, CrossEntropy, Objective, Outcome, batch_log_probs};
-pub use run::{Resume, RunOptions, Summary, final_dir, run};
+pub use pipeline::{PipelineStage, pipeline};
+pub use preference::{PairBatch, Preference, sequence_log_probs};
+pub use run::{
+    Preview, Resume, RunOptions, Summary, check, final_dir, preview, refuse_existing, rehearse, run,
+};
 pub use sample::{SampleSettings, sample};
-pub use step::{Accumulated, Reduction, StepReport, StepSettings, global_norm};
+pub use step::{Accumulated, Reduction, Skip, StepReport, StepSettings, global_norm};
+pub use telemetry::TernaryShares;
 
 /// The rates of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,10 +6,10 @@ use crate::checkpoint;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::recipe::{self, Class, Plan, Recipe};
-use crate::train::TrainError;
 use crate::train::run::{Progress, Resume, State};
 use crate::train::run_dir::RunDir;
 use crate::train::session::Session;
+use crate::train::{TrainError, run_dir};
 
 /// The checkpoint to continue from; `None` starts at step 1.
 pub(crate) fn choose(
@@ -18,10 +18,7 @@ pub(crate) fn choose(
     monitor: &mut dyn Monitor,
 ) -> Result<Option<PathBuf>, TrainError> {
     match resume {
-        Resume::Never if dir.holds_a_run()? => Err(TrainError::Refused(format!(
-            "{}: holds a run already; continue it with --resume auto or choose another --out",
-            dir.path().display()
-        ))),
+        Resume::Never if run_dir::holds_a_run(dir.path())? => Err(holds_a_run(dir.path())),
         Resume::Never => Ok(None),
         Resume::Auto => dir.newest_verified(|reason| monitor.message(reason)),
         Resume::From(path) => {
@@ -29,6 +26,14 @@ pub(crate) fn choose(
             Ok(Some(path.clone()))
         }
     }
+}
+
+/// The refusal of a directory that holds a run.
+pub(crate) fn holds_a_run(path: &Path) -> TrainError {
+    TrainError::Refused(format!(
+        "{}: holds a run already; continue it with --resume auto or choose another --out",
+        path.display()
+    ))
 }
 
 /// Loads a checkpoint that verifies, unless the recipe or the data have drifted from it.
@@ -42,7 +47,7 @@ pub(crate) fn load(
     refuse_recipe_drift(session.recipe, path, allowed, monitor)?;
     refuse_data_drift(session, path, &progress, allowed)?;
     let folder = bitnet_format::folder::ModelFolder::open(path)?;
-    let model = LanguageModel::read(&folder, &session.device)?;
+    let (model, _) = LanguageModel::read_for_training(&folder, &session.device)?;
     let mut optimizer = session.new_optimizer();
     let inner = session.device.clone().inner();
     [optimizer.first, optimizer.second] = checkpoint::read_moments(path, &session.spec, &inner)?;
@@ -91,6 +96,11 @@ fn refuse_data_drift(
     if progress.tokenizer_blake3 != tokenizer {
         let what = "was trained with another tokenizer, which cannot change within a run";
         return Err(TrainError::Drift(format!("{} [tokenizer]: {what}", path.display())));
+    }
+    if progress.chat_template != session.chat.identity() {
+        let what = "was trained with another chat template, which cannot change within a run";
+        let path = path.display();
+        return Err(TrainError::Drift(format!("{path} [tokenizer.chat_template]: {what}")));
     }
     if progress.data_fingerprint != session.fingerprint && !allowed.iter().any(|key| key == "data")
     {

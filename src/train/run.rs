@@ -6,19 +6,24 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::staged::{OnExisting, write_file};
+use bitnet_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::Position;
+use crate::data::{Position, Row};
 use crate::export;
 use crate::model::LanguageModel;
-use crate::monitor::{Monitor, RunInfo};
+use crate::monitor::{EventFile, Monitor, RunInfo};
 use crate::platform::Signals;
-use crate::recipe::Recipe;
-use crate::train::run_dir::{FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE};
+use crate::recipe::{Recipe, Stage};
+use crate::train::guard::SpikeWindow;
+use crate::train::run_dir::{
+    EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE,
+};
 use crate::train::session::{Session, refuse_unbuilt};
-use crate::train::training::Training;
-use crate::train::{AdamW, TrainError, resume};
+use crate::train::telemetry::Telemetry;
+use crate::train::training::{Training, next_loss};
+use crate::train::{AdamW, TrainError, resume, run_dir};
 
 /// Where a run continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +76,20 @@ pub(crate) struct Progress {
     pub(crate) skipped: u32,
     /// Whether a signal cut off what was due after this step: evaluation, samples.
     pub(crate) unfinished: bool,
+    /// The evaluation with the lowest loss.
+    pub(crate) best: Option<Best>,
+    pub(crate) spikes: SpikeWindow,
     pub(crate) data_fingerprint: String,
     pub(crate) tokenizer_blake3: String,
+    pub(crate) chat_template: String,
+}
+
+/// The evaluation of a run with the lowest loss.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Best {
+    pub(crate) step: u64,
+    /// Mean over the held-out sets: nats a token, or loss a pair.
+    pub(crate) loss: f64,
 }
 
 /// What the loop folds over.
@@ -93,26 +110,29 @@ pub fn run(
     options: &RunOptions,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary, TrainError> {
-    refuse_unbuilt(recipe)?;
-    export::check_formats(recipe)?;
+    check(recipe)?;
     let dir = RunDir::open(&options.out)?;
     let start = resume::choose(&dir, &options.resume, monitor)?;
     let kept = start.as_ref().map(|checkpoint| checkpoint.join(TOKENIZER_FILE));
-    let (session, loader) = Session::prepare(recipe, kept, &options.signals, monitor)?;
+    let (session, mut curriculum) = Session::prepare(recipe, kept, &options.signals, monitor)?;
     let state = match &start {
         Some(checkpoint) => resume::load(&session, checkpoint, &options.allow_change, monitor)?,
-        None => fresh(&session)?,
+        None => fresh(&session, monitor)?,
     };
     if state.progress.step >= session.steps && dir.join(FINAL_DIR).exists() {
         monitor.message(&format!("{}: this run is finished", options.out.display()));
         return Ok(summary(&session, &dir, None));
     }
+    curriculum.describe()?.iter().for_each(|line| monitor.message(line));
+    curriculum.begin(&session, monitor)?;
     begin(&session, &dir, options, &state, monitor)?;
     let mut training = Training {
         session: &session,
-        loader,
+        curriculum,
         dir: &dir,
         monitor,
+        events: EventFile::create(&dir.join(EVENTS_DIR))?,
+        telemetry: Telemetry::default(),
         last_loss: None,
         failed_saves: 0,
     };
@@ -122,6 +142,86 @@ pub fn run(
     Ok(summary(&session, &dir, last_loss))
 }
 
+/// What can be said of a recipe without opening anything: whether this version does what it asks.
+///
+/// # Errors
+/// Names the key.
+pub fn check(recipe: &Recipe) -> Result<(), TrainError> {
+    refuse_unbuilt(recipe)?;
+    export::check_formats(recipe)
+}
+
+/// Refuses a directory that holds a run.
+///
+/// # Errors
+/// When it does.
+pub fn refuse_existing(out: &Path) -> Result<(), TrainError> {
+    if out.exists() && run_dir::holds_a_run(out)? {
+        return Err(resume::holds_a_run(out));
+    }
+    Ok(())
+}
+
+/// Does everything up to the first optimizer step that a run would make, in a scratch directory,
+/// and leaves nothing behind but the caches of data.
+///
+/// # Errors
+/// As [`run`].
+pub fn rehearse(
+    recipe: &Recipe,
+    options: &RunOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary, TrainError> {
+    check(recipe)?;
+    if options.resume == Resume::Never {
+        refuse_existing(&options.out)?;
+    }
+    let (session, mut curriculum) = Session::prepare(recipe, None, &options.signals, monitor)?;
+    curriculum.describe()?.iter().for_each(|line| monitor.message(line));
+    curriculum.begin(&session, monitor)?;
+    let state = fresh(&session, monitor)?;
+    let loss = next_loss(&session, curriculum.as_mut(), &state)?;
+    monitor.message(&format!(
+        "dry run: {} parameters, {} steps; the first step's loss is {loss:.4}; nothing was written",
+        session.spec.parameters(),
+        session.steps
+    ));
+    let out = options.out.clone();
+    Ok(Summary { out, steps: session.steps, last_loss: Some(loss), exports: Vec::new() })
+}
+
+/// The first rows of each set as the model would see them.
+#[derive(Debug)]
+pub struct Preview {
+    /// What became of the documents, a line or more a set.
+    pub statistics: Vec<String>,
+    /// Rows with a name; padding included.
+    pub rows: Vec<(String, Row)>,
+    /// What their ids mean.
+    pub tokenizer: Tokenizer,
+}
+
+/// Prepares the data of a recipe and shows the first `count` items of each set.
+///
+/// # Errors
+/// As [`run`], up to the data.
+pub fn preview(
+    recipe: &Recipe,
+    count: usize,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<Preview, TrainError> {
+    let (session, mut curriculum) = Session::prepare(recipe, None, signals, monitor)?;
+    let mut rows = Vec::new();
+    let sets: std::collections::BTreeSet<_> =
+        session.mixes.iter().flat_map(|mix| mix.sets.iter().map(|(set, _)| set)).collect();
+    for set in sets {
+        rows.extend(curriculum.preview(set, count as u64)?);
+    }
+    let statistics = curriculum.describe()?;
+    Ok(Preview { statistics, rows, tokenizer: session.tokenizer })
+}
+
 fn summary(session: &Session, dir: &RunDir, last_loss: Option<f32>) -> Summary {
     let path = |format: &str| dir.join("export").join(format);
     let formats = session.recipe.export.formats.iter().map(|format| format.name().to_owned());
@@ -129,8 +229,8 @@ fn summary(session: &Session, dir: &RunDir, last_loss: Option<f32>) -> Summary {
     Summary { out: dir.path().to_owned(), steps: session.steps, last_loss, exports }
 }
 
-fn fresh(session: &Session) -> Result<State, TrainError> {
-    let model = session.initial_model()?;
+fn fresh(session: &Session, monitor: &mut dyn Monitor) -> Result<State, TrainError> {
+    let model = session.initial_model(monitor)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let key = format!("{:?} {}", now.unwrap_or_default(), std::process::id());
     let progress = Progress {
@@ -142,8 +242,11 @@ fn fresh(session: &Session) -> Result<State, TrainError> {
         skipped_in_a_row: 0,
         skipped: 0,
         unfinished: false,
+        best: None,
+        spikes: SpikeWindow::default(),
         data_fingerprint: session.fingerprint.clone(),
         tokenizer_blake3: blake3::hash(session.tokenizer.json()).to_hex().to_string(),
+        chat_template: session.chat.identity(),
     };
     Ok(State { optimizer: session.new_optimizer(), model, progress, resumed_from: None })
 }
@@ -174,7 +277,11 @@ fn begin(
         parameters: session.spec.parameters(),
         steps: session.steps,
         first_step: step + 1,
-        tokens_per_step: recipe.train.batch * recipe.data.seq_len,
+        batch: match recipe.stage {
+            Stage::Dpo => format!("{} pairs", recipe.train.batch),
+            _ => format!("{} rows of {}", recipe.train.batch, recipe.data.seq_len),
+        },
+        unit: if recipe.stage == Stage::Dpo { "pairs" } else { "tokens" },
     });
     Ok(())
 }

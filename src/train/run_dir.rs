@@ -19,6 +19,10 @@ pub(crate) const SAMPLES_FILE: &str = "samples.jsonl";
 pub(crate) use crate::checkpoint::RECIPE_FILE as RESOLVED_FILE;
 /// The model of the last step as a Hugging Face folder.
 pub(crate) const FINAL_DIR: &str = "final";
+/// The model with the lowest held-out loss, as such a folder.
+pub(crate) const BEST_DIR: &str = "best";
+/// `TensorBoard`'s event files.
+pub(crate) const EVENTS_DIR: &str = "tensorboard";
 /// Touch this file to have a checkpoint made.
 const SAVE_NOW_FILE: &str = "SAVE_NOW";
 
@@ -53,12 +57,6 @@ impl RunDir {
     /// A file or directory in it.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
-    }
-
-    /// Whether a run was ever started here.
-    pub(crate) fn holds_a_run(&self) -> Result<bool, TrainError> {
-        let started = self.join(METRICS_FILE).exists() || self.join(FINAL_DIR).exists();
-        Ok(started || !checkpoint::list(&self.path)?.is_empty())
     }
 
     /// Removes what a killed process left half-written.
@@ -149,6 +147,12 @@ impl RunDir {
         }
         Err(TrainError::NothingVerifies { dir: self.path.clone() })
     }
+}
+
+/// Whether a run was ever started in this directory.
+pub(crate) fn holds_a_run(path: &Path) -> Result<bool, TrainError> {
+    let started = [METRICS_FILE, FINAL_DIR].iter().any(|name| path.join(name).exists());
+    Ok(started || !checkpoint::list(path)?.is_empty())
 }
 
 fn is_of_run(dir: &Path, run_id: &str) -> bool {

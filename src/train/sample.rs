@@ -21,26 +21,22 @@ pub struct SampleSettings {
     pub step: u64,
 }
 
-/// Continues `prompt` until an end token; `None` when `interrupted` says so in between.
-///
-/// # Errors
-/// When the prompt cannot be tokenised.
+/// Continues the ids of a prompt until an end token; `None` when `interrupted` says so in between.
 pub fn sample(
     model: &LanguageModel,
     tokenizer: &Tokenizer,
-    prompt: &str,
+    prompt: &[u32],
     settings: SampleSettings,
     interrupted: &dyn Fn() -> bool,
-) -> Result<Option<String>, bitnet_text::TextError> {
-    let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-    ids.extend(tokenizer.encode(prompt)?);
+) -> Option<String> {
+    let mut ids = prompt.to_vec();
     let start = ids.len();
     let ends = [tokenizer.eos(), tokenizer.eot()];
     let mut random = random::keyed(settings.seed, "sample", settings.step, 0);
     let device = model.head().device();
     while ids.len() - start < settings.max_tokens {
         if interrupted() {
-            return Ok(None);
+            return None;
         }
         let logits = last_logits(model, &ids, &device);
         let id = choose(&logits, settings.temperature, &mut random);
@@ -49,7 +45,7 @@ pub fn sample(
         }
         ids.push(id);
     }
-    Ok(Some(tokenizer.decode(&ids[start..])))
+    Some(tokenizer.decode(&ids[start..]))
 }
 
 fn last_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> {

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LanguageModel, gradients, replace_values, values};
+use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Rates};
 
 /// How the summed loss of a batch becomes the quantity that is minimised.
@@ -24,17 +25,28 @@ pub struct StepSettings {
     pub reduction: Reduction,
     /// Largest global gradient norm; 0 switches clipping off.
     pub grad_clip: f64,
+    /// Above these the update is left out.
+    pub limits: Limits,
 }
 
 impl Default for StepSettings {
     /// Mean loss, gradients clipped to a global norm of 1.
     fn default() -> Self {
-        Self { reduction: Reduction::Mean, grad_clip: 1.0 }
+        Self { reduction: Reduction::Mean, grad_clip: 1.0, limits: Limits::NONE }
     }
 }
 
+/// Why an update was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// Loss or gradient norm is not finite.
+    NotFinite,
+    /// One of them lies above its limit.
+    Spike,
+}
+
 /// What happened in a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StepReport {
     /// Mean loss per counted item, whatever the reduction.
     pub loss: f32,
@@ -42,15 +54,18 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Items counted: trained tokens, or pairs.
     pub count: f64,
-    /// Whether the update was left out because loss or norm was not finite.
-    pub skipped: bool,
+    /// Why the update was left out, if it was.
+    pub skipped: Option<Skip>,
+    /// Means over what is counted of the objective's other figures.
+    pub metrics: Vec<(&'static str, f64)>,
 }
 
 /// The sum over micro-batches of losses and gradients.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Accumulated {
     loss_sum: f64,
     count: f64,
+    metrics: Vec<(&'static str, f64)>,
     gradients: Vec<Tensor<1>>,
 }
 
@@ -74,7 +89,7 @@ impl Accumulated {
         device: &Device,
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Self> {
-        let mut total = Self { loss_sum: 0.0, count: 0.0, gradients: Vec::new() };
+        let mut total = Self::default();
         for batch in micro_batches {
             if interrupted() {
                 return None;
@@ -96,6 +111,12 @@ impl Accumulated {
         let new = gradients(model, &mut grads);
         self.loss_sum += f64::from(outcome.sum.into_scalar::<f32>());
         self.count += outcome.count;
+        self.metrics = if self.metrics.is_empty() {
+            outcome.metrics
+        } else {
+            let sums = self.metrics.iter().zip(outcome.metrics);
+            sums.map(|((name, sum), (_, more))| (*name, sum + more)).collect()
+        };
         self.gradients = if self.gradients.is_empty() {
             new
         } else {
@@ -131,25 +152,37 @@ impl Accumulated {
         rates: Rates,
     ) -> (LanguageModel, StepReport) {
         let divisor = self.divisor(settings.reduction);
-        let grad_norm = global_norm(&self.gradients) / divisor;
-        let loss = self.loss();
-        let skipped = !(loss.is_finite() && grad_norm.is_finite());
-        let report = StepReport { loss, grad_norm, count: self.count, skipped };
-        if skipped {
+        let gradients = optimizer.trained(self.gradients);
+        let grad_norm = global_norm(gradients.iter().flatten()) / divisor;
+        let loss = (self.loss_sum / self.count) as f32;
+        let skipped = settings.limits.verdict(loss, grad_norm);
+        let mean = |(name, sum): &(&'static str, f64)| (*name, sum / self.count);
+        let metrics = self.metrics.iter().map(mean).collect();
+        let report = StepReport { loss, grad_norm, count: self.count, skipped, metrics };
+        if skipped.is_some() {
             return (model, report);
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
-        let gradients = self.gradients.into_iter().map(|g| g.mul_scalar(factor)).collect();
+        let scaled = |gradient: Option<Tensor<1>>| gradient.map(|g| g.mul_scalar(factor));
+        let gradients = gradients.into_iter().map(scaled).collect();
         let new = optimizer.update(values(&model), gradients, rates);
         (replace_values(model, new), report)
     }
 }
 
 /// L2 norm over all gradients together, summed in f64 over the tensors.
-pub fn global_norm(gradients: &[Tensor<1>]) -> f64 {
-    let squares =
-        gradients.iter().map(|g| f64::from(g.clone().square().sum().into_scalar::<f32>()));
-    squares.sum::<f64>().sqrt()
+pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor<1>>) -> f64 {
+    let square = |g: &Tensor<1>| f64::from(g.clone().square().sum().into_scalar::<f32>());
+    gradients.into_iter().map(square).sum::<f64>().sqrt()
+}
+
+impl Limits {
+    fn verdict(self, loss: f32, grad_norm: f64) -> Option<Skip> {
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Some(Skip::NotFinite);
+        }
+        (f64::from(loss) > self.loss || grad_norm > self.grad_norm).then_some(Skip::Spike)
+    }
 }
 
 /// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, its 1e-6 included.
@@ -160,6 +193,17 @@ fn clip_factor(norm: f64, limit: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_above_a_limit_is_a_spike_and_one_that_is_not_finite_is_worse() {
+        let limits = Limits { loss: 2.0, grad_norm: 5.0 };
+        assert_eq!(limits.verdict(2.0, 5.0), None);
+        assert_eq!(limits.verdict(2.1, 1.0), Some(Skip::Spike));
+        assert_eq!(limits.verdict(1.0, 5.1), Some(Skip::Spike));
+        assert_eq!(limits.verdict(f32::NAN, 1.0), Some(Skip::NotFinite));
+        assert_eq!(Limits::NONE.verdict(1.0, f64::INFINITY), Some(Skip::NotFinite));
+        assert_eq!(Limits::NONE.verdict(1e30, 1e30), None);
+    }
 
     #[test]
     fn clipping_acts_only_above_the_limit() {

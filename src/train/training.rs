@@ -8,30 +8,30 @@ use burn::module::Module;
 use serde_json::json;
 
 use crate::checkpoint::{self, Contents, FolderParts};
-use crate::data::Loader;
 use crate::export;
-use crate::monitor::{Monitor, StepRecord};
+use crate::monitor::{Evaluation, EventFile, Monitor, StepRecord};
 use crate::platform::Stop;
-use crate::train::evaluate::{batch_of, likelihood};
-use crate::train::run::{Progress, State};
-use crate::train::run_dir::{FINAL_DIR, METRICS_FILE, RunDir, SAMPLES_FILE};
+use crate::train::curriculum::{Curriculum, Desk, Draw, Lesson};
+use crate::train::run::{Best, Progress, State};
+use crate::train::run_dir::{BEST_DIR, FINAL_DIR, METRICS_FILE, RunDir, SAMPLES_FILE};
 use crate::train::sample::{SampleSettings, sample};
 use crate::train::session::Session;
-use crate::train::{Accumulated, CrossEntropy, Rates, StepReport, TrainError};
+use crate::train::telemetry::Telemetry;
+use crate::train::{Accumulated, Rates, Skip, StepReport, TrainError};
 
-/// Non-finite steps in a row after which a run gives up.
-const MAX_SKIPPED_IN_A_ROW: u32 = 3;
-/// Non-finite steps of a run after which it gives up.
-const MAX_SKIPPED: u32 = 20;
 /// Checkpoints in a row that may fail for want of space before the run gives up.
 const MAX_FAILED_SAVES: u32 = 3;
+/// How far the very first loss may lie from what it must be.
+const FIRST_LOSS_TOLERANCE: f32 = 1e-6;
 
 /// The loop with its surroundings.
 pub(crate) struct Training<'a> {
     pub(crate) session: &'a Session<'a>,
-    pub(crate) loader: Loader,
+    pub(crate) curriculum: Box<dyn Curriculum>,
     pub(crate) dir: &'a RunDir,
     pub(crate) monitor: &'a mut dyn Monitor,
+    pub(crate) events: EventFile,
+    pub(crate) telemetry: Telemetry,
     pub(crate) last_loss: Option<f32>,
     pub(crate) failed_saves: u32,
 }
@@ -72,39 +72,52 @@ impl Training<'_> {
     fn step(&mut self, mut state: State) -> Result<Result<State, (State, Stop)>, TrainError> {
         let (session, began) = (self.session, Instant::now());
         let step = state.progress.step + 1;
-        let phase = session.schedule.phase_of(step);
-        let train = &session.recipe.train;
-        let position = &state.progress.position;
-        let (rows, next) = self.loader.rows(phase, &session.mixes[phase], position, train.batch)?;
-        let batches: Vec<_> = rows.chunks(train.micro_batch).map(batch_of).collect();
-        let interrupted = || session.interrupted();
-        let sum =
-            Accumulated::over(&state.model, &CrossEntropy, &batches, &session.device, &interrupted);
-        let Some(sum) = sum else {
+        let lesson = next_lesson(session, self.curriculum.as_mut(), &state)?;
+        let Some(Lesson { sum, next, places }) = lesson else {
             let stop = session.signals.stop().expect("only a signal interrupts");
             return Ok(Err((state, stop)));
         };
-        let rates = rates_at(session, step);
-        let (model, report) =
-            sum.apply(state.model, &mut state.optimizer, session.step_settings(), rates);
+        check_first_loss(self.curriculum.as_ref(), step, &sum)?;
+        let (rates, guard) = (rates_at(session, step), &session.recipe.guard);
+        let settings = session.step_settings(state.progress.spikes.limits(guard));
+        let (model, report) = sum.apply(state.model, &mut state.optimizer, settings, rates);
         state.model = model;
         let progress = &mut state.progress;
         progress.position = next;
         progress.step = step;
         progress.tokens += report.count as u64;
         progress.updates = state.optimizer.updates;
-        count_skips(progress, report);
-        let record = record(session, progress, report, rates, began.elapsed());
-        self.dir.append(METRICS_FILE, &record)?;
-        self.monitor.step(&record);
-        self.last_loss = Some(report.loss);
-        if report.skipped {
-            let places = rows.iter().flat_map(|row| &row.documents).map(ToString::to_string);
-            let places = places.collect::<Vec<_>>().join(" ");
-            self.monitor.message(&format!("step {step} skipped; its documents: {places}"));
+        progress.spikes.push(guard, report.loss, report.grad_norm);
+        count_skips(progress, &report);
+        let mut record = record(session, progress, &report, rates, began.elapsed());
+        if report.skipped.is_some() {
+            record.rows = places.iter().map(ToString::to_string).collect();
         }
-        give_up_on_divergence(progress)?;
+        self.log_step(&record)?;
+        self.last_loss = Some(report.loss);
+        if let Some(skip) = report.skipped {
+            let why = if skip == Skip::Spike { "a spike" } else { "not finite" };
+            let rows = record.rows.join(" ");
+            self.monitor.message(&format!("step {step} left out ({why}); its documents: {rows}"));
+        }
+        give_up_on_divergence(session, &state.progress)?;
         Ok(Ok(state))
+    }
+
+    fn log_step(&mut self, record: &StepRecord) -> Result<(), TrainError> {
+        self.dir.append(METRICS_FILE, record)?;
+        self.monitor.step(record);
+        let own = [
+            ("train/loss", f64::from(record.loss)),
+            ("train/learning_rate", record.lr),
+            ("train/weight_decay", record.weight_decay),
+            ("train/grad_norm", record.grad_norm),
+            ("train/tokens_per_second", record.tokens_per_second),
+        ];
+        let names: Vec<_> = record.metrics.keys().map(|name| format!("train/{name}")).collect();
+        let more = names.iter().map(String::as_str).zip(record.metrics.values().copied());
+        let scalars: Vec<_> = own.into_iter().chain(more).collect();
+        Ok(self.events.scalars(record.step, &scalars)?)
     }
 
     /// Evaluation, samples and checkpoint where they are due; false when a signal cut them off.
@@ -113,6 +126,9 @@ impl Training<'_> {
         let last = step == self.session.steps;
         let due =
             |every: Option<u64>| every.is_some_and(|every| last || step.is_multiple_of(every));
+        if recipe.telemetry.every.is_some_and(|every| step.is_multiple_of(every)) {
+            self.report_codes(state)?;
+        }
         if due(recipe.eval.every) && !self.evaluate(state)? {
             return Ok(false);
         }
@@ -144,24 +160,57 @@ impl Training<'_> {
         }
     }
 
+    /// What became of the ternary codes.
+    fn report_codes(&mut self, state: &State) -> Result<(), TrainError> {
+        let (step, spec) = (state.progress.step, &self.session.spec);
+        let report = self.telemetry.report(spec, &state.model);
+        let Some(all) = report.get("all") else { return Ok(()) };
+        self.dir.append(METRICS_FILE, &json!({"step": step, "ternary": report}))?;
+        self.monitor.ternary(step, all);
+        let mut scalars =
+            vec![("ternary/zero", all.zero), ("ternary/dead_rows", all.dead_rows as f64)];
+        scalars.extend(all.flipped.map(|flipped| ("ternary/flipped", flipped)));
+        Ok(self.events.scalars(step, &scalars)?)
+    }
+
     /// False when interrupted.
-    fn evaluate(&mut self, state: &State) -> Result<bool, TrainError> {
-        let (session, model) = (self.session, state.model.valid());
+    fn evaluate(&mut self, state: &mut State) -> Result<bool, TrainError> {
+        let (session, model, step) = (self.session, state.model.valid(), state.progress.step);
         let device = session.device.clone().inner();
-        let mut results = serde_json::Map::new();
-        for (name, cache) in &session.validation {
-            let rows = crate::data::validation_rows(cache, session.recipe.data.seq_len);
-            let sum = likelihood(&model, rows, &device, &|| session.interrupted());
-            let Some(sum) = sum else { return Ok(false) };
-            let evaluation = sum.evaluation();
-            self.monitor.evaluated(state.progress.step, name, evaluation);
-            results.insert(name.clone(), json!(evaluation));
+        let desk = Desk { device: &device, interrupted: &|| session.interrupted() };
+        let Some(results) = self.curriculum.evaluate(&model, desk)? else { return Ok(false) };
+        for (name, evaluation) in &results {
+            self.monitor.evaluated(step, name, *evaluation);
+            let tag = format!("eval/{name}");
+            self.events.scalars(step, &[(&tag, evaluation.criterion())])?;
         }
-        if !results.is_empty() {
-            self.dir
-                .append(METRICS_FILE, &json!({"step": state.progress.step, "eval": results}))?;
+        if results.is_empty() {
+            return Ok(true);
         }
+        self.dir.append(METRICS_FILE, &json!({"step": step, "eval": results}))?;
+        let sum: f64 = results.values().map(Evaluation::criterion).sum();
+        self.keep_best(state, sum / results.len() as f64)?;
         Ok(true)
+    }
+
+    /// Publishes the model as the best so far when its held-out loss is the lowest.
+    fn keep_best(&mut self, state: &mut State, loss: f64) -> Result<(), TrainError> {
+        let step = state.progress.step;
+        if state.progress.best.is_some_and(|best| best.loss <= loss) || !loss.is_finite() {
+            return Ok(());
+        }
+        let best = Best { step, loss };
+        if self.session.recipe.checkpoint.best {
+            let target = self.dir.join(BEST_DIR);
+            let staged = StagedDir::beside(&target, OnExisting::Replace)?;
+            checkpoint::write_model(staged.path(), self.parts(), &state.model)?;
+            let note = serde_json::to_string_pretty(&best).expect("two numbers serialise");
+            fs_err::write(staged.path().join("best.json"), note + "\n")?;
+            staged.publish()?;
+            self.monitor.message(&format!("step {step}: the best so far, saved as {BEST_DIR}"));
+        }
+        state.progress.best = Some(best);
+        Ok(())
     }
 
     /// False when interrupted.
@@ -177,8 +226,9 @@ impl Training<'_> {
                 seed: session.recipe.seed,
                 step,
             };
+            let ids = session.prompt_ids(prompt)?;
             let text =
-                sample(&model, &session.tokenizer, prompt, settings, &|| session.interrupted())?;
+                sample(&model, &session.tokenizer, &ids, settings, &|| session.interrupted());
             let Some(text) = text else { return Ok(false) };
             self.monitor.sampled(step, prompt, &text);
             self.dir
@@ -206,7 +256,11 @@ impl Training<'_> {
     }
 
     fn parts(&self) -> FolderParts<'_> {
-        FolderParts { spec: &self.session.spec, tokenizer: Some(self.session.tokenizer.json()) }
+        FolderParts {
+            spec: &self.session.spec,
+            tokenizer: Some(&self.session.tokenizer),
+            chat: Some(&self.session.chat),
+        }
     }
 
     fn save_and_stop(&mut self, state: &State, stop: Stop) -> TrainError {
@@ -233,8 +287,51 @@ impl Training<'_> {
             self.monitor.saved(&out);
             self.monitor.message(&report.to_string());
         }
+        self.events.flush()?;
         self.monitor.finished();
         Ok(())
+    }
+}
+
+/// The gradients of the step that follows `state`; `None` when interrupted.
+fn next_lesson(
+    session: &Session,
+    curriculum: &mut dyn Curriculum,
+    state: &State,
+) -> Result<Option<Lesson>, TrainError> {
+    let (train, position) = (&session.recipe.train, &state.progress.position);
+    let phase = session.schedule.phase_of(state.progress.step + 1);
+    let (mix, batch, micro_batch) = (&session.mixes[phase], train.batch, train.micro_batch);
+    let draw = Draw { phase, mix, position, batch, micro_batch };
+    let desk = Desk { device: &session.device, interrupted: &|| session.interrupted() };
+    curriculum.lesson(&state.model, draw, desk)
+}
+
+/// The loss of the step that follows `state`, checked; changes nothing.
+pub(crate) fn next_loss(
+    session: &Session,
+    curriculum: &mut dyn Curriculum,
+    state: &State,
+) -> Result<f32, TrainError> {
+    let lesson = next_lesson(session, curriculum, state)?.ok_or_else(|| session.stopped())?;
+    check_first_loss(curriculum, state.progress.step + 1, &lesson.sum)?;
+    Ok(lesson.sum.loss())
+}
+
+/// A preference run starts from its reference: anything but ln 2 would mean that the two are not
+/// the same model, or not computed alike.
+fn check_first_loss(
+    curriculum: &dyn Curriculum,
+    step: u64,
+    sum: &Accumulated,
+) -> Result<(), TrainError> {
+    match curriculum.first_loss() {
+        Some(expected) if step == 1 => {
+            let found = sum.loss();
+            let close = (found - expected).abs() <= FIRST_LOSS_TOLERANCE;
+            if close { Ok(()) } else { Err(TrainError::ReferenceDiffers { found, expected }) }
+        }
+        _ => Ok(()),
     }
 }
 
@@ -243,18 +340,21 @@ fn rates_at(session: &Session, step: u64) -> Rates {
     Rates { learning_rate: rates.learning_rate, weight_decay: rates.weight_decay }
 }
 
-fn count_skips(progress: &mut Progress, report: StepReport) {
-    if report.skipped {
-        progress.skipped_in_a_row += 1;
-        progress.skipped += 1;
-    } else {
-        progress.skipped_in_a_row = 0;
+fn count_skips(progress: &mut Progress, report: &StepReport) {
+    match report.skipped {
+        Some(Skip::NotFinite) => {
+            progress.skipped_in_a_row += 1;
+            progress.skipped += 1;
+        }
+        Some(Skip::Spike) => {}
+        None => progress.skipped_in_a_row = 0,
     }
 }
 
-fn give_up_on_divergence(progress: &Progress) -> Result<(), TrainError> {
+fn give_up_on_divergence(session: &Session, progress: &Progress) -> Result<(), TrainError> {
+    let guard = &session.recipe.guard;
     let (step, in_a_row, total) = (progress.step, progress.skipped_in_a_row, progress.skipped);
-    if in_a_row >= MAX_SKIPPED_IN_A_ROW || total >= MAX_SKIPPED {
+    if in_a_row >= guard.max_skipped_in_a_row || total >= guard.max_skipped {
         return Err(TrainError::Diverged { step, in_a_row, total });
     }
     Ok(())
@@ -263,7 +363,7 @@ fn give_up_on_divergence(progress: &Progress) -> Result<(), TrainError> {
 fn record(
     session: &Session,
     progress: &Progress,
-    report: StepReport,
+    report: &StepReport,
     rates: Rates,
     took: Duration,
 ) -> StepRecord {
@@ -278,6 +378,8 @@ fn record(
         weight_decay: rates.weight_decay,
         grad_norm: report.grad_norm,
         tokens_per_second: report.count / took.as_secs_f64(),
-        skipped: report.skipped,
+        skipped: report.skipped.is_some(),
+        metrics: report.metrics.iter().copied().collect(),
+        rows: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 //! `tests/fixtures/golden/README.md` derives. Every test runs over every fixture set there and in
 //! the folders named in `BITNET_FIXTURES`, and prints the largest error it saw.
 
+mod dpo;
 mod engine;
 mod forward;
 mod gradients;

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 
 use bitnet_train::model::{LanguageModel, Weight, named_values, values};
 use bitnet_train::train::{
-    Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, Reduction, StepReport, StepSettings,
+    Accumulated, AdamW, AdamWSettings, CrossEntropy, Limits, Rates, Reduction, StepReport,
+    StepSettings,
 };
 use burn::tensor::Device;
 use serde_json::Value;
@@ -49,6 +50,7 @@ fn run(set: &Set, key: &str, form: Weight, mut each: impl FnMut(Step)) {
     let step_settings = StepSettings {
         reduction: Reduction::Mean,
         grad_clip: trajectory["clip_grad_norm_max"].as_f64().unwrap_or(0.0),
+        limits: Limits::NONE,
     };
     let mut model = set.model_with(form, &device);
     let sizes: Vec<_> = values(&model).iter().map(|value| value.dims()[0]).collect();

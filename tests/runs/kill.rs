@@ -57,7 +57,7 @@ fn a_run_killed_at_any_moment_resumes_to_the_bit() {
 }
 
 /// Polls until `condition`; false when the child ended before.
-fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> bool {
+pub(crate) fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> bool {
     while child.try_wait().unwrap().is_none() {
         if condition() {
             return true;
@@ -67,7 +67,7 @@ fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> bool {
     false
 }
 
-fn wait_for(child: &mut Child, time: Duration) -> bool {
+pub(crate) fn wait_for(child: &mut Child, time: Duration) -> bool {
     let end = Instant::now() + time;
     wait_until(child, || Instant::now() >= end)
 }

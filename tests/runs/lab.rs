@@ -70,8 +70,12 @@ impl Lab {
 
     /// The program on this recipe with further arguments, one thread.
     pub(crate) fn command(&self, out: &Path, extra: &[&str]) -> Command {
+        self.command_on("recipe.toml", out, extra)
+    }
+
+    fn command_on(&self, recipe: &str, out: &Path, extra: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-        command.arg("--recipe").arg(self.path("recipe.toml")).arg("--out").arg(out);
+        command.arg("--recipe").arg(self.path(recipe)).arg("--out").arg(out);
         command.args(["--threads", "1"]).args(extra);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -84,6 +88,22 @@ impl Lab {
     pub(crate) fn spawn(&self, out: &Path, extra: &[&str]) -> Child {
         let mut command = self.command(out, extra);
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    pub(crate) fn run_recipe(&self, recipe: &str, out: &Path, extra: &[&str]) -> Output {
+        self.command_on(recipe, out, extra).output().unwrap()
+    }
+
+    pub(crate) fn spawn_recipe(&self, recipe: &str, out: &Path, extra: &[&str]) -> Child {
+        let mut command = self.command_on(recipe, out, extra);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn finish_recipe(&self, recipe: &str, out: &Path, extra: &[&str]) -> Output {
+        let output = self.run_recipe(recipe, out, extra);
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
     }
 
     /// Runs to the end and insists on success.

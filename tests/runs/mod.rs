@@ -6,4 +6,5 @@ mod commands;
 mod kill;
 mod lab;
 mod signals;
+mod stages;
 mod storage;

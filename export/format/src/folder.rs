@@ -1,19 +1,24 @@
-//! A model folder as Hugging Face lays it out: `config.json` and `model.safetensors`.
+//! A model folder as Hugging Face lays it out: `config.json` and `model.safetensors`, or shards
+//! of it with an index.
 //!
 //! One reader for every storage form, one writer for the packed form. Tokenizer files lie in the
 //! same folder but are not this crate's business.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::matrix::Matrix;
 use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
-use crate::tensors::{Dtype, TensorData, TensorFile, write_tensors};
+use crate::shards::TensorSet;
+use crate::tensors::{Dtype, TensorData, write_tensors};
 use crate::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
 
 /// The model's shape in a folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// The tensors in a folder.
 pub const MODEL_FILE: &str = "model.safetensors";
+/// Which shard holds which tensor, in a folder without [`MODEL_FILE`].
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The tokenizer in a folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
@@ -21,14 +26,20 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 #[derive(Debug)]
 pub struct ModelFolder {
     config: HfConfig,
-    tensors: TensorFile,
+    tensors: TensorSet,
 }
 
 impl ModelFolder {
-    /// Opens a folder and checks that exactly the model's tensors are there.
+    /// Opens a folder and checks that exactly the model's tensors are there. As in transformers,
+    /// a `model.safetensors` is preferred to an index beside it.
     pub fn open(dir: &Path) -> Result<Self, FormatError> {
         let config = HfConfig::read(&dir.join(CONFIG_FILE))?;
-        let tensors = TensorFile::open(&dir.join(MODEL_FILE))?;
+        let (model, index) = (dir.join(MODEL_FILE), dir.join(INDEX_FILE));
+        let tensors = if index.exists() && !model.exists() {
+            TensorSet::sharded(&index)?
+        } else {
+            TensorSet::single(&model)?
+        };
         let folder = Self { config, tensors };
         folder.check_names()?;
         Ok(folder)
@@ -44,9 +55,28 @@ impl ModelFolder {
         self.config.form
     }
 
+    /// The files that hold the weights, in order of their names, for hashing. An index is not
+    /// among them: it says nothing that they do not.
+    pub fn weight_files(&self) -> Vec<PathBuf> {
+        self.tensors.paths()
+    }
+
     /// A float tensor: embedding, head, norm, or a latent matrix.
     pub fn floats(&self, entry: &TensorEntry) -> Result<Vec<f32>, FormatError> {
         self.tensors.finite_floats(&entry.name, &entry.shape)
+    }
+
+    /// A tensor as it is meant: the codes and the scale of a matrix that was quantised before,
+    /// packed or as float values, and otherwise its values.
+    pub fn matrix(&self, entry: &TensorEntry) -> Result<Matrix, FormatError> {
+        if !entry.is_ternary(self.spec()) {
+            return Ok(Matrix::Latent(self.floats(entry)?));
+        }
+        if self.form() == WeightForm::Latent {
+            return Ok(Matrix::from_floats(self.floats(entry)?));
+        }
+        let (packed, scale) = self.ternary(entry)?;
+        Ok(Matrix::Ternary { codes: packed.codes(), scale })
     }
 
     /// A packed matrix with its scale, whatever the folder calls a scale.
@@ -54,7 +84,8 @@ impl ModelFolder {
         &self,
         entry: &TensorEntry,
     ) -> Result<(PackedTernary, WeightScale), FormatError> {
-        let broken = |what: String| FormatError::tensor(self.tensors.path(), &entry.name, what);
+        let path = self.tensors.path_of(&entry.name);
+        let broken = |what: String| FormatError::tensor(path, &entry.name, what);
         let (rows, columns) = (entry.shape[0], entry.shape[1]);
         let bytes = self.tensors.raw(&entry.name, &[rows.div_ceil(4), columns], Dtype::U8)?;
         let packed = PackedTernary::from_bytes(rows, columns, bytes.to_vec())
@@ -79,14 +110,14 @@ impl ModelFolder {
             }
             expected.push(entry.name);
         }
-        let path = self.tensors.path();
+        let broken = |name: &str, what| FormatError::tensor(self.tensors.path_of(name), name, what);
         if let Some(name) = expected.iter().find(|name| !self.tensors.contains(name)) {
-            return Err(FormatError::tensor(path, name, "is missing"));
+            return Err(broken(name, "is missing"));
         }
         // A tied model may still carry a copy of its head; everything else unknown is a mistake.
         let known = |name: &String| expected.contains(name) || self.is_tied_head(name);
         match self.tensors.names().iter().find(|name| !known(name)) {
-            Some(name) => Err(FormatError::tensor(path, name, "is not a tensor of this model")),
+            Some(name) => Err(broken(name, "is not a tensor of this model")),
             None => Ok(()),
         }
     }
@@ -105,8 +136,9 @@ fn scale_name(weight: &str) -> String {
 ///
 /// Matrices of the blocks become U8 `[N/4, K]` with an F32 `weight_scale [1]` = mean |w| that
 /// multiplies; embedding, head and norms are rounded to BF16. `latents` gives the f32 values of
-/// one tensor of the table at a time. A matrix whose rows cannot be packed is refused by name
-/// before anything is written.
+/// one tensor of the table at a time; a matrix of values 0 and ±s was quantised before and keeps
+/// its codes and its scale s ([`Matrix::from_floats`]). A matrix whose rows cannot be packed is
+/// refused by name before anything is written.
 pub fn write_packed(
     dir: &Path,
     spec: &ModelSpec,
@@ -123,7 +155,8 @@ pub fn write_packed(
             continue;
         }
         let (rows, columns) = (entry.shape[0], entry.shape[1]);
-        let (packed, scale) = PackedTernary::from_latents(rows, columns, &values)
+        let (codes, scale) = Matrix::from_floats(values).quantised();
+        let packed = PackedTernary::from_codes(rows, columns, &codes)
             .map_err(|error| FormatError::tensor(&path, &entry.name, error.to_string()))?;
         let bytes = packed.bytes().to_vec();
         tensors.push((entry.name.clone(), TensorData::u8(&[rows / 4, columns], bytes)));
@@ -157,6 +190,7 @@ fn check_packable(path: &Path, spec: &ModelSpec, table: &[TensorEntry]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensors::TensorFile;
 
     fn spec(extra: &str) -> ModelSpec {
         toml::from_str(&format!(
@@ -204,6 +238,156 @@ mod tests {
         assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 0);
         let dense = spec("intermediate_size = 12\nquantise = false");
         assert!(write_packed(dir.path(), &dense, latents).is_err());
+    }
+
+    /// A folder of float matrices: BF16 where `dtype` says so, else F32.
+    fn write_floats(dir: &Path, spec: &ModelSpec, dtype: &str, values: &[(String, Vec<f32>)]) {
+        let shapes = tensor_table(spec).into_iter().map(|entry| entry.shape);
+        let tensors = values.iter().zip(shapes).map(|((name, values), shape)| {
+            let data = match dtype {
+                "bfloat16" => TensorData::bf16(&shape, values),
+                _ => TensorData::f32_owned(&shape, values),
+            };
+            (name.clone(), data)
+        });
+        write_tensors(&dir.join(MODEL_FILE), tensors).unwrap();
+        let config = HfConfig { spec: spec.clone(), form: WeightForm::Latent };
+        fs_err::write(dir.join(CONFIG_FILE), config.to_json(dtype)).unwrap();
+    }
+
+    /// Every tensor of a packed folder as the float values it stands for: codes · scale.
+    fn dequantised(folder: &ModelFolder) -> Vec<(String, Vec<f32>)> {
+        let values = |entry: &TensorEntry| match folder.matrix(entry).unwrap() {
+            Matrix::Latent(values) => values,
+            Matrix::Ternary { codes, scale } => {
+                codes.iter().map(|&code| f32::from(code) * scale.multiplier()).collect()
+            }
+        };
+        let table = tensor_table(folder.spec());
+        table.into_iter().map(|entry| (entry.name.clone(), values(&entry))).collect()
+    }
+
+    #[test]
+    fn packing_a_dequantised_folder_gives_the_same_bytes() {
+        let [first, floats, second] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let spec = spec("intermediate_size = 12");
+        write_packed(first.path(), &spec, latents).unwrap();
+        let packed = ModelFolder::open(first.path()).unwrap();
+        write_floats(floats.path(), &spec, "float32", &dequantised(&packed));
+        let source = ModelFolder::open(floats.path()).unwrap();
+        write_packed(second.path(), &spec, |entry| source.floats(entry)).unwrap();
+        for file in [MODEL_FILE, CONFIG_FILE] {
+            let read = |dir: &tempfile::TempDir| fs_err::read(dir.path().join(file)).unwrap();
+            assert!(read(&first) == read(&second), "{file}");
+        }
+        for entry in tensor_table(&spec) {
+            let [a, b] = [&packed, &source].map(|folder| folder.matrix(&entry).unwrap());
+            assert_eq!(a, b, "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn a_dequantised_folder_keeps_its_scale_through_bf16() {
+        let [first, floats] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let spec = spec("intermediate_size = 12");
+        write_packed(first.path(), &spec, latents).unwrap();
+        let packed = ModelFolder::open(first.path()).unwrap();
+        write_floats(floats.path(), &spec, "bfloat16", &dequantised(&packed));
+        let source = ModelFolder::open(floats.path()).unwrap();
+        for entry in tensor_table(&spec).iter().filter(|entry| entry.is_ternary(&spec)) {
+            let (expected, exact) = packed.ternary(entry).unwrap();
+            let rounded = half::bf16::from_f32(exact.multiplier()).to_f32();
+            let scale = WeightScale::from_stored(rounded).unwrap();
+            let codes = expected.codes();
+            assert_eq!(source.matrix(entry).unwrap(), Matrix::Ternary { codes, scale });
+        }
+    }
+
+    #[test]
+    fn latents_stay_latents() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = spec("intermediate_size = 10");
+        let table = tensor_table(&spec);
+        let values: Vec<_> =
+            table.iter().map(|entry| (entry.name.clone(), latents(entry).unwrap())).collect();
+        write_floats(dir.path(), &spec, "float32", &values);
+        let folder = ModelFolder::open(dir.path()).unwrap();
+        for (entry, (_, values)) in table.iter().zip(values) {
+            assert_eq!(folder.matrix(entry).unwrap(), Matrix::Latent(values));
+        }
+    }
+
+    const SHARDS: [&str; 2] =
+        ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+    /// Moves every tensor of a folder into one of two shards, by turns.
+    fn split(dir: &Path) {
+        let file = TensorFile::open(&dir.join(MODEL_FILE)).unwrap();
+        let mut weight_map = serde_json::Map::new();
+        for (turn, shard) in SHARDS.into_iter().enumerate() {
+            let names = file.names().into_iter().skip(turn).step_by(2);
+            let tensors: Vec<_> = names.map(|name| (name.clone(), copy(&file, &name))).collect();
+            for (name, _) in &tensors {
+                weight_map.insert(name.clone(), shard.into());
+            }
+            write_tensors(&dir.join(shard), tensors).unwrap();
+        }
+        let index = serde_json::json!({"metadata": {}, "weight_map": weight_map});
+        fs_err::write(dir.join(INDEX_FILE), index.to_string()).unwrap();
+        fs_err::remove_file(dir.join(MODEL_FILE)).unwrap();
+    }
+
+    fn copy(file: &TensorFile, name: &str) -> TensorData<'static> {
+        let info = file.info(name).unwrap();
+        let shape = info.shape.as_slice();
+        match info.dtype {
+            Dtype::U8 => TensorData::u8(shape, file.raw(name, shape, Dtype::U8).unwrap().to_vec()),
+            Dtype::BF16 => TensorData::bf16(shape, &file.floats(name, shape).unwrap()),
+            _ => TensorData::f32_owned(shape, &file.floats(name, shape).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_sharded_folder_is_the_same_model() {
+        let [whole, sharded] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let spec = spec("intermediate_size = 12");
+        for dir in [&whole, &sharded] {
+            write_packed(dir.path(), &spec, latents).unwrap();
+        }
+        split(sharded.path());
+        let [one, two] = [&whole, &sharded].map(|dir| ModelFolder::open(dir.path()).unwrap());
+        for entry in tensor_table(&spec) {
+            assert_eq!(one.matrix(&entry).unwrap(), two.matrix(&entry).unwrap());
+        }
+        assert_eq!(one.weight_files(), [whole.path().join(MODEL_FILE)]);
+        let shard = |name: &str| sharded.path().join(name);
+        assert_eq!(two.weight_files(), SHARDS.map(shard));
+    }
+
+    #[test]
+    fn a_whole_file_is_preferred_to_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        write_packed(dir.path(), &spec("intermediate_size = 12"), latents).unwrap();
+        fs_err::write(dir.path().join(INDEX_FILE), "broken").unwrap();
+        assert!(ModelFolder::open(dir.path()).is_ok());
+        fs_err::remove_file(dir.path().join(MODEL_FILE)).unwrap();
+        let broken = ModelFolder::open(dir.path()).unwrap_err().to_string();
+        assert!(broken.contains(INDEX_FILE), "{broken}");
+        fs_err::remove_file(dir.path().join(INDEX_FILE)).unwrap();
+        let neither = ModelFolder::open(dir.path()).unwrap_err().to_string();
+        assert!(neither.contains("model.safetensors`"), "{neither}");
+    }
+
+    #[test]
+    fn a_tensor_that_an_index_forgot_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write_packed(dir.path(), &spec("intermediate_size = 12"), latents).unwrap();
+        split(dir.path());
+        let index = dir.path().join(INDEX_FILE);
+        fs_err::write(&index, r#"{"weight_map": {}}"#).unwrap();
+        let error = ModelFolder::open(dir.path()).unwrap_err().to_string();
+        let expected = "index.json [model.embed_tokens.weight]: is missing";
+        assert!(error.ends_with(expected), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Ternary models as data: what a model is ([`ModelSpec`]), which tensors it has
-//! ([`tensor_table`]), how a matrix of latents becomes {-1, 0, +1} ([`quant`]) and how all of
-//! that lies in a file ([`packed`], [`tensors`], [`folder`]).
+//! ([`tensor_table`]), how a matrix of latents becomes {-1, 0, +1} ([`quant`], [`matrix`]) and
+//! how all of that lies in files ([`packed`], [`tensors`], [`shards`], [`folder`]).
 //!
 //! This crate holds no model, no arithmetic on activations beyond their 8-bit code, and no text.
 //! Training, converters, kernels and the engine all meet here, so it depends on none of them.
@@ -16,9 +16,13 @@ mod error;
 pub mod folder;
 mod hf_config;
 mod map;
+pub mod matrix;
 pub mod norm;
 pub mod packed;
+mod pairs;
 pub mod quant;
+pub mod report;
+pub mod shards;
 mod spec;
 pub mod staged;
 mod table;

@@ -11,8 +11,9 @@ use half::{bf16, f16};
 pub use safetensors::Dtype;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::IgnoredAny;
 
+use crate::pairs::Pairs;
 use crate::{FileBytes, FormatError};
 
 /// An open safetensors file whose header has been checked.
@@ -27,12 +28,15 @@ pub struct TensorFile {
 impl TensorFile {
     /// Opens and checks the header; tensors are read on demand.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
-        let bytes = FileBytes::open(path)?;
         let broken = |what: String| FormatError::container(path, what);
+        if !fs_err::metadata(path)?.is_file() {
+            return Err(broken("is not a regular file".to_owned()));
+        }
+        let bytes = FileBytes::open(path)?;
         let (header_len, header) = SafeTensors::read_metadata(&bytes)
             .map_err(|error| broken(format!("not a safetensors file: {error}")))?;
         let data_start = header_len + 8;
-        check_names(&bytes[8..data_start]).map_err(broken)?;
+        check_header_names(&bytes[8..data_start]).map_err(broken)?;
         if bytes.len() != data_start + header.data_len() {
             return Err(broken(format!(
                 "the header describes {} bytes of data, got {}",
@@ -129,39 +133,25 @@ fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     }
 }
 
+fn check_header_names(header: &[u8]) -> Result<(), String> {
+    let Pairs(tensors) =
+        serde_json::from_slice::<Pairs<IgnoredAny>>(header).map_err(|error| error.to_string())?;
+    check_names(tensors.iter().map(|(name, _)| name.as_str()))
+}
+
 /// Refuses names that occur twice (parsers disagree on which one counts) and names that could
 /// steer a terminal.
-fn check_names(header: &[u8]) -> Result<(), String> {
-    let mut parser = serde_json::Deserializer::from_slice(header);
-    let names = parser.deserialize_map(KeyCollector).map_err(|error| error.to_string())?;
+pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut seen = HashSet::new();
     for name in names {
         if !name.chars().all(|c| c.is_ascii_graphic()) || name.len() > 256 {
             return Err(format!("the tensor name {name:?} is not plain printable text"));
         }
-        if !seen.insert(name.clone()) {
+        if !seen.insert(name) {
             return Err(format!("the tensor name {name:?} occurs twice"));
         }
     }
     Ok(())
-}
-
-struct KeyCollector;
-
-impl<'de> Visitor<'de> for KeyCollector {
-    type Value = Vec<String>;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter.write_str("a JSON object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
-        let mut keys = Vec::new();
-        while let Some((key, IgnoredAny)) = map.next_entry()? {
-            keys.push(key);
-        }
-        Ok(keys)
-    }
 }
 
 /// A tensor about to be written.
@@ -241,6 +231,7 @@ pub fn write_tensors<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn written(tensors: Vec<(&str, TensorData)>) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -272,6 +263,25 @@ mod tests {
         assert_eq!(file.floats("b", &[3]).unwrap(), values);
         assert_eq!(file.floats("a", &[1, 1]).unwrap(), [1.0], "the tie goes to even");
         assert_eq!(file.raw("c", &[2], Dtype::U8).unwrap(), [7, 8]);
+    }
+
+    #[test]
+    fn every_float_type_is_read_and_no_other() {
+        // 1.5 and -0.25 are exact in each type; F64 is one we do not read.
+        let f16_bytes = [1.5, -0.25].map(|x| f16::from_f32(x).to_le_bytes()).concat();
+        let bf16_bytes = [1.5, -0.25].map(|x| bf16::from_f32(x).to_le_bytes()).concat();
+        let f32_bytes = [1.5f32, -0.25].map(f32::to_le_bytes).concat();
+        let f64_bytes = [1.5f64, -0.25].map(f64::to_le_bytes).concat();
+        let open = |dtype: &str, bytes: &[u8]| {
+            let entry = json!({"dtype": dtype, "shape": [2], "data_offsets": [0, bytes.len()]});
+            let (_dir, path) = raw_file(&json!({"x": entry}).to_string(), bytes);
+            TensorFile::open(&path).unwrap()
+        };
+        for (dtype, bytes) in [("F16", f16_bytes), ("BF16", bf16_bytes), ("F32", f32_bytes)] {
+            assert_eq!(open(dtype, &bytes).floats("x", &[2]).unwrap(), [1.5, -0.25], "{dtype}");
+        }
+        let error = open("F64", &f64_bytes).floats("x", &[2]).unwrap_err().to_string();
+        assert!(error.ends_with("[x]: has type F64; expected F32, BF16 or F16"), "{error}");
     }
 
     #[test]

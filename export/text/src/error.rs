@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::file::MAX_FILE_BYTES;
 use crate::train::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB};
 
-/// What went wrong while reading, using or training a tokenizer.
+/// What went wrong while reading, using or training a tokenizer, or with a chat template.
 ///
 /// Messages have the form `<file> [<field>]: <what>; expected …, got …`.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +149,27 @@ pub enum TextError {
         /// What the library said.
         what: String,
     },
+    /// No token of the tokenizer can end a turn of a conversation.
+    #[error(
+        "{path} [added_tokens]: nothing ends a turn; expected {token:?} or an end-of-text token, \
+         got neither"
+    )]
+    NoTurnEnd {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// The token that should be there.
+        token: &'static str,
+    },
+    /// A chat template cannot be read, does not end, or loses what was said.
+    #[error("{}: {what}", place(path, *line))]
+    ChatTemplate {
+        /// The template's file.
+        path: PathBuf,
+        /// Line, from 1, where one is to blame.
+        line: Option<usize>,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
     /// A vocabulary nobody can train.
     #[error("[vocab_size]: out of range; expected {MIN_VOCAB} to {MAX_VOCAB}, got {got}")]
     VocabSize {
@@ -166,6 +187,12 @@ pub enum TextError {
         /// What the library said.
         what: String,
     },
+}
+
+/// `<file>:<line>`, or the file alone.
+fn place(path: &Path, line: Option<usize>) -> String {
+    let path = path.display();
+    line.map_or_else(|| path.to_string(), |line| format!("{path}:{line}"))
 }
 
 impl TextError {

@@ -15,7 +15,7 @@ use crate::stream::TextStream;
 
 const BOS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
 const EOS: [&str; 3] = ["<|end_of_text|>", "<|endoftext|>", "</s>"];
-const EOT: [&str; 1] = ["<|eot_id|>"];
+pub(crate) const EOT: [&str; 1] = ["<|eot_id|>"];
 
 /// A checked tokenizer.
 ///
@@ -26,6 +26,7 @@ pub struct Tokenizer {
     path: PathBuf,
     json: Vec<u8>,
     vocab_size: usize,
+    special: Vec<(String, u32)>,
     bos: Option<u32>,
     eos: Option<u32>,
     eot: Option<u32>,
@@ -46,6 +47,7 @@ impl Tokenizer {
             path: path.to_owned(),
             json: bytes.to_vec(),
             vocab_size: vocab_size(&file),
+            special: special(&file),
             bos: control(&BOS)?,
             eos: control(&EOS)?,
             eot: control(&EOT)?,
@@ -65,10 +67,22 @@ impl Tokenizer {
     /// An error only for a text with hundreds of thousands of whitespace characters in a row: the
     /// library would silently stop finding words there.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let failed = |what| TextError::Encode { path: self.path.clone(), what };
-        spaces::check(text).map_err(failed)?;
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| failed(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        spaces::check(text).map_err(|what| self.encode_error(what))?;
+        let encoding = self.inner.encode_fast(text, false);
+        Ok(encoding.map_err(|error| self.encode_error(error.to_string()))?.get_ids().to_vec())
+    }
+
+    /// The ids of a text and, for each, the byte of the text before which it ends.
+    pub(crate) fn encode_with_ends(&self, text: &str) -> Result<Vec<(u32, usize)>, TextError> {
+        spaces::check(text).map_err(|what| self.encode_error(what))?;
+        let encoding = self.inner.encode(text, false);
+        let encoding = encoding.map_err(|error| self.encode_error(error.to_string()))?;
+        let ends = encoding.get_offsets().iter().map(|(_, end)| *end);
+        Ok(encoding.get_ids().iter().copied().zip(ends).collect())
+    }
+
+    fn encode_error(&self, what: String) -> TextError {
+        TextError::Encode { path: self.path.clone(), what }
     }
 
     /// The ids of a whole document as pretraining reads it: between [`Tokenizer::bos`] and
@@ -92,6 +106,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The spelling of a token in the file, special ones included.
+    pub fn spelling(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Begins a document: `<|begin_of_text|>` or `<s>`, if it is an added token.
     pub fn bos(&self) -> Option<u32> {
         self.bos
@@ -110,6 +129,22 @@ impl Tokenizer {
     /// The exact bytes this was loaded from, to copy beside checkpoints.
     pub fn json(&self) -> &[u8] {
         &self.json
+    }
+
+    /// The file this was loaded from, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The special tokens and their ids, longest first.
+    pub(crate) fn special_tokens(&self) -> &[(String, u32)] {
+        &self.special
+    }
+
+    /// How a special token is spelled.
+    pub(crate) fn special_spelling(&self, id: u32) -> Option<&str> {
+        let found = self.special.iter().find(|(_, other)| *other == id);
+        found.map(|(spelling, _)| spelling.as_str())
     }
 
     /// Decodes ids one at a time.
@@ -160,6 +195,14 @@ fn vocab_size(file: &File) -> usize {
     let vocab = file.model.vocab.0.iter().map(|(_, id)| *id);
     let added = file.added_tokens.iter().map(|token| token.id);
     vocab.chain(added).max().map_or(0, |id| id as usize + 1)
+}
+
+fn special(file: &File) -> Vec<(String, u32)> {
+    let added = file.added_tokens.iter().filter(|token| token.special);
+    let mut special: Vec<_> = added.map(|token| (token.content.clone(), token.id as u32)).collect();
+    special.retain(|(spelling, _)| !spelling.is_empty());
+    special.sort_by_key(|(spelling, _)| std::cmp::Reverse(spelling.len()));
+    special
 }
 
 #[cfg(test)]

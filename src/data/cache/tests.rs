@@ -103,6 +103,7 @@ fn an_interruption_at_any_moment_leaves_nothing_but_the_lock_file() {
         let left = AtomicUsize::new(polls);
         let interrupted = || left.fetch_sub(1, Ordering::Relaxed) == 0;
         TokenCache::open_or_build(&CacheRequest {
+            encoding: &Encoding::Text,
             cache_dir: dir.path(),
             source: &source,
             tokenizer: &byte_tokenizer(),
@@ -125,6 +126,7 @@ fn progress_reaches_the_size_of_the_source() {
     fs_err::write(&path, "{\"text\":\"x\"}\n\n").unwrap();
     let last = std::cell::Cell::new((0, 0));
     let request = CacheRequest {
+        encoding: &Encoding::Text,
         cache_dir: &dir.path().join("cache"),
         source: &Source::Files(vec![path]),
         tokenizer: &byte_tokenizer(),
@@ -153,6 +155,7 @@ fn files_that_change_while_they_are_read_are_an_error() {
     fs_err::write(&path, "before").unwrap();
     let source = Source::Files(vec![path.clone()]);
     let request = CacheRequest {
+        encoding: &Encoding::Text,
         cache_dir: &dir.path().join("cache"),
         source: &source,
         tokenizer: &byte_tokenizer(),

@@ -6,7 +6,9 @@ use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::model::{Container, ContainerId, Lid, Person, PersonId, PlaceId, Spot, Thing, World};
+use super::model::{
+    Container, ContainerId, Lid, Person, PersonId, PlaceId, Spot, Thing, ThingId, World,
+};
 use super::names::{
     ANIMALS, COLOURS, CONTAINERS, FRUIT_COLOURS, Gender, NAMES, NATURES, PLACES, THINGS,
 };
@@ -20,8 +22,28 @@ impl World {
     /// Draws the beginning of a world: two or three people, each in a place of their own, two or
     /// three containers, and two or three things of which the hero has the first.
     pub fn generate(rng: &mut ChaCha8Rng) -> Self {
-        let places: Vec<_> = PLACES.sample(rng, PLACES_IN_A_WORLD).copied().collect();
-        let (of_people, of_containers, of_things) = pick(rng, NUMBERS);
+        let places = places(rng);
+        let numbers = pick(rng, NUMBERS);
+        Self::furnished(rng, places, numbers)
+    }
+
+    /// As [`World::generate`], with that many people (two or three), containers and things (no
+    /// more than four), and no two things of one noun.
+    pub(super) fn of_size(rng: &mut ChaCha8Rng, numbers: (usize, usize, usize)) -> Self {
+        loop {
+            let places = places(rng);
+            let world = Self::furnished(rng, places, numbers);
+            if (0..world.things.len()).all(|id| world.is_only_one(ThingId(id))) {
+                return world;
+            }
+        }
+    }
+
+    fn furnished(
+        rng: &mut ChaCha8Rng,
+        places: Vec<&'static str>,
+        (of_people, of_containers, of_things): (usize, usize, usize),
+    ) -> Self {
         let people = people(rng, of_people);
         let containers = containers(rng, of_containers);
         let things = things(rng, of_things, of_people, of_containers);
@@ -40,6 +62,10 @@ impl World {
             }
         }
     }
+}
+
+fn places(rng: &mut ChaCha8Rng) -> Vec<&'static str> {
+    PLACES.sample(rng, PLACES_IN_A_WORLD).copied().collect()
 }
 
 fn people(rng: &mut ChaCha8Rng, number: usize) -> Vec<Person> {

@@ -24,6 +24,10 @@ pub enum Kind {
     Friend,
     /// Which colour does somebody like?
     Liking,
+    /// Which thing does somebody have?
+    Possession,
+    /// Which thing is in a container?
+    Contents,
 }
 
 /// A question and its answer, in the pieces a text or a probe is made of.
@@ -108,7 +112,8 @@ fn is_told(episode: &Episode, fact: &Fact) -> bool {
     }
 }
 
-fn question(world: &World, fact: Fact) -> Option<Question> {
+/// The question that a fact answers, if there is one.
+pub(super) fn question(world: &World, fact: Fact) -> Option<Question> {
     let answer = world.label(fact.object);
     let (kind, asked, stem, tail) = match (fact.subject, fact.relation) {
         (Entity::Thing(_), relation) => of_thing(world, fact.subject, relation)?,

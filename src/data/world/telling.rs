@@ -10,7 +10,7 @@ use super::genesis::pick;
 use super::phrases::{CLOSINGS, ENDS};
 use super::plot::Episode;
 use super::recap::{Kind, Question, questions};
-use super::{narrator, opening};
+use super::{lesson, narrator, opening};
 
 /// How a story is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +19,8 @@ pub enum Telling {
     General,
     /// A story that always ends with questions and their answers.
     Hq,
+    /// A short story in plain statements, and all that can be asked about it with the answers.
+    Plain,
 }
 
 /// What a story is for. No world belongs to both.
@@ -54,11 +56,14 @@ const QUESTIONS: std::ops::RangeInclusive<usize> = 2..=3;
 /// The story of that index.
 pub fn story(seed: u64, split: Split, telling: Telling, index: u64) -> Story {
     let mut rng = source(seed, split, telling, index);
+    if telling == Telling::Plain {
+        return lesson::recital(&mut rng);
+    }
     let episode = Episode::generate(&mut rng);
     let mut asked = questions(&episode, &mut rng);
     asked.truncate(rng.random_range(QUESTIONS));
     let body = body(&episode, &mut rng);
-    let probes = asked.iter().map(|question| probe(&body, question)).collect();
+    let probes = asked.iter().map(|question| Probe::after(&body, question)).collect();
     let ending = ending(telling, &asked, &mut rng);
     Story { text: format!("{body}{ending}"), probes }
 }
@@ -73,9 +78,16 @@ fn source(seed: u64, split: Split, telling: Telling, index: u64) -> ChaCha8Rng {
     let purpose = match (split, telling) {
         (Split::Train, Telling::General) => b"train general   ",
         (Split::Train, Telling::Hq) => b"train hq        ",
+        (Split::Train, Telling::Plain) => b"train plain     ",
         (Split::HeldOut, Telling::General) => b"held-out general",
         (Split::HeldOut, Telling::Hq) => b"held-out hq     ",
+        (Split::HeldOut, Telling::Plain) => b"held-out plain  ",
     };
+    keyed(seed, purpose, index)
+}
+
+/// The source of all draws for one purpose and index.
+pub(super) fn keyed(seed: u64, purpose: &[u8; 16], index: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&index.to_le_bytes());
@@ -90,18 +102,21 @@ fn body(episode: &Episode, rng: &mut ChaCha8Rng) -> String {
     format!("{opening} {middle} {closing}").trim_end().to_owned()
 }
 
-fn probe(body: &str, question: &Question) -> Probe {
-    let prompt = format!("{body} {} {}", question.asked, question.stem).trim_end().to_owned();
-    // Where the sentence goes on, what follows the answer is no part of what is asked.
-    let tail = if question.tail == "." { "." } else { "" };
-    Probe { prompt, answer: format!(" {}{tail}", question.answer) }
+impl Probe {
+    /// The question after the body of a story.
+    pub(super) fn after(body: &str, question: &Question) -> Self {
+        let prompt = format!("{body} {} {}", question.asked, question.stem).trim_end().to_owned();
+        // Where the sentence goes on, what follows the answer is no part of what is asked.
+        let tail = if question.tail == "." { "." } else { "" };
+        Self { prompt, answer: format!(" {}{tail}", question.answer) }
+    }
 }
 
 /// What follows the body. Plain stories share the forms of the others, so that a model has met
 /// them before it is trained on the others.
 fn ending(telling: Telling, asked: &[Question], rng: &mut ChaCha8Rng) -> String {
     let exchanges = match telling {
-        Telling::Hq => asked.len(),
+        Telling::Hq | Telling::Plain => asked.len(),
         Telling::General if rng.random_bool(0.4) => 0,
         Telling::General if rng.random_bool(0.5) => 1,
         Telling::General => return outcome(asked, rng),

@@ -1,0 +1,488 @@
+//! Tests of all three kinds of template against known ids and against each other.
+
+use proptest::prelude::*;
+use serde_json::Value;
+use std::path::Path;
+
+use super::*;
+use crate::sample::{load, sentence_piece, shared, special, tiny, trained};
+use Speaker::{Assistant, System, User};
+
+/// What transformers' copy of the template says, word for word.
+const PUBLISHED: &str = "{% set loop_messages = messages %}{% for message in loop_messages %}\
+    {% set content = message['role'] | capitalize + ': '+ message['content'] | trim + \
+    '<|eot_id|>' %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}\
+    {% endif %}";
+
+const CHAT_ML: &str = "{%- for message in messages %}\n    \
+    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n\
+    {%- endfor %}\n\
+    {%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\\n' }}\n{%- endif %}\n";
+
+const LLAMA_2: &str = "{% if messages[0]['role'] == 'system' %}\
+    {% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}\
+    {% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}\
+    {% for message in loop_messages %}\
+    {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+    {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}\
+    {% endif %}\
+    {% if loop.index0 == 0 and system_message != false %}\
+    {% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}\
+    {% else %}{% set content = message['content'] %}{% endif %}\
+    {% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}\
+    {% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}\
+    {% endif %}{% endfor %}";
+
+const GEMMA: &str = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
+    {{ raise_exception('System role not supported') }}{% endif %}\
+    {% for message in messages %}\
+    {% if (message['role'] == 'assistant') %}{% set role = 'model' %}\
+    {% else %}{% set role = message['role'] %}{% endif %}\
+    {{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}\
+    {% endfor %}\
+    {% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}";
+
+fn say(speaker: Speaker, content: &str) -> Message {
+    Message { speaker, content: content.to_owned() }
+}
+
+fn jinja(source: &str) -> ChatTemplate {
+    ChatTemplate::jinja(Path::new("chat_template.jinja"), source).unwrap()
+}
+
+fn refused(source: &str) -> String {
+    ChatTemplate::jinja(Path::new("t.jinja"), source).unwrap_err().to_string()
+}
+
+/// A tokenizer of bytes with the given special tokens, ids from 256.
+fn bytes_with(tokens: &[&str]) -> Tokenizer {
+    let mut file: Value = serde_json::from_slice(trained(264).json()).unwrap();
+    let added = tokens.iter().zip(256..).map(|(token, id)| special(id, token));
+    file["added_tokens"] = added.collect();
+    file["post_processor"] = Value::Null;
+    load(&file)
+}
+
+/// The text of ids with special tokens spelled out and «trained» parts marked.
+fn show(tokenizer: &Tokenizer, dialogue: &Dialogue) -> String {
+    assert_eq!(dialogue.ids.len(), dialogue.trained.len());
+    let (mut text, mut was) = (String::new(), false);
+    for (id, trained) in dialogue.ids.iter().zip(&dialogue.trained) {
+        match (was, *trained) {
+            (false, true) => text.push('«'),
+            (true, false) => text.push('»'),
+            _ => {}
+        }
+        let plain = tokenizer.decode(&[*id]);
+        text += tokenizer.special_spelling(*id).unwrap_or(&plain);
+        was = *trained;
+    }
+    text + if was { "»" } else { "" }
+}
+
+struct Row {
+    messages: Vec<Message>,
+    prompt: bool,
+    joined: Vec<u32>,
+    apart: Dialogue,
+}
+
+fn golden() -> Option<(Tokenizer, Vec<Row>)> {
+    let folder = shared()?.join("bpe4096");
+    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json")).unwrap();
+    let lines = fs_err::read_to_string(folder.join("golden_chat.jsonl")).unwrap();
+    Some((tokenizer, lines.lines().map(row).collect()))
+}
+
+fn row(line: &str) -> Row {
+    let row: Value = serde_json::from_str(line).unwrap();
+    let ids = |field: &str| serde_json::from_value::<Vec<u32>>(row[field].clone()).unwrap();
+    let message = |message: &Value| {
+        let word = message["role"].as_str().unwrap().to_lowercase();
+        say(Speaker::from_word(&word).unwrap(), message["content"].as_str().unwrap())
+    };
+    Row {
+        messages: row["messages"].as_array().unwrap().iter().map(message).collect(),
+        prompt: row["add_generation_prompt"].as_bool().unwrap(),
+        joined: ids("ids_rendered_then_encoded"),
+        apart: Dialogue {
+            ids: ids("ids_header_encoded_apart"),
+            trained: ids("loss_mask_header_encoded_apart").iter().map(|one| *one == 1).collect(),
+        },
+    }
+}
+
+#[test]
+fn golden_conversations_apart_in_rust_and_as_jinja() {
+    let Some((tokenizer, rows)) = golden() else { return };
+    assert_eq!(rows.len(), 10);
+    for template in [ChatTemplate::b158(), jinja(native::SOURCE), jinja(PUBLISHED)] {
+        for row in &rows {
+            if row.prompt {
+                let ids = template.prompt(&tokenizer, &row.messages).unwrap();
+                assert_eq!(ids, row.apart.ids, "{:?}", row.messages);
+            } else {
+                let dialogue = template.encode(&tokenizer, &row.messages).unwrap();
+                assert_eq!(dialogue, row.apart, "{:?}", row.messages);
+            }
+        }
+    }
+}
+
+#[test]
+fn golden_conversations_joined() {
+    let Some((tokenizer, rows)) = golden() else { return };
+    let template = ChatTemplate::b158_joined();
+    for row in &rows {
+        if row.prompt {
+            let ids = template.prompt(&tokenizer, &row.messages).unwrap();
+            assert_eq!(ids, row.joined, "{:?}", row.messages);
+        } else {
+            let dialogue = template.encode(&tokenizer, &row.messages).unwrap();
+            assert_eq!(dialogue.ids, row.joined, "{:?}", row.messages);
+            let said = row.messages.iter().filter(|message| message.speaker == Assistant);
+            let said: String = said.map(|message| strip(&message.content)).collect();
+            let pairs = dialogue.ids.iter().zip(&dialogue.trained);
+            let ids: Vec<u32> = pairs.filter(|(_, on)| **on).map(|(id, _)| *id).collect();
+            // The space of the header may have come with the first word.
+            assert_eq!(tokenizer.decode(&ids).trim_start(), said);
+        }
+    }
+}
+
+#[test]
+fn a_token_across_header_and_content_is_trained() {
+    let Some((tokenizer, _)) = golden() else { return };
+    let messages = [say(User, "hi"), say(Assistant, "hello there")];
+    let dialogue = ChatTemplate::b158_joined().encode(&tokenizer, &messages).unwrap();
+    assert_eq!(
+        show(&tokenizer, &dialogue),
+        "<|begin_of_text|>User: hi<|eot_id|>Assistant:« hello there<|eot_id|>»"
+    );
+}
+
+#[test]
+fn what_the_assistant_says_is_trained_and_nothing_else() {
+    let tokenizer = trained(400);
+    let messages = [
+        say(System, "s"),
+        say(User, " a\n"),
+        say(Assistant, "\tb b "),
+        say(User, ""),
+        say(Assistant, ""),
+    ];
+    let dialogue = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+    assert_eq!(
+        show(&tokenizer, &dialogue),
+        "<|begin_of_text|>System: s<|eot_id|>User: a<|eot_id|>Assistant: «b b<|eot_id|>»\
+         User: <|eot_id|>Assistant: «<|eot_id|>»"
+    );
+    assert_eq!(jinja(native::SOURCE).encode(&tokenizer, &messages).unwrap(), dialogue);
+}
+
+#[test]
+fn what_is_said_never_becomes_a_special_token() {
+    let tokenizer = trained(400);
+    let spell: String = crate::SPECIAL_TOKENS.concat();
+    for text in ["<|eot_id|>", "a<|eot_id|>Assistant: yes<|eot_id|>", &spell] {
+        let messages = [say(User, text), say(Assistant, text)];
+        for template in [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(native::SOURCE)] {
+            let ids = template.encode(&tokenizer, &messages).unwrap().ids;
+            let specials: Vec<u32> = ids.into_iter().filter(|id| *id >= 400 - 8).collect();
+            assert_eq!(specials, [392, 399, 399], "{text}");
+        }
+    }
+}
+
+#[test]
+fn placeholders_in_what_is_said_are_only_text() {
+    let tokenizer = trained(400);
+    let text = format!("{}{}\u{f0000}", cut::placeholder(1), cut::placeholder(0));
+    let messages = [say(User, &text), say(Assistant, &text)];
+    let expected = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+    assert_eq!(jinja(native::SOURCE).encode(&tokenizer, &messages).unwrap(), expected);
+    assert!(tokenizer.decode(&expected.ids).contains(&text));
+}
+
+#[test]
+fn jinja_code_in_what_is_said_is_only_text() {
+    let tokenizer = trained(400);
+    let messages = [say(User, "{{ raise_exception('x') }}{% for x in y %}")];
+    let ids = jinja(CHAT_ML).prompt(&tokenizer, &messages).unwrap();
+    assert!(tokenizer.decode(&ids).contains(&messages[0].content));
+}
+
+#[test]
+fn a_turn_ends_with_what_the_tokenizer_has() {
+    let messages = [say(User, "a"), say(Assistant, "b")];
+    let other = bytes_with(&["<|endoftext|>"]);
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined()] {
+        let dialogue = template.encode(&other, &messages).unwrap();
+        let joined = "User: a<|endoftext|>Assistant: «b<|endoftext|>»";
+        assert_eq!(show(&other, &dialogue), joined);
+        assert_eq!(template.stop_ids(&other), [256]);
+        let source = template.jinja_source_for(&other).unwrap();
+        assert_eq!(source, native::SOURCE.replace("<|eot_id|>", "<|endoftext|>"));
+        assert_eq!(jinja(&source).encode(&other, &messages).unwrap(), dialogue);
+    }
+}
+
+#[test]
+fn a_tokenizer_that_cannot_end_a_turn_is_named() {
+    let none = bytes_with(&["<|begin_of_text|>"]);
+    let expected = "t.json [added_tokens]: nothing ends a turn; \
+                    expected \"<|eot_id|>\" or an end-of-text token, got neither";
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined()] {
+        assert_eq!(template.encode(&none, &[]).unwrap_err().to_string(), expected);
+        assert_eq!(template.prompt(&none, &[]).unwrap_err().to_string(), expected);
+        assert_eq!(template.jinja_source_for(&none).unwrap_err().to_string(), expected);
+        assert!(template.stop_ids(&none).is_empty());
+    }
+}
+
+#[test]
+fn answers_stop_at_both_ends() {
+    let tokenizer = trained(400);
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(native::SOURCE)] {
+        assert_eq!(template.stop_ids(&tokenizer), [399, 393]);
+    }
+    assert_eq!(ChatTemplate::b158().stop_ids(&load(&tiny())), [3]);
+    assert_eq!(ChatTemplate::b158().stop_ids(&load(&sentence_piece())), [2]);
+}
+
+#[test]
+fn a_conversation_may_be_empty() {
+    let tokenizer = trained(400);
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(native::SOURCE)] {
+        let dialogue = template.encode(&tokenizer, &[]).unwrap();
+        assert_eq!(dialogue, Dialogue { ids: vec![392], trained: vec![false] });
+        let ids = template.prompt(&tokenizer, &[]).unwrap();
+        assert_eq!(ids[1..], tokenizer.encode("Assistant: ").unwrap());
+    }
+}
+
+#[test]
+fn speakers_and_their_words() {
+    for speaker in [System, User, Assistant] {
+        assert_eq!(Speaker::from_word(speaker.word()), Some(speaker));
+    }
+    assert_eq!(Speaker::from_word("User"), None);
+    assert_eq!(Speaker::from_word(""), None);
+}
+
+#[test]
+fn identities_differ_and_are_stable() {
+    let other = jinja(CHAT_ML);
+    let templates =
+        [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(native::SOURCE), other.clone()];
+    let identities: Vec<String> = templates.iter().map(ChatTemplate::identity).collect();
+    for (at, identity) in identities.iter().enumerate() {
+        assert_eq!(identities.iter().position(|one| one == identity), Some(at));
+    }
+    assert_eq!(other.identity(), format!("jinja\n{CHAT_ML}"));
+    assert_eq!(other.jinja_source(), CHAT_ML);
+    assert_eq!(ChatTemplate::b158_joined().jinja_source(), native::SOURCE);
+}
+
+#[test]
+fn whitespace_is_that_of_python() {
+    // All letters for which Python's `str.isspace` is true.
+    let spaces = "\t\n\u{b}\u{c}\r\u{1c}\u{1d}\u{1e}\u{1f} \u{85}\u{a0}\u{1680}\u{2000}\u{2001}\
+                  \u{2002}\u{2003}\u{2004}\u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\
+                  \u{2028}\u{2029}\u{202f}\u{205f}\u{3000}";
+    assert_eq!(strip(&format!("{spaces}a{spaces}b{spaces}")), format!("a{spaces}b"));
+    assert_eq!(strip(spaces), "");
+    let none = "\u{200b}\u{feff}\u{180e}\0\u{7f}\u{2800}";
+    assert_eq!(strip(none), none);
+}
+
+#[test]
+fn chat_ml_ends_answers_with_its_own_token() {
+    let tokenizer = bytes_with(&["<|endoftext|>", "<|im_start|>", "<|im_end|>"]);
+    let template = jinja(CHAT_ML);
+    let messages = [say(System, "s"), say(User, "u"), say(Assistant, " a "), say(User, "v")];
+    let dialogue = template.encode(&tokenizer, &messages).unwrap();
+    assert_eq!(
+        show(&tokenizer, &dialogue),
+        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n\
+         <|im_start|>assistant\n«a<|im_end|>»\n<|im_start|>user\nv<|im_end|>\n"
+    );
+    assert_eq!(template.stop_ids(&tokenizer), [256, 258]);
+    let prompt = template.prompt(&tokenizer, &messages[..2]).unwrap();
+    assert_eq!(dialogue.ids[..prompt.len()], prompt);
+    assert_eq!(tokenizer.decode(&prompt[prompt.len() - 10..]), "assistant\n");
+}
+
+#[test]
+fn whitespace_before_the_end_is_trained_with_it() {
+    let tokenizer = bytes_with(&["<s>", "</s>"]);
+    let messages = [say(System, "s"), say(User, "u"), say(Assistant, "a"), say(User, "v")];
+    let dialogue = jinja(LLAMA_2).encode(&tokenizer, &messages).unwrap();
+    assert_eq!(
+        show(&tokenizer, &dialogue),
+        "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nu [/INST] «a </s>»<s>[INST] v [/INST]"
+    );
+    assert_eq!(jinja(LLAMA_2).stop_ids(&tokenizer), [257]);
+}
+
+#[test]
+fn a_template_without_end_tokens_trains_contents_alone() {
+    let tokenizer = bytes_with(&["<|endoftext|>"]);
+    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}";
+    let messages = [say(User, "u"), say(Assistant, "a"), say(User, "v")];
+    let dialogue = jinja(source).encode(&tokenizer, &messages).unwrap();
+    assert_eq!(show(&tokenizer, &dialogue), "user: u\n\nassistant: «a»\n\nuser: v\n\n");
+    assert_eq!(jinja(source).stop_ids(&tokenizer), [256]);
+}
+
+#[test]
+fn bos_is_there_once() {
+    let tokenizer = bytes_with(&["<s>", "</s>"]);
+    let body = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    for head in ["", "{{ bos_token }}", "<s>"] {
+        let ids =
+            jinja(&format!("{head}{body}")).encode(&tokenizer, &[say(Assistant, "a")]).unwrap();
+        assert_eq!(show(&tokenizer, &ids), "<s>«a»", "{head}");
+    }
+    let without = bytes_with(&["<|endoftext|>"]);
+    let ids = jinja(&format!("{{{{ bos_token }}}}{body}")).encode(&without, &[say(Assistant, "a")]);
+    assert_eq!(show(&without, &ids.unwrap()), "«a»");
+}
+
+#[test]
+fn the_longest_special_token_wins() {
+    let tokenizer = bytes_with(&["<|a", "<|a|>", "日"]);
+    let source = "<|a|><|a日<{% for m in messages %}{{ m.content }}{% endfor %}";
+    let ids = jinja(source).encode(&tokenizer, &[]).unwrap().ids;
+    assert_eq!(ids, [257, 256, 258, tokenizer.encode("<").unwrap()[0]]);
+}
+
+#[test]
+fn a_template_may_refuse_the_system_and_says_so_later() {
+    let template = jinja(GEMMA);
+    let tokenizer = bytes_with(&["<s>", "</s>"]);
+    assert!(template.prompt(&tokenizer, &[say(User, "u")]).is_ok());
+    let error = template.encode(&tokenizer, &[say(System, "s"), say(User, "u")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "chat_template.jinja:1: invalid operation: System role not supported"
+    );
+    let silent = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}";
+    let error = jinja(silent).encode(&tokenizer, &[say(System, "s"), say(User, "u")]);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "chat_template.jinja: messages.0 (system): left out; \
+         expected each content once, unchanged and in order"
+    );
+}
+
+#[test]
+fn a_template_that_loses_messages_is_refused_at_once() {
+    let rule = "expected each content once, unchanged and in order";
+    for (source, what) in [
+        ("", "messages.0 (user): left out"),
+        ("{{ messages[0].content }}", "messages.1 (assistant): left out"),
+        (
+            "{% for m in messages|reverse %}{{ m.content }}{% endfor %}",
+            "messages.0 (user): out of order",
+        ),
+        (
+            "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
+            "messages.0 (user): rendered twice",
+        ),
+        (
+            "{% for m in messages %}{{ m.content|upper }}{% endfor %}",
+            "messages.0 (user): rewritten",
+        ),
+        ("{% for m in messages %}{{ m.content[1:] }}{% endfor %}", "messages.0 (user): rewritten"),
+        (
+            "{% for m in messages %}{{ m.content|escape }}{% endfor %}",
+            "messages.0 (user): rewritten",
+        ),
+    ] {
+        assert_eq!(refused(source), format!("t.jinja: {what}; {rule}"), "{source}");
+    }
+}
+
+#[test]
+fn many_threads_may_render_at_once() {
+    let (tokenizer, template) = (trained(400), jinja(native::SOURCE));
+    let messages = [say(User, "u"), say(Assistant, "a")];
+    let expected = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+    std::thread::scope(|scope| {
+        let work = || {
+            for _ in 0..50 {
+                assert_eq!(template.encode(&tokenizer, &messages).unwrap(), expected);
+            }
+        };
+        (0..4).for_each(|_| drop(scope.spawn(work)));
+    });
+}
+
+#[test]
+fn a_long_conversation_renders() {
+    let tokenizer = trained(400);
+    let messages: Vec<Message> =
+        (0..10_000).map(|at| say(if at % 2 == 0 { User } else { Assistant }, "x")).collect();
+    let expected = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+    assert_eq!(jinja(native::SOURCE).encode(&tokenizer, &messages).unwrap(), expected);
+}
+
+fn content() -> impl Strategy<Value = String> {
+    let odd = prop_oneof![
+        Just(" ".to_owned()),
+        Just("\n\n".to_owned()),
+        Just("<|eot_id|>".to_owned()),
+        Just("Assistant: ".to_owned()),
+        Just("👩\u{200d}👧".to_owned()),
+        Just("e\u{301}".to_owned()),
+        Just("{{ x }}".to_owned()),
+        Just("\u{f0000}aB\"<0\u{f0001}".to_owned()),
+        "[ -~]{0,8}",
+        any::<char>().prop_map(String::from),
+    ];
+    proptest::collection::vec(odd, 0..6).prop_map(|parts| parts.concat())
+}
+
+fn turns() -> impl Strategy<Value = Vec<Message>> {
+    let pair = (content(), content()).prop_map(|(u, a)| vec![say(User, &u), say(Assistant, &a)]);
+    let pairs = proptest::collection::vec(pair, 0..4);
+    (proptest::option::of(content()), pairs, content()).prop_map(|(system, pairs, last)| {
+        let system = system.map(|text| say(System, &text));
+        system.into_iter().chain(pairs.concat()).chain([say(User, &last)]).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_prompt_begins_every_answer_to_it(messages in turns(), answer in content()) {
+        let tokenizer = trained(400);
+        for template in [ChatTemplate::b158(), jinja(native::SOURCE)] {
+            let prompt = template.prompt(&tokenizer, &messages).unwrap();
+            let answered = [&messages[..], &[say(Assistant, &answer)]].concat();
+            let dialogue = template.encode(&tokenizer, &answered).unwrap();
+            prop_assert_eq!(&dialogue.ids[..prompt.len()], &prompt[..]);
+            let mut rest = tokenizer.encode(strip(&answer)).unwrap();
+            rest.push(399);
+            prop_assert_eq!(&dialogue.ids[prompt.len()..], &rest[..]);
+            prop_assert!(dialogue.trained[prompt.len()..].iter().all(|trained| *trained));
+        }
+    }
+
+    #[test]
+    fn all_ways_agree(messages in turns()) {
+        let tokenizer = trained(400);
+        let apart = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+        prop_assert_eq!(&jinja(native::SOURCE).encode(&tokenizer, &messages).unwrap(), &apart);
+        let joined = ChatTemplate::b158_joined().encode(&tokenizer, &messages).unwrap();
+        prop_assert_eq!(joined.ids.len(), joined.trained.len());
+        prop_assert_eq!(tokenizer.decode(&joined.ids), tokenizer.decode(&apart.ids));
+        let ends = |dialogue: &Dialogue| {
+            let ids = dialogue.ids.iter().zip(&dialogue.trained);
+            ids.filter(|(id, _)| **id >= 392).map(|(_, on)| *on).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(ends(&joined), ends(&apart));
+    }
+}

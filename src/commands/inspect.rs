@@ -1,0 +1,121 @@
+//! `bitnet-train inspect`: the rows of a recipe as the model sees them, or what a model holds.
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use bitnet_format::folder::ModelFolder;
+use bitnet_format::report::report;
+use bitnet_text::Tokenizer;
+use bitnet_train::data::Row;
+use bitnet_train::monitor::{Terminal, Verbosity};
+use bitnet_train::platform::Signals;
+use bitnet_train::recipe::{self, Plan, Recipe};
+use bitnet_train::train::{self, Preview, TrainError};
+
+use super::print_line;
+use crate::cli::{InspectDataArgs, InspectModelArgs};
+
+/// What surrounds trained tokens: a colour on a terminal, brackets elsewhere.
+struct Marks {
+    begin: &'static str,
+    end: &'static str,
+}
+
+const COLOUR: Marks = Marks { begin: "\u{1b}[1;32m", end: "\u{1b}[0m" };
+const BRACKETS: Marks = Marks { begin: "[[", end: "]]" };
+
+pub(crate) fn data(args: &InspectDataArgs) -> Result<()> {
+    match recipe::load(&args.recipe, &args.overrides).map_err(TrainError::from)? {
+        Plan::Single(recipe) => show_data(&recipe, args.rows),
+        Plan::Pipeline(files) => {
+            let stages = train::pipeline(&files, &args.overrides, "runs".as_ref());
+            let stages = stages.map_err(TrainError::from)?;
+            print_line(&format!("the first stage of {}: {}", stages.len(), stages[0].recipe.name));
+            show_data(&stages[0].recipe, args.rows)
+        }
+    }
+}
+
+fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    let monitor = &mut Terminal::new(Verbosity::Quiet);
+    let Preview { statistics, rows, tokenizer } = train::preview(recipe, rows, &signals, monitor)?;
+    let colour = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let marks = if colour { COLOUR } else { BRACKETS };
+    for (name, row) in &rows {
+        let trained = row.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
+        let places: Vec<_> = row.documents.iter().map(ToString::to_string).collect();
+        print_line(&format!(
+            "{name}: {} tokens, {trained} of the targets trained, from {}",
+            row.tokens.len(),
+            places.join(" ")
+        ));
+        for segment in segments(row) {
+            print_line(&format!("  {}", rendered(&tokenizer, row, segment, &marks)));
+        }
+    }
+    statistics.iter().for_each(|line| print_line(line));
+    print_line(&format!(
+        "trained tokens stand between {} and {}",
+        "[[", "]] (in colour on a terminal)"
+    ));
+    Ok(())
+}
+
+/// The parts of a row that do not see each other; padding is left out.
+fn segments(row: &Row) -> Vec<std::ops::Range<usize>> {
+    let length = row.tokens.len();
+    let mut starts: Vec<usize> = (0..length).filter(|&at| row.starts[at] as usize == at).collect();
+    starts.push(length);
+    let ranges = starts.windows(2).map(|ends| ends[0]..ends[1]);
+    let read = |range: &std::ops::Range<usize>| {
+        range
+            .clone()
+            .any(|at| row.loss_mask[at] > 0.0 || row.tokens[at] != 0 || row.targets[at] != 0)
+    };
+    ranges.filter(read).collect()
+}
+
+/// A segment as text, its tokens parted by `|`.
+fn rendered(
+    tokenizer: &Tokenizer,
+    row: &Row,
+    segment: std::ops::Range<usize>,
+    marks: &Marks,
+) -> String {
+    let last = segment.clone().rev().find(|&at| row.tokens[at] != 0 || row.targets[at] != 0);
+    let end = last.map_or(segment.start, |last| last + 1);
+    let mut text = spelled(tokenizer, row.tokens[segment.start]);
+    let mut open = false;
+    for at in segment.start..end {
+        let trained = row.loss_mask[at] > 0.0;
+        if open && !trained {
+            text.push_str(marks.end);
+        }
+        text.push('|');
+        if trained && !open {
+            text.push_str(marks.begin);
+        }
+        open = trained;
+        text.push_str(&spelled(tokenizer, row.targets[at]));
+    }
+    if open {
+        text.push_str(marks.end);
+    }
+    text
+}
+
+/// One token as text on one line.
+fn spelled(tokenizer: &Tokenizer, id: i32) -> String {
+    let text = tokenizer.decode(&[id as u32]);
+    let text =
+        if text.is_empty() { tokenizer.spelling(id as u32).unwrap_or_default() } else { text };
+    text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+}
+
+pub(crate) fn model(args: &InspectModelArgs) -> Result<()> {
+    let folder = ModelFolder::open(&args.path).map_err(TrainError::from)?;
+    report(&folder, print_line).map_err(TrainError::from)?;
+    Ok(())
+}

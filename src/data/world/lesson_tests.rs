@@ -1,0 +1,217 @@
+//! What every lesson and every preference must keep: answers that the story states, worlds that
+//! never meet, candidates enough that no answer can be guessed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::*;
+
+const COUNT: u64 = 2000;
+
+fn lessons(split: Split, count: u64) -> impl Iterator<Item = Lesson> {
+    (0..count).map(move |index| lesson(3, split, index))
+}
+
+fn preferences(split: Split, count: u64) -> impl Iterator<Item = Preference> {
+    (0..count).map(move |index| preference(3, split, index))
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty())
+}
+
+#[test]
+fn a_lesson_and_a_preference_are_frozen() {
+    let one = lesson(7, Split::HeldOut, 2);
+    let said: Vec<String> =
+        one.exchanges.iter().map(|it| format!("{} {}", it.question, it.answer)).collect();
+    assert_eq!(
+        one.story,
+        "Jane was in the park. A yellow scarf was in the blue chest. A brown brush \
+         was in the yard. Jane had a white key. Paul was in the yard. Sue was in the \
+         cave. Paul took the brush."
+    );
+    assert_eq!(
+        said.join(" "),
+        "Where was Sue? In the cave. What colour was the brush? It was brown."
+    );
+    let one = preference(7, Split::HeldOut, 2);
+    assert_eq!(one.question, "Where was Nina?");
+    assert_eq!([one.chosen, one.rejected], ["In the kitchen.", "In the meadow."]);
+    let plain = story(7, Split::HeldOut, Telling::Plain, 2);
+    assert_eq!(
+        plain.text,
+        "A yellow pear was in the blue trunk. A black book was in the pink trunk. Mia \
+         was in the kitchen. Ben was in the castle. Jack was in the yard. Ben had a \
+         red drum. Ben went to the kitchen. What colour was the drum? The drum was \
+         red. What was in the pink trunk? The book was in the pink trunk. Where was \
+         Mia? Mia was in the kitchen. What did Ben have? Ben had the drum. What was \
+         in the blue trunk? The pear was in the blue trunk. What colour was the book? \
+         The book was black. Where was Jack? Jack was in the yard. Where was Ben? Ben \
+         was in the kitchen. What colour was the pear? The pear was yellow."
+    );
+}
+
+#[test]
+fn many_lessons_are_frozen() {
+    let mut hasher = blake3::Hasher::new();
+    for index in 0..500 {
+        hasher.update(format!("{:?}", lesson(3, Split::Train, index)).as_bytes());
+        hasher.update(format!("{:?}", preference(3, Split::Train, index)).as_bytes());
+        hasher.update(story(3, Split::Train, Telling::Plain, index).text.as_bytes());
+    }
+    assert_eq!(&hasher.finalize().to_hex()[..16], "ad3cd68f1ba35c2f");
+}
+
+fn sentences(story: &str) -> impl DoubleEndedIterator<Item = &str> {
+    story.split('.').map(str::trim).filter(|sentence| !sentence.is_empty())
+}
+
+/// Reads the story as a stranger would and answers from that.
+#[test]
+fn a_reader_who_takes_the_last_statement_answers_right() {
+    for lesson in lessons(Split::HeldOut, COUNT) {
+        for Exchange { question, answer } in &lesson.exchanges {
+            assert_eq!(&read(&lesson.story, question), answer, "{} {question}", lesson.story);
+        }
+    }
+}
+
+/// The answer of a reader who knows what each verb does, and nothing else.
+fn read(story: &str, question: &str) -> String {
+    let mut spots: BTreeMap<String, String> = BTreeMap::new();
+    let mut colours: BTreeMap<String, String> = BTreeMap::new();
+    for sentence in sentences(story) {
+        let words: Vec<&str> = words(sentence).collect();
+        let (thing, spot) = match words[..] {
+            ["A", colour, noun, "was", "in", "the", ..] => {
+                colours.insert(noun.into(), colour.into());
+                (noun, words[6..].join(" "))
+            }
+            [name, "had", "a", colour, noun] => {
+                colours.insert(noun.into(), colour.into());
+                (noun, name.to_owned())
+            }
+            [name, "was" | "went", "in" | "to", "the", place] => (name, place.to_owned()),
+            [name, "took", "the", noun] | [_, "gave", "the", noun, "to", name] => {
+                (noun, name.to_owned())
+            }
+            [_, "put" | "left", "the", noun, "in", "the", ..] => (noun, words[6..].join(" ")),
+            _ => panic!("nobody can read: {sentence}"),
+        };
+        spots.insert(thing.to_owned(), spot);
+    }
+    let found =
+        |spot: &str| spots.iter().find(|(_, at)| *at == spot).map_or("nothing", |(thing, _)| thing);
+    match words(question).collect::<Vec<_>>()[..] {
+        ["Where", "was", "the", noun] => format!("In the {}.", spots[noun]),
+        ["Where", "was", name] => format!("In the {}.", spots[name]),
+        ["Who", "had", "the", noun] => format!("{} had it.", spots[noun]),
+        ["What", "colour", "was", "the", noun] => format!("It was {}.", colours[noun]),
+        ["What", "did", name, "have"] => format!("The {}.", found(name)),
+        ["What", "was", "in", "the", colour, noun] => {
+            format!("The {}.", found(&format!("{colour} {noun}")))
+        }
+        _ => panic!("nobody can answer: {question}"),
+    }
+}
+
+#[test]
+fn no_held_out_lesson_occurs_in_training() {
+    let mut trained: HashSet<String> = lessons(Split::Train, 10_000).map(|it| it.story).collect();
+    assert!(trained.len() >= 9_990, "stories differ from each other");
+    trained.extend(preferences(Split::Train, 5_000).map(|it| it.story));
+    assert!(lessons(Split::HeldOut, 500).all(|it| !trained.contains(&it.story)));
+    assert!(preferences(Split::HeldOut, 500).all(|it| !trained.contains(&it.story)));
+}
+
+#[test]
+fn lessons_are_short_and_ask_of_everything() {
+    let mut forms = BTreeMap::new();
+    for lesson in lessons(Split::Train, COUNT) {
+        let sentences = sentences(&lesson.story).count();
+        assert!((6..=10).contains(&sentences), "{}", lesson.story);
+        assert!((2..=4).contains(&lesson.exchanges.len()), "{}", lesson.story);
+        let asked: BTreeSet<&str> = lesson.exchanges.iter().map(|it| &*it.question).collect();
+        assert_eq!(asked.len(), lesson.exchanges.len(), "nothing is asked twice");
+        for exchange in &lesson.exchanges {
+            *forms.entry(form(&exchange.question)).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(forms.len(), 6, "{forms:?}");
+    assert!(forms.values().all(|&count| count > 300), "{forms:?}");
+}
+
+fn form(question: &str) -> &'static str {
+    match question.split_whitespace().collect::<Vec<_>>()[..3] {
+        ["Where", "was", "the"] => "where a thing was",
+        ["Where", "was", _] => "where a person was",
+        ["Who", "had", _] => "who had a thing",
+        ["What", "did", _] => "what somebody had",
+        ["What", "was", _] => "what was in a container",
+        ["What", "colour", _] => "a colour",
+        _ => panic!("no known form: {question}"),
+    }
+}
+
+#[test]
+fn no_answer_of_a_lesson_can_be_guessed_from_its_frequency() {
+    let mut counts: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
+    for exchange in lessons(Split::HeldOut, COUNT).flat_map(|lesson| lesson.exchanges) {
+        *counts.entry(form(&exchange.question)).or_default().entry(exchange.answer).or_default() +=
+            1;
+    }
+    for (form, answers) in counts {
+        let (most, total) = (answers.values().max().unwrap(), answers.values().sum::<usize>());
+        assert!(most * 5 <= total, "{form}: one answer makes {most} of {total}");
+    }
+}
+
+#[test]
+fn lessons_use_no_word_that_stories_do_not() {
+    let told = |telling| (0..3000).map(move |index| story(3, Split::Train, telling, index).text);
+    let stories: BTreeSet<String> = told(Telling::General)
+        .chain(told(Telling::Hq))
+        .flat_map(|text| words(&text).map(str::to_lowercase).collect::<Vec<_>>())
+        .collect();
+    let mut said: BTreeSet<String> = BTreeSet::new();
+    for lesson in lessons(Split::Train, COUNT) {
+        said.extend(words(&lesson.story).map(str::to_lowercase));
+        for exchange in &lesson.exchanges {
+            said.extend(words(&exchange.question).map(str::to_lowercase));
+            said.extend(words(&exchange.answer).map(str::to_lowercase));
+        }
+    }
+    for it in preferences(Split::Train, COUNT) {
+        said.extend(words(&it.rejected).map(str::to_lowercase));
+    }
+    let new: Vec<&String> = said.difference(&stories).collect();
+    assert!(new.is_empty(), "{new:?}");
+}
+
+#[test]
+fn the_chosen_answer_is_right_and_the_rejected_is_wrong_or_longer() {
+    let (mut wrong, mut longer) = (0, 0);
+    for it in preferences(Split::HeldOut, COUNT) {
+        assert_eq!(it.chosen, read(&it.story, &it.question), "{}", it.story);
+        assert_ne!(it.chosen, it.rejected);
+        if it.rejected.matches('.').count() == 1 {
+            wrong += 1;
+        } else {
+            longer += 1;
+        }
+    }
+    assert!(wrong * 3 > longer && longer * 3 > wrong, "{wrong} wrong, {longer} longer");
+}
+
+#[test]
+fn the_plain_telling_states_what_it_asks() {
+    for index in 0..500 {
+        let plain = story(5, Split::HeldOut, Telling::Plain, index);
+        assert!(plain.probes.len() > 5, "{}", plain.text);
+        for probe in &plain.probes {
+            let question = probe.prompt.rfind('?').unwrap();
+            let stem = probe.prompt[question + 1..].trim_start();
+            assert!(plain.text.contains(&format!("{stem}{}", probe.answer)), "{}", probe.prompt);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The curriculum of preference training: pairs, their reference log-probabilities, and the
+//! evaluation of held-out pairs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::data::{Epoch, Loader, LoaderSettings, Pair, PairPlan, Place, Row, TokenCache};
+use crate::model::LanguageModel;
+use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
+use crate::train::curriculum::{Curriculum, Desk, Draw, Lesson, lengths, list};
+use crate::train::evaluate::Likelihood;
+use crate::train::preference::{PairBatch, Preference};
+use crate::train::reference::{self, ReferenceKey};
+use crate::train::session::Session;
+use crate::train::{Accumulated, Objective, TrainError};
+
+/// For each pair of a set what the reference makes of its two answers.
+type LogProbs = Vec<[f32; 2]>;
+
+/// Preference pairs and the DPO objective.
+pub(crate) struct Pairs {
+    loader: Loader<PairPlan>,
+    sets: BTreeMap<String, TokenCache>,
+    validation: BTreeMap<String, TokenCache>,
+    settings: LoaderSettings,
+    objective: Preference,
+    /// Pairs a forward pass.
+    micro_batch: usize,
+    /// By set; a validation set is told from a training set of the same name by its flag.
+    references: BTreeMap<(bool, String), LogProbs>,
+}
+
+impl Pairs {
+    pub(crate) fn new(
+        sets: BTreeMap<String, TokenCache>,
+        validation: BTreeMap<String, TokenCache>,
+        settings: LoaderSettings,
+        beta: f64,
+        micro_batch: usize,
+    ) -> Self {
+        let loader = Loader::new(sets.clone(), settings);
+        let objective = Preference { beta };
+        let references = BTreeMap::new();
+        Self { loader, sets, validation, settings, objective, micro_batch, references }
+    }
+
+    /// Micro-batches of pairs of one length each, so that nothing is padded to a neighbour's.
+    fn batches(&self, held_out: bool, pairs: &[Pair], micro_batch: usize) -> Vec<PairBatch> {
+        let mut by_length: BTreeMap<usize, Vec<Pair>> = BTreeMap::new();
+        for pair in pairs {
+            by_length.entry(pair.chosen.tokens.len()).or_default().push(pair.clone());
+        }
+        let groups = by_length.values().flat_map(|group| group.chunks(micro_batch));
+        groups.map(|pairs| PairBatch::new(pairs, &self.reference(held_out, pairs))).collect()
+    }
+
+    fn reference(&self, held_out: bool, pairs: &[Pair]) -> LogProbs {
+        let of = |pair: &Pair| self.references[&(held_out, pair.set.to_string())][pair.index];
+        pairs.iter().map(of).collect()
+    }
+
+    fn evaluate_set(&self, model: &LanguageModel, set: &str, desk: Desk) -> Option<Evaluation> {
+        let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
+        let pairs: Vec<Pair> = (0..plan.items()).map(|number| plan.item(number)).collect();
+        let (mut loss, mut count, mut sums) = (0.0, 0.0, Vec::new());
+        for batch in self.batches(true, &pairs, self.micro_batch) {
+            if (desk.interrupted)() {
+                return None;
+            }
+            let outcome = self.objective.evaluate(model, &batch, desk.device);
+            loss += f64::from(outcome.sum.into_scalar::<f32>());
+            count += outcome.count;
+            add(&mut sums, outcome.metrics);
+        }
+        let of =
+            |name: &str| sums.iter().find(|(key, _)| *key == name).map_or(0.0, |(_, sum)| *sum);
+        let mean = |sum: f64| sum / f64::max(count, 1.0);
+        let chosen = |pair: &Pair| pair.chosen.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
+        let tokens = pairs.iter().map(chosen).sum::<usize>() as u64;
+        let likelihood = Likelihood { nll: -of("logp_chosen"), tokens };
+        let preference = PreferenceEvaluation {
+            loss: mean(loss),
+            accuracy: mean(of("accuracy")),
+            margin: mean(of("margin")),
+            pairs: count as u64,
+        };
+        Some(Evaluation { preference: Some(preference), ..likelihood.evaluation() })
+    }
+
+    /// Reads or computes the reference log-probabilities of one set.
+    fn prepare(
+        &mut self,
+        (held_out, set): (bool, &str),
+        work: &mut ReferenceWork<'_, '_>,
+    ) -> Result<(), TrainError> {
+        let cache = if held_out { &self.validation[set] } else { &self.sets[set] };
+        let plan = PairPlan::in_file_order(cache, self.settings, set);
+        let LoaderSettings { seq_len, policy, .. } = self.settings;
+        let recipe = work.session.recipe;
+        let key = ReferenceKey {
+            data: cache.key().to_owned(),
+            model: work.model_hash.clone(),
+            rows: format!(
+                "{seq_len} {policy:?} {} {}",
+                recipe.train.precision.name(),
+                recipe.device
+            ),
+        };
+        let found = work.log_probs(&key, &plan, set)?;
+        let mut by_index = vec![[f32::NAN; 2]; cache.documents() / 2];
+        for (number, log_probs) in found.into_iter().enumerate() {
+            by_index[plan.index(number as u64)] = log_probs;
+        }
+        self.references.insert((held_out, set.to_owned()), by_index);
+        Ok(())
+    }
+}
+
+/// What computing references needs beside the pairs.
+struct ReferenceWork<'a, 'b> {
+    session: &'a Session<'b>,
+    monitor: &'a mut dyn Monitor,
+    model_hash: String,
+    model: Option<LanguageModel>,
+}
+
+impl ReferenceWork<'_, '_> {
+    fn log_probs(
+        &mut self,
+        key: &ReferenceKey,
+        plan: &PairPlan,
+        set: &str,
+    ) -> Result<LogProbs, TrainError> {
+        let (session, monitor) = (self.session, RefCell::new(&mut *self.monitor));
+        let what = format!("reference log-probabilities of {set}");
+        let dir: PathBuf = session.cache_dir();
+        let request = reference::Request {
+            dir: &dir,
+            key,
+            device: &session.device,
+            interrupted: &|| session.interrupted(),
+            progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
+        };
+        let held = &mut self.model;
+        let found = reference::open_or_compute(&request, plan, &mut || {
+            if held.is_none() {
+                *held = Some(session.initial_model(&mut **monitor.borrow_mut())?);
+            }
+            Ok(held.clone().expect("it was just put there"))
+        })?;
+        found.ok_or_else(|| session.stopped())
+    }
+}
+
+impl Curriculum for Pairs {
+    fn items(&mut self, set: &str) -> Result<u64, TrainError> {
+        Ok(self.loader.plan(set, 0)?.items())
+    }
+
+    fn describe(&mut self) -> Result<Vec<String>, TrainError> {
+        let mut lines = Vec::new();
+        for set in self.sets.keys() {
+            let plan = self.loader.plan(set, 0)?;
+            let found = plan.statistics();
+            lines.push(format!(
+                "{set}: {} pairs, {:.1} % of their rows filled; {} prompts cut, {} left out",
+                found.pairs,
+                100.0 * found.tokens as f64 / found.capacity.max(1) as f64,
+                found.truncated,
+                found.dropped
+            ));
+            lines.push(lengths(set, &self.sets[set]));
+            lines.extend(list(set, &plan.left_out()));
+        }
+        Ok(lines)
+    }
+
+    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError> {
+        let plan = self.loader.plan(set, 0)?;
+        let pairs = (0..plan.items().min(count)).map(|number| (number, plan.item(number)));
+        let rows = pairs.flat_map(|(number, pair)| {
+            let name = |side: &str| format!("{set}, pair {number}, {side}");
+            [(name("chosen"), pair.chosen), (name("rejected"), pair.rejected)]
+        });
+        Ok(rows.collect())
+    }
+
+    fn begin(&mut self, session: &Session, monitor: &mut dyn Monitor) -> Result<(), TrainError> {
+        let model_hash = session.hash_initial_model()?;
+        let mut work = ReferenceWork { session, monitor, model_hash, model: None };
+        let train = self.sets.keys().map(|set| (false, set.clone()));
+        let names: Vec<_> =
+            train.chain(self.validation.keys().map(|set| (true, set.clone()))).collect();
+        for (held_out, set) in &names {
+            self.prepare((*held_out, set), &mut work)?;
+        }
+        Ok(())
+    }
+
+    fn lesson(
+        &mut self,
+        model: &LanguageModel,
+        draw: Draw,
+        desk: Desk,
+    ) -> Result<Option<Lesson>, TrainError> {
+        let (pairs, next) = self.loader.rows(draw.phase, draw.mix, draw.position, draw.batch)?;
+        let batches = self.batches(false, &pairs, draw.micro_batch);
+        let sum =
+            Accumulated::over(model, &self.objective, &batches, desk.device, desk.interrupted);
+        let places: Vec<Place> = pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();
+        Ok(sum.map(|sum| Lesson { sum, next, places }))
+    }
+
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel,
+        desk: Desk,
+    ) -> Result<Option<BTreeMap<String, Evaluation>>, TrainError> {
+        let mut results = BTreeMap::new();
+        for set in self.validation.keys() {
+            let Some(evaluation) = self.evaluate_set(model, set, desk) else { return Ok(None) };
+            results.insert(set.clone(), evaluation);
+        }
+        Ok(Some(results))
+    }
+
+    /// Policy and reference are equal, so every margin is 0.
+    fn first_loss(&self) -> Option<f32> {
+        Some(std::f32::consts::LN_2)
+    }
+}
+
+fn add(sums: &mut Vec<(&'static str, f64)>, more: Vec<(&'static str, f64)>) {
+    if sums.is_empty() {
+        *sums = more;
+    } else {
+        sums.iter_mut().zip(more).for_each(|((_, sum), (_, more))| *sum += more);
+    }
+}

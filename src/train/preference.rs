@@ -1,0 +1,109 @@
+//! Direct preference optimization (arXiv 2305.18290): the policy is taught to prefer the chosen
+//! answer, by as much as the frozen reference allows.
+//!
+//! `loss = −log σ(β · [(log π − log π_ref)(chosen) − (log π − log π_ref)(rejected)])`, where a
+//! sequence's log-probability is the sum over the tokens of its answer. Where the reference's
+//! log-probabilities come from is `reference`'s.
+
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use crate::data::Pair;
+use crate::model::LanguageModel;
+use crate::train::evaluate::batch_of;
+use crate::train::objective::{Batch, Objective, Outcome, batch_log_probs};
+
+/// Pairs whose rows have one length, with what the reference makes of them.
+#[derive(Clone, Debug)]
+pub struct PairBatch {
+    /// The chosen rows, then the rejected ones, `[2P, T]`; the mask marks the answers.
+    pub rows: Batch,
+    /// The reference's log-probability of each answer, `[2P]`.
+    pub reference: Vec<f32>,
+}
+
+impl PairBatch {
+    /// Pairs of rows of one length; `reference[i]` are the log-probabilities of pair `i`, chosen
+    /// and rejected.
+    pub fn new(pairs: &[Pair], reference: &[[f32; 2]]) -> Self {
+        let chosen = pairs.iter().map(|pair| pair.chosen.clone());
+        let rejected = pairs.iter().map(|pair| pair.rejected.clone());
+        let rows = batch_of(&chosen.chain(rejected).collect::<Vec<_>>());
+        let of = |side: usize| reference.iter().map(move |pair| pair[side]);
+        Self { rows, reference: of(0).chain(of(1)).collect() }
+    }
+}
+
+/// The DPO objective.
+#[derive(Clone, Copy, Debug)]
+pub struct Preference {
+    /// How closely the policy is held to the reference.
+    pub beta: f64,
+}
+
+impl Objective for Preference {
+    type Batch = PairBatch;
+
+    fn evaluate(&self, model: &LanguageModel, batch: &PairBatch, device: &Device) -> Outcome {
+        let policy = sequence_log_probs(model, &batch.rows, device); // [2P]
+        let pairs = batch.reference.len() / 2;
+        let data = TensorData::new(batch.reference.clone(), [2 * pairs]);
+        let ratio = policy.clone() - Tensor::from_data(data, device);
+        let margin = ratio.clone().narrow(0, 0, pairs) - ratio.clone().narrow(0, pairs, pairs);
+        let sum = activation::log_sigmoid(margin.mul_scalar(self.beta)).sum().neg();
+        let metrics = self.metrics(&host(policy), &host(ratio));
+        Outcome { sum, count: pairs as f64, metrics }
+    }
+}
+
+impl Preference {
+    /// Sums over the pairs of what people look at; `[2P]` each, chosen before rejected.
+    fn metrics(self, policy: &[f32], ratio: &[f32]) -> Vec<(&'static str, f64)> {
+        let pairs = policy.len() / 2;
+        let sum = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>();
+        let (chosen, rejected) = ratio.split_at(pairs);
+        let won = chosen.iter().zip(rejected).filter(|(chosen, rejected)| chosen > rejected);
+        vec![
+            ("reward_chosen", self.beta * sum(chosen)),
+            ("reward_rejected", self.beta * sum(rejected)),
+            ("margin", self.beta * (sum(chosen) - sum(rejected))),
+            ("accuracy", won.count() as f64),
+            ("logp_chosen", sum(&policy[..pairs])),
+            ("logp_rejected", sum(&policy[pairs..])),
+            // The mean log-ratio over both answers: the simplest estimate of how far the policy
+            // has gone from the reference, on the data's answers and not on its own.
+            ("kl", sum(ratio) / 2.0),
+        ]
+    }
+}
+
+/// Log-probability of the masked targets of each row, summed: `[B]`.
+pub fn sequence_log_probs(model: &LanguageModel, rows: &Batch, device: &Device) -> Tensor<1> {
+    let mask = TensorData::new(rows.loss_mask.clone(), rows.documents.dims());
+    let log_probs = batch_log_probs(model, rows, device);
+    (log_probs * Tensor::<2>::from_data(mask, device)).sum_dim(1).flatten(0, 1)
+}
+
+pub(crate) fn host(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("log-probabilities are f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_sums_over_pairs() {
+        let metrics =
+            Preference { beta: 0.5 }.metrics(&[-1.0, -2.0, -3.0, -4.0], &[1., 0., 0., 2.]);
+        let expected = [
+            ("reward_chosen", 0.5),
+            ("reward_rejected", 1.0),
+            ("margin", -0.5),
+            ("accuracy", 1.0),
+            ("logp_chosen", -3.0),
+            ("logp_rejected", -7.0),
+            ("kl", 1.5),
+        ];
+        assert_eq!(metrics, expected);
+    }
+}

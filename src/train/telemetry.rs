@@ -1,0 +1,158 @@
+//! What becomes of the ternary weights while they are trained: how many are −1, 0 and +1, how many
+//! changed since the last report, which rows died. Reads the model and changes nothing.
+
+use std::collections::BTreeMap;
+
+use bitnet_format::quant::{WeightScale, ternary_codes};
+use bitnet_format::{ModelSpec, Role, TensorEntry, tensor_table};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::model::{LanguageModel, values};
+
+/// The codes of one kind of matrix, over all layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct TernaryShares {
+    /// Share of −1.
+    pub minus: f64,
+    /// Share of 0.
+    pub zero: f64,
+    /// Share of +1.
+    pub plus: f64,
+    /// Share of codes that differ from those of the last report of this process; `null` in its
+    /// first.
+    pub flipped: Option<f64>,
+    /// Rows of nothing but 0: outputs that are always 0.
+    pub dead_rows: u64,
+}
+
+/// Counts of one kind; sums over its matrices.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    codes: u64,
+    minus: u64,
+    plus: u64,
+    flipped: Option<u64>,
+    dead_rows: u64,
+}
+
+/// Remembers the codes of the last report.
+#[derive(Debug, Default)]
+pub(crate) struct Telemetry {
+    last: Option<Vec<Vec<i8>>>,
+}
+
+impl Telemetry {
+    /// Shares by kind (`q_proj`, …) and over all (`all`); empty for a dense model.
+    pub(crate) fn report(
+        &mut self,
+        spec: &ModelSpec,
+        model: &LanguageModel,
+    ) -> BTreeMap<String, TernaryShares> {
+        let table = tensor_table(spec);
+        let matrices: Vec<(&TensorEntry, Vec<f32>)> = table
+            .iter()
+            .zip(values(model))
+            .filter(|(entry, _)| entry.is_ternary(spec))
+            .map(|(entry, tensor)| {
+                (entry, tensor.into_data().try_into_vec().expect("parameters are f32"))
+            })
+            .collect();
+        let codes: Vec<Vec<i8>> = matrices.par_iter().map(|(_, values)| codes(values)).collect();
+        let mut kinds: BTreeMap<String, Counts> = BTreeMap::new();
+        for (index, ((entry, _), codes)) in matrices.iter().zip(&codes).enumerate() {
+            let before = self.last.as_ref().map(|last| last[index].as_slice());
+            let counts = Counts::of(codes, entry.shape[1], before);
+            for kind in [kind_of(entry), "all".to_owned()] {
+                let so_far = kinds.entry(kind).or_default();
+                *so_far = so_far.plus(counts);
+            }
+        }
+        self.last = Some(codes);
+        kinds.into_iter().map(|(kind, counts)| (kind, counts.shares())).collect()
+    }
+}
+
+fn codes(latents: &[f32]) -> Vec<i8> {
+    ternary_codes(latents, WeightScale::of_latents(latents))
+}
+
+/// The part of the name that says what the matrix does: `q_proj`.
+fn kind_of(entry: &TensorEntry) -> String {
+    debug_assert!(matches!(entry.role, Role::Linear(_)));
+    entry.name.rsplit('.').nth(1).unwrap_or_default().to_owned()
+}
+
+impl Counts {
+    fn of(codes: &[i8], columns: usize, before: Option<&[i8]>) -> Self {
+        let count = |wanted: i8| codes.iter().filter(|&&code| code == wanted).count() as u64;
+        let differs =
+            |before: &[i8]| codes.iter().zip(before).filter(|(new, old)| new != old).count() as u64;
+        let dead = |row: &&[i8]| row.iter().all(|&code| code == 0);
+        Self {
+            codes: codes.len() as u64,
+            minus: count(-1),
+            plus: count(1),
+            flipped: before.map(differs),
+            dead_rows: codes.chunks(columns).filter(dead).count() as u64,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            codes: self.codes + other.codes,
+            minus: self.minus + other.minus,
+            plus: self.plus + other.plus,
+            flipped: other.flipped.map(|flipped| flipped + self.flipped.unwrap_or(0)),
+            dead_rows: self.dead_rows + other.dead_rows,
+        }
+    }
+
+    fn shares(self) -> TernaryShares {
+        let share = |count: u64| count as f64 / self.codes.max(1) as f64;
+        TernaryShares {
+            minus: share(self.minus),
+            zero: share(self.codes - self.minus - self.plus),
+            plus: share(self.plus),
+            flipped: self.flipped.map(share),
+            dead_rows: self.dead_rows,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_counted_with_flips_and_dead_rows() {
+        let first = Counts::of(&[1, 0, 0, 0, -1, 1, 0, 0], 2, None);
+        let shares = first.shares();
+        assert_eq!((shares.minus, shares.zero, shares.plus), (0.125, 0.625, 0.25));
+        assert_eq!((shares.flipped, shares.dead_rows), (None, 2));
+        let second = Counts::of(&[1, 0, 0, 1, -1, 1, -1, 0], 2, Some(&[1, 0, 0, 0, -1, 1, 0, 0]));
+        assert_eq!(second.shares().flipped, Some(0.25));
+        assert_eq!(Counts::default().plus(second).plus(second).shares().flipped, Some(0.25));
+    }
+
+    #[test]
+    fn every_kind_and_all_are_reported_and_an_unchanged_model_flips_nothing() {
+        let spec: ModelSpec = toml::from_str(
+            "hidden_size = 8\nintermediate_size = 16\nnum_hidden_layers = 2\nvocab_size = 10\n\
+             num_attention_heads = 2\nnum_key_value_heads = 1",
+        )
+        .unwrap();
+        let model = LanguageModel::initial(&spec, 1, &burn::tensor::Device::flex());
+        let mut telemetry = Telemetry::default();
+        let first = telemetry.report(&spec, &model);
+        let kinds: Vec<_> = first.keys().map(String::as_str).collect();
+        let expected =
+            ["all", "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"];
+        assert_eq!(kinds, expected);
+        assert_eq!(first["all"].flipped, None);
+        let all = first["all"];
+        assert!((all.minus + all.zero + all.plus - 1.0).abs() < 1e-12);
+        assert!(all.zero > 0.2 && all.zero < 0.45, "a Gaussian has 31 % below half its absmean");
+        assert_eq!(telemetry.report(&spec, &model)["all"].flipped, Some(0.0));
+    }
+}

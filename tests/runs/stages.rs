@@ -1,0 +1,375 @@
+//! Fine-tuning, preference training and pipelines by the real program: killed runs repeat the
+//! uninterrupted ones to the bit, and every way a row can be wrong is told by its place.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::kill::{wait_for, wait_until};
+use super::lab::{Dice, Lab, assert_code, assert_same, metrics, result, stderr};
+
+const SFT: &str = r#"
+stage = "sft"
+seed = 5
+[model]
+init = "base/final"
+[data]
+train = ["sft.jsonl"]
+validation = ["sft_val.jsonl"]
+seq_len = 48
+cache = "cache"
+[train]
+steps = 24
+batch = 4
+micro_batch = 2
+[optimizer]
+warmup_steps = 2
+[eval]
+every = 5
+[checkpoint]
+every = 2
+best = true
+[sample]
+every = 9
+prompts = ["Who?"]
+max_tokens = 6
+[guard]
+spike_sigma = 1.5
+spike_window = 6
+"#;
+
+const DPO: &str = r#"
+stage = "dpo"
+seed = 5
+[model]
+init = "base/final"
+[data]
+train = ["dpo.jsonl"]
+validation = ["dpo_val.jsonl"]
+seq_len = 64
+cache = "cache"
+[train]
+steps = 24
+batch = 4
+micro_batch = 2
+[[phase]]
+name = "main"
+share = 1.0
+learning_rate = { shape = "linear", peak = 1e-3, end = 0.0, span = "run" }
+[eval]
+every = 5
+[checkpoint]
+every = 2
+"#;
+
+/// A laboratory with a base model, rows of both kinds, and recipes for them.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    lab.finish(&lab.path("base"), &["train.steps=4", "optimizer.warmup_steps=1", "eval.every=0"]);
+    fs_err::write(lab.path("sft.toml"), SFT).unwrap();
+    fs_err::write(lab.path("dpo.toml"), DPO).unwrap();
+    let words = ["key", "hat", "red box", "boat", "old door"];
+    let places = ["hall", "barn", "wide field"];
+    let thing = |n: usize| (words[n % words.len()], places[n / words.len() % places.len()]);
+    let turn = |role: &str, text: String| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
+    let sft = |n: usize| {
+        let (word, place) = thing(n);
+        let user = turn("user", format!("The {word} is in the {place}. Where?"));
+        let answer = turn("assistant", format!("In the {place}."));
+        format!("{{\"messages\":[{user},{answer}]}}\n")
+    };
+    let dpo = |n: usize| {
+        let (word, place) = thing(n);
+        let prompt = turn("user", format!("The {word} is in the {place}. Where?"));
+        let wrong = if n % 2 == 0 { "I do not know at all." } else { "No." };
+        format!(
+            "{{\"prompt\":[{prompt}],\"chosen\":\"In the {place}.\",\"rejected\":\"{wrong}\"}}\n"
+        )
+    };
+    let write = |name: &str, row: &dyn Fn(usize) -> String, range: std::ops::Range<usize>| {
+        fs_err::write(lab.path(name), range.map(row).collect::<String>()).unwrap();
+    };
+    write("sft.jsonl", &sft, 0..13);
+    write("sft_val.jsonl", &sft, 13..15);
+    write("dpo.jsonl", &dpo, 0..13);
+    write("dpo_val.jsonl", &dpo, 13..15);
+    lab
+}
+
+/// Runs a stage straight through and then several times with kills, and compares.
+fn kill_stage(recipe: &str, seed: u64) {
+    let lab = lab();
+    let straight = lab.path("straight");
+    lab.finish_recipe(recipe, &straight, &[]);
+    let began = std::time::Instant::now();
+    lab.finish_recipe(recipe, &lab.path("timed"), &[]);
+    let duration = began.elapsed();
+    let expected = result(&straight);
+    assert_eq!(expected.losses.len(), 24);
+    let (mut dice, mut kills) = (Dice(seed), 0);
+    for run in 0..4 {
+        let out = lab.path(&format!("killed-{run}"));
+        for kill in 0..3 {
+            let mut child = lab.spawn_recipe(recipe, &out, &["--resume", "auto"]);
+            let alive = if kill == 0 {
+                let staged = format!(".tmp-{}", child.id());
+                wait_until(&mut child, || holds(&out, &staged))
+            } else {
+                wait_for(&mut child, duration.mul_f64(dice.below(800) as f64 / 1000.0))
+            };
+            if alive {
+                child.kill().unwrap();
+                kills += 1;
+            }
+            child.wait().unwrap();
+        }
+        lab.finish_recipe(recipe, &out, &["--resume", "auto"]);
+        assert_same(&result(&out), &expected, &format!("{recipe}, run {run}"));
+    }
+    println!("{recipe}: {kills} kills");
+    assert!(kills >= 6, "only {kills} kills");
+}
+
+/// Whether a file or folder with this in its name is being made.
+fn holds(out: &Path, part: &str) -> bool {
+    let Ok(entries) = fs_err::read_dir(out) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains(part))
+}
+
+#[test]
+fn a_killed_fine_tuning_resumes_to_the_bit_over_epochs_spikes_and_the_best_model() {
+    kill_stage("sft.toml", 11);
+}
+
+#[test]
+fn a_killed_preference_run_resumes_to_the_bit() {
+    kill_stage("dpo.toml", 12);
+}
+
+#[test]
+fn a_preference_run_starts_at_ln_2_and_its_reference_is_made_once() {
+    let lab = lab();
+    let first = lab.finish_recipe("dpo.toml", &lab.path("a"), &[]);
+    assert!(stderr(&first).contains("reference log-probabilities of train"));
+    let lines = metrics(&lab.path("a"));
+    let loss = lines[0]["loss"].as_f64().unwrap();
+    assert!((loss - std::f64::consts::LN_2).abs() <= 1e-6, "{loss}");
+    for name in ["reward_chosen", "reward_rejected", "margin", "accuracy", "logp_chosen", "kl"] {
+        assert!(lines[0][name].is_number(), "{name} in {}", lines[0]);
+    }
+    let eval = lines.iter().find(|line| line["eval"].is_object()).unwrap();
+    assert!(eval["eval"]["validation"]["accuracy"].is_number(), "{eval}");
+    let second = lab.finish_recipe("dpo.toml", &lab.path("b"), &[]);
+    assert!(!stderr(&second).contains("reference log-probabilities"), "{}", stderr(&second));
+    assert_same(&result(&lab.path("b")), &result(&lab.path("a")), "with the kept reference");
+    let last = lines.iter().rfind(|line| line["margin"].is_number()).unwrap();
+    assert!(last["margin"].as_f64().unwrap() > 0.05, "{last}");
+}
+
+#[test]
+fn the_summed_loss_is_logged_as_a_mean_and_the_best_model_is_kept() {
+    let lab = lab();
+    let out = lab.path("out");
+    lab.finish_recipe("sft.toml", &out, &["guard.spike_sigma=0", "train.steps=20"]);
+    let lines = metrics(&out);
+    let tokens = |step: usize| lines.iter().find(|line| line["step"] == step).unwrap();
+    let first = tokens(1);
+    assert!(first["loss"].as_f64().unwrap() < 8.0, "a mean per trained token: {first}");
+    let trained = first["tokens"].as_f64().unwrap();
+    assert!(trained < 4.0 * 48.0 * 0.7, "prompts are not counted: {trained}");
+    let best: serde_json::Value =
+        serde_json::from_slice(&fs_err::read(out.join("best/best.json")).unwrap()).unwrap();
+    let losses =
+        lines.iter().filter_map(|line| line["eval"]["validation"]["nll_per_token"].as_f64());
+    let lowest = losses.fold(f64::INFINITY, f64::min);
+    assert!((best["loss"].as_f64().unwrap() - lowest).abs() < 1e-12);
+    for name in ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(out.join("best").join(name).exists(), "{name}");
+    }
+    assert!(lines.iter().any(|line| line["ternary"]["all"]["zero"].is_number()));
+    let events = fs_err::read_dir(out.join("tensorboard")).unwrap().count();
+    assert_eq!(events, 1);
+}
+
+#[test]
+fn a_pipeline_runs_its_stages_and_continues_where_it_was_killed() {
+    let lab = lab();
+    let recipe = "pipeline = [\"recipe.toml\", \"sft.toml\", \"dpo.toml\"]";
+    fs_err::write(lab.path("all.toml"), recipe).unwrap();
+    let straight = lab.path("straight");
+    lab.finish_recipe("all.toml", &straight, &[]);
+    let stages = ["1-recipe", "2-sft", "3-dpo"];
+    let began = std::time::Instant::now();
+    lab.finish_recipe("all.toml", &lab.path("timed"), &[]);
+    let duration = began.elapsed();
+    let refused = lab.run_recipe("all.toml", &straight, &[]);
+    assert_code(&refused, 7);
+    let out = lab.path("killed");
+    for part in [0.2, 0.4, 0.4] {
+        let mut child = lab.spawn_recipe("all.toml", &out, &["--resume", "auto"]);
+        if wait_for(&mut child, Duration::from_secs_f64(duration.as_secs_f64() * part)) {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+    }
+    lab.finish_recipe("all.toml", &out, &["--resume", "auto"]);
+    for stage in stages {
+        assert_same(&result(&out.join(stage)), &result(&straight.join(stage)), stage);
+    }
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_a_wrong_later_stage_stops_a_pipeline_before_it_starts() {
+    let lab = lab();
+    let out = lab.path("out");
+    let dry = lab.run_recipe("sft.toml", &out, &["--dry-run"]);
+    assert_code(&dry, 0);
+    assert!(stderr(&dry).contains("nothing was written"), "{}", stderr(&dry));
+    assert!(!out.exists());
+    fs_err::write(lab.path("bad.toml"), SFT.replace("seq_len", "seqlen")).unwrap();
+    fs_err::write(lab.path("all.toml"), "pipeline = [\"recipe.toml\", \"bad.toml\"]").unwrap();
+    let bad = lab.run_recipe("all.toml", &out, &[]);
+    assert_code(&bad, 3);
+    assert!(stderr(&bad).contains("bad.toml:9"), "{}", stderr(&bad));
+    assert!(!out.exists());
+}
+
+#[test]
+fn frozen_tensors_stay_as_they_are() {
+    let lab = lab();
+    let out = lab.path("out");
+    let freeze = "train.freeze=[\"*.q_proj.*\", \"model.embed_tokens.weight\"]";
+    lab.finish_recipe("sft.toml", &out, &[freeze, "train.steps=6", "guard.spike_sigma=0"]);
+    let read = |folder: PathBuf| {
+        bitnet_format::tensors::TensorFile::open(&folder.join("model.safetensors"))
+    };
+    let (before, after) = (read(lab.path("base/final")).unwrap(), read(out.join("final")).unwrap());
+    let names: Vec<_> = after.names().to_vec();
+    for name in names {
+        let shape = after.info(&name).unwrap().shape.clone();
+        let same = before.floats(&name, &shape).unwrap() == after.floats(&name, &shape).unwrap();
+        let frozen = name.contains("q_proj") || name.contains("embed_tokens");
+        assert_eq!(same, frozen, "{name}");
+    }
+    let none = lab.run_recipe("sft.toml", &lab.path("none"), &["train.freeze=[\"nothing\"]"]);
+    assert_code(&none, 3);
+}
+
+/// Replaces the training file of a stage by `rows` and expects a code and words.
+#[track_caller]
+fn expect_row(lab: &Lab, stage: &str, rows: &[u8], code: i32, words: &[&str]) {
+    fs_err::write(lab.path(&format!("{stage}.jsonl")), rows).unwrap();
+    let out = lab.path("refused");
+    let output = lab.run_recipe(&format!("{stage}.toml"), &out, &[]);
+    let message = stderr(&output);
+    assert_code(&output, code);
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(!out.join("metrics.jsonl").exists());
+}
+
+#[test]
+fn every_way_a_conversation_can_be_wrong_is_told_by_file_line_and_field() {
+    let lab = lab();
+    let good = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
+    let of = |row: &str, field: &str| {
+        let rows = format!("{good}\n\n{row}\n");
+        expect_row(&lab, "sft", rows.as_bytes(), 4, &["sft.jsonl:3", field]);
+    };
+    of(r#"{"messages":[{"role":"bot","content":"a"}]}"#, "[messages.0.role]");
+    of(r#"{"messages":[{"role":"user","content":null}]}"#, "[messages.0.content]");
+    of(r#"{"messages":[]}"#, "[messages]");
+    of(r#"{"messages":[{"role":"user","content":"a"}]}"#, "assistant's turn at the end");
+    of(r#"{"text":"a pretraining file"}"#, "[messages]");
+    of(r#"{"conversations":[{"from":"x","value":"a"}]}"#, "[conversations.0.from]");
+    of(r#"{"instruction":"a","output":7}"#, "[output]");
+    of("[1]", "expected one object a line");
+    let torn = format!("{good}\n{{\"messages\":[{{\"role\":\"us");
+    expect_row(&lab, "sft", torn.as_bytes(), 4, &["sft.jsonl:2", "torn"]);
+    let latin = [good.as_bytes(), b"\n{\"messages\":\"\xff\"}\n"].concat();
+    expect_row(&lab, "sft", &latin, 4, &["sft.jsonl:2", "not UTF-8"]);
+    // U+2028 within a string ends no line.
+    let separator = good.replace("\"a\"", "\"a\u{2028}b\"");
+    fs_err::write(lab.path("sft.jsonl"), format!("{separator}\n").repeat(3)).unwrap();
+    lab.finish_recipe("sft.toml", &lab.path("separator"), &["train.steps=3", "eval.every=0"]);
+}
+
+#[test]
+fn every_way_a_preference_can_be_wrong_is_told_by_file_line_and_field() {
+    let lab = lab();
+    let of = |row: &str, field: &str| {
+        expect_row(&lab, "dpo", format!("{row}\n").as_bytes(), 4, &["dpo.jsonl:1", field]);
+    };
+    of(r#"{"prompt":"q","chosen":"a","rejected":"a"}"#, "[rejected]");
+    of(r#"{"prompt":"q","chosen":"a"}"#, "[rejected]");
+    of(r#"{"prompt":"q","chosen":null,"rejected":"a"}"#, "[chosen]");
+    of(
+        r#"{"chosen":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],
+           "rejected":[{"role":"user","content":"r"},{"role":"assistant","content":"b"}]}"#
+            .replace('\n', "")
+            .as_str(),
+        "the same prompt",
+    );
+    of(
+        r#"{"prompt":[{"role":"assistant","content":"q"}],"chosen":"a","rejected":"b"}"#,
+        "[prompt]",
+    );
+    fs_err::write(lab.path("dpo.txt"), "no rows").unwrap();
+    let text = lab.run_recipe("dpo.toml", &lab.path("refused"), &["data.train=[\"dpo.txt\"]"]);
+    assert_code(&text, 4);
+    assert!(stderr(&text).contains("dpo.txt: unknown kind of file"), "{}", stderr(&text));
+}
+
+#[test]
+fn rows_without_an_answer_in_reach_are_counted_and_listed() {
+    let lab = lab();
+    let long = "word ".repeat(80);
+    let row = |user: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"{user}"}},{{"role":"assistant","content":"b"}}]}}"#
+        )
+    };
+    let rows = format!("{}\n{}\n{}\n", row("a"), row(&long), row("c")).repeat(4);
+    fs_err::write(lab.path("sft.jsonl"), rows).unwrap();
+    let run = lab.finish_recipe(
+        "sft.toml",
+        &lab.path("out"),
+        &["train.steps=2", "optimizer.warmup_steps=0"],
+    );
+    let message = stderr(&run);
+    assert!(message.contains("4 left out because no trained token fits"), "{message}");
+    assert!(message.contains("sft.jsonl:2 "), "{message}");
+    assert!(message.contains("% filled"), "{message}");
+}
+
+#[test]
+fn a_run_does_not_continue_with_another_template_or_other_rows() {
+    let lab = lab();
+    let out = lab.path("out");
+    lab.finish_recipe("sft.toml", &out, &["train.steps=4"]);
+    let go_on = |extra: &[&str]| {
+        let mut words = vec!["--resume", "auto", "train.steps=6", "--allow-change", "train.steps"];
+        words.extend(extra);
+        lab.run_recipe("sft.toml", &out, &words)
+    };
+    let template = go_on(&["tokenizer.chat_template=b158-joined"]);
+    assert_code(&template, 3);
+    assert!(stderr(&template).contains("tokenizer.chat_template"), "{}", stderr(&template));
+    let rows = fs_err::read_to_string(lab.path("sft.jsonl")).unwrap().replace("key", "cup");
+    fs_err::write(lab.path("sft.jsonl"), rows).unwrap();
+    let data = go_on(&[]);
+    assert_code(&data, 3);
+    assert!(stderr(&data).contains("--allow-change data"), "{}", stderr(&data));
+}
+
+#[test]
+fn a_packed_folder_is_refused_for_training_with_the_reason() {
+    let lab = lab();
+    let export = ["export.formats=[\"hf-packed\"]", "train.steps=2", "optimizer.warmup_steps=0"];
+    lab.finish(&lab.path("packed"), &export);
+    let init = "model.init=packed/export/hf-packed";
+    let output = lab.run_recipe("sft.toml", &lab.path("out"), &[init]);
+    assert_code(&output, 4);
+    assert!(stderr(&output).contains("without the latent weights"), "{}", stderr(&output));
+}
