@@ -55,7 +55,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show the schedule of a recipe, step by step.
+    /// Show what a recipe will do and need: schedule, memory, time.
     Plan(PlanArgs),
     /// Look at what a model would see, or at what it holds.
     #[command(subcommand)]
@@ -76,6 +76,15 @@ pub(crate) struct PlanArgs {
     /// Recipe keys to set, such as train.steps=100.
     #[arg(value_name = "dotted.key=value")]
     pub(crate) overrides: Vec<String>,
+    /// Do not run a step to estimate the time.
+    #[arg(long)]
+    pub(crate) no_probe: bool,
+    /// Worker threads of the probe [default: the cores this process may run on]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print the estimate as one JSON line on stdout behind the table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -32,7 +32,10 @@
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod estimate;
 pub mod export;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod model;
 pub mod monitor;
 pub mod ops;

@@ -92,6 +92,21 @@ pub fn free_space(_path: &Path) -> Option<u64> {
     None
 }
 
+/// Memory in bytes that programs can still have; `None` where unknown.
+#[cfg(target_os = "linux")]
+pub fn free_memory() -> Option<u64> {
+    let status = fs_err::read_to_string("/proc/meminfo").ok()?;
+    let line = status.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Memory in bytes that programs can still have; `None` where unknown.
+#[cfg(not(target_os = "linux"))]
+pub fn free_memory() -> Option<u64> {
+    None
+}
+
 /// Largest resident memory of this process so far in bytes; `None` where unknown.
 #[cfg(target_os = "linux")]
 pub fn peak_memory() -> Option<u64> {

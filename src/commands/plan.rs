@@ -1,42 +1,116 @@
-//! `bitnet-train plan`: the schedule of a recipe before it is run.
+//! `bitnet-train plan`: what a recipe will do and need, before it is run.
+
+use std::io::IsTerminal;
+use std::time::Duration;
 
 use anyhow::Result;
-use bitnet_train::recipe::{self, Length, Plan, Recipe, Schedule};
-use bitnet_train::train::TrainError;
+use bitnet_format::ModelSpec;
+use bitnet_train::estimate::{self, Load, Memory};
+use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
+use bitnet_train::platform::Signals;
+use bitnet_train::recipe::{self, Plan, Recipe, Schedule, Stage};
+use bitnet_train::train::{self, Shape, TrainError};
+use serde_json::json;
 
-use super::print_line;
+use super::{print_line, set_threads};
 use crate::cli::PlanArgs;
 
 /// Rows of the table beside the ends of phases and warm-up.
 const ROWS: u64 = 16;
+/// Size of the plot of the learning rate.
+const PLOT: (usize, usize) = (72, 8);
+/// Share of the machine's free memory that a probe may take.
+const PROBE_SHARE: f64 = 0.8;
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
+    set_threads(args.threads)?;
     match recipe::load(&args.recipe, &args.overrides).map_err(TrainError::from)? {
-        Plan::Single(recipe) => show(&recipe),
-        Plan::Pipeline(stages) => {
-            for stage in stages {
-                print_line(&format!("{}:", stage.display()));
+        Plan::Single(recipe) => show(&recipe, args, None),
+        Plan::Pipeline(files) => {
+            let stages = train::pipeline(&files, &args.overrides, "runs".as_ref());
+            let mut known = None;
+            for stage in stages.map_err(TrainError::from)? {
+                print_line(&format!("\n== {} ({})", stage.recipe.name, stage.recipe.stage.name()));
+                let shape = shape(&stage.recipe, known.as_ref())?;
+                known = shape.as_ref().and_then(|shape| shape.spec.clone()).or(known);
+                print(&stage.recipe, args, shape)?;
             }
             Ok(())
         }
     }
 }
 
-fn show(recipe: &Recipe) -> Result<()> {
-    let row_tokens = (recipe.train.batch * recipe.data.seq_len) as u64;
-    let steps = match recipe.train.length {
-        Length::Steps(steps) => steps,
-        Length::Tokens(tokens) => tokens.div_ceil(row_tokens).max(1),
-        Length::Epochs(_) => {
-            let what = "counts epochs; the number of steps is known once the data is tokenised";
-            let (path, field) = (recipe.path.clone(), "train.epochs");
-            return Err(TrainError::Contradiction { path, field, what: what.to_owned() }.into());
-        }
+fn show(recipe: &Recipe, args: &PlanArgs, known: Option<&ModelSpec>) -> Result<()> {
+    print(recipe, args, shape(recipe, known)?)
+}
+
+/// What is known of a run without training; `known` is the model of the stage before. `None` where
+/// the number of steps follows from data that only a stage before makes readable.
+fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<Shape>> {
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    let monitor = &mut Terminal::new(Verbosity::Normal);
+    Ok(train::shape(recipe, known, &signals, monitor)?)
+}
+
+fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
+    let Some(Shape { steps, spec }) = shape else {
+        print_line("its steps count epochs: known once the stage before it has made its tokenizer");
+        return Ok(());
     };
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
-    print_line(&format!("{steps} steps of {row_tokens} tokens: {} tokens", steps * row_tokens));
+    print_schedule(recipe, &schedule, steps);
+    let Some(spec) = spec else { return Ok(()) };
+    let load = load(recipe);
+    let memory = estimate::memory(&spec, load);
+    print_memory(&spec, &memory);
+    let free = bitnet_train::platform::free_memory();
+    let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
+    if !fits {
+        print_line("time: not probed, the run does not fit into the free memory of this machine");
+    } else if !args.no_probe {
+        let device = bitnet_train::device::open(&recipe.device).map_err(TrainError::from)?;
+        let pace = estimate::probe(&spec, load, &device);
+        let run = pace.of_run(steps, load.micro_batches);
+        print_line(&format!(
+            "time: about {}, by a probe on this machine ({:.2} s a micro-batch, {:.2} s an \
+             update); evaluation and saving come on top",
+            in_words(run),
+            pace.micro_batch.as_secs_f64(),
+            pace.update.as_secs_f64()
+        ));
+    }
+    if args.json {
+        print_line(
+            &json!({"steps": steps, "parameters": spec.parameters(),
+            "memory_bytes": memory.total(), "memory": memory})
+            .to_string(),
+        );
+    }
+    Ok(())
+}
+
+fn load(recipe: &Recipe) -> Load {
+    let train = &recipe.train;
+    let sides = if recipe.stage == Stage::Dpo { 2 } else { 1 };
+    Load {
+        rows: sides * train.micro_batch as u64,
+        seq_len: recipe.data.seq_len as u64,
+        micro_batches: (train.batch / train.micro_batch) as u64,
+    }
+}
+
+fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
+    let batch = recipe.train.batch as u64;
+    let size = match recipe.stage {
+        Stage::Dpo => format!("{batch} pairs: {} pairs", steps * batch),
+        _ => {
+            let tokens = batch * recipe.data.seq_len as u64;
+            format!("{tokens} tokens: {} tokens", steps * tokens)
+        }
+    };
+    print_line(&format!("{steps} steps of {size}, {} of warm-up", schedule.warmup()));
     print_line("    step  phase        learning rate  weight decay  data");
-    for step in shown_steps(&schedule, recipe, steps) {
+    for step in shown_steps(schedule, recipe, steps) {
         let (phase, rates) = (schedule.phase_of(step), schedule.at(step));
         let phase = &recipe.phases[phase];
         let mix: Vec<String> = phase.data.iter().map(|(set, w)| format!("{set} {w}")).collect();
@@ -48,7 +122,21 @@ fn show(recipe: &Recipe) -> Result<()> {
             mix.join(", ")
         ));
     }
-    Ok(())
+    let rates: Vec<f64> = (1..=steps).map(|step| schedule.at(step).learning_rate).collect();
+    print_line("\nlearning rate over the run:");
+    let glyphs = if std::io::stdout().is_terminal() { Glyphs::Unicode } else { Glyphs::Ascii };
+    plot(&rates, PLOT.0, PLOT.1, glyphs).iter().for_each(|line| print_line(line));
+}
+
+fn print_memory(spec: &ModelSpec, memory: &Memory) {
+    print_line(&format!(
+        "\n{:.2} M parameters; memory at its peak:",
+        spec.parameters() as f64 / 1e6
+    ));
+    for (part, bytes) in memory.parts() {
+        print_line(&format!("  {part:<12} {:>10.1} MB", bytes as f64 / 1e6));
+    }
+    print_line(&format!("  {:<12} {:>10.1} MB", "together", memory.total() as f64 / 1e6));
 }
 
 /// Evenly spread steps and both sides of every phase switch.
@@ -62,4 +150,12 @@ fn shown_steps(schedule: &Schedule, recipe: &Recipe, steps: u64) -> Vec<u64> {
     shown.sort_unstable();
     shown.dedup();
     shown
+}
+
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        0..120 => format!("{} s", time.as_secs()),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{:.1} h", seconds as f64 / 3600.0),
+    }
 }

@@ -73,8 +73,12 @@ fn draw(spec: &ModelSpec, entry: &TensorEntry, seed: u64) -> Vec<f32> {
     if entry.role == Role::Norm {
         return vec![1.0; entry.elements()];
     }
-    let normal = Normal::new(0.0, spec.initializer_range as f32)
-        .expect("a spec's initializer_range is positive and finite");
+    let range = match entry.role {
+        Role::Embedding => spec.embedding_initializer_range,
+        _ => spec.initializer_range,
+    };
+    let normal =
+        Normal::new(0.0, range as f32).expect("a spec's initializer_range is positive and finite");
     let mut random = random::keyed(seed, &entry.name, 0, 0);
     normal.sample_iter(&mut random).take(entry.elements()).collect()
 }

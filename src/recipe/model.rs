@@ -72,6 +72,7 @@ const SHAPE: &[(&str, Reader)] = &[
     ("tie_word_embeddings", switch),
     ("max_position_embeddings", size),
     ("initializer_range", amount),
+    ("embedding_initializer_range", amount),
     ("bos_token_id", token),
     ("eos_token_id", tokens),
     ("sub_norms", switch),

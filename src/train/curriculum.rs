@@ -147,7 +147,8 @@ impl Curriculum for Rows {
         desk: Desk,
     ) -> Result<Option<Lesson>, TrainError> {
         let (rows, next) = self.loader.rows(draw.phase, draw.mix, draw.position, draw.batch)?;
-        let batches: Vec<_> = rows.chunks(draw.micro_batch).map(batch_of).collect();
+        let parts = |rows: &[Row]| rows.chunks(part_size(rows.len())).map(batch_of).collect();
+        let batches: Vec<_> = rows.chunks(draw.micro_batch).map(parts).collect();
         let sum = Accumulated::over(model, &CrossEntropy, &batches, desk.device, desk.interrupted);
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
         Ok(sum.map(|sum| Lesson { sum, next, places }))
@@ -177,6 +178,12 @@ pub(crate) fn lengths(set: &str, cache: &TokenCache) -> String {
     let at = |part: f64| lengths.get((lengths.len() as f64 * part) as usize).or(lengths.last());
     let [median, most, longest] = [0.5, 0.95, 1.0].map(|part| at(part).copied().unwrap_or(0));
     format!("{set}: lengths in tokens: half up to {median}, 95 % up to {most}, longest {longest}")
+}
+
+/// Rows, or pairs, of the parts into which a micro-batch is cut so that each thread has one. Small
+/// models gain the most: their single operations are too small to be shared.
+pub(crate) fn part_size(items: usize) -> usize {
+    items.div_ceil(rayon::current_num_threads()).max(1)
 }
 
 /// Documents that are listed by name; the rest is only counted.

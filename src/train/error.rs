@@ -47,6 +47,10 @@ pub enum TrainError {
     /// The device is not in this build.
     #[error(transparent)]
     Device(#[from] UnknownDevice),
+    /// A model of the hub cannot be had.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -117,6 +121,8 @@ impl TrainError {
             | Self::NothingVerifies { .. }
             | Self::Checkpoint(CheckpointError::Broken { .. }) => 4,
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
+            #[cfg(feature = "hub")]
+            Self::Hub(_) => 5,
             Self::Device(_) => 5,
             Self::Data(error) => error.io_kind().map_or(4, code_of_io),
             Self::Io(error) | Self::Checkpoint(CheckpointError::Io(error)) => {

@@ -22,6 +22,7 @@ mod telemetry;
 mod training;
 
 pub use adamw::{AdamW, AdamWSettings};
+pub(crate) use curriculum::part_size;
 pub use error::TrainError;
 pub use evaluate::{Likelihood, batch_of, likelihood};
 pub use guard::Limits;
@@ -29,7 +30,8 @@ pub use objective::{Batch, CrossEntropy, Objective, Outcome, batch_log_probs};
 pub use pipeline::{PipelineStage, pipeline};
 pub use preference::{PairBatch, Preference, sequence_log_probs};
 pub use run::{
-    Preview, Resume, RunOptions, Summary, check, final_dir, preview, refuse_existing, rehearse, run,
+    Preview, Resume, RunOptions, Shape, Summary, check, final_dir, preview, refuse_existing,
+    rehearse, run, shape,
 };
 pub use sample::{SampleSettings, sample};
 pub use step::{Accumulated, Reduction, Skip, StepReport, StepSettings, global_norm};

@@ -30,9 +30,9 @@ pub struct Outcome {
 }
 
 /// A training objective: what is summed, and over what it is counted.
-pub trait Objective {
+pub trait Objective: Sync {
     /// What one micro-batch is.
-    type Batch;
+    type Batch: Sync;
 
     /// Runs the model forward on a micro-batch.
     fn evaluate(&self, model: &LanguageModel, batch: &Self::Batch, device: &Device) -> Outcome;

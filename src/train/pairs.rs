@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::data::{Epoch, Loader, LoaderSettings, Pair, PairPlan, Place, Row, TokenCache};
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
-use crate::train::curriculum::{Curriculum, Desk, Draw, Lesson, lengths, list};
+use crate::train::curriculum::{Curriculum, Desk, Draw, Lesson, lengths, list, part_size};
 use crate::train::evaluate::Likelihood;
 use crate::train::preference::{PairBatch, Preference};
 use crate::train::reference::{self, ReferenceKey};
@@ -45,14 +45,16 @@ impl Pairs {
         Self { loader, sets, validation, settings, objective, micro_batch, references }
     }
 
-    /// Micro-batches of pairs of one length each, so that nothing is padded to a neighbour's.
-    fn batches(&self, held_out: bool, pairs: &[Pair], micro_batch: usize) -> Vec<PairBatch> {
+    /// Micro-batches of pairs of one length each, so that nothing is padded to a neighbour's, each
+    /// cut into parts.
+    fn batches(&self, held_out: bool, pairs: &[Pair], micro_batch: usize) -> Vec<Vec<PairBatch>> {
         let mut by_length: BTreeMap<usize, Vec<Pair>> = BTreeMap::new();
         for pair in pairs {
             by_length.entry(pair.chosen.tokens.len()).or_default().push(pair.clone());
         }
-        let groups = by_length.values().flat_map(|group| group.chunks(micro_batch));
-        groups.map(|pairs| PairBatch::new(pairs, &self.reference(held_out, pairs))).collect()
+        let batch = |pairs: &[Pair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
+        let parts = |pairs: &[Pair]| pairs.chunks(part_size(pairs.len())).map(batch).collect();
+        by_length.values().flat_map(|group| group.chunks(micro_batch).map(parts)).collect()
     }
 
     fn reference(&self, held_out: bool, pairs: &[Pair]) -> LogProbs {
@@ -64,7 +66,7 @@ impl Pairs {
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
         let pairs: Vec<Pair> = (0..plan.items()).map(|number| plan.item(number)).collect();
         let (mut loss, mut count, mut sums) = (0.0, 0.0, Vec::new());
-        for batch in self.batches(true, &pairs, self.micro_batch) {
+        for batch in self.batches(true, &pairs, self.micro_batch).into_iter().flatten() {
             if (desk.interrupted)() {
                 return None;
             }

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_format::ModelSpec;
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::staged::{OnExisting, write_file};
 use bitnet_text::Tokenizer;
@@ -23,7 +24,7 @@ use crate::train::run_dir::{
 use crate::train::session::{Session, refuse_unbuilt};
 use crate::train::telemetry::Telemetry;
 use crate::train::training::{Training, next_loss};
-use crate::train::{AdamW, TrainError, resume, run_dir};
+use crate::train::{AdamW, TrainError, resume, run_dir, session};
 
 /// Where a run continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +221,39 @@ pub fn preview(
     }
     let statistics = curriculum.describe()?;
     Ok(Preview { statistics, rows, tokenizer: session.tokenizer })
+}
+
+/// What is known of a run before it is made.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// The model, where it can be known.
+    pub spec: Option<ModelSpec>,
+}
+
+/// Finds the number of steps and the model of a recipe; data is read only where epochs are counted.
+/// `before` is the model of the stage before in a pipeline, whose folder need not exist yet. `None`
+/// when epochs of data are counted that cannot be tokenised yet.
+///
+/// # Errors
+/// As [`run`], up to the data.
+pub fn shape(
+    recipe: &Recipe,
+    before: Option<&ModelSpec>,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<Shape>, TrainError> {
+    check(recipe)?;
+    if let Some(steps) = session::known_steps(recipe) {
+        let spec = session::known_spec(recipe)?.or_else(|| before.cloned());
+        return Ok(Some(Shape { steps, spec }));
+    }
+    if before.is_some() {
+        return Ok(None);
+    }
+    let (session, _) = Session::prepare(recipe, None, signals, monitor)?;
+    Ok(Some(Shape { steps: session.steps, spec: Some(session.spec) }))
 }
 
 fn summary(session: &Session, dir: &RunDir, last_loss: Option<f32>) -> Summary {

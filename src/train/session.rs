@@ -47,7 +47,7 @@ impl<'a> Session<'a> {
         monitor: &mut dyn Monitor,
     ) -> Result<(Self, Box<dyn Curriculum>), TrainError> {
         let device = crate::device::open(&recipe.device)?;
-        let init = init_folder(recipe)?;
+        let init = init_folder(recipe, signals, monitor)?;
         let chat = open_chat(&recipe.chat)?;
         let encoding = sources::encoding(recipe.stage, &chat);
         let opening = TokenizerRequest { recipe, init: init.as_deref(), encoding: &encoding };
@@ -206,16 +206,52 @@ pub(crate) fn refuse_unbuilt(recipe: &Recipe) -> Result<(), TrainError> {
     }
 }
 
-/// The folder that `model.init` names.
-fn init_folder(recipe: &Recipe) -> Result<Option<PathBuf>, TrainError> {
+/// The folder that `model.init` names; a model of the hub is brought into the local cache first.
+fn init_folder(
+    recipe: &Recipe,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<PathBuf>, TrainError> {
     match &recipe.model {
         ModelSource::New { .. } => Ok(None),
-        ModelSource::Init(hub) if hub.starts_with("hf:") => {
-            let what = "is not in this version yet; expected a local folder".to_owned();
-            Err(contradiction(recipe, "model.init", what))
+        ModelSource::Init(name) if name.starts_with("hf:") => {
+            fetch(recipe, name, signals, monitor).map(Some)
         }
         ModelSource::Init(folder) => Ok(Some(PathBuf::from(folder))),
     }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(
+    recipe: &Recipe,
+    name: &str,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<PathBuf, TrainError> {
+    use crate::hub::{HubModel, fetch};
+    let model = HubModel::parse(name).expect("the name begins with hf:");
+    let model = model.map_err(|what| contradiction(recipe, "model.init", what))?;
+    let monitor = std::cell::RefCell::new(monitor);
+    let progress = |file: &str, done, total| {
+        monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
+    };
+    fetch(&model, &|| signals.stop().is_some(), &progress).map_err(|error| match signals.stop() {
+        Some(stop) => TrainError::Stopped(stop),
+        None => error.into(),
+    })
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(
+    recipe: &Recipe,
+    _name: &str,
+    _signals: &Signals,
+    _monitor: &mut dyn Monitor,
+) -> Result<PathBuf, TrainError> {
+    let what = "needs a build with the feature hub (cargo build --release --features hub); \
+                expected a local folder in this build"
+        .to_owned();
+    Err(contradiction(recipe, "model.init", what))
 }
 
 fn open_chat(format: &ChatFormat) -> Result<ChatTemplate, TrainError> {
@@ -312,18 +348,42 @@ fn total_steps(
     curriculum: &mut dyn Curriculum,
     sets: &[String],
 ) -> Result<u64, TrainError> {
+    let (Length::Epochs(epochs), None) = (recipe.train.length, known_steps(recipe)) else {
+        return Ok(known_steps(recipe).expect("only epochs need the data"));
+    };
+    let mut items = 0;
+    for set in sets {
+        items += curriculum.items(set)?;
+    }
+    Ok((items as f64 * epochs / recipe.train.batch as f64).ceil().max(1.0) as u64)
+}
+
+/// The number of steps, unless epochs are counted.
+pub(crate) fn known_steps(recipe: &Recipe) -> Option<u64> {
     let batch = recipe.train.batch as u64;
-    Ok(match recipe.train.length {
-        Length::Steps(steps) => steps,
-        Length::Tokens(tokens) => tokens.div_ceil(batch * recipe.data.seq_len as u64).max(1),
-        Length::Epochs(epochs) => {
-            let mut items = 0;
-            for set in sets {
-                items += curriculum.items(set)?;
-            }
-            (items as f64 * epochs / batch as f64).ceil().max(1.0) as u64
+    match recipe.train.length {
+        Length::Steps(steps) => Some(steps),
+        Length::Tokens(tokens) => Some(tokens.div_ceil(batch * recipe.data.seq_len as u64).max(1)),
+        Length::Epochs(_) => None,
+    }
+}
+
+/// The model of a recipe as far as it can be known without data or network.
+pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainError> {
+    let table = match &recipe.model {
+        ModelSource::New { spec } => spec,
+        ModelSource::Init(name) => {
+            let folder = Path::new(name);
+            let there = !name.starts_with("hf:") && folder.exists();
+            return Ok(if there { Some(ModelFolder::open(folder)?.spec().clone()) } else { None });
         }
-    })
+    };
+    let entries = match &recipe.tokenizer {
+        TokenizerSource::Train { vocab_size } => *vocab_size,
+        TokenizerSource::Path(path) => Tokenizer::from_file(path)?.vocab_size(),
+        TokenizerSource::FromInit => return Ok(None),
+    };
+    table.complete(entries).map(Some).map_err(|what| contradiction(recipe, "model", what))
 }
 
 pub(crate) fn contradiction(recipe: &Recipe, field: &'static str, what: String) -> TrainError {

@@ -2,11 +2,12 @@
 //! clip → update. Nothing is changed unless the loss and the gradient norm are finite.
 
 use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LanguageModel, gradients, replace_values, values};
 use crate::train::guard::Limits;
-use crate::train::{AdamW, Objective, Rates};
+use crate::train::{AdamW, Objective, Outcome, Rates};
 
 /// How the summed loss of a batch becomes the quantity that is minimised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,59 +71,70 @@ pub struct Accumulated {
 }
 
 impl Accumulated {
-    /// Runs the micro-batches.
+    /// Runs micro-batches one after the other.
     pub fn of<O: Objective>(
         model: &LanguageModel,
         objective: &O,
         micro_batches: &[O::Batch],
         device: &Device,
     ) -> Self {
-        let sum = Self::over(model, objective, micro_batches, device, &|| false);
-        sum.expect("nothing interrupts it")
+        let mut total = Self::default();
+        for batch in micro_batches {
+            total.add(Self::one(model, objective, batch, device));
+        }
+        total
     }
 
-    /// Runs the micro-batches; `None` when `interrupted` says so between two of them.
+    /// Runs micro-batches, the parts of each at the same time on the threads of the pool, and adds
+    /// up in their order; `None` when `interrupted` says so between two of them.
     pub fn over<O: Objective>(
         model: &LanguageModel,
         objective: &O,
-        micro_batches: &[O::Batch],
+        micro_batches: &[Vec<O::Batch>],
         device: &Device,
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Self> {
         let mut total = Self::default();
-        for batch in micro_batches {
+        for parts in micro_batches {
             if interrupted() {
                 return None;
             }
-            total.add(model, objective, batch, device);
+            let run =
+                |batch: &O::Batch| Self::one(&with_own_leaves(model), objective, batch, device);
+            let sums: Vec<Self> = match parts.as_slice() {
+                [batch] => vec![Self::one(model, objective, batch, device)],
+                parts => parts.par_iter().map(run).collect(),
+            };
+            sums.into_iter().for_each(|sum| total.add(sum));
         }
         Some(total)
     }
 
-    fn add<O: Objective>(
-        &mut self,
+    fn one<O: Objective>(
         model: &LanguageModel,
         objective: &O,
         batch: &O::Batch,
         device: &Device,
-    ) {
-        let outcome = objective.evaluate(model, batch, device);
-        let mut grads = outcome.sum.backward();
-        let new = gradients(model, &mut grads);
-        self.loss_sum += f64::from(outcome.sum.into_scalar::<f32>());
-        self.count += outcome.count;
-        self.metrics = if self.metrics.is_empty() {
-            outcome.metrics
-        } else {
-            let sums = self.metrics.iter().zip(outcome.metrics);
-            sums.map(|((name, sum), (_, more))| (*name, sum + more)).collect()
-        };
-        self.gradients = if self.gradients.is_empty() {
-            new
-        } else {
-            let old = std::mem::take(&mut self.gradients);
-            old.into_iter().zip(new).map(|(old, new)| old + new).collect()
-        };
+    ) -> Self {
+        let Outcome { sum, count, metrics } = objective.evaluate(model, batch, device);
+        let mut grads = sum.backward();
+        let gradients = gradients(model, &mut grads);
+        let loss_sum = f64::from(sum.into_scalar::<f32>());
+        Self { loss_sum, count, metrics, gradients }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.loss_sum += other.loss_sum;
+        self.count += other.count;
+        if self.gradients.is_empty() {
+            self.metrics = other.metrics;
+            self.gradients = other.gradients;
+            return;
+        }
+        let metrics = self.metrics.iter().zip(other.metrics);
+        self.metrics = metrics.map(|((name, sum), (_, more))| (*name, sum + more)).collect();
+        let old = std::mem::take(&mut self.gradients);
+        self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
     }
 
     /// Mean loss per counted item.
@@ -168,6 +180,12 @@ impl Accumulated {
         let new = optimizer.update(values(&model), gradients, rates);
         (replace_values(model, new), report)
     }
+}
+
+/// The same model whose parameters begin graphs of their own, so that several passes can be
+/// recorded at the same time. The values are shared.
+fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
+    replace_values(model.clone(), values(model))
 }
 
 /// L2 norm over all gradients together, summed in f64 over the tensors.

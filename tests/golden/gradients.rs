@@ -49,7 +49,7 @@ fn accumulate(set: &Set, labels: &[i32]) -> Accumulated {
     let width = file.shape("input_ids")[1];
     let batch = sets::next_token_batch(&file.ints("input_ids"), labels, width);
     let model = set.model(&device);
-    Accumulated::over(&model, &CrossEntropy, &[batch], &device, &|| false).unwrap()
+    Accumulated::over(&model, &CrossEntropy, &[vec![batch]], &device, &|| false).unwrap()
 }
 
 fn compare(set: &Set, prefix: &str, reduction: Reduction, labels: &[i32]) {

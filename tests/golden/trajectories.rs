@@ -66,7 +66,8 @@ fn run(set: &Set, key: &str, form: Weight, mut each: impl FnMut(Step)) {
         let batch = sets::next_token_batch(rows, rows, shape[2]);
         let rates =
             Rates { learning_rate: number(&expected["lr"]), weight_decay: number(&expected["wd"]) };
-        let sum = Accumulated::over(&model, &CrossEntropy, &[batch], &device, &|| false).unwrap();
+        let sum =
+            Accumulated::over(&model, &CrossEntropy, &[vec![batch]], &device, &|| false).unwrap();
         let (after, report) = sum.apply(model.clone(), &mut optimizer, step_settings, rates);
         let (number, time) = (number_of_step, shape[2]);
         each(Step { number, expected, report, before: &model, after: &after, rows, time });

@@ -49,6 +49,9 @@ pub struct ModelSpec {
     pub max_position_embeddings: usize,
     /// Standard deviation of the initial matrices and embedding.
     pub initializer_range: f64,
+    /// The same of a fresh token embedding. Larger than the rest it keeps what a token is audible
+    /// beside what the blocks add to it, which small models need; a tied head shares it.
+    pub embedding_initializer_range: f64,
     /// The id that opens a document, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token_id: Option<u32>,
@@ -101,6 +104,7 @@ struct SpecTable {
     max_position_embeddings: usize,
     #[serde(default = "default_range")]
     initializer_range: f64,
+    embedding_initializer_range: Option<f64>,
     bos_token_id: Option<u32>,
     #[serde(default)]
     eos_token_id: OneOrMany,
@@ -181,6 +185,9 @@ impl TryFrom<SpecTable> for ModelSpec {
             tie_word_embeddings: table.tie_word_embeddings,
             max_position_embeddings: table.max_position_embeddings,
             initializer_range: table.initializer_range,
+            embedding_initializer_range: table
+                .embedding_initializer_range
+                .unwrap_or(table.initializer_range),
             bos_token_id: table.bos_token_id,
             eos_token_id: table.eos_token_id.into(),
             sub_norms: table.sub_norms,
@@ -229,6 +236,7 @@ impl ModelSpec {
             ("rope_theta", self.rope_theta),
             ("rms_norm_eps", self.rms_norm_eps),
             ("initializer_range", self.initializer_range),
+            ("embedding_initializer_range", self.embedding_initializer_range),
         ];
         for (name, value) in positive {
             if !(value.is_finite() && value > 0.0) {

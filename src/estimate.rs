@@ -1,0 +1,184 @@
+//! What a run will need before it is run: memory by part, and time from a short probe. Nothing here
+//! reads data or writes anything.
+//!
+//! The factors of the memory estimate were fitted to measured peaks (docs/LOG.md, "What a run
+//! needs"); they change with the operations in `ops` and `model`.
+
+use std::time::{Duration, Instant};
+
+use bitnet_format::ModelSpec;
+use burn::tensor::Device;
+use rand::Rng;
+use serde::Serialize;
+
+use crate::model::{Documents, LanguageModel};
+use crate::random;
+use crate::train::{
+    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, part_size,
+};
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+/// Program, thread stacks, allocator.
+const PROGRAM_BYTES: u64 = 15_000_000;
+
+/// What runs at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Rows of a forward pass: the micro-batch, twice that for pairs.
+    pub rows: u64,
+    /// Tokens a row.
+    pub seq_len: u64,
+    /// Micro-batches a step.
+    pub micro_batches: u64,
+}
+
+/// Memory by part, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Latent weights in f32.
+    pub weights: u64,
+    /// Their gradients; summed over micro-batches where there are several.
+    pub gradients: u64,
+    /// First and second moments.
+    pub moments: u64,
+    /// What an update holds beside them for a moment.
+    pub update: u64,
+    /// What a forward pass keeps for the backward pass, blocks and norms.
+    pub activations: u64,
+    /// Attention scores and weights.
+    pub attention: u64,
+    /// Logits and their softmax.
+    pub logits: u64,
+    /// Program, thread stacks, allocator.
+    pub program: u64,
+}
+
+impl Memory {
+    /// All parts together.
+    pub fn total(&self) -> u64 {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The parts with their names.
+    pub fn parts(&self) -> [(&'static str, u64); 8] {
+        [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("moments", self.moments),
+            ("update", self.update),
+            ("activations", self.activations),
+            ("attention", self.attention),
+            ("logits", self.logits),
+            ("program", self.program),
+        ]
+    }
+}
+
+/// The peak of a training run in f32. Token caches are mapped files and not counted.
+pub fn memory(spec: &ModelSpec, load: Load) -> Memory {
+    let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
+    let parameters = spec.parameters() as u64;
+    let (width, ffn) = (spec.hidden_size as u64, spec.intermediate_size as u64);
+    let (layers, heads) = (spec.num_hidden_layers as u64, spec.num_attention_heads as u64);
+    let tokens = load.rows * load.seq_len;
+    Memory {
+        weights: of(1.0, parameters),
+        gradients: of(if load.micro_batches > 1 { 1.65 } else { 1.0 }, parameters),
+        moments: of(2.0, parameters),
+        update: of(0.5, parameters),
+        activations: of(1.0, tokens * layers * (8 * width + 4 * ffn)),
+        attention: of(2.9, tokens * layers * heads * load.seq_len),
+        logits: of(3.7, tokens * spec.vocab_size as u64),
+        program: PROGRAM_BYTES,
+    }
+}
+
+/// How long a forward and backward pass and an update take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Forward and backward of one micro-batch.
+    pub micro_batch: Duration,
+    /// One optimizer update.
+    pub update: Duration,
+}
+
+impl Pace {
+    /// Time of a run, evaluation and saving left aside.
+    pub fn of_run(self, steps: u64, micro_batches: u64) -> Duration {
+        let step = self.micro_batch * micro_batches as u32 + self.update;
+        Duration::from_secs_f64(step.as_secs_f64() * steps as f64)
+    }
+}
+
+/// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
+/// rounds (cut into parts as a run is); it needs the memory that [`memory`] says.
+pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
+    let mut model = LanguageModel::initial(spec, 0, device);
+    let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
+    let part = part_size(load.rows as usize);
+    let parts = (0..load.rows as usize).step_by(part);
+    let parts: Vec<_> = parts
+        .map(|from| random_batch(spec, part.min(load.rows as usize - from), load.seq_len as usize))
+        .collect();
+    let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
+    for _ in 0..2 {
+        let began = Instant::now();
+        let batch = std::slice::from_ref(&parts);
+        let sum = Accumulated::over(&model, &CrossEntropy, batch, device, &|| false);
+        let sum = sum.expect("nothing interrupts it");
+        pace.micro_batch = pace.micro_batch.min(began.elapsed());
+        let began = Instant::now();
+        let rates = Rates { learning_rate: 1e-6, weight_decay: 0.0 };
+        (model, _) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
+        pace.update = pace.update.min(began.elapsed());
+    }
+    pace
+}
+
+fn random_batch(spec: &ModelSpec, rows: usize, time: usize) -> Batch {
+    let mut draw = random::keyed(0, "probe", 0, 0);
+    let mut ids = || -> Vec<i32> {
+        (0..rows * time).map(|_| (draw.next_u32() % spec.vocab_size as u32) as i32).collect()
+    };
+    Batch {
+        tokens: ids(),
+        targets: ids(),
+        loss_mask: vec![1.0; rows * time],
+        documents: Documents::whole_rows(rows, time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ModelSpec {
+        toml::from_str(
+            "hidden_size = 256\nintermediate_size = 688\nnum_hidden_layers = 6\n\
+             num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 4096",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_estimate_is_within_a_fifth_of_what_was_measured() {
+        // docs/LOG.md: peak RSS of three steps of config s.
+        for (rows, seq_len, micro_batches, measured) in [
+            (8, 256, 2, 644_919_296),
+            (4, 256, 4, 380_944_384),
+            (16, 256, 1, 1_154_891_776),
+            (4, 512, 2, 799_367_168),
+        ] {
+            let found = memory(&spec(), Load { rows, seq_len, micro_batches }).total() as f64;
+            let error = found / f64::from(measured) - 1.0;
+            assert!(error.abs() < 0.1, "{rows} x {seq_len}: {error:.3}");
+        }
+    }
+
+    #[test]
+    fn a_run_takes_its_micro_batches_and_updates() {
+        let pace = Pace { micro_batch: Duration::from_secs(2), update: Duration::from_secs(1) };
+        assert_eq!(pace.of_run(10, 3), Duration::from_secs(70));
+    }
+}
