@@ -5,6 +5,7 @@ use std::process::Command;
 
 use bitnet_format::ModelSpec;
 use bitnet_train::recipe::{self, Plan};
+use bitnet_train::train;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -34,11 +35,17 @@ fn sources() -> Vec<(PathBuf, String)> {
 #[test]
 fn every_recipe_parses() {
     let recipes = files("recipes", "toml");
-    assert!(recipes.len() >= 2);
+    assert!(recipes.len() >= 10);
+    let mut pipelines = 0;
     for path in recipes {
         let plan = recipe::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-        assert!(matches!(plan, Plan::Single(_)), "{}", path.display());
+        if let Plan::Pipeline(files) = plan {
+            pipelines += 1;
+            let stages = train::pipeline(&files, &[], "runs/x".as_ref()).unwrap();
+            assert_eq!(stages.len(), files.len());
+        }
     }
+    assert_eq!(pipelines, 1, "the quickstart");
 }
 
 #[test]

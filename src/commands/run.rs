@@ -1,9 +1,10 @@
 //! `bitnet-train --recipe R`: train, stage after stage, and let the result speak.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bitnet_train::data::world::Telling;
+use bitnet_train::data::world::{Cast, Telling};
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, DataSource, Plan, Recipe, Stage};
@@ -18,7 +19,7 @@ use crate::failure::Usage;
 /// Tokens the packed model speaks for each prompt at the end of a run.
 const SPOKEN_TOKENS: usize = 60;
 /// Held-out stories of the generated world that are asked about at the end of a run.
-const EXAMINED_STORIES: u64 = 150;
+const EXAMINED_STORIES: u64 = 200;
 /// Held-out conversations that are shown.
 const SHOWN_CONVERSATIONS: u64 = 2;
 
@@ -59,8 +60,8 @@ struct Runner<'a> {
 struct Outcome<'a> {
     recipe: &'a Recipe,
     summary: Summary,
-    /// Questions about unseen worlds, asked in a chat.
-    score: Option<Score>,
+    /// Questions about unseen worlds, asked in a chat, by how many of a kind the story has.
+    scores: BTreeMap<Cast, Score>,
 }
 
 impl Runner<'_> {
@@ -69,7 +70,7 @@ impl Runner<'_> {
         if self.args.dry_run {
             return Ok(());
         }
-        let outcome = Outcome { recipe, score: examine(recipe, &summary)?, summary };
+        let outcome = Outcome { recipe, scores: examine(recipe, &summary)?, summary };
         if self.args.json {
             print_line(&outcome.json().to_string());
             return Ok(());
@@ -92,7 +93,7 @@ impl Runner<'_> {
                 eprintln!("the stages behind it need its model and are not rehearsed");
                 return Ok(());
             }
-            outcomes.push(Outcome { recipe, score: examine(recipe, &summary)?, summary });
+            outcomes.push(Outcome { recipe, scores: examine(recipe, &summary)?, summary });
         }
         if self.args.json {
             let stages: Vec<Value> = outcomes.iter().map(Outcome::json).collect();
@@ -179,8 +180,8 @@ impl Outcome<'_> {
             "exports": exports,
             "peak_rss_bytes": bitnet_train::platform::peak_memory(),
         });
-        if let Some(Score { asked, right }) = self.score {
-            line["questions"] = json!({"asked": asked, "right": right});
+        for (cast, Score { asked, right }) in &self.scores {
+            line["questions"][word(*cast)] = json!({"asked": asked, "right": right});
         }
         line
     }
@@ -192,12 +193,19 @@ fn packed(summary: &Summary) -> Option<&Path> {
 }
 
 /// Asks the packed model about worlds it never saw, where it was trained on the generated one.
-fn examine(recipe: &Recipe, summary: &Summary) -> Result<Option<Score>> {
+fn examine(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Cast, Score>> {
     match (packed(summary), &recipe.data.source) {
         (Some(packed), DataSource::Generate(_)) => {
-            Ok(Some(Speaker::open(packed)?.examine(recipe.seed, EXAMINED_STORIES)?))
+            Speaker::open(packed)?.examine(recipe.seed, EXAMINED_STORIES)
         }
-        _ => Ok(None),
+        _ => Ok(BTreeMap::new()),
+    }
+}
+
+fn word(cast: Cast) -> &'static str {
+    match cast {
+        Cast::One => "one_of_a_kind",
+        Cast::Three => "three_of_a_kind",
     }
 }
 
@@ -244,20 +252,22 @@ fn show(outcome: &Outcome) -> Result<()> {
 }
 
 fn print_scores(outcomes: &[Outcome]) {
-    if outcomes.iter().all(|outcome| outcome.score.is_none()) {
+    if outcomes.iter().all(|outcome| outcome.scores.is_empty()) {
         return;
     }
     print_line("\nquestions about unseen worlds, answered exactly right by the packed model:");
+    print_line("                one person, box and thing    three of each");
     for outcome in outcomes {
-        if let Some(score) = outcome.score {
-            print_line(&format!(
-                "  after {:<12} {:>4} of {} ({:.1} %)",
-                outcome.recipe.name,
-                score.right,
-                score.asked,
-                100.0 * score.share()
-            ));
-        }
+        let cell = |cast: Cast| {
+            let score = outcome.scores.get(&cast).copied().unwrap_or_default();
+            format!("{:>4} of {} ({:>5.1} %)", score.right, score.asked, 100.0 * score.share())
+        };
+        print_line(&format!(
+            "  after {:<10}{:>26}{:>25}",
+            outcome.recipe.name,
+            cell(Cast::One),
+            cell(Cast::Three)
+        ));
     }
 }
 

@@ -1,13 +1,14 @@
 //! A packed model opened as any user would open it: it goes on with texts, answers in a chat, and
 //! is asked about worlds it never saw.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
 use bitnet_engine::{GenerateRequest, Model, SamplerSettings, generate};
 use bitnet_text::{ChatTemplate, Message, Speaker as By, Tokenizer};
-use bitnet_train::data::world::{Lesson, Probe, Split, Telling, lesson, story};
+use bitnet_train::data::world::{Cast, Lesson, Probe, Split, Telling, lesson, story};
 use bitnet_train::train::TrainError;
 
 /// Tokens that an answer may be longer than the right one.
@@ -80,8 +81,10 @@ impl Speaker {
 
     /// Asks, in a chat, about stories of worlds that were never trained on. Only exactly the right
     /// answer counts; later questions follow the right answers to the earlier ones.
-    pub(crate) fn examine(&self, seed: u64, stories: u64) -> Result<Score> {
-        let mut score = Score::default();
+    ///
+    /// By how many of a kind the story has.
+    pub(crate) fn examine(&self, seed: u64, stories: u64) -> Result<BTreeMap<Cast, Score>> {
+        let mut scores = BTreeMap::new();
         for index in 0..stories {
             let lesson = lesson(seed, Split::HeldOut, index);
             let mut said = Vec::new();
@@ -89,12 +92,13 @@ impl Speaker {
                 said.push(turn(By::User, &question(&lesson, at)));
                 let room = self.length(&exchange.answer)? + SPARE_TOKENS;
                 if let Some(answer) = self.answer(&said, room)? {
+                    let score: &mut Score = scores.entry(lesson.cast).or_default();
                     score.count(answer.trim() == exchange.answer);
                 }
                 said.push(turn(By::Assistant, &exchange.answer));
             }
         }
-        Ok(score)
+        Ok(scores)
     }
 
     /// Lets the model finish sentences about stories of unseen worlds, as a pretrained model can.

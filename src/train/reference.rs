@@ -12,15 +12,19 @@ use std::path::{Path, PathBuf};
 use bitnet_format::folder::ModelFolder;
 use bitnet_format::staged::{OnExisting, write_file};
 use burn::tensor::Device;
+use rayon::prelude::*;
 
 use crate::data::{Epoch, FileLock, Pair, PairPlan};
 use crate::model::LanguageModel;
 use crate::train::TrainError;
 use crate::train::evaluate::batch_of;
 use crate::train::preference::{host, sequence_log_probs};
+use crate::train::step::with_own_leaves;
 
 /// Bytes of a pair: two little-endian f32.
 const PAIR_BYTES: usize = 8;
+/// Pairs between two looks at what was asked meanwhile.
+const PAIRS_AT_ONCE: u64 = 32;
 /// Bytes of the checksum that ends a finished file.
 const HASH_BYTES: usize = 32;
 
@@ -129,14 +133,20 @@ fn compute(
         return Ok(Some(bytes));
     }
     let model = model()?;
-    for number in done as u64..plan.items() {
+    let of = |number: u64| {
+        encode(log_probs(&with_own_leaves(&model), &plan.item(number), request.device))
+    };
+    let mut from = done as u64;
+    while from < plan.items() {
         if (request.interrupted)() {
             return Ok(None);
         }
-        let record = encode(log_probs(&model, &plan.item(number), request.device));
-        file.write_all(&record)?;
-        bytes.extend(record);
-        (request.progress)(number + 1, plan.items());
+        let to = plan.items().min(from + PAIRS_AT_ONCE);
+        let records: Vec<_> = (from..to).into_par_iter().map(of).collect();
+        file.write_all(records.as_flattened())?;
+        bytes.extend(records.as_flattened());
+        (request.progress)(to, plan.items());
+        from = to;
     }
     Ok(Some(bytes))
 }

@@ -184,7 +184,7 @@ impl Accumulated {
 
 /// The same model whose parameters begin graphs of their own, so that several passes can be
 /// recorded at the same time. The values are shared.
-fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
+pub(crate) fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
     replace_values(model.clone(), values(model))
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Continue a prompt and print the completion
     Generate(GenerateArgs),
+    /// Talk with a model; in a pipe, one user turn a line
+    Chat(ChatArgs),
     /// Print how likely a model finds given token ids
     Score(ScoreArgs),
     /// Print what a model folder holds
@@ -40,6 +42,23 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object when done instead of the text as it comes
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Packed model folder
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: PathBuf,
+    /// What the model is told before the first turn
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_tokens: usize,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
 }
 
 /// Applied in this order: temperature, top-k, top-p, min-p, draw.

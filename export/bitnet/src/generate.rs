@@ -61,7 +61,7 @@ fn read_stdin() -> anyhow::Result<String> {
 }
 
 /// The config's stop ids; the tokenizer's where the config names none.
-fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
+pub(crate) fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
     match &model.spec().eos_token_id[..] {
         [] => tokenizer.eos().into_iter().chain(tokenizer.eot()).collect(),
         ids => ids.to_vec(),
@@ -99,7 +99,7 @@ fn complete(
     Ok(Completion { tokens: generated.tokens, stop: generated.stop, tokens_per_second })
 }
 
-fn settings(args: &SamplingArgs) -> SamplerSettings {
+pub(crate) fn settings(args: &SamplingArgs) -> SamplerSettings {
     SamplerSettings {
         temperature: args.temperature,
         top_k: args.top_k,

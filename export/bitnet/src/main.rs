@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Each command is a file; here they only meet.
 #![forbid(unsafe_code)]
 
+mod chat;
 mod cli;
 mod failure;
 mod generate;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
         Command::Inspect(args) => inspect::run(args),
     }

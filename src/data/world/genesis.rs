@@ -27,7 +27,7 @@ impl World {
         Self::furnished(rng, places, numbers)
     }
 
-    /// As [`World::generate`], with that many people (two or three), containers and things (no
+    /// As [`World::generate`], with that many people (one to three), containers and things (no
     /// more than four), and no two things of one noun.
     pub(super) fn of_size(rng: &mut ChaCha8Rng, numbers: (usize, usize, usize)) -> Self {
         loop {
@@ -44,7 +44,10 @@ impl World {
         places: Vec<&'static str>,
         (of_people, of_containers, of_things): (usize, usize, usize),
     ) -> Self {
-        let people = people(rng, of_people);
+        let mut people = people(rng, of_people);
+        if of_people == 1 {
+            people[0].friend = None;
+        }
         let containers = containers(rng, of_containers);
         let things = things(rng, of_things, of_people, of_containers);
         let mut world = Self { people, places, things, containers };
@@ -113,7 +116,7 @@ fn containers(rng: &mut ChaCha8Rng, number: usize) -> Vec<Container> {
 /// Two or three things. The second sometimes shares the noun of the first, never the colour.
 fn things(rng: &mut ChaCha8Rng, number: usize, people: usize, containers: usize) -> Vec<Thing> {
     let mut nouns: Vec<_> = THINGS.sample(rng, number).copied().collect();
-    if rng.random_bool(0.25) {
+    if rng.random_bool(0.25) && number > 1 {
         nouns[1] = nouns[0];
     }
     let mut colours: Vec<&str> = Vec::new();

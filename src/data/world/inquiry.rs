@@ -23,6 +23,11 @@ pub(super) struct Inquiry {
 pub(super) fn inquiries(account: &Account, rng: &mut ChaCha8Rng) -> Vec<Inquiry> {
     let mut all: Vec<Inquiry> =
         account.end.facts().into_iter().flat_map(|fact| about(&account.end, fact)).collect();
+    if account.start.things.len() == 1 {
+        // A box has a colour too: with one of each kind, no answer is to be one of two.
+        let boxed = account.start.containers.iter().any(|it| account.text.contains(it.noun));
+        all.retain(|inquiry| !boxed || inquiry.question.kind != Kind::Colour);
+    }
     all.shuffle(rng);
     let mut kept: Vec<Inquiry> = Vec::with_capacity(all.len());
     for inquiry in all {

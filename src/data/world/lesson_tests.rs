@@ -21,33 +21,39 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn a_lesson_and_a_preference_are_frozen() {
-    let one = lesson(7, Split::HeldOut, 2);
+    let one = lesson(7, Split::HeldOut, 3);
     let said: Vec<String> =
         one.exchanges.iter().map(|it| format!("{} {}", it.question, it.answer)).collect();
+    assert_eq!(one.cast, Cast::Three);
     assert_eq!(
         one.story,
-        "Jane was in the park. A yellow scarf was in the blue chest. A brown brush \
-         was in the yard. Jane had a white key. Paul was in the yard. Sue was in the \
-         cave. Paul took the brush."
+        "A brown stone was in the brown chest. Tom was in the shop. Finn was in the \
+         school. A blue ball was in the yellow bucket. Leo was in the cellar. A green \
+         doll was in the red bucket."
     );
     assert_eq!(
         said.join(" "),
-        "Where was Sue? In the cave. What colour was the brush? It was brown."
+        "What colour was the ball? It was blue. What was in the red bucket? The doll."
+    );
+    let one = lesson(7, Split::HeldOut, 2);
+    assert_eq!(one.cast, Cast::One);
+    assert_eq!(
+        one.story,
+        "Leo was in the kitchen. Leo had a grey kite. Leo put the kite in the white \
+         bucket. Leo took the kite."
     );
     let one = preference(7, Split::HeldOut, 2);
-    assert_eq!(one.question, "Where was Nina?");
-    assert_eq!([one.chosen, one.rejected], ["In the kitchen.", "In the meadow."]);
+    assert_eq!(one.question, "Where was Kate?");
+    assert_eq!(
+        [&*one.chosen, &one.rejected],
+        ["In the tent.", "Kate was in the tent. The lamp was in the purple case."]
+    );
     let plain = story(7, Split::HeldOut, Telling::Plain, 2);
     assert_eq!(
         plain.text,
-        "A yellow pear was in the blue trunk. A black book was in the pink trunk. Mia \
-         was in the kitchen. Ben was in the castle. Jack was in the yard. Ben had a \
-         red drum. Ben went to the kitchen. What colour was the drum? The drum was \
-         red. What was in the pink trunk? The book was in the pink trunk. Where was \
-         Mia? Mia was in the kitchen. What did Ben have? Ben had the drum. What was \
-         in the blue trunk? The pear was in the blue trunk. What colour was the book? \
-         The book was black. Where was Jack? Jack was in the yard. Where was Ben? Ben \
-         was in the kitchen. What colour was the pear? The pear was yellow."
+        "Rosa had a yellow ball. Rosa was in the cellar. Rosa went to the cave. Rosa put \
+         the ball in the white basket. Where was the ball? The ball was in the white \
+         basket. Where was Rosa? Rosa was in the cave."
     );
 }
 
@@ -59,7 +65,7 @@ fn many_lessons_are_frozen() {
         hasher.update(format!("{:?}", preference(3, Split::Train, index)).as_bytes());
         hasher.update(story(3, Split::Train, Telling::Plain, index).text.as_bytes());
     }
-    assert_eq!(&hasher.finalize().to_hex()[..16], "ad3cd68f1ba35c2f");
+    assert_eq!(&hasher.finalize().to_hex()[..16], "57ca4ef0c28e065e");
 }
 
 fn sentences(story: &str) -> impl DoubleEndedIterator<Item = &str> {
@@ -115,13 +121,28 @@ fn read(story: &str, question: &str) -> String {
     }
 }
 
+/// What a world begins with decides its split, so that even small worlds never meet.
 #[test]
-fn no_held_out_lesson_occurs_in_training() {
-    let mut trained: HashSet<String> = lessons(Split::Train, 10_000).map(|it| it.story).collect();
-    assert!(trained.len() >= 9_990, "stories differ from each other");
-    trained.extend(preferences(Split::Train, 5_000).map(|it| it.story));
-    assert!(lessons(Split::HeldOut, 500).all(|it| !trained.contains(&it.story)));
-    assert!(preferences(Split::HeldOut, 500).all(|it| !trained.contains(&it.story)));
+fn no_world_that_is_held_out_occurs_in_training() {
+    let worlds = |split| (0..2000).map(move |index| account_of(3, split, index));
+    let trained: HashSet<String> = worlds(Split::Train).collect();
+    assert!(worlds(Split::HeldOut).all(|world| !trained.contains(&world)));
+    let mut stories: HashSet<String> = lessons(Split::Train, 10_000).map(|it| it.story).collect();
+    stories.extend(preferences(Split::Train, 5_000).map(|it| it.story));
+    let plain = |index| story(3, Split::Train, Telling::Plain, index).text;
+    let plain: Vec<String> = (0..10_000).map(plain).collect();
+    for it in lessons(Split::HeldOut, 500) {
+        assert!(!stories.contains(&it.story), "{}", it.story);
+        assert!(plain.iter().all(|text| !text.starts_with(&it.story)), "{}", it.story);
+    }
+    assert!(preferences(Split::HeldOut, 500).all(|it| !stories.contains(&it.story)));
+}
+
+/// What a small world begins with.
+fn account_of(seed: u64, split: Split, index: u64) -> String {
+    let mut rng = telling::keyed(seed, b"test of a world ", index);
+    let start = account::Account::generate(&mut rng, (1, 1, 1), split).start;
+    format!("{start:?}")
 }
 
 #[test]
@@ -129,7 +150,8 @@ fn lessons_are_short_and_ask_of_everything() {
     let mut forms = BTreeMap::new();
     for lesson in lessons(Split::Train, COUNT) {
         let sentences = sentences(&lesson.story).count();
-        assert!((6..=10).contains(&sentences), "{}", lesson.story);
+        let expected = if lesson.cast == Cast::One { 2..=5 } else { 6..=10 };
+        assert!(expected.contains(&sentences), "{}", lesson.story);
         assert!((2..=4).contains(&lesson.exchanges.len()), "{}", lesson.story);
         let asked: BTreeSet<&str> = lesson.exchanges.iter().map(|it| &*it.question).collect();
         assert_eq!(asked.len(), lesson.exchanges.len(), "nothing is asked twice");
@@ -207,7 +229,7 @@ fn the_chosen_answer_is_right_and_the_rejected_is_wrong_or_longer() {
 fn the_plain_telling_states_what_it_asks() {
     for index in 0..500 {
         let plain = story(5, Split::HeldOut, Telling::Plain, index);
-        assert!(plain.probes.len() > 5, "{}", plain.text);
+        assert!(plain.probes.len() > 1, "{}", plain.text);
         for probe in &plain.probes {
             let question = probe.prompt.rfind('?').unwrap();
             let stem = probe.prompt[question + 1..].trim_start();

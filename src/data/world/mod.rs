@@ -27,7 +27,7 @@ mod telling;
 mod tests;
 
 pub use events::{Event, Refusal};
-pub use lesson::{Exchange, Lesson, lesson};
+pub use lesson::{Cast, Exchange, Lesson, lesson};
 pub use model::{
     Container, ContainerId, Entity, Fact, Lid, Person, PersonId, PlaceId, Relation, Spot, Thing,
     ThingId, World,

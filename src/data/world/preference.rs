@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::account::Account;
 use super::inquiry::{Inquiry, inquiries};
+use super::lesson::Cast;
 use super::telling::{Split, keyed};
 
 /// How often the worse answer is right but long.
@@ -31,7 +32,7 @@ pub fn preference(seed: u64, split: Split, index: u64) -> Preference {
         Split::HeldOut => b"held-out prefer ",
     };
     let mut rng = keyed(seed, purpose, index);
-    let account = Account::generate(&mut rng);
+    let account = Account::generate(&mut rng, Cast::of(index).numbers(), split);
     let asked = inquiries(&account, &mut rng);
     let (one, others) = asked.split_first().expect("an account states facts");
     let chosen = one.short(&account.end);
@@ -43,10 +44,17 @@ pub fn preference(seed: u64, split: Split, index: u64) -> Preference {
     Preference { story: account.text, question: one.question.asked.clone(), chosen, rejected }
 }
 
-/// A short answer that names something else of the story.
+/// A short answer that names something else: of the story, or, where it has nothing of the kind, of
+/// another world.
 fn wrong(account: &Account, one: &Inquiry, rng: &mut ChaCha8Rng) -> Option<String> {
-    let rival = *one.rivals(account).choose(rng)?;
-    Some(one.reply(&account.end, rival))
+    if let Some(rival) = one.rivals(account).choose(rng) {
+        return Some(one.reply(&account.end, *rival));
+    }
+    let foreign = Account::generate(rng, Cast::Three.numbers(), Split::Train);
+    let kind = one.question.kind;
+    let others = inquiries(&foreign, rng);
+    let other = others.iter().find(|other| other.question.kind == kind)?.short(&foreign.end);
+    (other != one.short(&account.end)).then_some(other)
 }
 
 /// The right answer, in short or in full, and things nobody asked for.

@@ -57,7 +57,7 @@ const QUESTIONS: std::ops::RangeInclusive<usize> = 2..=3;
 pub fn story(seed: u64, split: Split, telling: Telling, index: u64) -> Story {
     let mut rng = source(seed, split, telling, index);
     if telling == Telling::Plain {
-        return lesson::recital(&mut rng);
+        return lesson::recital(&mut rng, split);
     }
     let episode = Episode::generate(&mut rng);
     let mut asked = questions(&episode, &mut rng);

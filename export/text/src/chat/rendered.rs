@@ -125,10 +125,8 @@ fn is_trained(before: &[Part], here: &[Part]) -> bool {
     match (before, here) {
         (_, [Part::Said(message), ..]) => message.speaker == Speaker::Assistant,
         ([.., last], [Part::Special(_), ..]) if is_answer(last) => true,
-        ([.., last], [Part::Text(text), Part::Special(_), ..]) => {
-            is_answer(last) && strip(text).is_empty()
-        }
-        ([.., last, Part::Text(text)], [Part::Special(_), ..]) => {
+        ([.., last], [Part::Text(text), Part::Special(_), ..])
+        | ([.., last, Part::Text(text)], [Part::Special(_), ..]) => {
             is_answer(last) && strip(text).is_empty()
         }
         _ => false,

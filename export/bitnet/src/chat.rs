@@ -1,0 +1,205 @@
+//! `bitnet chat`: a conversation on a terminal, or one user turn a line in a pipe.
+//!
+//! The key-value cache is kept over the turns: of each new prompt only what follows the longest
+//! common beginning is computed. How turns become tokens is the chat template's.
+
+use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bitnet_engine::{GenerateRequest, KvCache, Model, generate};
+use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
+use rayon::ThreadPool;
+
+use crate::cli::ChatArgs;
+use crate::{generate as sampling, open};
+
+/// A conversation with a model.
+struct Session<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    chat: ChatTemplate,
+    threads: ThreadPool,
+    request: GenerateRequest,
+    said: Vec<Message>,
+    cache: KvCache,
+    /// The tokens that the cache holds.
+    cached: Vec<u32>,
+}
+
+pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
+    let model = open::model(&args.model)?;
+    let tokenizer = open::tokenizer(&args.model, &model)?;
+    let chat = ChatTemplate::of_folder(&args.model)?;
+    let mut stop_ids = sampling::stop_ids(&model, &tokenizer);
+    stop_ids.extend(chat.stop_ids(&tokenizer));
+    let request = GenerateRequest {
+        sampler: sampling::settings(&args.sampling),
+        stop_ids,
+        max_tokens: args.max_tokens,
+    };
+    let system = args.system.iter().map(|text| turn(Speaker::System, text)).collect();
+    let mut session = Session {
+        cache: model.new_cache(),
+        model: &model,
+        tokenizer: &tokenizer,
+        chat,
+        threads: open::threads(&args.threads)?,
+        request,
+        said: system,
+        cached: Vec::new(),
+    };
+    let interrupt = Interrupt::listen()?;
+    converse(&mut session, &interrupt)
+}
+
+/// Reads turns until the input ends.
+fn converse(session: &mut Session, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let terminal = stdin().is_terminal() && stdout().is_terminal();
+    if terminal {
+        eprintln!("/reset forgets what was said, /exit leaves, Ctrl-C stops an answer");
+    }
+    let system = session.said.clone();
+    let mut line = String::new();
+    loop {
+        if terminal {
+            write_now("> ")?;
+        }
+        line.clear();
+        interrupt.let_through();
+        if stdin().lock().read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        match line.trim() {
+            "" => {}
+            "/exit" => return Ok(()),
+            "/reset" => session.said.clone_from(&system),
+            text => {
+                interrupt.hold();
+                session.answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
+                write_now("\n")?;
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Adds the user's turn and the answer to it; what is spoken goes to `out` as it comes.
+    fn answer(
+        &mut self,
+        text: &str,
+        out: &mut dyn FnMut(&str) -> std::io::Result<()>,
+        interrupted: &dyn Fn() -> bool,
+    ) -> anyhow::Result<()> {
+        self.said.push(turn(Speaker::User, text));
+        let Some(prompt) = self.fitting_prompt()? else {
+            self.said.pop();
+            let most = self.model.spec().max_position_embeddings;
+            eprintln!("this turn does not fit into the context of {most} tokens; it is left out");
+            return Ok(());
+        };
+        let held = self.reuse(&prompt);
+        let room = self.model.spec().max_position_embeddings - prompt.len();
+        let request = GenerateRequest {
+            max_tokens: self.request.max_tokens.min(room),
+            ..self.request.clone()
+        };
+        self.request.sampler.seed = self.request.sampler.seed.wrapping_add(1);
+        let (mut stream, mut answer) = (self.tokenizer.stream(), String::new());
+        let mut written = Ok(());
+        let mut speak = |piece: &str| {
+            let piece = if answer.is_empty() { piece.trim_start() } else { piece };
+            answer.push_str(piece);
+            written = out(piece);
+            written.is_ok()
+        };
+        let (model, cache) = (self.model, &mut self.cache);
+        let generated = generate(model, cache, &prompt[held..], &request, &self.threads, |id| {
+            if speak(&stream.push(id)) && !interrupted() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        speak(&stream.finish());
+        written?;
+        // The cache holds the prompt and all generated tokens that were fed back.
+        self.cached = prompt;
+        self.cached.extend(generated.tokens);
+        self.cached.truncate(self.cache.len());
+        self.said.push(turn(Speaker::Assistant, answer.trim_end()));
+        Ok(())
+    }
+
+    /// The prompt for all that was said, without the oldest turns where there is no room for them;
+    /// `None` when the last turn alone leaves no room for an answer.
+    fn fitting_prompt(&mut self) -> anyhow::Result<Option<Vec<u32>>> {
+        let first = usize::from(self.said.first().is_some_and(|it| it.speaker == Speaker::System));
+        let mut forgotten = 0;
+        loop {
+            let prompt = self.chat.prompt(self.tokenizer, &self.said)?;
+            if prompt.len() < self.model.spec().max_position_embeddings {
+                if forgotten > 0 {
+                    eprintln!("the context is full: the oldest {forgotten} turns are forgotten");
+                }
+                return Ok(Some(prompt));
+            }
+            if self.said.len() <= first + 1 {
+                return Ok(None);
+            }
+            self.said.remove(first);
+            forgotten += 1;
+        }
+    }
+
+    /// Cuts the cache to what it shares with `prompt`, and says how many tokens that are. The last
+    /// token is always computed, since its logits are needed.
+    fn reuse(&mut self, prompt: &[u32]) -> usize {
+        let same = self.cached.iter().zip(prompt).take_while(|(held, new)| held == new).count();
+        let held = same.min(prompt.len() - 1);
+        self.cache.truncate(held);
+        held
+    }
+}
+
+/// Ctrl-C: stops an answer; at the prompt it leaves the program as it would any other.
+struct Interrupt {
+    asked: Arc<AtomicBool>,
+    /// Whether Ctrl-C ends the program.
+    ends: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    fn listen() -> std::io::Result<Self> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let ends = Arc::new(AtomicBool::new(true));
+        let signal = signal_hook::consts::SIGINT;
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&ends))?;
+        signal_hook::flag::register(signal, Arc::clone(&asked))?;
+        Ok(Self { asked, ends })
+    }
+
+    fn let_through(&self) {
+        self.ends.store(true, Ordering::SeqCst);
+    }
+
+    fn hold(&self) {
+        self.asked.store(false, Ordering::SeqCst);
+        self.ends.store(false, Ordering::SeqCst);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn turn(speaker: Speaker, content: &str) -> Message {
+    Message { speaker, content: content.to_owned() }
+}
+
+fn write_now(text: &str) -> std::io::Result<()> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
