@@ -103,7 +103,7 @@ pub(crate) struct InspectDataArgs {
     /// Rows to show of each set.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) rows: usize,
-    /// Recipe keys to set, such as data.seq_len=100.
+    /// Recipe keys to set, such as `data.seq_len=100`.
     #[arg(value_name = "dotted.key=value")]
     pub(crate) overrides: Vec<String>,
 }

@@ -9,8 +9,8 @@
 //! use bitnet_train::train::{self, Resume, RunOptions};
 //!
 //! let overrides = ["train.steps=100".to_owned()];
-//! let Plan::Single(recipe) = recipe::load("recipes/quickstart.toml".as_ref(), &overrides)? else {
-//!     unreachable!("the quickstart is one stage");
+//! let Plan::Single(recipe) = recipe::load("recipes/pretrain.toml".as_ref(), &overrides)? else {
+//!     unreachable!("this recipe is one stage");
 //! };
 //! let options = RunOptions {
 //!     out: "runs/mine".into(),

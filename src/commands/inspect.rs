@@ -55,11 +55,11 @@ fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
             print_line(&format!("  {}", rendered(&tokenizer, row, segment, &marks)));
         }
     }
-    statistics.iter().for_each(|line| print_line(line));
-    print_line(&format!(
-        "trained tokens stand between {} and {}",
-        "[[", "]] (in colour on a terminal)"
-    ));
+    for line in &statistics {
+        print_line(line);
+    }
+    let marks = if colour { "are green" } else { "stand between [[ and ]]" };
+    print_line(&format!("tokens are parted by |; those that are trained {marks}"));
     Ok(())
 }
 

@@ -101,12 +101,11 @@ fn load(recipe: &Recipe) -> Load {
 
 fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     let batch = recipe.train.batch as u64;
-    let size = match recipe.stage {
-        Stage::Dpo => format!("{batch} pairs: {} pairs", steps * batch),
-        _ => {
-            let tokens = batch * recipe.data.seq_len as u64;
-            format!("{tokens} tokens: {} tokens", steps * tokens)
-        }
+    let size = if recipe.stage == Stage::Dpo {
+        format!("{batch} pairs: {} pairs", steps * batch)
+    } else {
+        let tokens = batch * recipe.data.seq_len as u64;
+        format!("{tokens} tokens: {} tokens", steps * tokens)
     };
     print_line(&format!("{steps} steps of {size}, {} of warm-up", schedule.warmup()));
     print_line("    step  phase        learning rate  weight decay  data");
@@ -125,7 +124,9 @@ fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     let rates: Vec<f64> = (1..=steps).map(|step| schedule.at(step).learning_rate).collect();
     print_line("\nlearning rate over the run:");
     let glyphs = if std::io::stdout().is_terminal() { Glyphs::Unicode } else { Glyphs::Ascii };
-    plot(&rates, PLOT.0, PLOT.1, glyphs).iter().for_each(|line| print_line(line));
+    for line in plot(&rates, PLOT.0, PLOT.1, glyphs) {
+        print_line(&line);
+    }
 }
 
 fn print_memory(spec: &ModelSpec, memory: &Memory) {

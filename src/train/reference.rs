@@ -23,8 +23,6 @@ use crate::train::step::with_own_leaves;
 
 /// Bytes of a pair: two little-endian f32.
 const PAIR_BYTES: usize = 8;
-/// Pairs between two looks at what was asked meanwhile.
-const PAIRS_AT_ONCE: u64 = 32;
 /// Bytes of the checksum that ends a finished file.
 const HASH_BYTES: usize = 32;
 
@@ -136,12 +134,14 @@ fn compute(
     let of = |number: u64| {
         encode(log_probs(&with_own_leaves(&model), &plan.item(number), request.device))
     };
+    // No more than threads: a thread that waits within one pair would begin another, and another.
+    let at_once = rayon::current_num_threads() as u64;
     let mut from = done as u64;
     while from < plan.items() {
         if (request.interrupted)() {
             return Ok(None);
         }
-        let to = plan.items().min(from + PAIRS_AT_ONCE);
+        let to = plan.items().min(from + at_once);
         let records: Vec<_> = (from..to).into_par_iter().map(of).collect();
         file.write_all(records.as_flattened())?;
         bytes.extend(records.as_flattened());

@@ -105,7 +105,9 @@ impl Accumulated {
                 [batch] => vec![Self::one(model, objective, batch, device)],
                 parts => parts.par_iter().map(run).collect(),
             };
-            sums.into_iter().for_each(|sum| total.add(sum));
+            for sum in sums {
+                total.add(sum);
+            }
         }
         Some(total)
     }

@@ -124,3 +124,61 @@ fn last_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> 
     let hidden = model.forward(tokens, &Documents::whole_rows(1, time)).narrow(1, time - 1, 1);
     token_logits(hidden.flatten(0, 1), model.head()).into_data().try_to_vec().unwrap()
 }
+
+#[test]
+fn inspect_data_marks_what_is_trained_and_counts_what_packing_did() {
+    let lab = Lab::new();
+    lab.finish(&lab.path("base"), &["train.steps=2", "optimizer.warmup_steps=0", "eval.every=0"]);
+    let row =
+        r#"{"messages":[{"role":"user","content":"Who?"},{"role":"assistant","content":"Me."}]}"#;
+    fs_err::write(lab.path("chat.jsonl"), format!("{row}\n").repeat(3)).unwrap();
+    fs_err::write(
+        lab.path("chat.toml"),
+        "stage = \"sft\"\n[model]\ninit = \"base/final\"\n[data]\ntrain = [\"chat.jsonl\"]\n\
+         seq_len = 64\ncache = \"cache\"\n[train]\nsteps = 2\nbatch = 1\n",
+    )
+    .unwrap();
+    let text = program(&["inspect", "data", "--recipe", &lab.path("chat.toml").to_string_lossy()]);
+    let answer = text.lines().find(|line| line.contains("[[")).unwrap();
+    let trained = answer.split_once("[[").unwrap().1.split_once("]]").unwrap().0;
+    assert_eq!(trained.replace('|', "").replace("<eot_id>", ""), "Me.", "{answer}");
+    assert!(answer.starts_with("  <|begin_of_text|>|"), "{answer}");
+    for words in ["documents in", "% filled", "lengths in tokens"] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+}
+
+#[test]
+fn inspect_model_reads_checkpoints_and_packed_folders() {
+    let lab = Lab::new();
+    let out = lab.path("out");
+    let words = ["train.steps=2", "optimizer.warmup_steps=0", "export.formats=[\"hf-packed\"]"];
+    lab.finish(&out, &words);
+    for (folder, form) in [("final", "floats"), ("export/hf-packed", "packed ternary")] {
+        let text = program(&["inspect", "model", &out.join(folder).to_string_lossy()]);
+        assert!(text.contains(form) && text.contains("hidden_size"), "{text}");
+        let line = text.lines().find(|line| line.contains("layers.0.mlp.down_proj")).unwrap();
+        assert!(line.contains("-1 ") && line.contains("scale "), "{line}");
+    }
+}
+
+#[test]
+fn plan_tells_memory_and_time() {
+    let lab = Lab::new();
+    let text = program(&["plan", "--json", "--recipe", &lab.path("recipe.toml").to_string_lossy()]);
+    let line = text.lines().last().unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let parts = line["memory"].as_object().unwrap().values().map(|part| part.as_u64().unwrap());
+    assert_eq!(parts.sum::<u64>(), line["memory_bytes"].as_u64().unwrap());
+    for words in ["time: about", "learning rate over the run", "activations"] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+}
+
+/// What the program prints on stdout.
+fn program(args: &[&str]) -> String {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train")).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}

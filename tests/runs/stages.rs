@@ -80,7 +80,7 @@ fn lab() -> Lab {
     let dpo = |n: usize| {
         let (word, place) = thing(n);
         let prompt = turn("user", format!("The {word} is in the {place}. Where?"));
-        let wrong = if n % 2 == 0 { "I do not know at all." } else { "No." };
+        let wrong = if n.is_multiple_of(2) { "I do not know at all." } else { "No." };
         format!(
             "{{\"prompt\":[{prompt}],\"chosen\":\"In the {place}.\",\"rejected\":\"{wrong}\"}}\n"
         )
@@ -243,7 +243,7 @@ fn frozen_tensors_stay_as_they_are() {
         bitnet_format::tensors::TensorFile::open(&folder.join("model.safetensors"))
     };
     let (before, after) = (read(lab.path("base/final")).unwrap(), read(out.join("final")).unwrap());
-    let names: Vec<_> = after.names().to_vec();
+    let names = after.names().clone();
     for name in names {
         let shape = after.info(&name).unwrap().shape.clone();
         let same = before.floats(&name, &shape).unwrap() == after.floats(&name, &shape).unwrap();

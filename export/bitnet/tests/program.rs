@@ -212,3 +212,56 @@ fn inspect_shows_config_tensors_and_shares() {
     assert!(line.contains("[32, 32]") && line.contains("+1 "), "{line}");
     refused(&inspect(&model.path().join("config.json")), 4);
 }
+
+/// A chat in a pipe: turns in, answers out.
+fn talk(model: &Path, extra: &[&str], turns: &str) -> Output {
+    let mut child = command(&[&["chat", "--max-tokens", "12"], extra].concat(), model)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(turns.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A context with room for a few turns.
+const LONG: &str = "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\n\
+    num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 300\n\
+    max_position_embeddings = 160\n";
+
+#[test]
+fn a_chat_in_a_pipe_answers_every_turn_and_repeats() {
+    let model = model(LONG);
+    let first = talk(model.path(), &[], "the cat\n\non the log\n");
+    let text = stdout(&first);
+    assert!(text.matches('\n').count() >= 2, "an answer a turn: {text:?}");
+    assert_eq!(stdout(&talk(model.path(), &[], "the cat\n\non the log\n")), text);
+    assert_eq!(stdout(&talk(model.path(), &["--threads", "1"], "the cat\non the log\n")), text);
+    let told = stdout(&talk(model.path(), &["--system", "sing"], "the cat\non the log\n"));
+    assert_ne!(told, text, "a system turn changes what is said");
+}
+
+#[test]
+fn reset_forgets_what_was_said_and_exit_leaves() {
+    let model = model(LONG);
+    let alone = stdout(&talk(model.path(), &[], "on the log\n"));
+    let after =
+        stdout(&talk(model.path(), &[], "on the log\n/reset\non the log\n/exit\nthe cat\n"));
+    assert_eq!(after, alone.repeat(2));
+}
+
+#[test]
+fn a_full_context_forgets_the_oldest_turns_and_a_turn_too_long_is_left_out() {
+    let model = model(LONG);
+    let long = talk(model.path(), &[], &"the cat sat on the mat, and the dog sang\n".repeat(12));
+    assert!(long.status.success());
+    let message = String::from_utf8_lossy(&long.stderr).into_owned();
+    assert!(message.contains("the oldest"), "{message}");
+    let huge = talk(model.path(), &[], &format!("{}\nthe cat\n", "the cat ".repeat(200)));
+    let message = String::from_utf8_lossy(&huge.stderr).into_owned();
+    assert!(message.contains("does not fit into the context of 160"), "{message}");
+    // Its answer is an empty line, so that turns and lines still match.
+    let alone = stdout(&talk(model.path(), &[], "the cat\n"));
+    assert_eq!(stdout(&huge), format!("\n{alone}"));
+}

@@ -57,3 +57,51 @@ impl ChatTemplate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::trained;
+
+    fn folder(config: Option<&str>) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(config) = config {
+            fs_err::write(dir.path().join(TOKENIZER_CONFIG_FILE), config).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_as_the_same_template() {
+        let tokenizer = trained(300);
+        let jinja = ChatTemplate::jinja(
+            Path::new("t.jinja"),
+            "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|eot_id|>{% endfor %}\
+             {% if add_generation_prompt %}[assistant]{% endif %}",
+        );
+        for chat in [ChatTemplate::b158(), jinja.unwrap()] {
+            let dir = folder(Some(&tokenizer.hf_config(Some(&chat), 128)));
+            let read = ChatTemplate::of_folder(dir.path()).unwrap();
+            assert_eq!(read.jinja_source(), chat.jinja_source());
+            assert_eq!(read.identity(), chat.identity());
+        }
+        let config: Value = serde_json::from_str(&tokenizer.hf_config(None, 128)).unwrap();
+        assert_eq!(config["bos_token"], "<|begin_of_text|>");
+        assert_eq!(config["eos_token"], "<|end_of_text|>");
+        assert!(config.get("chat_template").is_none());
+    }
+
+    #[test]
+    fn a_folder_without_a_template_has_the_one_of_2b4t_and_a_broken_one_is_named() {
+        let b158 = ChatTemplate::b158().identity();
+        for config in [None, Some("{}"), Some("{\"chat_template\": null}")] {
+            let dir = folder(config);
+            assert_eq!(ChatTemplate::of_folder(dir.path()).unwrap().identity(), b158);
+        }
+        for config in ["{", "{\"chat_template\": 3}", "{\"chat_template\": \"{% for %}\"}"] {
+            let dir = folder(Some(config));
+            let error = ChatTemplate::of_folder(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(TOKENIZER_CONFIG_FILE), "{error}");
+        }
+    }
+}
