@@ -29,8 +29,6 @@ pub struct RunInfo {
     pub first_step: u64,
     /// What an optimizer step is made of, in words.
     pub batch: String,
-    /// What its speed is counted in.
-    pub unit: &'static str,
 }
 
 /// One line of `metrics.jsonl`.

@@ -35,8 +35,6 @@ pub struct Terminal {
     last_line: Option<Instant>,
     /// Of the last steps: when each ended, and its speed.
     last_steps: VecDeque<(Instant, f64)>,
-    /// What a step's speed is counted in.
-    unit: &'static str,
     /// The last report on the ternary codes.
     codes: String,
 }
@@ -51,7 +49,6 @@ impl Terminal {
             steps: 0,
             last_line: None,
             last_steps: VecDeque::new(),
-            unit: "tokens",
             codes: String::new(),
         }
     }
@@ -103,7 +100,6 @@ fn new_bar() -> ProgressBar {
 impl Monitor for Terminal {
     fn started(&mut self, info: &RunInfo) {
         self.steps = info.steps;
-        self.unit = info.unit;
         let resumed = if info.first_step > 1 { " (resumed)" } else { "" };
         self.line(&format!(
             "{}: {:.2} M parameters, steps {} to {}{resumed}, {} a step",
@@ -137,15 +133,14 @@ impl Monitor for Terminal {
         let eta = duration((self.steps - record.step) as f64 * self.seconds_a_step());
         let skipped = if record.skipped { " LEFT OUT" } else { "" };
         let text = format!(
-            "{} loss {:.4} lr {:.2e} norm {:.2}{}{} {:.0} {}/s ETA {eta}{skipped}",
+            "{} loss {:.4} lr {:.2e} norm {:.2}{}{} {:.0} tokens/s ETA {eta}{skipped}",
             record.phase,
             record.loss,
             record.lr,
             record.grad_norm,
             preference(record),
             self.codes,
-            self.speed(),
-            self.unit
+            self.speed()
         );
         if let Some(bar) = &self.bar {
             bar.set_position(record.step);

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub sum: Tensor<1>,
     /// How many were counted: trained tokens, or pairs.
     pub count: f64,
+    /// Trained targets.
+    pub tokens: u64,
     /// Sums over what is counted of other figures, for the log.
     pub metrics: Vec<(&'static str, f64)>,
 }
@@ -51,7 +53,8 @@ impl Objective for CrossEntropy {
             Tensor::from_data(TensorData::new(batch.loss_mask.clone(), shape), device);
         let log_probs = batch_log_probs(model, batch, device);
         let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
-        Outcome { sum: (log_probs * mask).sum().neg(), count, metrics: Vec::new() }
+        let (sum, tokens) = ((log_probs * mask).sum().neg(), batch.trained_tokens());
+        Outcome { sum, count, tokens, metrics: Vec::new() }
     }
 }
 

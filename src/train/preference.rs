@@ -51,7 +51,7 @@ impl Objective for Preference {
         let margin = ratio.clone().narrow(0, 0, pairs) - ratio.clone().narrow(0, pairs, pairs);
         let sum = activation::log_sigmoid(margin.mul_scalar(self.beta)).sum().neg();
         let metrics = self.metrics(&host(policy), &host(ratio));
-        Outcome { sum, count: pairs as f64, metrics }
+        Outcome { sum, count: pairs as f64, tokens: batch.rows.trained_tokens(), metrics }
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::folder::ModelFolder;
 use bitnet_format::staged::{OnExisting, write_file};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::data::{Epoch, FileLock, Pair, PairPlan};
@@ -143,12 +143,19 @@ fn compute(
         }
         let to = plan.items().min(from + at_once);
         let records: Vec<_> = (from..to).into_par_iter().map(of).collect();
+        release_graphs(request.device);
         file.write_all(records.as_flattened())?;
         bytes.extend(records.as_flattened());
         (request.progress)(to, plan.items());
         from = to;
     }
     Ok(Some(bytes))
+}
+
+/// What was recorded and is of no more use is only freed by a backward pass, of whatever graph.
+fn release_graphs(device: &Device) {
+    let nothing: Tensor<1> = Tensor::zeros([1], device).require_grad();
+    let _ = nothing.sum().backward();
 }
 
 fn log_probs(model: &LanguageModel, pair: &Pair, device: &Device) -> [f32; 2] {

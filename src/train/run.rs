@@ -315,7 +315,6 @@ fn begin(
             Stage::Dpo => format!("{} pairs", recipe.train.batch),
             _ => format!("{} rows of {}", recipe.train.batch, recipe.data.seq_len),
         },
-        unit: if recipe.stage == Stage::Dpo { "pairs" } else { "tokens" },
     });
     Ok(())
 }

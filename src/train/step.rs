@@ -55,6 +55,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Items counted: trained tokens, or pairs.
     pub count: f64,
+    /// Trained targets, whatever is counted.
+    pub tokens: u64,
     /// Why the update was left out, if it was.
     pub skipped: Option<Skip>,
     /// Means over what is counted of the objective's other figures.
@@ -66,6 +68,7 @@ pub struct StepReport {
 pub struct Accumulated {
     loss_sum: f64,
     count: f64,
+    tokens: u64,
     metrics: Vec<(&'static str, f64)>,
     gradients: Vec<Tensor<1>>,
 }
@@ -118,16 +121,17 @@ impl Accumulated {
         batch: &O::Batch,
         device: &Device,
     ) -> Self {
-        let Outcome { sum, count, metrics } = objective.evaluate(model, batch, device);
+        let Outcome { sum, count, tokens, metrics } = objective.evaluate(model, batch, device);
         let mut grads = sum.backward();
         let gradients = gradients(model, &mut grads);
         let loss_sum = f64::from(sum.into_scalar::<f32>());
-        Self { loss_sum, count, metrics, gradients }
+        Self { loss_sum, count, tokens, metrics, gradients }
     }
 
     fn add(&mut self, other: Self) {
         self.loss_sum += other.loss_sum;
         self.count += other.count;
+        self.tokens += other.tokens;
         if self.gradients.is_empty() {
             self.metrics = other.metrics;
             self.gradients = other.gradients;
@@ -172,7 +176,8 @@ impl Accumulated {
         let skipped = settings.limits.verdict(loss, grad_norm);
         let mean = |(name, sum): &(&'static str, f64)| (*name, sum / self.count);
         let metrics = self.metrics.iter().map(mean).collect();
-        let report = StepReport { loss, grad_norm, count: self.count, skipped, metrics };
+        let (count, tokens) = (self.count, self.tokens);
+        let report = StepReport { loss, grad_norm, count, tokens, skipped, metrics };
         if skipped.is_some() {
             return (model, report);
         }

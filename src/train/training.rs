@@ -85,7 +85,7 @@ impl Training<'_> {
         let progress = &mut state.progress;
         progress.position = next;
         progress.step = step;
-        progress.tokens += report.count as u64;
+        progress.tokens += report.tokens;
         progress.updates = state.optimizer.updates;
         progress.spikes.push(guard, report.loss, report.grad_norm);
         count_skips(progress, &report);
@@ -377,7 +377,7 @@ fn record(
         lr: rates.learning_rate,
         weight_decay: rates.weight_decay,
         grad_norm: report.grad_norm,
-        tokens_per_second: report.count / took.as_secs_f64(),
+        tokens_per_second: report.tokens as f64 / took.as_secs_f64(),
         skipped: report.skipped.is_some(),
         metrics: report.metrics.iter().copied().collect(),
         rows: Vec::new(),

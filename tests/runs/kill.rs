@@ -83,7 +83,7 @@ fn is_saving(out: &Path, pid: u32) -> bool {
 }
 
 /// The step of the last whole line of the log.
-fn last_step(out: &Path) -> Option<u64> {
+pub(crate) fn last_step(out: &Path) -> Option<u64> {
     let text = fs_err::read_to_string(out.join("metrics.jsonl")).ok()?;
     let whole = &text[..=text.rfind('\n')?];
     let line: serde_json::Value = serde_json::from_str(whole.lines().last()?).ok()?;

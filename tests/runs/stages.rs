@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::kill::{wait_for, wait_until};
+use super::kill::{last_step, wait_for, wait_until};
 use super::lab::{Dice, Lab, assert_code, assert_same, metrics, result, stderr};
 
 const SFT: &str = r#"
@@ -100,9 +100,6 @@ fn kill_stage(recipe: &str, seed: u64) {
     let lab = lab();
     let straight = lab.path("straight");
     lab.finish_recipe(recipe, &straight, &[]);
-    let began = std::time::Instant::now();
-    lab.finish_recipe(recipe, &lab.path("timed"), &[]);
-    let duration = began.elapsed();
     let expected = result(&straight);
     assert_eq!(expected.losses.len(), 24);
     let (mut dice, mut kills) = (Dice(seed), 0);
@@ -114,7 +111,10 @@ fn kill_stage(recipe: &str, seed: u64) {
                 let staged = format!(".tmp-{}", child.id());
                 wait_until(&mut child, || holds(&out, &staged))
             } else {
-                wait_for(&mut child, duration.mul_f64(dice.below(800) as f64 / 1000.0))
+                // A few steps on, and then at any moment within a step.
+                let target = last_step(&out).unwrap_or(0) + 1 + dice.below(5);
+                wait_until(&mut child, || last_step(&out).is_some_and(|step| step >= target))
+                    && wait_for(&mut child, Duration::from_micros(dice.below(30_000)))
             };
             if alive {
                 child.kill().unwrap();
