@@ -11,6 +11,7 @@ use bitnet_engine::Model;
 use bitnet_format::folder::{ModelFolder, TOKENIZER_FILE, write_packed};
 use bitnet_format::staged::{OnExisting, StagedDir};
 use bitnet_format::{WeightForm, tensor_table};
+use bitnet_text::TOKENIZER_CONFIG_FILE;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::Rng;
 use serde::Serialize;
@@ -105,9 +106,11 @@ pub fn write(folder: &ModelFolder, source: &Path, request: &Request) -> Result<(
     }
     let staged = StagedDir::beside(request.out, request.on_existing)?;
     write_packed(staged.path(), folder.spec(), |entry| folder.floats(entry))?;
-    let tokenizer = source.join(TOKENIZER_FILE);
-    if tokenizer.exists() {
-        fs_err::copy(&tokenizer, staged.path().join(TOKENIZER_FILE))?;
+    for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE] {
+        let beside = source.join(name);
+        if beside.exists() {
+            fs_err::copy(&beside, staged.path().join(name))?;
+        }
     }
     Ok(staged.publish()?)
 }

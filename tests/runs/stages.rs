@@ -364,6 +364,30 @@ fn a_run_does_not_continue_with_another_template_or_other_rows() {
 }
 
 #[test]
+fn another_chat_template_goes_with_the_model_to_the_packed_folder() {
+    let lab = lab();
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|eot_id|>{% endfor %}\
+                    {% if add_generation_prompt %}<assistant>{% endif %}";
+    fs_err::write(lab.path("own.jinja"), template).unwrap();
+    let out = lab.path("out");
+    let words = [
+        "tokenizer.chat_template=own.jinja",
+        "train.steps=3",
+        "export.formats=[\"hf-packed\"]",
+        "guard.spike_sigma=0",
+    ];
+    lab.finish_recipe("sft.toml", &out, &words);
+    let chat = bitnet_text::ChatTemplate::of_folder(&out.join("export/hf-packed")).unwrap();
+    assert_eq!(chat.jinja_source(), template);
+    let missing = ["tokenizer.chat_template=nowhere.jinja"];
+    assert_code(&lab.run_recipe("sft.toml", &lab.path("no"), &missing), 3);
+    fs_err::write(lab.path("own.jinja"), "{% for m in messages %}").unwrap();
+    let broken = lab.run_recipe("sft.toml", &lab.path("no"), &words);
+    assert_code(&broken, 4);
+    assert!(stderr(&broken).contains("own.jinja"), "{}", stderr(&broken));
+}
+
+#[test]
 fn a_packed_folder_is_refused_for_training_with_the_reason() {
     let lab = lab();
     let export = ["export.formats=[\"hf-packed\"]", "train.steps=2", "optimizer.warmup_steps=0"];
