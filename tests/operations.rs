@@ -222,3 +222,58 @@ fn the_summed_loss_and_its_gradients_do_not_depend_on_how_a_batch_is_cut() {
         }
     }
 }
+
+/// A packed folder, and the same model as float matrices that hold only 0 and ±s.
+fn packed_and_dequantised(dir: &std::path::Path) -> [bitnet_format::folder::ModelFolder; 2] {
+    use bitnet_format::folder::{ModelFolder, write_packed};
+    use bitnet_format::tensors::{TensorData as Floats, write_tensors};
+    use bitnet_format::{HfConfig, WeightForm};
+    let spec: bitnet_format::ModelSpec = toml::from_str(
+        "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 2\nvocab_size = 40\n\
+         num_attention_heads = 2\nnum_key_value_heads = 1",
+    )
+    .unwrap();
+    let (packed, floats) = (dir.join("packed"), dir.join("floats"));
+    fs_err::create_dir_all(&packed).unwrap();
+    fs_err::create_dir_all(&floats).unwrap();
+    write_packed(&packed, &spec, |entry| Ok(draw(7, &entry.name, entry.elements()))).unwrap();
+    let folder = ModelFolder::open(&packed).unwrap();
+    let values: Vec<(String, Vec<usize>, Vec<f32>)> = tensor_table(&spec)
+        .into_iter()
+        .map(|entry| {
+            let values = if entry.is_ternary(&spec) {
+                let (codes, scale) = folder.ternary(&entry).unwrap();
+                let value = |code: i8| f32::from(code) * scale.multiplier();
+                codes.codes().into_iter().map(value).collect()
+            } else {
+                folder.floats(&entry).unwrap()
+            };
+            (entry.name, entry.shape, values)
+        })
+        .collect();
+    let tensors =
+        values.iter().map(|(name, shape, values)| (name.clone(), Floats::f32(shape, values)));
+    write_tensors(&floats.join("model.safetensors"), tensors).unwrap();
+    let config = HfConfig { spec, form: WeightForm::Latent };
+    fs_err::write(floats.join("config.json"), config.to_json("float32")).unwrap();
+    [folder, ModelFolder::open(&floats).unwrap()]
+}
+
+#[test]
+fn a_checkpoint_that_was_dequantised_keeps_its_codes_and_scales() {
+    let dir = tempfile::tempdir().unwrap();
+    let [packed, floats] = packed_and_dequantised(dir.path());
+    let device = Device::flex();
+    let batch = random_rows(2, 12, 40, 9);
+    let of = |model: &LanguageModel| host(sequence_log_probs(model, &batch, &device));
+    let expected = of(&LanguageModel::read(&packed, &device).unwrap());
+    assert_eq!(of(&LanguageModel::read(&floats, &device).unwrap()), expected);
+    let (trainable, kept) = LanguageModel::read_for_training(&floats, &device).unwrap();
+    assert_eq!(kept, 14, "seven matrices a layer");
+    // The latents are made so that absmean gives the scale back to an ulp.
+    for (found, expected) in of(&trainable).iter().zip(&expected) {
+        assert!((found - expected).abs() <= 1e-3 * expected.abs(), "{found} {expected}");
+    }
+    let refused = LanguageModel::read_for_training(&packed, &device).unwrap_err().to_string();
+    assert!(refused.contains("without the latent weights"), "{refused}");
+}

@@ -397,3 +397,35 @@ fn a_packed_folder_is_refused_for_training_with_the_reason() {
     assert_code(&output, 4);
     assert!(stderr(&output).contains("without the latent weights"), "{}", stderr(&output));
 }
+
+#[test]
+fn pretraining_goes_on_from_a_model_and_stops_when_its_time_is_over() {
+    let lab = lab();
+    let words = [
+        "model.init=base/final",
+        "tokenizer.path=base/final/tokenizer.json",
+        "train.steps=3",
+        "optimizer.warmup_steps=0",
+    ];
+    lab.finish(&lab.path("more"), &words);
+    let loss = |out: &str| metrics(&lab.path(out))[0]["loss"].as_f64().unwrap();
+    assert!(loss("more") < loss("base") - 0.05, "{} after {}", loss("more"), loss("base"));
+    let out = lab.path("timed");
+    let stopped =
+        lab.run(&out, &[&words[..2], &["train.steps=5000", "train.max_minutes=0.02"]].concat());
+    assert_code(&stopped, 143);
+    let saved = bitnet_train::checkpoint::list(&out).unwrap();
+    bitnet_train::checkpoint::verify(&saved.last().unwrap().1).unwrap();
+}
+
+#[test]
+fn a_spike_is_left_out_and_named() {
+    let lab = lab();
+    let out = lab.path("out");
+    let words = ["guard.spike_sigma=0.5", "guard.spike_window=4", "train.steps=20"];
+    lab.finish_recipe("sft.toml", &out, &words);
+    let lines = metrics(&out);
+    let left_out = lines.iter().find(|line| line["skipped"] == true).expect("half a deviation");
+    assert!(left_out["rows"][0].as_str().unwrap().contains("sft.jsonl:"), "{left_out}");
+    assert!(left_out["loss"].is_number(), "a spike is finite: {left_out}");
+}
