@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Train and fine-tune BitNet b1.58 ternary language models.
 #[derive(Debug, Parser)]
@@ -64,8 +64,10 @@ pub(crate) enum Command {
     Tokenizer(TokenizerArgs),
     /// Held-out loss of a model on text.
     Eval(EvalArgs),
-    /// Write a trained model in a format that runs.
+    /// Write a model in a format that runs.
     Export(ExportArgs),
+    /// Write a fresh BF16 master of any shape, its weights drawn at random.
+    Init(InitArgs),
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +112,7 @@ pub(crate) struct InspectDataArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectModelArgs {
-    /// A checkpoint, a Hugging Face folder or a packed folder.
+    /// A checkpoint, a Hugging Face folder, a packed folder or a GGUF file.
     pub(crate) path: PathBuf,
 }
 
@@ -132,8 +134,9 @@ pub(crate) struct TokenizerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// A checkpoint, a Hugging Face folder or a packed folder, with its tokenizer.json.
-    #[arg(long, value_name = "DIR")]
+    /// A checkpoint, a Hugging Face folder or a packed folder with its tokenizer.json, or a GGUF
+    /// file.
+    #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
     /// Text files: .txt, or .jsonl with a "text" field.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
@@ -154,10 +157,10 @@ pub(crate) struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// A checkpoint or a Hugging Face folder with float matrices.
-    #[arg(long, value_name = "DIR")]
+    /// A checkpoint, a Hugging Face folder, a packed folder or a GGUF file.
+    #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
-    /// hf-packed
+    /// hf-bf16, hf-packed, gguf-i2_s, gguf-tq1_0 or gguf-tq2_0
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: String,
     /// What to write; refused when it exists.
@@ -166,10 +169,46 @@ pub(crate) struct ExportArgs {
     /// Replace what is there.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Skip running the written file.
+    /// Embedding and head of a GGUF file: f32, f16, q8_0 or q6_k [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) embedding: Option<String>,
+    /// What the scales of hf-packed do: multiply (autobitlinear, the default) or divide (bitlinear).
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) linear_class: Option<LinearClass>,
+    /// The source is a GGUF file whose I2_S tensors an ARM build of bitnet.cpp wrote (blocks of 64
+    /// values instead of 128; nothing in the file tells).
+    #[arg(long)]
+    pub(crate) i2s_arm: bool,
+    /// Skip comparing the written file with the source and running it.
     #[arg(long)]
     pub(crate) no_verify: bool,
     /// Print the result as one JSON line on stdout.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Hugging Face's two readers of packed folders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LinearClass {
+    Autobitlinear,
+    Bitlinear,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The shape.
+    #[arg(long, value_name = "CONFIG.toml")]
+    pub(crate) config: PathBuf,
+    /// The folder to write; refused when it exists.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Where the random numbers start.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// A tokenizer to put beside the weights.
+    #[arg(long, value_name = "tokenizer.json")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Replace what is there.
+    #[arg(long)]
+    pub(crate) force: bool,
 }

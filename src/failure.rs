@@ -11,7 +11,8 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// Prints `error` and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if let Some(TrainError::Stopped(stop)) = error.downcast_ref() {
+    if let Some(TrainError::Stopped(stop) | TrainError::ExportStopped(stop)) = error.downcast_ref()
+    {
         eprintln!("{error:#}");
         return ExitCode::from(stop.exit_code());
     }

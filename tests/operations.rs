@@ -224,8 +224,9 @@ fn the_summed_loss_and_its_gradients_do_not_depend_on_how_a_batch_is_cut() {
 }
 
 /// A packed folder, and the same model as float matrices that hold only 0 and ±s.
-fn packed_and_dequantised(dir: &std::path::Path) -> [bitnet_format::folder::ModelFolder; 2] {
-    use bitnet_format::folder::{ModelFolder, write_packed};
+fn packed_and_dequantised(dir: &std::path::Path) -> [bitnet_format::StoredModel; 2] {
+    use bitnet_format::StoredModel;
+    use bitnet_format::convert::hf::write_packed;
     use bitnet_format::tensors::{TensorData as Floats, write_tensors};
     use bitnet_format::{HfConfig, WeightForm};
     let spec: bitnet_format::ModelSpec = toml::from_str(
@@ -237,7 +238,7 @@ fn packed_and_dequantised(dir: &std::path::Path) -> [bitnet_format::folder::Mode
     fs_err::create_dir_all(&packed).unwrap();
     fs_err::create_dir_all(&floats).unwrap();
     write_packed(&packed, &spec, |entry| Ok(draw(7, &entry.name, entry.elements()))).unwrap();
-    let folder = ModelFolder::open(&packed).unwrap();
+    let folder = StoredModel::open(&packed).unwrap();
     let values: Vec<(String, Vec<usize>, Vec<f32>)> = tensor_table(&spec)
         .into_iter()
         .map(|entry| {
@@ -256,7 +257,7 @@ fn packed_and_dequantised(dir: &std::path::Path) -> [bitnet_format::folder::Mode
     write_tensors(&floats.join("model.safetensors"), tensors).unwrap();
     let config = HfConfig { spec, form: WeightForm::Latent };
     fs_err::write(floats.join("config.json"), config.to_json("float32")).unwrap();
-    [folder, ModelFolder::open(&floats).unwrap()]
+    [folder, StoredModel::open(&floats).unwrap()]
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! `bitnet-train eval`: the held-out loss of any model folder on text.
+//! `bitnet-train eval`: the held-out loss of any stored model on text.
 
 use anyhow::Result;
-use bitnet_format::folder::{ModelFolder, TOKENIZER_FILE};
-use bitnet_text::{ChatTemplate, Tokenizer};
+use bitnet_format::StoredModel;
+use bitnet_text::ChatTemplate;
 use bitnet_train::data::{CacheRequest, Encoding, Source, TokenCache, validation_rows};
 use bitnet_train::model::LanguageModel;
 use bitnet_train::platform::Signals;
@@ -16,13 +16,12 @@ use crate::cli::EvalArgs;
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     set_threads(args.threads)?;
     let signals = Signals::listen().map_err(TrainError::from)?;
-    let folder = ModelFolder::open(&args.model).map_err(TrainError::from)?;
-    let tokenizer =
-        Tokenizer::from_file(&args.model.join(TOKENIZER_FILE)).map_err(TrainError::from)?;
+    let folder = StoredModel::open(&args.model).map_err(TrainError::from)?;
+    let tokenizer = super::tokenizer_of(&args.model)?;
     let device = Device::flex();
     let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
     let encoding = if args.conversations {
-        Encoding::Conversations(ChatTemplate::of_folder(&args.model).map_err(TrainError::from)?)
+        Encoding::Conversations(ChatTemplate::of_model(&args.model).map_err(TrainError::from)?)
     } else {
         Encoding::Text
     };

@@ -1,38 +1,93 @@
-//! `bitnet-train export`: write a trained model in a format that runs, and run it.
+//! `bitnet-train export`: write a model in a format that runs, and run it.
+
+use std::time::Instant;
 
 use anyhow::Result;
-use bitnet_format::folder::ModelFolder;
+use bitnet_format::blocks::i2_s::I2sLayout;
+use bitnet_format::convert::gguf::Table;
 use bitnet_format::staged::OnExisting;
+use bitnet_format::{StoredModel, WeightForm};
 use bitnet_train::export::{self, Request};
+use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
+use bitnet_train::platform::{Signals, peak_memory};
 use bitnet_train::recipe::ExportFormat;
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
 use super::print_line;
-use crate::cli::ExportArgs;
+use crate::cli::{ExportArgs, LinearClass};
 use crate::failure::Usage;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
-    let format: ExportFormat =
-        args.format.parse().map_err(|error| Usage(format!("--format: {error}")))?;
-    let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
-    let request = Request { format, out: &args.out, on_existing };
-    let folder = ModelFolder::open(&args.model).map_err(TrainError::from)?;
-    export::write(&folder, &args.model, &request)?;
-    let verification = if args.no_verify { None } else { Some(export::verify(&args.out)?) };
-    let (ternary, other) = export::parameter_split(&folder);
+    let request = request(args)?;
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    let verbosity = if args.json { Verbosity::Quiet } else { Verbosity::Normal };
+    let monitor = &mut Terminal::new(verbosity);
+    let model = StoredModel::open_as(&args.model, layout(args)).map_err(TrainError::from)?;
+    let start = Instant::now();
+    let what = format!("writing {}", args.format);
+    let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
+    let report = export::export(&model, &args.model, &request, &signals, &mut watch)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let verification = if args.no_verify { None } else { Some(export::verify(&model, &args.out)?) };
+    let bytes = size_of(&args.out)?;
     if args.json {
-        let result = json!({
-            "out": args.out.display().to_string(), "format": args.format,
-            "ternary_parameters": ternary, "other_parameters": other,
-            "verification": verification,
+        let mut result = json!({
+            "out": args.out.display().to_string(), "format": args.format, "bytes": bytes,
+            "seconds": seconds, "peak_rss_bytes": peak_memory(), "verification": verification,
         });
+        let report = serde_json::to_value(&report)?;
+        let (Some(all), Some(parts)) = (result.as_object_mut(), report.as_object()) else {
+            unreachable!("both are JSON objects");
+        };
+        all.extend(parts.clone());
         print_line(&result.to_string());
         return Ok(());
     }
-    print_line(&format!("{}: {ternary} ternary and {other} other parameters", args.out.display()));
+    let megabytes = bytes as f64 / 1e6;
+    print_line(&format!("{}: {megabytes:.1} MB in {seconds:.1} s, {report}", args.out.display()));
     if let Some(verification) = verification {
         print_line(&verification.to_string());
     }
     Ok(())
+}
+
+fn request(args: &ExportArgs) -> Result<Request<'_>> {
+    let format: ExportFormat =
+        args.format.parse().map_err(|error| Usage(format!("--format: {error}")))?;
+    let is_gguf = args.format.starts_with("gguf");
+    if args.embedding.is_some() && !is_gguf {
+        return Err(Usage("--embedding: only GGUF files have a choice".to_owned()).into());
+    }
+    if args.linear_class.is_some() && format != ExportFormat::HfPacked {
+        return Err(Usage("--linear-class: only hf-packed has a choice".to_owned()).into());
+    }
+    let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
+    let mut request = Request::new(format, &args.out, on_existing);
+    if let Some(word) = &args.embedding {
+        let found = Table::WORDS.iter().find(|(known, _)| known == word);
+        let words: Vec<_> = Table::WORDS.iter().map(|(word, _)| *word).collect();
+        let expected = || Usage(format!("--embedding: expected {}", words.join(" or ")));
+        request.table = found.ok_or_else(expected)?.1;
+    }
+    if args.linear_class == Some(LinearClass::Bitlinear) {
+        request.scales = WeightForm::PackedDividing;
+    }
+    Ok(request)
+}
+
+fn layout(args: &ExportArgs) -> I2sLayout {
+    if args.i2s_arm { I2sLayout::Blocks64 } else { I2sLayout::Blocks128 }
+}
+
+/// Bytes of a file, or of the files of a folder.
+fn size_of(path: &std::path::Path) -> Result<u64> {
+    if path.is_file() {
+        return Ok(fs_err::metadata(path)?.len());
+    }
+    let mut bytes = 0;
+    for entry in fs_err::read_dir(path)? {
+        bytes += entry?.metadata()?.len();
+    }
+    Ok(bytes)
 }

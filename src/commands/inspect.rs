@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use anyhow::Result;
-use bitnet_format::folder::ModelFolder;
+use bitnet_format::StoredModel;
 use bitnet_format::report::report;
 use bitnet_text::Tokenizer;
 use bitnet_train::data::Row;
@@ -115,7 +115,7 @@ fn spelled(tokenizer: &Tokenizer, id: i32) -> String {
 }
 
 pub(crate) fn model(args: &InspectModelArgs) -> Result<()> {
-    let folder = ModelFolder::open(&args.path).map_err(TrainError::from)?;
-    report(&folder, print_line).map_err(TrainError::from)?;
+    let model = StoredModel::open(&args.path).map_err(TrainError::from)?;
+    report(&model, print_line).map_err(TrainError::from)?;
     Ok(())
 }

@@ -2,13 +2,18 @@
 
 mod eval;
 mod export;
+mod init;
 mod inspect;
 mod plan;
 mod run;
 mod speaker;
 mod tokenizer;
 
+use std::path::Path;
+
 use anyhow::Result;
+use bitnet_format::FormatError;
+use bitnet_text::Tokenizer;
 use bitnet_train::train::TrainError;
 
 use crate::cli::{Cli, Command, Inspect};
@@ -24,6 +29,7 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
         Some(Command::Tokenizer(args)) => tokenizer::run(args),
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Export(args)) => export::run(args),
+        Some(Command::Init(args)) => init::run(args),
     }
 }
 
@@ -35,6 +41,16 @@ fn set_threads(threads: Option<usize>) -> Result<()> {
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     Ok(pool.map_err(|error| TrainError::Io(std::io::Error::other(error)))?)
+}
+
+/// The tokenizer that a stored model brings.
+fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::of_model(model).map_err(TrainError::from)?;
+    let missing = || {
+        let what = "holds no tokenizer".to_owned();
+        TrainError::Format(FormatError::Container { path: model.to_owned(), what })
+    };
+    Ok(tokenizer.ok_or_else(missing)?)
 }
 
 /// Prints a line of results.

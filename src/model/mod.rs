@@ -21,6 +21,7 @@ mod norm;
 mod parameters;
 mod rope;
 mod source;
+mod streamed;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, Weight};
@@ -29,6 +30,8 @@ pub use loss::{likeliest, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use parameters::{gradients, named_values, replace_values, values};
+pub use source::FreshModel;
+pub use streamed::streamed_logits;
 
 use bitnet_format::{ModelSpec, Role, TensorEntry, tensor_table};
 use burn::module::{Module, Param};

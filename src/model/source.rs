@@ -1,9 +1,13 @@
-//! Where a model's first tensors come from: drawn, or read from a folder.
+//! Where a model's first tensors come from: drawn, or read from a stored model.
 
-use bitnet_format::folder::ModelFolder;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use bitnet_format::convert::Source;
 use bitnet_format::matrix::Matrix;
-use bitnet_format::{FormatError, ModelSpec, Role, TensorEntry, WeightForm};
+use bitnet_format::{FormatError, ModelSpec, Role, StoredModel, TensorEntry};
 use burn::tensor::Device;
+use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use crate::model::{LanguageModel, Weight};
@@ -21,48 +25,53 @@ impl LanguageModel {
         model
     }
 
-    /// The model in a folder as it is meant: latents (a checkpoint, a BF16 master), or codes that
-    /// were quantised before (a packed folder, or float matrices that hold only 0 and ±s).
+    /// A stored model as it is meant: latents (a checkpoint, a BF16 master), or codes that were
+    /// quantised before (a packed folder, a GGUF file, or float matrices that hold only 0 and ±s).
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or holds what is not a number.
-    pub fn read(folder: &ModelFolder, device: &Device) -> Result<Self, FormatError> {
-        let spec = folder.spec();
-        Self::from_source(spec, device, |entry| {
-            Ok(match folder.matrix(entry)? {
-                Matrix::Latent(values) => (values, linear_form(spec)),
-                Matrix::Ternary { codes, scale } => {
-                    (codes.into_iter().map(f32::from).collect(), Weight::Frozen(scale))
-                }
-            })
-        })
+    pub fn read(model: &StoredModel, device: &Device) -> Result<Self, FormatError> {
+        Self::from_source(model.spec(), device, |entry| as_meant(model, entry))
     }
 
-    /// The model in a folder, every matrix as latents; and how many of them were ternary already:
+    /// A stored model, every matrix as latents; and how many of them were ternary already:
     /// these get latents that quantise to the same codes and scale.
     ///
     /// # Errors
-    /// As [`LanguageModel::read`]; also when the folder is packed, since what training changes, the
+    /// As [`LanguageModel::read`]; also when the model is packed, since what training changes, the
     /// latents, is gone from it.
     pub fn read_for_training(
-        folder: &ModelFolder,
+        model: &StoredModel,
         device: &Device,
     ) -> Result<(Self, usize), FormatError> {
-        if folder.form() != WeightForm::Latent {
-            let path = folder.weight_files().into_iter().next().unwrap_or_default();
+        if model.is_packed() {
+            let path = model.weight_files().into_iter().next().unwrap_or_default();
             let what = "holds packed codes without the latent weights that training changes; \
                         expected a checkpoint or a BF16 master"
                 .to_owned();
             return Err(FormatError::Container { path, what });
         }
-        let (spec, mut kept) = (folder.spec(), 0);
-        let model = Self::from_source(spec, device, |entry| {
-            let matrix = folder.matrix(entry)?;
+        let (spec, mut kept) = (model.spec(), 0);
+        let trained = Self::from_source(spec, device, |entry| {
+            let matrix = model.matrix(entry)?;
             kept += usize::from(matches!(matrix, Matrix::Ternary { .. }));
             Ok::<_, FormatError>((matrix.into_latents(), linear_form(spec)))
         })?;
-        Ok((model, kept))
+        Ok((trained, kept))
     }
+}
+
+/// The values of a tensor and what they are.
+pub(crate) fn as_meant(
+    model: &StoredModel,
+    entry: &TensorEntry,
+) -> Result<(Vec<f32>, Weight), FormatError> {
+    Ok(match model.matrix(entry)? {
+        Matrix::Latent(values) => (values, linear_form(model.spec())),
+        Matrix::Ternary { codes, scale } => {
+            (codes.into_iter().map(f32::from).collect(), Weight::Frozen(scale))
+        }
+    })
 }
 
 fn linear_form(spec: &ModelSpec) -> Weight {
@@ -70,15 +79,99 @@ fn linear_form(spec: &ModelSpec) -> Weight {
 }
 
 fn draw(spec: &ModelSpec, entry: &TensorEntry, seed: u64) -> Vec<f32> {
-    if entry.role == Role::Norm {
-        return vec![1.0; entry.elements()];
+    Stream::of(entry, seed).draw(spec, entry, entry.elements())
+}
+
+/// The random values of one tensor, in its order.
+struct Stream {
+    name: String,
+    drawn: usize,
+    random: ChaCha8Rng,
+}
+
+impl Stream {
+    fn of(entry: &TensorEntry, seed: u64) -> Self {
+        let random = random::keyed(seed, &entry.name, 0, 0);
+        Self { name: entry.name.clone(), drawn: 0, random }
     }
-    let range = match entry.role {
-        Role::Embedding => spec.embedding_initializer_range,
-        _ => spec.initializer_range,
-    };
-    let normal =
-        Normal::new(0.0, range as f32).expect("a spec's initializer_range is positive and finite");
-    let mut random = random::keyed(seed, &entry.name, 0, 0);
-    normal.sample_iter(&mut random).take(entry.elements()).collect()
+
+    fn draw(&mut self, spec: &ModelSpec, entry: &TensorEntry, count: usize) -> Vec<f32> {
+        self.drawn += count;
+        let range = match entry.role {
+            Role::Norm => return vec![1.0; count],
+            Role::Embedding => spec.embedding_initializer_range,
+            Role::Linear(_) | Role::Head => spec.initializer_range,
+        };
+        let normal = Normal::new(0.0, range as f32).expect("a spec's ranges are finite");
+        normal.sample_iter(&mut self.random).take(count).collect()
+    }
+}
+
+/// The values of [`LanguageModel::initial`] as something to convert, never in memory as a whole.
+pub struct FreshModel {
+    spec: ModelSpec,
+    seed: u64,
+    /// Where the tensor that is being read stands.
+    stream: RefCell<Option<Stream>>,
+}
+
+impl FreshModel {
+    /// A fresh model of this shape.
+    pub fn new(spec: ModelSpec, seed: u64) -> Self {
+        Self { spec, seed, stream: RefCell::new(None) }
+    }
+
+    /// Its shape.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+}
+
+impl Source for FreshModel {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn matrix(&self, entry: &TensorEntry) -> Result<Matrix, FormatError> {
+        Ok(Matrix::Latent(draw(&self.spec, entry, self.seed)))
+    }
+
+    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
+        let width = entry.elements() / entry.shape[0];
+        let (start, count) = (rows.start * width, rows.len() * width);
+        let mut open = self.stream.borrow_mut();
+        let here = open.take().filter(|open| open.name == entry.name && open.drawn == start);
+        let mut stream = here.unwrap_or_else(|| {
+            let mut stream = Stream::of(entry, self.seed);
+            stream.draw(&self.spec, entry, start);
+            stream
+        });
+        let values = stream.draw(&self.spec, entry, count);
+        *open = Some(stream);
+        Ok(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitnet_format::tensor_table;
+
+    #[test]
+    fn a_fresh_model_read_in_parts_is_the_initial_one() {
+        let spec: ModelSpec = toml::from_str(
+            "hidden_size = 8\nintermediate_size = 12\nnum_hidden_layers = 1\n\
+             num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 10",
+        )
+        .unwrap();
+        let fresh = FreshModel::new(spec.clone(), 3);
+        for entry in tensor_table(&spec) {
+            let whole = draw(&spec, &entry, 3);
+            let (rows, width) = (entry.shape[0], entry.elements() / entry.shape[0]);
+            for range in [0..2, 2..rows, 1..4] {
+                let part = fresh.rows(&entry, range.clone()).unwrap();
+                assert_eq!(part, whole[range.start * width..range.end * width], "{}", entry.name);
+            }
+        }
+    }
 }

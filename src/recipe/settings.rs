@@ -306,6 +306,16 @@ impl ExportFormat {
     pub fn name(self) -> &'static str {
         word(Self::WORDS, self)
     }
+
+    /// The folder or file in a run's `export/`.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::HfBf16 | Self::HfPacked => self.name(),
+            Self::GgufI2S => "model-i2_s.gguf",
+            Self::GgufTq1 => "model-tq1_0.gguf",
+            Self::GgufTq2 => "model-tq2_0.gguf",
+        }
+    }
 }
 
 impl FromStr for ExportFormat {

@@ -93,6 +93,9 @@ pub enum TrainError {
     /// A signal asked for a stop; the state was saved.
     #[error("stopped by a signal; continue with --resume auto")]
     Stopped(Stop),
+    /// A signal stopped an export; nothing was written under its final name.
+    #[error("stopped by a signal; nothing was written")]
+    ExportStopped(Stop),
 }
 
 impl TrainError {
@@ -134,7 +137,7 @@ impl TrainError {
             Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
             Self::ReferenceDiffers { .. } => 1,
             Self::Refused(_) => 7,
-            Self::Stopped(stop) => stop.exit_code(),
+            Self::Stopped(stop) | Self::ExportStopped(stop) => stop.exit_code(),
         }
     }
 }
@@ -143,6 +146,7 @@ fn code_of_format(error: &FormatError) -> u8 {
     match error {
         FormatError::Io(error) => code_of_io(error.kind()),
         FormatError::Exists { .. } => 7,
+        FormatError::Interrupted => 1,
         FormatError::Config { .. } | FormatError::Tensor { .. } | FormatError::Container { .. } => {
             4
         }

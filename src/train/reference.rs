@@ -9,7 +9,7 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use bitnet_format::folder::ModelFolder;
+use bitnet_format::StoredModel;
 use bitnet_format::staged::{OnExisting, write_file};
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
@@ -93,7 +93,7 @@ impl Request<'_> {
 pub(crate) fn hash_model(folder: &Path) -> Result<String, TrainError> {
     let mut hasher = blake3::Hasher::new();
     let config = folder.join(bitnet_format::folder::CONFIG_FILE);
-    let weights = ModelFolder::open(folder)?.weight_files();
+    let weights = StoredModel::open(folder)?.weight_files();
     for path in std::iter::once(config).chain(weights) {
         std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
     }

@@ -46,7 +46,7 @@ pub(crate) fn load(
     let progress: Progress = checkpoint::read_state(path)?;
     refuse_recipe_drift(session.recipe, path, allowed, monitor)?;
     refuse_data_drift(session, path, &progress, allowed)?;
-    let folder = bitnet_format::folder::ModelFolder::open(path)?;
+    let folder = bitnet_format::StoredModel::open(path)?;
     let (model, _) = LanguageModel::read_for_training(&folder, &session.device)?;
     let mut optimizer = session.new_optimizer();
     let inner = session.device.clone().inner();

@@ -116,6 +116,7 @@ pub fn run(
     let start = resume::choose(&dir, &options.resume, monitor)?;
     let kept = start.as_ref().map(|checkpoint| checkpoint.join(TOKENIZER_FILE));
     let (session, mut curriculum) = Session::prepare(recipe, kept, &options.signals, monitor)?;
+    export::check_formats(recipe, &session.spec)?;
     let state = match &start {
         Some(checkpoint) => resume::load(&session, checkpoint, &options.allow_change, monitor)?,
         None => fresh(&session, monitor)?,
@@ -148,8 +149,7 @@ pub fn run(
 /// # Errors
 /// Names the key.
 pub fn check(recipe: &Recipe) -> Result<(), TrainError> {
-    refuse_unbuilt(recipe)?;
-    export::check_formats(recipe)
+    refuse_unbuilt(recipe)
 }
 
 /// Refuses a directory that holds a run.

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_format::folder::{ModelFolder, TOKENIZER_FILE};
+use bitnet_format::StoredModel;
+use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
 use burn::tensor::Device;
@@ -98,7 +99,7 @@ impl<'a> Session<'a> {
         let Some(init) = &self.init else {
             return Ok(LanguageModel::initial(&self.spec, self.recipe.seed, &self.device));
         };
-        let folder = ModelFolder::open(init)?;
+        let folder = StoredModel::open(init)?;
         let (model, kept) = LanguageModel::read_for_training(&folder, &self.device)?;
         if kept > 0 {
             monitor.message(&format!(
@@ -311,7 +312,7 @@ fn resolve_spec(
             .complete(tokenizer.vocab_size())
             .map_err(|what| contradiction(recipe, "model", what))?,
         (ModelSource::Init(_), init) => {
-            ModelFolder::open(init.expect("its folder was found"))?.spec().clone()
+            StoredModel::open(init.expect("its folder was found"))?.spec().clone()
         }
     };
     if spec.bos_token_id.is_none() {
@@ -375,7 +376,7 @@ pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainErro
         ModelSource::Init(name) => {
             let folder = Path::new(name);
             let there = !name.starts_with("hf:") && folder.exists();
-            return Ok(if there { Some(ModelFolder::open(folder)?.spec().clone()) } else { None });
+            return Ok(if there { Some(StoredModel::open(folder)?.spec().clone()) } else { None });
         }
     };
     let entries = match &recipe.tokenizer {

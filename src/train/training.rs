@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bitnet_format::folder::ModelFolder;
+use bitnet_format::StoredModel;
 use bitnet_format::staged::{OnExisting, StagedDir};
 use burn::module::Module;
 use serde_json::json;
@@ -280,12 +280,16 @@ impl Training<'_> {
         staged.publish()?;
         self.monitor.saved(&target);
         for format in &self.session.recipe.export.formats {
-            let out = self.dir.join("export").join(format.name());
-            let request =
-                export::Request { format: *format, out: &out, on_existing: OnExisting::Replace };
-            let report = export::export(&ModelFolder::open(&target)?, &target, &request)?;
+            let out = self.dir.join("export").join(format.file_name());
+            let request = export::Request::new(*format, &out, OnExisting::Replace);
+            let model = StoredModel::open(&target)?;
+            let what = format!("writing {}", format.name());
+            let (monitor, signals) = (&mut *self.monitor, &self.session.signals);
+            let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
+            let report = export::export(&model, &target, &request, signals, &mut watch)?;
             self.monitor.saved(&out);
             self.monitor.message(&report.to_string());
+            self.monitor.message(&export::verify(&model, &out)?.to_string());
         }
         self.events.flush()?;
         self.monitor.finished();

@@ -2,7 +2,8 @@
 //! against transformers' offline reader and against each other.
 
 use bitnet_engine::Model;
-use bitnet_format::folder::{ModelFolder, write_packed};
+use bitnet_format::StoredModel;
+use bitnet_format::convert::hf::write_packed;
 use bitnet_train::model::{Documents, LanguageModel, token_logits};
 use burn::tensor::Device;
 
@@ -12,7 +13,7 @@ use super::sets::{self, check, host, ids, largest_difference};
 fn golden_training_forward_over_packed_codes() {
     let device = Device::flex();
     for set in sets::with("packed/expected.safetensors") {
-        let folder = ModelFolder::open(&set.dir.join("packed")).unwrap();
+        let folder = StoredModel::open(&set.dir.join("packed")).unwrap();
         let model = LanguageModel::read(&folder, &device).unwrap();
         let file = set.file("forward.safetensors");
         let shape = file.shape("input_ids");
@@ -37,7 +38,7 @@ fn golden_engine_agrees_with_the_training_forward_on_our_own_export() {
             .unwrap();
         let engine = Model::load(out.path()).unwrap();
         let reference =
-            LanguageModel::read(&ModelFolder::open(out.path()).unwrap(), &device).unwrap();
+            LanguageModel::read(&StoredModel::open(out.path()).unwrap(), &device).unwrap();
         let file = set.file("forward.safetensors");
         let width = file.shape("input_ids")[1];
         for row in file.ints("input_ids").chunks(width) {

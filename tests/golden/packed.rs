@@ -1,6 +1,7 @@
 //! The packed export against transformers' `pack_weights`, byte for byte.
 
-use bitnet_format::folder::{ModelFolder, write_packed};
+use bitnet_format::StoredModel;
+use bitnet_format::convert::hf::write_packed;
 use bitnet_format::tensors::{Dtype, TensorFile};
 use bitnet_format::{WeightForm, tensor_table};
 
@@ -39,15 +40,16 @@ fn golden_packed_bytes_and_scales() {
 #[test]
 fn golden_packed_codes_are_read_back() {
     for set in sets::with("packed/expected.safetensors") {
-        let folder = ModelFolder::open(&set.dir.join("packed")).unwrap();
-        assert_eq!(folder.form(), WeightForm::PackedMultiplying);
+        let folder = StoredModel::open(&set.dir.join("packed")).unwrap();
+        let StoredModel::Folder(inner) = &folder else { panic!("a folder is opened as one") };
+        assert_eq!(inner.form(), WeightForm::PackedMultiplying);
         let expected = set.file("packed/expected.safetensors");
         for entry in tensor_table(folder.spec()) {
             if entry.is_ternary(folder.spec()) {
                 let (packed, _) = folder.ternary(&entry).unwrap();
                 let name = format!("code.{}", entry.name.trim_end_matches(".weight"));
                 let codes = expected.0.raw(&name, &entry.shape, Dtype::I8).unwrap();
-                assert_eq!(packed.codes(), bytemuck::cast_slice::<u8, i8>(codes), "{name}");
+                assert_eq!(packed.codes(), bytemuck::cast_slice::<u8, i8>(&codes), "{name}");
             }
         }
     }

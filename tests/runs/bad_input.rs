@@ -120,5 +120,6 @@ fn unknown_arguments_are_usage_errors() {
 #[test]
 fn a_format_that_cannot_be_written_is_refused_before_training() {
     let edit = ("[optimizer]", "[export]\nformats = [\"gguf-i2_s\"]\n[optimizer]");
-    expect(edit, 3, &["gguf-i2_s", "hf-packed"]);
+    let what = "has 32 columns; I2_S needs a multiple of 128";
+    expect(edit, 3, &["[export.formats]: gguf-i2_s: ", "layers.0.self_attn.q_proj.weight", what]);
 }

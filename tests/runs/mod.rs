@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod commands;
+mod exports;
 mod kill;
 mod lab;
 mod signals;

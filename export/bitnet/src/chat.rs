@@ -31,7 +31,7 @@ struct Session<'a> {
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let model = open::model(&args.model)?;
     let tokenizer = open::tokenizer(&args.model, &model)?;
-    let chat = ChatTemplate::of_folder(&args.model)?;
+    let chat = ChatTemplate::of_model(&args.model)?;
     let mut stop_ids = sampling::stop_ids(&model, &tokenizer);
     stop_ids.extend(chat.stop_ids(&tokenizer));
     let request = GenerateRequest {

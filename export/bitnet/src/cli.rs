@@ -20,13 +20,13 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Print how likely a model finds given token ids
     Score(ScoreArgs),
-    /// Print what a model folder holds
+    /// Print what a model holds
     Inspect(InspectArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Packed model folder
+    /// Model folder or GGUF file
     #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
     /// Text to continue; `-` reads all of stdin as it is
@@ -46,7 +46,7 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// Packed model folder
+    /// Model folder or GGUF file
     #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
     /// What the model is told before the first turn
@@ -90,7 +90,7 @@ pub(crate) struct ThreadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Packed model folder
+    /// Model folder or GGUF file
     #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
     /// File with one JSON array of token ids a line
@@ -105,7 +105,7 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Model folder
+    /// Model folder or GGUF file
     pub(crate) path: PathBuf,
 }
 

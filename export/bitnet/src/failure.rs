@@ -50,7 +50,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let from_engine = |error: &EngineError| match error {
         EngineError::Format(error) => format_code(error),
-        EngineError::NotPacked { .. } => INPUT,
+        EngineError::Dense { .. } => INPUT,
         EngineError::EmptyPrompt
         | EngineError::ContextFull { .. }
         | EngineError::UnknownToken { .. }

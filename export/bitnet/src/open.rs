@@ -12,32 +12,30 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::cli::ThreadArgs;
 use crate::failure::BadInput;
 
-/// Says plainly what is wrong with a path that cannot be a model folder.
-pub(crate) fn check_folder(path: &Path) -> anyhow::Result<()> {
-    let what = if path.is_dir() {
+/// Says plainly that there is nothing at a path.
+pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
         return Ok(());
-    } else if path.exists() {
-        "is a file; expected a model folder"
-    } else {
-        "does not exist; expected a model folder"
-    };
+    }
+    let what = "does not exist; expected a model folder or a GGUF file";
     Err(BadInput(format!("{}: {what}", path.display())).into())
 }
 
-/// The packed model in a folder.
+/// The model at a path.
 pub(crate) fn model(path: &Path) -> anyhow::Result<Model> {
-    check_folder(path)?;
+    check_path(path)?;
     Ok(Model::load(path)?)
 }
 
-/// The tokenizer that lies beside a model and fits it.
+/// The tokenizer that a model brings and that fits it.
 pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer> {
-    let path = path.join(TOKENIZER_FILE);
-    let tokenizer = Tokenizer::from_file(&path)?;
+    let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
+    let missing = || BadInput(format!("{}: holds no tokenizer", file.display()));
+    let tokenizer = Tokenizer::of_model(path)?.ok_or_else(missing)?;
     let (tokens, limit) = (tokenizer.vocab_size(), model.spec().vocab_size);
     if tokens > limit {
         let what = format!("has ids up to {}; expected below the model's {limit}", tokens - 1);
-        return Err(BadInput(format!("{} [model.vocab]: {what}", path.display())).into());
+        return Err(BadInput(format!("{} [model.vocab]: {what}", file.display())).into());
     }
     Ok(tokenizer)
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use bitnet_format::ModelSpec;
-use bitnet_format::folder::{TOKENIZER_FILE, write_packed};
+use bitnet_format::convert::hf::write_packed;
+use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_text::{Tokenizer, train_bpe};
 use serde_json::Value;
 use tempfile::TempDir;

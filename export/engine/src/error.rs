@@ -10,13 +10,10 @@ pub enum EngineError {
     /// The folder is not a model of ours.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The folder holds latent or dense matrices.
-    #[error(
-        "{path} [quantization_config]: holds float matrices; expected packed ternary ones \
-         (export the model as hf-packed first)"
-    )]
-    NotPacked {
-        /// The folder's `config.json`.
+    /// The model is not ternary.
+    #[error("{path} [quantization_config]: is a dense model; expected a ternary one")]
+    Dense {
+        /// The model.
         path: PathBuf,
     },
     /// There is nothing to continue.

@@ -1,11 +1,10 @@
-//! From a packed folder to a [`Model`]: tensors in the order of the one table, repacked for this
+//! From a stored model to a [`Model`]: tensors in the order of the one table, repacked for this
 //! CPU as they are read.
 
 use std::path::Path;
 use std::vec::IntoIter;
 
-use bitnet_format::folder::{CONFIG_FILE, ModelFolder};
-use bitnet_format::{FormatError, ModelSpec, TensorEntry, WeightForm, tensor_table};
+use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, tensor_table};
 use bitnet_kernels::{DenseMatrix, Kernel, TernaryPanels};
 
 use crate::attention::Heads;
@@ -15,18 +14,18 @@ use crate::rope::Rope;
 use crate::{EngineError, Model};
 
 impl Model {
-    /// Loads a packed folder (`config.json` and `model.safetensors`), whichever way its scales
-    /// are stored, and chooses the fastest kernel of this CPU.
+    /// Loads a packed folder, a GGUF file, or latents, which are quantised on the way, and
+    /// chooses the fastest kernel of this CPU.
     ///
     /// # Errors
-    /// A folder with latent or dense matrices, or anything wrong with its files.
-    pub fn load(dir: &Path) -> Result<Self, EngineError> {
-        let folder = ModelFolder::open(dir)?;
-        if folder.form() == WeightForm::Latent {
-            return Err(EngineError::NotPacked { path: dir.join(CONFIG_FILE) });
+    /// A dense model, or anything wrong with the files.
+    pub fn load(path: &Path) -> Result<Self, EngineError> {
+        let stored = StoredModel::open(path)?;
+        let spec = stored.spec().clone();
+        if !spec.quantise {
+            return Err(EngineError::Dense { path: path.to_owned() });
         }
-        let mut reader = Reader::new(&folder);
-        let spec = folder.spec().clone();
+        let mut reader = Reader::new(&stored);
         let embedding = reader.dense()?;
         let blocks =
             (0..spec.num_hidden_layers).map(|_| reader.block()).collect::<Result<_, _>>()?;
@@ -39,15 +38,15 @@ impl Model {
 
 /// Walks the tensor table once; each call takes the next tensor.
 struct Reader<'a> {
-    folder: &'a ModelFolder,
+    stored: &'a StoredModel,
     spec: &'a ModelSpec,
     entries: IntoIter<TensorEntry>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(folder: &'a ModelFolder) -> Self {
-        let spec = folder.spec();
-        Self { folder, spec, entries: tensor_table(spec).into_iter() }
+    fn new(stored: &'a StoredModel) -> Self {
+        let spec = stored.spec();
+        Self { stored, spec, entries: tensor_table(spec).into_iter() }
     }
 
     fn next(&mut self) -> TensorEntry {
@@ -56,12 +55,12 @@ impl<'a> Reader<'a> {
 
     fn dense(&mut self) -> Result<DenseMatrix, FormatError> {
         let entry = self.next();
-        Ok(DenseMatrix::new(entry.shape[1], self.folder.floats(&entry)?))
+        Ok(DenseMatrix::new(entry.shape[1], self.stored.floats(&entry)?))
     }
 
     fn norm(&mut self) -> Result<RmsNorm, FormatError> {
         let entry = self.next();
-        Ok(RmsNorm::new(self.folder.floats(&entry)?, self.spec.rms_norm_eps))
+        Ok(RmsNorm::new(self.stored.floats(&entry)?, self.spec.rms_norm_eps))
     }
 
     fn sub_norm(&mut self) -> Result<Option<RmsNorm>, FormatError> {
@@ -71,7 +70,7 @@ impl<'a> Reader<'a> {
     /// The next `count` matrices, one below the other.
     fn ternary(&mut self, count: usize) -> Result<TernaryPanels, FormatError> {
         let matrices: Result<Vec<_>, _> =
-            (0..count).map(|_| self.folder.ternary(&self.next())).collect();
+            (0..count).map(|_| self.stored.ternary(&self.next())).collect();
         Ok(TernaryPanels::stack(&matrices?))
     }
 

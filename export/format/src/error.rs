@@ -38,6 +38,9 @@ pub enum FormatError {
         /// What is wrong.
         what: String,
     },
+    /// Whoever watched asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The target exists and was not to be replaced.
     #[error("{path}: already exists; choose another path, or --force to replace it")]
     Exists {

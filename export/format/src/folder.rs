@@ -1,16 +1,17 @@
 //! A model folder as Hugging Face lays it out: `config.json` and `model.safetensors`, or shards
 //! of it with an index.
 //!
-//! One reader for every storage form, one writer for the packed form. Tokenizer files lie in the
-//! same folder but are not this crate's business.
+//! One reader for every storage form; writing is `convert::hf`'s. Tokenizer files lie in the same
+//! folder but are not this crate's business.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::matrix::Matrix;
 use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
 use crate::shards::TensorSet;
-use crate::tensors::{Dtype, TensorData, write_tensors};
+use crate::tensors::Dtype;
 use crate::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
 
 /// The model's shape in a folder.
@@ -66,6 +67,23 @@ impl ModelFolder {
         self.tensors.finite_floats(&entry.name, &entry.shape)
     }
 
+    /// Some rows of such a tensor.
+    pub fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
+        self.tensors.finite_rows(&entry.name, &entry.shape, rows)
+    }
+
+    /// The file that holds a tensor, for messages.
+    pub fn path_of(&self, name: &str) -> &Path {
+        self.tensors.path_of(name)
+    }
+
+    /// Whether every tensor is stored in BF16: then a master is what it is already.
+    pub fn is_bf16(&self) -> bool {
+        let bf16 =
+            |name: &String| self.tensors.info(name).is_ok_and(|info| info.dtype == Dtype::BF16);
+        self.tensors.names().iter().all(bf16)
+    }
+
     /// A tensor as it is meant: the codes and the scale of a matrix that was quantised before,
     /// packed or as float values, and otherwise its values.
     pub fn matrix(&self, entry: &TensorEntry) -> Result<Matrix, FormatError> {
@@ -88,7 +106,7 @@ impl ModelFolder {
         let broken = |what: String| FormatError::tensor(path, &entry.name, what);
         let (rows, columns) = (entry.shape[0], entry.shape[1]);
         let bytes = self.tensors.raw(&entry.name, &[rows.div_ceil(4), columns], Dtype::U8)?;
-        let packed = PackedTernary::from_bytes(rows, columns, bytes.to_vec())
+        let packed = PackedTernary::from_bytes(rows, columns, bytes)
             .map_err(|error| broken(error.to_string()))?;
         let stored = self.tensors.floats(&scale_name(&entry.name), &[1])?[0];
         let multiplier = match self.config.form {
@@ -128,69 +146,15 @@ impl ModelFolder {
 }
 
 /// The tensor that holds a packed matrix's scale: `….weight` → `….weight_scale`.
-fn scale_name(weight: &str) -> String {
+pub(crate) fn scale_name(weight: &str) -> String {
     format!("{weight}_scale")
-}
-
-/// Writes a packed folder (`autobitlinear`, `offline`) into the existing directory `dir`.
-///
-/// Matrices of the blocks become U8 `[N/4, K]` with an F32 `weight_scale [1]` = mean |w| that
-/// multiplies; embedding, head and norms are rounded to BF16. `latents` gives the f32 values of
-/// one tensor of the table at a time; a matrix of values 0 and ±s was quantised before and keeps
-/// its codes and its scale s ([`Matrix::from_floats`]). A matrix whose rows cannot be packed is
-/// refused by name before anything is written.
-pub fn write_packed(
-    dir: &Path,
-    spec: &ModelSpec,
-    mut latents: impl FnMut(&TensorEntry) -> Result<Vec<f32>, FormatError>,
-) -> Result<(), FormatError> {
-    let path = dir.join(MODEL_FILE);
-    let table = tensor_table(spec);
-    check_packable(&path, spec, &table)?;
-    let mut tensors = Vec::new();
-    for entry in &table {
-        let values = latents(entry)?;
-        if !entry.is_ternary(spec) {
-            tensors.push((entry.name.clone(), TensorData::bf16(&entry.shape, &values)));
-            continue;
-        }
-        let (rows, columns) = (entry.shape[0], entry.shape[1]);
-        let (codes, scale) = Matrix::from_floats(values).quantised();
-        let packed = PackedTernary::from_codes(rows, columns, &codes)
-            .map_err(|error| FormatError::tensor(&path, &entry.name, error.to_string()))?;
-        let bytes = packed.bytes().to_vec();
-        tensors.push((entry.name.clone(), TensorData::u8(&[rows / 4, columns], bytes)));
-        tensors.push((scale_name(&entry.name), one_f32(scale.multiplier())));
-    }
-    write_tensors(&path, tensors)?;
-    let config = HfConfig { spec: spec.clone(), form: WeightForm::PackedMultiplying };
-    fs_err::write(dir.join(CONFIG_FILE), config.to_json("bfloat16"))?;
-    Ok(())
-}
-
-fn one_f32(value: f32) -> TensorData<'static> {
-    TensorData::f32_owned(&[1], &[value])
-}
-
-fn check_packable(path: &Path, spec: &ModelSpec, table: &[TensorEntry]) -> Result<(), FormatError> {
-    if !spec.quantise {
-        let what = "is a dense model (quantise = false); only ternary matrices can be packed";
-        return Err(FormatError::container(path, what));
-    }
-    let uneven = |entry: &&TensorEntry| entry.is_ternary(spec) && !entry.shape[0].is_multiple_of(4);
-    match table.iter().find(uneven) {
-        Some(entry) => {
-            let what = format!("has {} rows; packing needs a multiple of 4", entry.shape[0]);
-            Err(FormatError::tensor(path, &entry.name, what))
-        }
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensors::TensorFile;
+    use crate::convert::hf::write_packed;
+    use crate::tensors::{TensorData, TensorFile, write_tensors};
 
     fn spec(extra: &str) -> ModelSpec {
         toml::from_str(&format!(
@@ -341,7 +305,7 @@ mod tests {
         let info = file.info(name).unwrap();
         let shape = info.shape.as_slice();
         match info.dtype {
-            Dtype::U8 => TensorData::u8(shape, file.raw(name, shape, Dtype::U8).unwrap().to_vec()),
+            Dtype::U8 => TensorData::u8(shape, file.raw(name, shape, Dtype::U8).unwrap()),
             Dtype::BF16 => TensorData::bf16(shape, &file.floats(name, shape).unwrap()),
             _ => TensorData::f32_owned(shape, &file.floats(name, shape).unwrap()),
         }

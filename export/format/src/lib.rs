@@ -12,24 +12,34 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
+pub mod blocks;
+pub mod convert;
 mod error;
 pub mod folder;
+pub mod gguf;
 mod hf_config;
 mod map;
+pub mod master;
 pub mod matrix;
+#[cfg(test)]
+mod mutation;
 pub mod norm;
 pub mod packed;
 mod pairs;
+mod parts;
 pub mod quant;
 pub mod report;
 pub mod shards;
 mod spec;
 pub mod staged;
+mod stored;
 mod table;
 pub mod tensors;
+pub mod writer;
 
 pub use error::FormatError;
 pub use hf_config::{HfConfig, WeightForm};
 pub use map::FileBytes;
 pub use spec::{HiddenAct, ModelSpec};
+pub use stored::StoredModel;
 pub use table::{LinearKind, Role, TensorEntry, tensor_table};

@@ -1,53 +1,177 @@
-//! What a model folder holds, in words: its config, its tensors, the shares of its ternary codes.
-//! Shown by both programs; nothing here decides anything.
+//! What a stored model holds, in words: its config, its tensors, the shares of its ternary codes,
+//! and what other programs will make of it. Shown by both programs; nothing here decides anything.
 
-use crate::folder::ModelFolder;
+use crate::convert::Source;
+use crate::gguf::{GgufModel, TensorKind, Value, architecture::Architecture};
 use crate::matrix::Matrix;
 use crate::quant::{WeightScale, ternary_codes};
-use crate::{FormatError, TensorEntry, WeightForm, tensor_table};
+use crate::{
+    FormatError, HiddenAct, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table,
+};
 
 /// The lines of a report, the config first. Every tensor is read once.
-pub fn report(folder: &ModelFolder, mut line: impl FnMut(&str)) -> Result<(), FormatError> {
-    line(&format!("{:<24} {}", "parameters", folder.spec().parameters()));
-    line(&format!("{:<24} {}", "matrices", form_in_words(folder.form())));
-    if let Ok(serde_json::Value::Object(keys)) = serde_json::to_value(folder.spec()) {
+pub fn report(model: &StoredModel, mut line: impl FnMut(&str)) -> Result<(), FormatError> {
+    let spec = model.spec();
+    line(&format!("{:<24} {}", "parameters", spec.parameters()));
+    line(&format!("{:<24} {}", "matrices", form_in_words(model)));
+    if let Ok(serde_json::Value::Object(keys)) = serde_json::to_value(spec) {
         for (key, value) in keys {
             line(&format!("{key:<24} {value}"));
         }
     }
-    let table = tensor_table(folder.spec());
+    if let StoredModel::Gguf(gguf) = model {
+        line("");
+        metadata(gguf, &mut line);
+    }
+    let table = tensor_table(spec);
     let width = table.iter().map(|entry| entry.name.len()).max().unwrap_or(0);
     line("");
     for entry in &table {
         let shape = format!("{:?}", entry.shape);
-        line(&format!("{:<width$} {shape:<16} {}", entry.name, content(folder, entry)?));
+        line(&format!("{:<width$} {shape:<16} {}", entry.name, content(model, entry)?));
+    }
+    line("");
+    for objection in objections(model) {
+        line(&format!("note: {objection}"));
     }
     Ok(())
 }
 
-fn form_in_words(form: WeightForm) -> &'static str {
+/// What other programs are known not to take, or to take wrongly.
+pub fn objections(model: &StoredModel) -> Vec<String> {
+    let mut all = Vec::new();
+    match model {
+        StoredModel::Folder(folder) => all.push(folder_objection(folder.form()).to_owned()),
+        StoredModel::Gguf(gguf) => gguf_objections(gguf, &mut all),
+    }
+    let spec = model.spec();
+    if spec.quantise && spec.hidden_act == HiddenAct::Relu2 && !spec.sub_norms {
+        all.push("relu2 without sub-norms: only this project's programs run it".to_owned());
+    }
+    all.extend(unheld_forms(spec));
+    all
+}
+
+fn folder_objection(form: WeightForm) -> &'static str {
     match form {
-        WeightForm::Latent => "floats",
-        WeightForm::PackedMultiplying => "packed ternary, scales multiply",
-        WeightForm::PackedDividing => "packed ternary, scales divide",
+        WeightForm::Latent => {
+            "float latents: transformers runs them (quantization_mode online); llama.cpp's \
+             converter does not take this model type"
+        }
+        WeightForm::PackedMultiplying => {
+            "scales multiply: transformers 4.52 and later; readers that always divide (llama.cpp's \
+             converter) get it wrong"
+        }
+        WeightForm::PackedDividing => {
+            "scales divide: readers that know only 2B4T's own folder, whose scales multiply, get \
+             it wrong"
+        }
     }
 }
 
-fn content(folder: &ModelFolder, entry: &TensorEntry) -> Result<String, FormatError> {
-    if !entry.is_ternary(folder.spec()) {
-        return Ok(floats(&folder.floats(entry)?));
+fn gguf_objections(gguf: &GgufModel, all: &mut Vec<String>) {
+    let mut kinds = tensor_table(gguf.spec()).into_iter().map(|entry| gguf.kind(&entry));
+    let i2_s = kinds.any(|kind| kind == TensorKind::I2S);
+    if i2_s {
+        all.push(
+            "I2_S (type 36): bitnet.cpp and ik_llama.cpp read it, llama.cpp and its relatives do \
+             not; builds of bitnet.cpp for ARM since November 2025 expect other blocks"
+                .to_owned(),
+        );
     }
-    Ok(match folder.matrix(entry)? {
-        Matrix::Ternary { codes, scale } => shares(&codes, scale),
-        Matrix::Latent(values) => {
-            let scale = WeightScale::of_latents(&values);
-            format!(
-                "{}, latents: {}",
-                shares(&ternary_codes(&values, scale), scale),
-                range(&values)
-            )
+    match gguf.architecture() {
+        Architecture::BitnetB158 => all.push(
+            "bitnet-b1.58: not in llama.cpp; bitnet.cpp since July 2026 computes SiLU where this \
+             model has relu2"
+                .to_owned(),
+        ),
+        Architecture::Bitnet if !i2_s && gguf.spec().tie_word_embeddings => {
+            all.push("bitnet with SiLU and TQ blocks: unmodified llama.cpp runs it".to_owned());
         }
-    })
+        Architecture::Llama if !i2_s => {
+            all.push("llama with TQ blocks: unmodified llama.cpp runs it".to_owned());
+        }
+        Architecture::Bitnet | Architecture::Llama => {}
+    }
+    if gguf.architecture() != Architecture::Llama && !gguf.spec().tie_word_embeddings {
+        all.push(
+            "a head of its own: llama.cpp refuses such a bitnet model, bitnet.cpp takes the \
+             embedding for it; train with tie_word_embeddings = true for them"
+                .to_owned(),
+        );
+    }
+    let text = |key: &str| gguf.file().metadata().get(key);
+    if text("tokenizer.ggml.model").is_some() && text("tokenizer.ggml.pre").is_none() {
+        all.push("no tokenizer.ggml.pre: readers fall back to another way of splitting".to_owned());
+    }
+    if matches!(text("tokenizer.chat_template"), Some(Value::String(t)) if t.contains("BITNETAssistant"))
+    {
+        all.push("the chat template is not the one the model was trained with".to_owned());
+    }
+}
+
+/// Forms that cannot hold this shape.
+fn unheld_forms(spec: &ModelSpec) -> Vec<String> {
+    let columns = |block: usize| {
+        let table = tensor_table(spec);
+        let odd =
+            |entry: &&TensorEntry| entry.is_ternary(spec) && !entry.shape[1].is_multiple_of(block);
+        table.iter().find(odd).map(|entry| (entry.name.clone(), entry.shape[1]))
+    };
+    let mut all = Vec::new();
+    for (block, form) in [(128, "I2_S"), (256, "TQ1_0 and TQ2_0")] {
+        if let Some((name, width)) = columns(block) {
+            all.push(format!(
+                "no GGUF with {form}: {name} has {width} columns, not a multiple of {block}"
+            ));
+        }
+    }
+    all
+}
+
+fn metadata(gguf: &GgufModel, line: &mut impl FnMut(&str)) {
+    for (key, value) in gguf.file().metadata().iter() {
+        line(&format!("{key:<40} {}", in_short(value)));
+    }
+}
+
+fn in_short(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.chars().count() > 60 => {
+            format!("{:?}… ({} characters)", text.chars().take(60).collect::<String>(), text.len())
+        }
+        other => other.to_string(),
+    }
+}
+
+fn form_in_words(model: &StoredModel) -> String {
+    match model {
+        StoredModel::Folder(folder) => match folder.form() {
+            WeightForm::Latent => "floats".to_owned(),
+            WeightForm::PackedMultiplying => "packed ternary, scales multiply".to_owned(),
+            WeightForm::PackedDividing => "packed ternary, scales divide".to_owned(),
+        },
+        StoredModel::Gguf(gguf) => format!("GGUF, {}", gguf.architecture().name()),
+    }
+}
+
+fn content(model: &StoredModel, entry: &TensorEntry) -> Result<String, FormatError> {
+    let kind = match model {
+        StoredModel::Gguf(gguf) => format!("{:<6}", gguf.kind(entry).name()),
+        StoredModel::Folder(_) => String::new(),
+    };
+    if !entry.is_ternary(model.spec()) {
+        return Ok(kind + &floats(&model.floats(entry)?));
+    }
+    Ok(kind
+        + &match model.matrix(entry)? {
+            Matrix::Ternary { codes, scale } => shares(&codes, scale),
+            Matrix::Latent(values) => {
+                let scale = WeightScale::of_latents(&values);
+                let shares = shares(&ternary_codes(&values, scale), scale);
+                format!("{shares}, latents: {}", range(&values))
+            }
+        })
 }
 
 fn shares(codes: &[i8], scale: WeightScale) -> String {

@@ -7,6 +7,7 @@
 //! every tensor, so the index adds nothing to what the shards hold.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -74,7 +75,7 @@ impl TensorSet {
     }
 
     /// As [`TensorFile::raw`].
-    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<&[u8], FormatError> {
+    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Vec<u8>, FormatError> {
         self.file_of(name)?.raw(name, shape, dtype)
     }
 
@@ -86,6 +87,16 @@ impl TensorSet {
     /// As [`TensorFile::finite_floats`].
     pub fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
         self.file_of(name)?.finite_floats(name, shape)
+    }
+
+    /// As [`TensorFile::finite_rows`].
+    pub fn finite_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, FormatError> {
+        self.file_of(name)?.finite_rows(name, shape, rows)
     }
 
     fn file_of(&self, name: &str) -> Result<&TensorFile, FormatError> {

@@ -65,6 +65,12 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// Reads a config file (`configs/*.toml`).
+    pub fn from_file(path: &std::path::Path) -> Result<Self, crate::FormatError> {
+        toml::from_str(&fs_err::read_to_string(path)?)
+            .map_err(|error| crate::FormatError::config(path, "", error.to_string()))
+    }
+
     /// Width of all query heads together.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim
@@ -202,6 +208,9 @@ impl TryFrom<SpecTable> for ModelSpec {
 /// No size above this is a model; it keeps every product of two sizes far from overflow.
 const LARGEST_SIZE: usize = 1 << 28;
 
+/// No model is deeper.
+const MOST_LAYERS: usize = 4096;
+
 impl ModelSpec {
     fn check_sizes(&self) -> Result<(), String> {
         let sizes = [
@@ -215,8 +224,10 @@ impl ModelSpec {
             ("max_position_embeddings", self.max_position_embeddings),
         ];
         for (name, size) in sizes {
-            if size == 0 || size > LARGEST_SIZE {
-                return Err(format!("{name} must lie between 1 and {LARGEST_SIZE}, got {size}"));
+            // A list of all tensors is made before any is looked for.
+            let largest = if name == "num_hidden_layers" { MOST_LAYERS } else { LARGEST_SIZE };
+            if size == 0 || size > largest {
+                return Err(format!("{name} must lie between 1 and {largest}, got {size}"));
             }
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {

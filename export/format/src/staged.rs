@@ -76,6 +76,48 @@ impl Drop for StagedDir {
     }
 }
 
+/// A file under construction.
+#[derive(Debug)]
+pub struct StagedFile {
+    staged: PathBuf,
+    target: PathBuf,
+    on_existing: OnExisting,
+}
+
+impl StagedFile {
+    /// Chooses a temporary name beside `target`; whoever writes creates the file there.
+    pub fn beside(target: &Path, on_existing: OnExisting) -> Result<Self, FormatError> {
+        refuse_existing(target, on_existing)?;
+        refuse_directory(target)?;
+        if let Some(parent) = target.parent() {
+            fs_err::create_dir_all(parent)?;
+        }
+        let staged = temporary_name(target);
+        remove_any(&staged)?;
+        Ok(Self { staged, target: target.to_owned(), on_existing })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.staged
+    }
+
+    /// Flushes the file and gives it its final name.
+    pub fn publish(self) -> Result<(), FormatError> {
+        fs_err::File::open(&self.staged)?.sync_all()?;
+        refuse_existing(&self.target, self.on_existing)?;
+        fs_err::rename(&self.staged, &self.target)?;
+        Ok(sync_parent(&self.target)?)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        // Best effort, and nothing is there after publishing.
+        let _ = remove_any(&self.staged);
+    }
+}
+
 /// Writes one file beside its target, flushes it and renames it into place.
 pub fn write_file(target: &Path, bytes: &[u8], on_existing: OnExisting) -> Result<(), FormatError> {
     refuse_existing(target, on_existing)?;
@@ -104,6 +146,14 @@ pub fn retire(dir: &Path) -> std::io::Result<()> {
 fn refuse_existing(target: &Path, on_existing: OnExisting) -> Result<(), FormatError> {
     if on_existing == OnExisting::Refuse && target.symlink_metadata().is_ok() {
         return Err(FormatError::Exists { path: target.to_owned() });
+    }
+    Ok(())
+}
+
+/// A file does not take the place of a directory.
+fn refuse_directory(target: &Path) -> Result<(), FormatError> {
+    if target.is_dir() {
+        return Err(FormatError::container(target, "is a directory; expected a file name"));
     }
     Ok(())
 }
@@ -180,6 +230,28 @@ mod tests {
         stage(&target, "new", OnExisting::Replace).unwrap();
         assert_eq!(fs_err::read_to_string(target.join("a")).unwrap(), "new");
         assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_staged_file_appears_only_when_published() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let stage = |content: &str, on_existing| {
+            let file = StagedFile::beside(&target, on_existing)?;
+            fs_err::write(file.path(), content)?;
+            Ok::<_, FormatError>(file)
+        };
+        drop(stage("1", OnExisting::Refuse).unwrap());
+        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 0, "nothing is left behind");
+        stage("1", OnExisting::Refuse).unwrap().publish().unwrap();
+        assert!(matches!(stage("2", OnExisting::Refuse), Err(FormatError::Exists { .. })));
+        drop(stage("2", OnExisting::Replace).unwrap());
+        assert_eq!(fs_err::read(&target).unwrap(), b"1", "the old target is intact");
+        stage("3", OnExisting::Replace).unwrap().publish().unwrap();
+        assert_eq!(fs_err::read(&target).unwrap(), b"3");
+        let root = root.path();
+        assert_eq!(fs_err::read_dir(root).unwrap().count(), 1);
+        assert!(StagedFile::beside(root, OnExisting::Replace).is_err());
     }
 
     #[test]

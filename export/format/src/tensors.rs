@@ -5,51 +5,65 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
 use half::{bf16, f16};
 pub use safetensors::Dtype;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::IgnoredAny;
 
+use crate::FormatError;
 use crate::pairs::Pairs;
-use crate::{FileBytes, FormatError};
+use crate::parts::FileParts;
+use crate::writer::{Planned, TensorWriter};
 
-/// An open safetensors file whose header has been checked.
+/// An open safetensors file whose header has been checked; its tensors are read on demand.
 #[derive(Debug)]
 pub struct TensorFile {
-    path: PathBuf,
-    bytes: FileBytes,
+    file: FileParts,
     data_start: usize,
     header: Metadata,
 }
 
 impl TensorFile {
-    /// Opens and checks the header; tensors are read on demand.
+    /// Opens and checks the header.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
-        let broken = |what: String| FormatError::container(path, what);
         if !fs_err::metadata(path)?.is_file() {
-            return Err(broken("is not a regular file".to_owned()));
+            return Err(FormatError::container(path, "is not a regular file"));
         }
-        let bytes = FileBytes::open(path)?;
-        let (header_len, header) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| broken(format!("not a safetensors file: {error}")))?;
-        let data_start = header_len + 8;
-        check_header_names(&bytes[8..data_start]).map_err(broken)?;
-        if bytes.len() != data_start + header.data_len() {
+        Self::checked(FileParts::open(path)?)
+    }
+
+    /// Checks the header of a file.
+    fn checked(file: FileParts) -> Result<Self, FormatError> {
+        let path = file.path().to_owned();
+        let broken = |what: String| FormatError::container(&path, what);
+        let header_bytes = read_header(&file)?;
+        let header: Metadata = match SafeTensors::read_metadata(&header_bytes) {
+            Ok((_, header)) => header,
+            // The header alone is all the library gets to see.
+            Err(SafeTensorError::MetadataIncompleteBuffer) => {
+                serde_json::from_slice(&header_bytes[8..])
+                    .map_err(|error| broken(format!("not a safetensors file: {error}")))?
+            }
+            Err(error) => return Err(broken(format!("not a safetensors file: {error}"))),
+        };
+        check_header_names(&header_bytes[8..]).map_err(broken)?;
+        let data = file.len() - header_bytes.len() as u64;
+        if data != header.data_len() as u64 {
+            let described = header.data_len();
             return Err(broken(format!(
-                "the header describes {} bytes of data, got {}",
-                header.data_len(),
-                bytes.len() - data_start
+                "the header describes {described} bytes of data, got {data}"
             )));
         }
-        Ok(Self { path: path.to_owned(), bytes, data_start, header })
+        Ok(Self { file, data_start: header_bytes.len(), header })
     }
 
     /// The file's path, for messages.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// All tensor names, in file order.
@@ -64,38 +78,64 @@ impl TensorFile {
 
     /// Shape and element type of a tensor.
     pub fn info(&self, name: &str) -> Result<&TensorInfo, FormatError> {
-        self.header.info(name).ok_or_else(|| FormatError::tensor(&self.path, name, "is missing"))
+        self.header.info(name).ok_or_else(|| FormatError::tensor(self.path(), name, "is missing"))
     }
 
     /// The raw little-endian bytes of a tensor of the expected shape and type.
-    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<&[u8], FormatError> {
+    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Vec<u8>, FormatError> {
         let info = self.info(name)?;
         self.check_shape(name, info, shape)?;
         if info.dtype != dtype {
             let what = format!("has type {:?}; expected {dtype:?}", info.dtype);
-            return Err(FormatError::tensor(&self.path, name, what));
+            return Err(FormatError::tensor(self.path(), name, what));
         }
-        Ok(self.slice(info))
+        self.read(info, 0..info.data_offsets.1 - info.data_offsets.0)
     }
 
     /// A tensor of F32, BF16 or F16 values as f32.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
+        let rows = shape.first().copied().unwrap_or(1);
+        self.float_rows(name, shape, 0..rows)
+    }
+
+    /// Some rows of such a tensor, a row being what the first index picks.
+    pub fn float_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, FormatError> {
         let info = self.info(name)?;
         self.check_shape(name, info, shape)?;
-        to_f32(info.dtype, self.slice(info)).ok_or_else(|| {
+        let row_bytes = shape.iter().skip(1).product::<usize>() * info.dtype.bitsize() / 8;
+        let bytes = self.read(info, rows.start * row_bytes..rows.end * row_bytes)?;
+        to_f32(info.dtype, &bytes).ok_or_else(|| {
             let what = format!("has type {:?}; expected F32, BF16 or F16", info.dtype);
-            FormatError::tensor(&self.path, name, what)
+            FormatError::tensor(self.path(), name, what)
         })
     }
 
     /// Like [`TensorFile::floats`], refusing NaN and infinity.
     pub fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
-        let values = self.floats(name, shape)?;
+        let rows = shape.first().copied().unwrap_or(1);
+        self.finite_rows(name, shape, 0..rows)
+    }
+
+    /// Like [`TensorFile::float_rows`], refusing NaN and infinity.
+    pub fn finite_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, FormatError> {
+        let first = rows.start * shape.iter().skip(1).product::<usize>();
+        let values = self.float_rows(name, shape, rows)?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
-            Some(index) => {
-                let what = format!("holds {} at index {index}; expected finite", values[index]);
-                Err(FormatError::tensor(&self.path, name, what))
+            Some(at) => {
+                let (value, index) = (values[at], first + at);
+                let what = format!("holds {value} at index {index}; expected finite");
+                Err(FormatError::tensor(self.path(), name, what))
             }
         }
     }
@@ -110,14 +150,37 @@ impl TensorFile {
             return Ok(());
         }
         let what = format!("has shape {:?}; expected {shape:?}", info.shape);
-        Err(FormatError::tensor(&self.path, name, what))
+        Err(FormatError::tensor(self.path(), name, what))
     }
 
-    fn slice(&self, info: &TensorInfo) -> &[u8] {
-        let (start, end) = info.data_offsets;
-        &self.bytes[self.data_start + start..self.data_start + end]
+    /// Part of a tensor's bytes.
+    fn read(&self, info: &TensorInfo, part: Range<usize>) -> Result<Vec<u8>, FormatError> {
+        let start = self.data_start + info.data_offsets.0;
+        let range = (start + part.start) as u64..(start + part.end) as u64;
+        Ok(self.file.read(range)?)
     }
 }
+
+/// The length and the text of the header: as many bytes as the first eight say.
+fn read_header(file: &FileParts) -> Result<Vec<u8>, FormatError> {
+    let broken =
+        |what: &str| FormatError::container(file.path(), format!("not a safetensors file: {what}"));
+    if file.len() < 8 {
+        return Err(broken("header too small"));
+    }
+    let start = file.read(0..8)?;
+    let length = u64::from_le_bytes(start.try_into().expect("eight bytes were read"));
+    if length > LARGEST_HEADER {
+        return Err(broken("header too large"));
+    }
+    if 8 + length > file.len() {
+        return Err(broken("invalid header length"));
+    }
+    Ok(file.read(0..8 + length)?)
+}
+
+/// No header is larger: the `safetensors` crate says the same.
+const LARGEST_HEADER: u64 = 100_000_000;
 
 /// Little-endian values of a float type as f32; `None` for other types.
 fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
@@ -195,43 +258,29 @@ impl<'a> TensorData<'a> {
     }
 }
 
-impl safetensors::View for TensorData<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
 /// Writes a safetensors file. Equal tensors give equal bytes: no time, host or path is stored.
 pub fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (String, TensorData<'a>)>,
 ) -> Result<(), FormatError> {
-    let format = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(format), path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(error) => FormatError::Io(std::io::Error::new(
-            error.kind(),
-            format!("failed to write {}: {error}", path.display()),
-        )),
-        other => FormatError::container(path, other.to_string()),
-    })
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    let plan = tensors.iter().map(|(name, data)| Planned {
+        name: name.clone(),
+        dtype: data.dtype,
+        shape: data.shape.clone(),
+    });
+    let mut writer = TensorWriter::create(path, plan.collect())?;
+    for (name, data) in &tensors {
+        writer.write_whole(name, &data.bytes)?;
+    }
+    writer.finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::path::PathBuf;
 
     fn written(tensors: Vec<(&str, TensorData)>) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -321,6 +370,32 @@ mod tests {
             fs_err::write(&path, bad).unwrap();
             assert!(TensorFile::open(&path).is_err());
         }
+    }
+
+    #[test]
+    fn a_mutated_file_never_panics() {
+        let (_dir, path) = written(vec![
+            ("b", TensorData::f32(&[3], &[1.0, -2.5, 3.0])),
+            ("a", TensorData::bf16(&[1, 2], &[1.0, 2.0])),
+            ("c", TensorData::u8(&[2, 2], vec![7, 8, 9, 10])),
+        ]);
+        let good = fs_err::read(&path).unwrap();
+        crate::mutation::survive_all(&good, |bytes| {
+            let file = TensorFile::checked(FileParts::in_memory(&path, bytes));
+            file.is_ok_and(|file| read_all(&file))
+        });
+    }
+
+    /// Touches every byte; true for the sake of an expression.
+    fn read_all(file: &TensorFile) -> bool {
+        for name in file.names() {
+            let info = file.info(&name).unwrap();
+            let raw = file.raw(&name, &info.shape, info.dtype).unwrap();
+            let values = file.floats(&name, &info.shape);
+            assert!(values.is_err() || values.unwrap().len() <= raw.len());
+            let _ = file.finite_floats(&name, &info.shape);
+        }
+        true
     }
 
     proptest::proptest! {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_format::FormatError;
+
 use crate::file::MAX_FILE_BYTES;
 use crate::train::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB};
 
@@ -13,6 +15,19 @@ pub enum TextError {
     /// The operating system refused: missing file, permission, a folder instead of a file.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A GGUF file does not open.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A GGUF file cannot say it, or says what is no tokenizer.
+    #[error("{path} [{field}]: {what}")]
+    Inexpressible {
+        /// The file.
+        path: PathBuf,
+        /// The key at fault.
+        field: String,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
     /// The file is larger than any tokenizer, so it was not read.
     #[error("{path}: too large; expected at most {MAX_FILE_BYTES} bytes, got more")]
     FileTooLarge {

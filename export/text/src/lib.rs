@@ -11,6 +11,7 @@ mod chat;
 mod check;
 mod error;
 mod file;
+mod gguf;
 mod hf_config;
 mod load;
 mod spaces;
@@ -18,6 +19,7 @@ mod stream;
 mod template;
 mod tokenizer;
 mod train;
+mod vocabulary;
 
 pub use chat::{ChatTemplate, Dialogue, Message, Speaker};
 pub use error::TextError;
@@ -25,6 +27,7 @@ pub use hf_config::TOKENIZER_CONFIG_FILE;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use train::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS, train_bpe};
+pub use vocabulary::{SplitPattern, TokenKind, Vocabulary};
 
 #[cfg(test)]
 mod sample;

@@ -39,7 +39,7 @@ pub const MAX_VOCAB: usize = 1 << 20;
 /// The library counts pairs in an `i32`, and a pair can be as frequent as bytes are many.
 pub(crate) const MAX_TRAIN_BYTES: u64 = i32::MAX as u64;
 
-const SPLIT: &str = concat!(
+pub(crate) const SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );

@@ -2,7 +2,7 @@
 
 use bitnet_engine::Model;
 use bitnet_format::ModelSpec;
-use bitnet_format::folder::write_packed;
+use bitnet_format::convert::hf::write_packed;
 use rayon::ThreadPool;
 use tempfile::TempDir;
 

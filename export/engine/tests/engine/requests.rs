@@ -1,31 +1,51 @@
 //! Folders and requests that are refused, and scoring.
 
+use std::path::Path;
+
 use bitnet_engine::{EngineError, Model, score};
+use bitnet_format::convert::hf::write_packed;
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE};
 use bitnet_format::tensors::{TensorData, write_tensors};
-use bitnet_format::{HfConfig, TensorEntry, WeightForm, tensor_table};
+use bitnet_format::{HfConfig, StoredModel, TensorEntry, WeightForm, tensor_table};
 
 use crate::random_model::{SMALL, model, threads};
 
-#[test]
-fn a_folder_of_latents_is_refused_with_the_reason() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = HfConfig { spec: toml::from_str(SMALL).unwrap(), form: WeightForm::Latent };
-    let zeros = |entry: TensorEntry| {
-        let data = TensorData::bf16(&entry.shape, &vec![0.0; entry.elements()]);
-        (entry.name, data)
+/// Writes a folder of float matrices.
+fn floats(dir: &Path, spec: &str) {
+    let config = HfConfig { spec: toml::from_str(spec).unwrap(), form: WeightForm::Latent };
+    let values = |entry: TensorEntry| {
+        let values: Vec<f32> = (0..entry.elements()).map(|i| (i * 7 % 13) as f32 - 5.5).collect();
+        (entry.name, TensorData::bf16(&entry.shape, &values))
     };
-    let tensors = tensor_table(&config.spec).into_iter().map(zeros);
-    write_tensors(&dir.path().join(MODEL_FILE), tensors).unwrap();
-    fs_err::write(dir.path().join(CONFIG_FILE), config.to_json("bfloat16")).unwrap();
-    let error = Model::load(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("config.json [quantization_config]: holds float matrices"), "{error}");
+    let tensors = tensor_table(&config.spec).into_iter().map(values);
+    write_tensors(&dir.join(MODEL_FILE), tensors).unwrap();
+    fs_err::write(dir.join(CONFIG_FILE), config.to_json("bfloat16")).unwrap();
+}
+
+#[test]
+fn a_dense_model_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    floats(dir.path(), &format!("{SMALL}\nquantise = false"));
+    let error = Model::load(dir.path()).err().unwrap().to_string();
+    assert!(error.ends_with("[quantization_config]: is a dense model; expected a ternary one"));
+}
+
+#[test]
+fn latents_are_quantised_on_the_way() {
+    let [master, packed] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    floats(master.path(), SMALL);
+    let source = StoredModel::open(master.path()).unwrap();
+    write_packed(packed.path(), source.spec(), |entry| source.floats(entry)).unwrap();
+    let [a, b] = [&master, &packed].map(|dir| Model::load(dir.path()).unwrap());
+    let pool = threads(1);
+    let logits = |model: &Model| model.forward(&mut model.new_cache(), &[1, 2, 3], &pool).unwrap();
+    assert_eq!(logits(&a), logits(&b));
 }
 
 #[test]
 fn a_folder_that_is_not_there_is_an_error_with_its_path() {
-    let error = Model::load(std::path::Path::new("no/such/model")).unwrap_err().to_string();
-    assert!(error.contains("no/such/model/config.json"), "{error}");
+    let error = Model::load(Path::new("no/such/model")).err().unwrap().to_string();
+    assert!(error.contains("no/such/model"), "{error}");
 }
 
 #[test]

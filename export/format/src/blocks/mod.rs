@@ -1,0 +1,113 @@
+//! Block formats of GGUF: how the values of one tensor lie in its bytes.
+//!
+//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`] and [`tq2_0`] (llama.cpp). The float
+//! tensors beside them, such as the embedding: [`q8_0`] and [`q6_k`]. One file a format; the
+//! container, the names of tensors and the choice of a format live elsewhere. No layout depends
+//! on the CPU that wrote it; kernels repack at load.
+//!
+//! A writer takes whole blocks, so that a matrix can be written a range of rows at a time, and
+//! asserts only what a caller's bug can break. A reader takes bytes as they lie in a file, copies
+//! nothing before their length fits, and refuses what no writer makes.
+
+use half::f16;
+
+mod fields;
+pub mod i2_s;
+pub mod q6_k;
+pub mod q8_0;
+#[cfg(test)]
+mod tests;
+pub mod tq1_0;
+pub mod tq2_0;
+
+/// Why bytes are not the blocks of so many values.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// A part of a block cannot be stored.
+    #[error("{elements} values do not fill blocks; expected a multiple of {block}")]
+    UnevenElements {
+        /// Values asked for.
+        elements: usize,
+        /// Values a block holds.
+        block: usize,
+    },
+    /// The byte count does not fit the number of values.
+    #[error("{elements} values need {expected} bytes, got {found}")]
+    WrongLength {
+        /// Values asked for.
+        elements: usize,
+        /// Bytes they need.
+        expected: usize,
+        /// Bytes there are.
+        found: usize,
+    },
+    /// A byte that no ternary values make.
+    #[error("byte {offset} is {byte:#04x}, a code that no ternary value has")]
+    UnusedCode {
+        /// Offset of the byte.
+        offset: usize,
+        /// The byte.
+        byte: u8,
+    },
+    /// The scale of a block is NaN or infinite.
+    #[error("the scale of block {block} (byte {offset}) is not a finite number")]
+    ScaleNotFinite {
+        /// Index of the block.
+        block: usize,
+        /// Offset of the scale's first byte.
+        offset: usize,
+    },
+}
+
+/// Checks that `bytes` are as long as `elements` values in blocks of `block_bytes` bytes.
+fn check_blocks(
+    bytes: &[u8],
+    elements: usize,
+    block: usize,
+    block_bytes: usize,
+) -> Result<(), BlockError> {
+    check_whole(elements, block)?;
+    // Where the product saturates it is longer than any slice, so the length is refused.
+    check_length(bytes, elements, (elements / block).saturating_mul(block_bytes))
+}
+
+fn check_whole(elements: usize, block: usize) -> Result<(), BlockError> {
+    if !elements.is_multiple_of(block) {
+        return Err(BlockError::UnevenElements { elements, block });
+    }
+    Ok(())
+}
+
+fn check_length(bytes: &[u8], elements: usize, expected: usize) -> Result<(), BlockError> {
+    if bytes.len() != expected {
+        return Err(BlockError::WrongLength { elements, expected, found: bytes.len() });
+    }
+    Ok(())
+}
+
+/// The scale at byte `offset`, which must be finite.
+fn finite_scale(bytes: &[u8], block: usize, offset: usize) -> Result<f16, BlockError> {
+    let scale = f16::from_le_bytes([bytes[offset], bytes[offset + 1]]);
+    if scale.is_finite() { Ok(scale) } else { Err(BlockError::ScaleNotFinite { block, offset }) }
+}
+
+fn assert_whole(values: usize, block: usize) {
+    assert!(values.is_multiple_of(block), "whole blocks of {block} values, got {values}");
+}
+
+fn assert_ternary(codes: &[i8]) {
+    assert!(codes.iter().all(|code| (-1..=1).contains(code)), "ternary codes");
+}
+
+/// The scale of a ternary block as ggml finds it, the largest magnitude among its values: 0 where
+/// all codes are 0.
+fn ternary_block_scale(codes: &[i8], scale: f16) -> f16 {
+    if codes.iter().all(|&code| code == 0) { f16::ZERO } else { scale }
+}
+
+/// The largest magnitude; NaN if one of the values is.
+fn absmax(values: &[f32]) -> f32 {
+    // Without the sign, bits are ordered as the numbers are, and NaN comes after infinity.
+    let bits = values.iter().map(|value| value.abs().to_bits()).max();
+    f32::from_bits(bits.unwrap_or(0))
+}

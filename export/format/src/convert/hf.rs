@@ -1,0 +1,176 @@
+//! Hugging Face folders: packed codes with their scales, or a BF16 master.
+
+use std::path::Path;
+
+use half::bf16;
+use safetensors::Dtype;
+
+use super::{Counter, FromValues, Progress, Source, Written, check_ternary, chunks, unwatched};
+use crate::folder::{CONFIG_FILE, MODEL_FILE, scale_name};
+use crate::master::keep_codes;
+use crate::matrix::Matrix;
+use crate::packed::PackedTernary;
+use crate::writer::{Planned, TensorWriter};
+use crate::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
+
+/// Writes a packed folder into the existing directory `dir`.
+///
+/// Matrices of the blocks become U8 `[N/4, K]` with an F32 `weight_scale [1]`: mean |w|, which
+/// multiplies (`autobitlinear`), or its inverse, which divides (`bitlinear`), whichever `form`
+/// says; the config says the same. Embedding, head and norms are rounded to BF16.
+///
+/// # Errors
+/// A matrix whose rows do not fill bytes is refused by name before anything is written.
+pub fn write_packed_form(
+    dir: &Path,
+    source: &dyn Source,
+    form: WeightForm,
+    mut progress: Progress,
+) -> Result<Written, FormatError> {
+    let (path, spec) = (dir.join(MODEL_FILE), source.spec());
+    check_packable(&path, spec)?;
+    let table = tensor_table(spec);
+    let mut writer = TensorWriter::create(&path, planned_packed(spec, &table))?;
+    let mut counter = Counter::new(spec, &mut progress);
+    let mut written = Written::default();
+    for entry in &table {
+        if !entry.is_ternary(spec) {
+            write_bf16(&mut writer, source, entry, &mut counter)?;
+            continue;
+        }
+        let (codes, scale) = source.matrix(entry)?.quantised();
+        let packed = PackedTernary::from_codes(entry.shape[0], entry.shape[1], &codes)
+            .map_err(|error| FormatError::tensor(&path, &entry.name, error.to_string()))?;
+        let stored = match form {
+            WeightForm::PackedDividing => scale.inverse(),
+            WeightForm::PackedMultiplying | WeightForm::Latent => scale.multiplier(),
+        };
+        writer.write_whole(&entry.name, packed.bytes())?;
+        writer.write_whole(&scale_name(&entry.name), &stored.to_le_bytes())?;
+        written.ternary += codes.len();
+        counter.add(codes.len())?;
+    }
+    writer.finish()?;
+    write_config(dir, spec, form)?;
+    Ok(written)
+}
+
+/// [`write_packed_form`] with scales that multiply, from functions that give float values.
+///
+/// # Errors
+/// As there, and whatever `latents` reports.
+pub fn write_packed(
+    dir: &Path,
+    spec: &ModelSpec,
+    latents: impl FnMut(&TensorEntry) -> Result<Vec<f32>, FormatError>,
+) -> Result<(), FormatError> {
+    let source = FromValues::new(spec, latents);
+    write_packed_form(dir, &source, WeightForm::PackedMultiplying, &mut unwatched)?;
+    Ok(())
+}
+
+/// Writes a BF16 master into the existing directory `dir`: latents rounded so that packing them
+/// gives the codes of the source ([`crate::master`]), everything else to the nearest value.
+///
+/// Values that were quantised before stay 0 and ±s, with s rounded to BF16.
+///
+/// # Errors
+/// Whatever the source or the disk reports.
+pub fn write_master(
+    dir: &Path,
+    source: &dyn Source,
+    mut progress: Progress,
+) -> Result<Written, FormatError> {
+    let (path, spec) = (dir.join(MODEL_FILE), source.spec());
+    let table = tensor_table(spec);
+    let plan = table.iter().map(|entry| planned(&entry.name, Dtype::BF16, &entry.shape)).collect();
+    let mut writer = TensorWriter::create(&path, plan)?;
+    let mut counter = Counter::new(spec, &mut progress);
+    let mut written = Written::default();
+    for entry in &table {
+        if !entry.is_ternary(spec) {
+            write_bf16(&mut writer, source, entry, &mut counter)?;
+            continue;
+        }
+        let values = match source.matrix(entry)? {
+            Matrix::Ternary { codes, scale } => {
+                let dequantised = |code| bf16::from_f32(f32::from(code) * scale.multiplier());
+                codes.into_iter().map(dequantised).collect()
+            }
+            Matrix::Latent(latents) => {
+                let master = keep_codes(&latents);
+                written.adjusted += master.adjusted;
+                if !master.lost.is_empty() {
+                    written.lost.push((entry.name.clone(), master.lost.len()));
+                }
+                master.values
+            }
+        };
+        writer.write_whole(&entry.name, &bf16_bytes(&values))?;
+        written.ternary += values.len();
+        counter.add(values.len())?;
+    }
+    writer.finish()?;
+    write_config(dir, spec, WeightForm::Latent)?;
+    Ok(written)
+}
+
+fn write_config(dir: &Path, spec: &ModelSpec, form: WeightForm) -> Result<(), FormatError> {
+    let config = HfConfig { spec: spec.clone(), form };
+    Ok(fs_err::write(dir.join(CONFIG_FILE), config.to_json("bfloat16"))?)
+}
+
+/// A float tensor to the nearest BF16 values, part by part.
+fn write_bf16(
+    writer: &mut TensorWriter,
+    source: &dyn Source,
+    entry: &TensorEntry,
+    counter: &mut Counter,
+) -> Result<(), FormatError> {
+    writer.start(&entry.name)?;
+    for rows in chunks(entry) {
+        let values = source.rows(entry, rows)?;
+        let rounded: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
+        writer.write(&bf16_bytes(&rounded))?;
+        counter.add(values.len())?;
+    }
+    Ok(())
+}
+
+fn bf16_bytes(values: &[bf16]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn planned(name: &str, dtype: Dtype, shape: &[usize]) -> Planned {
+    Planned { name: name.to_owned(), dtype, shape: shape.to_vec() }
+}
+
+fn planned_packed(spec: &ModelSpec, table: &[TensorEntry]) -> Vec<Planned> {
+    let mut plan = Vec::new();
+    for entry in table {
+        if entry.is_ternary(spec) {
+            plan.push(planned(&entry.name, Dtype::U8, &[entry.shape[0] / 4, entry.shape[1]]));
+            plan.push(planned(&scale_name(&entry.name), Dtype::F32, &[1]));
+        } else {
+            plan.push(planned(&entry.name, Dtype::BF16, &entry.shape));
+        }
+    }
+    plan
+}
+
+/// Whether a packed folder can hold a model of this shape; `path` is for messages.
+///
+/// # Errors
+/// Names the first tensor that does not fit.
+pub fn check_packable(path: &Path, spec: &ModelSpec) -> Result<(), FormatError> {
+    check_ternary(path, spec)?;
+    let table = tensor_table(spec);
+    let uneven = |entry: &&TensorEntry| entry.is_ternary(spec) && !entry.shape[0].is_multiple_of(4);
+    match table.iter().find(uneven) {
+        Some(entry) => {
+            let what = format!("has {} rows; packing needs a multiple of 4", entry.shape[0]);
+            Err(FormatError::tensor(path, &entry.name, what))
+        }
+        None => Ok(()),
+    }
+}

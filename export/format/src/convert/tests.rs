@@ -1,0 +1,225 @@
+//! Every form written and read back, from every other.
+
+use std::path::Path;
+
+use super::gguf::{GgufForm, Table, Ternary, write_gguf};
+use super::hf::{write_master, write_packed, write_packed_form};
+use super::{FromValues, Source, unwatched};
+use crate::gguf::Metadata;
+use crate::quant::WeightScale;
+use crate::{FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table};
+
+const SHAPES: [&str; 3] = [
+    "eos_token_id = 3",
+    "hidden_act = \"silu\"\ntie_word_embeddings = false",
+    "hidden_act = \"silu\"\nsub_norms = false\nrope_theta = 1e4",
+];
+
+fn spec(extra: &str) -> ModelSpec {
+    toml::from_str(&format!(
+        "hidden_size = 256\nintermediate_size = 512\nnum_hidden_layers = 2\n\
+         num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 20\n{extra}"
+    ))
+    .unwrap()
+}
+
+/// Values that differ by tensor; one block of a matrix is all zeros.
+fn values(entry: &TensorEntry) -> Result<Vec<f32>, FormatError> {
+    let mut x = entry.name.bytes().fold(1u32, |x, byte| x.wrapping_mul(31) + u32::from(byte));
+    let mut draw = || {
+        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        ((x >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.04
+    };
+    let mut values: Vec<f32> = (0..entry.elements()).map(|_| draw()).collect();
+    if entry.is_matrix() {
+        values[..256].fill(1e-9);
+    }
+    Ok(values)
+}
+
+fn form(ternary: Ternary, table: Table) -> GgufForm {
+    GgufForm { ternary, table, name: "test".to_owned(), tokenizer: Metadata::default() }
+}
+
+fn gguf_of(dir: &Path, source: &dyn Source, form: &GgufForm) -> StoredModel {
+    let path = dir.join("x.gguf");
+    write_gguf(&path, source, form, &mut unwatched).unwrap();
+    StoredModel::open(&path).unwrap()
+}
+
+fn ternary_entries(spec: &ModelSpec) -> Vec<TensorEntry> {
+    tensor_table(spec).into_iter().filter(|entry| entry.is_ternary(spec)).collect()
+}
+
+#[test]
+fn gguf_keeps_every_code_and_its_scale() {
+    for extra in SHAPES {
+        let spec = spec(extra);
+        let source = FromValues::new(&spec, values);
+        for ternary in [Ternary::I2S, Ternary::Tq1, Ternary::Tq2] {
+            let dir = tempfile::tempdir().unwrap();
+            let model = gguf_of(dir.path(), &source, &form(ternary, Table::F16));
+            assert_eq!(model.spec(), &spec);
+            for entry in ternary_entries(&spec) {
+                let (codes, scale) = source.matrix(&entry).unwrap().quantised();
+                let (read, stored) = model.matrix(&entry).unwrap().quantised();
+                assert!(codes == read, "{}", entry.name);
+                let held = match ternary {
+                    Ternary::I2S => scale.multiplier(),
+                    Ternary::Tq1 | Ternary::Tq2 => half::f16::from_f32(scale.multiplier()).to_f32(),
+                };
+                assert_eq!(Some(stored), WeightScale::from_stored(held), "{}", entry.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_embedding_is_held_as_well_as_its_type_can() {
+    let spec = spec(SHAPES[1]);
+    let source = FromValues::new(&spec, values);
+    for (table, tolerance) in
+        [(Table::F32, 0.0), (Table::F16, 1e-5), (Table::Q8_0, 1e-4), (Table::Q6K, 5e-4)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let model = gguf_of(dir.path(), &source, &form(Ternary::I2S, table));
+        for entry in tensor_table(&spec).iter().filter(|entry| !entry.is_ternary(&spec)) {
+            let tolerance = if entry.is_matrix() { tolerance } else { 0.0 };
+            let (ours, theirs) = (values(entry).unwrap(), model.floats(entry).unwrap());
+            for (a, b) in ours.iter().zip(&theirs) {
+                assert!((a - b).abs() <= tolerance, "{}: {a} became {b}", entry.name);
+            }
+            let part = model.rows(entry, 3..7).unwrap();
+            let width = entry.elements() / entry.shape[0];
+            assert_eq!(part, theirs[3 * width..7 * width]);
+        }
+    }
+}
+
+#[test]
+fn packed_to_gguf_and_back_is_the_same_folder() {
+    for extra in SHAPES {
+        let spec = spec(extra);
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        for folder in [&first, &second] {
+            fs_err::create_dir(folder).unwrap();
+        }
+        // BF16 embeddings pass F32 unharmed.
+        write_packed(&first, &spec, values).unwrap();
+        let packed = StoredModel::open(&first).unwrap();
+        let gguf = gguf_of(dir.path(), &packed, &form(Ternary::I2S, Table::F32));
+        write_packed_form(&second, &gguf, WeightForm::PackedMultiplying, &mut unwatched).unwrap();
+        let read = |folder: &Path| fs_err::read(folder.join("model.safetensors")).unwrap();
+        assert!(read(&first) == read(&second), "{extra}");
+    }
+}
+
+#[test]
+fn dividing_scales_are_read_as_what_they_mean() {
+    let spec = spec(SHAPES[0]);
+    let dir = tempfile::tempdir().unwrap();
+    let source = FromValues::new(&spec, values);
+    write_packed_form(dir.path(), &source, WeightForm::PackedDividing, &mut unwatched).unwrap();
+    let model = StoredModel::open(dir.path()).unwrap();
+    for entry in ternary_entries(&spec) {
+        let (codes, scale) = source.matrix(&entry).unwrap().quantised();
+        let (read, stored) = model.ternary(&entry).unwrap();
+        assert!(read.codes() == codes, "{}", entry.name);
+        assert!((stored.multiplier() / scale.multiplier() - 1.0).abs() < 1e-6, "{}", entry.name);
+    }
+}
+
+#[test]
+fn a_master_keeps_the_codes_of_its_latents() {
+    let spec = spec(SHAPES[0]);
+    let dir = tempfile::tempdir().unwrap();
+    let source = FromValues::new(&spec, values);
+    let written = write_master(dir.path(), &source, &mut unwatched).unwrap();
+    assert!(written.adjusted > 0 && written.lost.is_empty(), "{written:?}");
+    let model = StoredModel::open(dir.path()).unwrap();
+    assert!(matches!(&model, StoredModel::Folder(folder) if folder.is_bf16()));
+    for entry in ternary_entries(&spec) {
+        let (codes, _) = source.matrix(&entry).unwrap().quantised();
+        assert!(model.matrix(&entry).unwrap().quantised().0 == codes, "{}", entry.name);
+    }
+    // From there on nothing changes any more.
+    let again = tempfile::tempdir().unwrap();
+    let written = write_master(again.path(), &model, &mut unwatched).unwrap();
+    assert_eq!(written.adjusted, 0);
+    let read = |dir: &Path| fs_err::read(dir.join("model.safetensors")).unwrap();
+    assert!(read(dir.path()) == read(again.path()));
+}
+
+#[test]
+fn shapes_that_a_form_cannot_hold_are_refused_by_tensor_before_anything_is_written() {
+    let config = |name: &str| {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        ModelSpec::from_file(&configs.join(name)).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.gguf");
+    let refused = |spec: &ModelSpec, form: &GgufForm| {
+        let source = FromValues::new(spec, values);
+        let error = write_gguf(&path, &source, form, &mut unwatched).unwrap_err().to_string();
+        assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");
+        error
+    };
+    for (name, width) in [("s.toml", 688), ("m.toml", 1376)] {
+        for (ternary, block) in [(Ternary::I2S, 128), (Ternary::Tq1, 256), (Ternary::Tq2, 256)] {
+            let error = refused(&config(name), &form(ternary, Table::F16));
+            let what = format!(
+                "[model.layers.0.mlp.down_proj.weight]: has {width} columns; {} needs a multiple \
+                 of {block}",
+                ternary.kind().name()
+            );
+            assert!(error.ends_with(&what), "{error}");
+        }
+    }
+    let narrow = ModelSpec { hidden_size: 128, head_dim: 32, ..spec("") };
+    let error = refused(&narrow, &form(Ternary::I2S, Table::Q6K));
+    assert!(error.contains("[model.embed_tokens.weight]: has 128 columns; Q6_K"), "{error}");
+    let dense = ModelSpec { quantise: false, ..spec("") };
+    assert!(refused(&dense, &form(Ternary::I2S, Table::F16)).contains("is a dense model"));
+    let odd = ModelSpec { sub_norms: false, ..spec("") };
+    assert!(refused(&odd, &form(Ternary::I2S, Table::F16)).contains("[hidden_act]"));
+}
+
+#[test]
+fn values_that_a_type_cannot_hold_are_refused_by_tensor() {
+    let spec = spec("");
+    let dir = tempfile::tempdir().unwrap();
+    let large = |entry: &TensorEntry| {
+        let mut values = values(entry)?;
+        if entry.name.contains("embed") {
+            values[5] = 7e4;
+        }
+        Ok(values)
+    };
+    let write = |ternary, table, values: &dyn Fn(&TensorEntry) -> Result<Vec<f32>, FormatError>| {
+        let source = FromValues::new(&spec, values);
+        write_gguf(&dir.path().join("x"), &source, &form(ternary, table), &mut unwatched)
+    };
+    let error = write(Ternary::I2S, Table::F16, &large).unwrap_err().to_string();
+    assert!(error.ends_with("[model.embed_tokens.weight]: holds 70000, which F16 does not hold"));
+    assert!(write(Ternary::I2S, Table::F32, &large).is_ok());
+    let huge = |entry: &TensorEntry| Ok(vec![1e6; entry.elements()]);
+    let error = write(Ternary::Tq2, Table::F32, &huge).unwrap_err().to_string();
+    assert!(error.ends_with("has the scale 1000000, which F16 does not hold"), "{error}");
+}
+
+#[test]
+fn whoever_watches_may_stop_it() {
+    let spec = spec("");
+    let dir = tempfile::tempdir().unwrap();
+    let source = FromValues::new(&spec, values);
+    let mut seen = Vec::new();
+    let mut stop = |done, total| {
+        seen.push((done, total));
+        if seen.len() == 3 { Err(FormatError::Interrupted) } else { Ok(()) }
+    };
+    let stopped = write_packed_form(dir.path(), &source, WeightForm::PackedMultiplying, &mut stop);
+    assert!(matches!(stopped, Err(FormatError::Interrupted)));
+    assert_eq!(seen.len(), 3);
+    assert!(seen.iter().all(|(done, total)| done <= total && *total == spec.parameters()));
+}

@@ -1,0 +1,258 @@
+//! The key-value pairs of a GGUF file, in file order, with getters that name the key at fault.
+
+use std::path::{Path, PathBuf};
+
+use super::layout;
+use super::value::{Array, Value};
+use crate::FormatError;
+
+/// Ordered pairs with unique keys. Equality looks at the pairs alone.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    /// What messages name: the file the pairs came from.
+    source: PathBuf,
+    pairs: Vec<(String, Value)>,
+}
+
+impl Default for Metadata {
+    fn default() -> Self {
+        Self { source: PathBuf::from("metadata"), pairs: Vec::new() }
+    }
+}
+
+impl PartialEq for Metadata {
+    fn eq(&self, other: &Self) -> bool {
+        self.pairs == other.pairs
+    }
+}
+
+impl Metadata {
+    /// No pairs yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Pairs of a file; the caller has checked that no key occurs twice.
+    pub(super) fn from_pairs(source: &Path, pairs: Vec<(String, Value)>) -> Self {
+        Self { source: source.to_owned(), pairs }
+    }
+
+    /// Appends a pair, or replaces the value of a key that is there and leaves it in its place.
+    ///
+    /// # Panics
+    ///
+    /// When the key is not 1 to 65535 bytes of plain printable ASCII.
+    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        let (key, value) = (key.into(), value.into());
+        assert!(layout::is_key(&key), "{key:?} is a key");
+        match self.pairs.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, old)) => *old = value,
+            None => self.pairs.push((key, value)),
+        }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.pairs.iter().find(|(other, _)| other == key).map(|(_, value)| value)
+    }
+
+    /// All pairs in file order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
+        self.pairs.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// An integer of any width that fits.
+    pub fn u32(&self, key: &str) -> Result<u32, FormatError> {
+        self.required(key, self.optional_u32(key)?)
+    }
+
+    /// As [`Metadata::u32`]; `None` when the key is missing.
+    pub fn optional_u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
+        self.picked(key, "an integer from 0 to 4294967295", |value| {
+            value.integer()?.try_into().ok()
+        })
+    }
+
+    /// An f32.
+    pub fn f32(&self, key: &str) -> Result<f32, FormatError> {
+        self.required(key, self.optional_f32(key)?)
+    }
+
+    /// As [`Metadata::f32`]; `None` when the key is missing.
+    pub fn optional_f32(&self, key: &str) -> Result<Option<f32>, FormatError> {
+        self.picked(key, "an f32", |value| match value {
+            Value::F32(number) => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// A boolean.
+    pub fn bool(&self, key: &str) -> Result<bool, FormatError> {
+        self.required(key, self.optional_bool(key)?)
+    }
+
+    /// As [`Metadata::bool`]; `None` when the key is missing.
+    pub fn optional_bool(&self, key: &str) -> Result<Option<bool>, FormatError> {
+        self.picked(key, "a boolean", |value| match value {
+            Value::Bool(truth) => Some(*truth),
+            _ => None,
+        })
+    }
+
+    /// A string.
+    pub fn str(&self, key: &str) -> Result<&str, FormatError> {
+        self.required(key, self.optional_str(key)?)
+    }
+
+    /// As [`Metadata::str`]; `None` when the key is missing.
+    pub fn optional_str(&self, key: &str) -> Result<Option<&str>, FormatError> {
+        self.picked(key, "a string", |value| match value {
+            Value::String(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// An array of strings.
+    pub fn strings(&self, key: &str) -> Result<&[String], FormatError> {
+        self.required(key, self.optional_strings(key)?)
+    }
+
+    /// As [`Metadata::strings`]; `None` when the key is missing.
+    pub fn optional_strings(&self, key: &str) -> Result<Option<&[String]>, FormatError> {
+        self.picked(key, "an array of strings", |value| match value {
+            Value::Array(Array::String(texts)) => Some(texts.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// As [`Metadata::optional_strings`], of i32.
+    pub fn optional_i32s(&self, key: &str) -> Result<Option<&[i32]>, FormatError> {
+        self.picked(key, "an array of i32", |value| match value {
+            Value::Array(Array::I32(numbers)) => Some(numbers.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// As [`Metadata::optional_strings`], of f32.
+    pub fn optional_f32s(&self, key: &str) -> Result<Option<&[f32]>, FormatError> {
+        self.picked(key, "an array of f32", |value| match value {
+            Value::Array(Array::F32(numbers)) => Some(numbers.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// An error about one of the pairs, for checks that lie outside this room.
+    pub fn error(&self, key: &str, what: impl Into<String>) -> FormatError {
+        FormatError::config(&self.source, key, what)
+    }
+
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, FormatError> {
+        value.ok_or_else(|| self.error(key, "is missing"))
+    }
+
+    fn picked<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &str,
+        pick: fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, FormatError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wrong = || self.error(key, format!("is {}; expected {expected}", value.describe()));
+        pick(value).ok_or_else(wrong).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Metadata {
+        let mut metadata = Metadata::new();
+        metadata.insert("count", Value::I64(7));
+        metadata.insert("large", Value::U64(1 << 32));
+        metadata.insert("negative", Value::I8(-1));
+        metadata.insert("eps", 0.5);
+        metadata.insert("double", Value::F64(0.5));
+        metadata.insert("flag", true);
+        metadata.insert("name", "bitnet");
+        metadata.insert("tokens", vec!["a".to_owned(), String::new()]);
+        metadata.insert("types", vec![1, -2]);
+        metadata.insert("scores", vec![1.5]);
+        metadata
+    }
+
+    fn message<T: std::fmt::Debug>(result: Result<T, FormatError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn values_come_back_by_key_and_type() {
+        let metadata = sample();
+        assert_eq!(metadata.u32("count").unwrap(), 7);
+        assert_eq!(metadata.f32("eps").unwrap(), 0.5);
+        assert!(metadata.bool("flag").unwrap());
+        assert_eq!(metadata.str("name").unwrap(), "bitnet");
+        assert_eq!(metadata.strings("tokens").unwrap(), ["a", ""]);
+        assert_eq!(metadata.optional_i32s("types").unwrap(), Some(&[1, -2][..]));
+        assert_eq!(metadata.optional_f32s("scores").unwrap(), Some(&[1.5][..]));
+    }
+
+    #[test]
+    fn a_missing_key_is_an_error_only_where_it_is_required() {
+        let metadata = sample();
+        assert_eq!(message(metadata.u32("x")), "metadata [x]: is missing");
+        assert_eq!(metadata.optional_u32("x").unwrap(), None);
+        assert_eq!(metadata.optional_f32("x").unwrap(), None);
+        assert_eq!(metadata.optional_bool("x").unwrap(), None);
+        assert_eq!(metadata.optional_str("x").unwrap(), None);
+        assert_eq!(metadata.optional_strings("x").unwrap(), None);
+    }
+
+    #[test]
+    fn a_wrong_type_names_both() {
+        let metadata = sample();
+        let integer = "expected an integer from 0 to 4294967295";
+        let large = format!("metadata [large]: is 4294967296 (u64); {integer}");
+        assert_eq!(message(metadata.u32("large")), large);
+        let negative = format!("metadata [negative]: is -1 (i8); {integer}");
+        assert_eq!(message(metadata.u32("negative")), negative);
+        let float = message(metadata.u32("eps"));
+        assert_eq!(float, format!("metadata [eps]: is 0.5 (f32); {integer}"));
+        let double = message(metadata.f32("double"));
+        assert_eq!(double, "metadata [double]: is 0.5 (f64); expected an f32");
+        assert_eq!(
+            message(metadata.strings("types")),
+            "metadata [types]: is an array of 2 i32; expected an array of strings"
+        );
+        assert_eq!(
+            message(metadata.optional_f32s("types")),
+            "metadata [types]: is an array of 2 i32; expected an array of f32"
+        );
+        assert_eq!(message(metadata.str("flag")), "metadata [flag]: is true; expected a string");
+        assert!(metadata.bool("name").is_err() && metadata.optional_i32s("scores").is_err());
+    }
+
+    #[test]
+    fn inserting_twice_keeps_the_place() {
+        let mut metadata = sample();
+        metadata.insert("count", 8);
+        assert_eq!(metadata.len(), sample().len());
+        assert_eq!(metadata.iter().next(), Some(("count", &Value::U32(8))));
+    }
+
+    #[test]
+    #[should_panic(expected = "is a key")]
+    fn a_key_with_a_space_is_a_bug() {
+        Metadata::new().insert("a b", 1);
+    }
+}

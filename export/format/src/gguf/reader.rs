@@ -1,0 +1,342 @@
+//! Opening a GGUF file: everything is checked once, here; tensors are then plain slices.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::path::Path;
+
+use super::codec::decode_value;
+use super::cursor::Cursor;
+use super::kind::{TensorKind, foreign_name};
+use super::layout::{
+    LARGEST_HEADER, LONGEST_KEY, LONGEST_TENSOR_NAME, MOST_DIMENSIONS, MOST_PAIRS, MOST_TENSORS,
+    alignment, is_key, is_tensor_name, tensor_bytes,
+};
+use super::metadata::Metadata;
+use super::{MAGIC, VERSION};
+use crate::parts::FileParts;
+use crate::{FileBytes, FormatError};
+
+/// The oldest version whose layout is that of [`VERSION`].
+const OLDEST_VERSION: u32 = 2;
+
+/// A length, one byte of key, a type, one byte of value.
+const LEAST_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
+
+/// A length, one byte of name, the number of dimensions, one dimension, a type, an offset.
+const LEAST_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
+
+/// An open GGUF file: its header is checked, and every tensor lies inside the file.
+#[derive(Debug)]
+pub struct GgufFile {
+    file: FileParts,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    /// The position in `tensors` of each name.
+    places: HashMap<String, usize>,
+}
+
+/// What a GGUF file says about one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Unique in its file; plain printable ASCII.
+    pub name: String,
+    /// 1 to 4 dimensions, slowest first: `[out, in]`. The file has them in ggml's order, `in`
+    /// first.
+    pub shape: Vec<usize>,
+    /// How the values are stored.
+    pub kind: TensorKind,
+    /// Where they lie, from the start of the file.
+    pub(super) bytes: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Bytes of the values, without padding.
+    #[expect(clippy::len_without_is_empty, reason = "no tensor is empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl GgufFile {
+    /// Opens a file and checks its header; its tensors are read on demand.
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        if !fs_err::metadata(path)?.is_file() {
+            return Err(FormatError::container(path, "is not a regular file"));
+        }
+        // Nobody knows where the header ends before it is read, so it is mapped; the tensors are not.
+        let file = FileParts::open(path)?;
+        Self::checked(file, &FileBytes::map(path)?)
+    }
+
+    /// Checks the content of a file that is in memory; `path` is for messages.
+    #[cfg(test)]
+    pub(crate) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, FormatError> {
+        Self::checked(FileParts::in_memory(path, bytes.clone()), &bytes)
+    }
+
+    fn checked(file: FileParts, bytes: &[u8]) -> Result<Self, FormatError> {
+        let path = file.path();
+        let header = &bytes[..bytes.len().min(LARGEST_HEADER)];
+        let mut header = Header { path, cursor: Cursor::new(header) };
+        header.check_version()?;
+        let (tensor_count, pair_count) = header.counts()?;
+        let metadata = header.metadata(pair_count)?;
+        let claims = header.tensors(tensor_count)?;
+        let header_len = header.cursor.position();
+        let data = DataSection::behind(header_len, &metadata, file.len() as usize)?;
+        let tensors = data.place(path, claims)?;
+        let places = named_places(path, &tensors)?;
+        Ok(Self { file, metadata, tensors, places })
+    }
+
+    /// The file's path, for messages.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The key-value pairs.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// All tensors in file order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor of a name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.places.get(name).map(|&place| &self.tensors[place])
+    }
+
+    /// Part of the little-endian bytes of one of this file's tensors, without padding.
+    ///
+    /// # Errors
+    /// When the file was cut since it was opened.
+    pub fn part(&self, tensor: &TensorInfo, part: Range<usize>) -> Result<Vec<u8>, FormatError> {
+        assert!(part.end <= tensor.len(), "a part of the tensor");
+        let start = tensor.bytes.start as u64;
+        Ok(self.file.read(start + part.start as u64..start + part.end as u64)?)
+    }
+}
+
+/// A tensor as the header describes it, not yet compared with the data.
+struct Claim {
+    name: String,
+    shape: Vec<usize>,
+    kind: TensorKind,
+    /// From the start of the data section.
+    offset: u64,
+    len: u64,
+}
+
+/// The part of a file before the data, while it is being read.
+struct Header<'a> {
+    path: &'a Path,
+    cursor: Cursor<'a>,
+}
+
+impl<'a> Header<'a> {
+    fn check_version(&mut self) -> Result<(), FormatError> {
+        let magic = self.cursor.scalar(|bytes: [u8; 4]| bytes);
+        let magic = magic.map_err(|what| self.broken("the magic number", &what))?;
+        if magic != MAGIC {
+            let found = magic.escape_ascii();
+            let what = format!("starts with \"{found}\"; expected \"GGUF\"");
+            return Err(FormatError::container(self.path, what));
+        }
+        let version = self.cursor.u32().map_err(|what| self.broken("the version", &what))?;
+        let readable = |version: u32| (OLDEST_VERSION..=VERSION).contains(&version);
+        if readable(version) {
+            return Ok(());
+        }
+        let found = if readable(version.swap_bytes()) {
+            format!("{} in big-endian byte order", version.swap_bytes())
+        } else {
+            version.to_string()
+        };
+        let what = format!("has the version {found}; expected 2 or 3, little-endian");
+        Err(FormatError::container(self.path, what))
+    }
+
+    /// The numbers of tensors and of pairs.
+    fn counts(&mut self) -> Result<(u64, u64), FormatError> {
+        let tensors = self.count("the number of tensors", MOST_TENSORS)?;
+        let pairs = self.count("the number of metadata pairs", MOST_PAIRS)?;
+        let room = self.cursor.expect_room(pairs, LEAST_PAIR_BYTES);
+        room.map_err(|what| self.broken("the metadata", &what))?;
+        let room = self.cursor.expect_room(tensors, LEAST_TENSOR_BYTES);
+        room.map_err(|what| self.broken("the list of tensors", &what))?;
+        Ok((tensors, pairs))
+    }
+
+    fn count(&mut self, field: &str, most: u64) -> Result<u64, FormatError> {
+        match self.cursor.u64() {
+            Ok(count) if count <= most => Ok(count),
+            Ok(count) => Err(self.broken(field, &format!("is {count}; expected at most {most}"))),
+            Err(what) => Err(self.broken(field, &what)),
+        }
+    }
+
+    fn metadata(&mut self, count: u64) -> Result<Metadata, FormatError> {
+        let mut keys = HashSet::new();
+        let mut pairs = Vec::new();
+        for index in 0..count {
+            let key = self.key(index)?;
+            if !keys.insert(key) {
+                return Err(FormatError::config(self.path, key, "occurs twice"));
+            }
+            let value = decode_value(&mut self.cursor)
+                .map_err(|what| FormatError::config(self.path, key, what))?;
+            pairs.push((key.to_owned(), value));
+        }
+        Ok(Metadata::from_pairs(self.path, pairs))
+    }
+
+    fn key(&mut self, index: u64) -> Result<&'a str, FormatError> {
+        let field = || format!("the key of metadata pair {index}");
+        let key = self.cursor.text(LONGEST_KEY).map_err(|what| self.broken(&field(), &what))?;
+        if is_key(key) {
+            return Ok(key);
+        }
+        Err(self.broken(&field(), &not_plain(key)))
+    }
+
+    fn tensors(&mut self, count: u64) -> Result<Vec<Claim>, FormatError> {
+        (0..count).map(|index| self.tensor(index)).collect()
+    }
+
+    fn tensor(&mut self, index: u64) -> Result<Claim, FormatError> {
+        let name = self.tensor_name(index)?;
+        self.claim(name).map_err(|what| FormatError::tensor(self.path, name, what))
+    }
+
+    fn tensor_name(&mut self, index: u64) -> Result<&'a str, FormatError> {
+        let field = || format!("the name of tensor {index}");
+        let name = self.cursor.text(LONGEST_TENSOR_NAME);
+        let name = name.map_err(|what| self.broken(&field(), &what))?;
+        if is_tensor_name(name) {
+            return Ok(name);
+        }
+        Err(self.broken(&field(), &not_plain(name)))
+    }
+
+    fn claim(&mut self, name: &str) -> Result<Claim, String> {
+        let shape = self.shape()?;
+        let kind = tensor_kind(self.cursor.u32()?)?;
+        let len = tensor_bytes(&shape, kind)?;
+        let offset = self.cursor.u64()?;
+        Ok(Claim { name: name.to_owned(), shape, kind, offset, len })
+    }
+
+    /// `[out, in]`: the file has `in` first.
+    fn shape(&mut self) -> Result<Vec<usize>, String> {
+        let dimensions = self.cursor.u32()?;
+        if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
+            return Err(format!("has {dimensions} dimensions; expected 1 to {MOST_DIMENSIONS}"));
+        }
+        let extents = self.cursor.scalars(dimensions.into(), u64::from_le_bytes)?;
+        extents.into_iter().rev().map(extent).collect()
+    }
+
+    fn broken(&self, field: &str, what: &str) -> FormatError {
+        FormatError::container(self.path, format!("{field} {what}"))
+    }
+}
+
+/// Names are shown escaped and in part.
+fn not_plain(name: &str) -> String {
+    let shown: String = name.chars().take(40).collect();
+    format!("is {shown:?}; expected plain printable ASCII")
+}
+
+/// ggml's dimensions are signed; what is negative there is none here either.
+fn extent(claimed: u64) -> Result<usize, String> {
+    match i64::try_from(claimed).ok().and_then(|extent| usize::try_from(extent).ok()) {
+        Some(extent @ 1..) => Ok(extent),
+        _ => Err(format!("has a dimension of {claimed}; expected 1 to {}", i64::MAX)),
+    }
+}
+
+fn tensor_kind(id: u32) -> Result<TensorKind, String> {
+    TensorKind::from_id(id).ok_or_else(|| {
+        let foreign = foreign_name(id).map(|name| format!(" ({name})")).unwrap_or_default();
+        let ours = TensorKind::ALL.map(TensorKind::name).join(", ");
+        format!("has the type id {id}{foreign}; expected one of {ours}")
+    })
+}
+
+/// The part of a file that holds the tensors.
+struct DataSection {
+    /// Where it starts: the end of the header, padded.
+    start: u64,
+    file_len: u64,
+    alignment: u64,
+}
+
+impl DataSection {
+    fn behind(
+        header_len: usize,
+        metadata: &Metadata,
+        file_len: usize,
+    ) -> Result<Self, FormatError> {
+        let alignment = alignment(metadata)?;
+        // No overflow: the header is in memory, the alignment a u32.
+        let start = (header_len as u64).next_multiple_of(alignment);
+        Ok(Self { start, file_len: file_len as u64, alignment })
+    }
+
+    /// Tensors follow each other in the order of their infos, each padded to the alignment. So
+    /// there is one right offset for each, and neither gap nor overlap can hide.
+    fn place(&self, path: &Path, claims: Vec<Claim>) -> Result<Vec<TensorInfo>, FormatError> {
+        let mut next = 0;
+        let mut tensors = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let bytes = self
+                .range(&claim, next)
+                .map_err(|what| FormatError::tensor(path, &claim.name, what))?;
+            // No overflow: the range ends inside the file.
+            next = (claim.offset + claim.len).next_multiple_of(self.alignment);
+            let Claim { name, shape, kind, .. } = claim;
+            tensors.push(TensorInfo { name, shape, kind, bytes });
+        }
+        let end = self.start + next;
+        if self.file_len > end {
+            let what = format!("has {} bytes; expected {end} at most", self.file_len);
+            return Err(FormatError::container(path, what));
+        }
+        Ok(tensors)
+    }
+
+    /// Where a tensor that should start at `expected` lies in the file.
+    fn range(&self, claim: &Claim, expected: u64) -> Result<Range<usize>, String> {
+        let Claim { offset, len, .. } = *claim;
+        if offset != expected {
+            let from = "from the start of the data";
+            return Err(format!("has the offset {offset} {from}; expected {expected}"));
+        }
+        let start = self.start + offset;
+        match start.checked_add(len) {
+            Some(end) if end <= self.file_len => Ok(start as usize..end as usize),
+            _ => {
+                let file_len = self.file_len;
+                Err(format!(
+                    "is cut off: it takes {len} bytes from {start}, the file has {file_len}"
+                ))
+            }
+        }
+    }
+}
+
+fn named_places(
+    path: &Path,
+    tensors: &[TensorInfo],
+) -> Result<HashMap<String, usize>, FormatError> {
+    let mut places = HashMap::with_capacity(tensors.len());
+    for (place, tensor) in tensors.iter().enumerate() {
+        if places.insert(tensor.name.clone(), place).is_some() {
+            return Err(FormatError::tensor(path, &tensor.name, "occurs twice"));
+        }
+    }
+    Ok(places)
+}

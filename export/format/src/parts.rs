@@ -1,0 +1,91 @@
+//! A file that is read part by part, each part when it is asked for.
+//!
+//! Model files are larger than what a conversion may hold in memory, and pages of a mapped file
+//! count as memory; so tensors are read, not mapped. A file that another program cuts meanwhile is
+//! an error here, not a signal.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// An open file of known length.
+#[derive(Debug)]
+pub(crate) struct FileParts {
+    path: PathBuf,
+    content: Content,
+    len: u64,
+}
+
+#[derive(Debug)]
+enum Content {
+    File(Mutex<fs_err::File>),
+    #[cfg(test)]
+    Memory(Vec<u8>),
+}
+
+impl FileParts {
+    /// Opens `path`.
+    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        let file = fs_err::File::open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), content: Content::File(Mutex::new(file)), len })
+    }
+
+    /// The same for bytes that never saw a disk.
+    #[cfg(test)]
+    pub(crate) fn in_memory(path: &Path, bytes: Vec<u8>) -> Self {
+        let len = bytes.len() as u64;
+        Self { path: path.to_owned(), content: Content::Memory(bytes), len }
+    }
+
+    /// The file's path, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes in the file when it was opened.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The bytes of a range, which must lie inside [`FileParts::len`].
+    pub(crate) fn read(&self, range: Range<u64>) -> std::io::Result<Vec<u8>> {
+        assert!(range.start <= range.end && range.end <= self.len, "a range of this file");
+        let file = match &self.content {
+            Content::File(file) => file,
+            #[cfg(test)]
+            Content::Memory(bytes) => {
+                return Ok(bytes[range.start as usize..range.end as usize].to_vec());
+            }
+        };
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(range.start))?;
+        file.read_exact(&mut bytes).map_err(|error| self.cut(&error))?;
+        Ok(bytes)
+    }
+
+    fn cut(&self, error: &std::io::Error) -> std::io::Error {
+        let what = format!("failed to read {}: {error}", self.path.display());
+        std::io::Error::new(error.kind(), what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_part_is_read_and_a_cut_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs_err::write(&path, b"0123456789").unwrap();
+        let parts = FileParts::open(&path).unwrap();
+        for (range, expected) in [(7..10, &b"789"[..]), (0..2, b"01"), (5..5, b"")] {
+            assert_eq!(parts.read(range).unwrap(), expected);
+        }
+        fs_err::write(&path, b"01").unwrap();
+        assert!(parts.read(7..10).unwrap_err().to_string().contains("file"));
+    }
+}

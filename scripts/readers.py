@@ -1,0 +1,183 @@
+"""What other programs make of our files. Called by readers.sh; prints one line a check and ends
+with 1 if one failed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+ROOT, BITNET, READERS = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+TEXTS = [
+    "Anna was in the kitchen. A grey drum was in the yellow chest. Where was Anna?",
+    "It's 12345678 o'clock,  isn't  it?\n\n\tTabs, naïve café, 日本語, emoji 👩‍👩‍👧 <|eot_id|>",
+    " leading and trailing spaces   ",
+    "def f(x):\n    return x**2 + 1  # square\r\n",
+]
+MODELS = ["relu2", "silu", "llama"]
+failed = False
+
+
+def check(what, value, limit):
+    global failed
+    good = value <= limit
+    failed |= not good
+    print(f"{'ok  ' if good else 'FAIL'} {what}: {value:.3g} (at most {limit:g})", flush=True)
+
+
+def ids_of(model, text):
+    """Ids as our tokenizer gives them, specials spelled in the text left alone."""
+    tokenizer = Tokenizer.from_file(str(ROOT / model / "final/tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def our_logprobs(path, rows):
+    """Log-probability of each next id and the likeliest one, by our engine."""
+    ids = ROOT / "ids.jsonl"
+    ids.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = subprocess.run(
+        [BITNET, "score", "--model", str(path), "--ids", str(ids), "--json"],
+        check=True, capture_output=True, text=True,
+    )
+    return [json.loads(line) for line in out.stdout.splitlines()]
+
+
+def compare(what, path, rows, logits_of, limit, greedy):
+    """Differences of the next id's probability, and the share of likeliest ids that differ.
+
+    transformers computes what we compute, up to the order of sums, and an activation between two
+    8-bit levels. llama.cpp quantises activations in blocks of 256 instead of whole tokens, rounds
+    them to F16 (or Q8_0) before an F16 (Q8_0) head, and keeps keys and values in F16.
+    """
+    worst, largest, other, total = 0.0, 0.0, 0, 0
+    for row, ours in zip(rows, our_logprobs(path, rows)):
+        logits = logits_of(row).astype(np.float64)
+        peak = logits.max(-1, keepdims=True)
+        logps = logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True))
+        for at in range(1, len(row)):
+            theirs, mine = logps[at - 1, row[at]], ours["logprobs"][at]
+            worst = max(worst, abs(np.exp(theirs) - np.exp(mine)))
+            largest = max(largest, abs(theirs - mine) / (1 + abs(mine)))
+        likeliest = logits.argmax(-1)
+        other += sum(int(a != b) for a, b in zip(likeliest, ours["argmax"]))
+        total += len(row)
+    check(f"{what}: largest difference of a probability", worst, limit)
+    check(f"{what}: largest difference of a log-probability l, by 1 + |l|", largest, 2 * limit)
+    check(f"{what}: likeliest ids that differ, of {total}", other, greedy * total)
+
+
+def unpacked(path):
+    """Codes and scales of a packed folder, by numpy alone."""
+    found = {}
+    with safe_open(str(path / "model.safetensors"), "np") as file:
+        for name in file.keys():
+            if name.endswith(".weight_scale"):
+                weight = file.get_tensor(name.removesuffix("_scale"))
+                quarters = [(weight >> (2 * i)) & 3 for i in range(4)]
+                codes = np.concatenate(quarters).astype(np.float32) - 1
+                found[name.removesuffix(".weight_scale")] = codes, file.get_tensor(name)[0]
+    return found
+
+
+NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def permuted(values, heads):
+    """The order of rows that llama.cpp's converter gives q and k of Llama models."""
+    rows, columns = values.shape
+    return values.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def gguf_reader():
+    import gguf
+    from gguf.quants import dequantize
+
+    for model in MODELS:
+        config = json.loads((ROOT / model / "final/config.json").read_text())
+        codes = unpacked(ROOT / model / "hf-packed")
+        for format in ["gguf-tq1_0", "gguf-tq2_0"]:
+            reader = gguf.GGUFReader(str(ROOT / model / format))
+            tensors = {tensor.name: tensor for tensor in reader.tensors}
+            worst = 0.0
+            for name, (values, scale) in codes.items():
+                layer, part = name.removeprefix("model.layers.").split(".", 1)
+                tensor = tensors[f"blk.{layer}.{NAMES[part]}.weight"]
+                read = dequantize(tensor.data, tensor.tensor_type)
+                expected = values * np.float32(np.float16(scale))
+                if model == "llama" and part.endswith(("q_proj", "k_proj")):
+                    key = "num_attention_heads" if "q_proj" in part else "num_key_value_heads"
+                    expected = permuted(expected, config[key])
+                worst = max(worst, float(np.abs(read - expected).max()))
+            check(f"gguf-py reads {model}/{format}: largest difference of a weight", worst, 0)
+        for format in ["gguf-tq2_0-q8_0", "gguf-tq2_0-q6_k"]:
+            reader = gguf.GGUFReader(str(ROOT / model / format))
+            table = next(t for t in reader.tensors if t.name == "token_embd.weight")
+            with safe_open(str(ROOT / model / "final/model.safetensors"), "np") as file:
+                expected = file.get_tensor("model.embed_tokens.weight")
+            read = dequantize(table.data, table.tensor_type)
+            error = np.sqrt(((read - expected) ** 2).mean() / (expected**2).mean())
+            check(f"gguf-py reads {model}/{format}: relative error of the embedding", error, 0.02)
+
+
+def transformers_reader():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(2)
+    for model, formats in [
+        ("relu2", ["hf-packed", "hf-bf16", "hf-packed-bitlinear"]),
+        ("silu", ["hf-packed", "hf-bf16"]),
+        ("llama", ["hf-packed", "hf-bf16", "hf-packed-bitlinear"]),
+    ]:
+        rows = [ids_of(model, text)[:64] for text in TEXTS]
+        for format in formats:
+            path = ROOT / model / format
+            loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+            for module in loaded.modules():
+                for name, value in list(module.named_parameters(recurse=False)):
+                    if value.is_floating_point():
+                        setattr(module, name, torch.nn.Parameter(value.float(), requires_grad=False))
+                for name, value in list(module.named_buffers(recurse=False)):
+                    if value.is_floating_point():
+                        setattr(module, name, value.float())
+
+            def logits_of(row):
+                with torch.no_grad():
+                    return loaded(torch.tensor([row])).logits[0].float().numpy()
+
+            compare(f"transformers runs {model}/{format}", path, rows, logits_of, 0.05, 0.02)
+
+
+def llama_reader():
+    import llama_cpp
+
+    for model in ["silu", "llama"]:
+        rows = [ids_of(model, text)[:64] for text in TEXTS]
+        for format in ["gguf-tq2_0", "gguf-tq1_0", "gguf-tq2_0-q8_0"]:
+            path = ROOT / model / format
+            loaded = llama_cpp.Llama(str(path), n_ctx=256, logits_all=True, verbose=False)
+            differ = sum(
+                loaded.tokenize(text.encode(), add_bos=False, special=False) != ids_of(model, text)
+                for text in TEXTS
+            )
+            check(f"llama.cpp tokenizes as we do, {model}/{format}: texts that differ", differ, 0)
+
+            def logits_of(row):
+                loaded.reset()
+                loaded.eval(row)
+                return np.array(loaded.scores[: len(row)])
+
+            compare(f"llama.cpp runs {model}/{format}", path, rows, logits_of, 0.05, 0.02)
+
+
+for reader in READERS:
+    {"gguf": gguf_reader, "transformers": transformers_reader, "llama": llama_reader}[reader]()
+sys.exit(failed)

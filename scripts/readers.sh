@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Do other people's programs read what we write, and do they compute what we compute?
+#
+# Trains three small models for a moment (relu2 with sub-norms, SiLU with sub-norms, Llama-shaped),
+# exports each, and has transformers, gguf-py and llama.cpp read the files. Needs Python 3 and the
+# Python package index; everything goes into a directory of its own (default: a new temporary one).
+#
+#   scripts/readers.sh [DIR] [gguf|transformers|llama]...     default: all three
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+dir=${1:-$(mktemp -d)}
+shift || true
+readers=${*:-gguf transformers llama}
+mkdir -p "$dir"
+cd "$root"
+
+cargo build --release --quiet -p bitnet-train -p bitnet
+train=target/release/bitnet-train
+
+packages="numpy==2.4.6 safetensors==0.8.0 tokenizers==0.23.3"
+for reader in $readers; do
+    case $reader in
+        gguf) packages="$packages gguf==0.19.0" ;;
+        transformers) packages="$packages torch==2.15.0 transformers==5.23.0 accelerate==1.15.0" ;;
+        llama) packages="$packages llama-cpp-python==0.3.36" ;;
+        *) echo "unknown reader $reader; expected gguf, transformers or llama" >&2; exit 2 ;;
+    esac
+done
+if [ ! -x "$dir/venv/bin/python" ]; then python3 -m venv "$dir/venv"; fi
+# shellcheck disable=SC2086
+"$dir/venv/bin/pip" install --quiet $packages
+
+model() { # name, keys of the config
+    local name=$1
+    shift
+    if [ ! -d "$dir/$name/final" ]; then
+        "$train" --recipe recipes/quickstart/pretrain.toml --out "$dir/$name" --quiet \
+            train.steps=150 optimizer.warmup_steps=20 'export.formats=[]' "$@"
+    fi
+    for format in hf-bf16 hf-packed gguf-i2_s gguf-tq1_0 gguf-tq2_0; do
+        "$train" export --model "$dir/$name/final" --format $format --out "$dir/$name/$format" --force
+    done
+    "$train" export --model "$dir/$name/final" --format hf-packed --linear-class bitlinear \
+        --out "$dir/$name/hf-packed-bitlinear" --force
+    "$train" export --model "$dir/$name/final" --format gguf-tq2_0 --embedding q8_0 \
+        --out "$dir/$name/gguf-tq2_0-q8_0" --force
+    "$train" export --model "$dir/$name/final" --format gguf-tq2_0 --embedding q6_k \
+        --out "$dir/$name/gguf-tq2_0-q6_k" --force
+}
+model relu2
+model silu 'model.hidden_act="silu"' model.tie_word_embeddings=true
+model llama 'model.hidden_act="silu"' model.sub_norms=false
+
+"$dir/venv/bin/python" scripts/readers.py "$dir" target/release/bitnet $readers

@@ -1,0 +1,43 @@
+//! `bitnet-train init`: a BF16 master of any shape, fresh and random. To start from, to measure
+//! with, and to try a conversion on before the real model is there.
+
+use anyhow::Result;
+use bitnet_format::ModelSpec;
+use bitnet_format::convert::hf;
+use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::staged::{OnExisting, StagedDir};
+use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
+use bitnet_train::model::FreshModel;
+use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
+use bitnet_train::platform::Signals;
+use bitnet_train::train::TrainError;
+
+use super::print_line;
+use crate::cli::InitArgs;
+
+pub(crate) fn run(args: &InitArgs) -> Result<()> {
+    let spec = ModelSpec::from_file(&args.config).map_err(TrainError::from)?;
+    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose();
+    let tokenizer = tokenizer.map_err(TrainError::from)?;
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    let monitor = &mut Terminal::new(Verbosity::Normal);
+    let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
+    let staged = StagedDir::beside(&args.out, on_existing).map_err(TrainError::from)?;
+    let fresh = FreshModel::new(spec, args.seed);
+    let mut progress = |done: usize, total: usize| {
+        monitor.progress("drawing", done as u64, total as u64);
+        signals.stop().map_or(Ok(()), |_| Err(bitnet_format::FormatError::Interrupted))
+    };
+    hf::write_master(staged.path(), &fresh, &mut progress).map_err(|error| {
+        signals.stop().map_or(TrainError::from(error), TrainError::ExportStopped)
+    })?;
+    if let Some(tokenizer) = tokenizer {
+        fs_err::write(staged.path().join(TOKENIZER_FILE), tokenizer.json())?;
+        let context = fresh.spec().max_position_embeddings;
+        let config = tokenizer.hf_config(Some(&ChatTemplate::b158()), context);
+        fs_err::write(staged.path().join(TOKENIZER_CONFIG_FILE), config)?;
+    }
+    staged.publish().map_err(TrainError::from)?;
+    print_line(&format!("{}: {} parameters", args.out.display(), fresh.spec().parameters()));
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! From a stored model to a file that runs, checked by the programs that will run it.
+//!
+//! Writing bytes is `bitnet-format`'s; this room chooses the form, publishes the result in one
+//! step, carries the tokenizer over, and has the written file verified (`verify`).
+
+mod tokenizer;
+mod verify;
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bitnet_format::convert::gguf::{self, GgufForm, Table, Ternary};
+use bitnet_format::convert::{Progress, Written, hf};
+use bitnet_format::folder::CONFIG_FILE;
+use bitnet_format::report::objections;
+use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
+use bitnet_format::{FormatError, StoredModel, WeightForm, tensor_table};
+use serde::Serialize;
+
+use crate::platform::Signals;
+use crate::recipe::{ExportFormat, Recipe};
+use crate::train::TrainError;
+pub use verify::{Verification, verify};
+
+/// What to export and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The layout.
+    pub format: ExportFormat,
+    /// The folder or file to write.
+    pub out: &'a Path,
+    /// What to do when it is there.
+    pub on_existing: OnExisting,
+    /// Embedding and head of a GGUF file.
+    pub table: Table,
+    /// What a packed folder's scales do: multiply (`autobitlinear`) or divide (`bitlinear`).
+    pub scales: WeightForm,
+}
+
+impl<'a> Request<'a> {
+    /// The usual form: F16 embedding, scales that multiply.
+    pub fn new(format: ExportFormat, out: &'a Path, on_existing: OnExisting) -> Self {
+        let (table, scales) = (Table::F16, WeightForm::PackedMultiplying);
+        Self { format, out, on_existing, table, scales }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Values of ternary matrices.
+    pub ternary_parameters: usize,
+    /// All other values.
+    pub other_parameters: usize,
+    /// Latents moved beside the threshold so that their codes stay (hf-bf16).
+    pub adjusted: usize,
+    /// Tensors with codes that could not be kept, and how many.
+    pub lost: Vec<(String, usize)>,
+    /// What other programs need to know.
+    pub remarks: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ternary and {} other", self.ternary_parameters, self.other_parameters)?;
+        write!(f, " parameters")?;
+        if self.adjusted > 0 {
+            write!(f, "; {} rounded away from the threshold to keep their codes", self.adjusted)?;
+        }
+        for (name, count) in &self.lost {
+            write!(f, "; {count} codes of {name} could not be kept")?;
+        }
+        for remark in &self.remarks {
+            write!(f, "\nnote: {remark}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a recipe whose model an export format cannot hold, before anything is trained.
+///
+/// # Errors
+/// Names the tensor.
+pub fn check_formats(recipe: &Recipe, spec: &bitnet_format::ModelSpec) -> Result<(), TrainError> {
+    recipe.export.formats.iter().try_for_each(|&format| {
+        let refused = |error: FormatError| TrainError::Contradiction {
+            path: recipe.path.clone(),
+            field: "export.formats",
+            what: match error {
+                FormatError::Tensor { name, what, .. } => {
+                    format!("{}: {name} {what}", format.name())
+                }
+                FormatError::Config { field, what, .. } => {
+                    format!("{}: {field} {what}", format.name())
+                }
+                other => format!("{}: {other}", format.name()),
+            },
+        };
+        check_form(&recipe.path, spec, format, Table::F16).map_err(refused)
+    })
+}
+
+fn check_form(
+    path: &Path,
+    spec: &bitnet_format::ModelSpec,
+    format: ExportFormat,
+    table: Table,
+) -> Result<(), FormatError> {
+    match ternary_blocks(format) {
+        Some(ternary) => gguf::check(path, spec, ternary, table),
+        None if format == ExportFormat::HfPacked => hf::check_packable(path, spec),
+        None => Ok(()),
+    }
+}
+
+/// The blocks of a GGUF format.
+fn ternary_blocks(format: ExportFormat) -> Option<Ternary> {
+    match format {
+        ExportFormat::GgufI2S => Some(Ternary::I2S),
+        ExportFormat::GgufTq1 => Some(Ternary::Tq1),
+        ExportFormat::GgufTq2 => Some(Ternary::Tq2),
+        ExportFormat::HfBf16 | ExportFormat::HfPacked => None,
+    }
+}
+
+/// Exports an open model; `source` is its path. The result has its final name when this returns,
+/// and until then nothing has; `signals` may stop it.
+///
+/// # Errors
+/// A form that cannot hold the model, a target that exists, a full disk, a stop.
+pub fn export(
+    model: &StoredModel,
+    source: &Path,
+    request: &Request,
+    signals: &Signals,
+    watch: &mut dyn FnMut(usize, usize),
+) -> Result<Report, TrainError> {
+    check_form(source, model.spec(), request.format, request.table)?;
+    let start = Instant::now();
+    let mut progress = |done, total| {
+        // Small models are done before anybody could read a line.
+        if start.elapsed() > Duration::from_secs(1) {
+            watch(done, total);
+        }
+        signals.stop().map_or(Ok(()), |_| Err(FormatError::Interrupted))
+    };
+    let written = match ternary_blocks(request.format) {
+        Some(ternary) => write_file(model, source, request, ternary, &mut progress),
+        None => write_folder(model, source, request, &mut progress),
+    };
+    let (written, mut remarks) = written.map_err(|error| match (error, signals.stop()) {
+        (TrainError::Format(FormatError::Interrupted), Some(stop)) => {
+            TrainError::ExportStopped(stop)
+        }
+        (error, _) => error,
+    })?;
+    remarks.extend(objections(&StoredModel::open(request.out)?));
+    Ok(Report {
+        ternary_parameters: written.ternary,
+        other_parameters: model.spec().parameters() - written.ternary,
+        adjusted: written.adjusted,
+        lost: written.lost,
+        remarks,
+    })
+}
+
+fn write_file(
+    model: &StoredModel,
+    source: &Path,
+    request: &Request,
+    ternary: Ternary,
+    progress: Progress,
+) -> Result<(Written, Vec<String>), TrainError> {
+    let (tokenizer, remarks) = tokenizer::for_gguf(source, model.spec())?;
+    let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
+    let form = GgufForm { ternary, table: request.table, name, tokenizer };
+    let staged = StagedFile::beside(request.out, request.on_existing)?;
+    let written = gguf::write_gguf(staged.path(), model, &form, progress)?;
+    staged.publish()?;
+    Ok((written, remarks))
+}
+
+fn write_folder(
+    model: &StoredModel,
+    source: &Path,
+    request: &Request,
+    progress: Progress,
+) -> Result<(Written, Vec<String>), TrainError> {
+    let staged = StagedDir::beside(request.out, request.on_existing)?;
+    let written = if request.format == ExportFormat::HfPacked {
+        hf::write_packed_form(staged.path(), model, request.scales, progress)?
+    } else {
+        write_master(model, source, staged.path(), progress)?
+    };
+    tokenizer::for_folder(source, staged.path(), model.spec())?;
+    staged.publish()?;
+    Ok((written, Vec::new()))
+}
+
+/// A master that is one already is copied byte for byte.
+fn write_master(
+    model: &StoredModel,
+    source: &Path,
+    to: &Path,
+    progress: Progress,
+) -> Result<Written, TrainError> {
+    if model.is_packed() {
+        let what = "holds packed codes without the latent weights that a master is made of; \
+                    expected a checkpoint or a folder with float matrices";
+        return Err(FormatError::Container { path: source.to_owned(), what: what.into() }.into());
+    }
+    if !matches!(model, StoredModel::Folder(folder) if folder.is_bf16()) {
+        return Ok(hf::write_master(to, model, progress)?);
+    }
+    let config = source.join(CONFIG_FILE);
+    let index = source.join(bitnet_format::folder::INDEX_FILE);
+    let weights = model.weight_files();
+    let total = model.spec().parameters();
+    let index = (weights.len() > 1 && index.exists()).then_some(index);
+    for file in std::iter::once(config).chain(index).chain(weights) {
+        let name = file.file_name().expect("a file of the folder has a name").to_owned();
+        copy(&file, &to.join(name), &mut |bytes| progress((bytes / 2).min(total), total))?;
+    }
+    let ternary = |entry: &bitnet_format::TensorEntry| entry.is_ternary(model.spec());
+    let table = tensor_table(model.spec());
+    let ternary = table.iter().filter(|entry| ternary(entry)).map(|entry| entry.elements()).sum();
+    Ok(Written { ternary, ..Written::default() })
+}
+
+/// Copies a file in parts, so that a stop is noticed.
+fn copy(
+    from: &Path,
+    to: &Path,
+    progress: &mut dyn FnMut(usize) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
+    use std::io::{Read, Write};
+    let (mut from, mut to) = (fs_err::File::open(from)?, fs_err::File::create(to)?);
+    let (mut part, mut done) = (vec![0; 8 << 20], 0);
+    loop {
+        let count = from.read(&mut part)?;
+        if count == 0 {
+            return Ok(());
+        }
+        to.write_all(&part[..count])?;
+        done += count;
+        progress(done)?;
+    }
+}

@@ -1,0 +1,46 @@
+//! The tokenizer of a model goes where the model goes.
+
+use std::path::Path;
+
+use bitnet_format::ModelSpec;
+use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::gguf::{Metadata, Value};
+use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
+
+use crate::train::TrainError;
+
+/// Copies the tokenizer files of a folder; writes those that a GGUF file implies.
+pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(), TrainError> {
+    if source.is_dir() {
+        for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE] {
+            let beside = source.join(name);
+            if beside.exists() {
+                fs_err::copy(&beside, to.join(name))?;
+            }
+        }
+        return Ok(());
+    }
+    let Some(tokenizer) = Tokenizer::of_model(source)? else { return Ok(()) };
+    let chat = ChatTemplate::of_model(source)?;
+    fs_err::write(to.join(TOKENIZER_FILE), tokenizer.json())?;
+    let config = tokenizer.hf_config(Some(&chat), spec.max_position_embeddings);
+    Ok(fs_err::write(to.join(TOKENIZER_CONFIG_FILE), config)?)
+}
+
+/// What a GGUF file says of the model's tokenizer, and what its user should know.
+pub(super) fn for_gguf(
+    source: &Path,
+    spec: &ModelSpec,
+) -> Result<(Metadata, Vec<String>), TrainError> {
+    let mut metadata = Metadata::default();
+    let Some(tokenizer) = Tokenizer::of_model(source)? else {
+        metadata.insert("tokenizer.ggml.model", Value::String("no_vocab".to_owned()));
+        let remark = format!("no tokenizer: {} has none, so the file holds none", source.display());
+        return Ok((metadata, vec![remark]));
+    };
+    let vocabulary = tokenizer.vocabulary(spec.vocab_size)?;
+    vocabulary.describe(&mut metadata);
+    let chat = ChatTemplate::of_model(source)?.jinja_source_for(&tokenizer)?;
+    metadata.insert("tokenizer.chat_template", Value::String(chat));
+    Ok((metadata, Vec::new()))
+}

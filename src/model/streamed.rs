@@ -1,0 +1,100 @@
+//! The forward pass over a stored model that is never in memory as a whole: block after block is
+//! read, used and dropped. For checking large models where there is room for one block.
+
+use bitnet_format::convert::Source;
+use bitnet_format::{FormatError, Role, StoredModel, TensorEntry, tensor_table};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::attention::AttentionContext;
+use super::rope::RopeTable;
+use super::source::as_meant;
+use super::{Block, Documents, Loaded, Parts, RmsNorm, token_logits};
+
+/// Rows of the head that are multiplied together.
+const HEAD_ROWS: usize = 8192;
+
+/// Logits `[B · T, V]` of rows of token ids `[B, T]`, each a document of its own.
+///
+/// # Errors
+/// Whatever reading the model reports.
+pub fn streamed_logits(
+    model: &StoredModel,
+    rows: &[Vec<u32>],
+    device: &Device,
+) -> Result<Vec<f32>, FormatError> {
+    let table = tensor_table(model.spec());
+    let (batch, time) = (rows.len(), rows[0].len());
+    let mut x = embed(model, &table[0], rows, device)?;
+    let documents = Documents::whole_rows(batch, time);
+    let context = AttentionContext::new(&documents, &RopeTable::new(model.spec()), device);
+    for layer in 0..model.spec().num_hidden_layers {
+        x = block(model, &table, layer, device)?.forward(x, &context);
+    }
+    let norm = table.iter().rfind(|entry| entry.role == Role::Norm).expect("a model has norms");
+    let hidden = read_norm(model, norm, device)?.forward(x).flatten(0, 1);
+    let head = table.last().filter(|entry| entry.role == Role::Head).unwrap_or(&table[0]);
+    logits(model, head, hidden, device)
+}
+
+fn embed(
+    model: &StoredModel,
+    entry: &TensorEntry,
+    rows: &[Vec<u32>],
+    device: &Device,
+) -> Result<Tensor<3>, FormatError> {
+    let mut values = Vec::new();
+    for &id in rows.iter().flatten() {
+        values.extend(model.rows(entry, id as usize..id as usize + 1)?);
+    }
+    let shape = [rows.len(), rows[0].len(), entry.shape[1]];
+    Ok(Tensor::from_data(TensorData::new(values, shape), device))
+}
+
+fn block(
+    model: &StoredModel,
+    table: &[TensorEntry],
+    layer: usize,
+    device: &Device,
+) -> Result<Block, FormatError> {
+    let prefix = format!("model.layers.{layer}.");
+    let entries = table.iter().filter(|entry| entry.name.starts_with(&prefix));
+    let tensors: Result<Vec<_>, _> = entries.map(|entry| load(model, entry)).collect();
+    let mut parts = Parts { tensors: tensors?.into_iter(), device };
+    Ok(Block::assemble(model.spec(), &mut parts))
+}
+
+fn read_norm(
+    model: &StoredModel,
+    entry: &TensorEntry,
+    device: &Device,
+) -> Result<RmsNorm, FormatError> {
+    let tensors = vec![load(model, entry)?];
+    Ok(Parts { tensors: tensors.into_iter(), device }.norm(model.spec()))
+}
+
+fn load(model: &StoredModel, entry: &TensorEntry) -> Result<Loaded, FormatError> {
+    let (values, form) = as_meant(model, entry)?;
+    let data = TensorData::new(values, entry.shape.clone());
+    Ok(Loaded { entry: entry.clone(), data, form })
+}
+
+/// `hidden [B · T, C]` → `[B · T, V]`, some rows of the head at a time.
+fn logits(
+    model: &StoredModel,
+    head: &TensorEntry,
+    hidden: Tensor<2>,
+    device: &Device,
+) -> Result<Vec<f32>, FormatError> {
+    let (vocab, width, tokens) = (head.shape[0], head.shape[1], hidden.dims()[0]);
+    let mut logits = vec![0.0; tokens * vocab];
+    for first in (0..vocab).step_by(HEAD_ROWS) {
+        let rows = first..vocab.min(first + HEAD_ROWS);
+        let data = TensorData::new(model.rows(head, rows.clone())?, [rows.len(), width]);
+        let part = token_logits(hidden.clone(), Tensor::from_data(data, device));
+        let part: Vec<f32> = part.into_data().try_into_vec().expect("logits are f32");
+        for (all, part) in logits.chunks_exact_mut(vocab).zip(part.chunks_exact(rows.len())) {
+            all[rows.clone()].copy_from_slice(part);
+        }
+    }
+    Ok(logits)
+}
