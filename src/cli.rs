@@ -156,6 +156,7 @@ pub(crate) struct EvalArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct ExportArgs {
     /// A checkpoint, a Hugging Face folder, a packed folder or a GGUF file.
     #[arg(long, value_name = "PATH")]
@@ -169,7 +170,7 @@ pub(crate) struct ExportArgs {
     /// Replace what is there.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Embedding and head of a GGUF file: f32, f16, q8_0 or q6_k [default: f16]
+    /// Embedding and head of a GGUF file: `f32`, `f16`, `q8_0` or `q6_k` [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub(crate) embedding: Option<String>,
     /// What the scales of hf-packed do: multiply (autobitlinear, the default) or divide (bitlinear).

@@ -15,7 +15,7 @@ use bitnet_format::convert::{Progress, Written, hf};
 use bitnet_format::folder::CONFIG_FILE;
 use bitnet_format::report::objections;
 use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
-use bitnet_format::{FormatError, StoredModel, WeightForm, tensor_table};
+use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table};
 use serde::Serialize;
 
 use crate::platform::Signals;
@@ -82,7 +82,7 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 /// Names the tensor.
-pub fn check_formats(recipe: &Recipe, spec: &bitnet_format::ModelSpec) -> Result<(), TrainError> {
+pub fn check_formats(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError> {
     recipe.export.formats.iter().try_for_each(|&format| {
         let refused = |error: FormatError| TrainError::Contradiction {
             path: recipe.path.clone(),
@@ -103,7 +103,7 @@ pub fn check_formats(recipe: &Recipe, spec: &bitnet_format::ModelSpec) -> Result
 
 fn check_form(
     path: &Path,
-    spec: &bitnet_format::ModelSpec,
+    spec: &ModelSpec,
     format: ExportFormat,
     table: Table,
 ) -> Result<(), FormatError> {
@@ -222,9 +222,9 @@ fn write_master(
         let name = file.file_name().expect("a file of the folder has a name").to_owned();
         copy(&file, &to.join(name), &mut |bytes| progress((bytes / 2).min(total), total))?;
     }
-    let ternary = |entry: &bitnet_format::TensorEntry| entry.is_ternary(model.spec());
     let table = tensor_table(model.spec());
-    let ternary = table.iter().filter(|entry| ternary(entry)).map(|entry| entry.elements()).sum();
+    let matrices = table.iter().filter(|entry| entry.is_ternary(model.spec()));
+    let ternary = matrices.map(TensorEntry::elements).sum();
     Ok(Written { ternary, ..Written::default() })
 }
 

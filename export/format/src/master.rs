@@ -171,7 +171,7 @@ mod tests {
             assert!(plain > latents.len() / 20_000, "{kind}: plain rounding flips {plain}");
             assert_eq!((flips(&latents, &master.values), master.lost.len()), (0, 0), "{kind}");
             assert!(master.adjusted < latents.len() / 500, "{kind}: {}", master.adjusted);
-            println!("kind {kind}: {plain} flips avoided by {} adjustments", master.adjusted);
+            eprintln!("kind {kind}: {plain} flips avoided by {} adjustments", master.adjusted);
         }
     }
 

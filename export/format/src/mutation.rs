@@ -24,7 +24,7 @@ pub(crate) fn survive_all(good: &[u8], read: impl Fn(Vec<u8>) -> bool) {
         let started = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| read(bytes.clone()))) {
             Ok(was_read) => readable += u64::from(was_read),
-            Err(_) => panic!("file {run} brought the reader down: {bytes:02x?}"),
+            Err(_panic) => panic!("file {run} brought the reader down: {bytes:02x?}"),
         }
         slowest = slowest.max(started.elapsed());
         assert!(slowest < LONGEST, "file {run} took {slowest:?}");

@@ -52,13 +52,14 @@ impl FileParts {
     /// The bytes of a range, which must lie inside [`FileParts::len`].
     pub(crate) fn read(&self, range: Range<u64>) -> std::io::Result<Vec<u8>> {
         assert!(range.start <= range.end && range.end <= self.len, "a range of this file");
-        let file = match &self.content {
-            Content::File(file) => file,
+        match &self.content {
+            Content::File(file) => self.read_file(file, range),
             #[cfg(test)]
-            Content::Memory(bytes) => {
-                return Ok(bytes[range.start as usize..range.end as usize].to_vec());
-            }
-        };
+            Content::Memory(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
+        }
+    }
+
+    fn read_file(&self, file: &Mutex<fs_err::File>, range: Range<u64>) -> std::io::Result<Vec<u8>> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(range.start))?;

@@ -333,7 +333,9 @@ mod tests {
         let tokenizer = trained(400);
         for rows in [400, 512] {
             let again = back(&tokenizer, rows);
-            TEXTS.iter().for_each(|text| same(&tokenizer, &again, text));
+            for text in TEXTS {
+                same(&tokenizer, &again, text);
+            }
             let ends = |t: &Tokenizer| (t.vocab_size(), t.bos(), t.eos(), t.eot());
             assert_eq!(ends(&tokenizer), ends(&again));
         }

@@ -1,6 +1,6 @@
 //! Which of llama.cpp's architectures a model is, what its keys say, and the names of its tensors.
 //!
-//! - `bitnet-b1.58`: relu² with sub-norms, what 2B4T is (bitnet.cpp, ik_llama.cpp);
+//! - `bitnet-b1.58`: relu² with sub-norms, what 2B4T is (`bitnet.cpp`, `ik_llama.cpp`);
 //! - `bitnet`: `SiLU` with sub-norms, which unmodified llama.cpp runs too;
 //! - `llama`: `SiLU` without sub-norms, with the rows of q and k in interleaved pairs.
 //!
@@ -131,7 +131,7 @@ pub(crate) fn read(
     let number = |rest: &str| metadata.f32(&key(rest));
     let heads = size("attention.head_count")?;
     let hidden = size("embedding_length")?;
-    let per_head = if heads == 0 { 0 } else { hidden / heads };
+    let per_head = hidden.checked_div(heads).unwrap_or(0);
     let head_dim = metadata.optional_u32(&key("attention.key_length"))?.unwrap_or(per_head);
     refuse_other_rope(metadata, name, head_dim)?;
     let act = match metadata.optional_str(&key("hidden_activation"))? {

@@ -15,6 +15,8 @@ mod layout;
 mod metadata;
 mod model;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod value;
 mod writer;
 

@@ -46,7 +46,7 @@ pub struct TensorInfo {
     /// How the values are stored.
     pub kind: TensorKind,
     /// Where they lie, from the start of the file.
-    pub(super) bytes: Range<usize>,
+    bytes: Range<usize>,
 }
 
 impl TensorInfo {

@@ -22,8 +22,8 @@ const MINIMAL: &[u8] = &[
     2, 0, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0,                                     // F32
     0, 0, 0, 0, 0, 0, 0, 0,                         // its offset
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // 102 bytes so far: padded to 128
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // 106 bytes so far: padded to 128
+    0, 0, 0, 0, 0, 0,
     0x00, 0x00, 0x80, 0x3f, 0x00, 0x00, 0x00, 0xc0, // 1, -2
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,             // padded to 160
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -167,7 +167,7 @@ fn a_writer_refuses_what_the_reader_would() {
     let mut metadata = Metadata::new();
     metadata.insert("general.alignment", 12);
     let error = GgufWriter::create(&path, &metadata, &[]).unwrap_err().to_string();
-    assert!(error.contains("[general.alignment]: is 12 (i32); expected a power of two"), "{error}");
+    assert!(error.contains("[general.alignment]: is 12 (u32); expected a power of two"), "{error}");
 }
 
 #[cfg(target_os = "linux")]
