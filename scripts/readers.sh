@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Do other people's programs read what we write, and do they compute what we compute?
 #
-# Trains three small models for a moment (relu2 with sub-norms, SiLU with sub-norms, Llama-shaped),
-# exports each, and has transformers, gguf-py and llama.cpp read the files. Needs Python 3 and the
-# Python package index; everything goes into a directory of its own (default: a new temporary one).
+# Makes three small models (relu2 with sub-norms, SiLU with sub-norms, Llama-shaped), exports each,
+# and has transformers, gguf-py and llama.cpp read the files. The models are trained for a moment,
+# or drawn at random where only weights are compared (gguf). Needs Python 3 and the Python package
+# index; everything goes into a directory of its own (default: a new temporary one).
 #
 #   scripts/readers.sh [DIR] [gguf|transformers|llama]...     default: all three
+#   PROFILE=debug scripts/readers.sh ...                      with what `cargo test` built
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 dir=${1:-$(mktemp -d)}
@@ -14,8 +16,9 @@ readers=${*:-gguf transformers llama}
 mkdir -p "$dir"
 cd "$root"
 
-cargo build --release --quiet -p bitnet-train -p bitnet
-train=target/release/bitnet-train
+profile=${PROFILE:-release}
+if [ "$profile" = release ]; then cargo build --release --quiet -p bitnet-train -p bitnet; fi
+train=target/$profile/bitnet-train
 
 packages="numpy==2.4.6 safetensors==0.8.0 tokenizers==0.23.3"
 for reader in $readers; do
@@ -33,7 +36,13 @@ if [ ! -x "$dir/venv/bin/python" ]; then python3 -m venv "$dir/venv"; fi
 model() { # name, keys of the config
     local name=$1
     shift
-    if [ ! -d "$dir/$name/final" ]; then
+    if [ ! -d "$dir/$name/final" ] && [ "$readers" = gguf ]; then
+        printf 'hidden_size = 256\nintermediate_size = 512\nnum_hidden_layers = 2\n' > "$dir/$name.toml"
+        printf 'num_attention_heads = 8\nnum_key_value_heads = 4\nvocab_size = 512\n' >> "$dir/$name.toml"
+        printf '%s\n' "${@#model.}" >> "$dir/$name.toml"
+        mkdir -p "$dir/$name"
+        "$train" init --config "$dir/$name.toml" --out "$dir/$name/final"
+    elif [ ! -d "$dir/$name/final" ]; then
         "$train" --recipe recipes/quickstart/pretrain.toml --out "$dir/$name" --quiet \
             train.steps=150 optimizer.warmup_steps=20 'export.formats=[]' "$@"
     fi
@@ -51,4 +60,4 @@ model relu2
 model silu 'model.hidden_act="silu"' model.tie_word_embeddings=true
 model llama 'model.hidden_act="silu"' model.sub_norms=false
 
-"$dir/venv/bin/python" scripts/readers.py "$dir" target/release/bitnet $readers
+"$dir/venv/bin/python" scripts/readers.py "$dir" target/$profile/bitnet $readers

@@ -94,6 +94,20 @@ fn every_form_holds_the_same_model_and_speaks() {
 }
 
 #[test]
+fn an_embedding_may_be_smaller() {
+    let lab = master("");
+    let mut sizes = Vec::new();
+    for table in ["f32", "f16", "q8_0", "q6_k"] {
+        let result = exported(&lab, "master", "gguf-tq2_0", table, &["--embedding", table]);
+        // Both programs compute with the values as the file holds them.
+        let largest = result["verification"]["largest_logit_difference"].as_f64().unwrap();
+        assert!(largest < 0.02, "{table}: {result}");
+        sizes.push(result["bytes"].as_u64().unwrap());
+    }
+    assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
+}
+
+#[test]
 fn a_master_is_copied_byte_for_byte_and_a_packed_model_goes_both_ways() {
     let lab = master("");
     exported(&lab, "master", "hf-bf16", "copy", &[]);

@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::vec::IntoIter;
 
-use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, tensor_table};
-use bitnet_kernels::{DenseMatrix, Kernel, TernaryPanels};
+use bitnet_format::convert::{Source, row_chunks};
+use bitnet_format::{FloatType, FormatError, ModelSpec, StoredModel, TensorEntry, tensor_table};
+use bitnet_kernels::{DenseMatrix, Kernel, Precision, TernaryPanels};
 
 use crate::attention::Heads;
 use crate::block::Block;
@@ -55,7 +56,24 @@ impl<'a> Reader<'a> {
 
     fn dense(&mut self) -> Result<DenseMatrix, FormatError> {
         let entry = self.next();
-        Ok(DenseMatrix::new(entry.shape[1], self.stored.floats(&entry)?))
+        let precision = match self.stored.float_type(&entry) {
+            FloatType::Bf16 => Precision::Bf16,
+            FloatType::F16 => Precision::F16,
+            FloatType::F32 => Precision::F32,
+            FloatType::Q8_0 => Precision::Q8_0,
+            FloatType::Q6K => Precision::Q6K,
+        };
+        let mut matrix = DenseMatrix::empty(entry.shape[1], precision);
+        matrix.reserve(entry.shape[0]);
+        for rows in row_chunks(&entry) {
+            if matches!(precision, Precision::Q8_0 | Precision::Q6K) {
+                let bytes = self.stored.row_bytes(&entry, rows)?;
+                matrix.push_blocks(&bytes).map_err(|error| self.stored.fault(&entry, error))?;
+            } else {
+                matrix.push_rows(&self.stored.rows(&entry, rows)?);
+            }
+        }
+        Ok(matrix)
     }
 
     fn norm(&mut self) -> Result<RmsNorm, FormatError> {

@@ -12,7 +12,7 @@ use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
 use crate::shards::TensorSet;
 use crate::tensors::Dtype;
-use crate::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
+use crate::{FloatType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
 
 /// The model's shape in a folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -72,16 +72,32 @@ impl ModelFolder {
         self.tensors.finite_rows(&entry.name, &entry.shape, rows)
     }
 
+    /// The bytes of some rows of a tensor, as they are stored.
+    pub fn row_bytes(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, FormatError> {
+        self.tensors.row_bytes(&entry.name, &entry.shape, rows)
+    }
+
     /// The file that holds a tensor, for messages.
     pub fn path_of(&self, name: &str) -> &Path {
         self.tensors.path_of(name)
     }
 
+    /// How a float tensor is stored.
+    pub fn float_type(&self, name: &str) -> FloatType {
+        match self.tensors.info(name).map(|info| info.dtype) {
+            Ok(Dtype::BF16) => FloatType::Bf16,
+            Ok(Dtype::F16) => FloatType::F16,
+            _ => FloatType::F32,
+        }
+    }
+
     /// Whether every tensor is stored in BF16: then a master is what it is already.
     pub fn is_bf16(&self) -> bool {
-        let bf16 =
-            |name: &String| self.tensors.info(name).is_ok_and(|info| info.dtype == Dtype::BF16);
-        self.tensors.names().iter().all(bf16)
+        self.tensors.names().iter().all(|name| self.float_type(name) == FloatType::Bf16)
     }
 
     /// A tensor as it is meant: the codes and the scale of a matrix that was quantised before,

@@ -41,5 +41,5 @@ pub use error::FormatError;
 pub use hf_config::{HfConfig, WeightForm};
 pub use map::FileBytes;
 pub use spec::{HiddenAct, ModelSpec};
-pub use stored::StoredModel;
+pub use stored::{FloatType, StoredModel};
 pub use table::{LinearKind, Role, TensorEntry, tensor_table};

@@ -22,10 +22,10 @@ pub(crate) fn survive_all(good: &[u8], read: impl Fn(Vec<u8>) -> bool) {
     for run in 0..runs {
         let bytes = mutated(good, &mut Random(run));
         let started = Instant::now();
-        match catch_unwind(AssertUnwindSafe(|| read(bytes.clone()))) {
-            Ok(was_read) => readable += u64::from(was_read),
-            Err(_panic) => panic!("file {run} brought the reader down: {bytes:02x?}"),
-        }
+        let Ok(was_read) = catch_unwind(AssertUnwindSafe(|| read(bytes.clone()))) else {
+            panic!("file {run} brought the reader down: {bytes:02x?}");
+        };
+        readable += u64::from(was_read);
         slowest = slowest.max(started.elapsed());
         assert!(slowest < LONGEST, "file {run} took {slowest:?}");
     }

@@ -81,9 +81,11 @@ pub fn absmean(latents: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() / latents.len().max(1) as f64
 }
 
-/// The ternary code of one latent.
+/// The ternary code of one latent: `clamp(round(W · s), -1, 1)`, which rounds to even at exactly
+/// one half, hence to 0. Written as two comparisons, which need no rounding instruction.
 pub fn ternary_code(latent: f32, scale_inverse: f32) -> i8 {
-    (latent * scale_inverse).round_ties_even().clamp(-1.0, 1.0) as i8
+    let scaled = latent * scale_inverse;
+    i8::from(scaled > 0.5) - i8::from(scaled < -0.5)
 }
 
 /// The ternary codes of a matrix of latents, each in {-1, 0, +1}.
@@ -100,6 +102,15 @@ pub fn quantise_row(row: &[f32], codes: &mut [i8]) -> ActivationScale {
         *code = (x * scale.0).round_ties_even().clamp(-128.0, 127.0) as i8;
     }
     scale
+}
+
+/// The place of the first value that is NaN or infinite.
+pub fn first_not_finite(values: &[f32]) -> Option<usize> {
+    // Whole blocks first: a loop that may end at every value is a slow one.
+    let bad = |block: &[f32]| block.iter().fold(false, |bad, value| bad | !value.is_finite());
+    let block = values.chunks(1024).position(bad)?;
+    let within = values[block * 1024..].iter().position(|value| !value.is_finite());
+    within.map(|at| block * 1024 + at)
 }
 
 #[cfg(test)]
@@ -120,6 +131,20 @@ mod tests {
         let scale = WeightScale::of_latents(&latents);
         assert_eq!(scale.multiplier(), 1.0);
         assert_eq!(ternary_codes(&latents, scale), [0, 0, 1, -1]);
+    }
+
+    #[test]
+    fn two_comparisons_are_the_rounding_of_the_definition() {
+        let around = |x: f32| [x.next_down(), x, x.next_up()];
+        let mut values: Vec<f32> = [0.0, 0.5, 1.0, 1.5, 2.5, 1e9, f32::MIN_POSITIVE]
+            .into_iter()
+            .flat_map(|x| [around(x), around(-x)].concat())
+            .collect();
+        values.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+        for x in values {
+            let defined = x.round_ties_even().clamp(-1.0, 1.0) as i8;
+            assert_eq!(ternary_code(x, 1.0), defined, "{x}");
+        }
     }
 
     #[test]

@@ -101,7 +101,8 @@ fn gguf_objections(gguf: &GgufModel, all: &mut Vec<String>) {
         );
     }
     let text = |key: &str| gguf.file().metadata().get(key);
-    if text("tokenizer.ggml.model").is_some() && text("tokenizer.ggml.pre").is_none() {
+    let has_words = text("tokenizer.ggml.tokens").is_some();
+    if has_words && text("tokenizer.ggml.pre").is_none() {
         all.push("no tokenizer.ggml.pre: readers fall back to another way of splitting".to_owned());
     }
     if matches!(text("tokenizer.chat_template"), Some(Value::String(t)) if t.contains("BITNETAssistant"))

@@ -89,6 +89,16 @@ impl TensorSet {
         self.file_of(name)?.finite_floats(name, shape)
     }
 
+    /// As [`TensorFile::row_bytes`].
+    pub fn row_bytes(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, FormatError> {
+        self.file_of(name)?.row_bytes(name, shape, rows)
+    }
+
     /// As [`TensorFile::finite_rows`].
     pub fn finite_rows(
         &self,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::blocks::i2_s::I2sLayout;
 use crate::convert::Source;
 use crate::folder::ModelFolder;
-use crate::gguf::GgufModel;
+use crate::gguf::{GgufModel, TensorKind};
 use crate::matrix::Matrix;
 use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
@@ -19,6 +19,21 @@ pub enum StoredModel {
     Folder(ModelFolder),
     /// A GGUF file.
     Gguf(GgufModel),
+}
+
+/// How the values of a float tensor are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatType {
+    /// 32 bits.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Blocks of 32 8-bit values with a scale ([`crate::blocks::q8_0`]).
+    Q8_0,
+    /// Blocks of 256 6-bit values with scales ([`crate::blocks::q6_k`]).
+    Q6K,
 }
 
 impl StoredModel {
@@ -66,12 +81,53 @@ impl StoredModel {
         }
     }
 
+    /// How a float tensor is stored.
+    pub fn float_type(&self, entry: &TensorEntry) -> FloatType {
+        match self {
+            Self::Folder(folder) => folder.float_type(&entry.name),
+            Self::Gguf(gguf) => match gguf.kind(entry) {
+                TensorKind::F32 => FloatType::F32,
+                TensorKind::F16 => FloatType::F16,
+                TensorKind::Bf16 => FloatType::Bf16,
+                TensorKind::Q8_0 => FloatType::Q8_0,
+                TensorKind::Q6K => FloatType::Q6K,
+                TensorKind::Tq1_0 | TensorKind::Tq2_0 | TensorKind::I2S => {
+                    unreachable!("the types of a file's float tensors were checked")
+                }
+            },
+        }
+    }
+
+    /// The bytes of some rows of a float tensor, as they are stored.
+    ///
+    /// # Errors
+    /// Whatever reading reports.
+    pub fn row_bytes(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, FormatError> {
+        match self {
+            Self::Folder(folder) => folder.row_bytes(entry, rows),
+            Self::Gguf(gguf) => gguf.row_bytes(entry, rows),
+        }
+    }
+
     /// A float tensor, finite.
     ///
     /// # Errors
     /// When it holds what is no number.
     pub fn floats(&self, entry: &TensorEntry) -> Result<Vec<f32>, FormatError> {
         self.rows(entry, 0..entry.shape[0])
+    }
+
+    /// An error that names a tensor of this model.
+    pub fn fault(&self, entry: &TensorEntry, what: impl std::fmt::Display) -> FormatError {
+        let path = match self {
+            Self::Folder(folder) => folder.path_of(&entry.name),
+            Self::Gguf(gguf) => gguf.file().path(),
+        };
+        FormatError::tensor(path, &entry.name, what.to_string())
     }
 
     /// A ternary matrix: its own codes and scale, or those of its latents.

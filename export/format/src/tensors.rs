@@ -17,6 +17,7 @@ use serde::de::IgnoredAny;
 use crate::FormatError;
 use crate::pairs::Pairs;
 use crate::parts::FileParts;
+use crate::quant::first_not_finite;
 use crate::writer::{Planned, TensorWriter};
 
 /// An open safetensors file whose header has been checked; its tensors are read on demand.
@@ -105,14 +106,25 @@ impl TensorFile {
         shape: &[usize],
         rows: Range<usize>,
     ) -> Result<Vec<f32>, FormatError> {
+        let bytes = self.row_bytes(name, shape, rows)?;
+        let dtype = self.info(name)?.dtype;
+        to_f32(dtype, &bytes).ok_or_else(|| {
+            let what = format!("has type {dtype:?}; expected F32, BF16 or F16");
+            FormatError::tensor(self.path(), name, what)
+        })
+    }
+
+    /// The bytes of some rows of a tensor, as they are stored.
+    pub fn row_bytes(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, FormatError> {
         let info = self.info(name)?;
         self.check_shape(name, info, shape)?;
         let row_bytes = shape.iter().skip(1).product::<usize>() * info.dtype.bitsize() / 8;
-        let bytes = self.read(info, rows.start * row_bytes..rows.end * row_bytes)?;
-        to_f32(info.dtype, &bytes).ok_or_else(|| {
-            let what = format!("has type {:?}; expected F32, BF16 or F16", info.dtype);
-            FormatError::tensor(self.path(), name, what)
-        })
+        self.read(info, rows.start * row_bytes..rows.end * row_bytes)
     }
 
     /// Like [`TensorFile::floats`], refusing NaN and infinity.
@@ -130,7 +142,7 @@ impl TensorFile {
     ) -> Result<Vec<f32>, FormatError> {
         let first = rows.start * shape.iter().skip(1).product::<usize>();
         let values = self.float_rows(name, shape, rows)?;
-        match values.iter().position(|value| !value.is_finite()) {
+        match first_not_finite(&values) {
             None => Ok(values),
             Some(at) => {
                 let (value, index) = (values[at], first + at);

@@ -9,17 +9,17 @@ use std::arch::x86_64::{
     __m256, __m256i, _CMP_ORD_Q, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
     _mm_movehdup_ps, _mm_movehl_ps, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
     _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_cmp_ps, _mm256_cvtepu16_epi32, _mm256_cvtps_epi32, _mm256_extractf128_ps,
-    _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps,
-    _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_cmp_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32,
+    _mm256_extractf128_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32,
+    _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 use std::array::from_fn;
 
 use bitnet_format::quant::ActivationScale;
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::panels::{CHUNK, PairChunk, ROWS_PER_PAIR};
 use crate::scalar::{self, LANES, finish_dot};
@@ -36,7 +36,7 @@ const VECTORS: usize = ROWS_PER_PAIR / ROWS;
 
 /// Whether this CPU has the instructions.
 pub(crate) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
@@ -194,6 +194,22 @@ pub(crate) fn dot_bf16(w: &[bf16], x: &[f32]) -> f32 {
     assert_eq!(w.len(), x.len(), "two vectors of one length");
     // SAFETY: AVX2 is there, asserted above.
     unsafe { dot_bf16_lanes(w, x) }
+}
+
+/// [`dot`] with F16 weights.
+pub(crate) fn dot_f16(w: &[f16], x: &[f32]) -> f32 {
+    assert!(is_available(), "this CPU has no AVX2");
+    assert_eq!(w.len(), x.len(), "two vectors of one length");
+    // SAFETY: AVX2 and F16C are there, asserted above.
+    unsafe { dot_f16_lanes(w, x) }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn dot_f16_lanes(w: &[f16], x: &[f32]) -> f32 {
+    dot_lanes(w, x, |w: &[f16; 8]| {
+        // SAFETY: eight F16 are 16 bytes.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(w.as_ptr().cast()) })
+    })
 }
 
 #[target_feature(enable = "avx2")]

@@ -1,44 +1,119 @@
 //! Dense matrices at the precision of their file: the embedding table and the head.
 //!
-//! BF16 and f32 rows against f32 vectors; the order of each sum is that of [`Kernel::dot`].
+//! BF16, F16 and f32 rows against f32 vectors; the order of each sum is that of [`Kernel::dot`].
 
 use std::ops::Range;
 
-use half::bf16;
+use bitnet_format::blocks::{BlockError, q6_k, q8_0};
+use half::{bf16, f16};
 
 use crate::Kernel;
 
-/// A dense matrix `[N, K]`, row-major, held in BF16 when that loses nothing.
-#[derive(Debug)]
+/// How the values of a dense matrix are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// 16 bits, the upper half of an f32.
+    Bf16,
+    /// 16 bits, IEEE half precision.
+    F16,
+    /// 32 bits.
+    F32,
+    /// 8.5 bits, unpacked a row at a time when it is used.
+    Q8_0,
+    /// 6.5625 bits, unpacked a row at a time when it is used.
+    Q6K,
+}
+
+/// A dense matrix `[N, K]`, row-major.
 pub struct DenseMatrix {
     columns: usize,
     values: Values,
 }
 
-#[derive(Debug)]
 enum Values {
     Bf16(Vec<bf16>),
+    F16(Vec<f16>),
     F32(Vec<f32>),
+    Blocks { bytes: Vec<u8>, row_bytes: usize, unpack: Unpack },
+}
+
+/// Blocks of a file → so many values.
+type Unpack = fn(&[u8], usize) -> Result<Vec<f32>, BlockError>;
+
+impl Values {
+    fn blocks(columns: usize, block: usize, block_bytes: usize, unpack: Unpack) -> Self {
+        assert!(columns.is_multiple_of(block), "a row fills whole blocks of {block}");
+        Self::Blocks { bytes: Vec::new(), row_bytes: columns / block * block_bytes, unpack }
+    }
 }
 
 impl DenseMatrix {
-    /// Takes values `[N, K]`; if each of them is a BF16 number, only those halves are kept.
-    pub fn new(columns: usize, values: Vec<f32>) -> Self {
-        assert!(columns > 0 && values.len().is_multiple_of(columns), "whole rows of {columns}");
-        let is_bf16 = |value: &f32| value.to_bits().trailing_zeros() >= 16;
-        let values = if values.iter().all(is_bf16) {
-            Values::Bf16(values.into_iter().map(bf16::from_f32).collect())
-        } else {
-            Values::F32(values)
+    /// A matrix without rows; values that `precision` does not hold will be rounded to it.
+    pub fn empty(columns: usize, precision: Precision) -> Self {
+        assert!(columns > 0, "a matrix has columns");
+        let values = match precision {
+            Precision::Bf16 => Values::Bf16(Vec::new()),
+            Precision::F16 => Values::F16(Vec::new()),
+            Precision::F32 => Values::F32(Vec::new()),
+            Precision::Q8_0 => {
+                Values::blocks(columns, q8_0::BLOCK, q8_0::BLOCK_BYTES, q8_0::dequantise)
+            }
+            Precision::Q6K => {
+                Values::blocks(columns, q6_k::BLOCK, q6_k::BLOCK_BYTES, q6_k::dequantise)
+            }
         };
         Self { columns, values }
+    }
+
+    /// Makes room for rows that will be appended, exactly.
+    pub fn reserve(&mut self, rows: usize) {
+        let more = rows * self.columns;
+        match &mut self.values {
+            Values::Bf16(values) => values.reserve_exact(more),
+            Values::F16(values) => values.reserve_exact(more),
+            Values::F32(values) => values.reserve_exact(more),
+            Values::Blocks { bytes, row_bytes, .. } => bytes.reserve_exact(rows * *row_bytes),
+        }
+    }
+
+    /// Appends rows as the blocks they are stored in.
+    ///
+    /// # Errors
+    /// When the bytes are no such blocks.
+    ///
+    /// # Panics
+    /// If this matrix holds no blocks.
+    pub fn push_blocks(&mut self, rows: &[u8]) -> Result<(), BlockError> {
+        let columns = self.columns;
+        let Values::Blocks { bytes, row_bytes, unpack } = &mut self.values else {
+            panic!("a matrix of blocks");
+        };
+        unpack(rows, rows.len() / *row_bytes * columns)?;
+        bytes.extend_from_slice(rows);
+        Ok(())
+    }
+
+    /// Appends whole rows `[n, K]`.
+    ///
+    /// # Panics
+    /// If this matrix holds blocks.
+    pub fn push_rows(&mut self, rows: &[f32]) {
+        assert!(rows.len().is_multiple_of(self.columns), "whole rows of {}", self.columns);
+        match &mut self.values {
+            Values::Bf16(values) => values.extend(rows.iter().map(|&x| bf16::from_f32(x))),
+            Values::F16(values) => values.extend(rows.iter().map(|&x| f16::from_f32(x))),
+            Values::F32(values) => values.extend_from_slice(rows),
+            Values::Blocks { .. } => panic!("blocks are appended as they are stored"),
+        }
     }
 
     /// Number of rows, `N`.
     pub fn rows(&self) -> usize {
         match &self.values {
             Values::Bf16(values) => values.len() / self.columns,
+            Values::F16(values) => values.len() / self.columns,
             Values::F32(values) => values.len() / self.columns,
+            Values::Blocks { bytes, row_bytes, .. } => bytes.len() / row_bytes,
         }
     }
 
@@ -55,7 +130,11 @@ impl DenseMatrix {
             Values::Bf16(values) => {
                 out.iter_mut().zip(&values[range]).for_each(|(out, value)| *out = value.to_f32());
             }
+            Values::F16(values) => {
+                out.iter_mut().zip(&values[range]).for_each(|(out, value)| *out = value.to_f32());
+            }
             Values::F32(values) => out.copy_from_slice(&values[range]),
+            Values::Blocks { .. } => out.copy_from_slice(&self.unpacked(row)),
         }
     }
 
@@ -64,8 +143,26 @@ impl DenseMatrix {
         assert!(rows.start <= rows.end && rows.end <= self.rows(), "rows of this matrix");
         match &self.values {
             Values::Bf16(w) => self.each_dot(w, x, rows, out, |w, x| kernel.dot_bf16(w, x)),
+            Values::F16(w) => self.each_dot(w, x, rows, out, |w, x| kernel.dot_f16(w, x)),
             Values::F32(w) => self.each_dot(w, x, rows, out, |w, x| kernel.dot(w, x)),
+            Values::Blocks { .. } => {
+                let width = rows.len();
+                for (at, row) in rows.enumerate() {
+                    let w = self.unpacked(row);
+                    for (token, x) in x.chunks_exact(self.columns).enumerate() {
+                        out[token * width + at] = kernel.dot(&w, x);
+                    }
+                }
+            }
         }
+    }
+
+    fn unpacked(&self, row: usize) -> Vec<f32> {
+        let Values::Blocks { bytes, row_bytes, unpack } = &self.values else {
+            unreachable!("only blocks are unpacked");
+        };
+        let row = &bytes[row * row_bytes..][..*row_bytes];
+        unpack(row, self.columns).expect("blocks are checked when they are appended")
     }
 
     fn each_dot<W>(
@@ -88,26 +185,43 @@ impl DenseMatrix {
     }
 }
 
+impl std::fmt::Debug for DenseMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DenseMatrix [{}, {}]", self.rows(), self.columns)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn matrix(precision: Precision, columns: usize, values: &[f32]) -> DenseMatrix {
+        let mut matrix = DenseMatrix::empty(columns, precision);
+        matrix.reserve(values.len() / columns);
+        values.chunks(columns).for_each(|row| matrix.push_rows(row));
+        matrix
+    }
+
     #[test]
-    fn values_that_are_bf16_are_kept_as_bf16() {
-        let exact = DenseMatrix::new(2, vec![1.0, -2.5, 0.5, 3.0]);
-        assert!(matches!(exact.values, Values::Bf16(_)));
-        let fine = DenseMatrix::new(2, vec![1.0, 0.1]);
-        assert!(matches!(fine.values, Values::F32(_)));
-        for (matrix, row, expected) in [(exact, 1, [0.5, 3.0]), (fine, 0, [1.0, 0.1])] {
+    fn values_come_back_as_their_precision_holds_them() {
+        let rows = [1.0, 0.1, -3.0, 1024.5];
+        for (precision, tenth, large) in [
+            (Precision::F32, 0.1, 1024.5),
+            (Precision::F16, 0.099_975_586, 1024.0),
+            (Precision::Bf16, 0.100_097_656, 1024.0),
+        ] {
+            let matrix = matrix(precision, 2, &rows);
             let mut out = [0.0; 2];
-            matrix.copy_row(row, &mut out);
-            assert_eq!(out, expected);
+            matrix.copy_row(0, &mut out);
+            assert_eq!(out, [1.0, tenth], "{precision:?}");
+            matrix.copy_row(1, &mut out);
+            assert_eq!(out, [-3.0, large], "{precision:?}");
         }
     }
 
     #[test]
     fn a_range_of_rows_is_a_part_of_the_whole_product() {
-        let matrix = DenseMatrix::new(2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let matrix = matrix(Precision::F32, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let mut out = [0.0; 4];
         matrix.matmul(Kernel::Scalar, &[1.0, 1.0, 0.0, 2.0], 1..3, &mut out);
         assert_eq!(out, [7.0, 11.0, 8.0, 12.0]);

@@ -4,7 +4,7 @@
 //! line in each match.
 
 use bitnet_format::quant::ActivationScale;
-use half::bf16;
+use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 use crate::avx2;
@@ -71,6 +71,15 @@ impl Kernel {
             Self::Scalar => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::dot_bf16(w, x),
+        }
+    }
+
+    /// [`Kernel::dot`] with weights in F16, which convert to f32 exactly.
+    pub fn dot_f16(self, w: &[f16], x: &[f32]) -> f32 {
+        match self {
+            Self::Scalar => scalar::dot(w, x),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::dot_f16(w, x),
         }
     }
 

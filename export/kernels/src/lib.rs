@@ -18,7 +18,7 @@ mod product;
 mod scalar;
 
 pub use activations::Activations;
-pub use dense::DenseMatrix;
+pub use dense::{DenseMatrix, Precision};
 pub use kernel::Kernel;
 pub use panels::{ROWS_PER_PAIR, TernaryPanels};
 pub use product::{accumulate, matmul};

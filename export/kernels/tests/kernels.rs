@@ -3,7 +3,9 @@
 
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row};
-use bitnet_kernels::{Activations, DenseMatrix, Kernel, TernaryPanels, accumulate, matmul};
+use bitnet_kernels::{
+    Activations, DenseMatrix, Kernel, Precision, TernaryPanels, accumulate, matmul,
+};
 use proptest::prelude::*;
 
 /// A small generator, so that a failing case is repeated by its seed.
@@ -194,9 +196,9 @@ proptest! {
         let mut draws = Draws(seed);
         let x = draws.floats(2 * columns);
         let fine = draws.floats(rows * columns);
-        let coarse = fine.iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
-        for weights in [fine, coarse] {
-            let matrix = DenseMatrix::new(columns, weights);
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let mut matrix = DenseMatrix::empty(columns, precision);
+            matrix.push_rows(&fine);
             let product = |kernel| {
                 let mut out = vec![0.0; 2 * rows];
                 matrix.matmul(kernel, &x, 0..rows, &mut out);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use half::f16;
 
-use super::{Counter, Progress, Source, Written, check_ternary, chunks};
+use super::{Counter, Progress, Source, Written, check_ternary, row_chunks};
 use crate::blocks::i2_s::{self, I2sLayout};
 use crate::blocks::{q6_k, q8_0, tq1_0, tq2_0};
 use crate::gguf::architecture::{Architecture, describe, describe_ids, tensor_name};
@@ -242,7 +242,7 @@ fn write_floats(
     counter: &mut Counter,
 ) -> Result<(), FormatError> {
     let form = if entry.role == Role::Norm { Table::F32 } else { table };
-    for rows in chunks(entry) {
+    for rows in row_chunks(entry) {
         let values = source.rows(entry, rows)?;
         if let Some(value) = values.iter().find(|value| value.abs() > form.largest()) {
             let what = format!("holds {value}, which {} does not hold", form.kind().name());

@@ -5,7 +5,7 @@ use std::path::Path;
 use half::bf16;
 use safetensors::Dtype;
 
-use super::{Counter, FromValues, Progress, Source, Written, check_ternary, chunks, unwatched};
+use super::{Counter, FromValues, Progress, Source, Written, check_ternary, row_chunks, unwatched};
 use crate::folder::{CONFIG_FILE, MODEL_FILE, scale_name};
 use crate::master::keep_codes;
 use crate::matrix::Matrix;
@@ -128,7 +128,7 @@ fn write_bf16(
     counter: &mut Counter,
 ) -> Result<(), FormatError> {
     writer.start(&entry.name)?;
-    for rows in chunks(entry) {
+    for rows in row_chunks(entry) {
         let values = source.rows(entry, rows)?;
         let rounded: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
         writer.write(&bf16_bytes(&rounded))?;

@@ -77,8 +77,8 @@ pub struct Written {
     pub lost: Vec<(String, usize)>,
 }
 
-/// Rows of a float tensor that are converted together: about 16 MiB.
-fn chunks(entry: &TensorEntry) -> impl Iterator<Item = Range<usize>> + use<> {
+/// Rows of a float tensor that are read together: about 16 MiB as f32.
+pub fn row_chunks(entry: &TensorEntry) -> impl Iterator<Item = Range<usize>> + use<> {
     let (rows, width) = (entry.shape[0], entry.elements() / entry.shape[0]);
     let step = ((4 << 20) / width).max(1);
     (0..rows).step_by(step).map(move |start| start..rows.min(start + step))

@@ -11,7 +11,7 @@ use super::{GgufFile, TensorInfo, TensorKind};
 use crate::blocks::i2_s::{self, I2sLayout};
 use crate::blocks::{q6_k, q8_0, tq1_0, tq2_0};
 use crate::packed::PackedTernary;
-use crate::quant::WeightScale;
+use crate::quant::{WeightScale, first_not_finite};
 use crate::{FormatError, ModelSpec, TensorEntry, tensor_table};
 
 /// An open GGUF file whose tensors are those of the model that its metadata describes.
@@ -84,11 +84,7 @@ impl GgufModel {
     pub fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
         let (info, width) = (self.info(entry), entry.elements() / entry.shape[0]);
         let elements = rows.len() * width;
-        let part = |row: usize| {
-            let bytes = info.kind.bytes_of((row * width) as u64, width as u64);
-            bytes.expect("a part of a tensor is smaller than the tensor") as usize
-        };
-        let bytes = self.file.part(info, part(rows.start)..part(rows.end))?;
+        let bytes = self.row_bytes(entry, rows.clone())?;
         let broken = |error: crate::blocks::BlockError| self.fault(entry, error.to_string());
         let values = match info.kind {
             TensorKind::F32 => quads(&bytes).map(f32::from_le_bytes).collect(),
@@ -101,13 +97,30 @@ impl GgufModel {
                 return Err(self.fault(entry, what));
             }
         };
-        match values.iter().position(|value| !value.is_finite()) {
+        match first_not_finite(&values) {
             None => Ok(values),
             Some(at) => {
                 let (value, index) = (values[at], rows.start * width + at);
                 Err(self.fault(entry, format!("holds {value} at index {index}; expected finite")))
             }
         }
+    }
+
+    /// The bytes of some rows of a float tensor, as they are stored.
+    ///
+    /// # Errors
+    /// Whatever reading reports.
+    pub fn row_bytes(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, FormatError> {
+        let (info, width) = (self.info(entry), entry.elements() / entry.shape[0]);
+        let part = |row: usize| {
+            let bytes = info.kind.bytes_of((row * width) as u64, width as u64);
+            bytes.expect("a part of a tensor is smaller than the tensor") as usize
+        };
+        self.file.part(info, part(rows.start)..part(rows.end))
     }
 
     fn codes(&self, entry: &TensorEntry) -> Result<(Vec<i8>, WeightScale), FormatError> {
