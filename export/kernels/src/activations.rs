@@ -84,6 +84,11 @@ impl Activations {
         self.sums[token]
     }
 
+    /// The codes of one token, four columns at a time, the last ones padded.
+    pub(crate) fn quads(&self, token: usize) -> &[[i8; 4]] {
+        &self.chunks_of(token, 1).as_flattened().as_chunks().0[..self.columns.div_ceil(4)]
+    }
+
     /// The padded codes of `count` tokens, `[count, chunks]`.
     pub(crate) fn chunks_of(&self, first: usize, count: usize) -> &[[i8; CHUNK]] {
         &self.codes[first * self.chunks..][..count * self.chunks]

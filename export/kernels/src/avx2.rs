@@ -9,19 +9,20 @@ use std::arch::x86_64::{
     __m256, __m256i, _CMP_ORD_Q, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
     _mm_movehdup_ps, _mm_movehl_ps, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
     _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_cmp_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32,
-    _mm256_extractf128_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32,
-    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32,
-    _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_cmp_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+    _mm256_cvtps_epi32, _mm256_extractf128_ps, _mm256_load_si256, _mm256_loadu_ps,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_packs_epi16,
+    _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi16, _mm256_setr_epi32, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_srli_epi16,
+    _mm256_storeu_ps, _mm256_storeu_si256,
 };
 use std::array::from_fn;
 
 use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
 
-use crate::panels::{CHUNK, PairChunk, ROWS_PER_PAIR};
+use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::scalar::{self, LANES, finish_dot};
 
 /// Chunks whose products fit i16. Fields 1 and 3 weigh most: a code of at most 2, times 4, two
@@ -178,6 +179,52 @@ fn load_floats(values: &[f32; 8]) -> __m256 {
 fn store_floats(places: &mut [f32; 8], values: __m256) {
     // SAFETY: eight f32 are 32 bytes.
     unsafe { _mm256_storeu_ps(places.as_mut_ptr(), values) }
+}
+
+/// [`scalar::int8_rows`] without a byte product that could overflow 16 bits.
+pub(crate) fn int8_rows(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
+    assert!(is_available(), "this CPU has no AVX2");
+    // SAFETY: AVX2 is there, asserted above.
+    unsafe { int8_products(panel, token) }
+}
+
+#[target_feature(enable = "avx2")]
+fn int8_products(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
+    let mut totals = [_mm256_setzero_si256(); 4];
+    for (line, x) in panel.iter().zip(token) {
+        let x = x.map(i16::from);
+        let x = _mm256_setr_epi16(
+            x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3], x[0], x[1],
+            x[2], x[3],
+        );
+        for (total, bytes) in totals.iter_mut().zip(line.0.as_chunks::<16>().0) {
+            // SAFETY: 16 bytes.
+            let u = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(u, x));
+        }
+    }
+    // Two neighbouring lanes belong to a row.
+    let mut sums = [0; 16];
+    for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
+        let mut lanes = [0; 8];
+        store(&mut lanes, total);
+        for (sum, pair) in sums.iter_mut().zip(lanes.as_chunks::<2>().0) {
+            *sum = pair[0] + pair[1];
+        }
+    }
+    sums
+}
+
+/// [`scalar::rescale`], compiled for wide vectors.
+pub(crate) fn rescale(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
+    assert!(is_available(), "this CPU has no AVX2");
+    // SAFETY: AVX2 is there, asserted above.
+    unsafe { rescale_vectors(sums, offset, weights, scale, out) }
+}
+
+#[target_feature(enable = "avx2")]
+fn rescale_vectors(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
+    scalar::rescale(sums, offset, weights, scale, out);
 }
 
 /// `Σ w·x`, as [`crate::Kernel::dot`] states.

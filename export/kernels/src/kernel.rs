@@ -8,7 +8,9 @@ use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 use crate::avx2;
-use crate::panels::{CHUNK, PairChunk, ROWS_PER_PAIR};
+#[cfg(target_arch = "x86_64")]
+use crate::avx512;
+use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::scalar;
 
 /// An instruction set. All of them give the same bits.
@@ -21,6 +23,9 @@ pub enum Kernel {
     /// without them panics.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// 512-bit dot products of bytes (VNNI). Using it on a CPU without them panics.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 impl Kernel {
@@ -35,6 +40,8 @@ impl Kernel {
             Some(Self::Scalar),
             #[cfg(target_arch = "x86_64")]
             avx2::is_available().then_some(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            avx512::is_available().then_some(Self::Avx512Vnni),
         ]
         .into_iter()
         .flatten()
@@ -46,12 +53,14 @@ impl Kernel {
         Self::available().into_iter().find(|kernel| kernel.name() == name)
     }
 
-    /// `"scalar"`, `"avx2"`.
+    /// `"scalar"`, `"avx2"`, `"avx512-vnni"`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "avx512-vnni",
         }
     }
 
@@ -61,7 +70,7 @@ impl Kernel {
         match self {
             Self::Scalar => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::dot(w, x),
+            Self::Avx2 | Self::Avx512Vnni => avx2::dot(w, x),
         }
     }
 
@@ -70,7 +79,7 @@ impl Kernel {
         match self {
             Self::Scalar => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::dot_bf16(w, x),
+            Self::Avx2 | Self::Avx512Vnni => avx2::dot_bf16(w, x),
         }
     }
 
@@ -79,7 +88,7 @@ impl Kernel {
         match self {
             Self::Scalar => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::dot_f16(w, x),
+            Self::Avx2 | Self::Avx512Vnni => avx2::dot_f16(w, x),
         }
     }
 
@@ -88,7 +97,7 @@ impl Kernel {
         match self {
             Self::Scalar => scalar::add_scaled(out, weight, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::add_scaled(out, weight, x),
+            Self::Avx2 | Self::Avx512Vnni => avx2::add_scaled(out, weight, x),
         }
     }
 
@@ -103,6 +112,38 @@ impl Kernel {
             Self::Scalar => scalar::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::tile(pair, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::tile(pair, tokens, sums),
+        }
+    }
+
+    /// `Σ u·q` of the 16 rows of an 8-bit panel with one token's codes, both `[K/4]`.
+    pub(crate) fn int8_rows(self, panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
+        match self {
+            Self::Scalar => scalar::int8_rows(panel, token),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::int8_rows(panel, token),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::int8_rows(panel, token),
+        }
+    }
+
+    /// `out` = `(sums - offset) · weights / scale`, in this order.
+    pub(crate) fn rescale(
+        self,
+        sums: &[i32],
+        offset: i32,
+        weights: &[f32],
+        scale: ActivationScale,
+        out: &mut [f32],
+    ) {
+        let scale = scale.multiplier();
+        match self {
+            Self::Scalar => scalar::rescale(sums, offset, weights, scale, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::rescale(sums, offset, weights, scale, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::rescale(sums, offset, weights, scale, out),
         }
     }
 
@@ -111,7 +152,7 @@ impl Kernel {
         match self {
             Self::Scalar => bitnet_format::quant::quantise_row(row, codes),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::quantise(row, codes),
+            Self::Avx2 | Self::Avx512Vnni => avx2::quantise(row, codes),
         }
     }
 }

@@ -11,14 +11,21 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod dense;
+mod int8;
 mod kernel;
+pub mod limits;
+mod memory;
 mod panels;
 mod product;
 mod scalar;
 
 pub use activations::Activations;
 pub use dense::{DenseMatrix, Precision};
+pub use int8::Int8Matrix;
 pub use kernel::Kernel;
+pub use memory::{Pages, huge_page_bytes};
 pub use panels::{ROWS_PER_PAIR, TernaryPanels};
 pub use product::{accumulate, matmul};

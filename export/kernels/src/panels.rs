@@ -7,6 +7,8 @@
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
 
+use crate::memory::Memory;
+
 /// Rows that lie side by side; a row range given to a kernel starts at a multiple of it.
 pub const ROWS_PER_PAIR: usize = 32;
 
@@ -22,6 +24,11 @@ const LARGEST_COLUMNS: usize = 1 << 20;
 #[repr(C, align(64))]
 pub(crate) struct PairChunk(pub(crate) [u8; 4 * ROWS_PER_PAIR]);
 
+/// 64 bytes that are read together.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [u8; 64]);
+
 /// Every field `u = 1`, which is the code 0.
 const ZEROS: PairChunk = PairChunk([0x55; 4 * ROWS_PER_PAIR]);
 
@@ -33,9 +40,9 @@ pub struct TernaryPanels {
     columns: usize,
     chunks: usize,
     /// One a row: rows of q, k and v, or of gate and up, lie in one matrix.
-    scales: Vec<WeightScale>,
+    scales: Vec<f32>,
     /// `[pairs, chunks]`
-    data: Vec<PairChunk>,
+    data: Memory<PairChunk>,
 }
 
 impl TernaryPanels {
@@ -70,7 +77,8 @@ impl TernaryPanels {
     fn zeros(columns: usize, scales: Vec<WeightScale>) -> Self {
         assert!(columns <= LARGEST_COLUMNS, "at most {LARGEST_COLUMNS} columns, got {columns}");
         let chunks = columns.div_ceil(CHUNK);
-        let data = vec![ZEROS; scales.len().div_ceil(ROWS_PER_PAIR) * chunks];
+        let data = Memory::filled(ZEROS, scales.len().div_ceil(ROWS_PER_PAIR) * chunks);
+        let scales = scales.into_iter().map(WeightScale::multiplier).collect();
         Self { columns, chunks, scales, data }
     }
 
@@ -93,7 +101,7 @@ impl TernaryPanels {
     }
 
     /// The scale of each row `[N]`.
-    pub(crate) fn scales(&self) -> &[WeightScale] {
+    pub(crate) fn scales(&self) -> &[f32] {
         &self.scales
     }
 
@@ -149,7 +157,7 @@ mod tests {
         let two = PackedTernary::from_codes(8, 2, &[-1; 16]).unwrap();
         let panels = TernaryPanels::stack(&[(one, scale(0.5)), (two, scale(2.0))]);
         assert_eq!((panels.rows(), panels.columns()), (12, 2));
-        assert_eq!(panels.scales()[3..5], [scale(0.5), scale(2.0)]);
+        assert_eq!(panels.scales()[3..5], [0.5, 2.0]);
         let bytes = panels.pair(0)[0].0;
         assert_eq!(bytes[12..20], [0x56, 0x56, 0x55, 0x55, 0x54, 0x54, 0x55, 0x55]);
     }

@@ -8,8 +8,8 @@ use std::ops::Range;
 use crate::panels::ROWS_PER_PAIR;
 use crate::{Activations, Kernel, TernaryPanels};
 
-/// Tokens that share one pass over a pair of panels.
-const TOKENS_PER_TILE: usize = 4;
+/// Tokens that share one unpacking of a pair of panels; a multiple of every kernel's tile.
+const TOKENS_PER_PASS: usize = 1020;
 
 /// `out [T, rows]` = `(Σ q·T) · m / a`, in this order, the same bits in every kernel.
 ///
@@ -22,10 +22,7 @@ pub fn matmul(
     out: &mut [f32],
 ) {
     each_run(kernel, panels, x, rows, out, |out, sums, token, first_row| {
-        let scale = x.scale(token);
-        for ((out, &sum), &weight) in out.iter_mut().zip(sums).zip(&panels.scales()[first_row..]) {
-            *out = scale.rescale(sum, weight);
-        }
+        kernel.rescale(sums, x.sum(token), &panels.scales()[first_row..], x.scale(token), out);
     });
 }
 
@@ -37,10 +34,13 @@ pub fn accumulate(
     rows: Range<usize>,
     out: &mut [i32],
 ) {
-    each_run(kernel, panels, x, rows, out, |out, sums, _, _| out.copy_from_slice(sums));
+    each_run(kernel, panels, x, rows, out, |out, sums, token, _| {
+        let offset = x.sum(token);
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum - offset);
+    });
 }
 
-/// Calls `write(places, sums, token, first row)` for each run of places in `out [T, rows]`.
+/// Calls `write(places, Σ u·q, token, first row)` for each run of places in `out [T, rows]`.
 fn each_run<O>(
     kernel: Kernel,
     panels: &TernaryPanels,
@@ -51,18 +51,22 @@ fn each_run<O>(
 ) {
     check(panels, x, &rows, out.len());
     let width = rows.len();
+    // A single token, the case that must not wait, gets no allocation.
+    let (mut one, mut many) = ([[0; ROWS_PER_PAIR]; 1], Vec::new());
+    let tiles = if x.tokens() > 1 {
+        many.resize(x.tokens().min(TOKENS_PER_PASS), [0; ROWS_PER_PAIR]);
+        &mut many[..]
+    } else {
+        &mut one[..]
+    };
     for first_row in rows.clone().step_by(ROWS_PER_PAIR) {
         let pair = panels.pair(first_row / ROWS_PER_PAIR);
         let here = ROWS_PER_PAIR.min(rows.end - first_row);
-        for first_token in (0..x.tokens()).step_by(TOKENS_PER_TILE) {
-            let count = TOKENS_PER_TILE.min(x.tokens() - first_token);
-            let mut tile = [[0; ROWS_PER_PAIR]; TOKENS_PER_TILE];
-            kernel.tile(pair, x.chunks_of(first_token, count), &mut tile[..count]);
-            for (token, sums) in (first_token..).zip(&mut tile[..count]) {
-                let offset = x.sum(token);
-                for sum in sums.iter_mut() {
-                    *sum -= offset;
-                }
+        for first_token in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
+            let count = TOKENS_PER_PASS.min(x.tokens() - first_token);
+            let tile = &mut tiles[..count];
+            kernel.tile(pair, x.chunks_of(first_token, count), tile);
+            for (token, sums) in (first_token..).zip(tile) {
                 let places = &mut out[token * width + first_row - rows.start..][..here];
                 write(places, &sums[..here], token, first_row);
             }

@@ -2,7 +2,7 @@
 //!
 //! Every other kernel gives the same bits. Nothing here knows an instruction set.
 
-use crate::panels::{CHUNK, PairChunk, ROWS_PER_PAIR};
+use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 
 /// Lanes of a dense dot product.
 pub(crate) const LANES: usize = 32;
@@ -24,6 +24,28 @@ pub(crate) fn tile(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32;
 fn row_product(bytes: [u8; 4], x: &[i8; CHUNK]) -> i32 {
     let code = |column: usize| i32::from((bytes[column % 4] >> (2 * (column / 4))) & 3);
     x.iter().enumerate().map(|(column, &x)| code(column) * i32::from(x)).sum()
+}
+
+/// `Σ u·q` of the 16 rows of an 8-bit panel with one token's codes, both `[K/4]`.
+#[inline]
+pub(crate) fn int8_rows(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
+    let mut sums = [0; 16];
+    for (line, x) in panel.iter().zip(token) {
+        for (sum, u) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
+            for (u, x) in u.iter().zip(x) {
+                *sum += i32::from(*u) * i32::from(*x);
+            }
+        }
+    }
+    sums
+}
+
+/// `out` = `(sums - offset) · weights / scale`, in this order.
+#[inline]
+pub(crate) fn rescale(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
+    for ((out, &sum), &weight) in out.iter_mut().zip(sums).zip(weights) {
+        *out = (sum - offset) as f32 * weight / scale;
+    }
 }
 
 /// `Σ w·x` in the order that [`crate::Kernel::dot`] states.

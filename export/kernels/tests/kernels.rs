@@ -4,7 +4,7 @@
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row};
 use bitnet_kernels::{
-    Activations, DenseMatrix, Kernel, Precision, TernaryPanels, accumulate, matmul,
+    Activations, DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels, accumulate, matmul,
 };
 use proptest::prelude::*;
 
@@ -188,6 +188,36 @@ proptest! {
             let mut out = start.clone();
             kernel.add_scaled(&mut out, 0.3, &x);
             prop_assert_eq!(&out, &expected, "{:?}", kernel);
+        }
+    }
+
+    #[test]
+    fn products_with_8_bit_rows_have_the_same_bits(
+        columns in 1usize..300, rows in 1usize..50, tokens in 1usize..4, seed: u64,
+    ) {
+        let mut draws = Draws(seed);
+        let values = draws.floats(rows * columns);
+        let mut matrix = Int8Matrix::new(rows, columns);
+        matrix.push_rows(&values);
+        let codes = draws.codes(tokens * columns);
+        let one = ActivationScale::from_absmax(127.0);
+        let x = Activations::from_codes(&codes, columns, &vec![one; tokens]);
+        let mut expected = Vec::new();
+        for token in 0..tokens {
+            for row in values.chunks(columns) {
+                let step = row.iter().fold(0.0f32, |max, w| max.max(w.abs())) / 127.0;
+                let code = |w: &f32| (w / step).round_ties_even().clamp(-127.0, 127.0) as i32;
+                let code = |w| if step == 0.0 { 0 } else { code(w) };
+                let sum: i32 =
+                    row.iter().zip(x.codes(token)).map(|(w, &q)| code(w) * i32::from(q)).sum();
+                expected.push((sum as f32 * step / one.multiplier()).to_bits());
+            }
+        }
+        for kernel in Kernel::available() {
+            let mut out = vec![0.0; tokens * rows];
+            matrix.matmul(kernel, &x, 0..rows, &mut out);
+            let bits: Vec<u32> = out.into_iter().map(f32::to_bits).collect();
+            prop_assert_eq!(&bits, &expected, "{:?}", kernel);
         }
     }
 

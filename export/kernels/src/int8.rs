@@ -1,0 +1,148 @@
+//! A dense matrix in 8 bits with a scale a row: the head, and the embedding when it is tied.
+//!
+//! At two billion parameters and 128k tokens a 16-bit head costs more time a token than all
+//! ternary layers together. Rows are quantised symmetrically, `w ≈ code · scale`, `scale = max
+//! |w| / 127`; activations as everywhere, a scale a token. The products are exact integers, so
+//! every kernel gives the same bits.
+//!
+//! Panels of 16 rows: a line holds four columns of each, `u = code + 128`, so that a row is a
+//! 32-bit lane and a panel one linear stream. The offset is taken off with the tokens' sums.
+
+use std::ops::Range;
+
+use crate::memory::Memory;
+use crate::panels::Line;
+use crate::{Activations, Kernel};
+
+/// Rows of a panel; a row range given to [`Int8Matrix::matmul`] starts at a multiple of it.
+pub(crate) const ROWS: usize = 16;
+
+/// A row wider than this could overflow an i32: `255 · 128 · K < 2³¹`.
+const LARGEST_COLUMNS: usize = 1 << 16;
+
+/// A dense matrix `[N, K]` in 8 bits.
+#[derive(Debug)]
+pub struct Int8Matrix {
+    columns: usize,
+    rows: usize,
+    /// Rows that have been pushed.
+    filled: usize,
+    /// One a row.
+    scales: Vec<f32>,
+    /// `[panels, K/4]`
+    lines: Memory<Line>,
+}
+
+impl Int8Matrix {
+    /// A matrix whose rows will be pushed.
+    pub fn new(rows: usize, columns: usize) -> Self {
+        assert!(columns > 0 && columns <= LARGEST_COLUMNS, "1 to {LARGEST_COLUMNS} columns");
+        // 128 is the code 0.
+        let lines = Memory::filled(Line([128; 64]), rows.div_ceil(ROWS) * columns.div_ceil(4));
+        Self { columns, rows, filled: 0, scales: vec![0.0; rows.next_multiple_of(ROWS)], lines }
+    }
+
+    /// Quantises the next rows `[n, K]`.
+    pub fn push_rows(&mut self, values: &[f32]) {
+        assert!(values.len().is_multiple_of(self.columns), "whole rows of {}", self.columns);
+        for row in values.chunks_exact(self.columns) {
+            assert!(self.filled < self.rows, "no more rows than planned");
+            self.write_row(self.filled, row);
+            self.filled += 1;
+        }
+    }
+
+    fn write_row(&mut self, row: usize, values: &[f32]) {
+        let largest = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        let scale = largest / 127.0;
+        self.scales[row] = scale;
+        if scale == 0.0 {
+            return; // zeros, or so small that no 8-bit step is a number
+        }
+        let at = 4 * (row % ROWS);
+        let quads = self.columns.div_ceil(4);
+        let lines = &mut self.lines[row / ROWS * quads..][..quads];
+        for (line, values) in lines.iter_mut().zip(values.chunks(4)) {
+            for (place, value) in line.0[at..at + 4].iter_mut().zip(values) {
+                *place =
+                    ((value / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8) ^ 0x80;
+            }
+        }
+    }
+
+    /// Number of rows, `N`.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns, `K`.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Writes one row `[K]` as f32, for an embedding lookup.
+    pub fn copy_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.columns, "a row of this matrix");
+        let at = 4 * (row % ROWS);
+        for (out, line) in out.chunks_mut(4).zip(self.panel(row / ROWS)) {
+            for (out, byte) in out.iter_mut().zip(&line.0[at..at + 4]) {
+                *out = f32::from((byte ^ 0x80) as i8) * self.scales[row];
+            }
+        }
+    }
+
+    /// `out [T, rows]` = `(Σ code·q) · scale / a`, in this order; the same bits in every kernel.
+    ///
+    /// `rows` starts at a multiple of 16 and ends at one or at the last row.
+    pub fn matmul(&self, kernel: Kernel, x: &Activations, rows: Range<usize>, out: &mut [f32]) {
+        assert_eq!(self.columns, x.columns(), "as many activations as columns");
+        assert!(rows.start.is_multiple_of(ROWS) && rows.end <= self.rows, "rows of this matrix");
+        assert_eq!(out.len(), x.tokens() * rows.len(), "one place for each token and row");
+        let width = rows.len();
+        for first in rows.clone().step_by(ROWS) {
+            let panel = self.panel(first / ROWS);
+            let here = ROWS.min(rows.end - first);
+            for token in 0..x.tokens() {
+                let sums = kernel.int8_rows(panel, x.quads(token));
+                let (offset, weights) = (128 * x.sum(token), &self.scales[first..]);
+                let places = &mut out[token * width + first - rows.start..][..here];
+                kernel.rescale(&sums[..here], offset, weights, x.scale(token), places);
+            }
+        }
+    }
+
+    fn panel(&self, panel: usize) -> &[Line] {
+        let quads = self.columns.div_ceil(4);
+        &self.lines[panel * quads..][..quads]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_comes_back_within_half_a_step() {
+        let values: Vec<f32> = (0..3 * 7).map(|i| ((i * 37 % 19) as f32 - 9.0) / 7.0).collect();
+        let mut matrix = Int8Matrix::new(3, 7);
+        matrix.push_rows(&values[..7]);
+        matrix.push_rows(&values[7..]);
+        for (row, values) in values.chunks(7).enumerate() {
+            let mut out = [0.0; 7];
+            matrix.copy_row(row, &mut out);
+            let step = values.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
+            for (a, b) in values.iter().zip(out) {
+                assert!((a - b).abs() <= step * 0.5001, "{a} became {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_stays_one() {
+        let mut matrix = Int8Matrix::new(1, 5);
+        matrix.push_rows(&[0.0; 5]);
+        let mut out = [1.0; 5];
+        matrix.copy_row(0, &mut out);
+        assert_eq!(out, [0.0; 5]);
+    }
+}

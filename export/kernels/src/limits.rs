@@ -1,0 +1,53 @@
+//! What this machine can do at most: how fast memory streams, how many 8-bit operations a core
+//! makes. Speeds of kernels are stated as shares of these, measured in the same run.
+
+use std::time::Instant;
+
+use crate::memory::Memory;
+use crate::{Kernel, Pages};
+
+/// Bytes a second that `threads` threads together read from memory, each in one linear stream;
+/// the best of a few passes over `bytes` in all.
+pub fn memory_read(bytes: usize, pages: Pages, threads: usize) -> f64 {
+    let words = bytes / 8 / threads;
+    let parts: Vec<Memory<u64>> =
+        (0..threads).map(|_| Memory::on_pages(pages, 1u64, words)).collect();
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for part in &parts {
+                scope.spawn(|| std::hint::black_box(sum(part)));
+            }
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (words * 8 * threads) as f64 / best
+}
+
+fn sum(words: &[u64]) -> u64 {
+    // Eight sums, so that reading is what takes time.
+    let mut sums = [0u64; 8];
+    for words in words.as_chunks::<8>().0 {
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
+}
+
+/// 8-bit operations a second of `threads` cores, two to a multiply-add; `None` without the
+/// instructions that [`Kernel::Avx512Vnni`] uses.
+pub fn int8_operations(threads: usize) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if Kernel::available().contains(&Kernel::Avx512Vnni) {
+        let one =
+            || (0..3).filter_map(|_| crate::avx512::peak_operations(1 << 22)).fold(0.0, f64::max);
+        return Some(std::thread::scope(|scope| {
+            let cores: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+            cores.into_iter().map(|core| core.join().expect("nothing in it panics")).sum()
+        }));
+    }
+    let _ = threads;
+    None
+}
