@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
-use bitnet_engine::{GenerateRequest, Model, SamplerSettings, generate};
+use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Threads, generate};
 use bitnet_text::{ChatTemplate, Message, Speaker as By, Tokenizer};
 use bitnet_train::data::world::{Cast, Lesson, Probe, Split, Telling, lesson, story};
 use bitnet_train::train::TrainError;
@@ -37,7 +37,7 @@ pub(crate) struct Speaker {
     model: Model,
     tokenizer: Tokenizer,
     chat: ChatTemplate,
-    threads: rayon::ThreadPool,
+    threads: Threads,
 }
 
 impl Speaker {
@@ -47,7 +47,7 @@ impl Speaker {
             tokenizer: Tokenizer::from_file(&packed.join("tokenizer.json"))
                 .map_err(TrainError::from)?,
             chat: ChatTemplate::of_folder(packed).map_err(TrainError::from)?,
-            threads: rayon::ThreadPoolBuilder::new().build()?,
+            threads: Threads::new(rayon::current_num_threads())?,
         })
     }
 

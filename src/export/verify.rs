@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::Path;
 
-use bitnet_engine::Model;
+use bitnet_engine::{Model, Threads};
 use bitnet_format::convert::Source;
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{FormatError, StoredModel, tensor_table};
@@ -120,8 +120,7 @@ impl Verification {
             .collect();
         let expected = streamed_logits(model, &rows, &Device::flex())?;
         let engine = Model::load(path)?;
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-        let threads = threads.map_err(std::io::Error::other)?;
+        let threads = Threads::new(1)?;
         for (row, expected) in rows.iter().zip(expected.chunks(time * vocab)) {
             let found = engine.forward_all(&mut engine.new_cache(), row, &threads)?;
             for (found, expected) in found.chunks(vocab).zip(expected.chunks(vocab)) {

@@ -8,9 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bitnet_engine::{GenerateRequest, KvCache, Model, generate};
+use bitnet_engine::{GenerateRequest, KvCache, Model, Threads, generate};
 use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
-use rayon::ThreadPool;
 
 use crate::cli::ChatArgs;
 use crate::{generate as sampling, open};
@@ -20,7 +19,7 @@ struct Session<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     chat: ChatTemplate,
-    threads: ThreadPool,
+    threads: Threads,
     request: GenerateRequest,
     said: Vec<Message>,
     cache: KvCache,
@@ -29,7 +28,7 @@ struct Session<'a> {
 }
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let model = open::model(&args.model)?;
+    let model = open::model(&args.model, args.head)?;
     let tokenizer = open::tokenizer(&args.model, &model)?;
     let chat = ChatTemplate::of_model(&args.model)?;
     let mut stop_ids = sampling::stop_ids(&model, &tokenizer);

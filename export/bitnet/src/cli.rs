@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs packed BitNet b1.58 models on a CPU.
 #[derive(Debug, Parser)]
@@ -37,6 +37,9 @@ pub(crate) struct GenerateArgs {
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
+    pub(crate) head: Head,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     /// Print one JSON object when done instead of the text as it comes
@@ -57,6 +60,9 @@ pub(crate) struct ChatArgs {
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
+    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
+    pub(crate) head: Head,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
 }
@@ -81,6 +87,13 @@ pub(crate) struct SamplingArgs {
     pub(crate) seed: u64,
 }
 
+/// How the head is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Head {
+    File,
+    Int8,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ThreadArgs {
     /// Worker threads [default: the cores this process may run on]
@@ -96,6 +109,9 @@ pub(crate) struct ScoreArgs {
     /// File with one JSON array of token ids a line
     #[arg(long, value_name = "FILE")]
     pub(crate) ids: PathBuf,
+    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    #[arg(long, value_enum, value_name = "file|int8", default_value = "file")]
+    pub(crate) head: Head,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     /// Print `logprobs` and `argmax` of each line as a JSON object

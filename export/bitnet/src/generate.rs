@@ -21,7 +21,7 @@ struct Completion {
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
-    let model = open::model(&args.model)?;
+    let model = open::model(&args.model, args.head)?;
     let tokenizer = open::tokenizer(&args.model, &model)?;
     let prompt = prompt_ids(&args.prompt, &model, &tokenizer)?;
     if !args.json {

@@ -4,12 +4,11 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use bitnet_engine::Model;
+use bitnet_engine::{HeadPrecision, Model, Threads};
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_text::Tokenizer;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::cli::ThreadArgs;
+use crate::cli::{Head, ThreadArgs};
 use crate::failure::BadInput;
 
 /// Says plainly that there is nothing at a path.
@@ -22,9 +21,13 @@ pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The model at a path.
-pub(crate) fn model(path: &Path) -> anyhow::Result<Model> {
+pub(crate) fn model(path: &Path, head: Head) -> anyhow::Result<Model> {
     check_path(path)?;
-    Ok(Model::load(path)?)
+    let precision = match head {
+        Head::File => HeadPrecision::File,
+        Head::Int8 => HeadPrecision::Int8,
+    };
+    Ok(Model::load_with(path, precision)?)
 }
 
 /// The tokenizer that a model brings and that fits it.
@@ -40,10 +43,9 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     Ok(tokenizer)
 }
 
-/// The one pool of the process.
-pub(crate) fn threads(args: &ThreadArgs) -> anyhow::Result<ThreadPool> {
+/// The one team of threads of the process.
+pub(crate) fn threads(args: &ThreadArgs) -> anyhow::Result<Threads> {
     let all = || available_parallelism().map_or(1, usize::from);
     let count = args.threads.map_or_else(all, usize::from);
-    let pool = ThreadPoolBuilder::new().num_threads(count).build();
-    pool.map_err(std::io::Error::other).context("cannot start the worker threads")
+    Threads::new(count).context("cannot start the worker threads")
 }

@@ -13,7 +13,7 @@ use crate::failure::BadInput;
 use crate::open;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    let model = open::model(&args.model)?;
+    let model = open::model(&args.model, args.head)?;
     let sequences = read_sequences(&args.ids, &model)?;
     let threads = open::threads(&args.threads)?;
     let mut out = stdout().lock();

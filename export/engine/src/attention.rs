@@ -3,10 +3,9 @@
 //! Projections, norms and the residual stream are the block's business.
 
 use bitnet_format::ModelSpec;
-use bitnet_kernels::Kernel;
 
 use crate::cache::LayerCache;
-use crate::split::split;
+use crate::compute::Compute;
 
 /// How the heads of a model lie in its vectors.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +30,7 @@ impl Heads {
 /// A score is `q·k / sqrt(D)`; the softmax subtracts the maximum and divides before the values
 /// are summed, oldest first.
 pub(crate) fn attend(
-    kernel: Kernel,
+    compute: Compute,
     heads: Heads,
     queries: &[f32],
     cache: &LayerCache,
@@ -39,7 +38,8 @@ pub(crate) fn attend(
     let tokens = queries.len() / (heads.queries * heads.width);
     let seen = cache.keys.len() / (heads.keys * heads.width);
     let mut out = vec![0.0; queries.len()];
-    split(&mut out, heads.width, 2 * seen * heads.width, |first, out| {
+    let kernel = compute.kernel;
+    compute.threads.split(&mut out, heads.width, 2 * seen * heads.width, |first, out| {
         let mut scores = Vec::with_capacity(seen);
         for (index, out) in (first..).zip(out.chunks_exact_mut(heads.width)) {
             let (token, head) = (index / heads.queries, index % heads.queries);
@@ -82,13 +82,15 @@ fn softmax(scores: &mut [f32], scale: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Threads;
 
     #[test]
     fn each_token_sees_itself_and_what_came_before() {
         // Equal keys: the output is the mean of the visible values.
         let heads = Heads { queries: 1, keys: 1, width: 2 };
+        let threads = Threads::new(1).unwrap();
         let cache = LayerCache { keys: vec![0.0; 6], values: vec![2.0, 0.0, 4.0, 0.0, 12.0, 3.0] };
-        let out = attend(Kernel::Scalar, heads, &[1.0; 4], &cache);
+        let out = attend(Compute::alone(&threads), heads, &[1.0; 4], &cache);
         assert_eq!(out[..2], [3.0, 0.0]);
         assert!((out[2] - 6.0).abs() < 1e-6 && (out[3] - 1.0).abs() < 1e-6);
     }
@@ -96,8 +98,9 @@ mod tests {
     #[test]
     fn neighbouring_query_heads_share_a_key_head() {
         let heads = Heads { queries: 4, keys: 2, width: 2 };
+        let threads = Threads::new(1).unwrap();
         let cache = LayerCache { keys: vec![0.0; 4], values: vec![1.0, 2.0, 3.0, 4.0] };
-        let out = attend(Kernel::Scalar, heads, &[0.0; 8], &cache);
+        let out = attend(Compute::alone(&threads), heads, &[0.0; 8], &cache);
         assert_eq!(out, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
     }
 

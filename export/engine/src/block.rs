@@ -2,10 +2,11 @@
 //! added to the residual stream (`bitnet-b158.md` §1.3).
 
 use bitnet_format::HiddenAct;
-use bitnet_kernels::{Kernel, TernaryPanels};
+use bitnet_kernels::TernaryPanels;
 
 use crate::attention::{Heads, attend};
 use crate::cache::LayerCache;
+use crate::compute::Compute;
 use crate::feed_forward::gated;
 use crate::linear::ternary;
 use crate::norm::RmsNorm;
@@ -34,30 +35,30 @@ impl Block {
     /// Adds this block's work to the residual stream `x [T, C]`; the cache grows by `T` tokens.
     pub(crate) fn forward(
         &self,
-        kernel: Kernel,
+        compute: Compute,
         x: &mut [f32],
         turns: &Turns,
         cache: &mut LayerCache,
     ) {
-        add(x, &self.attention(kernel, x, turns, cache));
-        add(x, &self.feed_forward(kernel, x));
+        add(x, &self.attention(compute, x, turns, cache));
+        add(x, &self.feed_forward(compute, x));
     }
 
     /// `x [T, C]` → `[T, C]`
     fn attention(
         &self,
-        kernel: Kernel,
+        compute: Compute,
         x: &[f32],
         turns: &Turns,
         cache: &mut LayerCache,
     ) -> Vec<f32> {
-        let qkv = ternary(kernel, &self.qkv, &self.input_norm.of(x));
+        let qkv = ternary(compute, &self.qkv, &self.input_norm.of(x));
         let queries = self.split_qkv(qkv, turns, cache); // [T, H·D]
-        let mut attended = attend(kernel, self.heads, &queries, cache);
+        let mut attended = attend(compute, self.heads, &queries, cache);
         if let Some(norm) = &self.attn_sub_norm {
             norm.in_place(&mut attended);
         }
-        ternary(kernel, &self.output, &attended)
+        ternary(compute, &self.output, &attended)
     }
 
     /// Turns queries and keys, moves keys and values to the cache, returns the queries `[T, H·D]`.
@@ -75,13 +76,13 @@ impl Block {
     }
 
     /// `x [T, C]` → `[T, C]`
-    fn feed_forward(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
-        let gate_up = ternary(kernel, &self.gate_up, &self.post_attention_norm.of(x));
-        let mut inner = gated(self.hidden_act, &gate_up, self.down.columns());
+    fn feed_forward(&self, compute: Compute, x: &[f32]) -> Vec<f32> {
+        let gate_up = ternary(compute, &self.gate_up, &self.post_attention_norm.of(x));
+        let mut inner = gated(compute.threads, self.hidden_act, &gate_up, self.down.columns());
         if let Some(norm) = &self.ffn_sub_norm {
             norm.in_place(&mut inner);
         }
-        ternary(kernel, &self.down, &inner)
+        ternary(compute, &self.down, &inner)
     }
 }
 

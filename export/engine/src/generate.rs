@@ -2,9 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use rayon::ThreadPool;
-
-use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings};
+use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings, Threads};
 
 /// How a prompt is to be continued.
 #[derive(Clone, Debug)]
@@ -48,7 +46,7 @@ pub fn generate(
     cache: &mut KvCache,
     prompt: &[u32],
     request: &GenerateRequest,
-    threads: &ThreadPool,
+    threads: &Threads,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated, EngineError> {
     let mut sampler = Sampler::new(request.sampler.clone())?;

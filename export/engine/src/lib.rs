@@ -6,13 +6,14 @@
 //!
 //! Shape letters: `T` tokens, `C` model width, `H` query heads, `D` head width, `F` feed-forward
 //! width, `V` vocabulary. A matrix is `[out, in]`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
 mod attention;
 mod block;
 mod cache;
+mod compute;
 mod error;
 mod feed_forward;
 mod generate;
@@ -23,12 +24,14 @@ mod norm;
 mod rope;
 mod sampler;
 mod score;
-mod split;
+mod threads;
 
 pub use bitnet_kernels::Kernel;
 pub use cache::KvCache;
 pub use error::EngineError;
 pub use generate::{GenerateRequest, Generated, Stop, generate};
+pub use load::HeadPrecision;
 pub use model::Model;
 pub use sampler::{Sampler, SamplerSettings};
 pub use score::{Scores, score};
+pub use threads::Threads;

@@ -6,35 +6,55 @@ use std::vec::IntoIter;
 
 use bitnet_format::convert::{Source, row_chunks};
 use bitnet_format::{FloatType, FormatError, ModelSpec, StoredModel, TensorEntry, tensor_table};
-use bitnet_kernels::{DenseMatrix, Kernel, Precision, TernaryPanels};
+use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels};
 
 use crate::attention::Heads;
 use crate::block::Block;
+use crate::linear::Table;
 use crate::norm::RmsNorm;
 use crate::rope::Rope;
 use crate::{EngineError, Model};
 
 impl Model {
+    /// [`Model::load_with`] the head as the file holds it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(path: &Path) -> Result<Self, EngineError> {
+        Self::load_with(path, HeadPrecision::File)
+    }
+
     /// Loads a packed folder, a GGUF file, or latents, which are quantised on the way, and
     /// chooses the fastest kernel of this CPU.
     ///
     /// # Errors
     /// A dense model, or anything wrong with the files.
-    pub fn load(path: &Path) -> Result<Self, EngineError> {
+    pub fn load_with(path: &Path, precision: HeadPrecision) -> Result<Self, EngineError> {
         let stored = StoredModel::open(path)?;
         let spec = stored.spec().clone();
         if !spec.quantise {
             return Err(EngineError::Dense { path: path.to_owned() });
         }
         let mut reader = Reader::new(&stored);
-        let embedding = reader.dense()?;
+        // A tied embedding is the head: one table serves both.
+        let tied = spec.tie_word_embeddings;
+        let embedding = reader.table(if tied { precision } else { HeadPrecision::File })?;
         let blocks =
             (0..spec.num_hidden_layers).map(|_| reader.block()).collect::<Result<_, _>>()?;
         let norm = reader.norm()?;
-        let head = if spec.tie_word_embeddings { None } else { Some(reader.dense()?) };
+        let head = if tied { None } else { Some(reader.table(precision)?) };
         let rope = Rope::new(&spec);
         Ok(Self { spec, kernel: Kernel::detect(), rope, embedding, blocks, norm, head })
     }
+}
+
+/// How the head is held, and the embedding when it is tied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadPrecision {
+    /// As the file holds it.
+    File,
+    /// In 8 bits with a scale a row.
+    Int8,
 }
 
 /// Walks the tensor table once; each call takes the next tensor.
@@ -54,9 +74,22 @@ impl<'a> Reader<'a> {
         self.entries.next().expect("the table lists every tensor of a block")
     }
 
-    fn dense(&mut self) -> Result<DenseMatrix, FormatError> {
+    fn table(&mut self, precision: HeadPrecision) -> Result<Table, FormatError> {
         let entry = self.next();
-        let precision = match self.stored.float_type(&entry) {
+        match precision {
+            HeadPrecision::File => Ok(Table::File(self.dense(&entry)?)),
+            HeadPrecision::Int8 => {
+                let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
+                for rows in row_chunks(&entry) {
+                    matrix.push_rows(&self.stored.rows(&entry, rows)?);
+                }
+                Ok(Table::Int8(matrix))
+            }
+        }
+    }
+
+    fn dense(&self, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
+        let precision = match self.stored.float_type(entry) {
             FloatType::Bf16 => Precision::Bf16,
             FloatType::F16 => Precision::F16,
             FloatType::F32 => Precision::F32,
@@ -65,12 +98,12 @@ impl<'a> Reader<'a> {
         };
         let mut matrix = DenseMatrix::empty(entry.shape[1], precision);
         matrix.reserve(entry.shape[0]);
-        for rows in row_chunks(&entry) {
+        for rows in row_chunks(entry) {
             if matches!(precision, Precision::Q8_0 | Precision::Q6K) {
-                let bytes = self.stored.row_bytes(&entry, rows)?;
-                matrix.push_blocks(&bytes).map_err(|error| self.stored.fault(&entry, error))?;
+                let bytes = self.stored.row_bytes(entry, rows)?;
+                matrix.push_blocks(&bytes).map_err(|error| self.stored.fault(entry, error))?;
             } else {
-                matrix.push_rows(&self.stored.rows(&entry, rows)?);
+                matrix.push_rows(&self.stored.rows(entry, rows)?);
             }
         }
         Ok(matrix)

@@ -3,17 +3,17 @@
 //! Reading a folder is `load`'s business, choosing a token `sampler`'s.
 
 use bitnet_format::ModelSpec;
-use bitnet_kernels::{DenseMatrix, Kernel};
-use rayon::ThreadPool;
+use bitnet_kernels::Kernel;
 
 use crate::block::Block;
-use crate::linear::dense;
+use crate::compute::Compute;
+use crate::linear::Table;
 use crate::norm::RmsNorm;
 use crate::rope::Rope;
-use crate::{EngineError, KvCache};
+use crate::{EngineError, KvCache, Threads};
 
 /// Tokens that go through the blocks together; bounds the memory of a long prompt.
-const PREFILL: usize = 256;
+const PREFILL: usize = 512;
 
 /// A packed model in memory.
 #[derive(Debug)]
@@ -21,11 +21,11 @@ pub struct Model {
     pub(crate) spec: ModelSpec,
     pub(crate) kernel: Kernel,
     pub(crate) rope: Rope,
-    pub(crate) embedding: DenseMatrix,
+    pub(crate) embedding: Table,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: RmsNorm,
     /// `None`: the embedding is the head.
-    pub(crate) head: Option<DenseMatrix>,
+    pub(crate) head: Option<Table>,
 }
 
 impl Model {
@@ -58,16 +58,15 @@ impl Model {
         &self,
         cache: &mut KvCache,
         tokens: &[u32],
-        threads: &ThreadPool,
+        threads: &Threads,
     ) -> Result<Vec<f32>, EngineError> {
         self.check(cache, tokens)?;
-        Ok(threads.install(|| {
-            let mut last = Vec::new();
-            for tokens in tokens.chunks(PREFILL) {
-                last = self.hidden(cache, tokens);
-            }
-            self.logits(&last[last.len() - self.spec.hidden_size..])
-        }))
+        let compute = Compute { kernel: self.kernel, threads };
+        let mut last = Vec::new();
+        for tokens in tokens.chunks(PREFILL) {
+            last = self.hidden(compute, cache, tokens);
+        }
+        Ok(self.logits(compute, &last[last.len() - self.spec.hidden_size..]))
     }
 
     /// Logits `[T, V]` after each of `tokens`, which follow what `cache` holds.
@@ -78,15 +77,14 @@ impl Model {
         &self,
         cache: &mut KvCache,
         tokens: &[u32],
-        threads: &ThreadPool,
+        threads: &Threads,
     ) -> Result<Vec<f32>, EngineError> {
         self.check(cache, tokens)?;
         let mut logits = Vec::with_capacity(tokens.len() * self.spec.vocab_size);
-        threads.install(|| {
-            for tokens in tokens.chunks(PREFILL) {
-                logits.extend(self.logits(&self.hidden(cache, tokens)));
-            }
-        });
+        let compute = Compute { kernel: self.kernel, threads };
+        for tokens in tokens.chunks(PREFILL) {
+            logits.extend(self.logits(compute, &self.hidden(compute, cache, tokens)));
+        }
         Ok(logits)
     }
 
@@ -109,7 +107,7 @@ impl Model {
     }
 
     /// Checked tokens → the residual stream after the last block `[T, C]`.
-    fn hidden(&self, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
+    fn hidden(&self, compute: Compute, cache: &mut KvCache, tokens: &[u32]) -> Vec<f32> {
         let width = self.spec.hidden_size;
         let mut x = vec![0.0; tokens.len() * width];
         for (x, &token) in x.chunks_exact_mut(width).zip(tokens) {
@@ -117,15 +115,15 @@ impl Model {
         }
         let turns = self.rope.turns(cache.len()..cache.len() + tokens.len());
         for (block, cache) in self.blocks.iter().zip(cache.layers_of(&self.spec)) {
-            block.forward(self.kernel, &mut x, &turns, cache);
+            block.forward(compute, &mut x, &turns, cache);
         }
         cache.advance(tokens.len());
         x
     }
 
     /// Residual stream `[T, C]` → logits `[T, V]`.
-    fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+    fn logits(&self, compute: Compute, hidden: &[f32]) -> Vec<f32> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        dense(self.kernel, head, &self.norm.of(hidden))
+        head.logits(compute, &self.norm.of(hidden))
     }
 }

@@ -1,13 +1,13 @@
 //! How likely a model finds a given sequence.
 
-use rayon::ThreadPool;
-use rayon::prelude::*;
-
 use crate::sampler::most_likely;
-use crate::{EngineError, Model};
+use crate::{EngineError, Model, Threads};
 
 /// Positions whose logits exist at one time: `[SCORED, V]` f32.
 const SCORED: usize = 32;
+
+/// What one logit costs next to a multiply-add, roughly: an exponential in f64.
+const COST: usize = 16;
 
 /// What [`score`] finds, one entry a token.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Scores {
 ///
 /// # Errors
 /// As [`Model::forward`].
-pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scores, EngineError> {
+pub fn score(model: &Model, tokens: &[u32], threads: &Threads) -> Result<Scores, EngineError> {
     let mut cache = model.new_cache();
     model.check(&cache, tokens)?;
     let vocab_size = model.spec().vocab_size;
@@ -30,13 +30,13 @@ pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scor
     for start in (0..tokens.len()).step_by(SCORED) {
         let here = &tokens[start..tokens.len().min(start + SCORED)];
         let logits = model.forward_all(&mut cache, here, threads)?;
-        let found: Vec<(Option<f64>, u32)> = threads.install(|| {
-            let rows = logits.par_chunks_exact(vocab_size).enumerate();
-            rows.map(|(row, logits)| {
+        let mut found: Vec<(Option<f64>, u32)> = vec![(None, 0); here.len()];
+        threads.split(&mut found, 1, COST * vocab_size, |first, found| {
+            let rows = logits.chunks_exact(vocab_size).enumerate().skip(first);
+            for (found, (row, logits)) in found.iter_mut().zip(rows) {
                 let next = tokens.get(start + row + 1);
-                (next.map(|&next| logprob(logits, next)), most_likely(logits))
-            })
-            .collect()
+                *found = (next.map(|&next| logprob(logits, next)), most_likely(logits));
+            }
         });
         scores.argmax.extend(found.iter().map(|(_, likeliest)| likeliest));
         scores.logprobs.extend(found.into_iter().map(|(logprob, _)| logprob));

@@ -15,7 +15,9 @@ use crate::panels::Line;
 use crate::{Activations, Kernel};
 
 /// Rows of a panel; a row range given to [`Int8Matrix::matmul`] starts at a multiple of it.
-pub(crate) const ROWS: usize = 16;
+pub const INT8_ROWS: usize = 16;
+
+const ROWS: usize = INT8_ROWS;
 
 /// A row wider than this could overflow an i32: `255 · 128 · K < 2³¹`.
 const LARGEST_COLUMNS: usize = 1 << 16;

@@ -24,7 +24,7 @@ mod scalar;
 
 pub use activations::Activations;
 pub use dense::{DenseMatrix, Precision};
-pub use int8::Int8Matrix;
+pub use int8::{INT8_ROWS, Int8Matrix};
 pub use kernel::Kernel;
 pub use memory::{Pages, huge_page_bytes};
 pub use panels::{ROWS_PER_PAIR, TernaryPanels};

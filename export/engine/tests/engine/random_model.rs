@@ -1,9 +1,8 @@
 //! Packed folders with random weights, for tests that need a model but no meaning.
 
-use bitnet_engine::Model;
+use bitnet_engine::{Model, Threads};
 use bitnet_format::ModelSpec;
 use bitnet_format::convert::hf::write_packed;
-use rayon::ThreadPool;
 use tempfile::TempDir;
 
 /// Large enough that products are split over threads, heads grouped, widths uneven.
@@ -38,6 +37,6 @@ pub(crate) fn model(config: &str) -> Model {
     Model::load(folder(config).path()).unwrap()
 }
 
-pub(crate) fn threads(count: usize) -> ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap()
+pub(crate) fn threads(count: usize) -> Threads {
+    Threads::new(count).unwrap()
 }

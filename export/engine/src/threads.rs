@@ -1,0 +1,268 @@
+//! The threads of the engine: one team for the life of a model's use, work split statically.
+//!
+//! A token is some two hundred short products, one after the other, so what counts is how fast a
+//! team starts and ends a piece of work. Between two pieces the others spin for a moment and only
+//! then sleep. Each unit of work is computed by one thread in one order, so the number of threads
+//! never shows in a result.
+#![expect(unsafe_code, reason = "work is lent to other threads for the time of a call")]
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Multiply-adds below which a part is not worth handing to another thread: a few microseconds.
+const SMALLEST_PART: usize = 1 << 18;
+
+/// How often a thread looks for work before it sleeps: about a tenth of a millisecond.
+const PATIENCE: usize = 1 << 14;
+
+/// A team of threads, the caller's included.
+#[derive(Debug)]
+pub struct Threads {
+    shared: Arc<Shared>,
+    others: Vec<JoinHandle<()>>,
+    /// One piece of work at a time.
+    turn: Mutex<()>,
+}
+
+/// What a piece of work is to each thread: a call with its number.
+type Work<'a> = &'a (dyn Fn(usize) + Sync);
+
+#[derive(Debug)]
+struct Shared {
+    /// Counts the pieces of work; a change is the signal to begin.
+    piece: AtomicUsize,
+    /// The current piece. Written while nobody works, read by all after `piece` has changed.
+    work: UnsafeCell<Option<Work<'static>>>,
+    /// Other threads that are not done with it.
+    busy: AtomicUsize,
+    sleeping: AtomicUsize,
+    panicked: AtomicBool,
+    ended: AtomicBool,
+}
+
+// SAFETY: `work` is written only by the thread that holds `turn`, before `piece` changes and while
+// `busy` is 0; the others read it after they see the change and before they lower `busy`.
+unsafe impl Sync for Shared {}
+
+impl Threads {
+    /// A team of `count` threads.
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub fn new(count: usize) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            piece: AtomicUsize::new(0),
+            work: UnsafeCell::new(None),
+            busy: AtomicUsize::new(0),
+            sleeping: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
+        let mut team = Self { shared, others: Vec::new(), turn: Mutex::new(()) };
+        for number in 1..count {
+            let shared = Arc::clone(&team.shared);
+            let thread = std::thread::Builder::new().name(format!("bitnet-{number}"));
+            team.others.push(thread.spawn(move || shared.serve(number))?);
+        }
+        Ok(team)
+    }
+
+    /// Threads of the team.
+    pub fn count(&self) -> usize {
+        self.others.len() + 1
+    }
+
+    /// Calls `work(number)` on every thread and waits for all.
+    fn each(&self, work: Work) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        // SAFETY: nobody works, so nobody reads; and `work` outlives its use, because this
+        // function waits for all before it returns or unwinds.
+        unsafe {
+            *shared.work.get() = Some(std::mem::transmute::<Work<'_>, Work<'static>>(work));
+        }
+        shared.busy.store(self.others.len(), Ordering::Relaxed);
+        shared.piece.fetch_add(1, Ordering::SeqCst);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            self.others.iter().for_each(|other| other.thread().unpark());
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| work(0)));
+        shared.wait_for_all();
+        finish(own, shared.panicked.swap(false, Ordering::Relaxed));
+    }
+
+    /// Calls `compute(first unit, places)` on parts of `out` until all of it is covered.
+    ///
+    /// `unit` places belong together and cost `cost` multiply-adds; the last unit may be shorter.
+    pub(crate) fn split<T: Send>(
+        &self,
+        out: &mut [T],
+        unit: usize,
+        cost: usize,
+        compute: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let units = out.len().div_ceil(unit);
+        let parts = (units * cost / SMALLEST_PART).clamp(1, self.count());
+        if parts == 1 {
+            return compute(0, out);
+        }
+        let (places, start) = (out.len(), Lent(out.as_mut_ptr()));
+        self.each(&|number| {
+            let at = |part: usize| (units * part.min(parts) / parts * unit).min(places);
+            let range = at(number)..at(number + 1);
+            if !range.is_empty() {
+                // SAFETY: the ranges of different threads do not overlap, they lie inside `out`,
+                // and `out` is borrowed until all threads are done.
+                let part =
+                    unsafe { std::slice::from_raw_parts_mut(start.at(range.start), range.len()) };
+                compute(range.start / unit, part);
+            }
+        });
+    }
+}
+
+fn finish(own: Result<(), Box<dyn Any + Send>>, others_panicked: bool) {
+    if let Err(panic) = own {
+        resume_unwind(panic);
+    }
+    assert!(!others_panicked, "a thread of the engine panicked");
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.shared.piece.fetch_add(1, Ordering::SeqCst);
+        for other in self.others.drain(..) {
+            other.thread().unpark();
+            // A panic of it was reported when it happened.
+            let _ = other.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The life of another thread of the team.
+    fn serve(&self, number: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.next_piece(seen);
+            if self.ended.load(Ordering::SeqCst) {
+                return;
+            }
+            // SAFETY: written before `piece` changed, and not again before `busy` is lowered.
+            let work = unsafe { *self.work.get() }.expect("a piece comes with its work");
+            if catch_unwind(AssertUnwindSafe(|| work(number))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for a piece after `seen`.
+    fn next_piece(&self, seen: usize) -> usize {
+        for _ in 0..PATIENCE {
+            let piece = self.piece.load(Ordering::Acquire);
+            if piece != seen {
+                return piece;
+            }
+            std::hint::spin_loop();
+        }
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        // Whoever begins a piece looks at `sleeping` afterwards, so no wake-up is lost.
+        let piece = loop {
+            let piece = self.piece.load(Ordering::SeqCst);
+            if piece != seen {
+                break piece;
+            }
+            std::thread::park();
+        };
+        self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        piece
+    }
+
+    fn wait_for_all(&self) {
+        let mut spins = 0;
+        while self.busy.load(Ordering::Acquire) > 0 {
+            spins += 1;
+            if spins < PATIENCE {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now(); // more threads than cores
+            }
+        }
+    }
+}
+
+/// The start of a slice, for threads that each take another part of it.
+struct Lent<T>(*mut T);
+
+// SAFETY: each thread makes a slice of another part only.
+unsafe impl<T: Send> Sync for Lent<T> {}
+
+impl<T> Lent<T> {
+    fn at(&self, place: usize) -> *mut T {
+        self.0.wrapping_add(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_is_computed_once_whatever_the_number_of_threads() {
+        for count in 1..=5 {
+            let threads = Threads::new(count).unwrap();
+            assert_eq!(threads.count(), count);
+            for _ in 0..50 {
+                let mut out = vec![0.0; 23];
+                threads.split(&mut out, 5, SMALLEST_PART, |first, places| {
+                    for (place, value) in places.iter_mut().zip(first * 5..) {
+                        *place += value as f32;
+                    }
+                });
+                assert!(out.iter().enumerate().all(|(i, &value)| value == i as f32));
+            }
+        }
+    }
+
+    #[test]
+    fn small_work_stays_with_its_caller() {
+        let threads = Threads::new(3).unwrap();
+        let caller = std::thread::current().id();
+        threads.split(&mut [0u8; 9], 1, SMALLEST_PART / 9 - 1, |_, places| {
+            assert_eq!(std::thread::current().id(), caller);
+            assert_eq!(places.len(), 9);
+        });
+    }
+
+    #[test]
+    fn a_team_that_slept_wakes_up() {
+        let threads = Threads::new(2).unwrap();
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let mut out = [0; 2];
+            threads.split(&mut out, 1, SMALLEST_PART, |first, places| places[0] = first + 1);
+            assert_eq!(out, [1, 2]);
+        }
+    }
+
+    #[test]
+    fn a_panic_of_any_thread_reaches_the_caller_and_the_team_goes_on() {
+        let threads = Threads::new(2).unwrap();
+        for culprit in 0..2 {
+            let panics = catch_unwind(AssertUnwindSafe(|| {
+                threads
+                    .split(&mut [0u8; 2], 1, SMALLEST_PART, |first, _| assert_ne!(first, culprit));
+            }));
+            assert!(panics.is_err());
+            let mut out = [0; 2];
+            threads.split(&mut out, 1, SMALLEST_PART, |first, places| places[0] = first);
+            assert_eq!(out, [0, 1]);
+        }
+    }
+}
