@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Print what a model holds
     Inspect(InspectArgs),
+    /// Measure how fast a model, or random weights of a shape, run here
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +125,39 @@ pub(crate) struct ScoreArgs {
 pub(crate) struct InspectArgs {
     /// Model folder or GGUF file
     pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Model folder or GGUF file
+    #[arg(long, value_name = "PATH", required_unless_present = "config")]
+    pub(crate) model: Option<PathBuf>,
+    /// Random weights of this shape instead
+    #[arg(long, value_name = "CONFIG.toml", conflicts_with = "model")]
+    pub(crate) config: Option<PathBuf>,
+    /// Tokens of the prompt; 0 leaves prefill out
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens to generate, from an empty context; 0 leaves decoding out
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) generate_tokens: usize,
+    /// How often; the median is reported
+    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeat: u32,
+    /// Instruction set to use: scalar, avx2, avx512-vnni [default: the fastest]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernel: Option<String>,
+    /// Also measure what the machine can do at most
+    #[arg(long)]
+    pub(crate) limits: bool,
+    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
+    pub(crate) head: Head,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[cfg(test)]

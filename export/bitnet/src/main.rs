@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Each command is a file; here they only meet.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod chat;
 mod cli;
 mod failure;
@@ -33,5 +34,6 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }

@@ -23,11 +23,15 @@ pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
 /// The model at a path.
 pub(crate) fn model(path: &Path, head: Head) -> anyhow::Result<Model> {
     check_path(path)?;
-    let precision = match head {
+    Ok(Model::load_with(path, precision(head))?)
+}
+
+/// How the head is to be held.
+pub(crate) fn precision(head: Head) -> HeadPrecision {
+    match head {
         Head::File => HeadPrecision::File,
         Head::Int8 => HeadPrecision::Int8,
-    };
-    Ok(Model::load_with(path, precision)?)
+    }
 }
 
 /// The tokenizer that a model brings and that fits it.

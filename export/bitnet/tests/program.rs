@@ -266,3 +266,41 @@ fn a_full_context_forgets_the_oldest_turns_and_a_turn_too_long_is_left_out() {
     let alone = stdout(&talk(model.path(), &[], "the cat\n"));
     assert_eq!(stdout(&huge), format!("\n{alone}"));
 }
+
+#[test]
+fn bench_times_a_model_and_a_shape() {
+    let model = model(LONG);
+    let run = ["--prompt-tokens", "9", "--generate-tokens", "5", "--repeat", "2", "--json"];
+    let result = json(&bitnet(&[&["bench"][..], &run].concat(), model.path()));
+    for rate in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
+        assert!(result[rate].as_f64().unwrap() > 0.0, "{result}");
+    }
+    assert_eq!(result["head"], "int8");
+    let shape = model.path().join("shape.toml");
+    fs_err::write(&shape, LONG).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+    command.args(["bench", "--kernel", "scalar", "--threads", "2", "--head", "file"]).args(run);
+    let result = json(&command.arg("--config").arg(&shape).output().unwrap());
+    assert_eq!((&result["kernel"], &result["threads"]), (&"scalar".into(), &2.into()));
+    let message = refused(&bitnet(&["bench", "--kernel", "quantum"], model.path()), 4);
+    assert!(message.contains("--kernel quantum: not on this CPU; expected scalar"), "{message}");
+    let message = refused(&bitnet(&["bench", "--prompt-tokens", "999"], model.path()), 2);
+    assert!(message.contains("do not fit the model's context of 160"), "{message}");
+}
+
+#[test]
+fn an_8_bit_head_is_near_the_file_s() {
+    let model = model(LONG);
+    let score = |head: &str| {
+        fs_err::write(model.path().join("ids"), "[1, 2, 3, 4, 5, 6, 7, 8]\n").unwrap();
+        let ids = model.path().join("ids");
+        let args = ["score", "--json", "--head", head, "--ids", ids.to_str().unwrap()];
+        json(&bitnet(&args, model.path()))["logprobs"].clone()
+    };
+    let (file, int8) = (score("file"), score("int8"));
+    assert_ne!(file, int8);
+    for (a, b) in file.as_array().unwrap().iter().zip(int8.as_array().unwrap()).skip(1) {
+        let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+        assert!((a - b).abs() < 0.2, "{a} became {b}");
+    }
+}

@@ -21,6 +21,7 @@ mod linear;
 mod load;
 mod model;
 mod norm;
+mod random;
 mod rope;
 mod sampler;
 mod score;

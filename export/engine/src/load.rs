@@ -1,10 +1,13 @@
 //! From a stored model to a [`Model`]: tensors in the order of the one table, repacked for this
 //! CPU as they are read.
 
+use std::ops::Range;
 use std::path::Path;
 use std::vec::IntoIter;
 
 use bitnet_format::convert::{Source, row_chunks};
+use bitnet_format::packed::PackedTernary;
+use bitnet_format::quant::WeightScale;
 use bitnet_format::{FloatType, FormatError, ModelSpec, StoredModel, TensorEntry, tensor_table};
 use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels};
 
@@ -31,11 +34,18 @@ impl Model {
     /// A dense model, or anything wrong with the files.
     pub fn load_with(path: &Path, precision: HeadPrecision) -> Result<Self, EngineError> {
         let stored = StoredModel::open(path)?;
-        let spec = stored.spec().clone();
-        if !spec.quantise {
+        if !stored.spec().quantise {
             return Err(EngineError::Dense { path: path.to_owned() });
         }
-        let mut reader = Reader::new(&stored);
+        Ok(Self::assemble(&stored, precision)?)
+    }
+
+    pub(crate) fn assemble(
+        weights: &dyn Weights,
+        precision: HeadPrecision,
+    ) -> Result<Self, FormatError> {
+        let spec = weights.spec().clone();
+        let mut reader = Reader::new(weights);
         // A tied embedding is the head: one table serves both.
         let tied = spec.tie_word_embeddings;
         let embedding = reader.table(if tied { precision } else { HeadPrecision::File })?;
@@ -57,39 +67,33 @@ pub enum HeadPrecision {
     Int8,
 }
 
-/// Walks the tensor table once; each call takes the next tensor.
-struct Reader<'a> {
-    stored: &'a StoredModel,
-    spec: &'a ModelSpec,
-    entries: IntoIter<TensorEntry>,
+/// Where a model's weights come from.
+pub(crate) trait Weights {
+    /// What the model is.
+    fn spec(&self) -> &ModelSpec;
+    /// Some rows of a float tensor.
+    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError>;
+    /// A ternary matrix.
+    fn ternary(&self, entry: &TensorEntry) -> Result<(PackedTernary, WeightScale), FormatError>;
+    /// A dense matrix at the precision it has.
+    fn dense(&self, entry: &TensorEntry) -> Result<DenseMatrix, FormatError>;
 }
 
-impl<'a> Reader<'a> {
-    fn new(stored: &'a StoredModel) -> Self {
-        let spec = stored.spec();
-        Self { stored, spec, entries: tensor_table(spec).into_iter() }
+impl Weights for StoredModel {
+    fn spec(&self) -> &ModelSpec {
+        self.spec()
     }
 
-    fn next(&mut self) -> TensorEntry {
-        self.entries.next().expect("the table lists every tensor of a block")
+    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
+        Source::rows(self, entry, rows)
     }
 
-    fn table(&mut self, precision: HeadPrecision) -> Result<Table, FormatError> {
-        let entry = self.next();
-        match precision {
-            HeadPrecision::File => Ok(Table::File(self.dense(&entry)?)),
-            HeadPrecision::Int8 => {
-                let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
-                for rows in row_chunks(&entry) {
-                    matrix.push_rows(&self.stored.rows(&entry, rows)?);
-                }
-                Ok(Table::Int8(matrix))
-            }
-        }
+    fn ternary(&self, entry: &TensorEntry) -> Result<(PackedTernary, WeightScale), FormatError> {
+        self.ternary(entry)
     }
 
     fn dense(&self, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
-        let precision = match self.stored.float_type(entry) {
+        let precision = match self.float_type(entry) {
             FloatType::Bf16 => Precision::Bf16,
             FloatType::F16 => Precision::F16,
             FloatType::F32 => Precision::F32,
@@ -100,18 +104,51 @@ impl<'a> Reader<'a> {
         matrix.reserve(entry.shape[0]);
         for rows in row_chunks(entry) {
             if matches!(precision, Precision::Q8_0 | Precision::Q6K) {
-                let bytes = self.stored.row_bytes(entry, rows)?;
-                matrix.push_blocks(&bytes).map_err(|error| self.stored.fault(entry, error))?;
+                let bytes = self.row_bytes(entry, rows)?;
+                matrix.push_blocks(&bytes).map_err(|error| self.fault(entry, error))?;
             } else {
-                matrix.push_rows(&self.stored.rows(entry, rows)?);
+                matrix.push_rows(&Source::rows(self, entry, rows)?);
             }
         }
         Ok(matrix)
     }
+}
+
+/// Walks the tensor table once; each call takes the next tensor.
+struct Reader<'a> {
+    weights: &'a dyn Weights,
+    spec: &'a ModelSpec,
+    entries: IntoIter<TensorEntry>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(weights: &'a dyn Weights) -> Self {
+        let spec = weights.spec();
+        Self { weights, spec, entries: tensor_table(spec).into_iter() }
+    }
+
+    fn next(&mut self) -> TensorEntry {
+        self.entries.next().expect("the table lists every tensor of a block")
+    }
+
+    fn table(&mut self, precision: HeadPrecision) -> Result<Table, FormatError> {
+        let entry = self.next();
+        match precision {
+            HeadPrecision::File => Ok(Table::File(self.weights.dense(&entry)?)),
+            HeadPrecision::Int8 => {
+                let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
+                for rows in row_chunks(&entry) {
+                    matrix.push_rows(&self.weights.rows(&entry, rows)?);
+                }
+                Ok(Table::Int8(matrix))
+            }
+        }
+    }
 
     fn norm(&mut self) -> Result<RmsNorm, FormatError> {
         let entry = self.next();
-        Ok(RmsNorm::new(self.stored.floats(&entry)?, self.spec.rms_norm_eps))
+        let gain = self.weights.rows(&entry, 0..entry.shape[0])?;
+        Ok(RmsNorm::new(gain, self.spec.rms_norm_eps))
     }
 
     fn sub_norm(&mut self) -> Result<Option<RmsNorm>, FormatError> {
@@ -121,7 +158,7 @@ impl<'a> Reader<'a> {
     /// The next `count` matrices, one below the other.
     fn ternary(&mut self, count: usize) -> Result<TernaryPanels, FormatError> {
         let matrices: Result<Vec<_>, _> =
-            (0..count).map(|_| self.stored.ternary(&self.next())).collect();
+            (0..count).map(|_| self.weights.ternary(&self.next())).collect();
         Ok(TernaryPanels::stack(&matrices?))
     }
 

@@ -4,7 +4,7 @@
 //! absmean, and moves the absmean itself: a few codes in ten thousand flip, and the model that a
 //! reader packs from the file is not the one that was trained. So the values that would flip take
 //! the neighbouring BF16 value on the right side of the threshold instead. Readers sum the absmean
-//! in orders of their own; the codes hold for every scale within [`SLACK`] ulp of ours.
+//! in orders of their own; the codes hold for every scale within four ulp of ours.
 
 use half::bf16;
 

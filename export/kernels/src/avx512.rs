@@ -69,7 +69,7 @@ fn one_token(pair: &[PairChunk], token: &[[i8; CHUNK]], sums: &mut [i32; ROWS_PE
 }
 
 /// Chunks of a block: unpacked they are 16 KiB, which stay in the first cache beside the tokens.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn many_tokens(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {

@@ -66,8 +66,7 @@ impl Int8Matrix {
         let lines = &mut self.lines[row / ROWS * quads..][..quads];
         for (line, values) in lines.iter_mut().zip(values.chunks(4)) {
             for (place, value) in line.0[at..at + 4].iter_mut().zip(values) {
-                *place =
-                    ((value / scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8) ^ 0x80;
+                *place = (round(value / scale).clamp(-127.0, 127.0) as i8 as u8) ^ 0x80;
             }
         }
     }
@@ -119,6 +118,13 @@ impl Int8Matrix {
     }
 }
 
+/// To the nearest integer, half to even, for magnitudes far below 2²²; without an instruction or a
+/// call of its own: the sum has no room for fractions.
+fn round(x: f32) -> f32 {
+    const NO_FRACTIONS: f32 = 12_582_912.0; // 1.5 · 2²³
+    x + NO_FRACTIONS - NO_FRACTIONS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +142,14 @@ mod tests {
             for (a, b) in values.iter().zip(out) {
                 assert!((a - b).abs() <= step * 0.5001, "{a} became {b}");
             }
+        }
+    }
+
+    #[test]
+    fn halves_are_rounded_to_even() {
+        for i in -1000..1000 {
+            let x = i as f32 / 8.0;
+            assert_eq!(round(x), x.round_ties_even(), "{x}");
         }
     }
 

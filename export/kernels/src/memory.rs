@@ -60,13 +60,13 @@ impl<T: Copy> Memory<T> {
     }
 }
 
-/// Large memory is a number of whole huge pages.
+/// Large memory begins with a huge page. Its end keeps small ones, so that none is held in vain.
 fn layout<T>(len: usize) -> Layout {
     let layout = Layout::array::<T>(len).expect("the size of a matrix fits the address space");
     if layout.size() < HUGE_PAGE {
         return layout;
     }
-    layout.align_to(HUGE_PAGE).expect("a huge page's alignment").pad_to_align()
+    layout.align_to(HUGE_PAGE).expect("a huge page's alignment")
 }
 
 /// A refusal leaves ordinary pages, which only stream more slowly.
@@ -75,6 +75,10 @@ fn ask_for(pages: Pages, start: NonNull<u8>, bytes: usize) {
     let advice = match pages {
         Pages::Huge => rustix::mm::Advice::LinuxHugepage,
         Pages::Small => rustix::mm::Advice::LinuxNoHugepage,
+    };
+    let bytes = match pages {
+        Pages::Huge => bytes / HUGE_PAGE * HUGE_PAGE,
+        Pages::Small => bytes,
     };
     // SAFETY: the range was just allocated and holds nothing yet; the advice changes no content.
     let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, advice) };
