@@ -37,6 +37,9 @@ pub(crate) struct GenerateArgs {
     /// Most tokens to generate
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_tokens: usize,
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
@@ -69,7 +72,7 @@ pub(crate) struct ChatArgs {
     pub(crate) threads: ThreadArgs,
 }
 
-/// Applied in this order: temperature, top-k, top-p, min-p, draw.
+/// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p, draw.
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// Divides the logits; 0 always takes the likeliest token
@@ -84,6 +87,9 @@ pub(crate) struct SamplingArgs {
     /// Keep tokens at least P times as likely as the likeliest
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f32,
+    /// Divides the positive and multiplies the negative logits of tokens already there; 1 is off
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f32,
     /// Where the random numbers start; the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::failure::BadInput;
 use crate::open;
+use crate::stops::StopTexts;
 
 /// A completion and how long it took.
 struct Completion {
@@ -35,7 +36,11 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         "tokens": completion.tokens,
         "text": String::from_utf8_lossy(&text),
         "tokens_per_second": completion.tokens_per_second,
-        "stop": if matches!(completion.stop, Stop::Id(_)) { "id" } else { "length" },
+        "stop": match completion.stop {
+            Stop::Id(_) => "id",
+            Stop::Length => "length",
+            Stop::Caller => "text",
+        },
     });
     Ok(writeln!(stdout().lock(), "{line}")?)
 }
@@ -82,18 +87,23 @@ fn complete(
         stop_ids: stop_ids(model, tokenizer),
         max_tokens: args.max_tokens,
     };
-    let mut stream = tokenizer.stream();
-    let mut written = Ok(());
+    let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(&args.stop));
+    let (mut written, mut stopped) = (Ok(()), false);
     let mut first_token = None;
     let mut cache = model.new_cache();
     let generated = generate(model, &mut cache, prompt, &request, &threads, |id| {
         first_token.get_or_insert_with(Instant::now);
-        written = write_now(out, &stream.push(id));
-        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        let (text, reached) = stops.push(&stream.push(id));
+        (written, stopped) = (write_now(out, &text), reached);
+        if written.is_ok() && !stopped { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     let seconds = first_token.map_or(0.0, |start| start.elapsed().as_secs_f64());
     written?;
-    write_now(out, &stream.finish())?;
+    if !stopped {
+        let (rest, _) = stops.push(&stream.finish());
+        write_now(out, &rest)?;
+        write_now(out, &stops.finish())?;
+    }
     let later = generated.tokens.len().saturating_sub(1) as f64;
     let tokens_per_second = if later > 0.0 { later / seconds } else { 0.0 };
     Ok(Completion { tokens: generated.tokens, stop: generated.stop, tokens_per_second })
@@ -105,8 +115,8 @@ pub(crate) fn settings(args: &SamplingArgs) -> SamplerSettings {
         top_k: args.top_k,
         top_p: args.top_p,
         min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
         seed: args.seed,
-        ..SamplerSettings::default()
     }
 }
 

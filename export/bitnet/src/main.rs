@@ -11,6 +11,7 @@ mod generate;
 mod inspect;
 mod open;
 mod score;
+mod stops;
 
 use std::process::ExitCode;
 

@@ -268,6 +268,23 @@ fn a_full_context_forgets_the_oldest_turns_and_a_turn_too_long_is_left_out() {
 }
 
 #[test]
+fn an_answer_ends_before_a_stop_text() {
+    let model = model(LONG);
+    let run = |extra: &[&str]| {
+        let args = ["generate", "--prompt", "the cat", "--max-tokens", "20", "--json"];
+        json(&bitnet(&[&args[..], extra].concat(), model.path()))
+    };
+    let whole = run(&[]);
+    let text = whole["text"].as_str().unwrap();
+    let stop: String = text.chars().skip(3).take(2).collect();
+    let cut = run(&["--stop", &stop, "--stop", "never"]);
+    assert_eq!(cut["stop"], "text");
+    assert_eq!(cut["text"].as_str().unwrap(), &text[..text.find(&stop).unwrap()]);
+    assert_ne!(run(&["--repetition-penalty", "5"])["tokens"], whole["tokens"]);
+    refused(&bitnet(&["generate", "--prompt", "a", "--stop", ""], model.path()), 2);
+}
+
+#[test]
 fn bench_times_a_model_and_a_shape() {
     let model = model(LONG);
     let run = ["--prompt-tokens", "9", "--generate-tokens", "5", "--repeat", "2", "--json"];

@@ -1,8 +1,10 @@
 //! Causal attention of new tokens over the cache, several query heads to a key head.
 //!
-//! Projections, norms and the residual stream are the block's business.
+//! Projections, norms and the residual stream are the block's business, the arithmetic is that of
+//! `bitnet_kernels::attention`. One token is split by key heads, several by tokens.
 
 use bitnet_format::ModelSpec;
+use bitnet_kernels::attention::{LANES, QUERIES, QueryRow, attend as attend_rows};
 
 use crate::cache::LayerCache;
 use crate::compute::Compute;
@@ -23,6 +25,11 @@ impl Heads {
         let (queries, keys) = (spec.num_attention_heads, spec.num_key_value_heads);
         Self { queries, keys, width: spec.head_dim }
     }
+
+    /// Query heads of one key head; they lie side by side.
+    fn group(self) -> usize {
+        self.queries / self.keys
+    }
 }
 
 /// `queries [T, H·D]` of the last `T` tokens of the cache → `[T, H·D]`.
@@ -35,47 +42,82 @@ pub(crate) fn attend(
     queries: &[f32],
     cache: &LayerCache,
 ) -> Vec<f32> {
-    let tokens = queries.len() / (heads.queries * heads.width);
-    let seen = cache.keys.len() / (heads.keys * heads.width);
+    let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
     let mut out = vec![0.0; queries.len()];
-    let kernel = compute.kernel;
-    compute.threads.split(&mut out, heads.width, 2 * seen * heads.width, |first, out| {
-        let mut scores = Vec::with_capacity(seen);
-        for (index, out) in (first..).zip(out.chunks_exact_mut(heads.width)) {
-            let (token, head) = (index / heads.queries, index % heads.queries);
-            let visible = seen - tokens + token + 1;
-            let key_head = head / (heads.queries / heads.keys);
-            let of_head = |all| rows(all, heads, key_head).take(visible);
-            let query = &queries[index * heads.width..][..heads.width];
-            scores.clear();
-            scores.extend(of_head(&cache.keys).map(|key| kernel.dot(query, key)));
-            softmax(&mut scores, 1.0 / (heads.width as f32).sqrt());
-            for (&weight, value) in scores.iter().zip(of_head(&cache.values)) {
-                kernel.add_scaled(out, weight, value);
+    if queries.len() == width {
+        let cost = 2 * cache.len() * group;
+        compute.threads.split(&mut out, group, cost, |first, out| {
+            let queries = &queries[first * group..][..out.len()];
+            let places = queries.chunks(group).zip(out.chunks_mut(group));
+            for (head, (queries, out)) in (first..).zip(places) {
+                group_of_heads(compute, heads, head, queries, cache.len() - 1, cache, out);
             }
-        }
-    });
+        });
+    } else {
+        // As many tokens together as fill the rows of one pass.
+        let together = (QUERIES / heads.group()).max(1) * width;
+        let cost = 2 * cache.len() * together;
+        compute.threads.split(&mut out, together, cost, |first, out| {
+            let start = first * together;
+            for (run, out) in out.chunks_mut(together).enumerate() {
+                let at = start + run * together;
+                let before = cache.len() - (queries.len() - at) / width;
+                run_of_tokens(compute, heads, &queries[at..][..out.len()], before, cache, out);
+            }
+        });
+    }
     out
 }
 
-/// The vectors of one key or value head, oldest first.
-fn rows(all: &[f32], heads: Heads, head: usize) -> impl Iterator<Item = &[f32]> {
-    let tokens = all.chunks_exact(heads.keys * heads.width);
-    tokens.map(move |token| &token[head * heads.width..][..heads.width])
+/// Some tokens, the first with `before` tokens before it, `queries` and `out` `[t, H·D]`.
+fn run_of_tokens(
+    compute: Compute,
+    heads: Heads,
+    queries: &[f32],
+    before: usize,
+    cache: &LayerCache,
+    out: &mut [f32],
+) {
+    let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
+    let tokens = queries.len() / width;
+    let mut rows = vec![0.0; tokens * group];
+    let mut gathered = vec![0.0; tokens * group];
+    for head in 0..heads.keys {
+        let here = |token: usize| token * width + head * group..token * width + (head + 1) * group;
+        for (token, rows) in rows.chunks_exact_mut(group).enumerate() {
+            rows.copy_from_slice(&queries[here(token)]);
+        }
+        group_of_heads(compute, heads, head, &rows, before, cache, &mut gathered);
+        for (token, gathered) in gathered.chunks_exact(group).enumerate() {
+            out[here(token)].copy_from_slice(gathered);
+        }
+    }
 }
 
-fn softmax(scores: &mut [f32], scale: f32) {
-    for score in scores.iter_mut() {
-        *score *= scale;
-    }
-    let largest = scores.iter().fold(f32::NEG_INFINITY, |largest, &score| largest.max(score));
-    let mut sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - largest).exp();
-        sum += *score;
-    }
-    for score in scores {
-        *score /= sum;
+/// The query heads of one key head for some tokens, `[t, group · D]`.
+fn group_of_heads(
+    compute: Compute,
+    heads: Heads,
+    head: usize,
+    queries: &[f32],
+    before: usize,
+    cache: &LayerCache,
+    out: &mut [f32],
+) {
+    let padded = heads.width.next_multiple_of(LANES);
+    let mut scratch = Vec::new();
+    let mut found = Vec::new();
+    let visible = |row: usize| before + row / heads.group() + 1;
+    let rows = queries.chunks_exact(heads.width).enumerate();
+    let rows: Vec<QueryRow> =
+        rows.map(|(row, query)| QueryRow { query, visible: visible(row) }).collect();
+    let places = out.chunks_mut(QUERIES * heads.width);
+    for (rows, out) in rows.chunks(QUERIES).zip(places) {
+        found.resize(rows.len() * padded, 0.0);
+        attend_rows(compute.kernel, rows, cache.head(head), &mut scratch, &mut found);
+        for (out, found) in out.chunks_exact_mut(heads.width).zip(found.chunks_exact(padded)) {
+            out.copy_from_slice(&found[..heads.width]);
+        }
     }
 }
 
@@ -84,12 +126,20 @@ mod tests {
     use super::*;
     use crate::Threads;
 
+    fn cache(heads: usize, width: usize, values: &[f32]) -> LayerCache {
+        let mut cache = LayerCache::new(heads, width);
+        for values in values.chunks(heads * width) {
+            cache.push(&vec![0.0; heads * width], values);
+        }
+        cache
+    }
+
     #[test]
     fn each_token_sees_itself_and_what_came_before() {
         // Equal keys: the output is the mean of the visible values.
         let heads = Heads { queries: 1, keys: 1, width: 2 };
         let threads = Threads::new(1).unwrap();
-        let cache = LayerCache { keys: vec![0.0; 6], values: vec![2.0, 0.0, 4.0, 0.0, 12.0, 3.0] };
+        let cache = cache(1, 2, &[2.0, 0.0, 4.0, 0.0, 12.0, 3.0]);
         let out = attend(Compute::alone(&threads), heads, &[1.0; 4], &cache);
         assert_eq!(out[..2], [3.0, 0.0]);
         assert!((out[2] - 6.0).abs() < 1e-6 && (out[3] - 1.0).abs() < 1e-6);
@@ -99,15 +149,8 @@ mod tests {
     fn neighbouring_query_heads_share_a_key_head() {
         let heads = Heads { queries: 4, keys: 2, width: 2 };
         let threads = Threads::new(1).unwrap();
-        let cache = LayerCache { keys: vec![0.0; 4], values: vec![1.0, 2.0, 3.0, 4.0] };
+        let cache = cache(2, 2, &[1.0, 2.0, 3.0, 4.0]);
         let out = attend(Compute::alone(&threads), heads, &[0.0; 8], &cache);
         assert_eq!(out, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
-    }
-
-    #[test]
-    fn large_scores_do_not_overflow() {
-        let mut scores = [1e4, 1e4, -1e4];
-        softmax(&mut scores, 1.0);
-        assert_eq!(scores, [0.5, 0.5, 0.0]);
     }
 }

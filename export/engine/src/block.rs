@@ -40,8 +40,8 @@ impl Block {
         turns: &Turns,
         cache: &mut LayerCache,
     ) {
-        add(x, &self.attention(compute, x, turns, cache));
-        add(x, &self.feed_forward(compute, x));
+        add(compute, x, &self.attention(compute, x, turns, cache));
+        add(compute, x, &self.feed_forward(compute, x));
     }
 
     /// `x [T, C]` → `[T, C]`
@@ -52,11 +52,11 @@ impl Block {
         turns: &Turns,
         cache: &mut LayerCache,
     ) -> Vec<f32> {
-        let qkv = ternary(compute, &self.qkv, &self.input_norm.of(x));
+        let qkv = ternary(compute, &self.qkv, &self.input_norm.of(compute.threads, x));
         let queries = self.split_qkv(qkv, turns, cache); // [T, H·D]
         let mut attended = attend(compute, self.heads, &queries, cache);
         if let Some(norm) = &self.attn_sub_norm {
-            norm.in_place(&mut attended);
+            norm.in_place(compute.threads, &mut attended);
         }
         ternary(compute, &self.output, &attended)
     }
@@ -69,23 +69,26 @@ impl Block {
         for (token, qkv) in qkv.chunks_exact_mut(width).enumerate() {
             turns.apply(token, &mut qkv[..keys_end]);
             queries.extend_from_slice(&qkv[..queries_end]);
-            cache.keys.extend_from_slice(&qkv[queries_end..keys_end]);
-            cache.values.extend_from_slice(&qkv[keys_end..]);
+            cache.push(&qkv[queries_end..keys_end], &qkv[keys_end..]);
         }
         queries
     }
 
     /// `x [T, C]` → `[T, C]`
     fn feed_forward(&self, compute: Compute, x: &[f32]) -> Vec<f32> {
-        let gate_up = ternary(compute, &self.gate_up, &self.post_attention_norm.of(x));
+        let gate_up =
+            ternary(compute, &self.gate_up, &self.post_attention_norm.of(compute.threads, x));
         let mut inner = gated(compute.threads, self.hidden_act, &gate_up, self.down.columns());
         if let Some(norm) = &self.ffn_sub_norm {
-            norm.in_place(&mut inner);
+            norm.in_place(compute.threads, &mut inner);
         }
         ternary(compute, &self.down, &inner)
     }
 }
 
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+fn add(compute: Compute, x: &mut [f32], y: &[f32]) {
+    const COST: usize = 4;
+    compute.threads.split(x, 1, COST, |first, x| {
+        x.iter_mut().zip(&y[first..]).for_each(|(x, y)| *x += y);
+    });
 }

@@ -124,6 +124,6 @@ impl Model {
     /// Residual stream `[T, C]` → logits `[T, V]`.
     fn logits(&self, compute: Compute, hidden: &[f32]) -> Vec<f32> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        head.logits(compute, &self.norm.of(hidden))
+        head.logits(compute, &self.norm.of(compute.threads, hidden))
     }
 }

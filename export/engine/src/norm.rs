@@ -3,6 +3,11 @@
 
 use bitnet_format::norm::inverse_rms;
 
+use crate::Threads;
+
+/// What one value costs next to a multiply-add of a kernel, roughly.
+const COST: usize = 16;
+
 /// A norm of one width.
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
@@ -16,20 +21,22 @@ impl RmsNorm {
     }
 
     /// `x [T, width]`, each token for itself.
-    pub(crate) fn in_place(&self, x: &mut [f32]) {
+    pub(crate) fn in_place(&self, threads: &Threads, x: &mut [f32]) {
         let width = self.gain.len();
-        for token in x.chunks_exact_mut(width) {
-            let inverse = inverse_rms(token, self.eps);
-            for (x, gain) in token.iter_mut().zip(&self.gain) {
-                *x = *x * inverse * gain;
+        threads.split(x, width, COST * width, |_, x| {
+            for token in x.chunks_exact_mut(width) {
+                let inverse = inverse_rms(token, self.eps);
+                for (x, gain) in token.iter_mut().zip(&self.gain) {
+                    *x = *x * inverse * gain;
+                }
             }
-        }
+        });
     }
 
     /// A normalised copy of `x [T, width]`.
-    pub(crate) fn of(&self, x: &[f32]) -> Vec<f32> {
+    pub(crate) fn of(&self, threads: &Threads, x: &[f32]) -> Vec<f32> {
         let mut normalised = x.to_vec();
-        self.in_place(&mut normalised);
+        self.in_place(threads, &mut normalised);
         normalised
     }
 }
@@ -41,13 +48,13 @@ mod tests {
     #[test]
     fn each_token_has_its_own_mean_square() {
         let norm = RmsNorm::new(vec![1.0, 2.0], 0.0);
-        let normalised = norm.of(&[3.0, 3.0, 0.0, 2.0]);
+        let normalised = norm.of(&Threads::new(1).unwrap(), &[3.0, 3.0, 0.0, 2.0]);
         assert_eq!(normalised, [1.0, 2.0, 0.0, 2.0 * (2.0 * (1.0 / 2.0f32.sqrt()))]);
     }
 
     #[test]
     fn a_zero_token_stays_zero() {
         let norm = RmsNorm::new(vec![5.0; 3], 1e-5);
-        assert_eq!(norm.of(&[0.0; 3]), [0.0; 3]);
+        assert_eq!(norm.of(&Threads::new(1).unwrap(), &[0.0; 3]), [0.0; 3]);
     }
 }

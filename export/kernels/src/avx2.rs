@@ -37,7 +37,9 @@ const VECTORS: usize = ROWS_PER_PAIR / ROWS;
 
 /// Whether this CPU has the instructions.
 pub(crate) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("fma")
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
@@ -304,25 +306,6 @@ fn add_lanes(sums: [__m256; 4]) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-}
-
-/// `out += weight · x`, as [`crate::Kernel::add_scaled`] states.
-pub(crate) fn add_scaled(out: &mut [f32], weight: f32, x: &[f32]) {
-    assert!(is_available(), "this CPU has no AVX2");
-    assert_eq!(out.len(), x.len(), "two vectors of one length");
-    // SAFETY: AVX2 is there, asserted above.
-    unsafe { add_scaled_lanes(out, weight, x) }
-}
-
-#[target_feature(enable = "avx2")]
-fn add_scaled_lanes(out: &mut [f32], weight: f32, x: &[f32]) {
-    let weights = _mm256_set1_ps(weight);
-    let ((out, out_rest), (x, x_rest)) = (out.as_chunks_mut(), x.as_chunks());
-    for (out, x) in out.iter_mut().zip(x) {
-        let product = _mm256_mul_ps(weights, load_floats(x));
-        store_floats(out, _mm256_add_ps(load_floats(out), product));
-    }
-    scalar::add_scaled(out_rest, weight, x_rest);
 }
 
 /// One token's codes and scale, as `bitnet_format::quant::quantise_row` states.

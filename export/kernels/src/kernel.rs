@@ -92,15 +92,6 @@ impl Kernel {
         }
     }
 
-    /// `out += weight · x` for two vectors of one length, each product rounded before it is added.
-    pub fn add_scaled(self, out: &mut [f32], weight: f32, x: &[f32]) {
-        match self {
-            Self::Scalar => scalar::add_scaled(out, weight, x),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512Vnni => avx2::add_scaled(out, weight, x),
-        }
-    }
-
     /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
     pub(crate) fn tile(
         self,

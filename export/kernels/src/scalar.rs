@@ -82,14 +82,6 @@ fn add_products<W: Copy + Into<f32>>(lanes: &mut [f32; LANES], w: &[W], x: &[f32
     }
 }
 
-/// `out += weight · x`, each product rounded before it is added.
-pub(crate) fn add_scaled(out: &mut [f32], weight: f32, x: &[f32]) {
-    assert_eq!(out.len(), x.len(), "two vectors of one length");
-    for (out, x) in out.iter_mut().zip(x) {
-        *out += weight * x;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row};
+use bitnet_kernels::attention::{HeadView, QueryRow, attend};
 use bitnet_kernels::{
     Activations, DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels, accumulate, matmul,
 };
@@ -180,18 +181,6 @@ proptest! {
     }
 
     #[test]
-    fn scaled_sums_have_the_same_bits(columns in 0usize..100, seed: u64) {
-        let mut draws = Draws(seed);
-        let (start, x) = (draws.floats(columns), draws.floats(columns));
-        let expected: Vec<f32> = start.iter().zip(&x).map(|(start, x)| start + 0.3 * x).collect();
-        for kernel in Kernel::available() {
-            let mut out = start.clone();
-            kernel.add_scaled(&mut out, 0.3, &x);
-            prop_assert_eq!(&out, &expected, "{:?}", kernel);
-        }
-    }
-
-    #[test]
     fn products_with_8_bit_rows_have_the_same_bits(
         columns in 1usize..300, rows in 1usize..50, tokens in 1usize..4, seed: u64,
     ) {
@@ -222,6 +211,54 @@ proptest! {
     }
 
     #[test]
+    fn attention_is_that_of_the_definition_and_has_the_same_bits(
+        count in 1usize..9, width in 1usize..40, seen in 1usize..70, seed: u64,
+    ) {
+        let mut draws = Draws(seed);
+        let mut small = |count: usize| -> Vec<f32> {
+            (0..count).map(|_| draws.next() as f32 / (1u64 << 30) as f32 - 1.0).collect()
+        };
+        let (queries, keys, values) =
+            (small(count * width), small(seen * width), small(seen * width));
+        let visible = |row: usize| 1 + (row * 31 + seen / 2) % seen;
+        // Two heads side by side; the second is the one that is read.
+        let (padded, block) = (width.next_multiple_of(16), 2 * 16 * width);
+        let mut laid_keys = vec![9.0; seen.div_ceil(16) * block];
+        let mut laid_values = vec![9.0; seen * 2 * padded];
+        for t in 0..seen {
+            for d in 0..width {
+                laid_keys[t / 16 * block + 16 * width + 16 * d + t % 16] = keys[t * width + d];
+            }
+            let place = &mut laid_values[t * 2 * padded + padded..][..padded];
+            place.fill(0.0);
+            place[..width].copy_from_slice(&values[t * width..][..width]);
+        }
+        let head = HeadView {
+            keys: &laid_keys[16 * width..], block, values: &laid_values[padded..],
+            token: 2 * padded, width,
+        };
+        let rows: Vec<QueryRow> = queries.chunks(width).enumerate()
+            .map(|(row, query)| QueryRow { query, visible: visible(row) }).collect();
+        let mut expected_bits = None;
+        for kernel in Kernel::available() {
+            let (mut scratch, mut out) = (Vec::new(), vec![7.0; count * padded]);
+            attend(kernel, &rows, head, &mut scratch, &mut out);
+            for (row, (query, out)) in queries.chunks(width).zip(out.chunks(padded)).enumerate() {
+                let exact = exact_attention(query, &keys, &values, visible(row));
+                for (a, b) in exact.iter().zip(out) {
+                    prop_assert!((a - f64::from(*b)).abs() < 1e-5, "{:?}: {} and {}", kernel, a, b);
+                }
+                // A row is the same alone.
+                let mut alone = vec![0.0; padded];
+                attend(kernel, &rows[row..=row], head, &mut scratch, &mut alone);
+                prop_assert_eq!(&alone, out);
+            }
+            let bits: Vec<u32> = out.into_iter().map(f32::to_bits).collect();
+            prop_assert_eq!(expected_bits.get_or_insert(bits.clone()), &bits, "{:?}", kernel);
+        }
+    }
+
+    #[test]
     fn dot_products_have_the_same_bits(columns in 1usize..300, rows in 1usize..5, seed: u64) {
         let mut draws = Draws(seed);
         let x = draws.floats(2 * columns);
@@ -239,6 +276,23 @@ proptest! {
             }
         }
     }
+}
+
+fn exact_attention(query: &[f32], keys: &[f32], values: &[f32], visible: usize) -> Vec<f64> {
+    let width = query.len();
+    let dot = |key: &[f32]| -> f64 {
+        query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum()
+    };
+    let scores: Vec<f64> =
+        keys.chunks(width).take(visible).map(|key| dot(key) / (width as f64).sqrt()).collect();
+    let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let of = |d: usize| {
+        let parts = values.chunks(width).zip(&weights).map(|(value, w)| f64::from(value[d]) * w);
+        parts.sum::<f64>() / sum
+    };
+    (0..width).map(of).collect()
 }
 
 /// The whole product `[T, N]`, computed one pair of panels at a time.

@@ -1,0 +1,85 @@
+//! Texts that end an answer, found across token borders. What might be the beginning of one is held
+//! back until it is known.
+
+/// The stop texts of one answer.
+pub(crate) struct StopTexts<'a> {
+    stops: &'a [String],
+    held: String,
+}
+
+impl<'a> StopTexts<'a> {
+    /// None of `stops` is empty.
+    pub(crate) fn new(stops: &'a [String]) -> Self {
+        Self { stops, held: String::new() }
+    }
+
+    /// What can be shown now that `text` has come, and whether a stop text was reached.
+    pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
+        self.held.push_str(text);
+        let reached = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(end) = reached {
+            let shown = self.held[..end].to_owned();
+            self.held.clear();
+            return (shown, true);
+        }
+        let kept = self.possible_beginning();
+        let rest = self.held.split_off(self.held.len() - kept);
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What was held back and began nothing.
+    pub(crate) fn finish(self) -> String {
+        self.held
+    }
+
+    /// Bytes of the longest end of what is held that a stop text begins with.
+    fn possible_beginning(&self) -> usize {
+        let ends = self.held.char_indices().map(|(at, _)| &self.held[at..]);
+        let begins = |end: &&str| self.stops.iter().any(|stop| stop.starts_with(end));
+        ends.into_iter().find(begins).map_or(0, str::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(stops: &[&str], parts: &[&str]) -> (String, bool) {
+        let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
+        let mut texts = StopTexts::new(&stops);
+        let mut all = String::new();
+        for part in parts {
+            let (text, stopped) = texts.push(part);
+            all += &text;
+            if stopped {
+                return (all, true);
+            }
+        }
+        (all + &texts.finish(), false)
+    }
+
+    #[test]
+    fn a_stop_text_is_found_wherever_tokens_end() {
+        for parts in
+            [&["one\nUser: two"][..], &["one", "\nUs", "er:", " two"], &["one\n", "User: "]]
+        {
+            assert_eq!(shown(&["\nUser:"], parts), ("one".to_owned(), true), "{parts:?}");
+        }
+        assert_eq!(shown(&["b", "ab"], &["xa", "b"]), ("x".to_owned(), true), "the first to begin");
+    }
+
+    #[test]
+    fn what_only_looks_like_the_beginning_of_one_is_shown() {
+        assert_eq!(shown(&["\nUser:"], &["a\n", "Us", "e it"]), ("a\nUse it".to_owned(), false));
+        assert_eq!(shown(&["ééx"], &["é", "é", "y", "é"]), ("ééyé".to_owned(), false));
+        assert_eq!(shown(&[], &["a", "b"]), ("ab".to_owned(), false));
+    }
+
+    #[test]
+    fn nothing_is_held_longer_than_needed() {
+        let stops = ["##".to_owned()];
+        let mut texts = StopTexts::new(&stops);
+        assert_eq!(texts.push("a#"), ("a".to_owned(), false));
+        assert_eq!(texts.push("b"), ("#b".to_owned(), false));
+    }
+}

@@ -1,0 +1,394 @@
+//! Attention of a few query rows over one key head, sixteen keys at a time.
+//!
+//! Keys lie transposed in blocks of sixteen tokens, so that a vector holds one element of sixteen
+//! keys; values lie as they are. A score is the sum over the elements in order, an output the sum
+//! over the tokens in order, each step one fused multiply-add. Vectors only do sixteen of these
+//! sums side by side, so every kernel gives the same bits, and a row's result does not depend on
+//! the rows beside it.
+#![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
+#![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
+
+use crate::Kernel;
+
+/// Tokens of a block of keys, and values of a vector.
+pub const LANES: usize = 16;
+
+/// Query rows that share a pass over keys and values.
+pub const QUERIES: usize = 8;
+
+/// Keys and values of one head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadView<'a> {
+    /// Element `d` of token `t` is at `t / 16 · block + 16 · d + t % 16`.
+    pub keys: &'a [f32],
+    /// Floats from one block of keys to the next.
+    pub block: usize,
+    /// Element `d` of token `t` is at `t · token + d`; rows are padded to whole vectors.
+    pub values: &'a [f32],
+    /// Floats from one token's values to the next.
+    pub token: usize,
+    /// Width of the head, `D`.
+    pub width: usize,
+}
+
+/// One query row: its vector `[D]` and how many tokens it sees, the oldest first.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryRow<'a> {
+    /// The query, already turned.
+    pub query: &'a [f32],
+    /// Tokens it sees.
+    pub visible: usize,
+}
+
+/// `out [rows, padded D]` = softmax(`q·k / sqrt(D)`) · values, for at most [`QUERIES`] rows.
+///
+/// `scratch` is memory that may be used again.
+pub fn attend(
+    kernel: Kernel,
+    rows: &[QueryRow],
+    head: HeadView,
+    scratch: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    match rows.len() {
+        1 => run::<1>(kernel, rows, head, scratch, out),
+        2 => run::<2>(kernel, rows, head, scratch, out),
+        3 => run::<3>(kernel, rows, head, scratch, out),
+        4 => run::<4>(kernel, rows, head, scratch, out),
+        5 => run::<5>(kernel, rows, head, scratch, out),
+        6 => run::<6>(kernel, rows, head, scratch, out),
+        7 => run::<7>(kernel, rows, head, scratch, out),
+        8 => run::<8>(kernel, rows, head, scratch, out),
+        other => panic!("1 to {QUERIES} rows, got {other}"),
+    }
+}
+
+fn run<const Q: usize>(
+    kernel: Kernel,
+    rows: &[QueryRow],
+    head: HeadView,
+    scratch: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let rows: &[QueryRow; Q] = rows.try_into().expect("counted by the caller");
+    let longest = rows.iter().map(|row| row.visible).max().unwrap_or(0);
+    let padded = head.width.next_multiple_of(LANES);
+    assert!(rows.iter().all(|row| row.query.len() == head.width), "queries as wide as the head");
+    assert!(out.len() == Q * padded, "one place for each row and element");
+    let blocks = longest.div_ceil(LANES);
+    assert!(blocks == 0 || head.keys.len() >= (blocks - 1) * head.block + LANES * head.width);
+    assert!(longest == 0 || head.values.len() >= (longest - 1) * head.token + padded);
+    scratch.clear();
+    scratch.resize(Q * blocks * LANES, 0.0);
+    // SAFETY: each body only needs the instructions of its kernel, which this CPU has: whoever
+    // made the kernel asked.
+    unsafe {
+        match kernel {
+            Kernel::Scalar => body::<[f32; LANES], Q>(rows, head, scratch, out),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => x86::avx2::<Q>(rows, head, scratch, out),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512Vnni => x86::avx512::<Q>(rows, head, scratch, out),
+        }
+    }
+}
+
+/// Sixteen f32 side by side.
+trait Vector: Copy {
+    /// # Safety
+    /// The instructions of the implementation.
+    unsafe fn splat(x: f32) -> Self;
+    /// # Safety
+    /// The instructions of the implementation.
+    unsafe fn load(values: &[f32; LANES]) -> Self;
+    /// `self + a · b`, rounded once.
+    ///
+    /// # Safety
+    /// The instructions of the implementation.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// # Safety
+    /// The instructions of the implementation.
+    unsafe fn store(self, places: &mut [f32; LANES]);
+}
+
+impl Vector for [f32; LANES] {
+    unsafe fn splat(x: f32) -> Self {
+        [x; LANES]
+    }
+
+    unsafe fn load(values: &[f32; LANES]) -> Self {
+        *values
+    }
+
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        std::array::from_fn(|lane| a[lane].mul_add(b[lane], self[lane]))
+    }
+
+    unsafe fn store(self, places: &mut [f32; LANES]) {
+        *places = self;
+    }
+}
+
+/// The whole of it, compiled into each instruction set's own function.
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+unsafe fn body<V: Vector, const Q: usize>(
+    rows: &[QueryRow; Q],
+    head: HeadView,
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
+    let length = scores.len() / Q;
+    let blocks = length / LANES;
+    for block in 0..blocks {
+        let keys = &head.keys[block * head.block..][..LANES * head.width];
+        // SAFETY: the caller has the instructions of `V`.
+        let sums = unsafe { block_scores::<V, Q>(rows, keys.as_chunks().0) };
+        for (row, sums) in sums.into_iter().enumerate() {
+            let place = &mut scores[row * length + block * LANES..][..LANES];
+            // SAFETY: as above.
+            unsafe { sums.store(place.try_into().expect("a vector's places")) };
+        }
+    }
+    let scale = 1.0 / (head.width as f32).sqrt();
+    for (row, scores) in rows.iter().zip(scores.chunks_exact_mut(length.max(1))) {
+        softmax(scores, row.visible, scale);
+    }
+    let longest = rows.iter().map(|row| row.visible).max().unwrap_or(0);
+    let padded = head.width.next_multiple_of(LANES);
+    for first in (0..padded).step_by(LANES) {
+        // SAFETY: as above.
+        let sums = unsafe { weigh::<V, Q>(head, first, longest, scores, length) };
+        for (row, sums) in sums.into_iter().enumerate() {
+            let place = &mut out[row * padded + first..][..LANES];
+            // SAFETY: as above.
+            unsafe { sums.store(place.try_into().expect("a vector's places")) };
+        }
+    }
+}
+
+/// `q·k` of every row with sixteen keys, `keys [D, 16]`.
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+unsafe fn block_scores<V: Vector, const Q: usize>(
+    rows: &[QueryRow; Q],
+    keys: &[[f32; LANES]],
+) -> [V; Q] {
+    let queries: [&[f32]; Q] = std::array::from_fn(|row| &rows[row].query[..keys.len()]);
+    // SAFETY: the caller has the instructions of `V`.
+    unsafe {
+        let mut sums = [V::splat(0.0); Q];
+        for (d, key) in keys.iter().enumerate() {
+            let key = V::load(key);
+            for row in 0..Q {
+                sums[row] = sums[row].add_product(V::splat(queries[row][d]), key);
+            }
+        }
+        sums
+    }
+}
+
+/// Sixteen elements of every row's output, from element `first` on.
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+unsafe fn weigh<V: Vector, const Q: usize>(
+    head: HeadView,
+    first: usize,
+    longest: usize,
+    weights: &[f32],
+    length: usize,
+) -> [V; Q] {
+    let weights: [&[f32]; Q] = std::array::from_fn(|row| &weights[row * length..][..longest]);
+    // SAFETY: the caller has the instructions of `V`.
+    unsafe {
+        let mut sums = [V::splat(0.0); Q];
+        for (t, value) in head.values[first..].chunks(head.token).take(longest).enumerate() {
+            let value = V::load(value[..LANES].try_into().expect("a vector of values"));
+            for row in 0..Q {
+                sums[row] = sums[row].add_product(V::splat(weights[row][t]), value);
+            }
+        }
+        sums
+    }
+}
+
+/// Scores of the tokens that are seen become weights; the others become 0.
+#[inline(always)]
+fn softmax(scores: &mut [f32], visible: usize, scale: f32) {
+    let (seen, hidden) = scores.split_at_mut(visible.min(scores.len()));
+    hidden.fill(0.0);
+    let largest = largest(seen) * scale;
+    for score in seen.iter_mut() {
+        *score = exp(score.mul_add(scale, -largest));
+    }
+    let sum = sum(seen);
+    for score in seen {
+        *score /= sum;
+    }
+}
+
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for values in whole {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, value| max.max(*value))
+}
+
+/// In a fixed order: sixteen lanes, then the lanes, then the rest.
+#[inline(always)]
+fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for values in whole {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane += value;
+        }
+    }
+    lanes.iter().chain(rest).sum()
+}
+
+/// `e^x` for `x ≤ 0` to about one unit in the last place, from the same steps everywhere: the
+/// system's own function differs from machine to machine and does not fill vectors.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const NO_FRACTIONS: f32 = 12_582_912.0; // 1.5 · 2²³
+    // Below this the result is no normal number and counts for nothing.
+    let x = if x < -87.0 { -87.0 } else { x };
+    let n = x.mul_add(std::f32::consts::LOG2_E, NO_FRACTIONS) - NO_FRACTIONS;
+    // ln 2 in two parts, so that the remainder is exact.
+    let r = n.mul_add(-0.693_359_4, x);
+    let r = n.mul_add(2.121_944_4e-4, r);
+    let mut sum = 1.987_569_1e-4f32;
+    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        sum = sum.mul_add(r, factor);
+    }
+    let sum = sum.mul_add(r * r, r) + 1.0;
+    f32::from_bits(sum.to_bits().wrapping_add(((n as i32) << 23) as u32))
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! The bodies for x86-64.
+
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    };
+
+    use super::{HeadView, LANES, QueryRow, Vector, body};
+
+    impl Vector for [__m256; 2] {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: AVX, says the caller.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+
+        #[inline(always)]
+        unsafe fn load(values: &[f32; LANES]) -> Self {
+            // SAFETY: AVX, says the caller; two times eight values.
+            unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr())] }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: FMA, says the caller.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], self[0]), _mm256_fmadd_ps(a[1], b[1], self[1])] }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, places: &mut [f32; LANES]) {
+            // SAFETY: AVX, says the caller; two times eight places.
+            unsafe {
+                _mm256_storeu_ps(places.as_mut_ptr(), self[0]);
+                _mm256_storeu_ps(places[8..].as_mut_ptr(), self[1]);
+            }
+        }
+    }
+
+    impl Vector for __m512 {
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: AVX-512, says the caller.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(values: &[f32; LANES]) -> Self {
+            // SAFETY: AVX-512, says the caller; sixteen values.
+            unsafe { _mm512_loadu_ps(values.as_ptr()) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: AVX-512, says the caller.
+            unsafe { _mm512_fmadd_ps(a, b, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, places: &mut [f32; LANES]) {
+            // SAFETY: AVX-512, says the caller; sixteen places.
+            unsafe { _mm512_storeu_ps(places.as_mut_ptr(), self) }
+        }
+    }
+
+    /// [`body`] for AVX2 with FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2<const Q: usize>(
+        rows: &[QueryRow; Q],
+        head: HeadView,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        // SAFETY: this function has the instructions.
+        unsafe { body::<[__m256; 2], Q>(rows, head, scores, out) }
+    }
+
+    /// [`body`] for AVX-512.
+    #[target_feature(enable = "avx512f,fma")]
+    pub(super) fn avx512<const Q: usize>(
+        rows: &[QueryRow; Q],
+        head: HeadView,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        // SAFETY: this function has the instructions.
+        unsafe { body::<__m512, Q>(rows, head, scores, out) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_that_of_the_definition() {
+        let mut worst = 0.0f64;
+        for i in 0..=870_000 {
+            let x = -(i as f32) / 10_000.0;
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) / exact - 1.0).abs());
+        }
+        assert!(worst < 1.3e-7, "{worst}");
+        assert_eq!((exp(0.0), exp(-1e9) > 0.0), (1.0, true));
+    }
+
+    #[test]
+    fn weights_of_hidden_tokens_are_zero_and_the_others_add_up_to_one() {
+        let mut scores = [3.0, 1e4, 1e4, -1e4, 7.0];
+        softmax(&mut scores, 4, 1.0);
+        assert_eq!(scores[1..], [0.5, 0.5, scores[3], 0.0]);
+        assert!(scores[3] < 1e-30);
+    }
+}
