@@ -1,9 +1,11 @@
-//! The threads of the engine: one team for the life of a model's use, work split statically.
+//! The threads of the engine: one team for the life of a model's use.
 //!
 //! A token is some two hundred short products, one after the other, so what counts is how fast a
 //! team starts and ends a piece of work. Between two pieces the others spin for a moment and only
-//! then sleep. Each unit of work is computed by one thread in one order, so the number of threads
-//! never shows in a result.
+//! then sleep. A piece is cut into a few parts, always in the same places; whoever is free takes
+//! the next. The caller waits for parts that were begun and never for a thread that did not come,
+//! so another program on a core costs its time and not a multiple of it. Each part is computed by
+//! one thread in one order: the number of threads never shows in a result.
 #![expect(unsafe_code, reason = "work is lent to other threads for the time of a call")]
 
 use std::any::Any;
@@ -15,6 +17,9 @@ use std::thread::JoinHandle;
 
 /// Multiply-adds below which a part is not worth handing to another thread: a few microseconds.
 const SMALLEST_PART: usize = 1 << 18;
+
+/// Parts of a piece for each thread: what one may be ahead of another is a part.
+const PARTS: usize = 4;
 
 /// How often a thread looks for work before it sleeps: about a tenth of a millisecond.
 const PATIENCE: usize = 1 << 14;
@@ -28,24 +33,28 @@ pub struct Threads {
     turn: Mutex<()>,
 }
 
-/// What a piece of work is to each thread: a call with its number.
-type Work<'a> = &'a (dyn Fn(usize) + Sync);
+/// What a piece of work is to each thread: a call that takes parts until none is left.
+type Work<'a> = &'a (dyn Fn() + Sync);
 
 #[derive(Debug)]
 struct Shared {
     /// Counts the pieces of work; a change is the signal to begin.
     piece: AtomicUsize,
-    /// The current piece. Written while nobody works, read by all after `piece` has changed.
+    /// The current piece. Written while it is closed and nobody is in it.
     work: UnsafeCell<Option<Work<'static>>>,
-    /// Other threads that are not done with it.
-    busy: AtomicUsize,
+    /// Whether others may still begin with it.
+    open: AtomicBool,
+    /// Other threads that are in it, or look whether they may.
+    inside: AtomicUsize,
     sleeping: AtomicUsize,
     panicked: AtomicBool,
     ended: AtomicBool,
 }
 
-// SAFETY: `work` is written only by the thread that holds `turn`, before `piece` changes and while
-// `busy` is 0; the others read it after they see the change and before they lower `busy`.
+// SAFETY: `work` is written only by the thread that holds `turn`, while `open` is false and after
+// `inside` was 0; the others read it only between raising and lowering `inside`, if they find it
+// open. All of these are `SeqCst`: whoever finds it open raised `inside` before it was closed, so
+// the writer sees that and waits.
 unsafe impl Sync for Shared {}
 
 impl Threads {
@@ -57,7 +66,8 @@ impl Threads {
         let shared = Arc::new(Shared {
             piece: AtomicUsize::new(0),
             work: UnsafeCell::new(None),
-            busy: AtomicUsize::new(0),
+            open: AtomicBool::new(false),
+            inside: AtomicUsize::new(0),
             sleeping: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -66,7 +76,7 @@ impl Threads {
         for number in 1..count {
             let shared = Arc::clone(&team.shared);
             let thread = std::thread::Builder::new().name(format!("bitnet-{number}"));
-            team.others.push(thread.spawn(move || shared.serve(number))?);
+            team.others.push(thread.spawn(move || shared.serve())?);
         }
         Ok(team)
     }
@@ -76,23 +86,24 @@ impl Threads {
         self.others.len() + 1
     }
 
-    /// Calls `work(number)` on every thread and waits for all.
-    fn each(&self, work: Work) {
+    /// Calls `work` here and on the threads that come in time, and waits for those.
+    fn together(&self, work: Work) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        // SAFETY: nobody works, so nobody reads; and `work` outlives its use, because this
-        // function waits for all before it returns or unwinds.
+        // SAFETY: it is closed and nobody is inside; and `work` outlives its use, because this
+        // function closes it and waits for all inside before it returns or unwinds.
         unsafe {
             *shared.work.get() = Some(std::mem::transmute::<Work<'_>, Work<'static>>(work));
         }
-        shared.busy.store(self.others.len(), Ordering::Relaxed);
+        shared.open.store(true, Ordering::SeqCst);
         shared.piece.fetch_add(1, Ordering::SeqCst);
         if shared.sleeping.load(Ordering::SeqCst) > 0 {
             self.others.iter().for_each(|other| other.thread().unpark());
         }
-        let own = catch_unwind(AssertUnwindSafe(|| work(0)));
+        let own = catch_unwind(AssertUnwindSafe(work));
+        shared.open.store(false, Ordering::SeqCst);
         shared.wait_for_all();
-        finish(own, shared.panicked.swap(false, Ordering::Relaxed));
+        finish(own, shared.panicked.swap(false, Ordering::SeqCst));
     }
 
     /// Calls `compute(first unit, places)` on parts of `out` until all of it is covered.
@@ -106,17 +117,22 @@ impl Threads {
         compute: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let units = out.len().div_ceil(unit);
-        let parts = (units * cost / SMALLEST_PART).clamp(1, self.count());
-        if parts == 1 {
+        let parts = (units * cost / SMALLEST_PART).min(units).min(PARTS * self.count());
+        if parts <= 1 || self.others.is_empty() {
             return compute(0, out);
         }
         let (places, start) = (out.len(), Lent(out.as_mut_ptr()));
-        self.each(&|number| {
-            let at = |part: usize| (units * part.min(parts) / parts * unit).min(places);
-            let range = at(number)..at(number + 1);
-            if !range.is_empty() {
-                // SAFETY: the ranges of different threads do not overlap, they lie inside `out`,
-                // and `out` is borrowed until all threads are done.
+        let next = AtomicUsize::new(0);
+        self.together(&|| {
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= parts {
+                    return;
+                }
+                let at = |part: usize| (units * part / parts * unit).min(places);
+                let range = at(part)..at(part + 1);
+                // SAFETY: each part is taken once, the ranges of different parts do not overlap
+                // and lie inside `out`, and `out` is borrowed until all threads are done.
                 let part =
                     unsafe { std::slice::from_raw_parts_mut(start.at(range.start), range.len()) };
                 compute(range.start / unit, part);
@@ -146,19 +162,22 @@ impl Drop for Threads {
 
 impl Shared {
     /// The life of another thread of the team.
-    fn serve(&self, number: usize) {
+    fn serve(&self) {
         let mut seen = 0;
         loop {
             seen = self.next_piece(seen);
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
-            // SAFETY: written before `piece` changed, and not again before `busy` is lowered.
-            let work = unsafe { *self.work.get() }.expect("a piece comes with its work");
-            if catch_unwind(AssertUnwindSafe(|| work(number))).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+            self.inside.fetch_add(1, Ordering::SeqCst);
+            if self.open.load(Ordering::SeqCst) {
+                // SAFETY: it is open and we are inside: see `Sync` above.
+                let work = unsafe { *self.work.get() }.expect("a piece comes with its work");
+                if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                    self.panicked.store(true, Ordering::SeqCst);
+                }
             }
-            self.busy.fetch_sub(1, Ordering::Release);
+            self.inside.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -186,7 +205,7 @@ impl Shared {
 
     fn wait_for_all(&self) {
         let mut spins = 0;
-        while self.busy.load(Ordering::Acquire) > 0 {
+        while self.inside.load(Ordering::SeqCst) > 0 {
             spins += 1;
             if spins < PATIENCE {
                 std::hint::spin_loop();
