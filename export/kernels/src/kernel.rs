@@ -12,6 +12,7 @@ use crate::avx2;
 use crate::avx512;
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::scalar;
+use crate::self_test::agrees;
 
 /// An instruction set. All of them give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +30,10 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// The fastest kernel this CPU runs.
+    /// The fastest kernel this CPU runs and that gives the scalar kernel's results on it.
     pub fn detect() -> Self {
-        Self::available().pop().unwrap_or(Self::Scalar)
+        let fastest_first = Self::available().into_iter().rev();
+        fastest_first.into_iter().find(|kernel| agrees(*kernel)).unwrap_or(Self::Scalar)
     }
 
     /// All kernels this CPU runs, slowest first.

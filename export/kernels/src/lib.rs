@@ -22,6 +22,7 @@ mod memory;
 mod panels;
 mod product;
 mod scalar;
+mod self_test;
 
 pub use activations::Activations;
 pub use dense::{DenseMatrix, Precision};

@@ -1,0 +1,50 @@
+//! Before a kernel is trusted with a model it computes a little and is compared with the scalar
+//! truth: a CPU, an emulator or a compiler that gets it wrong costs speed, never results.
+
+use bitnet_format::quant::{ActivationScale, WeightScale};
+
+use crate::{Activations, Int8Matrix, Kernel, TernaryPanels, accumulate};
+
+/// Rows, columns and tokens with tails in every direction.
+const SHAPE: [usize; 3] = [37, 83, 14];
+
+/// Whether `kernel` gives the scalar kernel's results on a small problem.
+pub(crate) fn agrees(kernel: Kernel) -> bool {
+    let [rows, columns, tokens] = SHAPE;
+    let code = |i: usize| ((i * 7919 + i / 3) % 3) as i8 - 1;
+    let codes: Vec<i8> = (0..rows * columns).map(code).collect();
+    let scale = WeightScale::from_stored(1.0).expect("a positive number");
+    let panels = TernaryPanels::from_codes(columns, &codes, scale);
+    let x: Vec<i8> = (0..tokens * columns).map(|i| ((i * 31) % 255) as u8 as i8).collect();
+    let one = ActivationScale::from_absmax(127.0);
+    (1..=tokens).step_by(tokens - 1).all(|count| {
+        let x = Activations::from_codes(&x[..count * columns], columns, &vec![one; count]);
+        let sums = |kernel| {
+            let mut sums = vec![0; count * rows];
+            accumulate(kernel, &panels, &x, 0..rows, &mut sums);
+            sums
+        };
+        sums(kernel) == sums(Kernel::Scalar) && head(kernel, &x) == head(Kernel::Scalar, &x)
+    })
+}
+
+fn head(kernel: Kernel, x: &Activations) -> Vec<u32> {
+    let [rows, columns, _] = SHAPE;
+    let values: Vec<f32> = (0..rows * columns).map(|i| (i * 41 % 97) as f32 - 48.0).collect();
+    let mut matrix = Int8Matrix::new(rows, columns);
+    matrix.push_rows(&values);
+    let mut out = vec![0.0; x.tokens() * rows];
+    matrix.matmul(kernel, x, 0..rows, &mut out);
+    out.into_iter().map(f32::to_bits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_of_this_machine_passes() {
+        assert!(Kernel::available().into_iter().all(agrees));
+        assert_eq!(Some(&Kernel::detect()), Kernel::available().last());
+    }
+}
