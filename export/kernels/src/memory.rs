@@ -1,28 +1,27 @@
 //! Memory for weights: aligned, on huge pages where the system gives them.
 //!
 //! A decoder reads every weight once a token, so the rate at which memory streams is its speed. In
-//! a virtual machine 2 MiB pages stream about 1.7 times as fast as 4 KiB pages. Linux gives them to
+//! a virtual machine 2 MiB pages stream up to 1.7 times as fast as 4 KiB pages. Linux gives them to
 //! whoever asks before the memory is first touched; where it does not, nothing else changes.
+//! Matrices lie one behind the other in large regions, so that no end of one is left on small
+//! pages and no huge page is held for a few bytes.
 #![expect(unsafe_code, reason = "memory that must be advised before it is written")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The size and the alignment of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// A slice that owns its memory.
-pub(crate) struct Memory<T> {
-    start: NonNull<T>,
-    len: usize,
-}
+/// Bytes of a region that several matrices share. What is not used of it is never touched, so it
+/// costs address space only.
+const REGION: usize = 64 << 20;
 
-// SAFETY: `Memory` owns its values as a boxed slice does.
-unsafe impl<T: Send> Send for Memory<T> {}
-// SAFETY: as above.
-unsafe impl<T: Sync> Sync for Memory<T> {}
+/// Every slice begins at a multiple of this.
+const ALIGNMENT: usize = 64;
 
 /// Which pages to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,52 +32,98 @@ pub enum Pages {
     Small,
 }
 
+/// A slice that owns its part of a region.
+pub(crate) struct Memory<T> {
+    start: NonNull<T>,
+    len: usize,
+    /// Lives as long as one of its slices.
+    _region: Arc<Region>,
+}
+
+// SAFETY: `Memory` owns its values as a boxed slice does.
+unsafe impl<T: Send> Send for Memory<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Memory<T> {}
+
+/// Memory from the system.
+struct Region {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a region is handed out in parts that do not overlap; nothing else touches it.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+/// The shared region on huge pages that still has room, and how much of it is taken.
+static OPEN: Mutex<Option<(Arc<Region>, usize)>> = Mutex::new(None);
+
+impl Region {
+    fn new(pages: Pages, bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes.max(1), HUGE_PAGE)
+            .expect("the size of a matrix fits the address space");
+        // SAFETY: the layout is not empty.
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else {
+            handle_alloc_error(layout);
+        };
+        ask_for(pages, start, layout.size());
+        Self { start, layout }
+    }
+
+    /// Room for `bytes`: in the open region, or in a new one.
+    fn with_room(pages: Pages, bytes: usize) -> (Arc<Self>, NonNull<u8>) {
+        if pages == Pages::Small || bytes > REGION / 2 {
+            let region = Arc::new(Self::new(pages, bytes));
+            let start = region.start;
+            return (region, start);
+        }
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (region, taken) = match open.take() {
+            Some((region, taken)) if taken + bytes <= REGION => (region, taken),
+            _ => (Arc::new(Self::new(pages, REGION)), 0),
+        };
+        // SAFETY: `taken + bytes` lies inside the region.
+        let start = unsafe { region.start.add(taken) };
+        *open = Some((Arc::clone(&region), (taken + bytes).next_multiple_of(ALIGNMENT)));
+        (region, start)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, and no slice of it is left.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
 impl<T: Copy> Memory<T> {
-    /// `len` copies of a value, on huge pages if that is worth it.
+    /// `len` copies of a value, on huge pages if they can be had.
     pub(crate) fn filled(value: T, len: usize) -> Self {
         Self::on_pages(Pages::Huge, value, len)
     }
 
     /// `len` copies of a value.
     pub(crate) fn on_pages(pages: Pages, value: T, len: usize) -> Self {
-        let layout = layout::<T>(len);
-        if layout.size() == 0 {
-            return Self { start: NonNull::dangling(), len };
-        }
-        // SAFETY: the layout is not empty.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }.cast::<T>()) else {
-            handle_alloc_error(layout);
-        };
-        if layout.align() == HUGE_PAGE {
-            ask_for(pages, start.cast(), layout.size());
-        }
+        let layout = Layout::array::<T>(len).expect("the size of a matrix fits the address space");
+        assert!(layout.align() <= ALIGNMENT, "values that need no more than a line's alignment");
+        let (region, start) = Region::with_room(pages, layout.size());
+        let start = start.cast::<T>();
         for place in 0..len {
-            // SAFETY: `place` lies inside the allocation.
+            // SAFETY: `place` lies inside the room that this slice was given, which is aligned.
             unsafe { start.add(place).write(value) };
         }
-        Self { start, len }
+        Self { start, len, _region: region }
     }
-}
-
-/// Large memory begins with a huge page. Its end keeps small ones, so that none is held in vain.
-fn layout<T>(len: usize) -> Layout {
-    let layout = Layout::array::<T>(len).expect("the size of a matrix fits the address space");
-    if layout.size() < HUGE_PAGE {
-        return layout;
-    }
-    layout.align_to(HUGE_PAGE).expect("a huge page's alignment")
 }
 
 /// A refusal leaves ordinary pages, which only stream more slowly.
 #[cfg(target_os = "linux")]
 fn ask_for(pages: Pages, start: NonNull<u8>, bytes: usize) {
-    let advice = match pages {
-        Pages::Huge => rustix::mm::Advice::LinuxHugepage,
-        Pages::Small => rustix::mm::Advice::LinuxNoHugepage,
-    };
-    let bytes = match pages {
-        Pages::Huge => bytes / HUGE_PAGE * HUGE_PAGE,
-        Pages::Small => bytes,
+    let (advice, bytes) = match pages {
+        // The end of a region of its own keeps small pages, so that none is held in vain.
+        Pages::Huge => (rustix::mm::Advice::LinuxHugepage, bytes / HUGE_PAGE * HUGE_PAGE),
+        Pages::Small => (rustix::mm::Advice::LinuxNoHugepage, bytes),
     };
     // SAFETY: the range was just allocated and holds nothing yet; the advice changes no content.
     let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, advice) };
@@ -111,16 +156,6 @@ impl<T> DerefMut for Memory<T> {
     }
 }
 
-impl<T> Drop for Memory<T> {
-    fn drop(&mut self) {
-        let layout = layout::<T>(self.len);
-        if layout.size() > 0 {
-            // SAFETY: allocated with this layout; values are `Copy` and need no drop.
-            unsafe { dealloc(self.start.as_ptr().cast(), layout) };
-        }
-    }
-}
-
 impl<T> fmt::Debug for Memory<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} values]", self.len)
@@ -133,14 +168,32 @@ mod tests {
 
     #[test]
     fn memory_holds_what_it_was_filled_with_and_then_given() {
-        for len in [0, 1, 1000, HUGE_PAGE / 8, HUGE_PAGE / 8 + 1, HUGE_PAGE] {
-            let mut memory = Memory::filled(7u64, len);
-            assert_eq!(memory.len(), len);
-            assert!(memory.iter().all(|&value| value == 7));
-            memory.iter_mut().zip(0..).for_each(|(place, value)| *place = value);
-            assert!(memory.iter().zip(0..).all(|(&value, expected)| value == expected));
-            let large = len * 8 >= HUGE_PAGE;
-            assert!(!large || memory.as_ptr().addr().is_multiple_of(HUGE_PAGE));
+        let sizes = [0, 1, 7, 1000, HUGE_PAGE / 8 + 1, HUGE_PAGE, REGION / 16 + 3, REGION / 8];
+        for pages in [Pages::Huge, Pages::Small] {
+            let mut all: Vec<Memory<u64>> =
+                sizes.iter().map(|&len| Memory::on_pages(pages, 7u64, len)).collect();
+            for (memory, len) in all.iter_mut().zip(sizes) {
+                assert_eq!(memory.len(), len);
+                assert!(memory.as_ptr().addr().is_multiple_of(ALIGNMENT));
+                assert!(memory.iter().all(|&value| value == 7), "nobody else wrote here");
+                memory.fill(len as u64);
+            }
+            all.swap_remove(2); // a neighbour that goes takes nothing along
+            all.swap_remove(3);
+            assert!(all.iter().all(|memory| memory.iter().all(|&x| x == memory.len() as u64)));
         }
+    }
+
+    #[test]
+    fn threads_get_parts_that_do_not_overlap() {
+        std::thread::scope(|scope| {
+            for mark in 0..4u8 {
+                scope.spawn(move || {
+                    let all: Vec<Memory<u8>> =
+                        (0..50).map(|i| Memory::filled(mark, 1000 * i)).collect();
+                    assert!(all.iter().all(|memory| memory.iter().all(|&value| value == mark)));
+                });
+            }
+        });
     }
 }
