@@ -2,6 +2,8 @@
 //!
 //! The quantiser itself is defined in `bitnet_format::quant`; here it runs on many tokens.
 
+use std::ops::Range;
+
 use bitnet_format::quant::ActivationScale;
 
 use crate::Kernel;
@@ -71,7 +73,7 @@ impl Activations {
 
     /// The codes of one token `[K]`.
     pub fn codes(&self, token: usize) -> &[i8] {
-        &self.chunks_of(token, 1).as_flattened()[..self.columns]
+        &self.chunks_of(token..token + 1).as_flattened()[..self.columns]
     }
 
     /// The scale of one token.
@@ -79,18 +81,18 @@ impl Activations {
         self.scales[token]
     }
 
-    /// Σ of one token's codes: what the `+ 1` in `u = T + 1` adds to each product.
-    pub(crate) fn sum(&self, token: usize) -> i32 {
-        self.sums[token]
+    /// Σ of each token's codes: what the `+ 1` in `u = T + 1` adds to each product.
+    pub(crate) fn sums(&self) -> &[i32] {
+        &self.sums
     }
 
-    /// The codes of one token, four columns at a time, the last ones padded.
-    pub(crate) fn quads(&self, token: usize) -> &[[i8; 4]] {
-        &self.chunks_of(token, 1).as_flattened().as_chunks().0[..self.columns.div_ceil(4)]
+    /// The scale of each token.
+    pub(crate) fn scales(&self) -> &[ActivationScale] {
+        &self.scales
     }
 
-    /// The padded codes of `count` tokens, `[count, chunks]`.
-    pub(crate) fn chunks_of(&self, first: usize, count: usize) -> &[[i8; CHUNK]] {
-        &self.codes[first * self.chunks..][..count * self.chunks]
+    /// The padded codes of some tokens, `[count, chunks]`.
+    pub(crate) fn chunks_of(&self, tokens: Range<usize>) -> &[[i8; CHUNK]] {
+        &self.codes[tokens.start * self.chunks..tokens.end * self.chunks]
     }
 }

@@ -85,8 +85,10 @@ fn run<const Q: usize>(
     unsafe {
         match kernel {
             Kernel::Scalar => body::<[f32; LANES], Q>(rows, head, scratch, out),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDotprod => body::<[f32; LANES], Q>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => x86::avx2::<Q>(rows, head, scratch, out),
+            Kernel::Avx2 | Kernel::AvxVnni => x86::avx2::<Q>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni => x86::avx512::<Q>(rows, head, scratch, out),
         }

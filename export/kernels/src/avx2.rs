@@ -22,7 +22,9 @@ use std::array::from_fn;
 use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
 
+use crate::int8::INT8_ROWS;
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
+use crate::product::Terms;
 use crate::scalar::{self, LANES, finish_dot};
 
 /// Chunks whose products fit i16. Fields 1 and 3 weigh most: a code of at most 2, times 4, two
@@ -183,15 +185,18 @@ fn store_floats(places: &mut [f32; 8], values: __m256) {
     unsafe { _mm256_storeu_ps(places.as_mut_ptr(), values) }
 }
 
-/// [`scalar::int8_rows`] without a byte product that could overflow 16 bits.
-pub(crate) fn int8_rows(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
+/// [`scalar::int8_tile`] without a byte product that could overflow 16 bits.
+pub(crate) fn int8_tile(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
     assert!(is_available(), "this CPU has no AVX2");
-    // SAFETY: AVX2 is there, asserted above.
-    unsafe { int8_products(panel, token) }
+    let chunks = scalar::chunks_of(panel, tokens, sums.len());
+    for (sums, token) in sums.iter_mut().zip(tokens.chunks_exact(chunks)) {
+        // SAFETY: AVX2 is there, asserted above.
+        unsafe { int8_products(panel, token.as_flattened().as_chunks().0, sums) }
+    }
 }
 
 #[target_feature(enable = "avx2")]
-fn int8_products(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
+fn int8_products(panel: &[Line], token: &[[i8; 4]], sums: &mut [i32; INT8_ROWS]) {
     let mut totals = [_mm256_setzero_si256(); 4];
     for (line, x) in panel.iter().zip(token) {
         let x = x.map(i16::from);
@@ -206,7 +211,6 @@ fn int8_products(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
         }
     }
     // Two neighbouring lanes belong to a row.
-    let mut sums = [0; 16];
     for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
         let mut lanes = [0; 8];
         store(&mut lanes, total);
@@ -214,19 +218,20 @@ fn int8_products(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
             *sum = pair[0] + pair[1];
         }
     }
-    sums
 }
 
-/// [`scalar::rescale`], compiled for wide vectors.
-pub(crate) fn rescale(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
+/// [`scalar::rescale`] of several tokens, compiled for wide vectors.
+pub(crate) fn rescale<const R: usize>(sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
     assert!(is_available(), "this CPU has no AVX2");
     // SAFETY: AVX2 is there, asserted above.
-    unsafe { rescale_vectors(sums, offset, weights, scale, out) }
+    unsafe { rescale_vectors(sums, terms, out) }
 }
 
 #[target_feature(enable = "avx2")]
-fn rescale_vectors(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
-    scalar::rescale(sums, offset, weights, scale, out);
+fn rescale_vectors<const R: usize>(sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+    terms.each_token(sums, out, |sums, offset, weights, scale, out| {
+        scalar::rescale(sums, offset, weights, scale, out);
+    });
 }
 
 /// `Σ w·x`, as [`crate::Kernel::dot`] states.

@@ -12,12 +12,16 @@ use std::ops::Range;
 
 use crate::memory::Memory;
 use crate::panels::Line;
+use crate::product::Terms;
 use crate::{Activations, Kernel};
 
 /// Rows of a panel; a row range given to [`Int8Matrix::matmul`] starts at a multiple of it.
 pub const INT8_ROWS: usize = 16;
 
 const ROWS: usize = INT8_ROWS;
+
+/// Tokens that meet a panel while it lies in the first cache.
+const TOKENS_PER_PASS: usize = 8;
 
 /// A row wider than this could overflow an i32: `255 · 128 · K < 2³¹`.
 const LARGEST_COLUMNS: usize = 1 << 16;
@@ -99,15 +103,21 @@ impl Int8Matrix {
         assert_eq!(self.columns, x.columns(), "as many activations as columns");
         assert!(rows.start.is_multiple_of(ROWS) && rows.end <= self.rows, "rows of this matrix");
         assert_eq!(out.len(), x.tokens() * rows.len(), "one place for each token and row");
-        let width = rows.len();
-        for first in rows.clone().step_by(ROWS) {
-            let panel = self.panel(first / ROWS);
-            let here = ROWS.min(rows.end - first);
-            for token in 0..x.tokens() {
-                let sums = kernel.int8_rows(panel, x.quads(token));
-                let (offset, weights) = (128 * x.sum(token), &self.scales[first..]);
-                let places = &mut out[token * width + first - rows.start..][..here];
-                kernel.rescale(&sums[..here], offset, weights, x.scale(token), places);
+        let stride = rows.len();
+        let mut sums = [[0; ROWS]; TOKENS_PER_PASS];
+        for token in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
+            let tokens = token..x.tokens().min(token + TOKENS_PER_PASS);
+            let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
+            for first in rows.clone().step_by(ROWS) {
+                kernel.int8_tile(self.panel(first / ROWS), codes, tile);
+                let terms = Terms {
+                    offsets: &x.sums()[tokens.clone()],
+                    factor: 128,
+                    weights: &self.scales[first..rows.end.min(first + ROWS)],
+                    scales: &x.scales()[tokens.clone()],
+                    stride,
+                };
+                kernel.rescale(tile, terms, &mut out[token * stride + first - rows.start..]);
             }
         }
     }

@@ -7,10 +7,16 @@ use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
+use crate::avx_vnni;
+#[cfg(target_arch = "x86_64")]
 use crate::avx2;
 #[cfg(target_arch = "x86_64")]
 use crate::avx512;
+use crate::int8::INT8_ROWS;
+#[cfg(target_arch = "aarch64")]
+use crate::neon;
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
+use crate::product::Terms;
 use crate::scalar;
 use crate::self_test::agrees;
 
@@ -24,9 +30,15 @@ pub enum Kernel {
     /// without them panics.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// 256-bit dot products of bytes (AVX-VNNI). Using it on a CPU without them panics.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// 512-bit dot products of bytes (VNNI). Using it on a CPU without them panics.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// 128-bit dot products of bytes (`sdot`). Using it on a CPU without them panics.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
 }
 
 impl Kernel {
@@ -43,7 +55,11 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             avx2::is_available().then_some(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
+            avx_vnni::is_available().then_some(Self::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
             avx512::is_available().then_some(Self::Avx512Vnni),
+            #[cfg(target_arch = "aarch64")]
+            neon::is_available().then_some(Self::NeonDotprod),
         ]
         .into_iter()
         .flatten()
@@ -55,14 +71,18 @@ impl Kernel {
         Self::available().into_iter().find(|kernel| kernel.name() == name)
     }
 
-    /// `"scalar"`, `"avx2"`, `"avx512-vnni"`.
+    /// `"scalar"`, `"avx2"`, `"avx-vnni"`, `"avx512-vnni"`, `"neon-dotprod"`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => "neon-dotprod",
         }
     }
 
@@ -71,8 +91,10 @@ impl Kernel {
     pub fn dot(self, w: &[f32], x: &[f32]) -> f32 {
         match self {
             Self::Scalar => scalar::dot(w, x),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512Vnni => avx2::dot(w, x),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot(w, x),
         }
     }
 
@@ -80,8 +102,10 @@ impl Kernel {
     pub fn dot_bf16(self, w: &[bf16], x: &[f32]) -> f32 {
         match self {
             Self::Scalar => scalar::dot(w, x),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512Vnni => avx2::dot_bf16(w, x),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot_bf16(w, x),
         }
     }
 
@@ -89,8 +113,10 @@ impl Kernel {
     pub fn dot_f16(self, w: &[f16], x: &[f32]) -> f32 {
         match self {
             Self::Scalar => scalar::dot(w, x),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => scalar::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512Vnni => avx2::dot_f16(w, x),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot_f16(w, x),
         }
     }
 
@@ -106,37 +132,44 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => avx_vnni::tile(pair, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => avx512::tile(pair, tokens, sums),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => neon::tile(pair, tokens, sums),
         }
     }
 
-    /// `Σ u·q` of the 16 rows of an 8-bit panel with one token's codes, both `[K/4]`.
-    pub(crate) fn int8_rows(self, panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
-        match self {
-            Self::Scalar => scalar::int8_rows(panel, token),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::int8_rows(panel, token),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::int8_rows(panel, token),
-        }
-    }
-
-    /// `out` = `(sums - offset) · weights / scale`, in this order.
-    pub(crate) fn rescale(
+    /// `sums [t][row]` = `Σ u·q` of the 16 rows of an 8-bit panel `[K/4]` with tokens `[t, chunks]`.
+    pub(crate) fn int8_tile(
         self,
-        sums: &[i32],
-        offset: i32,
-        weights: &[f32],
-        scale: ActivationScale,
-        out: &mut [f32],
+        panel: &[Line],
+        tokens: &[[i8; CHUNK]],
+        sums: &mut [[i32; INT8_ROWS]],
     ) {
-        let scale = scale.multiplier();
         match self {
-            Self::Scalar => scalar::rescale(sums, offset, weights, scale, out),
+            Self::Scalar => scalar::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::rescale(sums, offset, weights, scale, out),
+            Self::Avx2 => avx2::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::rescale(sums, offset, weights, scale, out),
+            Self::AvxVnni => avx_vnni::int8_tile(panel, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::int8_tile(panel, tokens, sums),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => neon::int8_tile(panel, tokens, sums),
+        }
+    }
+
+    /// `out` = `(sums - offset) · weights / scale`, in this order, for each token.
+    pub(crate) fn rescale<const R: usize>(self, sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+        match self {
+            Self::Scalar => terms.each_token(sums, out, scalar::rescale),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni => avx2::rescale(sums, terms, out),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => terms.each_token(sums, out, scalar::rescale),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::rescale(sums, terms, out),
         }
     }
 
@@ -144,8 +177,10 @@ impl Kernel {
     pub(crate) fn quantise(self, row: &[f32], codes: &mut [i8]) -> ActivationScale {
         match self {
             Self::Scalar => bitnet_format::quant::quantise_row(row, codes),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => bitnet_format::quant::quantise_row(row, codes),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512Vnni => avx2::quantise(row, codes),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::quantise(row, codes),
         }
     }
 }

@@ -14,11 +14,17 @@ pub mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 mod dense;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod dot4;
 mod int8;
 mod kernel;
 pub mod limits;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod panels;
 mod product;
 mod scalar;

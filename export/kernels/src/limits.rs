@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
+use crate::Pages;
 use crate::memory::Memory;
-use crate::{Kernel, Pages};
 
 /// Bytes a second that `threads` threads together read from memory, each in one linear stream;
 /// the best of a few passes over `bytes` in all.
@@ -37,10 +37,10 @@ fn sum(words: &[u64]) -> u64 {
 }
 
 /// 8-bit operations a second of `threads` cores, two to a multiply-add; `None` without the
-/// instructions that [`Kernel::Avx512Vnni`] uses.
+/// instructions of AVX-512 VNNI.
 pub fn int8_operations(threads: usize) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    if Kernel::available().contains(&Kernel::Avx512Vnni) {
+    if crate::Kernel::available().contains(&crate::Kernel::Avx512Vnni) {
         let one =
             || (0..3).filter_map(|_| crate::avx512::peak_operations(1 << 22)).fold(0.0, f64::max);
         return Some(std::thread::scope(|scope| {

@@ -1,15 +1,18 @@
 //! Ternary products over a range of rows: the loop that every instruction set shares.
 //!
-//! An instruction set supplies one tile (32 rows × up to four tokens of `Σ u·q`); walking the
-//! panels, subtracting the `+ 1` of `u = T + 1` and rescaling happen here, once.
+//! An instruction set supplies one tile (32 rows × some tokens of `Σ u·q`); walking the panels,
+//! subtracting the `+ 1` of `u = T + 1` and rescaling happen here, once.
 
 use std::ops::Range;
+
+use bitnet_format::quant::ActivationScale;
 
 use crate::panels::ROWS_PER_PAIR;
 use crate::{Activations, Kernel, TernaryPanels};
 
-/// Tokens that share one unpacking of a pair of panels; a multiple of every kernel's tile.
-const TOKENS_PER_PASS: usize = 1020;
+/// Tokens that meet a pair of panels before the next pair comes: a multiple of every kernel's
+/// tile, and few enough for their codes to stay in the second cache.
+const TOKENS_PER_PASS: usize = 64;
 
 /// `out [T, rows]` = `(Σ q·T) · m / a`, in this order, the same bits in every kernel.
 ///
@@ -21,8 +24,15 @@ pub fn matmul(
     rows: Range<usize>,
     out: &mut [f32],
 ) {
-    each_run(kernel, panels, x, rows, out, |out, sums, token, first_row| {
-        kernel.rescale(sums, x.sum(token), &panels.scales()[first_row..], x.scale(token), out);
+    each_tile(kernel, panels, x, rows, out, |tile, tokens, rows, stride, out| {
+        let terms = Terms {
+            offsets: &x.sums()[tokens.clone()],
+            factor: 1,
+            weights: &panels.scales()[rows],
+            scales: &x.scales()[tokens],
+            stride,
+        };
+        kernel.rescale(tile, terms, out);
     });
 }
 
@@ -34,42 +44,76 @@ pub fn accumulate(
     rows: Range<usize>,
     out: &mut [i32],
 ) {
-    each_run(kernel, panels, x, rows, out, |out, sums, token, _| {
-        let offset = x.sum(token);
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum - offset);
+    each_tile(kernel, panels, x, rows, out, |tile, tokens, rows, stride, out| {
+        let places = out.chunks_mut(stride).zip(tile).zip(&x.sums()[tokens]);
+        for ((out, sums), offset) in places {
+            out.iter_mut().zip(&sums[..rows.len()]).for_each(|(out, sum)| *out = sum - offset);
+        }
     });
 }
 
-/// Calls `write(places, Σ u·q, token, first row)` for each run of places in `out [T, rows]`.
-fn each_run<O>(
+/// What turns the sums of some tokens with a few rows into outputs.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// One a token; `factor` times as much is taken off its sums.
+    pub(crate) offsets: &'a [i32],
+    pub(crate) factor: i32,
+    /// One a row.
+    pub(crate) weights: &'a [f32],
+    /// One a token.
+    pub(crate) scales: &'a [ActivationScale],
+    /// Places from one token's outputs to the next.
+    pub(crate) stride: usize,
+}
+
+impl Terms<'_> {
+    /// Calls `compute(sums, offset, weights, scale, out)` for each token.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the caller's instruction set must reach it")]
+    pub(crate) fn each_token<const R: usize>(
+        self,
+        sums: &[[i32; R]],
+        out: &mut [f32],
+        compute: impl Fn(&[i32], i32, &[f32], f32, &mut [f32]),
+    ) {
+        let rows = self.weights.len();
+        for (token, sums) in sums.iter().enumerate() {
+            let (offset, scale) = (self.factor * self.offsets[token], self.scales[token]);
+            let places = &mut out[token * self.stride..][..rows];
+            compute(&sums[..rows], offset, self.weights, scale.multiplier(), places);
+        }
+    }
+}
+
+/// Calls `write(sums [t][32], tokens, rows, stride, places)` for some tokens and each pair of
+/// panels; `places` starts at the output of the first of both, a token every `stride`.
+fn each_tile<O>(
     kernel: Kernel,
     panels: &TernaryPanels,
     x: &Activations,
     rows: Range<usize>,
     out: &mut [O],
-    write: impl Fn(&mut [O], &[i32], usize, usize),
+    write: impl Fn(&[[i32; ROWS_PER_PAIR]], Range<usize>, Range<usize>, usize, &mut [O]),
 ) {
     check(panels, x, &rows, out.len());
-    let width = rows.len();
-    // A single token, the case that must not wait, gets no allocation.
-    let (mut one, mut many) = ([[0; ROWS_PER_PAIR]; 1], Vec::new());
-    let tiles = if x.tokens() > 1 {
-        many.resize(x.tokens().min(TOKENS_PER_PASS), [0; ROWS_PER_PAIR]);
-        &mut many[..]
-    } else {
+    let stride = rows.len();
+    // A single token, the case that must not wait, clears no more than it needs.
+    let (mut one, mut many);
+    let sums = if x.tokens() == 1 {
+        one = [[0; ROWS_PER_PAIR]; 1];
         &mut one[..]
+    } else {
+        many = [[0; ROWS_PER_PAIR]; TOKENS_PER_PASS];
+        &mut many[..]
     };
-    for first_row in rows.clone().step_by(ROWS_PER_PAIR) {
-        let pair = panels.pair(first_row / ROWS_PER_PAIR);
-        let here = ROWS_PER_PAIR.min(rows.end - first_row);
-        for first_token in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
-            let count = TOKENS_PER_PASS.min(x.tokens() - first_token);
-            let tile = &mut tiles[..count];
-            kernel.tile(pair, x.chunks_of(first_token, count), tile);
-            for (token, sums) in (first_token..).zip(tile) {
-                let places = &mut out[token * width + first_row - rows.start..][..here];
-                write(places, &sums[..here], token, first_row);
-            }
+    for first in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
+        let tokens = first..x.tokens().min(first + TOKENS_PER_PASS);
+        let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
+        for row in rows.clone().step_by(ROWS_PER_PAIR) {
+            kernel.tile(panels.pair(row / ROWS_PER_PAIR), codes, tile);
+            let here = row..rows.end.min(row + ROWS_PER_PAIR);
+            let places = &mut out[first * stride + row - rows.start..];
+            write(tile, tokens.clone(), here, stride, places);
         }
     }
 }

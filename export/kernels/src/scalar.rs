@@ -2,6 +2,7 @@
 //!
 //! Every other kernel gives the same bits. Nothing here knows an instruction set.
 
+use crate::int8::INT8_ROWS;
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 
 /// Lanes of a dense dot product.
@@ -26,21 +27,30 @@ fn row_product(bytes: [u8; 4], x: &[i8; CHUNK]) -> i32 {
     x.iter().enumerate().map(|(column, &x)| code(column) * i32::from(x)).sum()
 }
 
-/// `Σ u·q` of the 16 rows of an 8-bit panel with one token's codes, both `[K/4]`.
+/// `sums [t][row]` = `Σ u·q` of the 16 rows of an 8-bit panel `[K/4]` with tokens `[t, chunks]`.
 #[inline]
-pub(crate) fn int8_rows(panel: &[Line], token: &[[i8; 4]]) -> [i32; 16] {
-    let mut sums = [0; 16];
-    for (line, x) in panel.iter().zip(token) {
-        for (sum, u) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
-            for (u, x) in u.iter().zip(x) {
-                *sum += i32::from(*u) * i32::from(*x);
+pub(crate) fn int8_tile(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
+    let chunks = chunks_of(panel, tokens, sums.len());
+    for (sums, token) in sums.iter_mut().zip(tokens.chunks_exact(chunks)) {
+        *sums = [0; INT8_ROWS];
+        for (line, x) in panel.iter().zip(token.as_flattened().as_chunks::<4>().0) {
+            for (sum, u) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
+                for (u, x) in u.iter().zip(x) {
+                    *sum += i32::from(*u) * i32::from(*x);
+                }
             }
         }
     }
-    sums
 }
 
-/// `out` = `(sums - offset) · weights / scale`, in this order.
+/// Chunks of one of `count` tokens, which are as wide as an 8-bit panel.
+pub(crate) fn chunks_of(panel: &[Line], tokens: &[[i8; CHUNK]], count: usize) -> usize {
+    let chunks = panel.len().div_ceil(CHUNK / 4);
+    assert_eq!(tokens.len(), chunks * count, "each token as wide as the panel");
+    chunks
+}
+
+/// One token's `out` = `(sums - offset) · weights / scale`, in this order.
 #[inline]
 pub(crate) fn rescale(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
     for ((out, &sum), &weight) in out.iter_mut().zip(sums).zip(weights) {
