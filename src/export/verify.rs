@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::Path;
 
-use bitnet_engine::{Model, Threads};
+use bitnet_engine::{Model, Threads, Workspace};
 use bitnet_format::convert::Source;
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{FormatError, StoredModel, tensor_table};
@@ -121,8 +121,9 @@ impl Verification {
         let expected = streamed_logits(model, &rows, &Device::flex())?;
         let engine = Model::load(path)?;
         let threads = Threads::new(1)?;
+        let mut workspace = Workspace::new(&threads);
         for (row, expected) in rows.iter().zip(expected.chunks(time * vocab)) {
-            let found = engine.forward_all(&mut engine.new_cache(), row, &threads)?;
+            let found = engine.forward_all(&mut workspace, &mut engine.new_cache(), row)?;
             for (found, expected) in found.chunks(vocab).zip(expected.chunks(vocab)) {
                 self.add(found, expected);
             }

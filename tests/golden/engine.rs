@@ -1,7 +1,7 @@
 //! Training forward and engine over the same written file: the packed folders of the fixtures,
 //! against transformers' offline reader and against each other.
 
-use bitnet_engine::{Model, Threads};
+use bitnet_engine::{Model, Threads, Workspace};
 use bitnet_format::StoredModel;
 use bitnet_format::convert::hf::write_packed;
 use bitnet_train::model::{Documents, LanguageModel, token_logits};
@@ -23,7 +23,7 @@ fn golden_training_forward_over_packed_codes() {
         let found = host(token_logits(hidden.flatten(0, 1), model.head()));
         let expected =
             set.file("packed/expected.safetensors").floats("logits_autobitlinear_offline_f32");
-        check(&set, "packed logits, training forward", largest_difference(&found, &expected), 1e-4);
+        check(&set, "packed logits, training forward", largest_difference(found, &expected), 1e-4);
     }
 }
 
@@ -43,11 +43,13 @@ fn golden_engine_agrees_with_the_training_forward_on_our_own_export() {
         let width = file.shape("input_ids")[1];
         for row in file.ints("input_ids").chunks(width) {
             let tokens: Vec<u32> = row.iter().map(|&id| id as u32).collect();
-            let found = engine.forward_all(&mut engine.new_cache(), &tokens, &threads).unwrap();
+            let mut workspace = Workspace::new(&threads);
+            let found =
+                engine.forward_all(&mut workspace, &mut engine.new_cache(), &tokens).unwrap();
             let hidden =
                 reference.forward(ids(row, [1, width], &device), &Documents::whole_rows(1, width));
             let expected = host(token_logits(hidden.flatten(0, 1), reference.head()));
-            let error = largest_difference(&found, &expected);
+            let error = largest_difference(found, &expected);
             check(&set, "engine against training forward", error, 1e-4);
         }
     }

@@ -1,18 +1,18 @@
 //! `bitnet bench`: how fast a model runs here, beside what the machine could do.
 //!
-//! Prefill and decoding are timed apart, wall clock, each from an empty context; the figures are
-//! medians of the repeats.
+//! Prefill and decoding are timed apart, wall clock, each from an empty context or, decoding, from
+//! one of a given length; the figures are medians of the repeats.
 
 use std::io::{Write, stdout};
 use std::time::Instant;
 
-use bitnet_engine::{EngineError, Kernel, Model, Threads};
+use bitnet_engine::{Continuation, EngineError, Kernel, KvCache, Model, Workspace};
 use bitnet_format::ModelSpec;
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
 use serde_json::{Value, json};
 
-use crate::cli::{BenchArgs, Head};
+use crate::cli::{BenchArgs, Cache, Head};
 use crate::failure::BadInput;
 use crate::open;
 
@@ -27,18 +27,20 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let model = model(args)?;
     let loaded = start.elapsed().as_secs_f64();
     let spec = model.spec();
-    let (tokens, limit) =
-        (args.prompt_tokens.max(args.generate_tokens), spec.max_position_embeddings);
+    let tokens = args.prompt_tokens.max(args.context_tokens + args.generate_tokens);
+    let limit = spec.max_position_embeddings;
     if tokens > limit {
         return Err(EngineError::ContextFull { tokens, limit }.into());
     }
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    let mut workspace = Workspace::new(&threads);
+    let mut caches = filled(&model, args, &mut workspace)?;
     for repeat in 0..args.repeat {
         if args.prompt_tokens > 0 {
-            prefill.push(time_prefill(&model, args.prompt_tokens, &threads)?);
+            prefill.push(time_prefill(&model, args, &mut workspace)?);
         }
         if args.generate_tokens > 0 {
-            decode.push(time_decode(&model, args.generate_tokens, &threads)?);
+            decode.push(time_decode(&model, args, &mut caches, &mut workspace)?);
         }
         eprintln!("repeat {} of {}", repeat + 1, args.repeat);
     }
@@ -48,6 +50,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "decode_tokens_per_second": median(decode.clone()),
         "decode_tokens_per_second_all": decode,
         "prompt_tokens": args.prompt_tokens, "generate_tokens": args.generate_tokens,
+        "context_tokens": args.context_tokens, "sequences": args.sequences,
+        "cache": if args.cache.cache == Cache::F16 { "f16" } else { "f32" },
         "load_seconds": loaded, "peak_rss_bytes": peak_memory(),
         "kernel": model.kernel().name(), "threads": threads.count(),
         "head": if args.head == Head::Int8 { "int8" } else { "file" },
@@ -78,24 +82,66 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
     Ok(model.with_kernel(found))
 }
 
-fn time_prefill(model: &Model, count: usize, threads: &Threads) -> anyhow::Result<f64> {
-    let ids: Vec<u32> = (0..count).map(|i| (i * 7919 % model.spec().vocab_size) as u32).collect();
-    let mut cache = model.new_cache();
-    let start = Instant::now();
-    std::hint::black_box(model.forward(&mut cache, &ids, threads)?);
-    Ok(count as f64 / start.elapsed().as_secs_f64())
+/// Some ids, `first` and those after it.
+fn ids(model: &Model, first: usize, count: usize) -> Vec<u32> {
+    let id = |i: usize| (i * 7919 % model.spec().vocab_size) as u32;
+    (first..first + count).map(id).collect()
 }
 
-fn time_decode(model: &Model, count: usize, threads: &Threads) -> anyhow::Result<f64> {
-    let mut cache = model.new_cache();
-    let mut id = 0;
+/// A context for each sequence, with the tokens that are there before decoding begins.
+fn filled(
+    model: &Model,
+    args: &BenchArgs,
+    workspace: &mut Workspace,
+) -> anyhow::Result<Vec<KvCache>> {
+    let all = 0..usize::from(args.sequences);
+    all.map(|sequence| {
+        let mut cache = open::cache(model, &args.cache);
+        if args.context_tokens > 0 {
+            let ids = ids(model, sequence, args.context_tokens);
+            model.forward(workspace, &mut cache, &ids)?;
+        }
+        Ok(cache)
+    })
+    .collect()
+}
+
+fn time_prefill(model: &Model, args: &BenchArgs, workspace: &mut Workspace) -> anyhow::Result<f64> {
+    let ids = ids(model, 0, args.prompt_tokens);
+    let mut cache = open::cache(model, &args.cache);
     let start = Instant::now();
-    for _ in 0..count {
-        let logits = model.forward(&mut cache, &[id], threads)?;
-        let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
-        id = (0..logits.len()).fold(0, best) as u32;
+    std::hint::black_box(model.forward(workspace, &mut cache, &ids)?);
+    Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Tokens a second of all sequences together, each taking its likeliest token. The contexts are
+/// left as they were.
+fn time_decode(
+    model: &Model,
+    args: &BenchArgs,
+    caches: &mut [KvCache],
+    workspace: &mut Workspace,
+) -> anyhow::Result<f64> {
+    let mut ids: Vec<u32> = (0..caches.len() as u32).collect();
+    let start = Instant::now();
+    for _ in 0..args.generate_tokens {
+        let mut sequences: Vec<_> = caches
+            .iter_mut()
+            .zip(ids.chunks(1))
+            .map(|(cache, tokens)| Continuation { cache, tokens })
+            .collect();
+        let logits = model.forward_batch(workspace, &mut sequences)?;
+        let likeliest = logits.chunks(model.spec().vocab_size).map(likeliest).collect();
+        ids = likeliest;
     }
-    Ok(count as f64 / start.elapsed().as_secs_f64())
+    let seconds = start.elapsed().as_secs_f64();
+    caches.iter_mut().for_each(|cache| cache.truncate(args.context_tokens));
+    Ok((args.generate_tokens * caches.len()) as f64 / seconds)
+}
+
+fn likeliest(logits: &[f32]) -> u32 {
+    let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+    (0..logits.len()).fold(0, best) as u32
 }
 
 fn limits(threads: usize) -> Value {

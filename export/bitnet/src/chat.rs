@@ -40,7 +40,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     };
     let system = args.system.iter().map(|text| turn(Speaker::System, text)).collect();
     let mut session = Session {
-        cache: model.new_cache(),
+        cache: open::cache(&model, &args.cache),
         model: &model,
         tokenizer: &tokenizer,
         chat,

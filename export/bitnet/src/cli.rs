@@ -46,6 +46,8 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: Head,
     #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     /// Print one JSON object when done instead of the text as it comes
     #[arg(long)]
@@ -68,6 +70,8 @@ pub(crate) struct ChatArgs {
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: Head,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
 }
@@ -93,6 +97,20 @@ pub(crate) struct SamplingArgs {
     /// Where the random numbers start; the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// Hold keys and values as computed, or rounded to half precision in half the memory
+    #[arg(long, value_enum, value_name = "f32|f16", default_value = "f32")]
+    pub(crate) cache: Cache,
+}
+
+/// What keys and values are held in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Cache {
+    F32,
+    F16,
 }
 
 /// How the head is held.
@@ -144,9 +162,15 @@ pub(crate) struct BenchArgs {
     /// Tokens of the prompt; 0 leaves prefill out
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) prompt_tokens: usize,
-    /// Tokens to generate, from an empty context; 0 leaves decoding out
+    /// Tokens to generate; 0 leaves decoding out
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) generate_tokens: usize,
+    /// Tokens in the context before decoding begins
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) context_tokens: usize,
+    /// Sequences that are decoded together; the speed is that of all of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) sequences: u16,
     /// How often; the median is reported
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeat: u32,
@@ -160,6 +184,8 @@ pub(crate) struct BenchArgs {
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: Head,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     /// Print one JSON object

@@ -90,7 +90,7 @@ fn complete(
     let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(&args.stop));
     let (mut written, mut stopped) = (Ok(()), false);
     let mut first_token = None;
-    let mut cache = model.new_cache();
+    let mut cache = open::cache(model, &args.cache);
     let generated = generate(model, &mut cache, prompt, &request, &threads, |id| {
         first_token.get_or_insert_with(Instant::now);
         let (text, reached) = stops.push(&stream.push(id));

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use bitnet_engine::{HeadPrecision, Model, Threads};
+use bitnet_engine::{CachePrecision, HeadPrecision, KvCache, Model, Threads};
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_text::Tokenizer;
 
-use crate::cli::{Head, ThreadArgs};
+use crate::cli::{Cache, CacheArgs, Head, ThreadArgs};
 use crate::failure::BadInput;
 
 /// Says plainly that there is nothing at a path.
@@ -32,6 +32,15 @@ pub(crate) fn precision(head: Head) -> HeadPrecision {
         Head::File => HeadPrecision::File,
         Head::Int8 => HeadPrecision::Int8,
     }
+}
+
+/// An empty context for a model.
+pub(crate) fn cache(model: &Model, args: &CacheArgs) -> KvCache {
+    let precision = match args.cache {
+        Cache::F32 => CachePrecision::F32,
+        Cache::F16 => CachePrecision::F16,
+    };
+    KvCache::with_precision(model.spec(), precision)
 }
 
 /// The tokenizer that a model brings and that fits it.

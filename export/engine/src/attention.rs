@@ -4,10 +4,11 @@
 //! `bitnet_kernels::attention`. One token is split by key heads, several by tokens.
 
 use bitnet_format::ModelSpec;
-use bitnet_kernels::attention::{LANES, QUERIES, QueryRow, attend as attend_rows};
+use bitnet_kernels::attention::{Element, LANES, QUERIES, QueryRow, attend as attend_rows};
 
-use crate::cache::LayerCache;
+use crate::cache::{Held, LayerCache};
 use crate::compute::Compute;
+use crate::workspace::{Own, room, with_own};
 
 /// How the heads of a model lie in its vectors.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ impl Heads {
     }
 }
 
-/// `queries [T, H·D]` of the last `T` tokens of the cache → `[T, H·D]`.
+/// `queries [T, H·D]` of the last `T` tokens of the cache → `out [T, H·D]`.
 ///
 /// A score is `q·k / sqrt(D)`; the softmax subtracts the maximum and divides before the values
 /// are summed, oldest first.
@@ -41,80 +42,107 @@ pub(crate) fn attend(
     heads: Heads,
     queries: &[f32],
     cache: &LayerCache,
-) -> Vec<f32> {
+    out: &mut [f32],
+) {
+    match cache {
+        LayerCache::F32(held) => attend_held(compute, heads, queries, held, out),
+        LayerCache::F16(held) => attend_held(compute, heads, queries, held, out),
+    }
+}
+
+fn attend_held<E: Element>(
+    compute: Compute,
+    heads: Heads,
+    queries: &[f32],
+    cache: &Held<E>,
+    out: &mut [f32],
+) {
     let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
-    let mut out = vec![0.0; queries.len()];
     if queries.len() == width {
         let cost = 2 * cache.len() * group;
-        compute.threads.split(&mut out, group, cost, |first, out| {
-            let queries = &queries[first * group..][..out.len()];
-            let places = queries.chunks(group).zip(out.chunks_mut(group));
-            for (head, (queries, out)) in (first..).zip(places) {
-                group_of_heads(compute, heads, head, queries, cache.len() - 1, cache, out);
-            }
+        compute.threads.split(out, group, cost, |first, out| {
+            with_own(|own| {
+                let queries = &queries[first * group..][..out.len()];
+                let places = queries.chunks(group).zip(out.chunks_mut(group));
+                for (head, (queries, out)) in (first..).zip(places) {
+                    let seen = Seen { cache, head, before: cache.len() - 1 };
+                    group_of_heads(compute, heads, queries, seen, own, out);
+                }
+            });
         });
     } else {
         // As many tokens together as fill the rows of one pass.
         let together = (QUERIES / heads.group()).max(1) * width;
         let cost = 2 * cache.len() * together;
-        compute.threads.split(&mut out, together, cost, |first, out| {
+        compute.threads.split(out, together, cost, |first, out| {
             let start = first * together;
             for (run, out) in out.chunks_mut(together).enumerate() {
                 let at = start + run * together;
                 let before = cache.len() - (queries.len() - at) / width;
-                run_of_tokens(compute, heads, &queries[at..][..out.len()], before, cache, out);
+                let queries = &queries[at..][..out.len()];
+                with_own(|own| run_of_tokens(compute, heads, queries, before, cache, own, out));
             }
         });
     }
-    out
+}
+
+/// What some query rows look at: one head of a cache.
+#[derive(Clone, Copy)]
+struct Seen<'a, E> {
+    cache: &'a Held<E>,
+    head: usize,
+    /// Tokens before that of the first row.
+    before: usize,
 }
 
 /// Some tokens, the first with `before` tokens before it, `queries` and `out` `[t, H·D]`.
-fn run_of_tokens(
+fn run_of_tokens<E: Element>(
     compute: Compute,
     heads: Heads,
     queries: &[f32],
     before: usize,
-    cache: &LayerCache,
+    cache: &Held<E>,
+    own: &mut Own,
     out: &mut [f32],
 ) {
     let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
+    let mut gathered = std::mem::take(&mut own.queries);
     let tokens = queries.len() / width;
-    let mut rows = vec![0.0; tokens * group];
-    let mut gathered = vec![0.0; tokens * group];
+    let (rows, results) = room(&mut gathered, 2 * tokens * group).split_at_mut(tokens * group);
     for head in 0..heads.keys {
         let here = |token: usize| token * width + head * group..token * width + (head + 1) * group;
         for (token, rows) in rows.chunks_exact_mut(group).enumerate() {
             rows.copy_from_slice(&queries[here(token)]);
         }
-        group_of_heads(compute, heads, head, &rows, before, cache, &mut gathered);
-        for (token, gathered) in gathered.chunks_exact(group).enumerate() {
-            out[here(token)].copy_from_slice(gathered);
+        group_of_heads(compute, heads, rows, Seen { cache, head, before }, own, results);
+        for (token, results) in results.chunks_exact(group).enumerate() {
+            out[here(token)].copy_from_slice(results);
         }
     }
+    own.queries = gathered;
 }
 
 /// The query heads of one key head for some tokens, `[t, group · D]`.
-fn group_of_heads(
+fn group_of_heads<E: Element>(
     compute: Compute,
     heads: Heads,
-    head: usize,
     queries: &[f32],
-    before: usize,
-    cache: &LayerCache,
+    seen: Seen<E>,
+    own: &mut Own,
     out: &mut [f32],
 ) {
     let padded = heads.width.next_multiple_of(LANES);
-    let mut scratch = Vec::new();
-    let mut found = Vec::new();
-    let visible = |row: usize| before + row / heads.group() + 1;
-    let rows = queries.chunks_exact(heads.width).enumerate();
-    let rows: Vec<QueryRow> =
-        rows.map(|(row, query)| QueryRow { query, visible: visible(row) }).collect();
     let places = out.chunks_mut(QUERIES * heads.width);
-    for (rows, out) in rows.chunks(QUERIES).zip(places) {
-        found.resize(rows.len() * padded, 0.0);
-        attend_rows(compute.kernel, rows, cache.head(head), &mut scratch, &mut found);
+    let some = queries.chunks(QUERIES * heads.width).zip(places).enumerate();
+    for (pass, (queries, out)) in some {
+        let mut rows = [QueryRow { query: &[], visible: 0 }; QUERIES];
+        let count = queries.len() / heads.width;
+        for (i, query) in queries.chunks_exact(heads.width).enumerate() {
+            let visible = seen.before + (pass * QUERIES + i) / heads.group() + 1;
+            rows[i] = QueryRow { query, visible };
+        }
+        let (view, found) = (seen.cache.head(seen.head), room(&mut own.found, count * padded));
+        attend_rows(compute.kernel, &rows[..count], view, &mut own.scores, found);
         for (out, found) in out.chunks_exact_mut(heads.width).zip(found.chunks_exact(padded)) {
             out.copy_from_slice(&found[..heads.width]);
         }
@@ -127,11 +155,11 @@ mod tests {
     use crate::Threads;
 
     fn cache(heads: usize, width: usize, values: &[f32]) -> LayerCache {
-        let mut cache = LayerCache::new(heads, width);
+        let mut cache = Held::<f32>::new(heads, width);
         for values in values.chunks(heads * width) {
             cache.push(&vec![0.0; heads * width], values);
         }
-        cache
+        LayerCache::F32(cache)
     }
 
     #[test]
@@ -140,7 +168,8 @@ mod tests {
         let heads = Heads { queries: 1, keys: 1, width: 2 };
         let threads = Threads::new(1).unwrap();
         let cache = cache(1, 2, &[2.0, 0.0, 4.0, 0.0, 12.0, 3.0]);
-        let out = attend(Compute::alone(&threads), heads, &[1.0; 4], &cache);
+        let mut out = [7.0; 4];
+        attend(Compute::alone(&threads), heads, &[1.0; 4], &cache, &mut out);
         assert_eq!(out[..2], [3.0, 0.0]);
         assert!((out[2] - 6.0).abs() < 1e-6 && (out[3] - 1.0).abs() < 1e-6);
     }
@@ -150,7 +179,8 @@ mod tests {
         let heads = Heads { queries: 4, keys: 2, width: 2 };
         let threads = Threads::new(1).unwrap();
         let cache = cache(2, 2, &[1.0, 2.0, 3.0, 4.0]);
-        let out = attend(Compute::alone(&threads), heads, &[0.0; 8], &cache);
+        let mut out = [7.0; 8];
+        attend(Compute::alone(&threads), heads, &[0.0; 8], &cache, &mut out);
         assert_eq!(out, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
     }
 }

@@ -1,6 +1,8 @@
 //! One transformer block, as the paper reads: attention and feed-forward, each behind a norm and
 //! added to the residual stream (`bitnet-b158.md` §1.3).
 
+use std::ops::Range;
+
 use bitnet_format::HiddenAct;
 use bitnet_kernels::TernaryPanels;
 
@@ -9,8 +11,10 @@ use crate::cache::LayerCache;
 use crate::compute::Compute;
 use crate::feed_forward::gated;
 use crate::linear::ternary;
+use crate::model::Batch;
 use crate::norm::RmsNorm;
 use crate::rope::Turns;
+use crate::workspace::{Buffers, room};
 
 /// The weights of one block. `q`, `k`, `v` are one matrix, so are gate and up.
 #[derive(Debug)]
@@ -32,57 +36,74 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Adds this block's work to the residual stream `x [T, C]`; the cache grows by `T` tokens.
+    /// Adds this block's work to the residual stream `buffers.x [T, C]`; the caches grow by the
+    /// batch's tokens.
     pub(crate) fn forward(
         &self,
         compute: Compute,
-        x: &mut [f32],
-        turns: &Turns,
-        cache: &mut LayerCache,
+        buffers: &mut Buffers,
+        layer: usize,
+        batch: &mut Batch,
     ) {
-        add(compute, x, &self.attention(compute, x, turns, cache));
-        add(compute, x, &self.feed_forward(compute, x));
+        self.attention(compute, buffers, layer, batch);
+        add(compute, &mut buffers.x, &buffers.change);
+        self.feed_forward(compute, buffers);
+        add(compute, &mut buffers.x, &buffers.change);
     }
 
-    /// `x [T, C]` → `[T, C]`
-    fn attention(
+    /// `x [T, C]` → `change [T, C]`
+    fn attention(&self, compute: Compute, buffers: &mut Buffers, layer: usize, batch: &mut Batch) {
+        let Buffers { x, normalised, qkv, queries, attended, change, turns, products, .. } =
+            buffers;
+        let (tokens, width) = (x.len() / self.qkv.columns(), self.heads.queries * self.heads.width);
+        let normalised = self.input_norm.of(compute.threads, x, normalised);
+        let qkv = room(qkv, tokens * self.qkv.rows());
+        ternary(compute, &self.qkv, normalised, products, qkv);
+        let (queries, attended) = (room(queries, tokens * width), room(attended, tokens * width));
+        batch.each(layer, |rows, cache| {
+            self.split_qkv(rows.clone(), qkv, turns, cache, queries);
+            let places = rows.start * width..rows.end * width;
+            attend(compute, self.heads, &queries[places.clone()], cache, &mut attended[places]);
+        });
+        if let Some(norm) = &self.attn_sub_norm {
+            norm.in_place(compute.threads, attended);
+        }
+        ternary(compute, &self.output, attended, products, room(change, x.len()));
+    }
+
+    /// Turns queries and keys of some rows, moves keys and values to the cache, the queries
+    /// `[T, H·D]` to where attention reads them.
+    fn split_qkv(
         &self,
-        compute: Compute,
-        x: &[f32],
+        rows: Range<usize>,
+        qkv: &mut [f32],
         turns: &Turns,
         cache: &mut LayerCache,
-    ) -> Vec<f32> {
-        let qkv = ternary(compute, &self.qkv, &self.input_norm.of(compute.threads, x));
-        let queries = self.split_qkv(qkv, turns, cache); // [T, H·D]
-        let mut attended = attend(compute, self.heads, &queries, cache);
-        if let Some(norm) = &self.attn_sub_norm {
-            norm.in_place(compute.threads, &mut attended);
-        }
-        ternary(compute, &self.output, &attended)
-    }
-
-    /// Turns queries and keys, moves keys and values to the cache, returns the queries `[T, H·D]`.
-    fn split_qkv(&self, mut qkv: Vec<f32>, turns: &Turns, cache: &mut LayerCache) -> Vec<f32> {
+        queries: &mut [f32],
+    ) {
         let (queries_end, width) = (self.heads.queries * self.heads.width, self.qkv.rows());
         let keys_end = queries_end + self.heads.keys * self.heads.width;
-        let mut queries = Vec::with_capacity(qkv.len() / width * queries_end);
-        for (token, qkv) in qkv.chunks_exact_mut(width).enumerate() {
-            turns.apply(token, &mut qkv[..keys_end]);
-            queries.extend_from_slice(&qkv[..queries_end]);
+        for row in rows {
+            let qkv = &mut qkv[row * width..][..width];
+            turns.apply(row, &mut qkv[..keys_end]);
+            queries[row * queries_end..][..queries_end].copy_from_slice(&qkv[..queries_end]);
             cache.push(&qkv[queries_end..keys_end], &qkv[keys_end..]);
         }
-        queries
     }
 
-    /// `x [T, C]` → `[T, C]`
-    fn feed_forward(&self, compute: Compute, x: &[f32]) -> Vec<f32> {
-        let gate_up =
-            ternary(compute, &self.gate_up, &self.post_attention_norm.of(compute.threads, x));
-        let mut inner = gated(compute.threads, self.hidden_act, &gate_up, self.down.columns());
+    /// `x [T, C]` → `change [T, C]`
+    fn feed_forward(&self, compute: Compute, buffers: &mut Buffers) {
+        let Buffers { x, normalised, gate_up, inner, change, products, .. } = buffers;
+        let tokens = x.len() / self.gate_up.columns();
+        let normalised = self.post_attention_norm.of(compute.threads, x, normalised);
+        let gate_up = room(gate_up, tokens * self.gate_up.rows());
+        ternary(compute, &self.gate_up, normalised, products, gate_up);
+        let inner = room(inner, tokens * self.down.columns());
+        gated(compute.threads, self.hidden_act, gate_up, self.down.columns(), inner);
         if let Some(norm) = &self.ffn_sub_norm {
-            norm.in_place(compute.threads, &mut inner);
+            norm.in_place(compute.threads, inner);
         }
-        ternary(compute, &self.down, &inner)
+        ternary(compute, &self.down, inner, products, room(change, x.len()));
     }
 }
 

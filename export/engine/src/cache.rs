@@ -1,8 +1,19 @@
-//! Keys and values of the tokens seen so far, in f32, growing as needed, laid out as attention
-//! reads them (`bitnet_kernels::attention`).
+//! Keys and values of the tokens seen so far, growing as needed, laid out as attention reads them
+//! (`bitnet_kernels::attention`).
 
 use bitnet_format::ModelSpec;
-use bitnet_kernels::attention::{HeadView, LANES};
+use bitnet_kernels::attention::{Element, HeadView, LANES};
+use half::f16;
+
+/// What keys and values are held in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CachePrecision {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded to half precision: half the memory, and logits that differ a little.
+    F16,
+}
 
 /// The context of one sequence.
 ///
@@ -15,16 +26,22 @@ pub struct KvCache {
 
 /// Keys (already turned by RoPE) and values of one layer.
 #[derive(Clone, Debug)]
-pub(crate) struct LayerCache {
+pub(crate) enum LayerCache {
+    F32(Held<f32>),
+    F16(Held<f16>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Held<E> {
     heads: usize,
     width: usize,
     /// Blocks of sixteen tokens: `[blocks, heads, D, 16]`.
-    keys: Vec<f32>,
+    keys: Vec<E>,
     /// `[T, heads, padded D]`
-    values: Vec<f32>,
+    values: Vec<E>,
 }
 
-impl LayerCache {
+impl<E: Element> Held<E> {
     pub(crate) fn new(heads: usize, width: usize) -> Self {
         Self { heads, width, keys: Vec::new(), values: Vec::new() }
     }
@@ -36,21 +53,22 @@ impl LayerCache {
 
     /// Appends one token's keys and values, each `[heads · D]`.
     pub(crate) fn push(&mut self, keys: &[f32], values: &[f32]) {
+        let zero = E::nearest(0.0);
         let (block, lane) = (self.len() / LANES, self.len() % LANES);
         let start = block * self.block();
-        self.keys.resize(self.keys.len().max(start + self.block()), 0.0);
+        self.keys.resize(self.keys.len().max(start + self.block()), zero);
         for (column, key) in self.keys[start..].chunks_exact_mut(LANES).zip(keys) {
-            column[lane] = *key;
+            column[lane] = E::nearest(*key);
         }
         let padding = self.width.next_multiple_of(LANES) - self.width;
         for value in values.chunks_exact(self.width) {
-            self.values.extend_from_slice(value);
-            self.values.extend(std::iter::repeat_n(0.0, padding));
+            self.values.extend(value.iter().map(|value| E::nearest(*value)));
+            self.values.extend(std::iter::repeat_n(zero, padding));
         }
     }
 
     /// One head, as attention reads it.
-    pub(crate) fn head(&self, head: usize) -> HeadView<'_> {
+    pub(crate) fn head(&self, head: usize) -> HeadView<'_, E> {
         let padded = self.width.next_multiple_of(LANES);
         let keys = self.keys.get(head * LANES * self.width..).unwrap_or_default();
         let values = self.values.get(head * padded..).unwrap_or_default();
@@ -58,12 +76,12 @@ impl LayerCache {
         HeadView { keys, block, values, token, width }
     }
 
-    /// Floats of a block of keys.
+    /// Elements of a block of keys.
     fn block(&self) -> usize {
         LANES * self.heads * self.width
     }
 
-    /// Floats of a token's values.
+    /// Elements of a token's values.
     fn token(&self) -> usize {
         self.heads * self.width.next_multiple_of(LANES)
     }
@@ -73,12 +91,62 @@ impl LayerCache {
         self.values.truncate(len * self.token());
         self.keys.truncate(len.div_ceil(LANES) * self.block());
     }
+
+    fn reserve(&mut self, len: usize) {
+        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.token());
+        self.keys.reserve_exact(keys.saturating_sub(self.keys.len()));
+        self.values.reserve_exact(values.saturating_sub(self.values.len()));
+    }
+}
+
+impl LayerCache {
+    fn new(precision: CachePrecision, heads: usize, width: usize) -> Self {
+        match precision {
+            CachePrecision::F32 => Self::F32(Held::new(heads, width)),
+            CachePrecision::F16 => Self::F16(Held::new(heads, width)),
+        }
+    }
+
+    /// Appends one token's keys and values, each `[heads · D]`.
+    pub(crate) fn push(&mut self, keys: &[f32], values: &[f32]) {
+        match self {
+            Self::F32(held) => held.push(keys, values),
+            Self::F16(held) => held.push(keys, values),
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        match self {
+            Self::F32(held) => held.truncate(len),
+            Self::F16(held) => held.truncate(len),
+        }
+    }
+
+    fn reserve(&mut self, len: usize) {
+        match self {
+            Self::F32(held) => held.reserve(len),
+            Self::F16(held) => held.reserve(len),
+        }
+    }
+
+    fn fits(&self, spec: &ModelSpec) -> bool {
+        let shape = match self {
+            Self::F32(held) => (held.heads, held.width),
+            Self::F16(held) => (held.heads, held.width),
+        };
+        shape == (spec.num_key_value_heads, spec.head_dim)
+    }
 }
 
 impl KvCache {
-    /// An empty context for a model of this shape.
+    /// An empty context in f32 for a model of this shape.
     pub fn new(spec: &ModelSpec) -> Self {
-        let layer = LayerCache::new(spec.num_key_value_heads, spec.head_dim);
+        Self::with_precision(spec, CachePrecision::F32)
+    }
+
+    /// An empty context for a model of this shape.
+    pub fn with_precision(spec: &ModelSpec, precision: CachePrecision) -> Self {
+        let layer = LayerCache::new(precision, spec.num_key_value_heads, spec.head_dim);
         Self { len: 0, layers: vec![layer; spec.num_hidden_layers] }
     }
 
@@ -98,14 +166,20 @@ impl KvCache {
         self.layers.iter_mut().for_each(|layer| layer.truncate(self.len));
     }
 
-    /// The layers, for a model of this shape.
-    pub(crate) fn layers_of(&mut self, spec: &ModelSpec) -> &mut [LayerCache] {
-        let fits = |layer: &LayerCache| {
-            (layer.heads, layer.width) == (spec.num_key_value_heads, spec.head_dim)
-        };
-        let layers = self.layers.len() == spec.num_hidden_layers;
-        assert!(layers && self.layers.iter().all(fits), "a cache made for this model");
-        &mut self.layers
+    /// Makes room for `len` tokens in all, so that none of them costs an allocation; memory is
+    /// touched only when a token comes.
+    pub fn reserve(&mut self, len: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.reserve(len));
+    }
+
+    /// Whether this cache was made for a model of that shape.
+    pub(crate) fn fits(&self, spec: &ModelSpec) -> bool {
+        self.layers.len() == spec.num_hidden_layers
+            && self.layers.iter().all(|layer| layer.fits(spec))
+    }
+
+    pub(crate) fn layer(&mut self, layer: usize) -> &mut LayerCache {
+        &mut self.layers[layer]
     }
 
     /// States that every layer took `tokens` more.

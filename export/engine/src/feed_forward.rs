@@ -7,11 +7,17 @@ use crate::Threads;
 /// What one gated value costs next to a multiply-add, roughly: `silu` needs an exponential.
 const COST: usize = 16;
 
-/// `gate_up [T, 2F]`, gate first → `[T, F]`.
-pub(crate) fn gated(threads: &Threads, act: HiddenAct, gate_up: &[f32], width: usize) -> Vec<f32> {
+/// `gate_up [T, 2F]`, gate first → `out [T, F]`.
+pub(crate) fn gated(
+    threads: &Threads,
+    act: HiddenAct,
+    gate_up: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
     match act {
-        HiddenAct::Relu2 => gated_by(threads, relu2, gate_up, width),
-        HiddenAct::Silu => gated_by(threads, silu, gate_up, width),
+        HiddenAct::Relu2 => gated_by(threads, relu2, gate_up, width, out),
+        HiddenAct::Silu => gated_by(threads, silu, gate_up, width, out),
     }
 }
 
@@ -20,9 +26,9 @@ fn gated_by(
     act: impl Fn(f32) -> f32 + Sync,
     gate_up: &[f32],
     width: usize,
-) -> Vec<f32> {
-    let mut out = vec![0.0; gate_up.len() / 2];
-    threads.split(&mut out, width, COST * width, |first, out| {
+    out: &mut [f32],
+) {
+    threads.split(out, width, COST * width, |first, out| {
         let tokens = gate_up[first * 2 * width..].chunks_exact(2 * width);
         for (out, token) in out.chunks_exact_mut(width).zip(tokens) {
             let (gate, up) = token.split_at(width);
@@ -31,7 +37,6 @@ fn gated_by(
             }
         }
     });
-    out
 }
 
 fn relu2(x: f32) -> f32 {
@@ -47,18 +52,21 @@ fn silu(x: f32) -> f32 {
 mod tests {
     use super::*;
 
+    fn of(act: HiddenAct, gate_up: &[f32], width: usize) -> Vec<f32> {
+        let mut out = vec![7.0; gate_up.len() / 2];
+        gated(&Threads::new(1).unwrap(), act, gate_up, width, &mut out);
+        out
+    }
+
     #[test]
     fn the_gate_is_the_first_half() {
         let gate_up = [2.0, -1.0, 10.0, 20.0, 3.0, 0.5, 1.0, 4.0];
-        assert_eq!(
-            gated(&Threads::new(1).unwrap(), HiddenAct::Relu2, &gate_up, 2),
-            [40.0, 0.0, 9.0, 1.0]
-        );
+        assert_eq!(of(HiddenAct::Relu2, &gate_up, 2), [40.0, 0.0, 9.0, 1.0]);
     }
 
     #[test]
     fn silu_is_x_times_its_sigmoid_at_both_ends() {
-        assert_eq!(gated(&Threads::new(1).unwrap(), HiddenAct::Silu, &[0.0, 1.0], 1), [0.0]);
+        assert_eq!(of(HiddenAct::Silu, &[0.0, 1.0], 1), [0.0]);
         assert_eq!(silu(1.0), 1.0 / (1.0 + (-1.0f32).exp()));
         assert_eq!((silu(100.0), silu(-100.0)), (100.0, -0.0), "no NaN where exp overflows");
     }

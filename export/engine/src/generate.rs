@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings, Threads};
+use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings, Threads, Workspace};
 
 /// How a prompt is to be continued.
 #[derive(Clone, Debug)]
@@ -50,12 +50,19 @@ pub fn generate(
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated, EngineError> {
     let mut sampler = Sampler::new(request.sampler.clone())?;
-    let mut logits = model.forward(cache, prompt, threads)?;
-    let mut tokens = Vec::new();
-    let mut seen = prompt.to_vec();
+    model.check(cache, prompt)?;
+    // All memory is taken before the first token, so that none of the others waits for any.
+    let limit = model.spec().max_position_embeddings;
+    let most = request.max_tokens.min(limit + 1 - cache.len() - prompt.len());
+    cache.reserve(limit.min(cache.len() + prompt.len() + most));
+    let mut workspace = Workspace::new(threads);
+    let mut tokens = Vec::with_capacity(most);
+    let mut seen = Vec::with_capacity(prompt.len() + most);
+    seen.extend_from_slice(prompt);
+    let mut logits = model.forward(&mut workspace, cache, prompt)?;
     let end = |tokens, stop| Ok(Generated { tokens, stop });
     while tokens.len() < request.max_tokens {
-        let id = sampler.sample(&logits, &seen);
+        let id = sampler.sample(logits, &seen);
         if request.stop_ids.contains(&id) {
             return end(tokens, Stop::Id(id));
         }
@@ -64,11 +71,10 @@ pub fn generate(
         if on_token(id).is_break() {
             return end(tokens, Stop::Caller);
         }
-        let full = cache.len() == model.spec().max_position_embeddings;
-        if full || tokens.len() == request.max_tokens {
+        if cache.len() == limit || tokens.len() == request.max_tokens {
             break;
         }
-        logits = model.forward(cache, &[id], threads)?;
+        logits = model.forward(&mut workspace, cache, &[id])?;
     }
     end(tokens, Stop::Length)
 }

@@ -1,7 +1,7 @@
 //! Runs packed ternary models on a CPU: forward pass, KV cache, sampling, generation.
 //!
-//! The engine speaks token ids, never text. It owns no thread: whoever calls brings the pool, and
-//! neither the pool's size nor the kernel changes a bit of what comes out. Every token's result is
+//! The engine speaks token ids, never text. It owns no thread: whoever calls brings the team, and
+//! neither the team's size nor the kernel changes a bit of what comes out. Every token's result is
 //! the same whether it is computed alone, after a cache, or among others in one call.
 //!
 //! Shape letters: `T` tokens, `C` model width, `H` query heads, `D` head width, `F` feed-forward
@@ -26,13 +26,15 @@ mod rope;
 mod sampler;
 mod score;
 mod threads;
+mod workspace;
 
 pub use bitnet_kernels::Kernel;
-pub use cache::KvCache;
+pub use cache::{CachePrecision, KvCache};
 pub use error::EngineError;
 pub use generate::{GenerateRequest, Generated, Stop, generate};
 pub use load::HeadPrecision;
-pub use model::Model;
+pub use model::{Continuation, Model};
 pub use sampler::{Sampler, SamplerSettings};
 pub use score::{Scores, score};
 pub use threads::Threads;
+pub use workspace::Workspace;

@@ -1,30 +1,43 @@
 //! `BitLinear` and the head: products of all tokens with a matrix, split over the threads.
+//!
+//! Few tokens are split by rows, so that each weight is read once; many by tokens.
+
+use std::ops::Range;
 
 use bitnet_kernels::{
     Activations, DenseMatrix, INT8_ROWS, Int8Matrix, ROWS_PER_PAIR, TernaryPanels, matmul,
 };
 
 use crate::compute::Compute;
+use crate::workspace::{Products, room, with_own};
 
-/// `x [T, K]` → `[T, N]`: activations to 8 bits, the exact integer product, then the scales
-/// (`bitnet-b158.md` §2.5). One token is split by rows, several by tokens.
-pub(crate) fn ternary(compute: Compute, panels: &TernaryPanels, x: &[f32]) -> Vec<f32> {
-    let (rows, columns) = (panels.rows(), panels.columns());
-    let (kernel, threads) = (compute.kernel, compute.threads);
-    let mut out = vec![0.0; x.len() / columns * rows];
-    if x.len() == columns {
-        let x = Activations::quantise(kernel, x, columns);
-        threads.split(&mut out, ROWS_PER_PAIR, ROWS_PER_PAIR * columns, |pair, out| {
-            let first = pair * ROWS_PER_PAIR;
-            matmul(kernel, panels, &x, first..first + out.len(), out);
-        });
-    } else {
-        threads.split(&mut out, rows, rows * columns, |token, out| {
-            let x = &x[token * columns..][..out.len() / rows * columns];
-            matmul(kernel, panels, &Activations::quantise(kernel, x, columns), 0..rows, out);
-        });
-    }
-    out
+/// Up to here reading the weights takes longer than putting the outputs in order.
+const FEW_TOKENS: usize = 64;
+
+/// Rows of a dense matrix that one call computes.
+const DENSE_ROWS: usize = 16;
+
+/// A matrix `[rows, columns]` whose rows are computed in groups of `unit`.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    columns: usize,
+    unit: usize,
+}
+
+/// `x [T, K]` → `out [T, N]`: activations to 8 bits, the exact integer product, then the scales
+/// (`bitnet-b158.md` §2.5).
+pub(crate) fn ternary(
+    compute: Compute,
+    panels: &TernaryPanels,
+    x: &[f32],
+    products: &mut Products,
+    out: &mut [f32],
+) {
+    let shape = Shape { rows: panels.rows(), columns: panels.columns(), unit: ROWS_PER_PAIR };
+    quantised(compute, shape, x, products, out, |x, rows, out| {
+        matmul(compute.kernel, panels, x, rows, out);
+    });
 }
 
 /// The embedding table or the head.
@@ -46,46 +59,120 @@ impl Table {
     }
 
     /// `x [T, C]` → logits `[T, V]`: the head is no `BitLinear`.
-    pub(crate) fn logits(&self, compute: Compute, x: &[f32]) -> Vec<f32> {
+    pub(crate) fn logits(
+        &self,
+        compute: Compute,
+        x: &[f32],
+        products: &mut Products,
+        out: &mut [f32],
+    ) {
         match self {
-            Self::File(matrix) => dense(compute, matrix, x),
-            Self::Int8(matrix) => int8(compute, matrix, x),
+            Self::File(matrix) => dense(compute, matrix, x, products, out),
+            Self::Int8(matrix) => int8(compute, matrix, x, products, out),
         }
     }
 }
 
-fn dense(compute: Compute, matrix: &DenseMatrix, x: &[f32]) -> Vec<f32> {
-    let (rows, columns) = (matrix.rows(), matrix.columns());
-    let (kernel, threads) = (compute.kernel, compute.threads);
-    let mut out = vec![0.0; x.len() / columns * rows];
-    if x.len() == columns {
-        threads.split(&mut out, 1, columns, |row, out| {
-            matrix.matmul(kernel, x, row..row + out.len(), out);
+fn dense(
+    compute: Compute,
+    matrix: &DenseMatrix,
+    x: &[f32],
+    products: &mut Products,
+    out: &mut [f32],
+) {
+    let shape = Shape { rows: matrix.rows(), columns: matrix.columns(), unit: DENSE_ROWS };
+    if x.len() <= FEW_TOKENS * shape.columns {
+        by_rows(compute, shape, &mut products.tiles, out, |rows, out| {
+            matrix.matmul(compute.kernel, x, rows, out);
         });
     } else {
-        threads.split(&mut out, rows, rows * columns, |token, out| {
-            let x = &x[token * columns..][..out.len() / rows * columns];
-            matrix.matmul(kernel, x, 0..rows, out);
+        by_tokens(compute, shape, x, out, |x, out| {
+            matrix.matmul(compute.kernel, x, 0..shape.rows, out);
         });
     }
-    out
 }
 
-fn int8(compute: Compute, matrix: &Int8Matrix, x: &[f32]) -> Vec<f32> {
-    let (rows, columns) = (matrix.rows(), matrix.columns());
-    let (kernel, threads) = (compute.kernel, compute.threads);
-    let mut out = vec![0.0; x.len() / columns * rows];
-    if x.len() == columns {
-        let x = Activations::quantise(kernel, x, columns);
-        threads.split(&mut out, INT8_ROWS, INT8_ROWS * columns, |panel, out| {
-            let first = panel * INT8_ROWS;
-            matrix.matmul(kernel, &x, first..first + out.len(), out);
-        });
+fn int8(
+    compute: Compute,
+    matrix: &Int8Matrix,
+    x: &[f32],
+    products: &mut Products,
+    out: &mut [f32],
+) {
+    let shape = Shape { rows: matrix.rows(), columns: matrix.columns(), unit: INT8_ROWS };
+    quantised(compute, shape, x, products, out, |x, rows, out| {
+        matrix.matmul(compute.kernel, x, rows, out);
+    });
+}
+
+/// Calls `product(tokens, rows, out)` so that all of `out [T, N]` is computed.
+fn quantised(
+    compute: Compute,
+    shape: Shape,
+    x: &[f32],
+    products: &mut Products,
+    out: &mut [f32],
+    product: impl Fn(&Activations, Range<usize>, &mut [f32]) + Sync,
+) {
+    let Products { activations, tiles } = products;
+    if x.len() <= FEW_TOKENS * shape.columns {
+        activations.requantise(compute.kernel, x, shape.columns);
+        let x = &*activations;
+        by_rows(compute, shape, tiles, out, |rows, out| product(x, rows, out));
     } else {
-        threads.split(&mut out, rows, rows * columns, |token, out| {
-            let x = &x[token * columns..][..out.len() / rows * columns];
-            matrix.matmul(kernel, &Activations::quantise(kernel, x, columns), 0..rows, out);
+        by_tokens(compute, shape, x, out, |x, out| {
+            with_own(|own| {
+                own.activations.requantise(compute.kernel, x, shape.columns);
+                product(&own.activations, 0..shape.rows, out);
+            });
         });
     }
-    out
+}
+
+fn by_tokens(
+    compute: Compute,
+    shape: Shape,
+    x: &[f32],
+    out: &mut [f32],
+    product: impl Fn(&[f32], &mut [f32]) + Sync,
+) {
+    let Shape { rows, columns, .. } = shape;
+    compute.threads.split(out, rows, rows * columns, |token, out| {
+        product(&x[token * columns..][..out.len() / rows * columns], out);
+    });
+}
+
+/// `product(rows, out [T, those rows])` for groups of rows, whose outputs are then put in place.
+fn by_rows(
+    compute: Compute,
+    shape: Shape,
+    tiles: &mut Vec<f32>,
+    out: &mut [f32],
+    product: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
+    let Shape { rows, columns, unit } = shape;
+    let (tokens, threads) = (out.len() / rows, compute.threads);
+    if tokens == 1 {
+        return threads.split(out, unit, unit * columns, |group, out| {
+            product(group * unit..group * unit + out.len(), out);
+        });
+    }
+    if threads.count() == 1 {
+        return product(0..rows, out);
+    }
+    let tiles = room(tiles, out.len());
+    threads.split(tiles, unit * tokens, unit * columns * tokens, |first, tiles| {
+        for (group, tile) in (first..).zip(tiles.chunks_mut(unit * tokens)) {
+            product(group * unit..group * unit + tile.len() / tokens, tile);
+        }
+    });
+    let tiles = &*tiles;
+    threads.split(out, rows, rows, |first, out| {
+        for (token, out) in (first..).zip(out.chunks_mut(rows)) {
+            for (places, tile) in out.chunks_mut(unit).zip(tiles.chunks(unit * tokens)) {
+                let here = token * places.len()..(token + 1) * places.len();
+                places.copy_from_slice(&tile[here]);
+            }
+        }
+    });
 }

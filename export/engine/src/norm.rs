@@ -33,11 +33,17 @@ impl RmsNorm {
         });
     }
 
-    /// A normalised copy of `x [T, width]`.
-    pub(crate) fn of(&self, threads: &Threads, x: &[f32]) -> Vec<f32> {
-        let mut normalised = x.to_vec();
-        self.in_place(threads, &mut normalised);
-        normalised
+    /// A normalised copy of `x [T, width]` in `copy`.
+    pub(crate) fn of<'c>(
+        &self,
+        threads: &Threads,
+        x: &[f32],
+        copy: &'c mut Vec<f32>,
+    ) -> &'c mut [f32] {
+        copy.clear();
+        copy.extend_from_slice(x);
+        self.in_place(threads, copy);
+        copy
     }
 }
 
@@ -48,13 +54,14 @@ mod tests {
     #[test]
     fn each_token_has_its_own_mean_square() {
         let norm = RmsNorm::new(vec![1.0, 2.0], 0.0);
-        let normalised = norm.of(&Threads::new(1).unwrap(), &[3.0, 3.0, 0.0, 2.0]);
+        let mut copy = Vec::new();
+        let normalised = norm.of(&Threads::new(1).unwrap(), &[3.0, 3.0, 0.0, 2.0], &mut copy);
         assert_eq!(normalised, [1.0, 2.0, 0.0, 2.0 * (2.0 * (1.0 / 2.0f32.sqrt()))]);
     }
 
     #[test]
     fn a_zero_token_stays_zero() {
         let norm = RmsNorm::new(vec![5.0; 3], 1e-5);
-        assert_eq!(norm.of(&Threads::new(1).unwrap(), &[0.0; 3]), [0.0; 3]);
+        assert_eq!(norm.of(&Threads::new(1).unwrap(), &[0.0; 3], &mut Vec::new()), [0.0; 3]);
     }
 }

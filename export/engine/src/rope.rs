@@ -1,15 +1,14 @@
 //! Rotary positions in Hugging Face's pairing: element `j` turns with element `j + D/2`
 //! (`bitnet-b158.md` §1.4).
 
-use std::ops::Range;
-
 use bitnet_format::ModelSpec;
 
 /// Angular speeds `theta^(-2j/D)`, `j = 0 .. D/2`, rounded once to f32.
 #[derive(Debug)]
 pub(crate) struct Rope(Vec<f32>);
 
-/// Cosine and sine for a run of positions, each `[T, D/2]`.
+/// Cosine and sine for some positions, each `[T, D/2]`.
+#[derive(Debug, Default)]
 pub(crate) struct Turns {
     half: usize,
     cosines: Vec<f32>,
@@ -22,11 +21,19 @@ impl Rope {
         Self((0..spec.head_dim / 2).map(|j| spec.rope_theta.powf(exponent(j)) as f32).collect())
     }
 
-    /// The angle is the f32 product of position and speed, as in training.
-    pub(crate) fn turns(&self, positions: Range<usize>) -> Turns {
-        let angles = positions.flat_map(|at| self.0.iter().map(move |speed| at as f32 * speed));
-        let (sines, cosines) = angles.map(f32::sin_cos).unzip();
-        Turns { half: self.0.len(), cosines, sines }
+    /// Sets `turns` to these positions. The angle is the f32 product of position and speed, as in
+    /// training.
+    pub(crate) fn turn_to(&self, positions: impl Iterator<Item = usize>, turns: &mut Turns) {
+        turns.half = self.0.len();
+        turns.cosines.clear();
+        turns.sines.clear();
+        for at in positions {
+            for speed in &self.0 {
+                let (sine, cosine) = (at as f32 * speed).sin_cos();
+                turns.cosines.push(cosine);
+                turns.sines.push(sine);
+            }
+        }
     }
 }
 
@@ -54,10 +61,16 @@ mod tests {
         Rope::new(&toml::from_str(text).unwrap())
     }
 
+    fn turns(positions: std::ops::Range<usize>) -> Turns {
+        let mut turns = Turns::default();
+        rope().turn_to(positions, &mut turns);
+        turns
+    }
+
     #[test]
     fn element_j_turns_with_element_j_plus_half() {
         let mut head = [1.0, 2.0, 3.0, 4.0];
-        rope().turns(5..8).apply(2, &mut head);
+        turns(5..8).apply(2, &mut head);
         let (sin, cos) = 7.0f32.sin_cos();
         let (slow_sin, slow_cos) = (7.0f32 * 0.01).sin_cos();
         assert_eq!(head[0], cos - 3.0 * sin);
@@ -69,7 +82,7 @@ mod tests {
     #[test]
     fn position_zero_turns_nothing() {
         let mut head = [1.0, 2.0, 3.0, 4.0];
-        rope().turns(0..1).apply(0, &mut head);
+        turns(0..1).apply(0, &mut head);
         assert_eq!(head, [1.0, 2.0, 3.0, 4.0]);
     }
 }

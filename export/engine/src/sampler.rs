@@ -65,6 +65,7 @@ impl SamplerSettings {
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     id: u32,
+    /// Divided by the temperature.
     logit: f32,
 }
 
@@ -73,6 +74,10 @@ struct Candidate {
 pub struct Sampler {
     settings: SamplerSettings,
     random: ChaCha8Rng,
+    /// Memory, kept from token to token.
+    penalised: Vec<f32>,
+    seen: Vec<u32>,
+    candidates: Candidates,
 }
 
 impl Sampler {
@@ -83,25 +88,46 @@ impl Sampler {
     pub fn new(settings: SamplerSettings) -> Result<Self, EngineError> {
         settings.check()?;
         let random = ChaCha8Rng::seed_from_u64(settings.seed);
-        Ok(Self { settings, random })
+        let (penalised, seen) = (Vec::new(), Vec::new());
+        Ok(Self { settings, random, penalised, seen, candidates: Candidates::default() })
     }
 
     /// Chooses a token from `logits [V]`; `seen` are the tokens the penalty applies to.
     pub fn sample(&mut self, logits: &[f32], seen: &[u32]) -> u32 {
-        let mut logits = logits.to_vec();
-        penalise(&mut logits, seen, self.settings.repetition_penalty);
+        let logits = if self.settings.repetition_penalty == 1.0 {
+            logits
+        } else {
+            self.penalise(logits, seen);
+            &self.penalised
+        };
         if self.settings.temperature == 0.0 {
-            return most_likely(&logits);
+            return most_likely(logits);
         }
-        let candidates = candidates(&logits, &self.settings);
-        let at = self.draw();
-        choose(&candidates, at)
+        self.candidates.narrow(logits, &self.settings);
+        let at = draw(&mut self.random);
+        self.candidates.choose(at)
     }
 
-    /// A number in [0, 1) with 53 random bits.
-    fn draw(&mut self) -> f64 {
-        (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    /// Each token seen is penalised once, however often it occurs (Keskar et al. 2019).
+    fn penalise(&mut self, logits: &[f32], seen: &[u32]) {
+        self.penalised.clear();
+        self.penalised.extend_from_slice(logits);
+        self.seen.clear();
+        self.seen.extend_from_slice(seen);
+        self.seen.sort_unstable();
+        self.seen.dedup();
+        let penalty = self.settings.repetition_penalty;
+        for &id in &self.seen {
+            if let Some(logit) = self.penalised.get_mut(id as usize) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
     }
+}
+
+/// A number in [0, 1) with 53 random bits.
+fn draw(random: &mut ChaCha8Rng) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// The likeliest token, of equals the lowest id.
@@ -115,64 +141,83 @@ pub(crate) fn most_likely(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// Each token seen is penalised once, however often it occurs (Keskar et al. 2019).
-fn penalise(logits: &mut [f32], seen: &[u32], penalty: f32) {
-    let mut seen = seen.to_vec();
-    seen.sort_unstable();
-    seen.dedup();
-    for id in seen {
-        if let Some(logit) = logits.get_mut(id as usize) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+/// What may be drawn: by id, or likeliest first where only the likeliest are kept.
+#[derive(Clone, Debug, Default)]
+struct Candidates {
+    all: Vec<Candidate>,
+    /// Unnormalised probabilities.
+    weights: Vec<f64>,
+}
+
+impl Candidates {
+    /// Fills in all tokens and drops those that the settings exclude.
+    fn narrow(&mut self, logits: &[f32], settings: &SamplerSettings) {
+        let scaled = |(id, &logit)| Candidate { id, logit: logit / settings.temperature };
+        self.all.clear();
+        self.all.extend((0u32..).zip(logits).map(scaled));
+        if (1..self.all.len()).contains(&settings.top_k) {
+            self.sort_first(settings.top_k);
+            self.all.truncate(settings.top_k);
+        }
+        if settings.top_p < 1.0 {
+            self.keep_top_p(settings.top_p);
+        }
+        let floor = self.largest() + settings.min_p.ln(); // ln 0 = -inf keeps all
+        self.all.retain(|candidate| candidate.logit >= floor);
+    }
+
+    /// The `count` likeliest come first, in order; of equals the lower id.
+    fn sort_first(&mut self, count: usize) {
+        let order =
+            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
+        if count < self.all.len() {
+            self.all.select_nth_unstable_by(count, order);
+        }
+        let count = count.min(self.all.len());
+        self.all[..count].sort_unstable_by(order);
+    }
+
+    /// Keeps the fewest of the likeliest that reach the probability `top_p` together; at least one.
+    ///
+    /// Sorts no more of them than that takes: of a large vocabulary it is usually a few.
+    fn keep_top_p(&mut self, top_p: f32) {
+        const FIRST: usize = 1024;
+        let largest = self.largest();
+        let weight = |candidate: &Candidate| f64::from(candidate.logit - largest).exp();
+        let wanted = self.all.iter().map(weight).sum::<f64>() * f64::from(top_p);
+        let mut sorted = FIRST;
+        loop {
+            self.sort_first(sorted);
+            let mut reached = 0.0;
+            let enough = self.all.iter().take(sorted).position(|candidate| {
+                reached += weight(candidate);
+                reached >= wanted
+            });
+            match enough {
+                Some(last) => return self.all.truncate(last + 1),
+                None if sorted >= self.all.len() => return,
+                None => sorted *= 8,
+            }
         }
     }
-}
 
-/// What is left to draw from, likeliest first, with logits divided by the temperature.
-fn candidates(logits: &[f32], settings: &SamplerSettings) -> Vec<Candidate> {
-    let scaled = |(id, &logit)| Candidate { id, logit: logit / settings.temperature };
-    let mut candidates: Vec<_> = (0u32..).zip(logits).map(scaled).collect();
-    let order = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
-    if (1..candidates.len()).contains(&settings.top_k) {
-        candidates.select_nth_unstable_by(settings.top_k - 1, order);
-        candidates.truncate(settings.top_k);
+    fn largest(&self) -> f32 {
+        self.all.iter().map(|candidate| candidate.logit).fold(f32::NEG_INFINITY, f32::max)
     }
-    candidates.sort_unstable_by(order);
-    candidates.truncate(within_top_p(&candidates, settings.top_p));
-    let floor = candidates[0].logit + settings.min_p.ln(); // ln 0 = -inf keeps all
-    candidates.truncate(candidates.partition_point(|candidate| candidate.logit >= floor));
-    candidates
-}
 
-/// How many of the likeliest reach the probability `top_p` together; at least one.
-fn within_top_p(candidates: &[Candidate], top_p: f32) -> usize {
-    if top_p >= 1.0 {
-        return candidates.len();
+    /// The candidate at `at` in [0, 1) of the summed probabilities.
+    fn choose(&mut self, at: f64) -> u32 {
+        let largest = self.largest();
+        self.weights.clear();
+        let weight = |candidate: &Candidate| f64::from(candidate.logit - largest).exp();
+        self.weights.extend(self.all.iter().map(weight));
+        let mut left = at * self.weights.iter().sum::<f64>();
+        let chosen = self.weights.iter().position(|weight| {
+            left -= weight;
+            left < 0.0
+        });
+        self.all[chosen.unwrap_or(0)].id
     }
-    let weights = weights(candidates);
-    let wanted = weights.iter().sum::<f64>() * f64::from(top_p);
-    let mut reached = 0.0;
-    let enough = weights.iter().position(|weight| {
-        reached += weight;
-        reached >= wanted
-    });
-    enough.map_or(candidates.len(), |last| last + 1)
-}
-
-/// Unnormalised probabilities of candidates of which the first is the likeliest.
-fn weights(candidates: &[Candidate]) -> Vec<f64> {
-    let weight = |candidate: &Candidate| f64::from(candidate.logit - candidates[0].logit).exp();
-    candidates.iter().map(weight).collect()
-}
-
-/// The candidate at `at` in [0, 1) of the summed probabilities.
-fn choose(candidates: &[Candidate], at: f64) -> u32 {
-    let weights = weights(candidates);
-    let mut left = at * weights.iter().sum::<f64>();
-    let chosen = weights.iter().position(|weight| {
-        left -= weight;
-        left < 0.0
-    });
-    candidates[chosen.unwrap_or(0)].id
 }
 
 #[cfg(test)]
@@ -182,7 +227,9 @@ mod tests {
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
 
     fn ids(settings: &SamplerSettings) -> Vec<u32> {
-        candidates(&LOGITS, settings).iter().map(|candidate| candidate.id).collect()
+        let mut candidates = Candidates::default();
+        candidates.narrow(&LOGITS, settings);
+        candidates.all.iter().map(|candidate| candidate.id).collect()
     }
 
     fn drawn(settings: &SamplerSettings, count: usize) -> Vec<u32> {
@@ -198,14 +245,40 @@ mod tests {
     #[test]
     fn filters_keep_the_likeliest() {
         let all = SamplerSettings::default();
-        assert_eq!(ids(&all), [1, 3, 2, 0, 4]);
+        assert_eq!(ids(&all), [0, 1, 2, 3, 4]);
         assert_eq!(ids(&SamplerSettings { top_k: 2, ..all.clone() }), [1, 3]);
-        assert_eq!(ids(&SamplerSettings { top_k: 99, ..all.clone() }), [1, 3, 2, 0, 4]);
+        assert_eq!(ids(&SamplerSettings { top_k: 99, ..all.clone() }), [0, 1, 2, 3, 4]);
+        assert_eq!(ids(&SamplerSettings { top_k: 4, ..all.clone() }), [1, 3, 2, 0]);
         // Probabilities are about 0.40, 0.40, 0.15, 0.05, 0.01.
         assert_eq!(ids(&SamplerSettings { top_p: 0.5, ..all.clone() }), [1, 3]);
         assert_eq!(ids(&SamplerSettings { top_p: 1e-6, ..all.clone() }), [1]);
-        assert_eq!(ids(&SamplerSettings { min_p: 0.3, ..all.clone() }), [1, 3, 2]);
+        assert_eq!(ids(&SamplerSettings { min_p: 0.3, ..all.clone() }), [1, 2, 3]);
         assert_eq!(ids(&SamplerSettings { min_p: 1.0, ..all }), [1, 3]);
+    }
+
+    #[test]
+    fn of_many_tokens_only_as_many_are_sorted_as_are_kept() {
+        // Probabilities fall by a thousandth from one to the next, in a mixed order of ids.
+        let logits: Vec<f32> = (0..20_000u32).map(|id| (id * 7919 % 20_000) as f32 / 1e3).collect();
+        for top_p in [0.5f32, 0.9, 0.999, 0.999_999] {
+            let mut candidates = Candidates::default();
+            candidates.narrow(&logits, &SamplerSettings { top_p, ..SamplerSettings::default() });
+            let mut sorted = logits.clone();
+            sorted.sort_unstable_by(|a, b| b.total_cmp(a));
+            let weight = |logit: &f32| f64::from(logit - 19.999).exp();
+            let total: f64 = sorted.iter().map(weight).sum();
+            let mut sum = 0.0;
+            let expected = sorted.iter().take_while(|logit| {
+                let more = sum < total * f64::from(top_p);
+                sum += weight(logit);
+                more
+            });
+            let expected: Vec<f32> = expected.copied().collect();
+            let kept: Vec<f32> = candidates.all.iter().map(|candidate| candidate.logit).collect();
+            assert!(kept.len().abs_diff(expected.len()) <= 1, "{} {}", kept.len(), expected.len());
+            let both = kept.len().min(expected.len());
+            assert_eq!(kept[..both], expected[..both]);
+        }
     }
 
     #[test]
@@ -229,11 +302,11 @@ mod tests {
 
     #[test]
     fn the_penalty_weakens_tokens_of_either_sign_once() {
-        let mut logits = [2.0, -2.0, 2.0];
-        penalise(&mut logits, &[0, 1, 0], 2.0);
-        assert_eq!(logits, [1.0, -4.0, 2.0]);
         let settings = SamplerSettings { repetition_penalty: 2.0, ..SamplerSettings::greedy() };
-        assert_eq!(Sampler::new(settings).unwrap().sample(&LOGITS, &[1]), 3);
+        let mut sampler = Sampler::new(settings).unwrap();
+        sampler.penalise(&[2.0, -2.0, 2.0], &[0, 1, 0]);
+        assert_eq!(sampler.penalised, [1.0, -4.0, 2.0]);
+        assert_eq!(sampler.sample(&LOGITS, &[1]), 3);
     }
 
     #[test]

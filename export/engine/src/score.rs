@@ -1,7 +1,7 @@
 //! How likely a model finds a given sequence.
 
 use crate::sampler::most_likely;
-use crate::{EngineError, Model, Threads};
+use crate::{EngineError, Model, Threads, Workspace};
 
 /// Positions whose logits exist at one time: `[SCORED, V]` f32.
 const SCORED: usize = 32;
@@ -23,13 +23,13 @@ pub struct Scores {
 /// # Errors
 /// As [`Model::forward`].
 pub fn score(model: &Model, tokens: &[u32], threads: &Threads) -> Result<Scores, EngineError> {
-    let mut cache = model.new_cache();
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::new(threads));
     model.check(&cache, tokens)?;
     let vocab_size = model.spec().vocab_size;
     let mut scores = Scores { logprobs: vec![None], argmax: Vec::with_capacity(tokens.len()) };
     for start in (0..tokens.len()).step_by(SCORED) {
         let here = &tokens[start..tokens.len().min(start + SCORED)];
-        let logits = model.forward_all(&mut cache, here, threads)?;
+        let logits = model.forward_all(&mut workspace, &mut cache, here)?;
         let mut found: Vec<(Option<f64>, u32)> = vec![(None, 0); here.len()];
         threads.split(&mut found, 1, COST * vocab_size, |first, found| {
             let rows = logits.chunks_exact(vocab_size).enumerate().skip(first);

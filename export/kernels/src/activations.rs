@@ -12,7 +12,7 @@ use crate::panels::CHUNK;
 /// Quantised tokens `[T, K]`.
 ///
 /// Invariant: columns beyond `K` hold the code 0, and each sum is that of its token's codes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Activations {
     columns: usize,
     chunks: usize,
@@ -29,13 +29,20 @@ impl Activations {
     /// A NaN does not count for its token's scale and gets the code 0; an infinity makes all
     /// codes of its token 0.
     pub fn quantise(kernel: Kernel, x: &[f32], columns: usize) -> Self {
-        Self::each_token(x, columns, |row, codes| kernel.quantise(row, codes))
+        let mut activations = Self::default();
+        activations.requantise(kernel, x, columns);
+        activations
+    }
+
+    /// [`Activations::quantise`] into the memory of these.
+    pub fn requantise(&mut self, kernel: Kernel, x: &[f32], columns: usize) {
+        self.each_token(x, columns, |row, codes| kernel.quantise(row, codes));
     }
 
     /// Tokens whose codes `[T, K]` are known, one scale each.
     pub fn from_codes(codes: &[i8], columns: usize, scales: &[ActivationScale]) -> Self {
-        let mut next = scales.iter();
-        let activations = Self::each_token(codes, columns, |source, codes| {
+        let (mut activations, mut next) = (Self::default(), scales.iter());
+        activations.each_token(codes, columns, |source, codes| {
             codes.copy_from_slice(source);
             *next.next().expect("one scale for each token")
         });
@@ -44,21 +51,23 @@ impl Activations {
     }
 
     fn each_token<X>(
+        &mut self,
         x: &[X],
         columns: usize,
         mut fill: impl FnMut(&[X], &mut [i8]) -> ActivationScale,
-    ) -> Self {
+    ) {
         assert!(columns > 0 && x.len().is_multiple_of(columns), "whole tokens of {columns} values");
         let (tokens, chunks) = (x.len() / columns, columns.div_ceil(CHUNK));
-        let mut codes = vec![[0; CHUNK]; tokens * chunks];
-        let mut sums = Vec::with_capacity(tokens);
-        let mut scales = Vec::with_capacity(tokens);
-        for (row, codes) in x.chunks_exact(columns).zip(codes.chunks_exact_mut(chunks)) {
-            let codes = &mut codes.as_flattened_mut()[..columns];
-            scales.push(fill(row, codes));
-            sums.push(codes.iter().map(|&code| i32::from(code)).sum());
+        (self.columns, self.chunks) = (columns, chunks);
+        self.codes.resize(tokens * chunks, [0; CHUNK]);
+        self.sums.clear();
+        self.scales.clear();
+        for (row, codes) in x.chunks_exact(columns).zip(self.codes.chunks_exact_mut(chunks)) {
+            let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
+            padding.fill(0);
+            self.scales.push(fill(row, codes));
+            self.sums.push(codes.iter().map(|&code| i32::from(code)).sum());
         }
-        Self { columns, chunks, codes, sums, scales }
     }
 
     /// Number of tokens, `T`.

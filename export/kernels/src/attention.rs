@@ -8,7 +8,10 @@
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
+use half::f16;
+
 use crate::Kernel;
+use vector::{Load, Vector};
 
 /// Tokens of a block of keys, and values of a vector.
 pub const LANES: usize = 16;
@@ -16,16 +19,35 @@ pub const LANES: usize = 16;
 /// Query rows that share a pass over keys and values.
 pub const QUERIES: usize = 8;
 
+/// What keys and values are held in: f32, or f16 in half the memory, which converts to f32 exactly.
+pub trait Element: Load {
+    /// The nearest value, ties to even; beyond the largest finite one, that one.
+    fn nearest(x: f32) -> Self;
+}
+
+impl Element for f32 {
+    fn nearest(x: f32) -> Self {
+        x
+    }
+}
+
+impl Element for f16 {
+    fn nearest(x: f32) -> Self {
+        // An infinite key would make every score of its token NaN.
+        f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
+    }
+}
+
 /// Keys and values of one head.
 #[derive(Clone, Copy, Debug)]
-pub struct HeadView<'a> {
+pub struct HeadView<'a, E> {
     /// Element `d` of token `t` is at `t / 16 · block + 16 · d + t % 16`.
-    pub keys: &'a [f32],
-    /// Floats from one block of keys to the next.
+    pub keys: &'a [E],
+    /// Elements from one block of keys to the next.
     pub block: usize,
     /// Element `d` of token `t` is at `t · token + d`; rows are padded to whole vectors.
-    pub values: &'a [f32],
-    /// Floats from one token's values to the next.
+    pub values: &'a [E],
+    /// Elements from one token's values to the next.
     pub token: usize,
     /// Width of the head, `D`.
     pub width: usize,
@@ -43,30 +65,30 @@ pub struct QueryRow<'a> {
 /// `out [rows, padded D]` = softmax(`q·k / sqrt(D)`) · values, for at most [`QUERIES`] rows.
 ///
 /// `scratch` is memory that may be used again.
-pub fn attend(
+pub fn attend<E: Element>(
     kernel: Kernel,
     rows: &[QueryRow],
-    head: HeadView,
+    head: HeadView<E>,
     scratch: &mut Vec<f32>,
     out: &mut [f32],
 ) {
     match rows.len() {
-        1 => run::<1>(kernel, rows, head, scratch, out),
-        2 => run::<2>(kernel, rows, head, scratch, out),
-        3 => run::<3>(kernel, rows, head, scratch, out),
-        4 => run::<4>(kernel, rows, head, scratch, out),
-        5 => run::<5>(kernel, rows, head, scratch, out),
-        6 => run::<6>(kernel, rows, head, scratch, out),
-        7 => run::<7>(kernel, rows, head, scratch, out),
-        8 => run::<8>(kernel, rows, head, scratch, out),
+        1 => run::<E, 1>(kernel, rows, head, scratch, out),
+        2 => run::<E, 2>(kernel, rows, head, scratch, out),
+        3 => run::<E, 3>(kernel, rows, head, scratch, out),
+        4 => run::<E, 4>(kernel, rows, head, scratch, out),
+        5 => run::<E, 5>(kernel, rows, head, scratch, out),
+        6 => run::<E, 6>(kernel, rows, head, scratch, out),
+        7 => run::<E, 7>(kernel, rows, head, scratch, out),
+        8 => run::<E, 8>(kernel, rows, head, scratch, out),
         other => panic!("1 to {QUERIES} rows, got {other}"),
     }
 }
 
-fn run<const Q: usize>(
+fn run<E: Element, const Q: usize>(
     kernel: Kernel,
     rows: &[QueryRow],
-    head: HeadView,
+    head: HeadView<E>,
     scratch: &mut Vec<f32>,
     out: &mut [f32],
 ) {
@@ -84,33 +106,67 @@ fn run<const Q: usize>(
     // made the kernel asked.
     unsafe {
         match kernel {
-            Kernel::Scalar => body::<[f32; LANES], Q>(rows, head, scratch, out),
+            Kernel::Scalar => body::<[f32; LANES], E, Q>(rows, head, scratch, out),
             #[cfg(target_arch = "aarch64")]
-            Kernel::NeonDotprod => body::<[f32; LANES], Q>(rows, head, scratch, out),
+            Kernel::NeonDotprod => body::<[f32; LANES], E, Q>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 | Kernel::AvxVnni => x86::avx2::<Q>(rows, head, scratch, out),
+            Kernel::Avx2 | Kernel::AvxVnni => x86::avx2::<E, Q>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => x86::avx512::<Q>(rows, head, scratch, out),
+            Kernel::Avx512Vnni => x86::avx512::<E, Q>(rows, head, scratch, out),
         }
     }
 }
 
-/// Sixteen f32 side by side.
-trait Vector: Copy {
-    /// # Safety
-    /// The instructions of the implementation.
-    unsafe fn splat(x: f32) -> Self;
-    /// # Safety
-    /// The instructions of the implementation.
-    unsafe fn load(values: &[f32; LANES]) -> Self;
-    /// `self + a · b`, rounded once.
-    ///
-    /// # Safety
-    /// The instructions of the implementation.
-    unsafe fn add_product(self, a: Self, b: Self) -> Self;
-    /// # Safety
-    /// The instructions of the implementation.
-    unsafe fn store(self, places: &mut [f32; LANES]);
+mod vector {
+    //! What the instruction sets bring, closed to other crates.
+
+    use half::f16;
+
+    use super::LANES;
+
+    /// Sixteen f32 side by side.
+    pub trait Vector: Copy {
+        /// # Safety
+        /// The instructions of the implementation.
+        unsafe fn splat(x: f32) -> Self;
+        /// # Safety
+        /// The instructions of the implementation.
+        unsafe fn load(values: &[f32; LANES]) -> Self;
+        /// # Safety
+        /// The instructions of the implementation.
+        unsafe fn load_half(values: &[f16; LANES]) -> Self;
+        /// `self + a · b`, rounded once.
+        ///
+        /// # Safety
+        /// The instructions of the implementation.
+        unsafe fn add_product(self, a: Self, b: Self) -> Self;
+        /// # Safety
+        /// The instructions of the implementation.
+        unsafe fn store(self, places: &mut [f32; LANES]);
+    }
+
+    /// A type that vectors of f32 are loaded from.
+    pub trait Load: Copy + Send + Sync + 'static {
+        /// # Safety
+        /// The instructions of `V`.
+        unsafe fn load<V: Vector>(values: &[Self; LANES]) -> V;
+    }
+
+    impl Load for f32 {
+        #[inline(always)]
+        unsafe fn load<V: Vector>(values: &[Self; LANES]) -> V {
+            // SAFETY: the caller has the instructions of `V`.
+            unsafe { V::load(values) }
+        }
+    }
+
+    impl Load for f16 {
+        #[inline(always)]
+        unsafe fn load<V: Vector>(values: &[Self; LANES]) -> V {
+            // SAFETY: the caller has the instructions of `V`.
+            unsafe { V::load_half(values) }
+        }
+    }
 }
 
 impl Vector for [f32; LANES] {
@@ -120,6 +176,10 @@ impl Vector for [f32; LANES] {
 
     unsafe fn load(values: &[f32; LANES]) -> Self {
         *values
+    }
+
+    unsafe fn load_half(values: &[f16; LANES]) -> Self {
+        values.map(f16::to_f32)
     }
 
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
@@ -136,9 +196,9 @@ impl Vector for [f32; LANES] {
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-unsafe fn body<V: Vector, const Q: usize>(
+unsafe fn body<V: Vector, E: Element, const Q: usize>(
     rows: &[QueryRow; Q],
-    head: HeadView,
+    head: HeadView<E>,
     scores: &mut [f32],
     out: &mut [f32],
 ) {
@@ -147,7 +207,7 @@ unsafe fn body<V: Vector, const Q: usize>(
     for block in 0..blocks {
         let keys = &head.keys[block * head.block..][..LANES * head.width];
         // SAFETY: the caller has the instructions of `V`.
-        let sums = unsafe { block_scores::<V, Q>(rows, keys.as_chunks().0) };
+        let sums = unsafe { block_scores::<V, E, Q>(rows, keys.as_chunks().0) };
         for (row, sums) in sums.into_iter().enumerate() {
             let place = &mut scores[row * length + block * LANES..][..LANES];
             // SAFETY: as above.
@@ -162,7 +222,7 @@ unsafe fn body<V: Vector, const Q: usize>(
     let padded = head.width.next_multiple_of(LANES);
     for first in (0..padded).step_by(LANES) {
         // SAFETY: as above.
-        let sums = unsafe { weigh::<V, Q>(head, first, longest, scores, length) };
+        let sums = unsafe { weigh::<V, E, Q>(head, first, longest, scores, length) };
         for (row, sums) in sums.into_iter().enumerate() {
             let place = &mut out[row * padded + first..][..LANES];
             // SAFETY: as above.
@@ -176,16 +236,16 @@ unsafe fn body<V: Vector, const Q: usize>(
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-unsafe fn block_scores<V: Vector, const Q: usize>(
+unsafe fn block_scores<V: Vector, E: Element, const Q: usize>(
     rows: &[QueryRow; Q],
-    keys: &[[f32; LANES]],
+    keys: &[[E; LANES]],
 ) -> [V; Q] {
     let queries: [&[f32]; Q] = std::array::from_fn(|row| &rows[row].query[..keys.len()]);
     // SAFETY: the caller has the instructions of `V`.
     unsafe {
         let mut sums = [V::splat(0.0); Q];
         for (d, key) in keys.iter().enumerate() {
-            let key = V::load(key);
+            let key: V = E::load(key);
             for row in 0..Q {
                 sums[row] = sums[row].add_product(V::splat(queries[row][d]), key);
             }
@@ -199,8 +259,8 @@ unsafe fn block_scores<V: Vector, const Q: usize>(
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-unsafe fn weigh<V: Vector, const Q: usize>(
-    head: HeadView,
+unsafe fn weigh<V: Vector, E: Element, const Q: usize>(
+    head: HeadView<E>,
     first: usize,
     longest: usize,
     weights: &[f32],
@@ -211,7 +271,7 @@ unsafe fn weigh<V: Vector, const Q: usize>(
     unsafe {
         let mut sums = [V::splat(0.0); Q];
         for (t, value) in head.values[first..].chunks(head.token).take(longest).enumerate() {
-            let value = V::load(value[..LANES].try_into().expect("a vector of values"));
+            let value: V = E::load(value[..LANES].try_into().expect("a vector of values"));
             for row in 0..Q {
                 sums[row] = sums[row].add_product(V::splat(weights[row][t]), value);
             }
@@ -284,11 +344,14 @@ mod x86 {
     //! The bodies for x86-64.
 
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_loadu_si256, _mm256_set1_ps, _mm256_storeu_ps, _mm512_cvtph_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
 
-    use super::{HeadView, LANES, QueryRow, Vector, body};
+    use half::f16;
+
+    use super::{Element, HeadView, LANES, QueryRow, Vector, body};
 
     impl Vector for [__m256; 2] {
         #[inline(always)]
@@ -301,6 +364,17 @@ mod x86 {
         unsafe fn load(values: &[f32; LANES]) -> Self {
             // SAFETY: AVX, says the caller; two times eight values.
             unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr())] }
+        }
+
+        #[inline(always)]
+        unsafe fn load_half(values: &[f16; LANES]) -> Self {
+            // SAFETY: F16C, says the caller; two times eight values of two bytes.
+            unsafe {
+                [
+                    _mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().cast())),
+                    _mm256_cvtph_ps(_mm_loadu_si128(values[8..].as_ptr().cast())),
+                ]
+            }
         }
 
         #[inline(always)]
@@ -333,6 +407,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_half(values: &[f16; LANES]) -> Self {
+            // SAFETY: AVX-512, says the caller; sixteen values of two bytes.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: AVX-512, says the caller.
             unsafe { _mm512_fmadd_ps(a, b, self) }
@@ -345,28 +425,28 @@ mod x86 {
         }
     }
 
-    /// [`body`] for AVX2 with FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn avx2<const Q: usize>(
+    /// [`body`] for AVX2 with FMA and F16C.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn avx2<E: Element, const Q: usize>(
         rows: &[QueryRow; Q],
-        head: HeadView,
+        head: HeadView<E>,
         scores: &mut [f32],
         out: &mut [f32],
     ) {
         // SAFETY: this function has the instructions.
-        unsafe { body::<[__m256; 2], Q>(rows, head, scores, out) }
+        unsafe { body::<[__m256; 2], E, Q>(rows, head, scores, out) }
     }
 
     /// [`body`] for AVX-512.
     #[target_feature(enable = "avx512f,fma")]
-    pub(super) fn avx512<const Q: usize>(
+    pub(super) fn avx512<E: Element, const Q: usize>(
         rows: &[QueryRow; Q],
-        head: HeadView,
+        head: HeadView<E>,
         scores: &mut [f32],
         out: &mut [f32],
     ) {
         // SAFETY: this function has the instructions.
-        unsafe { body::<__m512, Q>(rows, head, scores, out) }
+        unsafe { body::<__m512, E, Q>(rows, head, scores, out) }
     }
 }
 

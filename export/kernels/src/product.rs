@@ -98,13 +98,20 @@ fn each_tile<O>(
     check(panels, x, &rows, out.len());
     let stride = rows.len();
     // A single token, the case that must not wait, clears no more than it needs.
-    let (mut one, mut many);
-    let sums = if x.tokens() == 1 {
-        one = [[0; ROWS_PER_PAIR]; 1];
-        &mut one[..]
-    } else {
-        many = [[0; ROWS_PER_PAIR]; TOKENS_PER_PASS];
-        &mut many[..]
+    let (mut one, mut few, mut many);
+    let sums: &mut [[i32; ROWS_PER_PAIR]] = match x.tokens() {
+        0..=1 => {
+            one = [[0; ROWS_PER_PAIR]; 1];
+            &mut one
+        }
+        2..=8 => {
+            few = [[0; ROWS_PER_PAIR]; 8];
+            &mut few
+        }
+        _ => {
+            many = [[0; ROWS_PER_PAIR]; TOKENS_PER_PASS];
+            &mut many
+        }
     };
     for first in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
         let tokens = first..x.tokens().min(first + TOKENS_PER_PASS);

@@ -3,10 +3,11 @@
 
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row};
-use bitnet_kernels::attention::{HeadView, QueryRow, attend};
+use bitnet_kernels::attention::{Element, HeadView, QueryRow, attend};
 use bitnet_kernels::{
     Activations, DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels, accumulate, matmul,
 };
+use half::f16;
 use proptest::prelude::*;
 
 /// A small generator, so that a failing case is repeated by its seed.
@@ -255,6 +256,36 @@ proptest! {
             }
             let bits: Vec<u32> = out.into_iter().map(f32::to_bits).collect();
             prop_assert_eq!(expected_bits.get_or_insert(bits.clone()), &bits, "{:?}", kernel);
+        }
+        // Held in half precision it is that of the rounded keys and values.
+        let halves = |values: &[f32]| -> Vec<f16> {
+            values.iter().map(|x| f16::nearest(*x)).collect()
+        };
+        let back = |values: &[f16]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
+        let (half_keys, half_values) = (halves(&laid_keys), halves(&laid_values));
+        let (keys, values) = (back(&half_keys), back(&half_values));
+        let rounded = HeadView {
+            keys: &keys[16 * width..], block, values: &values[padded..], token: 2 * padded, width,
+        };
+        let half = HeadView {
+            keys: &half_keys[16 * width..], block, values: &half_values[padded..],
+            token: 2 * padded, width,
+        };
+        let (mut scratch, mut expected) = (Vec::new(), vec![7.0; count * padded]);
+        attend(Kernel::Scalar, &rows, rounded, &mut scratch, &mut expected);
+        for kernel in Kernel::available() {
+            let mut out = vec![7.0; count * padded];
+            attend(kernel, &rows, half, &mut scratch, &mut out);
+            prop_assert_eq!(&out, &expected, "{:?}", kernel);
+        }
+    }
+
+    #[test]
+    fn half_precision_rounds_to_nearest_and_never_to_infinity(x: f32) {
+        let half = f16::nearest(x);
+        prop_assert!(half.is_finite() || x.is_nan());
+        if x.abs() < 65504.0 {
+            prop_assert_eq!(half, f16::from_f32(x));
         }
     }
 

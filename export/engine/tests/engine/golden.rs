@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_engine::Model;
+use bitnet_engine::{Model, Workspace};
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, ModelFolder};
 use bitnet_format::tensor_table;
 use bitnet_format::tensors::{Dtype, TensorData, TensorFile, write_tensors};
@@ -54,10 +54,11 @@ fn check_logits(set: &Path, dir: &Path, name: &str) {
     let shape = expected.info(name).unwrap().shape.clone();
     let expected = expected.floats(name, &shape).unwrap();
     let (model, pool) = (Model::load(dir).unwrap(), threads(1));
-    let logits = inputs
-        .iter()
-        .flat_map(|tokens| model.forward_all(&mut model.new_cache(), tokens, &pool).unwrap());
-    let logits: Vec<f32> = logits.collect();
+    let (mut workspace, mut logits) = (Workspace::new(&pool), Vec::new());
+    for tokens in &inputs {
+        let found = model.forward_all(&mut workspace, &mut model.new_cache(), tokens).unwrap();
+        logits.extend_from_slice(found);
+    }
     assert_eq!(logits.len(), expected.len());
     let differences = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     let largest = differences.fold(0.0, f32::max);

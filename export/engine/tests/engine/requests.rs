@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_engine::{EngineError, Model, score};
+use bitnet_engine::{EngineError, Model, Workspace, score};
 use bitnet_format::convert::hf::write_packed;
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE};
 use bitnet_format::tensors::{TensorData, write_tensors};
@@ -38,7 +38,10 @@ fn latents_are_quantised_on_the_way() {
     write_packed(packed.path(), source.spec(), |entry| source.floats(entry)).unwrap();
     let [a, b] = [&master, &packed].map(|dir| Model::load(dir.path()).unwrap());
     let pool = threads(1);
-    let logits = |model: &Model| model.forward(&mut model.new_cache(), &[1, 2, 3], &pool).unwrap();
+    let logits = |model: &Model| {
+        let mut workspace = Workspace::new(&pool);
+        model.forward(&mut workspace, &mut model.new_cache(), &[1, 2, 3]).unwrap().to_vec()
+    };
     assert_eq!(logits(&a), logits(&b));
 }
 
@@ -51,18 +54,18 @@ fn a_folder_that_is_not_there_is_an_error_with_its_path() {
 #[test]
 fn tokens_that_do_not_fit_leave_the_cache_as_it_was() {
     let (model, pool) = (model(SMALL), threads(1));
-    let mut cache = model.new_cache();
-    model.forward(&mut cache, &[1; 20], &pool).unwrap();
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::new(&pool));
+    model.forward(&mut workspace, &mut cache, &[1; 20]).unwrap();
     for (tokens, message) in [
         (&[][..], "the prompt holds no token"),
         (&[0; 5], "25 tokens do not fit the model's context of 24"),
         (&[49, 50], "token id 50 lies outside the vocabulary of 50"),
     ] {
-        let error = model.forward(&mut cache, tokens, &pool).unwrap_err();
+        let error = model.forward(&mut workspace, &mut cache, tokens).unwrap_err();
         assert_eq!(error.to_string(), message);
         assert_eq!(cache.len(), 20);
     }
-    model.forward(&mut cache, &[0; 4], &pool).unwrap();
+    model.forward(&mut workspace, &mut cache, &[0; 4]).unwrap();
 }
 
 #[test]
@@ -70,7 +73,8 @@ fn scores_are_those_of_the_logits() {
     let (model, pool) = (model(&SMALL.replace("= 24", "= 99")), threads(1));
     let tokens: Vec<u32> = (0..70).map(|i| i * 13 % 50).collect(); // more than one run of logits
     let scores = score(&model, &tokens, &pool).unwrap();
-    let logits = model.forward_all(&mut model.new_cache(), &tokens, &pool).unwrap();
+    let mut workspace = Workspace::new(&pool);
+    let logits = model.forward_all(&mut workspace, &mut model.new_cache(), &tokens).unwrap();
     assert_eq!((scores.logprobs.len(), scores.argmax.len()), (70, 70));
     assert_eq!(scores.logprobs[0], None);
     for at in 0..70 {

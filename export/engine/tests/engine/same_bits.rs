@@ -1,6 +1,6 @@
 //! Nothing about how a pass is run shows in its logits.
 
-use bitnet_engine::{Kernel, Model};
+use bitnet_engine::{CachePrecision, Continuation, Kernel, KvCache, Model, Workspace};
 
 use crate::random_model::{SPLIT, model, threads};
 
@@ -15,17 +15,18 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 /// Logits of all tokens in one call.
 fn together(model: &Model, tokens: &[u32], threads: usize) -> Vec<u32> {
     let pool = crate::random_model::threads(threads);
-    bits(&model.forward_all(&mut model.new_cache(), tokens, &pool).unwrap())
+    let mut workspace = Workspace::new(&pool);
+    bits(model.forward_all(&mut workspace, &mut model.new_cache(), tokens).unwrap())
 }
 
 #[test]
 fn one_token_at_a_time_gives_the_logits_of_one_call() {
     let (model, pool) = (model(SPLIT), threads(2));
     let tokens = prompt(40);
-    let mut cache = model.new_cache();
+    let (mut cache, mut workspace) = (model.new_cache(), Workspace::new(&pool));
     let mut one_by_one = Vec::new();
     for token in &tokens {
-        one_by_one.extend(bits(&model.forward(&mut cache, &[*token], &pool).unwrap()));
+        one_by_one.extend(bits(model.forward(&mut workspace, &mut cache, &[*token]).unwrap()));
     }
     assert_eq!(cache.len(), tokens.len());
     assert!(one_by_one == together(&model, &tokens, 2));
@@ -33,16 +34,16 @@ fn one_token_at_a_time_gives_the_logits_of_one_call() {
 
 #[test]
 fn a_long_prompt_in_pieces_gives_the_logits_of_one_call() {
-    // 300 tokens: more than go through the blocks together.
+    // 400 tokens: more than go through the blocks together.
     let (model, pool) = (model(SPLIT), threads(2));
-    let tokens = prompt(300);
-    let whole = model.forward(&mut model.new_cache(), &tokens, &pool).unwrap();
+    let (tokens, mut workspace) = (prompt(400), Workspace::new(&pool));
+    let whole = bits(model.forward(&mut workspace, &mut model.new_cache(), &tokens).unwrap());
     let mut cache = model.new_cache();
-    model.forward(&mut cache, &tokens[..70], &pool).unwrap();
-    model.forward(&mut cache, &prompt(100), &pool).unwrap();
+    model.forward(&mut workspace, &mut cache, &tokens[..70]).unwrap();
+    model.forward(&mut workspace, &mut cache, &prompt(100)).unwrap();
     cache.truncate(70);
-    let rest = model.forward(&mut cache, &tokens[70..], &pool).unwrap();
-    assert_eq!(bits(&rest), bits(&whole));
+    let rest = model.forward(&mut workspace, &mut cache, &tokens[70..]).unwrap();
+    assert_eq!(bits(rest), whole);
 }
 
 #[test]
@@ -65,5 +66,66 @@ fn the_kernel_changes_no_bit() {
     for kernel in Kernel::available() {
         model = model.with_kernel(kernel);
         assert!(together(&model, &tokens, 1) == detected, "{kernel:?}");
+    }
+}
+
+#[test]
+fn a_sequence_among_others_gives_the_logits_it_has_alone() {
+    let (model, pool) = (model(SPLIT), threads(2));
+    let mut workspace = Workspace::new(&pool);
+    let vocab_size = model.spec().vocab_size;
+    // Prompts that end within, at and beyond what goes through the blocks together, then one token
+    // of each.
+    let prompts = [prompt(3), prompt(253), prompt(1), prompt(300)];
+    let mut alone: Vec<KvCache> = prompts.iter().map(|_| model.new_cache()).collect();
+    let mut beside = alone.clone();
+    for round in 0..3 {
+        let next = |at: usize| if round == 0 { prompts[at].clone() } else { vec![7 * round] };
+        let tokens: Vec<Vec<u32>> = (0..prompts.len()).map(next).collect();
+        let mut sequences: Vec<Continuation> = beside
+            .iter_mut()
+            .zip(&tokens)
+            .map(|(cache, tokens)| Continuation { cache, tokens })
+            .collect();
+        let together = bits(model.forward_batch(&mut workspace, &mut sequences).unwrap());
+        for ((cache, tokens), found) in
+            alone.iter_mut().zip(&tokens).zip(together.chunks(vocab_size))
+        {
+            assert_eq!(bits(model.forward(&mut workspace, cache, tokens).unwrap()), found);
+        }
+    }
+}
+
+#[test]
+fn one_sequence_that_cannot_go_on_leaves_the_others_as_they_were() {
+    let (model, pool) = (model(SPLIT), threads(1));
+    let mut workspace = Workspace::new(&pool);
+    let (mut first, mut second) = (model.new_cache(), model.new_cache());
+    let mut sequences = [
+        Continuation { cache: &mut first, tokens: &[1, 2] },
+        Continuation { cache: &mut second, tokens: &[9999] },
+    ];
+    assert!(model.forward_batch(&mut workspace, &mut sequences).is_err());
+    assert_eq!((first.len(), second.len()), (0, 0));
+}
+
+#[test]
+fn a_cache_in_half_precision_gives_nearly_the_same_logits_and_the_same_in_every_kernel() {
+    let mut model = model(SPLIT);
+    let (pool, tokens) = (threads(2), prompt(60));
+    let mut workspace = Workspace::new(&pool);
+    let exact = model.forward(&mut workspace, &mut model.new_cache(), &tokens).unwrap().to_vec();
+    let mut first = None;
+    for kernel in Kernel::available() {
+        model = model.with_kernel(kernel);
+        let mut cache = KvCache::with_precision(model.spec(), CachePrecision::F16);
+        let half = model.forward(&mut workspace, &mut cache, &tokens).unwrap();
+        // A rounded key moves an activation by up to one of its 127 levels.
+        let size =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+        let difference = size(&mut half.iter().zip(&exact).map(|(a, b)| a - b));
+        let share = difference / size(&mut exact.iter().copied());
+        assert!(share > 0.0 && share < 0.05, "{share}");
+        assert_eq!(*first.get_or_insert_with(|| bits(half)), bits(half), "{kernel:?}");
     }
 }

@@ -1,0 +1,63 @@
+//! Decoding a token takes no memory from the system's allocator.
+
+use bitnet_engine::{
+    CachePrecision, GenerateRequest, HeadPrecision, KvCache, Model, SamplerSettings, Threads,
+    Workspace, generate,
+};
+use bitnet_format::ModelSpec;
+
+fn model() -> Model {
+    let spec: ModelSpec = toml::from_str(
+        "hidden_size = 64\nintermediate_size = 128\nnum_hidden_layers = 3\n\
+        num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 300\n\
+        max_position_embeddings = 256\n",
+    )
+    .unwrap();
+    Model::random(&spec, HeadPrecision::Int8)
+}
+
+#[test]
+fn a_token_after_the_first_allocates_nothing() {
+    let (model, threads) = (model(), Threads::new(1).unwrap());
+    for precision in [CachePrecision::F32, CachePrecision::F16] {
+        let mut cache = KvCache::with_precision(model.spec(), precision);
+        cache.reserve(100);
+        let mut workspace = Workspace::new(&threads);
+        model.forward(&mut workspace, &mut cache, &[1, 2, 3]).unwrap();
+        model.forward(&mut workspace, &mut cache, &[4]).unwrap();
+        let counted = allocation_counter::measure(|| {
+            for id in 5..90 {
+                model.forward(&mut workspace, &mut cache, &[id]).unwrap();
+            }
+        });
+        // Scores of attention grow with the context, by doubling.
+        assert!(counted.count_total <= 2, "{counted:?}");
+    }
+}
+
+#[test]
+fn a_longer_continuation_costs_no_more_allocations() {
+    let (model, threads) = (model(), Threads::new(1).unwrap());
+    for (temperature, top_p, penalty) in [(0.0, 1.0, 1.0), (1.0, 0.9, 1.1)] {
+        let settings = SamplerSettings {
+            temperature,
+            top_p,
+            repetition_penalty: penalty,
+            ..SamplerSettings::default()
+        };
+        let count = |max_tokens| {
+            let request =
+                GenerateRequest { sampler: settings.clone(), stop_ids: Vec::new(), max_tokens };
+            let mut cache = model.new_cache();
+            let each = |_| std::ops::ControlFlow::Continue(());
+            let made = allocation_counter::measure(|| {
+                let made = generate(&model, &mut cache, &[1, 2], &request, &threads, each).unwrap();
+                assert_eq!(made.tokens.len(), max_tokens);
+            });
+            made.count_total
+        };
+        let (short, long) = (count(20), count(200));
+        // What grows with the context does so by doubling.
+        assert!(long <= short + 8, "{short} allocations for 20 tokens, {long} for 200");
+    }
+}
