@@ -31,71 +31,84 @@ pub(crate) enum LayerCache {
     F16(Held<f16>),
 }
 
+/// Keys and values of some heads, each in one linear stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Held<E> {
-    heads: usize,
+    len: usize,
     width: usize,
-    /// Blocks of sixteen tokens: `[blocks, heads, D, 16]`.
+    heads: Vec<Head<E>>,
+}
+
+#[derive(Clone, Debug)]
+struct Head<E> {
+    /// `[blocks, D, 16]`
     keys: Vec<E>,
-    /// `[T, heads, padded D]`
+    /// `[T, padded D]`
     values: Vec<E>,
 }
 
 impl<E: Element> Held<E> {
     pub(crate) fn new(heads: usize, width: usize) -> Self {
-        Self { heads, width, keys: Vec::new(), values: Vec::new() }
+        let head = Head { keys: Vec::new(), values: Vec::new() };
+        Self { len: 0, width, heads: vec![head; heads] }
     }
 
     /// Tokens held.
     pub(crate) fn len(&self) -> usize {
-        self.values.len() / self.token()
+        self.len
     }
 
     /// Appends one token's keys and values, each `[heads · D]`.
     pub(crate) fn push(&mut self, keys: &[f32], values: &[f32]) {
         let zero = E::nearest(0.0);
-        let (block, lane) = (self.len() / LANES, self.len() % LANES);
-        let start = block * self.block();
-        self.keys.resize(self.keys.len().max(start + self.block()), zero);
-        for (column, key) in self.keys[start..].chunks_exact_mut(LANES).zip(keys) {
-            column[lane] = E::nearest(*key);
+        let (block, lane) = (self.len / LANES, self.len % LANES);
+        let (values_end, keys_end) = ((self.len + 1) * self.padded(), (block + 1) * self.block());
+        let width = self.width;
+        let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for (head, (keys, values)) in self.heads.iter_mut().zip(new) {
+            head.keys.resize(keys_end, zero);
+            let columns = head.keys[block * LANES * width..].chunks_exact_mut(LANES);
+            for (column, key) in columns.zip(keys) {
+                column[lane] = E::nearest(*key);
+            }
+            head.values.extend(values.iter().map(|value| E::nearest(*value)));
+            head.values.resize(values_end, zero);
         }
-        let padding = self.width.next_multiple_of(LANES) - self.width;
-        for value in values.chunks_exact(self.width) {
-            self.values.extend(value.iter().map(|value| E::nearest(*value)));
-            self.values.extend(std::iter::repeat_n(zero, padding));
-        }
+        self.len += 1;
     }
 
     /// One head, as attention reads it.
     pub(crate) fn head(&self, head: usize) -> HeadView<'_, E> {
-        let padded = self.width.next_multiple_of(LANES);
-        let keys = self.keys.get(head * LANES * self.width..).unwrap_or_default();
-        let values = self.values.get(head * padded..).unwrap_or_default();
-        let (block, token, width) = (self.block(), self.token(), self.width);
-        HeadView { keys, block, values, token, width }
+        let Head { keys, values } = &self.heads[head];
+        HeadView { keys, values, width: self.width }
     }
 
     /// Elements of a block of keys.
     fn block(&self) -> usize {
-        LANES * self.heads * self.width
+        LANES * self.width
     }
 
     /// Elements of a token's values.
-    fn token(&self) -> usize {
-        self.heads * self.width.next_multiple_of(LANES)
+    fn padded(&self) -> usize {
+        self.width.next_multiple_of(LANES)
     }
 
     /// A key that is no longer seen stays in its block until another takes its place.
     fn truncate(&mut self, len: usize) {
-        self.values.truncate(len * self.token());
-        self.keys.truncate(len.div_ceil(LANES) * self.block());
+        self.len = self.len.min(len);
+        let (keys, values) = (self.len.div_ceil(LANES) * self.block(), self.len * self.padded());
+        for head in &mut self.heads {
+            head.keys.truncate(keys);
+            head.values.truncate(values);
+        }
     }
 
     fn reserve(&mut self, len: usize) {
-        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.token());
-        self.keys.reserve_exact(keys.saturating_sub(self.keys.len()));
-        self.values.reserve_exact(values.saturating_sub(self.values.len()));
+        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
+        for head in &mut self.heads {
+            head.keys.reserve_exact(keys.saturating_sub(head.keys.len()));
+            head.values.reserve_exact(values.saturating_sub(head.values.len()));
+        }
     }
 }
 
@@ -131,8 +144,8 @@ impl LayerCache {
 
     fn fits(&self, spec: &ModelSpec) -> bool {
         let shape = match self {
-            Self::F32(held) => (held.heads, held.width),
-            Self::F16(held) => (held.heads, held.width),
+            Self::F32(held) => (held.heads.len(), held.width),
+            Self::F16(held) => (held.heads.len(), held.width),
         };
         shape == (spec.num_key_value_heads, spec.head_dim)
     }

@@ -18,7 +18,7 @@ use crate::workspace::{Buffers, Products, room};
 use crate::{EngineError, KvCache, Workspace};
 
 /// Tokens that go through the blocks together; bounds the memory of a long prompt.
-const TOGETHER: usize = 256;
+const TOGETHER: usize = 128;
 
 /// A packed model in memory.
 pub struct Model {

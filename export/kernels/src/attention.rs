@@ -8,6 +8,8 @@
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
+use std::ops::Range;
+
 use half::f16;
 
 use crate::Kernel;
@@ -18,6 +20,12 @@ pub const LANES: usize = 16;
 
 /// Query rows that share a pass over keys and values.
 pub const QUERIES: usize = 8;
+
+/// Tokens whose values stay in the first cache while all elements of the output pass over them.
+const TOKENS: usize = 64;
+
+/// Tokens ahead whose values are asked for.
+const AHEAD: usize = 12;
 
 /// What keys and values are held in: f32, or f16 in half the memory, which converts to f32 exactly.
 pub trait Element: Load {
@@ -41,14 +49,10 @@ impl Element for f16 {
 /// Keys and values of one head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadView<'a, E> {
-    /// Element `d` of token `t` is at `t / 16 · block + 16 · d + t % 16`.
+    /// `[blocks, D, 16]`: blocks of sixteen tokens, the last one padded.
     pub keys: &'a [E],
-    /// Elements from one block of keys to the next.
-    pub block: usize,
-    /// Element `d` of token `t` is at `t · token + d`; rows are padded to whole vectors.
+    /// `[T, padded D]`: rows are padded to whole vectors.
     pub values: &'a [E],
-    /// Elements from one token's values to the next.
-    pub token: usize,
     /// Width of the head, `D`.
     pub width: usize,
 }
@@ -73,19 +77,20 @@ pub fn attend<E: Element>(
     out: &mut [f32],
 ) {
     match rows.len() {
-        1 => run::<E, 1>(kernel, rows, head, scratch, out),
-        2 => run::<E, 2>(kernel, rows, head, scratch, out),
-        3 => run::<E, 3>(kernel, rows, head, scratch, out),
-        4 => run::<E, 4>(kernel, rows, head, scratch, out),
-        5 => run::<E, 5>(kernel, rows, head, scratch, out),
-        6 => run::<E, 6>(kernel, rows, head, scratch, out),
-        7 => run::<E, 7>(kernel, rows, head, scratch, out),
-        8 => run::<E, 8>(kernel, rows, head, scratch, out),
+        1 => run::<E, 1, 4>(kernel, rows, head, scratch, out),
+        2 => run::<E, 2, 4>(kernel, rows, head, scratch, out),
+        3 => run::<E, 3, 4>(kernel, rows, head, scratch, out),
+        4 => run::<E, 4, 4>(kernel, rows, head, scratch, out),
+        5 => run::<E, 5, 3>(kernel, rows, head, scratch, out),
+        6 => run::<E, 6, 2>(kernel, rows, head, scratch, out),
+        7 => run::<E, 7, 2>(kernel, rows, head, scratch, out),
+        8 => run::<E, 8, 2>(kernel, rows, head, scratch, out),
         other => panic!("1 to {QUERIES} rows, got {other}"),
     }
 }
 
-fn run<E: Element, const Q: usize>(
+/// `W`: how many vectors of keys or values 32 registers hold sums for, beside `Q` rows.
+fn run<E: Element, const Q: usize, const W: usize>(
     kernel: Kernel,
     rows: &[QueryRow],
     head: HeadView<E>,
@@ -98,21 +103,21 @@ fn run<E: Element, const Q: usize>(
     assert!(rows.iter().all(|row| row.query.len() == head.width), "queries as wide as the head");
     assert!(out.len() == Q * padded, "one place for each row and element");
     let blocks = longest.div_ceil(LANES);
-    assert!(blocks == 0 || head.keys.len() >= (blocks - 1) * head.block + LANES * head.width);
-    assert!(longest == 0 || head.values.len() >= (longest - 1) * head.token + padded);
+    assert!(head.keys.len() >= blocks * LANES * head.width, "keys for every token that is seen");
+    assert!(head.values.len() >= longest * padded, "values for every token that is seen");
     scratch.clear();
     scratch.resize(Q * blocks * LANES, 0.0);
     // SAFETY: each body only needs the instructions of its kernel, which this CPU has: whoever
     // made the kernel asked.
     unsafe {
         match kernel {
-            Kernel::Scalar => body::<[f32; LANES], E, Q>(rows, head, scratch, out),
+            Kernel::Scalar => body::<[f32; LANES], E, Q, 1>(rows, head, scratch, out),
             #[cfg(target_arch = "aarch64")]
-            Kernel::NeonDotprod => body::<[f32; LANES], E, Q>(rows, head, scratch, out),
+            Kernel::NeonDotprod => body::<[f32; LANES], E, Q, 1>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 | Kernel::AvxVnni => x86::avx2::<E, Q>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => x86::avx512::<E, Q>(rows, head, scratch, out),
+            Kernel::Avx512Vnni => x86::avx512::<E, Q, W>(rows, head, scratch, out),
         }
     }
 }
@@ -143,6 +148,8 @@ mod vector {
         /// # Safety
         /// The instructions of the implementation.
         unsafe fn store(self, places: &mut [f32; LANES]);
+        /// Asks for the memory `elements` after `here`, which need not be there.
+        fn fetch<E>(_here: &E, _elements: usize) {}
     }
 
     /// A type that vectors of f32 are loaded from.
@@ -196,7 +203,7 @@ impl Vector for [f32; LANES] {
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-unsafe fn body<V: Vector, E: Element, const Q: usize>(
+unsafe fn body<V: Vector, E: Element, const Q: usize, const W: usize>(
     rows: &[QueryRow; Q],
     head: HeadView<E>,
     scores: &mut [f32],
@@ -204,79 +211,137 @@ unsafe fn body<V: Vector, E: Element, const Q: usize>(
 ) {
     let length = scores.len() / Q;
     let blocks = length / LANES;
-    for block in 0..blocks {
-        let keys = &head.keys[block * head.block..][..LANES * head.width];
+    let mut block = 0;
+    while block < blocks {
         // SAFETY: the caller has the instructions of `V`.
-        let sums = unsafe { block_scores::<V, E, Q>(rows, keys.as_chunks().0) };
-        for (row, sums) in sums.into_iter().enumerate() {
-            let place = &mut scores[row * length + block * LANES..][..LANES];
-            // SAFETY: as above.
-            unsafe { sums.store(place.try_into().expect("a vector's places")) };
+        unsafe {
+            if block + W <= blocks {
+                block_scores::<V, E, Q, W>(rows, head, block, scores);
+                block += W;
+            } else {
+                block_scores::<V, E, Q, 1>(rows, head, block, scores);
+                block += 1;
+            }
         }
     }
     let scale = 1.0 / (head.width as f32).sqrt();
     for (row, scores) in rows.iter().zip(scores.chunks_exact_mut(length.max(1))) {
         softmax(scores, row.visible, scale);
     }
+    out.fill(0.0);
     let longest = rows.iter().map(|row| row.visible).max().unwrap_or(0);
     let padded = head.width.next_multiple_of(LANES);
-    for first in (0..padded).step_by(LANES) {
-        // SAFETY: as above.
-        let sums = unsafe { weigh::<V, E, Q>(head, first, longest, scores, length) };
-        for (row, sums) in sums.into_iter().enumerate() {
-            let place = &mut out[row * padded + first..][..LANES];
+    for start in (0..longest).step_by(TOKENS) {
+        let tokens = start..longest.min(start + TOKENS);
+        let mut first = 0;
+        while first < padded {
             // SAFETY: as above.
-            unsafe { sums.store(place.try_into().expect("a vector's places")) };
-        }
-    }
-}
-
-/// `q·k` of every row with sixteen keys, `keys [D, 16]`.
-///
-/// # Safety
-/// The instructions of `V`.
-#[inline(always)]
-unsafe fn block_scores<V: Vector, E: Element, const Q: usize>(
-    rows: &[QueryRow; Q],
-    keys: &[[E; LANES]],
-) -> [V; Q] {
-    let queries: [&[f32]; Q] = std::array::from_fn(|row| &rows[row].query[..keys.len()]);
-    // SAFETY: the caller has the instructions of `V`.
-    unsafe {
-        let mut sums = [V::splat(0.0); Q];
-        for (d, key) in keys.iter().enumerate() {
-            let key: V = E::load(key);
-            for row in 0..Q {
-                sums[row] = sums[row].add_product(V::splat(queries[row][d]), key);
+            unsafe {
+                if first + W * LANES <= padded {
+                    weigh::<V, E, Q, W>(head, first, tokens.clone(), scores, out);
+                    first += W * LANES;
+                } else {
+                    weigh::<V, E, Q, 1>(head, first, tokens.clone(), scores, out);
+                    first += LANES;
+                }
             }
         }
-        sums
     }
 }
 
-/// Sixteen elements of every row's output, from element `first` on.
+/// `q·k` of every row with `W` blocks of sixteen keys `[D, 16]`, the first of which is `block`.
 ///
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
-unsafe fn weigh<V: Vector, E: Element, const Q: usize>(
+unsafe fn block_scores<V: Vector, E: Element, const Q: usize, const W: usize>(
+    rows: &[QueryRow; Q],
+    head: HeadView<E>,
+    block: usize,
+    scores: &mut [f32],
+) {
+    let mut queries: [&[f32]; Q] = [&[]; Q];
+    for (query, row) in queries.iter_mut().zip(rows) {
+        *query = &row.query[..head.width];
+    }
+    let mut keys: [&[[E; LANES]]; W] = [&[]; W];
+    for (w, keys) in keys.iter_mut().enumerate() {
+        *keys = &head.keys.as_chunks().0[(block + w) * head.width..][..head.width];
+    }
+    // SAFETY: the caller has the instructions of `V`.
+    unsafe {
+        let mut sums = [[V::splat(0.0); W]; Q];
+        for d in 0..head.width {
+            let mut key = [V::splat(0.0); W];
+            for w in 0..W {
+                key[w] = E::load(&keys[w][d]);
+                // Blocks are a page long: nobody else fetches the next ones in time.
+                V::fetch(&keys[w][d], W * head.width);
+            }
+            for row in 0..Q {
+                let query = V::splat(queries[row][d]);
+                for w in 0..W {
+                    sums[row][w] = sums[row][w].add_product(query, key[w]);
+                }
+            }
+        }
+        let length = scores.len() / Q;
+        for (row, sums) in sums.into_iter().enumerate() {
+            let places = &mut scores[row * length + block * LANES..][..W * LANES];
+            for (sum, place) in sums.into_iter().zip(places.as_chunks_mut().0) {
+                sum.store(place);
+            }
+        }
+    }
+}
+
+/// Adds some tokens to `W` times sixteen elements of every row's output, from element `first` on.
+///
+/// # Safety
+/// The instructions of `V`.
+#[inline(always)]
+unsafe fn weigh<V: Vector, E: Element, const Q: usize, const W: usize>(
     head: HeadView<E>,
     first: usize,
-    longest: usize,
+    tokens: Range<usize>,
     weights: &[f32],
-    length: usize,
-) -> [V; Q] {
-    let weights: [&[f32]; Q] = std::array::from_fn(|row| &weights[row * length..][..longest]);
+    out: &mut [f32],
+) {
+    let (length, padded) = (weights.len() / Q, out.len() / Q);
+    let mut rows: [&[f32]; Q] = [&[]; Q];
+    for (row, weights) in rows.iter_mut().zip(weights.chunks_exact(length.max(1))) {
+        *row = &weights[tokens.clone()];
+    }
+    let values = &head.values[tokens.start * padded..tokens.end * padded];
     // SAFETY: the caller has the instructions of `V`.
     unsafe {
-        let mut sums = [V::splat(0.0); Q];
-        for (t, value) in head.values[first..].chunks(head.token).take(longest).enumerate() {
-            let value: V = E::load(value[..LANES].try_into().expect("a vector of values"));
-            for row in 0..Q {
-                sums[row] = sums[row].add_product(V::splat(weights[row][t]), value);
+        let mut sums = [[V::splat(0.0); W]; Q];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let places = &out[row * padded + first..][..W * LANES];
+            for (sum, place) in sums.iter_mut().zip(places.as_chunks().0) {
+                *sum = V::load(place);
             }
         }
-        sums
+        for (t, values) in values.chunks_exact(padded).enumerate() {
+            let values = values[first..][..W * LANES].as_chunks().0;
+            let mut value = [V::splat(0.0); W];
+            for w in 0..W {
+                value[w] = E::load(&values[w]);
+                V::fetch(&values[w], AHEAD * padded / LANES);
+            }
+            for row in 0..Q {
+                let weight = V::splat(rows[row][t]);
+                for w in 0..W {
+                    sums[row][w] = sums[row][w].add_product(weight, value[w]);
+                }
+            }
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            let places = &mut out[row * padded + first..][..W * LANES];
+            for (sum, place) in sums.into_iter().zip(places.as_chunks_mut().0) {
+                sum.store(place);
+            }
+        }
     }
 }
 
@@ -344,9 +409,9 @@ mod x86 {
     //! The bodies for x86-64.
 
     use std::arch::x86_64::{
-        __m256, __m512, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_loadu_si256, _mm256_set1_ps, _mm256_storeu_ps, _mm512_cvtph_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_cvtph_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     use half::f16;
@@ -391,6 +456,13 @@ mod x86 {
                 _mm256_storeu_ps(places[8..].as_mut_ptr(), self[1]);
             }
         }
+
+        #[inline(always)]
+        fn fetch<E>(here: &E, elements: usize) {
+            let there = std::ptr::from_ref(here).wrapping_add(elements);
+            // SAFETY: a hint; it faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(there.cast()) }
+        }
     }
 
     impl Vector for __m512 {
@@ -423,6 +495,13 @@ mod x86 {
             // SAFETY: AVX-512, says the caller; sixteen places.
             unsafe { _mm512_storeu_ps(places.as_mut_ptr(), self) }
         }
+
+        #[inline(always)]
+        fn fetch<E>(here: &E, elements: usize) {
+            let there = std::ptr::from_ref(here).wrapping_add(elements);
+            // SAFETY: a hint; it faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(there.cast()) }
+        }
     }
 
     /// [`body`] for AVX2 with FMA and F16C.
@@ -434,19 +513,19 @@ mod x86 {
         out: &mut [f32],
     ) {
         // SAFETY: this function has the instructions.
-        unsafe { body::<[__m256; 2], E, Q>(rows, head, scores, out) }
+        unsafe { body::<[__m256; 2], E, Q, 1>(rows, head, scores, out) }
     }
 
     /// [`body`] for AVX-512.
     #[target_feature(enable = "avx512f,fma")]
-    pub(super) fn avx512<E: Element, const Q: usize>(
+    pub(super) fn avx512<E: Element, const Q: usize, const W: usize>(
         rows: &[QueryRow; Q],
         head: HeadView<E>,
         scores: &mut [f32],
         out: &mut [f32],
     ) {
         // SAFETY: this function has the instructions.
-        unsafe { body::<__m512, E, Q>(rows, head, scores, out) }
+        unsafe { body::<__m512, E, Q, W>(rows, head, scores, out) }
     }
 }
 
