@@ -20,12 +20,12 @@ use crate::open;
 const READ_BYTES: usize = 1 << 30;
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let threads = open::threads(&args.threads)?;
     // First, while the memory is free.
-    let limits = args.limits.then(|| limits(threads.count()));
+    let limits = args.limits.then(|| limits(open::count(&args.threads)));
     let start = Instant::now();
     let model = model(args)?;
     let loaded = start.elapsed().as_secs_f64();
+    let threads = open::threads(&args.threads, &model)?;
     let spec = model.spec();
     let tokens = args.prompt_tokens.max(args.context_tokens + args.generate_tokens);
     let limit = spec.max_position_embeddings;

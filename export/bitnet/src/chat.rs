@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         model: &model,
         tokenizer: &tokenizer,
         chat,
-        threads: open::threads(&args.threads)?,
+        threads: open::threads(&args.threads, &model)?,
         request,
         said: system,
         cached: Vec::new(),

@@ -125,6 +125,9 @@ pub(crate) struct ThreadArgs {
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Say on stderr what computes and where the weights lie
+    #[arg(long)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]

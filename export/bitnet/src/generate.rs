@@ -81,7 +81,7 @@ fn complete(
     prompt: &[u32],
     out: &mut impl Write,
 ) -> anyhow::Result<Completion> {
-    let threads = open::threads(&args.threads)?;
+    let threads = open::threads(&args.threads, model)?;
     let request = GenerateRequest {
         sampler: settings(&args.sampling),
         stop_ids: stop_ids(model, tokenizer),

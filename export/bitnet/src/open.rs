@@ -1,11 +1,12 @@
-//! Opening what a command names: the model, its tokenizer, the pool of threads.
+//! Opening what a command names: the model, its tokenizer, the team of threads.
 
 use std::path::Path;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use bitnet_engine::{CachePrecision, HeadPrecision, KvCache, Model, Threads};
+use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, Threads};
 use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_kernels::huge_page_bytes;
 use bitnet_text::Tokenizer;
 
 use crate::cli::{Cache, CacheArgs, Head, ThreadArgs};
@@ -56,9 +57,27 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     Ok(tokenizer)
 }
 
-/// The one team of threads of the process.
-pub(crate) fn threads(args: &ThreadArgs) -> anyhow::Result<Threads> {
+/// The one team of threads of the process, to compute `model` with.
+pub(crate) fn threads(args: &ThreadArgs, model: &Model) -> anyhow::Result<Threads> {
+    if args.verbose {
+        eprintln!("{}", what_computes(model, count(args)));
+    }
+    Threads::new(count(args)).context("cannot start the worker threads")
+}
+
+/// How many threads a command is to use.
+pub(crate) fn count(args: &ThreadArgs) -> usize {
     let all = || available_parallelism().map_or(1, usize::from);
-    let count = args.threads.map_or_else(all, usize::from);
-    Threads::new(count).context("cannot start the worker threads")
+    args.threads.map_or_else(all, usize::from)
+}
+
+fn what_computes(model: &Model, threads: usize) -> String {
+    let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
+    let pages = match huge_page_bytes() {
+        None => "whether memory lies on huge pages is unknown on this system".to_owned(),
+        Some(0) => "no huge pages: the system gives none, weights lie on small ones".to_owned(),
+        Some(bytes) => format!("{} MB on huge pages", bytes / 1_000_000),
+    };
+    let kernel = model.kernel().name();
+    format!("kernel {kernel} (of {}), {threads} threads, {pages}", all.join(", "))
 }

@@ -94,11 +94,12 @@ impl Sampler {
 
     /// Chooses a token from `logits [V]`; `seen` are the tokens the penalty applies to.
     pub fn sample(&mut self, logits: &[f32], seen: &[u32]) -> u32 {
-        let logits = if self.settings.repetition_penalty == 1.0 {
-            logits
-        } else {
+        let penalised = (self.settings.repetition_penalty - 1.0).abs() > 0.0;
+        let logits = if penalised {
             self.penalise(logits, seen);
             &self.penalised
+        } else {
+            logits
         };
         if self.settings.temperature == 0.0 {
             return most_likely(logits);

@@ -4,13 +4,15 @@
 //! summed four times too large and shifted down when a block of chunks is done. `vpmaddubsw` adds
 //! pairs in i16; a block of eight chunks keeps those sums exact (see [`BLOCK`]).
 
+#![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
+
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
     __m256, __m256i, _CMP_ORD_Q, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
     _mm_movehdup_ps, _mm_movehl_ps, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
     _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
     _mm256_cmp_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_cvtps_epi32, _mm256_extractf128_ps, _mm256_load_si256, _mm256_loadu_ps,
+    _mm256_cvtps_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
     _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_packs_epi16,
     _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16,
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi16, _mm256_setr_epi32, _mm256_setzero_ps,
@@ -22,7 +24,10 @@ use std::array::from_fn;
 use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
 
+use crate::float::Tile;
+use crate::float_tile::{self, FloatLanes};
 use crate::int8::INT8_ROWS;
+use crate::kernel::Work;
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::product::Terms;
 use crate::scalar::{self, LANES, finish_dot};
@@ -42,6 +47,67 @@ pub(crate) fn is_available() -> bool {
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("fma")
+}
+
+impl FloatLanes for __m256 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn load(sums: &[f32]) -> Self {
+        // SAFETY: AVX, says the caller; eight values.
+        unsafe { _mm256_loadu_ps(sums[..8].as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(words: &[u32]) -> Self {
+        // SAFETY: AVX, says the caller; eight words.
+        unsafe { _mm256_loadu_ps(words[..8].as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(word: u32) -> Self {
+        // SAFETY: AVX, says the caller.
+        unsafe { _mm256_set1_ps(f32::from_bits(word)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: FMA, says the caller.
+        unsafe { _mm256_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, sums: &mut [f32]) {
+        // SAFETY: AVX, says the caller; eight places.
+        unsafe { _mm256_storeu_ps(sums[..8].as_mut_ptr(), self) }
+    }
+}
+
+/// [`crate::Kernel::compiled`] for this instruction set.
+pub(crate) fn compiled<W: Work>(work: W) -> W::Output {
+    assert!(is_available(), "this CPU has no AVX2");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { with_instructions(work) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_instructions<W: Work>(work: W) -> W::Output {
+    work.run()
+}
+
+/// Adds a strip's products with a panel to `sums`, a row every `stride`.
+pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
+    assert!(is_available() && !tile.pairs, "this CPU has AVX2 and no bf16");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { floats(tile, sums, stride) }
+}
+
+/// Four rows and two vectors are eight accumulators; with twelve one is spilled, and the sums wait
+/// for memory.
+#[target_feature(enable = "avx2,fma")]
+fn floats(tile: Tile, sums: &mut [f32], stride: usize) {
+    // SAFETY: this function has the instructions.
+    unsafe { float_tile::tile::<__m256, 4, 2>(tile, sums, stride) }
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.

@@ -5,14 +5,18 @@
 
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
-    __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_div_ps,
-    _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
+    __m512, __m512bh, __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi32_ps, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
 use crate::dot4::{self, Lanes};
+use crate::float::Tile;
+use crate::float_tile::{self, FloatLanes};
 use crate::int8::INT8_ROWS;
+use crate::kernel::Work;
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::product::Terms;
 
@@ -24,6 +28,8 @@ pub(crate) fn is_available() -> bool {
     crate::avx2::is_available()
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
 }
 
@@ -98,6 +104,131 @@ impl Lanes for __m512i {
     unsafe fn store(self, sums: &mut [i32]) {
         // SAFETY: AVX-512, says the caller; sixteen places of four bytes.
         unsafe { _mm512_storeu_si512(sums[..ROWS].as_mut_ptr().cast(), self) }
+    }
+}
+
+/// Whether this CPU also multiplies pairs of bf16.
+pub(crate) fn has_bf16() -> bool {
+    is_available() && is_x86_feature_detected!("avx512bf16")
+}
+
+/// f32 words.
+impl FloatLanes for __m512 {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(sums: &[f32]) -> Self {
+        // SAFETY: AVX-512, says the caller; sixteen values.
+        unsafe { _mm512_loadu_ps(sums[..ROWS].as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(words: &[u32]) -> Self {
+        // SAFETY: AVX-512, says the caller; sixteen words.
+        unsafe { _mm512_loadu_ps(words[..ROWS].as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(word: u32) -> Self {
+        // SAFETY: AVX-512, says the caller.
+        unsafe { _mm512_set1_ps(f32::from_bits(word)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: AVX-512, says the caller.
+        unsafe { _mm512_fmadd_ps(a, b, self) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, sums: &mut [f32]) {
+        // SAFETY: AVX-512, says the caller; sixteen places.
+        unsafe { _mm512_storeu_ps(sums[..ROWS].as_mut_ptr(), self) }
+    }
+}
+
+/// Words of two bf16.
+#[derive(Clone, Copy)]
+struct Pairs(__m512);
+
+impl FloatLanes for Pairs {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(sums: &[f32]) -> Self {
+        // SAFETY: AVX-512, says the caller; sixteen values.
+        unsafe { Self(_mm512_loadu_ps(sums[..ROWS].as_ptr())) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(words: &[u32]) -> Self {
+        // SAFETY: AVX-512, says the caller; sixteen words.
+        unsafe { Self(_mm512_loadu_ps(words[..ROWS].as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn spread(word: u32) -> Self {
+        // SAFETY: AVX-512, says the caller.
+        unsafe { Self(_mm512_castsi512_ps(_mm512_set1_epi32(word.cast_signed()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        // SAFETY: AVX-512 BF16, says the caller; a `__m512bh` is 32 bf16 and any bits are some.
+        unsafe {
+            let pairs = |x: __m512| std::mem::transmute::<__m512, __m512bh>(x);
+            let (a, b) = (pairs(a.0), pairs(b.0));
+            Self(_mm512_dpbf16_ps(self.0, a, b))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, sums: &mut [f32]) {
+        // SAFETY: AVX-512, says the caller; sixteen places.
+        unsafe { _mm512_storeu_ps(sums[..ROWS].as_mut_ptr(), self.0) }
+    }
+}
+
+/// [`crate::Kernel::compiled`] for this instruction set.
+pub(crate) fn compiled<W: Work>(work: W) -> W::Output {
+    assert!(is_available(), "this CPU has no AVX-512 VNNI");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { with_instructions(work) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn with_instructions<W: Work>(work: W) -> W::Output {
+    work.run()
+}
+
+/// Adds a strip's products with a panel to `sums`, a row every `stride`.
+pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
+    assert!(if tile.pairs { has_bf16() } else { is_available() }, "this CPU has no AVX-512 BF16");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { if tile.pairs { pairs(tile, sums, stride) } else { floats(tile, sums, stride) } }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pairs(tile: Tile, sums: &mut [f32], stride: usize) {
+    // SAFETY: this function has the instructions.
+    unsafe {
+        match tile.width {
+            48 => float_tile::tile::<Pairs, 8, 3>(tile, sums, stride),
+            32 => float_tile::tile::<Pairs, 8, 2>(tile, sums, stride),
+            _ => float_tile::tile::<Pairs, 8, 1>(tile, sums, stride),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+fn floats(tile: Tile, sums: &mut [f32], stride: usize) {
+    // SAFETY: this function has the instructions.
+    unsafe {
+        match tile.width {
+            48 => float_tile::tile::<__m512, 8, 3>(tile, sums, stride),
+            32 => float_tile::tile::<__m512, 8, 2>(tile, sums, stride),
+            _ => float_tile::tile::<__m512, 8, 1>(tile, sums, stride),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::avx_vnni;
 use crate::avx2;
 #[cfg(target_arch = "x86_64")]
 use crate::avx512;
+use crate::float::{Tile, scalar_tile};
 use crate::int8::INT8_ROWS;
 #[cfg(target_arch = "aarch64")]
 use crate::neon;
@@ -19,6 +20,16 @@ use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::product::Terms;
 use crate::scalar;
 use crate::self_test::agrees;
+
+/// Plain loops that are worth compiling for each instruction set, see [`Kernel::compiled`].
+pub trait Work {
+    /// What comes out.
+    type Output;
+
+    /// Does it. Needs `#[inline(always)]`, as all that it calls: only what is inlined is compiled
+    /// with the instructions.
+    fn run(self) -> Self::Output;
+}
 
 /// An instruction set. All of them give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +181,41 @@ impl Kernel {
             Self::NeonDotprod => terms.each_token(sums, out, scalar::rescale),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => avx512::rescale(sums, terms, out),
+        }
+    }
+
+    /// Whether a word of two bf16 is one instruction's operand.
+    pub(crate) fn multiplies_bf16(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::has_bf16(),
+            _ => false,
+        }
+    }
+
+    /// Adds a strip's products with a panel to `sums`, a row every `stride`.
+    pub(crate) fn float_tile(self, tile: Tile, sums: &mut [f32], stride: usize) {
+        match self {
+            Self::Scalar => scalar_tile(tile, sums, stride),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni => avx2::float_tile(tile, sums, stride),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::float_tile(tile, sums, stride),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => scalar_tile(tile, sums, stride),
+        }
+    }
+
+    /// Runs `work`, compiled with this kernel's instructions. No result changes.
+    pub fn compiled<W: Work>(self, work: W) -> W::Output {
+        match self {
+            Self::Scalar => work.run(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni => avx2::compiled(work),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::compiled(work),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => work.run(),
         }
     }
 

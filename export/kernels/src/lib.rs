@@ -19,6 +19,9 @@ mod avx_vnni;
 mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dot4;
+mod float;
+#[cfg(target_arch = "x86_64")]
+mod float_tile;
 mod int8;
 mod kernel;
 pub mod limits;
@@ -32,8 +35,9 @@ mod self_test;
 
 pub use activations::Activations;
 pub use dense::{DenseMatrix, Precision};
+pub use float::{Left, Operands, Order, Right, Scale, Size, float_product};
 pub use int8::{INT8_ROWS, Int8Matrix};
-pub use kernel::Kernel;
+pub use kernel::{Kernel, Work};
 pub use memory::{Pages, huge_page_bytes};
 pub use panels::{ROWS_PER_PAIR, TernaryPanels};
 pub use product::{accumulate, matmul};

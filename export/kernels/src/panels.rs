@@ -2,11 +2,14 @@
 //!
 //! Two panels of 16 rows lie side by side. A chunk covers 16 columns: its byte (row `r`, `j`)
 //! holds the codes `u = T + 1` of columns `4f + j` in bits `2f`, `f = 0..3`. So one 64-byte line is
-//! 16 rows × 16 columns and every 32-bit lane belongs to one row. No arithmetic lives here.
+//! 16 rows × 16 columns and every 32-bit lane belongs to one row.
+#![expect(clippy::inline_always, reason = "quantising is compiled for each instruction set")]
 
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
 
+use crate::Kernel;
+use crate::kernel::Work;
 use crate::memory::Memory;
 
 /// Rows that lie side by side; a row range given to a kernel starts at a multiple of it.
@@ -74,6 +77,26 @@ impl TernaryPanels {
         panels
     }
 
+    /// Quantises latents `[N, K]` each with a scale of its own, one below the other; their codes
+    /// `[N, K]` come with them.
+    pub fn of_latents(kernel: Kernel, matrices: &[&[f32]], columns: usize) -> (Self, Vec<i8>) {
+        assert!(columns > 0 && matrices.iter().all(|matrix| matrix.len().is_multiple_of(columns)));
+        let scales: Vec<WeightScale> =
+            matrices.iter().map(|matrix| WeightScale::of_latents(matrix)).collect();
+        let of_rows = matrices.iter().zip(&scales);
+        let of_rows = of_rows.flat_map(|(matrix, scale)| vec![*scale; matrix.len() / columns]);
+        let mut panels = Self::zeros(columns, of_rows.collect());
+        let mut codes = vec![0; panels.rows() * columns];
+        let (mut first, mut rest) = (0, &mut codes[..]);
+        for (latents, scale) in matrices.iter().zip(scales) {
+            let (codes, after) = rest.split_at_mut(latents.len());
+            let panels = &mut panels;
+            kernel.compiled(Quantise { panels, first, latents, inverse: scale.inverse(), codes });
+            (first, rest) = (first + latents.len() / columns, after);
+        }
+        (panels, codes)
+    }
+
     fn zeros(columns: usize, scales: Vec<WeightScale>) -> Self {
         assert!(columns <= LARGEST_COLUMNS, "at most {LARGEST_COLUMNS} columns, got {columns}");
         let chunks = columns.div_ceil(CHUNK);
@@ -101,13 +124,53 @@ impl TernaryPanels {
     }
 
     /// The scale of each row `[N]`.
-    pub(crate) fn scales(&self) -> &[f32] {
+    pub fn scales(&self) -> &[f32] {
         &self.scales
     }
 
     /// The chunks of rows `32 · pair ..`.
     pub(crate) fn pair(&self, pair: usize) -> &[PairChunk] {
         &self.data[pair * self.chunks..][..self.chunks]
+    }
+}
+
+/// Latents on their way into rows `first ..` of the panels.
+struct Quantise<'a> {
+    panels: &'a mut TernaryPanels,
+    first: usize,
+    latents: &'a [f32],
+    inverse: f32,
+    codes: &'a mut [i8],
+}
+
+impl Work for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { panels, first, latents, inverse, codes } = self;
+        let columns = panels.columns;
+        let rows = latents.chunks_exact(columns).zip(codes.chunks_exact_mut(columns));
+        for (row, (latents, codes)) in (first..).zip(rows) {
+            for (code, latent) in codes.iter_mut().zip(latents) {
+                // Half to even: a half is 0, and so is what is no number.
+                let level = latent * inverse;
+                *code = i8::from(level > 0.5) - i8::from(level < -0.5);
+            }
+            let (pair, at) = (row / ROWS_PER_PAIR, 4 * (row % ROWS_PER_PAIR));
+            let chunks = &mut panels.data[pair * panels.chunks..][..panels.chunks];
+            let (whole, rest) = codes.as_chunks::<CHUNK>();
+            for (chunk, codes) in chunks.iter_mut().zip(whole) {
+                let u = codes.map(|code| (code + 1).cast_unsigned());
+                let [a, b, c, d] =
+                    [0, 4, 8, 12].map(|i| u32::from_le_bytes([u[i], u[i + 1], u[i + 2], u[i + 3]]));
+                let bytes = (a | b << 2 | c << 4 | d << 6).to_le_bytes();
+                chunk.0[at..at + 4].copy_from_slice(&bytes);
+            }
+            if !rest.is_empty() {
+                chunks[whole.len()].0[at..at + 4].copy_from_slice(&row_bytes(rest));
+            }
+        }
     }
 }
 

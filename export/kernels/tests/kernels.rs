@@ -2,12 +2,13 @@
 #![allow(clippy::float_cmp, reason = "tests state exact values")]
 
 use bitnet_format::packed::PackedTernary;
-use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row};
+use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
 use bitnet_kernels::attention::{Element, HeadView, QueryRow, attend};
 use bitnet_kernels::{
-    Activations, DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels, accumulate, matmul,
+    Activations, DenseMatrix, Int8Matrix, Kernel, Left, Operands, Order, Precision, Right, Scale,
+    Size, TernaryPanels, accumulate, float_product, matmul,
 };
-use half::f16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 /// A small generator, so that a failing case is repeated by its seed.
@@ -177,6 +178,32 @@ proptest! {
     }
 
     #[test]
+    fn latents_quantise_as_the_format_says(
+        rows in prop::collection::vec(1usize..40, 1..4), columns in 1usize..80, seed: u64,
+    ) {
+        let mut draws = Draws(seed);
+        let matrices: Vec<Vec<f32>> =
+            rows.iter().map(|rows| draws.floats(rows * columns)).collect();
+        let borrowed: Vec<&[f32]> = matrices.iter().map(Vec::as_slice).collect();
+        let scales: Vec<WeightScale> =
+            borrowed.iter().map(|matrix| WeightScale::of_latents(matrix)).collect();
+        let expected: Vec<i8> = borrowed.iter().zip(&scales)
+            .flat_map(|(matrix, scale)| ternary_codes(matrix, *scale)).collect();
+        let of_row: Vec<f32> = rows.iter().zip(&scales)
+            .flat_map(|(rows, scale)| vec![scale.multiplier(); *rows]).collect();
+        let x = Activations::from_codes(
+            &draws.codes(columns), columns, &[ActivationScale::from_absmax(127.0)],
+        );
+        let sums = products(&expected, &x);
+        for kernel in Kernel::available() {
+            let (panels, codes) = TernaryPanels::of_latents(kernel, &borrowed, columns);
+            prop_assert_eq!(&codes, &expected, "{:?}", kernel);
+            prop_assert_eq!(panels.scales(), &of_row[..]);
+            prop_assert_eq!(&accumulated(kernel, &panels, &x), &sums, "{:?}", kernel);
+        }
+    }
+
+    #[test]
     fn activations_quantise_as_the_format_says(columns in 1usize..200, seed: u64) {
         check_quantiser(&Draws(seed).floats(columns));
     }
@@ -295,6 +322,113 @@ proptest! {
                 prop_assert_eq!(product(kernel), product(Kernel::Scalar), "{:?}", kernel);
             }
         }
+    }
+}
+
+/// A product of random values, as every kernel computes it, and in f64 from the rounded operands.
+fn check_product(
+    size: Size,
+    operands: Operands,
+    left_order: Order,
+    right_order: Option<Order>,
+    each: bool,
+    seed: u64,
+) {
+    let Size { rows, depth, columns } = size;
+    let mut draws = Draws(seed);
+    let mut small = |count: usize| -> Vec<f32> {
+        (0..count).map(|_| draws.next() as f32 / (1u64 << 30) as f32 - 1.0).collect()
+    };
+    let (before, first) = (small(rows * columns), 3);
+    let (stride, count) = match left_order {
+        Order::Inner => (depth + 2, rows * (depth + 2)),
+        Order::Outer => (rows + 5, depth * (rows + 5)),
+    };
+    let (values, factors, floats) = (small(count), small(depth), small(depth * columns));
+    let codes: Vec<i8> = floats.iter().map(|x| (x * 128.0) as i8).collect();
+    let scale = if each { Scale::Each(&factors) } else { Scale::All(0.75) };
+    let first = if left_order == Order::Outer { first } else { 0 };
+    let left = Left { values: &values, order: left_order, stride, first, scale };
+    let right = match right_order {
+        Some(order) => Right::Floats(&floats, order),
+        None => Right::Codes(&codes),
+    };
+    let round = |x: f32| match operands {
+        Operands::F32 => f64::from(x),
+        Operands::Bf16 => bf16::from_f32(x).to_f64(),
+    };
+    let a = |row: usize, at: usize| {
+        let value = match left_order {
+            Order::Inner => values[row * stride + at],
+            Order::Outer => values[at * stride + first + row],
+        };
+        round(value * if each { factors[at] } else { 0.75 })
+    };
+    let b = |at: usize, column: usize| match right_order {
+        Some(Order::Outer) => round(floats[at * columns + column]),
+        Some(Order::Inner) => round(floats[column * depth + at]),
+        None => f64::from(codes[at * columns + column]),
+    };
+    let mut bits = None;
+    for kernel in Kernel::available() {
+        for add in [false, true] {
+            let mut out = before.clone();
+            float_product(kernel, operands, size, left, right, add, &mut out);
+            if add {
+                let bits: &Vec<u32> =
+                    bits.get_or_insert_with(|| out.iter().map(|x| x.to_bits()).collect());
+                assert!(out.iter().map(|x| x.to_bits()).eq(bits.iter().copied()), "{kernel:?}");
+            }
+            for (i, (found, before)) in out.iter().zip(&before).enumerate() {
+                let (row, column) = (i / columns, i % columns);
+                let terms = || (0..depth).map(|at| a(row, at) * b(at, column));
+                let exact = terms().sum::<f64>() + if add { f64::from(*before) } else { 0.0 };
+                let size = terms().map(f64::abs).sum::<f64>() + 1.0;
+                let error = (exact - f64::from(*found)).abs();
+                assert!(error <= size * 2e-6, "{kernel:?} {row} {column}: {found} for {exact}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reduction_of_several_blocks_has_the_same_bits() {
+    for operands in [Operands::F32, Operands::Bf16] {
+        let size = Size { rows: 9, depth: 1100, columns: 17 };
+        check_product(size, operands, Order::Inner, None, false, 1);
+        check_product(size, operands, Order::Outer, Some(Order::Outer), true, 2);
+        check_product(size, operands, Order::Inner, Some(Order::Inner), false, 3);
+    }
+}
+
+#[test]
+fn a_value_that_is_no_number_stays_one() {
+    let size = Size { rows: 1, depth: 2, columns: 1 };
+    for (value, other) in [(f32::NAN, 1.0), (f32::INFINITY, -f32::INFINITY)] {
+        for operands in [Operands::F32, Operands::Bf16] {
+            for kernel in Kernel::available() {
+                let (scale, order) = (Scale::All(1.0), Order::Inner);
+                let left = Left { values: &[value, other], order, stride: 2, first: 0, scale };
+                let mut out = [0.0];
+                let right = Right::Codes(&[1, 1]);
+                float_product(kernel, operands, size, left, right, false, &mut out);
+                assert!(out[0].is_nan(), "{kernel:?} {operands:?}: {}", out[0]);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn float_products_are_those_of_the_definition_and_have_the_same_bits(
+        rows in 1usize..20, depth in 1usize..90, columns in 1usize..150,
+        bf16: bool, left_outer: bool, right in 0..3, each: bool, seed: u64,
+    ) {
+        let size = Size { rows, depth, columns };
+        let operands = if bf16 { Operands::Bf16 } else { Operands::F32 };
+        let left = if left_outer { Order::Outer } else { Order::Inner };
+        let right = [None, Some(Order::Outer), Some(Order::Inner)][right as usize];
+        check_product(size, operands, left, right, each, seed);
     }
 }
 

@@ -1,0 +1,95 @@
+//! The tile of a float product on CPUs with vectors: one body, compiled into the functions of each
+//! instruction set.
+#![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
+#![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
+
+use crate::float::{LINE, ROWS, Tile};
+
+/// A vector of f32 sums, and of words that are multiplied into them.
+///
+/// # Safety
+/// Every function needs the instructions of its implementation.
+pub(crate) trait FloatLanes: Copy {
+    /// f32 of a vector.
+    const LANES: usize;
+
+    /// The first of `sums`.
+    unsafe fn load(sums: &[f32]) -> Self;
+    /// The first of `words`.
+    unsafe fn words(words: &[u32]) -> Self;
+    /// One word in every lane.
+    unsafe fn spread(word: u32) -> Self;
+    /// `self` and the products of the values of two words, each rounded once.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// To the first places of `sums`.
+    unsafe fn store(self, sums: &mut [f32]);
+}
+
+/// Adds a whole tile to `sums`, a row every `stride`, `R` rows and `V` vectors at a time; a panel's vectors are a
+/// multiple of `V`.
+///
+/// # Safety
+/// The instructions of `F`.
+#[inline(always)]
+pub(crate) unsafe fn tile<F: FloatLanes, const R: usize, const V: usize>(
+    tile: Tile,
+    sums: &mut [f32],
+    stride: usize,
+) {
+    for row in (0..ROWS).step_by(R) {
+        for column in (0..tile.width).step_by(V * F::LANES) {
+            // SAFETY: the caller has the instructions of `F`.
+            unsafe {
+                if tile.by_rows {
+                    part::<F, R, V, true>(tile, row, column, sums, stride);
+                } else {
+                    part::<F, R, V, false>(tile, row, column, sums, stride);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The instructions of `F`.
+#[inline(always)]
+unsafe fn part<F: FloatLanes, const R: usize, const V: usize, const BY_ROWS: bool>(
+    tile: Tile,
+    row: usize,
+    column: usize,
+    sums: &mut [f32],
+    stride: usize,
+) {
+    const STRIP: usize = LINE * ROWS;
+    // SAFETY: the caller has the instructions of `F`.
+    unsafe {
+        let mut totals = [[F::spread(0); V]; R];
+        for (i, totals) in totals.iter_mut().enumerate() {
+            for (v, total) in totals.iter_mut().enumerate() {
+                *total = F::load(&sums[(row + i) * stride + column + v * F::LANES..]);
+            }
+        }
+        let lines = tile.strip.as_chunks::<STRIP>().0;
+        for (line, words) in lines.iter().zip(tile.panel.chunks_exact(LINE * tile.width)) {
+            for (p, words) in words.chunks_exact(tile.width).enumerate() {
+                let words = &words[column..][..V * F::LANES];
+                let mut b = [F::spread(0); V];
+                for (v, b) in b.iter_mut().enumerate() {
+                    *b = F::words(&words[v * F::LANES..]);
+                }
+                for (i, totals) in totals.iter_mut().enumerate() {
+                    let at = if BY_ROWS { (row + i) * LINE + p } else { p * ROWS + row + i };
+                    let a = F::spread(line[at]);
+                    for (total, b) in totals.iter_mut().zip(b) {
+                        *total = total.add_product(a, b);
+                    }
+                }
+            }
+        }
+        for (i, totals) in totals.into_iter().enumerate() {
+            for (v, total) in totals.into_iter().enumerate() {
+                total.store(&mut sums[(row + i) * stride + column + v * F::LANES..]);
+            }
+        }
+    }
+}
