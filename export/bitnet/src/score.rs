@@ -15,7 +15,7 @@ use crate::open;
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let model = open::model(&args.model, args.head)?;
     let sequences = read_sequences(&args.ids, &model)?;
-    let threads = open::threads(&args.threads)?;
+    let threads = open::threads(&args.threads, &model)?;
     let mut out = stdout().lock();
     for sequence in &sequences {
         let scores = score(&model, sequence, &threads)?;
