@@ -1,15 +1,20 @@
 //! Our own operations against the same in plain tensor operations, forward and backward, on
 //! random shapes with tails.
 
-use bitnet_format::tensor_table;
-use bitnet_train::model::{Documents, LanguageModel, Weight, named_values, values};
-use bitnet_train::ops::{self, reference};
+use std::sync::Arc;
+
+use bitnet_format::{HiddenAct, tensor_table};
+use bitnet_kernels::{Kernel, Operands};
+use bitnet_train::model::{
+    Documents, LanguageModel, Weight, named_values, target_log_probs, values,
+};
+use bitnet_train::ops::{self, AttentionShape, Compute, Targets, reference};
 use bitnet_train::random;
 use bitnet_train::train::{
     Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, Reduction, Skip, StepSettings,
     sequence_log_probs,
 };
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use rand_distr::{Distribution, Normal};
 
@@ -60,7 +65,7 @@ proptest! {
     ) {
         let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
         let w = leaf(draw(seed, "w", out * width), [out, width]);
-        let found = run(ops::bit_linear, &x, &w, seed);
+        let found = run(|x, w| ops::bit_linear(x, [w], Compute::default()), &x, &w, seed);
         let expected = run(reference::bit_linear, &x, &w, seed);
         prop_assert_eq!(&found[0], &expected[0], "integers first: the outputs have the same bits");
         assert_close(&found[1], &expected[1], "dx");
@@ -82,11 +87,196 @@ proptest! {
     }
 }
 
+/// Output and the gradients of all inputs under a random upstream gradient.
+fn run_all<const D: usize>(
+    y: &Tensor<D>,
+    seed: u64,
+    gradients: impl Fn(&mut burn::tensor::Gradients) -> Vec<Vec<f32>>,
+) -> Vec<Vec<f32>> {
+    let upstream = draw(seed, "upstream", y.shape().num_elements());
+    let upstream = Tensor::from_data(TensorData::new(upstream, y.dims()), &y.device());
+    let mut grads = (y.clone() * upstream).sum().backward();
+    let mut all = vec![host(y.clone())];
+    all.extend(gradients(&mut grads));
+    all
+}
+
+/// How far results may be from the reference: f32 sums in another order, or bf16 operands, each
+/// rounded to one part in 256 at most.
+fn tolerance(operands: Operands) -> f64 {
+    match operands {
+        Operands::F32 => 3e-6,
+        Operands::Bf16 => 1e-2,
+    }
+}
+
+fn assert_within(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len());
+    for (part, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let square = |x: f64| x * x;
+        let norm: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
+        let distance: f64 =
+            found.iter().zip(expected).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+        let share = distance.sqrt() / norm.sqrt().max(1e-2);
+        assert!(share <= tolerance, "{what}, part {part}: {share:e}");
+    }
+}
+
+const BOTH: [Operands; 2] = [Operands::F32, Operands::Bf16];
+
+fn computed(operands: Operands) -> Compute {
+    Compute { operands, ..Compute::default() }
+}
+
+/// Rows of documents of random lengths; the first row is one document.
+fn shape_of(
+    batch: usize,
+    time: usize,
+    [group, key_heads, half]: [usize; 3],
+    seed: u64,
+) -> AttentionShape {
+    let lengths = draw(seed, "documents", batch * time);
+    let mut starts = Vec::new();
+    for row in 0..batch {
+        let mut start = 0;
+        for at in 0..time {
+            if row > 0 && at > 0 && lengths[row * time + at] > 1.2 {
+                start = at as i32;
+            }
+            starts.push(start);
+        }
+    }
+    let angles: Vec<f32> = draw(seed, "angles", batch * time * half);
+    let turn = |f: fn(f32) -> f32| Arc::new(angles.iter().map(|&angle| f(angle)).collect());
+    AttentionShape {
+        batch,
+        time,
+        heads: group * key_heads,
+        key_heads,
+        width: 2 * half,
+        starts: Arc::new(starts),
+        cosines: turn(f32::cos),
+        sines: turn(f32::sin),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linears_with_one_input_equal_their_references(
+        time in 1usize..40, width in 1usize..70, out in prop::array::uniform3(1usize..40), seed: u64,
+    ) {
+        let x = leaf(draw(seed, "x", time * width), [1, time, width]);
+        let w = [0, 1, 2].map(|i| leaf(draw(seed + i, "w", out[i as usize] * width), [out[i as usize], width]));
+        let of = |y: &Tensor<3>| run_all(y, seed, |grads| {
+            let mut all = vec![host(x.grad_remove(grads).unwrap())];
+            all.extend(w.iter().map(|w| host(w.grad_remove(grads).unwrap())));
+            all
+        });
+        let parts = w.iter().map(|w| reference::bit_linear(x.clone(), w.clone())).collect();
+        let expected = of(&Tensor::cat(parts, 2));
+        for operands in BOTH {
+            let found = of(&ops::bit_linear(x.clone(), w.clone(), computed(operands)));
+            prop_assert_eq!(&found[0], &expected[0], "integers: the outputs have the same bits");
+            assert_within(&found, &expected, tolerance(operands), "linears");
+        }
+    }
+
+    #[test]
+    fn the_gate_equals_its_reference(time in 1usize..40, width in 1usize..70, silu: bool, seed: u64) {
+        let act = if silu { HiddenAct::Silu } else { HiddenAct::Relu2 };
+        let x = leaf(draw(seed, "x", 2 * time * width), [1, time, 2 * width]);
+        let of = |y: &Tensor<3>| {
+            run_all(y, seed, |grads| vec![host(x.grad_remove(grads).unwrap())])
+        };
+        let expected = of(&reference::gated(x.clone(), act));
+        let found = of(&ops::gated(x.clone(), act, Compute::default()));
+        assert_within(&found, &expected, 1e-6, "gate");
+    }
+
+    #[test]
+    fn attention_equals_its_reference(
+        batch in 1usize..4, time in 1usize..150, group in 1usize..4, key_heads in 1usize..3,
+        half in 1usize..20, seed: u64,
+    ) {
+        let shape = shape_of(batch, time, [group, key_heads, half], seed);
+        let count = batch * time * shape.stride();
+        let qkv = leaf(draw(seed, "qkv", count), [batch, time, shape.stride()]);
+        let of = |y: &Tensor<3>| {
+            run_all(y, seed, |grads| vec![host(qkv.grad_remove(grads).unwrap())])
+        };
+        let expected = of(&reference::attention(qkv.clone(), &shape));
+        for operands in BOTH {
+            let found = of(&ops::attention(qkv.clone(), &shape, computed(operands)));
+            assert_within(&found, &expected, tolerance(operands), "attention");
+        }
+    }
+
+    #[test]
+    fn the_loss_equals_its_reference(
+        time in 1usize..300, width in 1usize..50, vocab in 2usize..200, seed: u64,
+    ) {
+        let hidden = leaf(draw(seed, "hidden", time * width), [1, time, width]);
+        let head = leaf(draw(seed, "head", vocab * width), [vocab, width]);
+        let of_weight = |x: &f32| if *x < -0.5 { 0.0 } else { x.abs() };
+        let weights: Vec<f32> = draw(seed, "weights", time).iter().map(of_weight).collect();
+        let ids: Vec<i32> =
+            draw(seed, "ids", time).iter().map(|x| (x.abs() * 1e4) as i32 % vocab as i32).collect();
+        let of = |y: &Tensor<1>| run_all(y, seed, |grads| {
+            vec![host(hidden.grad_remove(grads).unwrap()), host(head.grad_remove(grads).unwrap())]
+        });
+        let at = |values: &[i32]| -> Tensor<2, Int> {
+            Tensor::from_data(TensorData::new(values.to_vec(), [1, time]), &hidden.device())
+        };
+        let log_probs = target_log_probs(hidden.clone(), head.clone(), at(&ids));
+        let weighted =
+            Tensor::<2>::from_data(TensorData::new(weights.clone(), [1, time]), &hidden.device());
+        let expected = of(&(log_probs * weighted).sum().neg());
+        let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
+        for operands in BOTH {
+            let (hidden, head) = (hidden.clone(), head.clone());
+            let found =
+                of(&ops::cross_entropy(hidden, head, targets.clone(), computed(operands)));
+            assert_within(&found, &expected, tolerance(operands), "loss");
+        }
+    }
+}
+
+#[test]
+fn threads_and_kernels_change_no_bit_of_a_gradient() {
+    let shape = shape_of(3, 70, [2, 2, 8], 1);
+    let x = leaf(draw(1, "x", 3 * 70 * 64), [3, 70, 64]);
+    let w = [64, 32, 32].map(|out| leaf(draw(out as u64, "w", out * 64), [out, 64]));
+    let head = leaf(draw(2, "head", 90 * 64), [90, 64]);
+    let targets = Targets { ids: Arc::new(vec![5; 210]), weights: Arc::new(vec![1.0; 210]) };
+    let gradients = |compute: Compute| {
+        let qkv = ops::bit_linear(x.clone(), w.clone(), compute);
+        let mixed = ops::attention(qkv, &shape, compute);
+        let loss = ops::cross_entropy(mixed, head.clone(), targets.clone(), compute);
+        let mut grads = loss.backward();
+        let mut all = vec![host(x.grad_remove(&mut grads).unwrap())];
+        all.extend(w.iter().map(|w| host(w.grad_remove(&mut grads).unwrap())));
+        all.push(host(head.grad_remove(&mut grads).unwrap()));
+        all
+    };
+    for operands in BOTH {
+        let expected = gradients(computed(operands));
+        for kernel in Kernel::available() {
+            for threads in [1, 2, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let inside = pool.install(|| gradients(Compute { kernel, operands }));
+                assert!(inside == expected, "{kernel:?} {operands:?} {threads} threads");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_value_that_is_not_finite_reaches_the_output() {
     let x = leaf(vec![1.0, f32::NAN, 2.0, 3.0], [1, 2, 2]);
     let w = leaf(vec![1.0, -1.0], [1, 2]);
-    let y = host(ops::bit_linear(x, w));
+    let y = host(ops::bit_linear(x, [w], Compute::default()));
     assert!(y[0].is_nan() && y[1].is_finite());
 }
 
@@ -137,7 +327,7 @@ fn parameters_are_visited_in_the_order_of_the_tensor_table() {
 fn zero_rows_give_zero_and_finite_gradients() {
     let x = leaf(vec![0.0; 6], [1, 2, 3]);
     let w = leaf(vec![0.0; 6], [2, 3]);
-    for values in run(ops::bit_linear, &x, &w, 1) {
+    for values in run(|x, w| ops::bit_linear(x, [w], Compute::default()), &x, &w, 1) {
         assert!(values.iter().all(|value| value.is_finite()));
     }
 }

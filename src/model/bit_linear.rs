@@ -13,7 +13,7 @@ use bitnet_format::quant::WeightScale;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::ops::{self, reference};
+use crate::ops::{self, Compute, reference};
 
 /// What the matrix of a [`BitLinear`] holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,10 +44,23 @@ impl BitLinear {
         Self { weight, form }
     }
 
+    /// Several layers with one input, outputs beside outputs: `x [B, T, in]` → `[B, T, Σ out]`
+    pub fn forward_together<const N: usize>(
+        layers: [&Self; N],
+        x: Tensor<3>,
+        compute: Compute,
+    ) -> Tensor<3> {
+        if layers.iter().all(|layer| layer.form == Weight::Latent) {
+            return ops::bit_linear(x, layers.map(|layer| layer.weight.val()), compute);
+        }
+        let outputs = layers.map(|layer| layer.forward(x.clone(), compute));
+        Tensor::cat(outputs.into(), 2)
+    }
+
     /// `x [B, T, in]` → `[B, T, out]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, compute: Compute) -> Tensor<3> {
         match self.form {
-            Weight::Latent => ops::bit_linear(x, self.weight.val()),
+            Weight::Latent => ops::bit_linear(x, [self.weight.val()], compute),
             Weight::Dequantised => reference::dequantised_linear(x, self.weight.val()),
             Weight::Frozen(scale) => reference::frozen_linear(x, self.weight.val(), scale),
             Weight::Dense => x.matmul(self.weight.val().transpose().unsqueeze()),

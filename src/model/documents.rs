@@ -1,13 +1,13 @@
 //! Where the documents of each row begin. Documents cross every boundary of this crate as the
 //! start of each token's segment, never as a `[T, T]` mask; attention makes the mask itself.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::sync::Arc;
 
 /// The segment structure of a batch of rows.
 #[derive(Clone, Debug)]
 pub struct Documents {
     /// For each token `[B, T]` the index in its row where its document begins.
-    starts: Vec<i32>,
+    starts: Arc<Vec<i32>>,
     batch: usize,
     time: usize,
 }
@@ -15,7 +15,7 @@ pub struct Documents {
 impl Documents {
     /// Every row is one document from its first token on.
     pub fn whole_rows(batch: usize, time: usize) -> Self {
-        Self { starts: vec![0; batch * time], batch, time }
+        Self { starts: Arc::new(vec![0; batch * time]), batch, time }
     }
 
     /// From the start of each token's document, `[B, T]` row-major.
@@ -26,7 +26,7 @@ impl Documents {
         assert_eq!(starts.len(), batch * time, "one start for each token");
         let sound = |(i, &start): (usize, &i32)| start >= 0 && start as usize <= i % time;
         assert!(starts.iter().enumerate().all(sound), "a document starts at or before its tokens");
-        Self { starts, batch, time }
+        Self { starts: Arc::new(starts), batch, time }
     }
 
     /// `[B, T]`
@@ -45,8 +45,8 @@ impl Documents {
         self.starts.iter().enumerate().map(place).collect()
     }
 
-    /// The starts as a tensor `[B, T]`.
-    pub(crate) fn starts(&self, device: &Device) -> Tensor<2, Int> {
-        Tensor::from_data(TensorData::new(self.starts.clone(), [self.batch, self.time]), device)
+    /// Where each token's document begins in its row, `[B, T]`.
+    pub(crate) fn starts(&self) -> Arc<Vec<i32>> {
+        Arc::clone(&self.starts)
     }
 }

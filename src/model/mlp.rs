@@ -2,9 +2,10 @@
 
 use bitnet_format::{HiddenAct, ModelSpec};
 use burn::module::Module;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 
 use crate::model::{BitLinear, Parts, RmsNorm};
+use crate::ops::{self, Compute};
 
 /// Feed-forward half of one block.
 #[derive(Module, Debug)]
@@ -33,16 +34,14 @@ impl Mlp {
     }
 
     /// `x [B, T, C]` → `[B, T, C]`
-    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = match self.act {
-            HiddenAct::Relu2 => activation::relu(self.gate_proj.forward(x.clone())).square(),
-            HiddenAct::Silu => activation::silu(self.gate_proj.forward(x.clone())),
-        };
-        let gated = gate * self.up_proj.forward(x); // [B, T, F]
+    pub(crate) fn forward(&self, x: Tensor<3>, compute: Compute) -> Tensor<3> {
+        let projections = [&self.gate_proj, &self.up_proj];
+        let gate_up = BitLinear::forward_together(projections, x, compute);
+        let gated = ops::gated(gate_up, self.act, compute); // [B, T, F]
         let gated = match &self.ffn_sub_norm {
             Some(norm) => norm.forward(gated),
             None => gated,
         };
-        self.down_proj.forward(gated)
+        self.down_proj.forward(gated, compute)
     }
 }

@@ -39,6 +39,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
+use crate::ops::Compute;
 
 /// A causal language model: transformer and head.
 #[derive(Module, Debug)]
@@ -47,6 +48,8 @@ pub struct LanguageModel {
     pub model: Transformer,
     /// The head when it is not tied to the embedding.
     pub lm_head: Option<Head>,
+    #[module(skip)]
+    compute: Compute,
 }
 
 /// Embedding, blocks and final norm.
@@ -112,12 +115,24 @@ impl LanguageModel {
         let norm = parts.norm(spec);
         let rope = RopeTable::new(spec);
         let model = Transformer { embed_tokens, layers, norm, rope };
-        Self { model, lm_head: (!spec.tie_word_embeddings).then(|| parts.head()) }
+        let lm_head = (!spec.tie_word_embeddings).then(|| parts.head());
+        Self { model, lm_head, compute: Compute::default() }
+    }
+
+    /// The same model, computed otherwise.
+    #[must_use]
+    pub fn computed_by(self, compute: Compute) -> Self {
+        Self { compute, ..self }
+    }
+
+    /// How it is computed.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`
     pub fn forward(&self, tokens: Tensor<2, Int>, documents: &Documents) -> Tensor<3> {
-        self.model.forward(tokens, documents)
+        self.model.forward(tokens, documents, self.compute)
     }
 
     /// The head's matrix `[V, C]`, the embedding when tied.
@@ -128,11 +143,16 @@ impl LanguageModel {
 
 impl Transformer {
     /// `tokens [B, T]` → `[B, T, C]`
-    pub fn forward(&self, tokens: Tensor<2, Int>, documents: &Documents) -> Tensor<3> {
+    pub fn forward(
+        &self,
+        tokens: Tensor<2, Int>,
+        documents: &Documents,
+        compute: Compute,
+    ) -> Tensor<3> {
         let mut x = self.embed(tokens);
-        let context = self.context(documents, &x.device());
+        let context = AttentionContext::new(documents, &self.rope);
         for layer in &self.layers {
-            x = layer.forward(x, &context);
+            x = layer.forward(x, &context, compute);
         }
         self.norm.forward(x)
     }
@@ -141,18 +161,14 @@ impl Transformer {
     /// `num_hidden_layers + 1` tensors `[B, T, C]`, as Hugging Face's `hidden_states`.
     pub fn hidden_states(&self, tokens: Tensor<2, Int>, documents: &Documents) -> Vec<Tensor<3>> {
         let mut states = vec![self.embed(tokens)];
-        let context = self.context(documents, &states[0].device());
+        let (context, compute) = (AttentionContext::new(documents, &self.rope), Compute::default());
         for layer in &self.layers {
             let last = states.last().expect("the embedding is there").clone();
-            states.push(layer.forward(last, &context));
+            states.push(layer.forward(last, &context, compute));
         }
         let last = states.pop().expect("the embedding is there");
         states.push(self.norm.forward(last));
         states
-    }
-
-    fn context(&self, documents: &Documents, device: &Device) -> AttentionContext {
-        AttentionContext::new(documents, &self.rope, &device.clone().inner())
     }
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
@@ -174,9 +190,11 @@ impl Block {
     }
 
     /// `x [B, T, C]` → `[B, T, C]`
-    fn forward(&self, x: Tensor<3>, context: &AttentionContext) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), context);
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+    fn forward(&self, x: Tensor<3>, context: &AttentionContext, compute: Compute) -> Tensor<3> {
+        let attended =
+            self.self_attn.forward(self.input_layernorm.forward(x.clone()), context, compute);
+        let x = x + attended;
+        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), compute)
     }
 }
 

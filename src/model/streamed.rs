@@ -9,6 +9,7 @@ use super::attention::AttentionContext;
 use super::rope::RopeTable;
 use super::source::as_meant;
 use super::{Block, Documents, Loaded, Parts, RmsNorm, token_logits};
+use crate::ops::Compute;
 
 /// Rows of the head that are multiplied together.
 const HEAD_ROWS: usize = 8192;
@@ -26,9 +27,9 @@ pub fn streamed_logits(
     let (batch, time) = (rows.len(), rows[0].len());
     let mut x = embed(model, &table[0], rows, device)?;
     let documents = Documents::whole_rows(batch, time);
-    let context = AttentionContext::new(&documents, &RopeTable::new(model.spec()), device);
+    let context = AttentionContext::new(&documents, &RopeTable::new(model.spec()));
     for layer in 0..model.spec().num_hidden_layers {
-        x = block(model, &table, layer, device)?.forward(x, &context);
+        x = block(model, &table, layer, device)?.forward(x, &context, Compute::default());
     }
     let norm = table.iter().rfind(|entry| entry.role == Role::Norm).expect("a model has norms");
     let hidden = read_norm(model, norm, device)?.forward(x).flatten(0, 1);

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use bitnet_format::HiddenAct;
 use burn::backend::Backend;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -10,98 +11,175 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
-use crate::ops::TrainOps;
+use crate::ops::{AttentionShape, Compute, Targets, TrainOps};
 
-/// The two halves of an operation of two inputs, and what the first keeps for the second.
+/// What an operation keeps from its forward pass, and how gradients come back through it.
+pub(crate) trait Saved<B: Backend, const N: usize>: Clone + Send + Debug + 'static {
+    /// The gradients of the `N` inputs.
+    fn backward(self, dy: FloatTensor<B>) -> [FloatTensor<B>; N];
+}
+
+/// The forward halves of the operations, each with what it keeps.
 pub(crate) trait Differentiable: TrainOps {
-    /// Kept by [`Differentiable::rms_norm_forward`].
-    type SavedNorm: Clone + Send + Debug + 'static;
-    /// Kept by [`Differentiable::bit_linear_forward`].
-    type SavedLinear: Clone + Send + Debug + 'static;
+    type Norm: Saved<Self, 2>;
+    type Linear: Saved<Self, 2> + Saved<Self, 3> + Saved<Self, 4>;
+    type Gated: Saved<Self, 1>;
+    type Attention: Saved<Self, 1>;
+    type Loss: Saved<Self, 2>;
 
     fn rms_norm_forward(
         x: FloatTensor<Self>,
         gain: FloatTensor<Self>,
         eps: f32,
-    ) -> (FloatTensor<Self>, Self::SavedNorm);
+    ) -> (FloatTensor<Self>, Self::Norm);
 
-    /// Gradients of input and gain.
-    fn rms_norm_backward(
-        saved: Self::SavedNorm,
-        dy: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    fn bit_linear_forward(
+    fn bit_linear_forward<const N: usize>(
         x: FloatTensor<Self>,
-        latents: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, Self::SavedLinear);
+        latents: [FloatTensor<Self>; N],
+        compute: Compute,
+    ) -> (FloatTensor<Self>, Self::Linear);
 
-    /// Gradients of input and latents.
-    fn bit_linear_backward(
-        saved: Self::SavedLinear,
-        dy: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn gated_forward(
+        gate_up: FloatTensor<Self>,
+        act: HiddenAct,
+        compute: Compute,
+    ) -> (FloatTensor<Self>, Self::Gated);
+
+    fn attention_forward(
+        qkv: FloatTensor<Self>,
+        shape: AttentionShape,
+        compute: Compute,
+    ) -> (FloatTensor<Self>, Self::Attention);
+
+    fn cross_entropy_forward(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Targets,
+        compute: Compute,
+    ) -> (FloatTensor<Self>, Self::Loss);
 }
 
+/// The backward half of every operation: what was saved knows what to do.
 #[derive(Debug)]
-struct NormBackward;
+struct Step<S>(std::marker::PhantomData<fn() -> S>);
 
-impl<B: Differentiable> Backward<B, 2> for NormBackward {
-    type State = B::SavedNorm;
-
-    fn backward(self, ops: Ops<B::SavedNorm, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = grads.consume::<B>(&ops.node);
-        register::<B, _>(&ops, grads, |saved| B::rms_norm_backward(saved, dy));
+impl<S> Step<S> {
+    fn new() -> Self {
+        Self(std::marker::PhantomData)
     }
 }
 
-#[derive(Debug)]
-struct LinearBackward;
+impl<B: Backend, S: Saved<B, N>, const N: usize> Backward<B, N> for Step<S> {
+    type State = S;
 
-impl<B: Differentiable> Backward<B, 2> for LinearBackward {
-    type State = B::SavedLinear;
-
-    fn backward(self, ops: Ops<B::SavedLinear, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<S, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        register::<B, _>(&ops, grads, |saved| B::bit_linear_backward(saved, dy));
+        let found = ops.state.backward(dy);
+        for (parent, gradient) in ops.parents.into_iter().zip(found) {
+            if let Some(node) = parent {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
     }
 }
 
-fn register<B: Backend, S: Clone>(
-    ops: &Ops<S, 2>,
-    grads: &mut Gradients,
-    backward: impl FnOnce(S) -> (FloatTensor<B>, FloatTensor<B>),
-) {
-    let (dx, dw) = backward(ops.state.clone());
-    let [x, w] = &ops.parents;
-    if let Some(node) = x {
-        grads.register::<B>(node.id, dx);
-    }
-    if let Some(node) = w {
-        grads.register::<B>(node.id, dw);
-    }
+/// Joins an operation of some inputs to the graph: `forward` where something is tracked, `plain`
+/// where nothing is.
+macro_rules! join {
+    ($saved:ty, [$($input:ident),+], $forward:expr, $plain:expr) => {{
+        $(let $input = $input.into_parts();)+
+        let nodes = [$($input.1),+];
+        $(let $input = $input.0;)+
+        match Step::<$saved>::new().prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let (y, saved) = $forward;
+                prep.finish(saved, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish($plain),
+        }
+    }};
 }
 
 impl<B: Differentiable, C: CheckpointStrategy> TrainOps for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        let ((x, x_node), (gain, gain_node)) = (x.into_parts(), gain.into_parts());
-        match NormBackward.prepare::<C>([x_node, gain_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let (y, saved) = B::rms_norm_forward(x, gain, eps);
-                prep.finish(saved, y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x, gain, eps)),
-        }
+        join!(B::Norm, [x, gain], B::rms_norm_forward(x, gain, eps), B::rms_norm(x, gain, eps))
     }
 
-    fn bit_linear(x: FloatTensor<Self>, latents: FloatTensor<Self>) -> FloatTensor<Self> {
-        let ((x, x_node), (latents, w_node)) = (x.into_parts(), latents.into_parts());
-        match LinearBackward.prepare::<C>([x_node, w_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let (y, saved) = B::bit_linear_forward(x, latents);
-                prep.finish(saved, y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::bit_linear(x, latents)),
-        }
+    fn bit_linear(
+        x: FloatTensor<Self>,
+        latents: FloatTensor<Self>,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        join!(
+            B::Linear,
+            [x, latents],
+            B::bit_linear_forward(x, [latents], compute),
+            B::bit_linear(x, latents, compute)
+        )
+    }
+
+    fn bit_linear_pair(
+        x: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        join!(
+            B::Linear,
+            [x, first, second],
+            B::bit_linear_forward(x, [first, second], compute),
+            B::bit_linear_pair(x, first, second, compute)
+        )
+    }
+
+    fn bit_linear_triple(
+        x: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        join!(
+            B::Linear,
+            [x, first, second, third],
+            B::bit_linear_forward(x, [first, second, third], compute),
+            B::bit_linear_triple(x, first, second, third, compute)
+        )
+    }
+
+    fn gated(gate_up: FloatTensor<Self>, act: HiddenAct, compute: Compute) -> FloatTensor<Self> {
+        join!(
+            B::Gated,
+            [gate_up],
+            B::gated_forward(gate_up, act, compute),
+            B::gated(gate_up, act, compute)
+        )
+    }
+
+    fn causal_attention(
+        qkv: FloatTensor<Self>,
+        shape: AttentionShape,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        join!(
+            B::Attention,
+            [qkv],
+            B::attention_forward(qkv, shape, compute),
+            B::causal_attention(qkv, shape, compute)
+        )
+    }
+
+    fn cross_entropy(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Targets,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        join!(
+            B::Loss,
+            [hidden, head],
+            B::cross_entropy_forward(hidden, head, targets, compute),
+            B::cross_entropy(hidden, head, targets, compute)
+        )
     }
 }

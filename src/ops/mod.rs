@@ -3,14 +3,21 @@
 //! The trait [`TrainOps`] is what a backend must do; `flex` does it on the backend's raw buffers
 //! with all cores, `autodiff` adds the gradients, and [`mod@reference`] says the same in plain tensor
 //! operations, which tests compare with. Nothing here knows a model or a file.
+//!
+//! Matrices that share an input are multiplied together and give one tensor, outputs beside
+//! outputs: queries, keys and values; gate and up.
 
 mod autodiff;
+mod compute;
 mod flex;
 pub mod reference;
 
+use bitnet_format::HiddenAct;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
+
+pub use compute::{AttentionShape, Compute, Targets};
 
 /// What a backend does for us.
 #[backend_extension(Flex, Autodiff)]
@@ -18,7 +25,41 @@ pub trait TrainOps: Backend {
     /// `x [.., C]`, `gain [C]` → `[.., C]`
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
     /// `x [.., in]`, `latents [out, in]` → `[.., out]`
-    fn bit_linear(x: FloatTensor<Self>, latents: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn bit_linear(
+        x: FloatTensor<Self>,
+        latents: FloatTensor<Self>,
+        compute: Compute,
+    ) -> FloatTensor<Self>;
+    /// Two matrices: `x [.., in]` → `[.., out₁ + out₂]`
+    fn bit_linear_pair(
+        x: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        compute: Compute,
+    ) -> FloatTensor<Self>;
+    /// Three matrices: `x [.., in]` → `[.., out₁ + out₂ + out₃]`
+    fn bit_linear_triple(
+        x: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        third: FloatTensor<Self>,
+        compute: Compute,
+    ) -> FloatTensor<Self>;
+    /// `[B, T, 2F]`, gate first → `[B, T, F]`
+    fn gated(gate_up: FloatTensor<Self>, act: HiddenAct, compute: Compute) -> FloatTensor<Self>;
+    /// `qkv [B, T, (H + 2 KV)·D]` → `[B, T, H·D]`
+    fn causal_attention(
+        qkv: FloatTensor<Self>,
+        shape: AttentionShape,
+        compute: Compute,
+    ) -> FloatTensor<Self>;
+    /// `hidden [B, T, C]`, `head [V, C]` → the weighted sum of the targets' losses `[1]`
+    fn cross_entropy(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Targets,
+        compute: Compute,
+    ) -> FloatTensor<Self>;
 }
 
 /// `RMSNorm` over the last dimension: `x [B, T, C]`, `gain [C]` → `[B, T, C]`
@@ -26,7 +67,45 @@ pub fn rms_norm(x: Tensor<3>, gain: Tensor<1>, eps: f32) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), gain.into_dispatch(), eps))
 }
 
-/// A quantised linear layer over latents: `x [B, T, in]`, `latents [out, in]` → `[B, T, out]`
-pub fn bit_linear(x: Tensor<3>, latents: Tensor<2>) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::bit_linear(x.into_dispatch(), latents.into_dispatch()))
+/// Quantised linear layers over latents with one input: `x [B, T, in]`, one to three matrices
+/// `[outᵢ, in]` → `[B, T, Σ outᵢ]`
+///
+/// # Panics
+/// With no matrix or more than three.
+pub fn bit_linear<const N: usize>(
+    x: Tensor<3>,
+    latents: [Tensor<2>; N],
+    compute: Compute,
+) -> Tensor<3> {
+    let x = x.into_dispatch();
+    let mut latents = latents.into_iter().map(Tensor::into_dispatch);
+    let y = match (latents.next(), latents.next(), latents.next(), latents.next()) {
+        (Some(a), None, None, None) => Dispatch::bit_linear(x, a, compute),
+        (Some(a), Some(b), None, None) => Dispatch::bit_linear_pair(x, a, b, compute),
+        (Some(a), Some(b), Some(c), None) => Dispatch::bit_linear_triple(x, a, b, c, compute),
+        _ => panic!("one to three matrices"),
+    };
+    Tensor::from_dispatch(y)
+}
+
+/// `act(gate) · up`: `gate_up [B, T, 2F]`, gate first → `[B, T, F]`
+pub fn gated(gate_up: Tensor<3>, act: HiddenAct, compute: Compute) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::gated(gate_up.into_dispatch(), act, compute))
+}
+
+/// Causal grouped-query attention with rotary positions, inside documents:
+/// `qkv [B, T, (H + 2 KV)·D]` → `[B, T, H·D]`
+pub fn attention(qkv: Tensor<3>, shape: &AttentionShape, compute: Compute) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::causal_attention(qkv.into_dispatch(), shape.clone(), compute))
+}
+
+/// Next-token loss: `hidden [B, T, C]`, `head [V, C]` → `Σ weight · -log p(target)`, `[1]`
+pub fn cross_entropy(
+    hidden: Tensor<3>,
+    head: Tensor<2>,
+    targets: Targets,
+    compute: Compute,
+) -> Tensor<1> {
+    let (hidden, head) = (hidden.into_dispatch(), head.into_dispatch());
+    Tensor::from_dispatch(Dispatch::cross_entropy(hidden, head, targets, compute))
 }

@@ -1,9 +1,12 @@
 //! What a micro-batch contributes to training: a sum and a count. Normalising happens once, over
 //! the whole batch, so that the result does not depend on how the batch was cut.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::model::{Documents, LanguageModel, target_log_probs};
+use crate::ops::{self, Targets};
 
 /// Rows of tokens as the model sees them, on the host.
 #[derive(Clone, Debug)]
@@ -48,26 +51,35 @@ impl Objective for CrossEntropy {
     type Batch = Batch;
 
     fn evaluate(&self, model: &LanguageModel, batch: &Batch, device: &Device) -> Outcome {
-        let shape = batch.documents.dims();
-        let mask: Tensor<2> =
-            Tensor::from_data(TensorData::new(batch.loss_mask.clone(), shape), device);
-        let log_probs = batch_log_probs(model, batch, device);
+        let targets = Targets {
+            ids: Arc::new(batch.targets.clone()),
+            weights: Arc::new(batch.loss_mask.clone()),
+        };
+        let hidden = batch.hidden(model, device);
+        let sum = ops::cross_entropy(hidden, model.head(), targets, model.compute());
         let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
-        let (sum, tokens) = ((log_probs * mask).sum().neg(), batch.trained_tokens());
+        let tokens = batch.trained_tokens();
         Outcome { sum, count, tokens, metrics: Vec::new() }
     }
 }
 
 /// Log-probability of every target of a batch, `[B, T]`.
 pub fn batch_log_probs(model: &LanguageModel, batch: &Batch, device: &Device) -> Tensor<2> {
-    let shape = batch.documents.dims();
-    let ids =
-        |ids: &[i32]| Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), shape), device);
-    let hidden = model.forward(ids(&batch.tokens), &batch.documents);
-    target_log_probs(hidden, model.head(), ids(&batch.targets))
+    let hidden = batch.hidden(model, device);
+    target_log_probs(hidden, model.head(), batch.ids(&batch.targets, device))
 }
 
 impl Batch {
+    /// Final hidden states `[B, T, C]`.
+    fn hidden(&self, model: &LanguageModel, device: &Device) -> Tensor<3> {
+        model.forward(self.ids(&self.tokens, device), &self.documents)
+    }
+
+    /// `[B, T]`
+    fn ids(&self, ids: &[i32], device: &Device) -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(ids.to_vec(), self.documents.dims()), device)
+    }
+
     /// Number of trained targets.
     pub fn trained_tokens(&self) -> u64 {
         self.loss_mask.iter().filter(|&&trained| trained != 0.0).count() as u64

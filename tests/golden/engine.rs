@@ -23,7 +23,7 @@ fn golden_training_forward_over_packed_codes() {
         let found = host(token_logits(hidden.flatten(0, 1), model.head()));
         let expected =
             set.file("packed/expected.safetensors").floats("logits_autobitlinear_offline_f32");
-        check(&set, "packed logits, training forward", largest_difference(found, &expected), 1e-4);
+        check(&set, "packed logits, training forward", largest_difference(&found, &expected), 1e-4);
     }
 }
 

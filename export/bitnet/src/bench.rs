@@ -135,7 +135,9 @@ fn time_decode(
         ids = likeliest;
     }
     let seconds = start.elapsed().as_secs_f64();
-    caches.iter_mut().for_each(|cache| cache.truncate(args.context_tokens));
+    for cache in caches.iter_mut() {
+        cache.truncate(args.context_tokens);
+    }
     Ok((args.generate_tokens * caches.len()) as f64 / seconds)
 }
 

@@ -388,7 +388,7 @@ fn sum(values: &[f32]) -> f32 {
 /// `e^x` for `x ≤ 0` to about one unit in the last place, from the same steps everywhere: the
 /// system's own function differs from machine to machine and does not fill vectors.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     const NO_FRACTIONS: f32 = 12_582_912.0; // 1.5 · 2²³
     // Below this the result is no normal number and counts for nothing.
     let x = if x < -87.0 { -87.0 } else { x };
