@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Write a fresh BF16 master of any shape, its weights drawn at random.
     Init(InitArgs),
+    /// Measure how fast a shape trains here, on random tokens.
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +195,41 @@ pub(crate) struct ExportArgs {
 pub(crate) enum LinearClass {
     Autobitlinear,
     Bitlinear,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The shape.
+    #[arg(long, value_name = "CONFIG.toml")]
+    pub(crate) config: PathBuf,
+    /// Tokens a row.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) seq_len: usize,
+    /// Rows a step.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) batch: usize,
+    /// Steps that are timed; two before them are not.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) steps: usize,
+    /// Operands of the float products: f32 or bf16.
+    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    pub(crate) precision: String,
+    /// Worker threads.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Where to compute.
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub(crate) device: String,
+    /// Instruction set to use instead of the fastest: scalar, avx2, avx-vnni, avx512-vnni,
+    /// neon-dotprod.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernel: Option<String>,
+    /// Another size of vocabulary than the config's.
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab_size: Option<usize>,
+    /// One line of JSON instead of words.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,14 +8,11 @@ use std::time::{Duration, Instant};
 
 use bitnet_format::ModelSpec;
 use burn::tensor::Device;
-use rand::Rng;
 use serde::Serialize;
 
-use crate::model::{Documents, LanguageModel};
-use crate::random;
-use crate::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, part_size,
-};
+use crate::model::LanguageModel;
+use crate::speed::random_parts;
+use crate::train::{Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, StepSettings};
 
 /// Bytes of an f32.
 const F32: u64 = 4;
@@ -116,11 +113,7 @@ impl Pace {
 pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
     let mut model = LanguageModel::initial(spec, 0, device);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
-    let part = part_size(load.rows as usize);
-    let parts = (0..load.rows as usize).step_by(part);
-    let parts: Vec<_> = parts
-        .map(|from| random_batch(spec, part.min(load.rows as usize - from), load.seq_len as usize))
-        .collect();
+    let parts = random_parts(spec, load.rows as usize, load.seq_len as usize);
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
     for _ in 0..2 {
         let began = Instant::now();
@@ -134,19 +127,6 @@ pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
         pace.update = pace.update.min(began.elapsed());
     }
     pace
-}
-
-fn random_batch(spec: &ModelSpec, rows: usize, time: usize) -> Batch {
-    let mut draw = random::keyed(0, "probe", 0, 0);
-    let mut ids = || -> Vec<i32> {
-        (0..rows * time).map(|_| (draw.next_u32() % spec.vocab_size as u32) as i32).collect()
-    };
-    Batch {
-        tokens: ids(),
-        targets: ids(),
-        loss_mask: vec![1.0; rows * time],
-        documents: Documents::whole_rows(rows, time),
-    }
 }
 
 #[cfg(test)]

@@ -42,4 +42,5 @@ pub mod ops;
 pub mod platform;
 pub mod random;
 pub mod recipe;
+pub mod speed;
 pub mod train;

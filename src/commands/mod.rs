@@ -1,5 +1,6 @@
 //! One file a command: from what was typed to what is done and printed.
 
+mod bench;
 mod eval;
 mod export;
 mod init;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: &Cli) -> Result<()> {
         Some(Command::Eval(args)) => eval::run(args),
         Some(Command::Export(args)) => export::run(args),
         Some(Command::Init(args)) => init::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
     }
 }
 

@@ -4,6 +4,7 @@
 //! `resolved`. What a phase's rates are is in `rate`, where data comes from in `data`, what the
 //! model is in `model`.
 
+use bitnet_kernels::Operands;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -145,6 +146,14 @@ impl Precision {
     /// The word for it in a recipe.
     pub fn name(self) -> &'static str {
         word(Self::WORDS, self)
+    }
+
+    /// What the float products multiply.
+    pub fn operands(self) -> Operands {
+        match self {
+            Self::F32 => Operands::F32,
+            Self::Bf16 => Operands::Bf16,
+        }
     }
 }
 

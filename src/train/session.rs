@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use crate::data::{LoaderSettings, LongRows, Mix};
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
+use crate::ops::Compute;
 use crate::platform::Signals;
 use crate::recipe::{
     self, ChatFormat, Length, ModelSource, Precision, Recipe, Schedule, Stage, TokenizerSource,
@@ -97,7 +98,8 @@ impl<'a> Session<'a> {
         monitor: &mut dyn Monitor,
     ) -> Result<LanguageModel, TrainError> {
         let Some(init) = &self.init else {
-            return Ok(LanguageModel::initial(&self.spec, self.recipe.seed, &self.device));
+            let model = LanguageModel::initial(&self.spec, self.recipe.seed, &self.device);
+            return Ok(model.computed_by(self.compute()));
         };
         let folder = StoredModel::open(init)?;
         let (model, kept) = LanguageModel::read_for_training(&folder, &self.device)?;
@@ -107,15 +109,24 @@ impl<'a> Session<'a> {
                 init.display()
             ));
         }
-        Ok(model)
+        Ok(model.computed_by(self.compute()))
     }
 
-    /// Identifies the model of step 0.
+    /// How a model of this run is computed.
+    pub(crate) fn compute(&self) -> Compute {
+        Compute { operands: self.recipe.train.precision.operands(), ..Compute::default() }
+    }
+
+    /// Identifies the model of step 0 and how it is computed.
     pub(crate) fn hash_initial_model(&self) -> Result<String, TrainError> {
-        match &self.init {
-            Some(init) => reference::hash_model(init),
-            None => Ok(format!("seed {} {}", self.recipe.seed, self.recipe.resolved_toml())),
-        }
+        let Some(init) = &self.init else {
+            return Ok(format!("seed {} {}", self.recipe.seed, self.recipe.resolved_toml()));
+        };
+        let hash = reference::hash_model(init)?;
+        Ok(match self.recipe.train.precision {
+            Precision::F32 => hash,
+            other => format!("{hash} {}", other.name()),
+        })
     }
 
     /// The optimizer of step 0.
@@ -194,7 +205,6 @@ impl<'a> Session<'a> {
 pub(crate) fn refuse_unbuilt(recipe: &Recipe) -> Result<(), TrainError> {
     let train = &recipe.train;
     let unbuilt = [
-        ("train.precision", train.precision != Precision::F32, "\"f32\""),
         ("train.recompute", train.recompute, "false"),
         ("train.shard_optimizer", train.shard_optimizer, "false"),
     ];
