@@ -284,12 +284,13 @@ fn pack_left(format: Format, size: Size, left: Left, block: Block, strips: &mut 
     if strips.len() < length {
         strips.resize(length, 0);
     }
-    for (strip, words) in strips[..length].chunks_exact_mut(steps * ROWS).enumerate() {
+    let strips = &mut strips[..length];
+    if left.order == Order::Outer {
+        return pack_outer(format, size, left, block, strips);
+    }
+    for (strip, words) in strips.chunks_exact_mut(steps * ROWS).enumerate() {
         let rows = strip * ROWS..size.rows.min((strip + 1) * ROWS);
-        match left.order {
-            Order::Inner => pack_inner(format, left, block, rows, words),
-            Order::Outer => pack_outer(format, left, block, rows, words),
-        }
+        pack_inner(format, left, block, rows, words);
     }
 }
 
@@ -302,25 +303,19 @@ fn pack_inner(format: Format, left: Left, block: Block, rows: Range<usize>, word
     let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
     for (i, row) in rows.enumerate() {
         let source = &left.values[row * left.stride..][values.clone()];
-        if let (true, Scale::All(factor)) = (format.pairs(), left.scale) {
-            // What training does most: whole lines of pairs.
+        if !format.swapped || format.operands == Operands::F32 {
+            // Words and values lie in the same order: whole lines at a time.
             let lines = words[i * LINE..].chunks_mut(ROWS * LINE);
-            for (line, source) in lines.zip(source.chunks(2 * LINE)) {
-                let (pairs, odd) = source.as_chunks::<2>();
-                for (word, [low, high]) in line.iter_mut().zip(pairs) {
-                    *word = pair(low * factor, high * factor);
-                }
-                if let [last] = odd {
-                    line[pairs.len()] = pair(last * factor, 0.0);
-                }
-            }
-            continue;
-        }
-        if let (Operands::F32, Scale::All(factor)) = (format.operands, left.scale) {
-            let lines = words[i * LINE..].chunks_mut(ROWS * LINE);
-            for (line, source) in lines.zip(source.chunks(LINE)) {
-                for (word, x) in line.iter_mut().zip(source) {
-                    *word = (x * factor).to_bits();
+            let per_line = per_word * LINE;
+            for (n, (line, source)) in lines.zip(source.chunks(per_line)).enumerate() {
+                match left.scale {
+                    Scale::All(factor) => {
+                        pack_line(format, source, std::iter::repeat(factor), line);
+                    }
+                    Scale::Each(factors) => {
+                        let factors = &factors[values.start + n * per_line..][..source.len()];
+                        pack_line(format, source, factors.iter().copied(), line);
+                    }
                 }
             }
             continue;
@@ -337,34 +332,65 @@ fn pack_inner(format: Format, left: Left, block: Block, rows: Range<usize>, word
     }
 }
 
+/// Values of one row and their factors become a line of words.
 #[inline(always)]
-fn pack_outer(format: Format, left: Left, block: Block, rows: Range<usize>, words: &mut [u32]) {
-    words[block.used(format) * ROWS..].fill(0);
-    for (step, words) in
-        words.as_chunks_mut::<ROWS>().0[..block.used(format)].iter_mut().enumerate()
-    {
-        let (low, high) = block.values(format, step);
-        let (low, high) = (eight(left, low, &rows), eight(left, high, &rows));
-        for ((place, low), high) in words.iter_mut().zip(low).zip(high) {
-            *place = word(format, low, high);
+fn pack_line(format: Format, source: &[f32], factors: impl Iterator<Item = f32>, line: &mut [u32]) {
+    let mut scaled = [0.0; 2 * LINE];
+    for ((scaled, x), factor) in scaled.iter_mut().zip(source).zip(factors) {
+        *scaled = x * factor;
+    }
+    if format.pairs() {
+        for (word, [low, high]) in line[..LINE].iter_mut().zip(scaled.as_chunks::<2>().0) {
+            *word = pair(*low, *high);
+        }
+    } else {
+        for (word, x) in line[..LINE].iter_mut().zip(scaled) {
+            *word = x.to_bits();
         }
     }
 }
 
-/// Eight rows at one place of an outer reduction.
+/// A place of the reduction after the other, each over all strips, so that memory is read in order.
 #[inline(always)]
-fn eight(left: Left, place: Option<usize>, rows: &Range<usize>) -> [f32; ROWS] {
-    let mut values = [0.0; ROWS];
-    let Some(at) = place else { return values };
-    let (factor, row) = (left.scale.at(at), &left.values[at * left.stride + left.first..]);
-    if let Some(whole) = row[rows.start..].first_chunk::<ROWS>().filter(|_| rows.len() == ROWS) {
-        values = whole.map(|x| x * factor);
-    } else {
-        for (value, x) in values.iter_mut().zip(&row[rows.clone()]) {
-            *value = x * factor;
+fn pack_outer(format: Format, size: Size, left: Left, block: Block, strips: &mut [u32]) {
+    let (used, strip) = (block.used(format), block.steps(format) * ROWS);
+    if !size.rows.is_multiple_of(ROWS) || used * ROWS < strip {
+        strips.fill(0);
+    }
+    let row = |place: Option<usize>| match place {
+        Some(at) => {
+            let values = &left.values[at * left.stride + left.first..][..size.rows];
+            (values, left.scale.at(at))
+        }
+        None => (&[][..], 0.0),
+    };
+    for step in 0..used {
+        let (low, high) = block.values(format, step);
+        let ((low, low_factor), (high, high_factor)) = (row(low), row(high));
+        let ((low, low_rest), (high, high_rest)) = (low.as_chunks::<ROWS>(), high.as_chunks());
+        let none = [0.0; ROWS];
+        for (i, strip) in strips.chunks_exact_mut(strip).enumerate() {
+            let part = |chunks: &[[f32; ROWS]], rest: &[f32], factor: f32| {
+                let mut values = chunks.get(i).copied().unwrap_or(none);
+                if i == chunks.len() {
+                    values[..rest.len()].copy_from_slice(rest);
+                }
+                values.map(|x| x * factor)
+            };
+            let low = part(low, low_rest, low_factor);
+            let words = &mut strip[step * ROWS..][..ROWS];
+            if format.pairs() {
+                let high = part(high, high_rest, high_factor);
+                for ((place, low), high) in words.iter_mut().zip(low).zip(high) {
+                    *place = pair(low, high);
+                }
+            } else {
+                for (place, low) in words.iter_mut().zip(low) {
+                    *place = rounded(format.operands, low).to_bits();
+                }
+            }
         }
     }
-    values
 }
 
 /// Some columns of `C`: whole vectors in memory, not all of which need be there.
@@ -434,6 +460,10 @@ fn pack_right(
     } else {
         panel[block.used(format) * width..].fill(0);
     }
+    if let (Right::Floats(values, Order::Inner), false) = (right, format.swapped) {
+        let rows = &values[first * size.depth..][..count * size.depth];
+        return pack_transposed(format, rows, block, width, panel);
+    }
     for (step, words) in panel.chunks_exact_mut(width).take(block.used(format)).enumerate() {
         let (low, high) = block.values(format, step);
         let words = &mut words[..count];
@@ -452,6 +482,34 @@ fn pack_right(
                     let row = &values[(first + column) * size.depth..][..size.depth];
                     let value = |at: Option<usize>| at.map_or(0.0, |at| row[at]);
                     *place = word(format, value(low), value(high));
+                }
+            }
+        }
+    }
+}
+
+/// Rows `[columns, depth]` become columns of a panel: sixteen words of a few rows at a time are
+/// made in order and then turned.
+#[inline(always)]
+fn pack_transposed(format: Format, rows: &[f32], block: Block, width: usize, panel: &mut [u32]) {
+    const TOGETHER: usize = 16;
+    let per_word = format.operands.per_word();
+    let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
+    for (group, rows) in rows.chunks(TOGETHER * block.depth).enumerate() {
+        let columns = rows.len() / block.depth;
+        for start in (0..values.len()).step_by(LINE * per_word) {
+            let mut lines = [[0; LINE]; TOGETHER];
+            for (line, row) in lines.iter_mut().zip(rows.chunks_exact(block.depth)) {
+                let source = &row[values.clone()][start..];
+                let source = &source[..source.len().min(LINE * per_word)];
+                pack_line(format, source, std::iter::repeat(1.0), line);
+            }
+            let words = &mut panel[start / per_word * width..];
+            let used = (values.len() - start).min(LINE * per_word).div_ceil(per_word);
+            for (p, words) in words.chunks_mut(width).take(used).enumerate() {
+                let places = &mut words[group * TOGETHER..][..columns];
+                for (place, line) in places.iter_mut().zip(&lines) {
+                    *place = line[p];
                 }
             }
         }
