@@ -4,14 +4,14 @@
 use std::fmt::Debug;
 
 use bitnet_format::HiddenAct;
-use burn::backend::Backend;
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
+use burn::backend::{AutodiffBackend, Backend};
 
-use crate::ops::{AttentionShape, Compute, Targets, TrainOps};
+use crate::ops::{AttentionShape, Compute, Targets, TrainOps, Update};
 
 /// What an operation keeps from its forward pass, and how gradients come back through it.
 pub(crate) trait Saved<B: Backend, const N: usize>: Clone + Send + Debug + 'static {
@@ -181,5 +181,23 @@ impl<B: Differentiable, C: CheckpointStrategy> TrainOps for Autodiff<B, C> {
             B::cross_entropy_forward(hidden, head, targets, compute),
             B::cross_entropy(hidden, head, targets, compute)
         )
+    }
+
+    /// An update is no part of a graph.
+    fn adamw(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        update: Update,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [value, gradient, first, second] =
+            [value, gradient, first, second].map(|tensor| tensor.into_parts().0);
+        let (value, first, second) = B::adamw(value, gradient, first, second, update);
+        (Self::from_inner(value), Self::from_inner(first), Self::from_inner(second))
+    }
+
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::from_inner(B::sum_of_squares(x.into_parts().0))
     }
 }

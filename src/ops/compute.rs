@@ -56,6 +56,25 @@ impl AttentionShape {
     }
 }
 
+/// The numbers of one `AdamW` update.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    /// What the gradient is multiplied by first: mean and clipping.
+    pub gradient: f32,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// What the value is multiplied by: weight decay.
+    pub keep: f64,
+    /// What the first moment is multiplied by: the learning rate and the bias correction.
+    pub step: f64,
+    /// What the root of the second moment is divided by: its bias correction.
+    pub root: f64,
+}
+
 /// What the loss counts: for each token `[B·T]` its target and its weight.
 #[derive(Clone, Debug)]
 pub struct Targets {

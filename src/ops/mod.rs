@@ -17,7 +17,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-pub use compute::{AttentionShape, Compute, Targets};
+pub use compute::{AttentionShape, Compute, Targets, Update};
 
 /// What a backend does for us.
 #[backend_extension(Flex, Autodiff)]
@@ -60,6 +60,16 @@ pub trait TrainOps: Backend {
         targets: Targets,
         compute: Compute,
     ) -> FloatTensor<Self>;
+    /// Value, gradient and both moments `[elements]` → the new value and moments; no gradients.
+    fn adamw(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        update: Update,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    /// `Σ x²` of `[elements]`, `[1]`; no gradients.
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// `RMSNorm` over the last dimension: `x [B, T, C]`, `gain [C]` → `[B, T, C]`
@@ -108,4 +118,24 @@ pub fn cross_entropy(
 ) -> Tensor<1> {
     let (hidden, head) = (hidden.into_dispatch(), head.into_dispatch());
     Tensor::from_dispatch(Dispatch::cross_entropy(hidden, head, targets, compute))
+}
+
+/// One update of a parameter: value, gradient and moments `[elements]` → new value and moments.
+pub fn adamw(
+    value: Tensor<1>,
+    gradient: Tensor<1>,
+    first: Tensor<1>,
+    second: Tensor<1>,
+    update: Update,
+) -> [Tensor<1>; 3] {
+    let [value, gradient, first, second] =
+        [value, gradient, first, second].map(Tensor::into_dispatch);
+    let (value, first, second) = Dispatch::adamw(value, gradient, first, second, update);
+    [value, first, second].map(Tensor::from_dispatch)
+}
+
+/// `Σ x²`, summed in a fixed order.
+pub fn sum_of_squares(x: Tensor<1>) -> f64 {
+    let sum: Tensor<1> = Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch()));
+    f64::from(sum.into_scalar::<f32>())
 }

@@ -5,6 +5,7 @@
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use burn::tensor::{Device, Tensor};
 
+use crate::ops::{self, Update};
 use crate::train::Rates;
 
 /// The constants of an [`AdamW`].
@@ -75,18 +76,19 @@ impl AdamW {
         pairs.map(|(gradient, frozen)| (!frozen).then_some(gradient)).collect()
     }
 
-    /// One update: parameters and gradients (flat, table order) → new parameters; one without a
-    /// gradient stays as it is.
+    /// One update: parameters and gradients (flat, table order), each gradient times `factor` → new
+    /// parameters; one without a gradient stays as it is.
     pub fn update(
         &mut self,
         values: Vec<Tensor<1>>,
         gradients: Vec<Option<Tensor<1>>>,
+        factor: f64,
         rates: Rates,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
         let pairs = values.into_iter().zip(gradients).enumerate();
         let update = |(index, (value, gradient))| match gradient {
-            Some(gradient) => self.step(index, value, gradient, rates),
+            Some(gradient) => self.step(index, value, gradient, factor, rates),
             None => value,
         };
         pairs.map(update).collect()
@@ -97,19 +99,25 @@ impl AdamW {
         index: usize,
         value: Tensor<1>,
         gradient: Tensor<1>,
+        factor: f64,
         rates: Rates,
     ) -> Tensor<1> {
         let AdamWSettings { beta1, beta2, eps } = self.settings;
         let count = self.updates as f64;
-        let old = self.first[index].clone();
-        let first = old.clone() + (gradient.clone() - old).mul_scalar(1.0 - beta1);
-        let second = self.second[index].clone().mul_scalar(beta2)
-            + gradient.clone().mul_scalar(1.0 - beta2) * gradient;
-        self.first[index] = first.clone();
-        self.second[index] = second.clone();
-        let root = second.sqrt().div_scalar((1.0 - beta2.powf(count)).sqrt()).add_scalar(eps);
-        let step = rates.learning_rate / (1.0 - beta1.powf(count));
         let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
-        value.mul_scalar(1.0 - rates.learning_rate * decay) - first.mul_scalar(step) / root
+        let update = Update {
+            gradient: factor as f32,
+            beta1,
+            beta2,
+            eps,
+            keep: 1.0 - rates.learning_rate * decay,
+            step: rates.learning_rate / (1.0 - beta1.powf(count)),
+            root: (1.0 - beta2.powf(count)).sqrt(),
+        };
+        let (first, second) = (self.first[index].clone(), self.second[index].clone());
+        let [value, first, second] = ops::adamw(value, gradient, first, second, update);
+        self.first[index] = first;
+        self.second[index] = second;
+        value
     }
 }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LanguageModel, gradients, replace_values, values};
+use crate::ops;
 use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Outcome, Rates};
 
@@ -182,9 +183,7 @@ impl Accumulated {
             return (model, report);
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
-        let scaled = |gradient: Option<Tensor<1>>| gradient.map(|g| g.mul_scalar(factor));
-        let gradients = gradients.into_iter().map(scaled).collect();
-        let new = optimizer.update(values(&model), gradients, rates);
+        let new = optimizer.update(values(&model), gradients, factor, rates);
         (replace_values(model, new), report)
     }
 }
@@ -197,8 +196,7 @@ pub(crate) fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
 
 /// L2 norm over all gradients together, summed in f64 over the tensors.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor<1>>) -> f64 {
-    let square = |g: &Tensor<1>| f64::from(g.clone().square().sum().into_scalar::<f32>());
-    gradients.into_iter().map(square).sum::<f64>().sqrt()
+    gradients.into_iter().map(|g| ops::sum_of_squares(g.clone())).sum::<f64>().sqrt()
 }
 
 impl Limits {

@@ -133,14 +133,15 @@ pub fn float_product(
     out: &mut [f32],
 ) {
     check(size, left, right, out.len());
-    if !add {
+    if size.depth == 0 && !add {
         out.fill(0.0);
     }
     SCRATCH.with_borrow_mut(|scratch| {
         let words = size.depth.div_ceil(operands.per_word());
         let format = Format { operands, swapped: !kernel.multiplies_bf16() };
         for first in (0..words).step_by(BLOCK) {
-            let block = Block { first, words: BLOCK.min(words - first), depth: size.depth };
+            let fresh = first == 0 && !add;
+            let block = Block { first, words: BLOCK.min(words - first), depth: size.depth, fresh };
             let Scratch { strips, panel } = &mut *scratch;
             kernel.compiled(PackLeft { format, size, left, block, strips });
             for columns in panels(size.columns) {
@@ -198,6 +199,8 @@ struct Block {
     words: usize,
     /// Of the whole reduction, in values.
     depth: usize,
+    /// Whether nothing was summed before.
+    fresh: bool,
 }
 
 impl Block {
@@ -562,6 +565,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) panel: &'a [u32],
     pub(crate) width: usize,
     pub(crate) pairs: bool,
+    /// Whether the sums begin at 0, whatever the places hold.
+    pub(crate) fresh: bool,
 }
 
 #[expect(clippy::too_many_arguments, reason = "the loop over what all the others prepared")]
@@ -581,7 +586,7 @@ fn multiply(
     let panel = &panel[..steps * width];
     let rows = out.chunks_mut(ROWS * size.columns);
     for (strip, out) in strips.chunks_exact(steps * ROWS).zip(rows) {
-        let tile = Tile { strip, by_rows, panel, width, pairs: format.pairs() };
+        let tile = Tile { strip, by_rows, panel, width, pairs: format.pairs(), fresh: block.fresh };
         if count == width && out.len() == ROWS * size.columns {
             kernel.float_tile(tile, &mut out[first..], size.columns);
             continue;
@@ -603,6 +608,11 @@ pub(crate) fn scalar_tile(tile: Tile, sums: &mut [f32], stride: usize) {
         let line = &tile.strip[step / LINE * LINE * ROWS..];
         if tile.by_rows { line[row * LINE + step % LINE] } else { line[step % LINE * ROWS + row] }
     };
+    if tile.fresh {
+        for sums in sums.chunks_mut(stride).take(ROWS) {
+            sums[..tile.width].fill(0.0);
+        }
+    }
     for (step, b) in tile.panel.chunks_exact(tile.width).enumerate() {
         for (row, sums) in sums.chunks_mut(stride).take(ROWS).enumerate() {
             let a = word(row, step);

@@ -64,7 +64,7 @@ unsafe fn part<F: FloatLanes, const R: usize, const V: usize, const BY_ROWS: boo
     // SAFETY: the caller has the instructions of `F`.
     unsafe {
         let mut totals = [[F::spread(0); V]; R];
-        for (i, totals) in totals.iter_mut().enumerate() {
+        for (i, totals) in totals.iter_mut().enumerate().filter(|_| !tile.fresh) {
             for (v, total) in totals.iter_mut().enumerate() {
                 *total = F::load(&sums[(row + i) * stride + column + v * F::LANES..]);
             }

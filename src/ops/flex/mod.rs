@@ -2,6 +2,7 @@
 //! runs on one thread of the pool; one that is alone is shared out over all of them, by rows of the
 //! result. Every sum has one order, so neither changes a bit.
 
+mod adamw;
 mod attention;
 mod gated;
 mod linear;
@@ -15,7 +16,7 @@ use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
 
 use crate::ops::autodiff::Differentiable;
-use crate::ops::{AttentionShape, Compute, Targets, TrainOps};
+use crate::ops::{AttentionShape, Compute, Targets, TrainOps, Update};
 
 impl TrainOps for Flex {
     fn rms_norm(x: FlexTensor, gain: FlexTensor, eps: f32) -> FlexTensor {
@@ -60,6 +61,20 @@ impl TrainOps for Flex {
         compute: Compute,
     ) -> FlexTensor {
         loss::value(&hidden, &head, &targets, compute)
+    }
+
+    fn adamw(
+        value: FlexTensor,
+        gradient: FlexTensor,
+        first: FlexTensor,
+        second: FlexTensor,
+        update: Update,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        adamw::update([value, gradient, first, second], update)
+    }
+
+    fn sum_of_squares(x: FlexTensor) -> FlexTensor {
+        adamw::sum_of_squares(&x)
     }
 }
 
