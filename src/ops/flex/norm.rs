@@ -1,14 +1,17 @@
 //! `RMSNorm` and its gradients.
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::sync::Arc;
 
 use bitnet_format::norm::{fixed_order_dot, rms_norm_row};
+use bitnet_kernels::Work;
 use burn::backend::TensorMetadata;
 use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
+use crate::ops::Compute;
 use crate::ops::autodiff::Saved;
-use crate::ops::flex::{floats, tensor};
+use crate::ops::flex::{floats, in_rows_with, tensor};
 
 /// Rows whose contribution to a sum over rows is added up before the blocks are.
 const ROW_BLOCK: usize = 64;
@@ -24,16 +27,36 @@ pub(crate) struct SavedNorm {
 pub(crate) fn forward(x: FlexTensor, gain: FlexTensor, eps: f32) -> (FlexTensor, SavedNorm) {
     let (x, gain) = (x.to_contiguous(), gain.to_contiguous());
     let (rows, weights) = (floats(&x), floats(&gain));
-    let width = weights.len();
+    let (width, kernel) = (weights.len(), Compute::default().kernel);
     let mut y = vec![0.0; rows.len()];
     let mut inverse = vec![0.0; rows.len() / width];
-    y.par_chunks_mut(width)
-        .zip(rows.par_chunks(width))
-        .zip(&mut inverse)
-        .with_min_len(16)
-        .for_each(|((y, x), inverse)| *inverse = rms_norm_row(x, weights, eps, y));
+    in_rows_with(&mut y, width, &mut inverse, |first, y, inverse| {
+        let x = &rows[first * width..][..y.len()];
+        kernel.compiled(Forward { x, gain: weights, eps, y, inverse });
+    });
     let y = tensor(y, x.shape());
     (y, SavedNorm { x, gain, inverse: Arc::new(inverse) })
+}
+
+struct Forward<'a> {
+    x: &'a [f32],
+    gain: &'a [f32],
+    eps: f32,
+    y: &'a mut [f32],
+    inverse: &'a mut [f32],
+}
+
+impl Work for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, gain, eps, y, inverse } = self;
+        let rows = y.chunks_exact_mut(gain.len()).zip(x.chunks_exact(gain.len()));
+        for ((y, x), inverse) in rows.zip(inverse) {
+            *inverse = rms_norm_row(x, gain, eps, y);
+        }
+    }
 }
 
 impl Saved<Flex, 2> for SavedNorm {
@@ -41,22 +64,14 @@ impl Saved<Flex, 2> for SavedNorm {
     fn backward(self, dy: FlexTensor) -> [FlexTensor; 2] {
         let dy = dy.to_contiguous();
         let (x, gain, dy_rows) = (floats(&self.x), floats(&self.gain), floats(&dy));
-        let width = gain.len();
+        let (width, kernel) = (gain.len(), Compute::default().kernel);
         let block = ROW_BLOCK * width;
         let mut dx = vec![0.0; x.len()];
         let blocks =
             dx.par_chunks_mut(block).zip(x.par_chunks(block)).zip(dy_rows.par_chunks(block));
         let partial: Vec<Vec<f32>> = blocks
             .zip(self.inverse.par_chunks(ROW_BLOCK))
-            .map(|(((dx, x), dy), inverse)| {
-                let mut dgain = vec![0.0; width];
-                for (row, &inverse) in inverse.iter().enumerate() {
-                    let range = row * width..(row + 1) * width;
-                    let (x, dy) = (&x[range.clone()], &dy[range.clone()]);
-                    row_backward(x, gain, inverse, dy, &mut dx[range], &mut dgain);
-                }
-                dgain
-            })
+            .map(|(((dx, x), dy), inverse)| kernel.compiled(Backward { x, gain, inverse, dy, dx }))
             .collect();
         let dgain = sum_of_rows(&partial, width);
         [tensor(dx, self.x.shape()), tensor(dgain, self.gain.shape())]
@@ -64,22 +79,36 @@ impl Saved<Flex, 2> for SavedNorm {
 }
 
 /// `dx = inverse · (dy·g − x̂ · mean(dy·g·x̂))` and `dg += dy·x̂` with `x̂ = x · inverse`.
-fn row_backward(
-    x: &[f32],
-    gain: &[f32],
-    inverse: f32,
-    dy: &[f32],
-    dx: &mut [f32],
-    dgain: &mut [f32],
-) {
-    for ((dx, dy), gain) in dx.iter_mut().zip(dy).zip(gain) {
-        *dx = dy * gain;
-    }
-    let projection = fixed_order_dot(dx, x) * inverse / x.len() as f32;
-    for (((dx, dgain), &x), &dy) in dx.iter_mut().zip(dgain).zip(x).zip(dy) {
-        let normed = x * inverse;
-        *dx = inverse * (*dx - normed * projection);
-        *dgain += dy * normed;
+struct Backward<'a> {
+    x: &'a [f32],
+    gain: &'a [f32],
+    inverse: &'a [f32],
+    dy: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl Work for Backward<'_> {
+    /// What some rows add to the gain's gradient.
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run(self) -> Vec<f32> {
+        let Self { x, gain, inverse, dy, dx } = self;
+        let width = gain.len();
+        let mut dgain = vec![0.0; width];
+        let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for (((dx, x), dy), inverse) in rows.zip(dy.chunks_exact(width)).zip(inverse) {
+            for ((dx, dy), gain) in dx.iter_mut().zip(dy).zip(gain) {
+                *dx = dy * gain;
+            }
+            let projection = fixed_order_dot(dx, x) * inverse / width as f32;
+            for (((dx, dgain), x), dy) in dx.iter_mut().zip(&mut dgain).zip(x).zip(dy) {
+                let normed = x * inverse;
+                *dx = inverse * (*dx - normed * projection);
+                *dgain += dy * normed;
+            }
+        }
+        dgain
     }
 }
 
