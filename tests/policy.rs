@@ -103,6 +103,7 @@ fn unsafe_stays_in_its_rooms() {
         "export/kernels/src/avx512.rs",
         "export/kernels/src/avx_vnni.rs",
         "export/kernels/src/dot4.rs",
+        "export/kernels/src/float_tile.rs",
         "export/kernels/src/memory.rs",
         "export/kernels/src/neon.rs",
         "export/engine/src/threads.rs",

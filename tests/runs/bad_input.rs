@@ -77,9 +77,10 @@ fn a_broken_tokenizer_is_named() {
 
 #[test]
 fn what_this_version_does_not_do_is_refused_before_anything_is_written() {
-    for (word, field) in
-        [("train.precision=bf16", "train.precision"), ("train.recompute=true", "train.recompute")]
-    {
+    for (word, field) in [
+        ("train.shard_optimizer=true", "train.shard_optimizer"),
+        ("train.recompute=true", "train.recompute"),
+    ] {
         let lab = Lab::new();
         let output = lab.run(&lab.path("out"), &[word]);
         assert_code(&output, 3);

@@ -30,6 +30,8 @@ pub enum Pages {
     Huge,
     /// 4 KiB.
     Small,
+    /// Whatever the allocator has: for what lives shortly.
+    Any,
 }
 
 /// A slice that owns its part of a region.
@@ -61,7 +63,8 @@ static OPEN: Mutex<Option<(Arc<Region>, usize)>> = Mutex::new(None);
 
 impl Region {
     fn new(pages: Pages, bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.max(1), HUGE_PAGE)
+        let alignment = if pages == Pages::Any { ALIGNMENT } else { HUGE_PAGE };
+        let layout = Layout::from_size_align(bytes.max(1), alignment)
             .expect("the size of a matrix fits the address space");
         // SAFETY: the layout is not empty.
         let Some(start) = NonNull::new(unsafe { alloc(layout) }) else {
@@ -73,7 +76,7 @@ impl Region {
 
     /// Room for `bytes`: in the open region, or in a new one.
     fn with_room(pages: Pages, bytes: usize) -> (Arc<Self>, NonNull<u8>) {
-        if pages == Pages::Small || bytes > REGION / 2 {
+        if pages != Pages::Huge || bytes > REGION / 2 {
             let region = Arc::new(Self::new(pages, bytes));
             let start = region.start;
             return (region, start);
@@ -124,6 +127,7 @@ fn ask_for(pages: Pages, start: NonNull<u8>, bytes: usize) {
         // The end of a region of its own keeps small pages, so that none is held in vain.
         Pages::Huge => (rustix::mm::Advice::LinuxHugepage, bytes / HUGE_PAGE * HUGE_PAGE),
         Pages::Small => (rustix::mm::Advice::LinuxNoHugepage, bytes),
+        Pages::Any => return,
     };
     // SAFETY: the range was just allocated and holds nothing yet; the advice changes no content.
     let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, advice) };
@@ -169,7 +173,7 @@ mod tests {
     #[test]
     fn memory_holds_what_it_was_filled_with_and_then_given() {
         let sizes = [0, 1, 7, 1000, HUGE_PAGE / 8 + 1, HUGE_PAGE, REGION / 16 + 3, REGION / 8];
-        for pages in [Pages::Huge, Pages::Small] {
+        for pages in [Pages::Huge, Pages::Small, Pages::Any] {
             let mut all: Vec<Memory<u64>> =
                 sizes.iter().map(|&len| Memory::on_pages(pages, 7u64, len)).collect();
             for (memory, len) in all.iter_mut().zip(sizes) {

@@ -8,9 +8,9 @@
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
 
-use crate::Kernel;
 use crate::kernel::Work;
 use crate::memory::Memory;
+use crate::{Kernel, Pages};
 
 /// Rows that lie side by side; a row range given to a kernel starts at a multiple of it.
 pub const ROWS_PER_PAIR: usize = 32;
@@ -55,7 +55,8 @@ impl TernaryPanels {
         let same = |matrix: &PackedTernary| matrix.columns() == columns;
         assert!(matrices.iter().all(|(matrix, _)| same(matrix)), "matrices of the same width");
         let scale_of = |(matrix, scale): &(PackedTernary, _)| vec![*scale; matrix.rows()];
-        let mut panels = Self::zeros(columns, matrices.iter().flat_map(scale_of).collect());
+        let mut panels =
+            Self::zeros(Pages::Huge, columns, matrices.iter().flat_map(scale_of).collect());
         let mut codes = vec![0; columns];
         let rows =
             matrices.iter().flat_map(|(matrix, _)| (0..matrix.rows()).map(move |r| (matrix, r)));
@@ -70,22 +71,22 @@ impl TernaryPanels {
     pub fn from_codes(columns: usize, codes: &[i8], scale: WeightScale) -> Self {
         assert!(columns > 0 && codes.len().is_multiple_of(columns), "whole rows of codes");
         assert!(codes.iter().all(|code| (-1..=1).contains(code)), "ternary codes");
-        let mut panels = Self::zeros(columns, vec![scale; codes.len() / columns]);
+        let mut panels = Self::zeros(Pages::Huge, columns, vec![scale; codes.len() / columns]);
         for (row, codes) in codes.chunks_exact(columns).enumerate() {
             panels.write_row(row, codes);
         }
         panels
     }
 
-    /// Quantises latents `[N, K]` each with a scale of its own, one below the other; their codes
-    /// `[N, K]` come with them.
+    /// Quantises latents `[N, K]` each with a scale of its own, one below the other, for a step of
+    /// training; their codes `[N, K]` come with them.
     pub fn of_latents(kernel: Kernel, matrices: &[&[f32]], columns: usize) -> (Self, Vec<i8>) {
         assert!(columns > 0 && matrices.iter().all(|matrix| matrix.len().is_multiple_of(columns)));
         let scales: Vec<WeightScale> =
             matrices.iter().map(|matrix| WeightScale::of_latents(matrix)).collect();
         let of_rows = matrices.iter().zip(&scales);
         let of_rows = of_rows.flat_map(|(matrix, scale)| vec![*scale; matrix.len() / columns]);
-        let mut panels = Self::zeros(columns, of_rows.collect());
+        let mut panels = Self::zeros(Pages::Any, columns, of_rows.collect());
         let mut codes = vec![0; panels.rows() * columns];
         let (mut first, mut rest) = (0, &mut codes[..]);
         for (latents, scale) in matrices.iter().zip(scales) {
@@ -97,10 +98,10 @@ impl TernaryPanels {
         (panels, codes)
     }
 
-    fn zeros(columns: usize, scales: Vec<WeightScale>) -> Self {
+    fn zeros(pages: Pages, columns: usize, scales: Vec<WeightScale>) -> Self {
         assert!(columns <= LARGEST_COLUMNS, "at most {LARGEST_COLUMNS} columns, got {columns}");
         let chunks = columns.div_ceil(CHUNK);
-        let data = Memory::filled(ZEROS, scales.len().div_ceil(ROWS_PER_PAIR) * chunks);
+        let data = Memory::on_pages(pages, ZEROS, scales.len().div_ceil(ROWS_PER_PAIR) * chunks);
         let scales = scales.into_iter().map(WeightScale::multiplier).collect();
         Self { columns, chunks, scales, data }
     }
