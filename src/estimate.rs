@@ -16,8 +16,10 @@ use crate::train::{Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, StepS
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// Program, thread stacks, allocator.
-const PROGRAM_BYTES: u64 = 15_000_000;
+/// Program, thread stacks, and what the allocator keeps for the next step.
+const PROGRAM_BYTES: u64 = 118_000_000;
+/// Tokens whose logits a thread holds at the same time.
+const LOGIT_TOKENS: u64 = 256;
 
 /// What runs at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +41,9 @@ pub struct Memory {
     pub gradients: u64,
     /// First and second moments.
     pub moments: u64,
-    /// What an update holds beside them for a moment.
-    pub update: u64,
-    /// What a forward pass keeps for the backward pass, blocks and norms.
+    /// What a forward pass keeps for the backward pass.
     pub activations: u64,
-    /// Attention scores and weights.
-    pub attention: u64,
-    /// Logits and their softmax.
+    /// Logits of the tokens that are looked at.
     pub logits: u64,
     /// Program, thread stacks, allocator.
     pub program: u64,
@@ -58,35 +56,40 @@ impl Memory {
     }
 
     /// The parts with their names.
-    pub fn parts(&self) -> [(&'static str, u64); 8] {
+    pub fn parts(&self) -> [(&'static str, u64); 6] {
         [
             ("weights", self.weights),
             ("gradients", self.gradients),
             ("moments", self.moments),
-            ("update", self.update),
             ("activations", self.activations),
-            ("attention", self.attention),
             ("logits", self.logits),
             ("program", self.program),
         ]
     }
 }
 
-/// The peak of a training run in f32. Token caches are mapped files and not counted.
+/// The peak of a training run. Token caches are mapped files and not counted.
+///
+/// A token keeps in each layer two residual streams, queries, keys and values, what attention
+/// gives, gate, up and their product in f32, and the inputs of the products in 8 bits; one layer's
+/// gradients come on top.
 pub fn memory(spec: &ModelSpec, load: Load) -> Memory {
     let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
     let parameters = spec.parameters() as u64;
     let (width, ffn) = (spec.hidden_size as u64, spec.intermediate_size as u64);
-    let (layers, heads) = (spec.num_hidden_layers as u64, spec.num_attention_heads as u64);
+    let heads = (spec.num_attention_heads * spec.head_dim) as u64;
+    let keys = (spec.num_key_value_heads * spec.head_dim) as u64;
+    let floats = 2 * width + (heads + 2 * keys) + heads + 3 * ffn;
+    let bytes = 2 * width + heads + ffn;
+    let a_token = spec.num_hidden_layers as u64 * (F32 * floats + bytes) + 6 * F32 * ffn;
     let tokens = load.rows * load.seq_len;
+    let looked_at = (rayon::current_num_threads() as u64 * LOGIT_TOKENS).min(tokens);
     Memory {
         weights: of(1.0, parameters),
-        gradients: of(if load.micro_batches > 1 { 1.65 } else { 1.0 }, parameters),
+        gradients: of(if load.micro_batches > 1 { 2.7 } else { 1.7 }, parameters),
         moments: of(2.0, parameters),
-        update: of(0.5, parameters),
-        activations: of(1.0, tokens * layers * (8 * width + 4 * ffn)),
-        attention: of(2.9, tokens * layers * heads * load.seq_len),
-        logits: of(3.7, tokens * spec.vocab_size as u64),
+        activations: tokens * a_token,
+        logits: of(1.0, looked_at * spec.vocab_size as u64),
         program: PROGRAM_BYTES,
     }
 }

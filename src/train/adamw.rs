@@ -114,7 +114,10 @@ impl AdamW {
             step: rates.learning_rate / (1.0 - beta1.powf(count)),
             root: (1.0 - beta2.powf(count)).sqrt(),
         };
-        let (first, second) = (self.first[index].clone(), self.second[index].clone());
+        // Taken out, so that the update has them to itself and works in place.
+        let empty = || Tensor::zeros([0], &value.device());
+        let first = std::mem::replace(&mut self.first[index], empty());
+        let second = std::mem::replace(&mut self.second[index], empty());
         let [value, first, second] = ops::adamw(value, gradient, first, second, update);
         self.first[index] = first;
         self.second[index] = second;

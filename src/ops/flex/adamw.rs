@@ -2,7 +2,6 @@
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use bitnet_kernels::Work;
-use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -18,20 +17,19 @@ pub(crate) fn update(
     tensors: [FlexTensor; 4],
     update: Update,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
-    let [value, gradient, first, second] = tensors.map(|tensor| tensor.to_contiguous());
-    let shape = value.shape();
-    let [mut value, mut first, mut second] =
-        [value, first, second].map(|tensor| floats(&tensor).to_vec());
+    let [mut value, gradient, mut first, mut second] = tensors.map(|tensor| tensor.to_contiguous());
     let kernel = Compute::default().kernel;
-    value
+    // In place where nobody else holds the tensor, else in a copy.
+    let [values, firsts, seconds] =
+        [&mut value, &mut first, &mut second].map(|tensor| tensor.storage_mut::<f32>());
+    values
         .par_chunks_mut(PIECE)
-        .zip(first.par_chunks_mut(PIECE))
-        .zip(second.par_chunks_mut(PIECE))
+        .zip(firsts.par_chunks_mut(PIECE))
+        .zip(seconds.par_chunks_mut(PIECE))
         .zip(floats(&gradient).par_chunks(PIECE))
         .for_each(|(((value, first), second), gradient)| {
             kernel.compiled(Piece { value, gradient, first, second, update });
         });
-    let [value, first, second] = [value, first, second].map(|x| tensor(x, shape.clone()));
     (value, first, second)
 }
 

@@ -93,14 +93,12 @@ impl SavedLinear {
 
     fn parts<const N: usize>(self, dy: &FlexTensor) -> (FlexTensor, [FlexTensor; N]) {
         let dy = dy.to_contiguous();
-        let (dx, dw) = self.gradients(floats(&dy));
-        let width = dw.len() / self.weights.len();
-        let mut first = 0;
+        let (dx, mut rest) = self.gradients(floats(&dy));
+        let width = rest.len() / self.weights.len();
         let matrices = std::array::from_fn(|i| {
-            let height = self.heights[i];
-            let rows = dw[first * width..][..height * width].to_vec();
-            first += height;
-            tensor(rows, Shape::from([height, width]))
+            let after = rest.split_off(self.heights[i] * width);
+            let rows = std::mem::replace(&mut rest, after);
+            tensor(rows, Shape::from([self.heights[i], width]))
         });
         (tensor(dx, self.shape), matrices)
     }
