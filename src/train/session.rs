@@ -125,7 +125,7 @@ impl<'a> Session<'a> {
         let hash = reference::hash_model(init)?;
         Ok(match self.recipe.train.precision {
             Precision::F32 => hash,
-            other => format!("{hash} {}", other.name()),
+            Precision::Bf16 => format!("{hash} bf16"),
         })
     }
 

@@ -21,7 +21,7 @@ pub(crate) fn update(
     let kernel = Compute::default().kernel;
     // In place where nobody else holds the tensor, else in a copy.
     let [values, firsts, seconds] =
-        [&mut value, &mut first, &mut second].map(|tensor| tensor.storage_mut::<f32>());
+        [&mut value, &mut first, &mut second].map(FlexTensor::storage_mut::<f32>);
     values
         .par_chunks_mut(PIECE)
         .zip(firsts.par_chunks_mut(PIECE))
