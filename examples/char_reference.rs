@@ -2,7 +2,7 @@
 //! batches, same schedule. `interface.md` says how it is called; the folder with the reference
 //! brings the weights, the batch offsets and the tokens.
 //!
-//! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] --json`
+//! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] [--bf16] --json`
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -10,7 +10,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use bitnet_format::ModelSpec;
 use bitnet_format::tensors::TensorFile;
+use bitnet_kernels::Operands;
 use bitnet_train::model::{Documents, LanguageModel, Weight};
+use bitnet_train::ops::Compute;
 use bitnet_train::train::{
     Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, batch_log_probs,
 };
@@ -37,6 +39,9 @@ struct Args {
     /// Train the dense twin.
     #[arg(long)]
     dense: bool,
+    /// Round the operands of the float products to bf16.
+    #[arg(long)]
+    bf16: bool,
     /// Steps to make instead of the reference's, for a quick look.
     #[arg(long)]
     steps: Option<usize>,
@@ -75,6 +80,7 @@ struct Reference {
     steps: usize,
     batch: usize,
     time: usize,
+    compute: Compute,
     device: Device,
 }
 
@@ -100,6 +106,10 @@ impl Reference {
             batch: number("batch")? as usize,
             time: number("seq")? as usize,
             train: config["train"].clone(),
+            compute: Compute {
+                operands: if args.bf16 { Operands::Bf16 } else { Operands::F32 },
+                ..Compute::default()
+            },
             device: Device::flex().autodiff(),
         })
     }
@@ -130,6 +140,7 @@ impl Reference {
         let mut model = LanguageModel::from_source(&self.spec, &self.device, |entry| {
             self.weights.floats(&entry.name, &entry.shape).map(|values| (values, form))
         })?;
+        model = model.computed_by(self.compute);
         let betas = &self.train["betas"];
         let adamw = AdamWSettings {
             beta1: betas[0].as_f64().context("[train] betas")?,
