@@ -79,7 +79,7 @@ proptest! {
     ) {
         let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
         let gain = leaf(draw(seed, "gain", width), [width]);
-        let found = run(|x, gain| ops::rms_norm(x, gain, 1e-5), &x, &gain, seed);
+        let found = run(|x, gain| ops::rms_norm(x, gain, 1e-5, Compute::default()), &x, &gain, seed);
         let expected = run(|x, gain| reference::rms_norm(x, gain, 1e-5), &x, &gain, seed);
         for (part, name) in ["y", "dx", "dgain"].iter().enumerate() {
             assert_close(&found[part], &expected[part], name);

@@ -58,7 +58,7 @@ impl Attention {
         let qkv = BitLinear::forward_together(projections, x, compute);
         let mixed = ops::attention(qkv, &context.0, compute); // [B, T, H·D]
         let mixed = match &self.attn_sub_norm {
-            Some(norm) => norm.forward(mixed),
+            Some(norm) => norm.forward(mixed, compute),
             None => mixed,
         };
         self.o_proj.forward(mixed, compute)

@@ -34,11 +34,6 @@ impl Documents {
         [self.batch, self.time]
     }
 
-    /// Whether no row holds more than one document.
-    pub fn all_whole(&self) -> bool {
-        self.starts.iter().all(|&start| start == 0)
-    }
-
     /// Position of each token in its document, `[B·T]`.
     pub(crate) fn positions(&self) -> Vec<i32> {
         let place = |(i, start): (usize, &i32)| (i % self.time) as i32 - start;

@@ -1,5 +1,5 @@
-//! From hidden states to what training minimises. Logits exist in this file only: no
-//! `[B, T, V]` crosses to another room, so that a fused head can take this file's place.
+//! From hidden states to log-probabilities and logits, for evaluation, preferences and tests. What
+//! pretraining and fine-tuning minimise is `ops::cross_entropy`, which keeps no logits.
 
 use burn::tensor::{Int, Tensor, activation::log_softmax};
 

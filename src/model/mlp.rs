@@ -39,7 +39,7 @@ impl Mlp {
         let gate_up = BitLinear::forward_together(projections, x, compute);
         let gated = ops::gated(gate_up, self.act, compute); // [B, T, F]
         let gated = match &self.ffn_sub_norm {
-            Some(norm) => norm.forward(gated),
+            Some(norm) => norm.forward(gated, compute),
             None => gated,
         };
         self.down_proj.forward(gated, compute)

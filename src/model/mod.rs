@@ -154,7 +154,7 @@ impl Transformer {
         for layer in &self.layers {
             x = layer.forward(x, &context, compute);
         }
-        self.norm.forward(x)
+        self.norm.forward(x, compute)
     }
 
     /// The residual stream after the embedding and after each block, the last one normalised:
@@ -167,7 +167,7 @@ impl Transformer {
             states.push(layer.forward(last, &context, compute));
         }
         let last = states.pop().expect("the embedding is there");
-        states.push(self.norm.forward(last));
+        states.push(self.norm.forward(last, compute));
         states
     }
 
@@ -191,10 +191,10 @@ impl Block {
 
     /// `x [B, T, C]` → `[B, T, C]`
     fn forward(&self, x: Tensor<3>, context: &AttentionContext, compute: Compute) -> Tensor<3> {
-        let attended =
-            self.self_attn.forward(self.input_layernorm.forward(x.clone()), context, compute);
-        let x = x + attended;
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x), compute)
+        let normed = self.input_layernorm.forward(x.clone(), compute);
+        let x = x + self.self_attn.forward(normed, context, compute);
+        let normed = self.post_attention_layernorm.forward(x.clone(), compute);
+        x + self.mlp.forward(normed, compute)
     }
 }
 

@@ -4,7 +4,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::ops;
+use crate::ops::{self, Compute};
 
 /// Root-mean-square normalisation over the last dimension with a learned gain.
 #[derive(Module, Debug)]
@@ -22,7 +22,7 @@ impl RmsNorm {
     }
 
     /// `x [B, T, C]` → `[B, T, C]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        ops::rms_norm(x, self.weight.val(), self.eps)
+    pub fn forward(&self, x: Tensor<3>, compute: Compute) -> Tensor<3> {
+        ops::rms_norm(x, self.weight.val(), self.eps, compute)
     }
 }

@@ -29,11 +29,14 @@ impl RopeTable {
 
     /// Cosines and sines of tokens at `positions`, each `[positions, D/2]`.
     pub(crate) fn turns(&self, positions: &[i32]) -> (Arc<Vec<f32>>, Arc<Vec<f32>>) {
+        let half = self.frequencies.len();
+        // Rows repeat positions, so each is computed once.
+        let known = positions.iter().max().map_or(0, |&last| last + 1);
         let turn = |f: fn(f32) -> f32| {
-            let angles = positions.iter().flat_map(|&position| {
-                self.frequencies.iter().map(move |frequency| f(position as f32 * frequency))
-            });
-            Arc::new(angles.collect())
+            let one = |position: i32| self.frequencies.iter().map(move |x| f(position as f32 * x));
+            let table: Vec<f32> = (0..known).flat_map(one).collect();
+            let at = |&position: &i32| &table[position as usize * half..][..half];
+            Arc::new(positions.iter().flat_map(at).copied().collect())
         };
         (turn(f32::cos), turn(f32::sin))
     }

@@ -32,7 +32,7 @@ pub fn streamed_logits(
         x = block(model, &table, layer, device)?.forward(x, &context, Compute::default());
     }
     let norm = table.iter().rfind(|entry| entry.role == Role::Norm).expect("a model has norms");
-    let hidden = read_norm(model, norm, device)?.forward(x).flatten(0, 1);
+    let hidden = read_norm(model, norm, device)?.forward(x, Compute::default()).flatten(0, 1);
     let head = table.last().filter(|entry| entry.role == Role::Head).unwrap_or(&table[0]);
     logits(model, head, hidden, device)
 }

@@ -31,6 +31,7 @@ pub(crate) trait Differentiable: TrainOps {
         x: FloatTensor<Self>,
         gain: FloatTensor<Self>,
         eps: f32,
+        compute: Compute,
     ) -> (FloatTensor<Self>, Self::Norm);
 
     fn bit_linear_forward<const N: usize>(
@@ -101,8 +102,18 @@ macro_rules! join {
 }
 
 impl<B: Differentiable, C: CheckpointStrategy> TrainOps for Autodiff<B, C> {
-    fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        join!(B::Norm, [x, gain], B::rms_norm_forward(x, gain, eps), B::rms_norm(x, gain, eps))
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        eps: f32,
+        compute: Compute,
+    ) -> FloatTensor<Self> {
+        join!(
+            B::Norm,
+            [x, gain],
+            B::rms_norm_forward(x, gain, eps, compute),
+            B::rms_norm(x, gain, eps, compute)
+        )
     }
 
     fn bit_linear(
@@ -190,14 +201,15 @@ impl<B: Differentiable, C: CheckpointStrategy> TrainOps for Autodiff<B, C> {
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         update: Update,
+        compute: Compute,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [value, gradient, first, second] =
             [value, gradient, first, second].map(|tensor| tensor.into_parts().0);
-        let (value, first, second) = B::adamw(value, gradient, first, second, update);
+        let (value, first, second) = B::adamw(value, gradient, first, second, update, compute);
         (Self::from_inner(value), Self::from_inner(first), Self::from_inner(second))
     }
 
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::from_inner(B::sum_of_squares(x.into_parts().0))
+    fn sum_of_squares(x: FloatTensor<Self>, compute: Compute) -> FloatTensor<Self> {
+        Self::from_inner(B::sum_of_squares(x.into_parts().0, compute))
     }
 }

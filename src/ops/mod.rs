@@ -23,7 +23,12 @@ pub use compute::{AttentionShape, Compute, Targets, Update};
 #[backend_extension(Flex, Autodiff)]
 pub trait TrainOps: Backend {
     /// `x [.., C]`, `gain [C]` → `[.., C]`
-    fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        eps: f32,
+        compute: Compute,
+    ) -> FloatTensor<Self>;
     /// `x [.., in]`, `latents [out, in]` → `[.., out]`
     fn bit_linear(
         x: FloatTensor<Self>,
@@ -67,14 +72,16 @@ pub trait TrainOps: Backend {
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         update: Update,
+        compute: Compute,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     /// `Σ x²` of `[elements]`, `[1]`; no gradients.
-    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn sum_of_squares(x: FloatTensor<Self>, compute: Compute) -> FloatTensor<Self>;
 }
 
 /// `RMSNorm` over the last dimension: `x [B, T, C]`, `gain [C]` → `[B, T, C]`
-pub fn rms_norm(x: Tensor<3>, gain: Tensor<1>, eps: f32) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::rms_norm(x.into_dispatch(), gain.into_dispatch(), eps))
+pub fn rms_norm(x: Tensor<3>, gain: Tensor<1>, eps: f32, compute: Compute) -> Tensor<3> {
+    let (x, gain) = (x.into_dispatch(), gain.into_dispatch());
+    Tensor::from_dispatch(Dispatch::rms_norm(x, gain, eps, compute))
 }
 
 /// Quantised linear layers over latents with one input: `x [B, T, in]`, one to three matrices
@@ -127,15 +134,17 @@ pub fn adamw(
     first: Tensor<1>,
     second: Tensor<1>,
     update: Update,
+    compute: Compute,
 ) -> [Tensor<1>; 3] {
     let [value, gradient, first, second] =
         [value, gradient, first, second].map(Tensor::into_dispatch);
-    let (value, first, second) = Dispatch::adamw(value, gradient, first, second, update);
+    let (value, first, second) = Dispatch::adamw(value, gradient, first, second, update, compute);
     [value, first, second].map(Tensor::from_dispatch)
 }
 
 /// `Σ x²`, summed in a fixed order.
-pub fn sum_of_squares(x: Tensor<1>) -> f64 {
-    let sum: Tensor<1> = Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch()));
+pub fn sum_of_squares(x: Tensor<1>, compute: Compute) -> f64 {
+    let sum = Dispatch::sum_of_squares(x.into_dispatch(), compute);
+    let sum: Tensor<1> = Tensor::from_dispatch(sum);
     f64::from(sum.into_scalar::<f32>())
 }

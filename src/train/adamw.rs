@@ -5,7 +5,7 @@
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use burn::tensor::{Device, Tensor};
 
-use crate::ops::{self, Update};
+use crate::ops::{self, Compute, Update};
 use crate::train::Rates;
 
 /// The constants of an [`AdamW`].
@@ -84,11 +84,12 @@ impl AdamW {
         gradients: Vec<Option<Tensor<1>>>,
         factor: f64,
         rates: Rates,
+        compute: Compute,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
         let pairs = values.into_iter().zip(gradients).enumerate();
         let update = |(index, (value, gradient))| match gradient {
-            Some(gradient) => self.step(index, value, gradient, factor, rates),
+            Some(gradient) => self.step(index, [value, gradient], factor, rates, compute),
             None => value,
         };
         pairs.map(update).collect()
@@ -97,10 +98,10 @@ impl AdamW {
     fn step(
         &mut self,
         index: usize,
-        value: Tensor<1>,
-        gradient: Tensor<1>,
+        [value, gradient]: [Tensor<1>; 2],
         factor: f64,
         rates: Rates,
+        compute: Compute,
     ) -> Tensor<1> {
         let AdamWSettings { beta1, beta2, eps } = self.settings;
         let count = self.updates as f64;
@@ -118,7 +119,7 @@ impl AdamW {
         let empty = || Tensor::zeros([0], &value.device());
         let first = std::mem::replace(&mut self.first[index], empty());
         let second = std::mem::replace(&mut self.second[index], empty());
-        let [value, first, second] = ops::adamw(value, gradient, first, second, update);
+        let [value, first, second] = ops::adamw(value, gradient, first, second, update, compute);
         self.first[index] = first;
         self.second[index] = second;
         value

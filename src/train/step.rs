@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LanguageModel, gradients, replace_values, values};
-use crate::ops;
+use crate::ops::{self, Compute};
 use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Outcome, Rates};
 
@@ -172,7 +172,8 @@ impl Accumulated {
     ) -> (LanguageModel, StepReport) {
         let divisor = self.divisor(settings.reduction);
         let gradients = optimizer.trained(self.gradients);
-        let grad_norm = global_norm(gradients.iter().flatten()) / divisor;
+        let compute = model.compute();
+        let grad_norm = global_norm(gradients.iter().flatten(), compute) / divisor;
         let loss = (self.loss_sum / self.count) as f32;
         let skipped = settings.limits.verdict(loss, grad_norm);
         let mean = |(name, sum): &(&'static str, f64)| (*name, sum / self.count);
@@ -183,7 +184,7 @@ impl Accumulated {
             return (model, report);
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
-        let new = optimizer.update(values(&model), gradients, factor, rates);
+        let new = optimizer.update(values(&model), gradients, factor, rates, compute);
         (replace_values(model, new), report)
     }
 }
@@ -195,8 +196,11 @@ pub(crate) fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
 }
 
 /// L2 norm over all gradients together, summed in f64 over the tensors.
-pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor<1>>) -> f64 {
-    gradients.into_iter().map(|g| ops::sum_of_squares(g.clone())).sum::<f64>().sqrt()
+pub fn global_norm<'a>(
+    gradients: impl IntoIterator<Item = &'a Tensor<1>>,
+    compute: Compute,
+) -> f64 {
+    gradients.into_iter().map(|g| ops::sum_of_squares(g.clone(), compute)).sum::<f64>().sqrt()
 }
 
 impl Limits {

@@ -1,5 +1,6 @@
 //! `AdamW` without a model against `torch.optim.AdamW`.
 
+use bitnet_train::ops::Compute;
 use bitnet_train::train::{AdamW, AdamWSettings, Rates};
 use burn::tensor::{Device, Tensor};
 
@@ -33,7 +34,13 @@ fn golden_adamw_unit() {
                 weight_decay: number("wd_group0", stage),
             };
             let at = |i: usize| flat(gradients[i][(step - 1) * sizes[i]..step * sizes[i]].to_vec());
-            values = optimizer.update(values, vec![Some(at(0)), Some(at(1))], 1.0, rates);
+            values = optimizer.update(
+                values,
+                vec![Some(at(0)), Some(at(1))],
+                1.0,
+                rates,
+                Compute::default(),
+            );
             for (i, value) in values.iter().enumerate() {
                 let expected = file.floats(&format!("p{i}.step{step}"));
                 worst = worst.max(relative_distance(&host(value.clone()), &expected));

@@ -360,8 +360,9 @@ fn softmax(scores: &mut [f32], visible: usize, scale: f32) {
     }
 }
 
+/// The largest value.
 #[inline(always)]
-fn largest(values: &[f32]) -> f32 {
+pub fn largest(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
     for values in whole {
@@ -374,7 +375,7 @@ fn largest(values: &[f32]) -> f32 {
 
 /// In a fixed order: sixteen lanes, then the lanes, then the rest.
 #[inline(always)]
-fn sum(values: &[f32]) -> f32 {
+pub fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
     for values in whole {

@@ -28,6 +28,7 @@ pub mod limits;
 mod memory;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pack;
 mod panels;
 mod product;
 mod scalar;

@@ -16,9 +16,10 @@ const PIECE: usize = 1 << 15;
 pub(crate) fn update(
     tensors: [FlexTensor; 4],
     update: Update,
+    compute: Compute,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let [mut value, gradient, mut first, mut second] = tensors.map(|tensor| tensor.to_contiguous());
-    let kernel = Compute::default().kernel;
+    let kernel = compute.kernel;
     // In place where nobody else holds the tensor, else in a copy.
     let [values, firsts, seconds] =
         [&mut value, &mut first, &mut second].map(FlexTensor::storage_mut::<f32>);
@@ -33,9 +34,9 @@ pub(crate) fn update(
     (value, first, second)
 }
 
-pub(crate) fn sum_of_squares(x: &FlexTensor) -> FlexTensor {
+pub(crate) fn sum_of_squares(x: &FlexTensor, compute: Compute) -> FlexTensor {
     let x = x.to_contiguous();
-    let kernel = Compute::default().kernel;
+    let kernel = compute.kernel;
     let pieces: Vec<f32> =
         floats(&x).par_chunks(PIECE).map(|piece| kernel.compiled(Squares(piece))).collect();
     let sum: f64 = pieces.into_iter().map(f64::from).sum();

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bitnet_kernels::attention::exp;
+use bitnet_kernels::attention::{LANES, exp, largest, sum};
 use bitnet_kernels::{Left, Order, Right, Scale, Size, Work, float_product};
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor};
@@ -343,33 +343,7 @@ impl Work for SoftmaxBackward<'_> {
     }
 }
 
-/// Lanes of a sum whose order never changes.
-const LANES: usize = 16;
-
-#[inline(always)]
-fn largest(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (whole, rest) = values.as_chunks::<LANES>();
-    for values in whole {
-        for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane = if *value > *lane { *value } else { *lane };
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, value| max.max(*value))
-}
-
-#[inline(always)]
-fn sum(values: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (whole, rest) = values.as_chunks::<LANES>();
-    for values in whole {
-        for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane += value;
-        }
-    }
-    lanes.iter().chain(rest).sum()
-}
-
+/// `Σ a·b` in the order of [`sum`].
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];

@@ -19,8 +19,8 @@ use crate::ops::autodiff::Differentiable;
 use crate::ops::{AttentionShape, Compute, Targets, TrainOps, Update};
 
 impl TrainOps for Flex {
-    fn rms_norm(x: FlexTensor, gain: FlexTensor, eps: f32) -> FlexTensor {
-        norm::forward(x, gain, eps).0
+    fn rms_norm(x: FlexTensor, gain: FlexTensor, eps: f32, compute: Compute) -> FlexTensor {
+        norm::forward(x, gain, eps, compute).0
     }
 
     fn bit_linear(x: FlexTensor, latents: FlexTensor, compute: Compute) -> FlexTensor {
@@ -69,12 +69,13 @@ impl TrainOps for Flex {
         first: FlexTensor,
         second: FlexTensor,
         update: Update,
+        compute: Compute,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        adamw::update([value, gradient, first, second], update)
+        adamw::update([value, gradient, first, second], update, compute)
     }
 
-    fn sum_of_squares(x: FlexTensor) -> FlexTensor {
-        adamw::sum_of_squares(&x)
+    fn sum_of_squares(x: FlexTensor, compute: Compute) -> FlexTensor {
+        adamw::sum_of_squares(&x, compute)
     }
 }
 
@@ -85,8 +86,13 @@ impl Differentiable for Flex {
     type Attention = attention::SavedAttention;
     type Loss = loss::SavedLoss;
 
-    fn rms_norm_forward(x: FlexTensor, gain: FlexTensor, eps: f32) -> (FlexTensor, Self::Norm) {
-        norm::forward(x, gain, eps)
+    fn rms_norm_forward(
+        x: FlexTensor,
+        gain: FlexTensor,
+        eps: f32,
+        compute: Compute,
+    ) -> (FlexTensor, Self::Norm) {
+        norm::forward(x, gain, eps, compute)
     }
 
     fn bit_linear_forward<const N: usize>(

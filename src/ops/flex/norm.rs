@@ -22,12 +22,18 @@ pub(crate) struct SavedNorm {
     x: FlexTensor,
     gain: FlexTensor,
     inverse: Arc<Vec<f32>>,
+    compute: Compute,
 }
 
-pub(crate) fn forward(x: FlexTensor, gain: FlexTensor, eps: f32) -> (FlexTensor, SavedNorm) {
+pub(crate) fn forward(
+    x: FlexTensor,
+    gain: FlexTensor,
+    eps: f32,
+    compute: Compute,
+) -> (FlexTensor, SavedNorm) {
     let (x, gain) = (x.to_contiguous(), gain.to_contiguous());
     let (rows, weights) = (floats(&x), floats(&gain));
-    let (width, kernel) = (weights.len(), Compute::default().kernel);
+    let (width, kernel) = (weights.len(), compute.kernel);
     let mut y = vec![0.0; rows.len()];
     let mut inverse = vec![0.0; rows.len() / width];
     in_rows_with(&mut y, width, &mut inverse, |first, y, inverse| {
@@ -35,7 +41,7 @@ pub(crate) fn forward(x: FlexTensor, gain: FlexTensor, eps: f32) -> (FlexTensor,
         kernel.compiled(Forward { x, gain: weights, eps, y, inverse });
     });
     let y = tensor(y, x.shape());
-    (y, SavedNorm { x, gain, inverse: Arc::new(inverse) })
+    (y, SavedNorm { x, gain, inverse: Arc::new(inverse), compute })
 }
 
 struct Forward<'a> {
@@ -64,7 +70,7 @@ impl Saved<Flex, 2> for SavedNorm {
     fn backward(self, dy: FlexTensor) -> [FlexTensor; 2] {
         let dy = dy.to_contiguous();
         let (x, gain, dy_rows) = (floats(&self.x), floats(&self.gain), floats(&dy));
-        let (width, kernel) = (gain.len(), Compute::default().kernel);
+        let (width, kernel) = (gain.len(), self.compute.kernel);
         let block = ROW_BLOCK * width;
         let mut dx = vec![0.0; x.len()];
         let blocks =
