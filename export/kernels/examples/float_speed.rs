@@ -1,14 +1,14 @@
 //! How fast one core makes the float products of a training step, packing included.
 //!
 //! `cargo run --release -p bitnet-kernels --example float_speed`: the gradients of some linear
-//! layers over 1024 tokens, and of a head over 256.
+//! layers over 1024 tokens, and of a head over 256. A kernel's name as argument: only that one.
 #![allow(clippy::print_stdout, reason = "results belong on stdout")]
 
 use std::time::Instant;
 
 use bitnet_kernels::{Kernel, Left, Operands, Order, Right, Scale, Size, float_product};
 
-const REPEATS: usize = 5;
+const REPEATS: usize = 20;
 
 /// What is multiplied, by its size and how both sides lie.
 struct Case {
@@ -60,8 +60,10 @@ fn seconds(kernel: Kernel, operands: Operands, case: &Case) -> f64 {
 }
 
 fn main() {
+    let wanted = std::env::args().nth(1);
     for kernel in Kernel::available() {
-        if kernel == Kernel::Scalar {
+        let asked = wanted.as_deref().is_none_or(|name| name == kernel.name());
+        if kernel == Kernel::Scalar || !asked {
             continue;
         }
         for operands in [Operands::F32, Operands::Bf16] {

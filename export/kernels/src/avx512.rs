@@ -6,10 +6,10 @@
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_add_epi32, _mm512_and_si512, _mm512_castsi512_ps,
-    _mm512_cvtepi32_ps, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32,
+    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
 use crate::dot4::{self, Lanes};
@@ -17,6 +17,7 @@ use crate::float::Tile;
 use crate::float_tile::{self, FloatLanes};
 use crate::int8::INT8_ROWS;
 use crate::kernel::Work;
+use crate::pack::{Packing, Pairs as PairsOfBf16};
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::product::Terms;
 
@@ -187,6 +188,69 @@ impl FloatLanes for Pairs {
         // SAFETY: AVX-512, says the caller; sixteen places.
         unsafe { _mm512_storeu_ps(sums[..ROWS].as_mut_ptr(), self.0) }
     }
+}
+
+/// Words of two bf16, rounded by the instruction.
+struct Rounding;
+
+impl Rounding {
+    /// The upper halves of the words come from `high`.
+    #[inline(always)]
+    unsafe fn halves(low: __m512, high: __m512) -> __m512i {
+        // SAFETY: AVX-512 BF16, says the caller; any bits are 32 bf16 or 64 bytes.
+        unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled(x: &[f32; ROWS], factors: __m512) -> __m512 {
+        // SAFETY: AVX-512, says the caller; sixteen values.
+        unsafe { _mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), factors) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(words: __m512i) -> [u32; ROWS] {
+        // SAFETY: both are 64 bytes, and any bits are sixteen words.
+        unsafe { std::mem::transmute::<__m512i, [u32; ROWS]>(words) }
+    }
+}
+
+impl PairsOfBf16 for Rounding {
+    #[inline(always)]
+    unsafe fn of_rows(rows: [&[f32; ROWS]; 2], factors: [f32; 2]) -> [u32; ROWS] {
+        // SAFETY: AVX-512 BF16, says the caller.
+        unsafe {
+            let scaled = |i: usize| Self::scaled(rows[i], _mm512_set1_ps(factors[i]));
+            // Word i: half i of the first row, then half i of the second.
+            let order: [u16; 2 * ROWS] =
+                std::array::from_fn(|half| (half / 2 + half % 2 * ROWS) as u16);
+            let order = _mm512_loadu_si512(order.as_ptr().cast());
+            let halves = Self::halves(scaled(0), scaled(1));
+            Self::words(_mm512_permutexvar_epi16(order, halves))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn of_neighbours(x: &[f32; 2 * ROWS], factors: &[f32; 2 * ROWS]) -> [u32; ROWS] {
+        let [x, factors] = [x, factors].map(|values| values.as_chunks::<ROWS>().0);
+        // SAFETY: AVX-512 BF16, says the caller.
+        unsafe {
+            let scaled = |i: usize| Self::scaled(&x[i], _mm512_loadu_ps(factors[i].as_ptr()));
+            Self::words(Self::halves(scaled(0), scaled(1)))
+        }
+    }
+}
+
+/// [`crate::Kernel::packed`] for this instruction set.
+pub(crate) fn packed<W: Packing>(work: W) {
+    assert!(has_bf16(), "this CPU has no AVX-512 BF16");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { packed_with_instructions(work) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+fn packed_with_instructions<W: Packing>(work: W) {
+    // SAFETY: this function has the instructions.
+    unsafe { work.run::<Rounding>() }
 }
 
 /// [`crate::Kernel::compiled`] for this instruction set.

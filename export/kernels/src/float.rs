@@ -1,8 +1,9 @@
 //! Float products for training, `C = A · B` with f32 sums: operands in f32, or rounded to bf16.
 //!
-//! The reduction is cut into blocks of a fixed length. For a block, `B` is brought into panels of
-//! 48 columns and `A` into strips of eight rows (`pack`), whose 32-bit words hold one f32 or two bf16; a
-//! tile multiplies a strip with a panel, each output one chain of fused multiply-adds. With bf16
+//! The reduction is cut into blocks. For a block, some columns of `B` are brought into panels of 48
+//! and, a group of rows after the other, `A` into strips of eight rows (`pack`), whose 32-bit words
+//! hold one f32 or two bf16; a tile multiplies a strip with a panel, each output one chain of fused
+//! multiply-adds. With bf16
 //! the second value of a word comes first, which is the order of the instruction, so a CPU without
 //! it gives the same bits (values too small to be normal numbers apart: the instruction takes them
 //! for zero).
@@ -11,6 +12,7 @@
 #![expect(clippy::inline_always, reason = "packing uses it, compiled for each instruction set")]
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -23,8 +25,14 @@ pub(crate) const ROWS: usize = 8;
 /// Columns of a whole panel.
 pub(crate) const PANEL: usize = 48;
 
-/// Words of the reduction in a block; part of what a result is, so it never depends on the machine.
-const BLOCK: usize = 512;
+/// Words of the reduction in a block. Sums are kept between blocks, so it changes no bit.
+const BLOCK: usize = 256;
+
+/// Panels that are packed together: with the strips of a group they stay in a cache of 1 MB.
+const PANELS: usize = 15;
+
+/// Rows whose strips are packed together.
+const GROUP: usize = 16 * ROWS;
 
 /// Words of one row that lie together in a strip.
 pub(crate) const LINE: usize = 16;
@@ -73,6 +81,14 @@ impl Scale<'_> {
             Self::Each(factors) => factors[place],
         }
     }
+
+    /// The factors of some places.
+    pub(crate) fn part(self, places: Range<usize>) -> Self {
+        match self {
+            Self::All(_) => self,
+            Self::Each(factors) => Self::Each(&factors[places]),
+        }
+    }
 }
 
 /// The left operand `A`: some rows of `C` and the whole reduction.
@@ -114,7 +130,7 @@ pub struct Size {
 #[derive(Default)]
 struct Scratch {
     strips: Vec<u32>,
-    panel: Vec<u32>,
+    panels: Vec<u32>,
 }
 
 thread_local! {
@@ -135,20 +151,94 @@ pub fn float_product(
     if size.depth == 0 && !add {
         out.fill(0.0);
     }
+    let format = Format { operands, swapped: !kernel.multiplies_bf16() };
+    let product = Product { kernel, format, size, left, right };
+    let (words, columns) = (size.depth.div_ceil(operands.per_word()), panels(size.columns));
     SCRATCH.with_borrow_mut(|scratch| {
-        let words = size.depth.div_ceil(operands.per_word());
-        let format = Format { operands, swapped: !kernel.multiplies_bf16() };
         for first in (0..words).step_by(BLOCK) {
             let fresh = first == 0 && !add;
             let block = Block { first, words: BLOCK.min(words - first), depth: size.depth, fresh };
-            let Scratch { strips, panel } = &mut *scratch;
-            kernel.compiled(PackLeft { format, size, left, block, strips });
-            for columns in panels(size.columns) {
-                kernel.compiled(PackRight { format, size, right, block, columns, panel });
-                multiply(kernel, format, size, left.order, block, columns, strips, panel, out);
+            for columns in columns.chunks(PANELS) {
+                product.some_columns(block, columns, scratch, out);
             }
         }
     });
+}
+
+/// What is the same in all parts of a product.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    kernel: Kernel,
+    format: Format,
+    size: Size,
+    left: Left<'a>,
+    right: Right<'a>,
+}
+
+impl Product<'_> {
+    /// Adds what a block of the reduction gives in some columns.
+    fn some_columns(
+        self,
+        block: Block,
+        columns: &[Columns],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let Self { kernel, format, size, left, right } = self;
+        let Scratch { strips, panels } = scratch;
+        let steps = block.steps(format);
+        let panels = room(panels, columns.iter().map(|columns| steps * columns.width).sum());
+        let mut rest = &mut *panels;
+        for &columns in columns {
+            let panel;
+            (panel, rest) = rest.split_at_mut(steps * columns.width);
+            kernel.packed(PackRight { format, size, right, block, columns, panel });
+        }
+        for (group, out) in out.chunks_mut(GROUP * size.columns).enumerate() {
+            let first = group * GROUP;
+            let rows = first..size.rows.min(first + GROUP);
+            let strips = room(strips, rows.len().div_ceil(ROWS) * block.strip(format));
+            kernel.packed(PackLeft { format, left, block, rows, strips });
+            let mut rest = &*panels;
+            for &columns in columns {
+                let panel;
+                (panel, rest) = rest.split_at(steps * columns.width);
+                self.tiles(block, columns, strips, panel, out);
+            }
+        }
+    }
+
+    /// Adds the products of some strips with a panel.
+    fn tiles(self, block: Block, columns: Columns, strips: &[u32], panel: &[u32], out: &mut [f32]) {
+        let Columns { first, count, width } = columns;
+        let (by_rows, pairs) = (self.left.order == Order::Inner, self.format.pairs());
+        let (length, stride) = (block.steps(self.format) * ROWS, self.size.columns);
+        let rows = out.chunks_mut(ROWS * stride);
+        for (strip, out) in strips.chunks_exact(block.strip(self.format)).zip(rows) {
+            let strip = &strip[..length];
+            let tile = Tile { strip, by_rows, panel, width, pairs, fresh: block.fresh };
+            if count == width && out.len() == ROWS * stride {
+                self.kernel.float_tile(tile, &mut out[first..], stride);
+                continue;
+            }
+            let mut sums = [0.0; ROWS * PANEL];
+            for (sums, out) in sums.chunks_exact_mut(PANEL).zip(out.chunks_exact(stride)) {
+                sums[..count].copy_from_slice(&out[first..first + count]);
+            }
+            self.kernel.float_tile(tile, &mut sums, PANEL);
+            for (sums, out) in sums.chunks_exact(PANEL).zip(out.chunks_exact_mut(stride)) {
+                out[first..first + count].copy_from_slice(&sums[..count]);
+            }
+        }
+    }
+}
+
+/// As many words; what they hold is of no use.
+fn room(words: &mut Vec<u32>, count: usize) -> &mut [u32] {
+    if words.len() < count {
+        words.resize(count, 0);
+    }
+    &mut words[..count]
 }
 
 fn check(size: Size, left: Left, right: Right, places: usize) {
@@ -213,6 +303,12 @@ impl Block {
         self.used(format).next_multiple_of(LINE)
     }
 
+    /// Words from one strip to the next: a line more than it holds, for at a power of two the lines
+    /// of neighbouring strips would fall into the same few places of the cache.
+    pub(crate) fn strip(self, format: Format) -> usize {
+        self.steps(format) * ROWS + LINE
+    }
+
     /// The places of the reduction whose values a word holds, as far as they are there.
     #[inline(always)]
     pub(crate) fn values(self, format: Format, step: usize) -> (Option<usize>, Option<usize>) {
@@ -239,20 +335,18 @@ pub(crate) struct Columns {
 }
 
 /// Panels of 48 columns; a rest of up to 64 as two of up to 32, so that none is narrow.
-fn panels(columns: usize) -> impl Iterator<Item = Columns> {
-    let mut first = 0;
-    std::iter::from_fn(move || {
-        let left = columns - first;
-        let count = match left {
-            0 => return None,
-            1..=PANEL => left,
+fn panels(columns: usize) -> Vec<Columns> {
+    let (mut panels, mut first) = (Vec::new(), 0);
+    while first < columns {
+        let count = match columns - first {
+            left @ 1..=PANEL => left,
             49..=64 => 32,
             _ => PANEL,
         };
-        let panel = Columns { first, count, width: count.next_multiple_of(16) };
+        panels.push(Columns { first, count, width: count.next_multiple_of(16) });
         first += count;
-        Some(panel)
-    })
+    }
+    panels
 }
 
 /// One strip and one panel.
@@ -268,39 +362,6 @@ pub(crate) struct Tile<'a> {
     pub(crate) pairs: bool,
     /// Whether the sums begin at 0, whatever the places hold.
     pub(crate) fresh: bool,
-}
-
-#[expect(clippy::too_many_arguments, reason = "the loop over what all the others prepared")]
-fn multiply(
-    kernel: Kernel,
-    format: Format,
-    size: Size,
-    order: Order,
-    block: Block,
-    columns: Columns,
-    strips: &[u32],
-    panel: &[u32],
-    out: &mut [f32],
-) {
-    let Columns { first, count, width } = columns;
-    let (by_rows, steps) = (order == Order::Inner, block.steps(format));
-    let panel = &panel[..steps * width];
-    let rows = out.chunks_mut(ROWS * size.columns);
-    for (strip, out) in strips.chunks_exact(steps * ROWS).zip(rows) {
-        let tile = Tile { strip, by_rows, panel, width, pairs: format.pairs(), fresh: block.fresh };
-        if count == width && out.len() == ROWS * size.columns {
-            kernel.float_tile(tile, &mut out[first..], size.columns);
-            continue;
-        }
-        let mut sums = [0.0; ROWS * PANEL];
-        for (sums, out) in sums.chunks_exact_mut(PANEL).zip(out.chunks_exact(size.columns)) {
-            sums[..count].copy_from_slice(&out[first..first + count]);
-        }
-        kernel.float_tile(tile, &mut sums, PANEL);
-        for (sums, out) in sums.chunks_exact(PANEL).zip(out.chunks_exact_mut(size.columns)) {
-            out[first..first + count].copy_from_slice(&sums[..count]);
-        }
-    }
 }
 
 /// [`Kernel::float_tile`] as its definition reads: each output one chain of fused multiply-adds.

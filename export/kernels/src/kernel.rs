@@ -16,6 +16,7 @@ use crate::float::{Tile, scalar_tile};
 use crate::int8::INT8_ROWS;
 #[cfg(target_arch = "aarch64")]
 use crate::neon;
+use crate::pack::{Packing, Plainly};
 use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
 use crate::product::Terms;
 use crate::scalar;
@@ -216,6 +217,15 @@ impl Kernel {
             Self::Avx512Vnni => avx512::compiled(work),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => work.run(),
+        }
+    }
+
+    /// Packs operands of float products, with an instruction for pairs of bf16 where there is one.
+    pub(crate) fn packed<W: Packing>(self, work: W) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni if avx512::has_bf16() => avx512::packed(work),
+            _ => self.compiled(Plainly(work)),
         }
     }
 

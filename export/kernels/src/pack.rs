@@ -1,5 +1,9 @@
 //! How the operands of a float product become strips and panels of 32-bit words, see `float`.
-#![expect(clippy::inline_always, reason = "packing is compiled for each instruction set")]
+#![expect(unsafe_code, reason = "packing is compiled for each instruction set")]
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined is compiled for each instruction set"
+)]
 
 use std::ops::Range;
 
@@ -24,6 +28,33 @@ fn round_bf16(x: f32) -> u16 {
     (if x.is_nan() { quiet } else { up }) as u16
 }
 
+/// How scaled f32 become words of two bf16, sixteen words at a time.
+///
+/// # Safety
+/// Every function needs the instructions of its implementation.
+pub(crate) trait Pairs {
+    /// Two values of each word come from two rows, each row with a factor.
+    unsafe fn of_rows(rows: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE];
+    /// Two values of each word are neighbours, each with a factor.
+    unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE];
+}
+
+/// Integer arithmetic, for every CPU.
+struct Arithmetic;
+
+impl Pairs for Arithmetic {
+    #[inline(always)]
+    unsafe fn of_rows([low, high]: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE] {
+        std::array::from_fn(|i| pair(low[i] * factors[0], high[i] * factors[1]))
+    }
+
+    #[inline(always)]
+    unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE] {
+        let scaled = |i: usize| values[i] * factors[i];
+        std::array::from_fn(|i| pair(scaled(2 * i), scaled(2 * i + 1)))
+    }
+}
+
 /// Two values of a word, the first in the low half.
 #[inline(always)]
 fn pair(low: f32, high: f32) -> u32 {
@@ -36,46 +67,87 @@ fn word(format: Format, low: f32, high: f32) -> u32 {
     if format.pairs() { pair(low, high) } else { rounded(format.operands, low).to_bits() }
 }
 
-/// All strips of a block, one behind the other, each of `steps / 16` lines of eight rows. Where the
-/// reduction is inner, a line holds sixteen words of a row: `[8][16]`; else a word of each row lies
-/// beside those of the others: `[16][8]`.
-pub(crate) struct PackLeft<'a> {
-    pub(crate) format: Format,
-    pub(crate) size: Size,
-    pub(crate) left: Left<'a>,
-    pub(crate) block: Block,
-    pub(crate) strips: &'a mut Vec<u32>,
+/// Packing, compiled for each instruction set and each way to make words.
+pub(crate) trait Packing {
+    /// # Safety
+    /// The instructions of `P`.
+    unsafe fn run<P: Pairs>(self);
 }
 
-impl Work for PackLeft<'_> {
+/// Packing without an instruction of its own.
+pub(crate) struct Plainly<W>(pub(crate) W);
+
+impl<W: Packing> Work for Plainly<W> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { format, size, left, block, strips } = self;
-        pack_left(format, size, left, block, strips);
+        // SAFETY: integer arithmetic is on every CPU.
+        unsafe { self.0.run::<Arithmetic>() }
+    }
+}
+
+/// Words whose values come from one row, or two, each with its factor.
+#[inline(always)]
+unsafe fn of_rows<P: Pairs>(
+    format: Format,
+    rows: [&[f32; LINE]; 2],
+    factors: [f32; 2],
+) -> [u32; LINE] {
+    if format.pairs() {
+        // SAFETY: says the caller.
+        return unsafe { P::of_rows(rows, factors) };
+    }
+    rows[0].map(|x| rounded(format.operands, x * factors[0]).to_bits())
+}
+
+/// The first of `values`, the rest 0.
+#[inline(always)]
+fn padded<const N: usize>(values: &[f32]) -> [f32; N] {
+    let mut whole = [0.0; N];
+    whole[..values.len()].copy_from_slice(values);
+    whole
+}
+
+/// Strips of a block, one behind the other, each of `steps / 16` lines of eight rows. Where the
+/// reduction is inner, a line holds sixteen words of a row: `[8][16]`; else a word of each row lies
+/// beside those of the others: `[16][8]`.
+pub(crate) struct PackLeft<'a> {
+    pub(crate) format: Format,
+    pub(crate) left: Left<'a>,
+    pub(crate) block: Block,
+    pub(crate) rows: Range<usize>,
+    pub(crate) strips: &'a mut [u32],
+}
+
+impl Packing for PackLeft<'_> {
+    #[inline(always)]
+    unsafe fn run<P: Pairs>(self) {
+        let Self { format, left, block, rows, strips } = self;
+        // SAFETY: says the caller.
+        unsafe {
+            match left.order {
+                Order::Outer => pack_outer::<P>(format, left, block, rows, strips),
+                Order::Inner => {
+                    let strips = strips.chunks_exact_mut(block.strip(format));
+                    for (first, words) in rows.clone().step_by(ROWS).zip(strips) {
+                        let rows = first..rows.end.min(first + ROWS);
+                        pack_inner::<P>(format, left, block, rows, words);
+                    }
+                }
+            }
+        }
     }
 }
 
 #[inline(always)]
-fn pack_left(format: Format, size: Size, left: Left, block: Block, strips: &mut Vec<u32>) {
-    let steps = block.steps(format);
-    let length = size.rows.div_ceil(ROWS) * steps * ROWS;
-    if strips.len() < length {
-        strips.resize(length, 0);
-    }
-    let strips = &mut strips[..length];
-    if left.order == Order::Outer {
-        return pack_outer(format, size, left, block, strips);
-    }
-    for (strip, words) in strips.chunks_exact_mut(steps * ROWS).enumerate() {
-        let rows = strip * ROWS..size.rows.min((strip + 1) * ROWS);
-        pack_inner(format, left, block, rows, words);
-    }
-}
-
-#[inline(always)]
-fn pack_inner(format: Format, left: Left, block: Block, rows: Range<usize>, words: &mut [u32]) {
+unsafe fn pack_inner<P: Pairs>(
+    format: Format,
+    left: Left,
+    block: Block,
+    rows: Range<usize>,
+    words: &mut [u32],
+) {
     if rows.len() < ROWS || !block.words.is_multiple_of(LINE) {
         words.fill(0);
     }
@@ -86,18 +158,8 @@ fn pack_inner(format: Format, left: Left, block: Block, rows: Range<usize>, word
         if !format.swapped || format.operands == Operands::F32 {
             // Words and values lie in the same order: whole lines at a time.
             let lines = words[i * LINE..].chunks_mut(ROWS * LINE);
-            let per_line = per_word * LINE;
-            for (n, (line, source)) in lines.zip(source.chunks(per_line)).enumerate() {
-                match left.scale {
-                    Scale::All(factor) => {
-                        pack_line(format, source, std::iter::repeat(factor), line);
-                    }
-                    Scale::Each(factors) => {
-                        let factors = &factors[values.start + n * per_line..][..source.len()];
-                        pack_line(format, source, factors.iter().copied(), line);
-                    }
-                }
-            }
+            // SAFETY: says the caller.
+            unsafe { pack_lines::<P>(format, source, left.scale.part(values.clone()), lines) };
             continue;
         }
         for step in 0..block.used(format) {
@@ -112,65 +174,97 @@ fn pack_inner(format: Format, left: Left, block: Block, rows: Range<usize>, word
     }
 }
 
-/// Values of one row and their factors become a line of words.
+/// Values of one row and their factors become the first words of each line.
 #[inline(always)]
-fn pack_line(format: Format, source: &[f32], factors: impl Iterator<Item = f32>, line: &mut [u32]) {
-    let mut scaled = [0.0; 2 * LINE];
-    for ((scaled, x), factor) in scaled.iter_mut().zip(source).zip(factors) {
-        *scaled = x * factor;
-    }
+unsafe fn pack_lines<'a, P: Pairs>(
+    format: Format,
+    source: &[f32],
+    scale: Scale,
+    lines: impl Iterator<Item = &'a mut [u32]>,
+) {
     if format.pairs() {
-        for (word, [low, high]) in line[..LINE].iter_mut().zip(scaled.as_chunks::<2>().0) {
-            *word = pair(*low, *high);
-        }
+        // SAFETY: says the caller.
+        each_line(source, scale, lines, |x, factors| unsafe { P::of_neighbours(x, factors) });
     } else {
-        for (word, x) in line[..LINE].iter_mut().zip(scaled) {
-            *word = x.to_bits();
-        }
+        each_line::<LINE>(source, scale, lines, |x, factors| {
+            std::array::from_fn(|i| (x[i] * factors[i]).to_bits())
+        });
     }
 }
 
-/// A place of the reduction after the other, each over all strips, so that memory is read in order.
+/// `N` values a line; what is missing in the last is 0.
 #[inline(always)]
-fn pack_outer(format: Format, size: Size, left: Left, block: Block, strips: &mut [u32]) {
-    let (used, strip) = (block.used(format), block.steps(format) * ROWS);
-    if !size.rows.is_multiple_of(ROWS) || used * ROWS < strip {
+fn each_line<'a, const N: usize>(
+    source: &[f32],
+    scale: Scale,
+    mut lines: impl Iterator<Item = &'a mut [u32]>,
+    words: impl Fn(&[f32; N], &[f32; N]) -> [u32; LINE],
+) {
+    let mut put = |x: &[f32; N], factors: &[f32; N]| {
+        if let Some(line) = lines.next() {
+            line[..LINE].copy_from_slice(&words(x, factors));
+        }
+    };
+    let (whole, rest) = source.as_chunks();
+    let (factors, last) = match scale {
+        Scale::All(factor) => {
+            let same = [factor; N];
+            for x in whole {
+                put(x, &same);
+            }
+            (&[][..], same)
+        }
+        Scale::Each(factors) => {
+            let (factors, rest) = factors.as_chunks();
+            (factors, padded(rest))
+        }
+    };
+    whole.iter().zip(factors).for_each(|(x, factors)| put(x, factors));
+    if !rest.is_empty() {
+        put(&padded(rest), &last);
+    }
+}
+
+/// A place of the reduction after the other, over all strips, so that memory is read in order.
+#[inline(always)]
+unsafe fn pack_outer<P: Pairs>(
+    format: Format,
+    left: Left,
+    block: Block,
+    rows: Range<usize>,
+    strips: &mut [u32],
+) {
+    let (used, strip) = (block.used(format), block.strip(format));
+    if !rows.len().is_multiple_of(ROWS) || used < block.steps(format) {
         strips.fill(0);
     }
     let row = |place: Option<usize>| match place {
         Some(at) => {
-            let values = &left.values[at * left.stride + left.first..][..size.rows];
-            (values, left.scale.at(at))
+            let values = &left.values[at * left.stride + left.first..];
+            (&values[rows.clone()], left.scale.at(at))
         }
         None => (&[][..], 0.0),
     };
     for step in 0..used {
         let (low, high) = block.values(format, step);
         let ((low, low_factor), (high, high_factor)) = (row(low), row(high));
-        let ((low, low_rest), (high, high_rest)) = (low.as_chunks::<ROWS>(), high.as_chunks());
-        let none = [0.0; ROWS];
-        for (i, strip) in strips.chunks_exact_mut(strip).enumerate() {
-            let part = |chunks: &[[f32; ROWS]], rest: &[f32], factor: f32| {
-                let mut values = chunks.get(i).copied().unwrap_or(none);
-                if i == chunks.len() {
-                    values[..rest.len()].copy_from_slice(rest);
-                }
-                values.map(|x| x * factor)
-            };
-            let low = part(low, low_rest, low_factor);
-            let words = &mut strip[step * ROWS..][..ROWS];
-            if format.pairs() {
-                let high = part(high, high_rest, high_factor);
-                for ((place, low), high) in words.iter_mut().zip(low).zip(high) {
-                    *place = pair(low, high);
-                }
-            } else {
-                for (place, low) in words.iter_mut().zip(low) {
-                    *place = rounded(format.operands, low).to_bits();
-                }
+        let factors = [low_factor, high_factor];
+        for (at, strips) in strips.chunks_mut(LINE / ROWS * strip).enumerate() {
+            let part = |values: &[f32]| vector(values, at * LINE);
+            // SAFETY: says the caller.
+            let words = unsafe { of_rows::<P>(format, [&part(low), &part(high)], factors) };
+            for (strip, words) in strips.chunks_exact_mut(strip).zip(words.as_chunks::<ROWS>().0) {
+                strip[step * ROWS..][..ROWS].copy_from_slice(words);
             }
         }
     }
+}
+
+/// Sixteen of `values`, what is missing 0.
+#[inline(always)]
+fn vector(values: &[f32], first: usize) -> [f32; LINE] {
+    let values = values.get(first..).unwrap_or_default();
+    values.first_chunk().copied().unwrap_or_else(|| padded(values))
 }
 
 /// `[steps, width]`, columns that are not there zero.
@@ -180,61 +274,45 @@ pub(crate) struct PackRight<'a> {
     pub(crate) right: Right<'a>,
     pub(crate) block: Block,
     pub(crate) columns: Columns,
-    pub(crate) panel: &'a mut Vec<u32>,
+    pub(crate) panel: &'a mut [u32],
 }
 
-impl Work for PackRight<'_> {
-    type Output = ();
-
+impl Packing for PackRight<'_> {
     #[inline(always)]
-    fn run(self) {
+    unsafe fn run<P: Pairs>(self) {
         let Self { format, size, right, block, columns, panel } = self;
-        pack_right(format, size, right, block, columns, panel);
-    }
-}
-
-#[inline(always)]
-fn pack_right(
-    format: Format,
-    size: Size,
-    right: Right,
-    block: Block,
-    columns: Columns,
-    panel: &mut Vec<u32>,
-) {
-    let Columns { first, count, width } = columns;
-    let length = block.steps(format) * width;
-    if panel.len() < length {
-        panel.resize(length, 0);
-    }
-    let panel = &mut panel[..length];
-    if count < width {
-        panel.fill(0);
-    } else {
-        panel[block.used(format) * width..].fill(0);
-    }
-    if let (Right::Floats(values, Order::Inner), false) = (right, format.swapped) {
-        let rows = &values[first * size.depth..][..count * size.depth];
-        return pack_transposed(format, rows, block, width, panel);
-    }
-    for (step, words) in panel.chunks_exact_mut(width).take(block.used(format)).enumerate() {
-        let (low, high) = block.values(format, step);
-        let words = &mut words[..count];
-        let place = |at: usize| at * size.columns + first;
-        match right {
-            Right::Codes(codes) => {
-                let row = |at: Option<usize>| at.map(|at| &codes[place(at)..][..count]);
-                pack_codes(format, row(low), row(high), words);
-            }
-            Right::Floats(values, Order::Outer) => {
-                let row = |at: Option<usize>| at.map(|at| &values[place(at)..][..count]);
-                pack_floats(format, row(low), row(high), words);
-            }
-            Right::Floats(values, Order::Inner) => {
-                for (column, place) in words.iter_mut().enumerate() {
-                    let row = &values[(first + column) * size.depth..][..size.depth];
-                    let value = |at: Option<usize>| at.map_or(0.0, |at| row[at]);
-                    *place = word(format, value(low), value(high));
+        let Columns { first, count, width } = columns;
+        if count < width {
+            panel.fill(0);
+        } else {
+            panel[block.used(format) * width..].fill(0);
+        }
+        if let (Right::Floats(values, Order::Inner), false) = (right, format.swapped) {
+            let rows = &values[first * size.depth..][..count * size.depth];
+            // SAFETY: says the caller.
+            return unsafe { pack_transposed::<P>(format, rows, block, width, panel) };
+        }
+        for (step, words) in panel.chunks_exact_mut(width).take(block.used(format)).enumerate() {
+            let (low, high) = block.values(format, step);
+            let words = &mut words[..count];
+            let place = |at: usize| at * size.columns + first;
+            match right {
+                Right::Codes(codes) => {
+                    let row = |at: Option<usize>| at.map(|at| &codes[place(at)..][..count]);
+                    pack_codes(format, row(low), row(high), words);
+                }
+                Right::Floats(values, Order::Outer) => {
+                    let row =
+                        |at: Option<usize>| at.map_or(&[][..], |at| &values[place(at)..][..count]);
+                    // SAFETY: says the caller.
+                    unsafe { pack_floats::<P>(format, row(low), row(high), words) };
+                }
+                Right::Floats(values, Order::Inner) => {
+                    for (column, place) in words.iter_mut().enumerate() {
+                        let row = &values[(first + column) * size.depth..][..size.depth];
+                        let value = |at: Option<usize>| at.map_or(0.0, |at| row[at]);
+                        *place = word(format, value(low), value(high));
+                    }
                 }
             }
         }
@@ -244,7 +322,13 @@ fn pack_right(
 /// Rows `[columns, depth]` become columns of a panel: sixteen words of a few rows at a time are
 /// made in order and then turned.
 #[inline(always)]
-fn pack_transposed(format: Format, rows: &[f32], block: Block, width: usize, panel: &mut [u32]) {
+unsafe fn pack_transposed<P: Pairs>(
+    format: Format,
+    rows: &[f32],
+    block: Block,
+    width: usize,
+    panel: &mut [u32],
+) {
     const TOGETHER: usize = 16;
     let per_word = format.operands.per_word();
     let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
@@ -255,7 +339,9 @@ fn pack_transposed(format: Format, rows: &[f32], block: Block, width: usize, pan
             for (line, row) in lines.iter_mut().zip(rows.chunks_exact(block.depth)) {
                 let source = &row[values.clone()][start..];
                 let source = &source[..source.len().min(LINE * per_word)];
-                pack_line(format, source, std::iter::repeat(1.0), line);
+                let line = std::iter::once(&mut line[..]);
+                // SAFETY: says the caller.
+                unsafe { pack_lines::<P>(format, source, Scale::All(1.0), line) };
             }
             let words = &mut panel[start / per_word * width..];
             let used = (values.len() - start).min(LINE * per_word).div_ceil(per_word);
@@ -287,19 +373,13 @@ fn pack_codes(format: Format, low: Option<&[i8]>, high: Option<&[i8]>, words: &m
     }
 }
 
+/// Rows become words; one that is not there is empty.
 #[inline(always)]
-fn pack_floats(format: Format, low: Option<&[f32]>, high: Option<&[f32]>, words: &mut [u32]) {
-    match (low, high) {
-        (Some(low), Some(high)) => {
-            for ((word, &low), &high) in words.iter_mut().zip(low).zip(high) {
-                *word = pair(low, high);
-            }
-        }
-        (Some(low), None) => {
-            for (place, &low) in words.iter_mut().zip(low) {
-                *place = word(format, low, 0.0);
-            }
-        }
-        (None, _) => words.fill(0),
+unsafe fn pack_floats<P: Pairs>(format: Format, low: &[f32], high: &[f32], words: &mut [u32]) {
+    for (at, words) in words.chunks_mut(LINE).enumerate() {
+        let part = |values: &[f32]| vector(values, at * LINE);
+        // SAFETY: says the caller.
+        let packed = unsafe { of_rows::<P>(format, [&part(low), &part(high)], [1.0; 2]) };
+        words.copy_from_slice(&packed[..words.len()]);
     }
 }
