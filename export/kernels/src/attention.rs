@@ -393,7 +393,9 @@ pub fn exp(x: f32) -> f32 {
     const NO_FRACTIONS: f32 = 12_582_912.0; // 1.5 · 2²³
     // Below this the result is no normal number and counts for nothing.
     let x = if x < -87.0 { -87.0 } else { x };
-    let n = x.mul_add(std::f32::consts::LOG2_E, NO_FRACTIONS) - NO_FRACTIONS;
+    // The whole number is now in the last bits. (As a cast it would not vectorise.)
+    let whole = x.mul_add(std::f32::consts::LOG2_E, NO_FRACTIONS);
+    let n = whole - NO_FRACTIONS;
     // ln 2 in two parts, so that the remainder is exact.
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
@@ -401,8 +403,8 @@ pub fn exp(x: f32) -> f32 {
     for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         sum = sum.mul_add(r, factor);
     }
-    let sum = sum.mul_add(r * r, r) + 1.0;
-    f32::from_bits(sum.to_bits().wrapping_add(((n as i32) << 23) as u32))
+    let power = f32::from_bits((whole.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    (sum.mul_add(r * r, r) + 1.0) * power
 }
 
 #[cfg(target_arch = "x86_64")]

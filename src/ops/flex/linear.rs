@@ -1,9 +1,10 @@
 //! `BitLinear` and its gradients: 8-bit activations times ternary weights forward, float products
 //! with one exact operand backward (`model::BitLinear` says why).
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::sync::Arc;
 
-use bitnet_kernels::{Activations, Left, Order, Right, Scale, Size, TernaryPanels, matmul};
+use bitnet_kernels::{Activations, Left, Order, Right, Scale, Size, TernaryPanels, Work, matmul};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor};
@@ -55,7 +56,7 @@ pub(crate) fn forward<const N: usize>(
             levels.copy_from_slice(x.codes(token));
             **scale = x.scale(token).multiplier();
             // Quantising hides what is no number; training must see it.
-            if values.iter().any(|value| value.is_nan()) {
+            if compute.kernel.compiled(AnyNan(values)) {
                 y.fill(f32::NAN);
                 **scale = f32::NAN;
             }
@@ -71,6 +72,18 @@ pub(crate) fn forward<const N: usize>(
         shape: shape.clone(),
     };
     (tensor(y, with_last(&shape, out)), saved)
+}
+
+/// Whether any of the values is no number, asked without a branch a value.
+struct AnyNan<'a>(&'a [f32]);
+
+impl Work for AnyNan<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        self.0.iter().fold(false, |found, value| found | value.is_nan())
+    }
 }
 
 impl SavedLinear {

@@ -1,26 +1,39 @@
-//! Cross-entropy fused with the head: logits exist for some tokens at a time, and the gradients of
-//! hidden states and head are made while they do (as arXiv 2410.10989 does), so that a vocabulary of
-//! 128k costs no `[tokens, vocabulary]` floats and nothing is computed twice. Tokens that are not
-//! trained cost nothing.
+//! Cross-entropy fused with the head: logits exist for some tokens and some words at a time, and the
+//! gradients of hidden states and head are made in the forward pass (as arXiv 2410.10989 does).
+//! Tokens that are not trained cost nothing.
+//!
+//! A first pass over the vocabulary finds each token's largest logit and sum of exponentials, as
+//! they come (arXiv 1805.02867); a second makes the gradients. Between both the exponentials are
+//! kept where they are few; with a large vocabulary the logits are computed again, which is faster
+//! than reading them back and leaves no `[tokens, vocabulary]` floats.
 //!
 //! Logits lie transposed, `[V, tokens]`: each word's are one row, a token's softmax a column.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
+
+use std::ops::Range;
 
 use bitnet_kernels::attention::exp;
 use bitnet_kernels::{Left, Order, Right, Scale, Size, Work};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor};
+use rayon::prelude::*;
 
 use crate::ops::autodiff::Saved;
 use crate::ops::flex::{floats, in_rows, product, tensor};
 use crate::ops::{Compute, Targets};
 
-/// Tokens whose logits exist at the same time.
-const TOKENS: usize = 256;
+/// Tokens that pass the head together.
+const TOKENS: usize = 512;
 
-/// Rows of the vocabulary whose exponentials are summed in f32 before they join the f64 sum.
-const ROW_BLOCK: usize = 64;
+/// Words whose logits are made together: those of all tokens stay in a cache of 1 MB.
+const WORDS: usize = 512;
+
+/// Words whose exponentials are summed in f32 before they join the f64 sum.
+const FEW: usize = 64;
+
+/// Exponentials that are kept between both passes, 16 MB.
+const KEPT: usize = 1 << 22;
 
 /// What the loss keeps: both gradients for an upstream gradient of 1.
 #[derive(Clone, Debug)]
@@ -74,7 +87,7 @@ fn scalar(value: f64) -> FlexTensor {
     tensor(vec![value as f32], Shape::from([1]))
 }
 
-/// One pass over all trained tokens.
+/// All trained tokens on their way through the head.
 struct Pass<'a> {
     hidden: &'a [f32],
     head: &'a [f32],
@@ -107,62 +120,204 @@ impl<'a> Pass<'a> {
     }
 
     fn run(&mut self) -> f64 {
-        let (vocab, width) = (self.head.len() / self.width, self.width);
-        let mut logits = vec![0.0; vocab * TOKENS.min(self.trained.len())];
-        let (mut rows, mut loss) = (Vec::new(), 0.0);
-        for tokens in std::mem::take(&mut self.trained).chunks(TOKENS) {
-            let count = tokens.len();
-            rows.clear();
-            for token in tokens {
-                rows.extend_from_slice(&self.hidden[token * width..][..width]);
-            }
-            let logits = &mut logits[..vocab * count];
-            let left = left(self.head, Order::Inner, width);
-            let size = Size { rows: vocab, depth: width, columns: count };
-            product(self.compute, size, left, Right::Floats(&rows, Order::Inner), false, logits);
-            let ids: Vec<usize> = tokens.iter().map(|&at| self.targets.ids[at] as usize).collect();
-            let weights: Vec<f32> = tokens.iter().map(|&at| self.targets.weights[at]).collect();
-            let columns = softmax(self.compute, logits, &ids);
-            for (column, weight) in columns.iter().zip(&weights) {
-                loss += f64::from(*weight) * (column.log_sum - f64::from(column.target));
-            }
-            if !self.dhead.is_empty() {
-                self.gradients(tokens, &rows, logits, &ids, &weights, &columns);
+        let gradients = !self.dhead.is_empty();
+        let (mut loss, mut room) = (0.0, Room::default());
+        for (index, tokens) in std::mem::take(&mut self.trained).chunks(TOKENS).enumerate() {
+            let chunk = Chunk::new(self, tokens, gradients);
+            let columns = chunk.columns(&mut room);
+            loss += chunk.loss(&columns);
+            if gradients {
+                let Self { dhidden, dhead, width, .. } = self;
+                let found = chunk.gradients(&mut room, &columns, index > 0, dhead);
+                for (token, found) in tokens.iter().zip(found.chunks_exact(*width)) {
+                    dhidden[token * *width..][..*width].copy_from_slice(found);
+                }
             }
         }
         loss
     }
+}
 
-    /// From exponentials to `(p - 1 at the target) · weight`, and from there to both gradients.
+/// Memory that all chunks use, one after the other.
+#[derive(Default)]
+struct Room {
+    /// Of the first pass: `[V, tokens]` where they are kept, else of one block of words.
+    exponentials: Vec<f32>,
+    /// What was taken off the logits of a block before, `[blocks, tokens]`.
+    taken_off: Vec<f32>,
+}
+
+/// Some tokens, and what they need of the pass.
+struct Chunk<'a> {
+    head: &'a [f32],
+    compute: Compute,
+    width: usize,
+    /// Hidden states `[tokens, C]`.
+    rows: Vec<f32>,
+    ids: Vec<usize>,
+    weights: Vec<f32>,
+    /// Whether a second pass finds the exponentials of the first.
+    keeps: bool,
+}
+
+/// What is known of each token's logits.
+struct Columns {
+    /// The largest.
+    largest: Vec<f32>,
+    /// `Σ exp(logit - largest)`
+    sums: Vec<f64>,
+    /// The target's logit.
+    targets: Vec<f32>,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(pass: &Pass<'a>, tokens: &[usize], gradients: bool) -> Self {
+        let Pass { hidden, head, targets, compute, width, .. } = *pass;
+        let keeps = gradients && head.len() / width * tokens.len() <= KEPT;
+        let mut rows = Vec::with_capacity(tokens.len() * width);
+        for token in tokens {
+            rows.extend_from_slice(&hidden[token * width..][..width]);
+        }
+        let ids = tokens.iter().map(|&at| targets.ids[at] as usize).collect();
+        let weights = tokens.iter().map(|&at| targets.weights[at]).collect();
+        Self { head, compute, width, rows, ids, weights, keeps }
+    }
+
+    fn count(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn vocab(&self) -> usize {
+        self.head.len() / self.width
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let vocab = self.vocab();
+        (0..vocab).step_by(WORDS).map(move |first| first..vocab.min(first + WORDS))
+    }
+
+    /// Where the values of some words are.
+    fn places(&self, words: &Range<usize>) -> Range<usize> {
+        let first = if self.keeps { words.start * self.count() } else { 0 };
+        first..first + words.len() * self.count()
+    }
+
+    /// Rows of the head.
+    fn words(&self, words: &Range<usize>) -> &'a [f32] {
+        &self.head[words.start * self.width..words.end * self.width]
+    }
+
+    /// Columns whose target is one of some words, and its row among them.
+    fn hits<'b>(&'b self, words: &'b Range<usize>) -> impl Iterator<Item = (usize, usize)> + 'b {
+        let hit =
+            |(column, id): (usize, &usize)| words.contains(id).then(|| (column, id - words.start));
+        self.ids.iter().enumerate().filter_map(hit)
+    }
+
+    /// Logits `[words, tokens]`.
+    fn logits(&self, words: &Range<usize>, logits: &mut [f32]) {
+        let size = Size { rows: words.len(), depth: self.width, columns: self.count() };
+        let left = left(self.words(words), Order::Inner, self.width);
+        let right = Right::Floats(&self.rows, Order::Inner);
+        product(self.compute, size, left, right, false, logits);
+    }
+
+    /// The first pass.
+    fn columns(&self, room: &mut Room) -> Columns {
+        let count = self.count();
+        let words = if self.keeps { self.vocab() } else { WORDS.min(self.vocab()) };
+        room.exponentials.resize(room.exponentials.len().max(words * count), 0.0);
+        room.taken_off.clear();
+        let mut largest = vec![f32::NEG_INFINITY; count];
+        let (mut sums, mut targets) = (vec![0.0f64; count], vec![0.0; count]);
+        for words in self.blocks() {
+            let values = &mut room.exponentials[self.places(&words)];
+            self.logits(&words, values);
+            for (column, row) in self.hits(&words) {
+                targets[column] = values[row * count + column];
+            }
+            let before = largest.clone();
+            self.compute.kernel.compiled(Largest { values, largest: &mut largest });
+            for (sum, (before, largest)) in sums.iter_mut().zip(before.iter().zip(&largest)) {
+                // Not where nothing larger came, so that no infinity is taken off itself.
+                if before < largest {
+                    *sum *= f64::from(before - largest).exp();
+                }
+            }
+            self.exponentials(values, &largest, |found| {
+                sums.iter_mut().zip(found).for_each(|(sum, found)| *sum += f64::from(*found));
+            });
+            room.taken_off.extend_from_slice(&largest);
+        }
+        Columns { largest, sums, targets }
+    }
+
+    /// Logits become `exp(logit - taken off)`; `sums` hears of the sums of some rows at a time, in
+    /// order.
+    fn exponentials(&self, values: &mut [f32], taken_off: &[f32], mut sums: impl FnMut(&[f32])) {
+        let kernel = self.compute.kernel;
+        let few = values.par_chunks_mut(FEW * self.count());
+        let found = few.map(|values| kernel.compiled(Exponentials { values, taken_off }));
+        let found: Vec<Vec<f32>> = found.collect();
+        found.iter().for_each(|found| sums(found));
+    }
+
+    /// `Σ weight · (ln Σ exp(logit) - target's logit)`
+    fn loss(&self, columns: &Columns) -> f64 {
+        let Columns { largest, sums, targets } = columns;
+        let places = self.weights.iter().zip(sums).zip(largest.iter().zip(targets));
+        let loss = |((weight, sum), (largest, target)): ((&f32, &f64), (&f32, &f32))| {
+            f64::from(*weight) * (sum.ln() + f64::from(*largest) - f64::from(*target))
+        };
+        places.map(loss).sum()
+    }
+
+    /// The second pass: `(p - 1 at the target) · weight`, and from there both gradients. Returns
+    /// that of the hidden states `[tokens, C]`.
     fn gradients(
-        &mut self,
-        tokens: &[usize],
-        rows: &[f32],
-        slopes: &mut [f32],
-        ids: &[usize],
-        weights: &[f32],
-        columns: &[Column],
-    ) {
-        let (count, width, compute) = (tokens.len(), self.width, self.compute);
-        let vocab = slopes.len() / count;
-        let factor = |(column, weight): (&Column, &f32)| (f64::from(*weight) / column.sum) as f32;
-        let factors: Vec<f32> = columns.iter().zip(weights).map(factor).collect();
-        in_rows(slopes, count, |_, slopes| {
-            compute.kernel.compiled(ScaleColumns { values: slopes, factors: &factors });
-        });
-        for (column, (id, weight)) in ids.iter().zip(weights).enumerate() {
-            slopes[id * count + column] -= weight;
+        &self,
+        room: &mut Room,
+        columns: &Columns,
+        add: bool,
+        dhead: &mut [f32],
+    ) -> Vec<f32> {
+        let (count, width, compute) = (self.count(), self.width, self.compute);
+        let mut found = vec![0.0; self.rows.len()];
+        for (block, words) in self.blocks().enumerate() {
+            let slopes = &mut room.exponentials[self.places(&words)];
+            let mut taken_off = &room.taken_off[block * count..][..count];
+            if !self.keeps {
+                taken_off = &columns.largest;
+                self.logits(&words, slopes);
+                self.exponentials(slopes, taken_off, |_| ());
+            }
+            let factors = self.factors(columns, taken_off);
+            in_rows(slopes, count, |_, slopes| {
+                compute.kernel.compiled(ScaleColumns { values: slopes, factors: &factors });
+            });
+            for (column, row) in self.hits(&words) {
+                slopes[row * count + column] -= self.weights[column];
+            }
+            let size = Size { rows: count, depth: words.len(), columns: width };
+            let right = Right::Floats(self.words(&words), Order::Outer);
+            let slope_rows = left(slopes, Order::Outer, count);
+            product(compute, size, slope_rows, right, block > 0, &mut found);
+            let size = Size { rows: words.len(), depth: count, columns: width };
+            let right = Right::Floats(&self.rows, Order::Outer);
+            let places = &mut dhead[words.start * width..words.end * width];
+            product(compute, size, left(slopes, Order::Inner, count), right, add, places);
         }
-        let mut found = vec![0.0; rows.len()];
-        let size = Size { rows: count, depth: vocab, columns: width };
-        let right = Right::Floats(self.head, Order::Outer);
-        product(compute, size, left(slopes, Order::Outer, count), right, false, &mut found);
-        for (token, found) in tokens.iter().zip(found.chunks_exact(width)) {
-            self.dhidden[token * width..][..width].copy_from_slice(found);
-        }
-        let size = Size { rows: vocab, depth: count, columns: width };
-        let right = Right::Floats(rows, Order::Outer);
-        product(compute, size, left(slopes, Order::Inner, count), right, true, &mut self.dhead);
+        found
+    }
+
+    /// What makes `weight · p` of an exponential.
+    fn factors(&self, columns: &Columns, taken_off: &[f32]) -> Vec<f32> {
+        let Columns { largest, sums, .. } = columns;
+        let places = self.weights.iter().zip(sums).zip(largest.iter().zip(taken_off));
+        let factor = |((weight, sum), (largest, taken_off)): ((&f32, &f64), (&f32, &f32))| {
+            (f64::from(*weight) * f64::from(taken_off - largest).exp() / sum) as f32
+        };
+        places.map(factor).collect()
     }
 }
 
@@ -170,59 +325,28 @@ fn left(values: &[f32], order: Order, stride: usize) -> Left<'_> {
     Left { values, order, stride, first: 0, scale: Scale::All(1.0) }
 }
 
-/// What is known of one token's logits.
-struct Column {
-    /// `Σ exp(logit - largest)`
-    sum: f64,
-    /// `ln Σ exp(logit)`
-    log_sum: f64,
-    /// The target's logit.
-    target: f32,
-}
-
-/// Logits `[V, tokens]` become `exp(logit - largest of the token)`.
-fn softmax(compute: Compute, logits: &mut [f32], ids: &[usize]) -> Vec<Column> {
-    let count = ids.len();
-    let targets: Vec<f32> =
-        ids.iter().enumerate().map(|(column, id)| logits[id * count + column]).collect();
-    let largest = compute.kernel.compiled(Largest { values: logits, count });
-    let mut sums = vec![0.0f64; count];
-    for block in logits.chunks_mut(ROW_BLOCK * count) {
-        let found = compute.kernel.compiled(Exponentials { values: block, largest: &largest });
-        sums.iter_mut().zip(found).for_each(|(sum, found)| *sum += f64::from(found));
-    }
-    let column = |((sum, largest), target): ((f64, &f32), f32)| Column {
-        sum,
-        log_sum: sum.ln() + f64::from(*largest),
-        target,
-    };
-    sums.into_iter().zip(&largest).zip(targets).map(column).collect()
-}
-
-/// The largest of each column.
+/// The largest of each column and what was there before.
 struct Largest<'a> {
     values: &'a [f32],
-    count: usize,
+    largest: &'a mut [f32],
 }
 
 impl Work for Largest<'_> {
-    type Output = Vec<f32>;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> Vec<f32> {
-        let mut largest = vec![f32::NEG_INFINITY; self.count];
-        for row in self.values.chunks_exact(self.count) {
-            for (largest, value) in largest.iter_mut().zip(row) {
+    fn run(self) {
+        for row in self.values.chunks_exact(self.largest.len()) {
+            for (largest, value) in self.largest.iter_mut().zip(row) {
                 *largest = if *value > *largest { *value } else { *largest };
             }
         }
-        largest
     }
 }
 
 struct Exponentials<'a> {
     values: &'a mut [f32],
-    largest: &'a [f32],
+    taken_off: &'a [f32],
 }
 
 impl Work for Exponentials<'_> {
@@ -231,10 +355,10 @@ impl Work for Exponentials<'_> {
     /// Sums of the columns.
     #[inline(always)]
     fn run(self) -> Vec<f32> {
-        let mut sums = vec![0.0; self.largest.len()];
-        for row in self.values.chunks_exact_mut(self.largest.len()) {
-            for ((value, largest), sum) in row.iter_mut().zip(self.largest).zip(&mut sums) {
-                *value = exp(*value - largest);
+        let mut sums = vec![0.0; self.taken_off.len()];
+        for row in self.values.chunks_exact_mut(self.taken_off.len()) {
+            for ((value, taken_off), sum) in row.iter_mut().zip(self.taken_off).zip(&mut sums) {
+                *value = exp(*value - taken_off);
                 *sum += *value;
             }
         }
