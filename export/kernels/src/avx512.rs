@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
     _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16,
     _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32,
-    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
+    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32, _mm_prefetch, _MM_HINT_T0,
 };
 
 use crate::dot4::{self, Lanes};
@@ -236,6 +236,14 @@ impl PairsOfBf16 for Rounding {
         unsafe {
             let scaled = |i: usize| Self::scaled(&x[i], _mm512_loadu_ps(factors[i].as_ptr()));
             Self::words(Self::halves(scaled(0), scaled(1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn soon(values: &[f32]) {
+        for line in values.chunks(ROWS) {
+            // SAFETY: asks for memory, reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
         }
     }
 }

@@ -37,6 +37,9 @@ pub(crate) trait Pairs {
     unsafe fn of_rows(rows: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE];
     /// Two values of each word are neighbours, each with a factor.
     unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE];
+    /// These values will be asked for soon.
+    #[inline(always)]
+    unsafe fn soon(_values: &[f32]) {}
 }
 
 /// Integer arithmetic, for every CPU.
@@ -225,6 +228,9 @@ fn each_line<'a, const N: usize>(
     }
 }
 
+/// Steps whose rows are asked for beforehand: they lie too far apart for the CPU to foresee.
+const AHEAD: usize = 8;
+
 /// A place of the reduction after the other, over all strips, so that memory is read in order.
 #[inline(always)]
 unsafe fn pack_outer<P: Pairs>(
@@ -246,6 +252,12 @@ unsafe fn pack_outer<P: Pairs>(
         None => (&[][..], 0.0),
     };
     for step in 0..used {
+        let (low, high) = block.values(format, step + AHEAD);
+        // SAFETY: says the caller.
+        unsafe {
+            P::soon(row(low).0);
+            P::soon(row(high).0);
+        }
         let (low, high) = block.values(format, step);
         let ((low, low_factor), (high, high_factor)) = (row(low), row(high));
         let factors = [low_factor, high_factor];

@@ -8,7 +8,7 @@ use burn_flex::{Flex, FlexTensor};
 
 use crate::ops::Compute;
 use crate::ops::autodiff::Saved;
-use crate::ops::flex::{floats, in_rows, tensor, with_last};
+use crate::ops::flex::{floats, in_rows, into_floats, tensor, with_last};
 
 /// What the gate keeps: its input.
 #[derive(Clone, Debug)]
@@ -37,18 +37,17 @@ pub(crate) fn forward(
 }
 
 impl Saved<Flex, 1> for SavedGated {
+    /// The gradient takes the place of the input, which nobody needs any more.
     fn backward(self, dy: FlexTensor) -> [FlexTensor; 1] {
-        let dy = dy.to_contiguous();
-        let (values, dy) = (floats(&self.gate_up), floats(&dy));
-        let shape = self.gate_up.shape();
-        let width = shape[shape.num_dims() - 1] / 2;
-        let mut dx = vec![0.0; values.len()];
-        in_rows(&mut dx, 2 * width, |first, dx| {
-            let values = &values[first * 2 * width..][..dx.len()];
-            let dy = &dy[first * width..][..dx.len() / 2];
-            self.compute.kernel.compiled(Backward { values, dy, act: self.act, width, dx });
+        let Self { gate_up, act, compute } = self;
+        let (dy, shape) = (dy.to_contiguous(), gate_up.shape());
+        let (dy, width) = (floats(&dy), shape[shape.num_dims() - 1] / 2);
+        let mut gate_up = into_floats(gate_up);
+        in_rows(&mut gate_up, 2 * width, |first, gate_up| {
+            let dy = &dy[first * width..][..gate_up.len() / 2];
+            compute.kernel.compiled(Backward { gate_up, dy, act, width });
         });
-        [tensor(dx, shape)]
+        [tensor(gate_up, shape)]
     }
 }
 
@@ -75,11 +74,10 @@ impl Work for Forward<'_> {
 }
 
 struct Backward<'a> {
-    values: &'a [f32],
+    gate_up: &'a mut [f32],
     dy: &'a [f32],
     act: HiddenAct,
     width: usize,
-    dx: &'a mut [f32],
 }
 
 impl Work for Backward<'_> {
@@ -87,15 +85,13 @@ impl Work for Backward<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { values, dy, act, width, dx } = self;
-        let rows = dx.chunks_exact_mut(2 * width).zip(values.chunks_exact(2 * width));
-        for ((dx, values), dy) in rows.zip(dy.chunks_exact(width)) {
-            let ((gate, up), (dgate, dup)) = (values.split_at(width), dx.split_at_mut(width));
-            let places = dgate.iter_mut().zip(dup).zip(dy);
-            for (((dgate, dup), dy), (&gate, up)) in places.zip(gate.iter().zip(up)) {
-                let (value, slope) = activation(act, gate);
-                *dup = dy * value;
-                *dgate = dy * up * slope;
+        let Self { gate_up, dy, act, width } = self;
+        for (gate_up, dy) in gate_up.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)) {
+            let (gate, up) = gate_up.split_at_mut(width);
+            for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
+                let (value, slope) = activation(act, *gate);
+                *gate = dy * *up * slope;
+                *up = dy * value;
             }
         }
     }

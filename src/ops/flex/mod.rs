@@ -173,6 +173,13 @@ fn floats(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("the tensor was made contiguous and is f32")
 }
 
+/// The values of an f32 tensor to be written over: its own where nobody else holds them.
+fn into_floats(tensor: FlexTensor) -> Vec<f32> {
+    let contiguous = tensor.to_contiguous();
+    drop(tensor);
+    contiguous.into_data().try_into_vec().expect("the tensor is f32")
+}
+
 fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }

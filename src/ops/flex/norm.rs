@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::ops::Compute;
 use crate::ops::autodiff::Saved;
-use crate::ops::flex::{floats, in_rows_with, tensor};
+use crate::ops::flex::{floats, in_rows_with, into_floats, tensor};
 
 /// Rows whose contribution to a sum over rows is added up before the blocks are.
 const ROW_BLOCK: usize = 64;
@@ -66,18 +66,15 @@ impl Work for Forward<'_> {
 }
 
 impl Saved<Flex, 2> for SavedNorm {
-    /// Gradients of input and gain.
+    /// Gradients of input and gain; the first takes the place of `dy`.
     fn backward(self, dy: FlexTensor) -> [FlexTensor; 2] {
-        let dy = dy.to_contiguous();
-        let (x, gain, dy_rows) = (floats(&self.x), floats(&self.gain), floats(&dy));
+        let (x, gain, mut dx) = (floats(&self.x), floats(&self.gain), into_floats(dy));
         let (width, kernel) = (gain.len(), self.compute.kernel);
         let block = ROW_BLOCK * width;
-        let mut dx = vec![0.0; x.len()];
-        let blocks =
-            dx.par_chunks_mut(block).zip(x.par_chunks(block)).zip(dy_rows.par_chunks(block));
+        let blocks = dx.par_chunks_mut(block).zip(x.par_chunks(block));
         let partial: Vec<Vec<f32>> = blocks
             .zip(self.inverse.par_chunks(ROW_BLOCK))
-            .map(|(((dx, x), dy), inverse)| kernel.compiled(Backward { x, gain, inverse, dy, dx }))
+            .map(|((dx, x), inverse)| kernel.compiled(Backward { x, gain, inverse, dx }))
             .collect();
         let dgain = sum_of_rows(&partial, width);
         [tensor(dx, self.x.shape()), tensor(dgain, self.gain.shape())]
@@ -89,7 +86,7 @@ struct Backward<'a> {
     x: &'a [f32],
     gain: &'a [f32],
     inverse: &'a [f32],
-    dy: &'a [f32],
+    /// `dy` before.
     dx: &'a mut [f32],
 }
 
@@ -99,19 +96,18 @@ impl Work for Backward<'_> {
 
     #[inline(always)]
     fn run(self) -> Vec<f32> {
-        let Self { x, gain, inverse, dy, dx } = self;
+        let Self { x, gain, inverse, dx } = self;
         let width = gain.len();
         let mut dgain = vec![0.0; width];
         let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-        for (((dx, x), dy), inverse) in rows.zip(dy.chunks_exact(width)).zip(inverse) {
-            for ((dx, dy), gain) in dx.iter_mut().zip(dy).zip(gain) {
-                *dx = dy * gain;
+        for ((dx, x), inverse) in rows.zip(inverse) {
+            for (((dx, dgain), x), gain) in dx.iter_mut().zip(&mut dgain).zip(x).zip(gain) {
+                *dgain += *dx * (x * inverse);
+                *dx *= gain;
             }
             let projection = fixed_order_dot(dx, x) * inverse / width as f32;
-            for (((dx, dgain), x), dy) in dx.iter_mut().zip(&mut dgain).zip(x).zip(dy) {
-                let normed = x * inverse;
-                *dx = inverse * (*dx - normed * projection);
-                *dgain += dy * normed;
+            for (dx, x) in dx.iter_mut().zip(x) {
+                *dx = inverse * (*dx - x * inverse * projection);
             }
         }
         dgain
