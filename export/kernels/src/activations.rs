@@ -1,12 +1,14 @@
 //! Tokens as the ternary kernels read them: 8-bit codes, padded, with their sums and scales.
 //!
 //! The quantiser itself is defined in `bitnet_format::quant`; here it runs on many tokens.
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::ops::Range;
 
 use bitnet_format::quant::ActivationScale;
 
 use crate::Kernel;
+use crate::kernel::Work;
 use crate::panels::CHUNK;
 
 /// Quantised tokens `[T, K]`.
@@ -20,6 +22,18 @@ pub struct Activations {
     codes: Vec<[i8; CHUNK]>,
     sums: Vec<i32>,
     scales: Vec<ActivationScale>,
+}
+
+/// The sum of some codes.
+struct Sum<'a>(&'a [i8]);
+
+impl Work for Sum<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run(self) -> i32 {
+        self.0.iter().map(|&code| i32::from(code)).sum()
+    }
 }
 
 impl Activations {
@@ -36,13 +50,13 @@ impl Activations {
 
     /// [`Activations::quantise`] into the memory of these.
     pub fn requantise(&mut self, kernel: Kernel, x: &[f32], columns: usize) {
-        self.each_token(x, columns, |row, codes| kernel.quantise(row, codes));
+        self.each_token(kernel, x, columns, |row, codes| kernel.quantise(row, codes));
     }
 
     /// Tokens whose codes `[T, K]` are known, one scale each.
     pub fn from_codes(codes: &[i8], columns: usize, scales: &[ActivationScale]) -> Self {
         let (mut activations, mut next) = (Self::default(), scales.iter());
-        activations.each_token(codes, columns, |source, codes| {
+        activations.each_token(Kernel::Scalar, codes, columns, |source, codes| {
             codes.copy_from_slice(source);
             *next.next().expect("one scale for each token")
         });
@@ -52,6 +66,7 @@ impl Activations {
 
     fn each_token<X>(
         &mut self,
+        kernel: Kernel,
         x: &[X],
         columns: usize,
         mut fill: impl FnMut(&[X], &mut [i8]) -> ActivationScale,
@@ -66,7 +81,7 @@ impl Activations {
             let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
             padding.fill(0);
             self.scales.push(fill(row, codes));
-            self.sums.push(codes.iter().map(|&code| i32::from(code)).sum());
+            self.sums.push(kernel.compiled(Sum(codes)));
         }
     }
 

@@ -162,10 +162,12 @@ impl Work for Quantise<'_> {
             let chunks = &mut panels.data[pair * panels.chunks..][..panels.chunks];
             let (whole, rest) = codes.as_chunks::<CHUNK>();
             for (chunk, codes) in chunks.iter_mut().zip(whole) {
-                let u = codes.map(|code| (code + 1).cast_unsigned());
-                let [a, b, c, d] =
-                    [0, 4, 8, 12].map(|i| u32::from_le_bytes([u[i], u[i + 1], u[i + 2], u[i + 3]]));
-                let bytes = (a | b << 2 | c << 4 | d << 6).to_le_bytes();
+                let mut bytes = [0; 4];
+                for (field, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+                    for (byte, code) in bytes.iter_mut().zip(codes) {
+                        *byte |= (code + 1).cast_unsigned() << (2 * field);
+                    }
+                }
                 chunk.0[at..at + 4].copy_from_slice(&bytes);
             }
             if !rest.is_empty() {

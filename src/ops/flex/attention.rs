@@ -15,11 +15,11 @@ use crate::ops::autodiff::Saved;
 use crate::ops::flex::{floats, tensor};
 use crate::ops::{AttentionShape, Compute};
 
-/// Queries of a block.
-const BLOCK: usize = 64;
+/// Queries of a block, those of all heads that share a key head together.
+const BLOCK: usize = 128;
 
-/// What attention keeps: its input, and of each query and head the logarithm of the sum that its
-/// weights were divided by, `[B, H, T]`.
+/// What attention keeps: its input, and of each query the logarithm of the sum that its weights were
+/// divided by, `[B, KV, T, G]`.
 #[derive(Clone, Debug)]
 pub(crate) struct SavedAttention {
     qkv: FlexTensor,
@@ -42,7 +42,7 @@ pub(crate) fn forward(
         .zip(log_sums.par_chunks_mut(shape.heads * shape.time));
     rows.enumerate().for_each(|(batch, (out, log_sums))| {
         let row = Row::new(values, &shape, compute, batch);
-        for head in 0..shape.key_heads {
+        for (head, log_sums) in log_sums.chunks_exact_mut(shape.time * shape.group()).enumerate() {
             row.forward(head, out, log_sums);
         }
     });
@@ -61,7 +61,8 @@ impl Saved<Flex, 1> for SavedAttention {
             let dy = &dy[batch * shape.time * out_width..][..shape.time * out_width];
             let log_sums = shape.heads * shape.time;
             let log_sums = &self.log_sums[batch * log_sums..][..log_sums];
-            for head in 0..shape.key_heads {
+            let of_head = log_sums.chunks_exact(shape.time * shape.group());
+            for (head, log_sums) in of_head.enumerate() {
                 row.backward(head, dy, log_sums, dx);
             }
         });
@@ -85,11 +86,11 @@ struct Row<'a> {
     scale: f32,
 }
 
-/// Some queries and the keys that any of them sees.
+/// Some tokens that ask and those that any of them sees.
 #[derive(Clone)]
 struct Block {
-    queries: Range<usize>,
-    keys: Range<usize>,
+    asking: Range<usize>,
+    seen: Range<usize>,
 }
 
 impl<'a> Row<'a> {
@@ -107,45 +108,37 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Documents begin in order, so the first query sees the furthest back.
+    /// Documents begin in order, so the first token sees the furthest back.
     fn blocks(&self) -> impl Iterator<Item = Block> {
-        (0..self.shape.time).step_by(BLOCK).map(|first| {
-            let queries = first..self.shape.time.min(first + BLOCK);
-            Block { keys: self.starts[first] as usize..queries.end, queries }
+        let tokens = (BLOCK / self.shape.group()).max(1);
+        (0..self.shape.time).step_by(tokens).map(move |first| {
+            let asking = first..self.shape.time.min(first + tokens);
+            Block { seen: self.starts[first] as usize..asking.end, asking }
         })
     }
 
-    /// Head number `head` of all that lie in a row, `[T, D]`, turned by its position if asked.
-    fn head(&self, head: usize, turned: bool) -> Vec<f32> {
-        let (width, stride) = (self.shape.width, self.shape.stride());
-        let mut values = Vec::with_capacity(self.shape.time * width);
-        for token in self.qkv.chunks_exact(stride) {
-            values.extend_from_slice(&token[head * width..][..width]);
-        }
-        if turned {
-            self.turn(&mut values, 1.0);
-        }
-        values
+    /// Some neighbouring heads of a row: `[T, heads, D]`.
+    fn heads(&self, heads: Range<usize>) -> Vec<f32> {
+        gathered(self.qkv, self.shape.stride(), self.columns(&heads))
     }
 
-    /// Turns `[T, D]` by its positions, or back where `direction` is -1.
+    /// Where some heads lie in a token's values.
+    fn columns(&self, heads: &Range<usize>) -> Range<usize> {
+        heads.start * self.shape.width..heads.end * self.shape.width
+    }
+
+    /// Turns `[T, heads, D]` by the positions, or back where `direction` is -1.
     fn turn(&self, values: &mut [f32], direction: f32) {
-        let half = self.shape.width / 2;
+        let (heads, half) = (values.len() / self.shape.time, self.shape.width / 2);
         let turns = self.cosines.chunks_exact(half).zip(self.sines.chunks_exact(half));
-        for (values, (cosines, sines)) in values.chunks_exact_mut(2 * half).zip(turns) {
-            let (low, high) = values.split_at_mut(half);
-            for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
-                let sin = direction * sin;
-                (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
+        for (values, (cosines, sines)) in values.chunks_exact_mut(heads).zip(turns) {
+            for values in values.chunks_exact_mut(2 * half) {
+                let (low, high) = values.split_at_mut(half);
+                for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
+                    let sin = direction * sin;
+                    (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
+                }
             }
-        }
-    }
-
-    /// Writes head number `head` of a row, `values [T, D]`.
-    fn put(&self, head: usize, values: &[f32], stride: usize, out: &mut [f32]) {
-        let width = self.shape.width;
-        for (token, values) in out.chunks_exact_mut(stride).zip(values.chunks_exact(width)) {
-            token[head * width..][..width].copy_from_slice(values);
         }
     }
 
@@ -155,107 +148,119 @@ impl<'a> Row<'a> {
     }
 
     /// `q·k / sqrt(D)` of a block, `[queries, keys]`.
-    fn scores(&self, block: &Block, q: &[f32], k: &[f32], scores: &mut Vec<f32>) {
+    fn scores(&self, q: &[f32], k: &[f32], scores: &mut [f32]) {
         let width = self.shape.width;
-        let (rows, columns) = (block.queries.len(), block.keys.len());
-        scores.resize(rows * columns, 0.0);
-        let left = inner(&q[block.queries.start * width..], width, self.scale);
-        let right = Right::Floats(part(k, &block.keys, width), Order::Inner);
-        self.product([rows, width, columns], left, right, false, scores);
+        let size = [q.len() / width, width, k.len() / width];
+        let right = Right::Floats(k, Order::Inner);
+        self.product(size, inner(q, width, self.scale), right, false, scores);
     }
 
-    /// All query heads of one key head.
+    /// The query heads that share a key head, that key head, and where its values are.
+    fn group(&self, key_head: usize) -> [Range<usize>; 3] {
+        let AttentionShape { heads, key_heads, .. } = *self.shape;
+        let (group, key) = (self.shape.group(), heads + key_head);
+        let one = |head: usize| head..head + 1;
+        [key_head * group..(key_head + 1) * group, one(key), one(key + key_heads)]
+    }
+
+    /// All query heads of one key head; `log_sums [T, G]`.
     fn forward(&self, key_head: usize, out: &mut [f32], log_sums: &mut [f32]) {
-        let (width, time) = (self.shape.width, self.shape.time);
-        let k = self.head(self.shape.heads + key_head, true);
-        let v = self.head(self.shape.heads + self.shape.key_heads + key_head, false);
-        let (mut scores, mut found) = (Vec::new(), vec![0.0; time * width]);
-        for head in key_head * self.shape.group()..(key_head + 1) * self.shape.group() {
-            let q = self.head(head, true);
-            let log_sums = &mut log_sums[head * time..][..time];
-            for block in self.blocks() {
-                self.scores(&block, &q, &k, &mut scores);
-                let (starts, keys) = (&self.starts[block.queries.clone()], block.keys.clone());
-                let (first, log_sums) = (block.queries.start, &mut log_sums[block.queries.clone()]);
-                let scores = &mut scores[..];
-                self.compute.kernel.compiled(Softmax { scores, starts, keys, first, log_sums });
-                let (rows, columns) = (block.queries.len(), block.keys.len());
-                let right = Right::Floats(part(&v, &block.keys, width), Order::Outer);
-                let out = &mut found[block.queries.start * width..block.queries.end * width];
-                self.product(
-                    [rows, columns, width],
-                    inner(scores, columns, 1.0),
-                    right,
-                    false,
-                    out,
-                );
-            }
-            self.put(head, &found, self.shape.heads * width, out);
+        let (width, group) = (self.shape.width, self.shape.group());
+        let [queries, key, value] = self.group(key_head);
+        let [mut q, mut k, v] = [queries.clone(), key, value].map(|heads| self.heads(heads));
+        self.turn(&mut q, 1.0);
+        self.turn(&mut k, 1.0);
+        let (mut scores, mut found) = (Vec::new(), vec![0.0; q.len()]);
+        for Block { asking, seen } in self.blocks() {
+            let (rows, columns) = (asking.len() * group, seen.len());
+            scores.resize(rows * columns, 0.0);
+            self.scores(part(&q, &asking, group * width), part(&k, &seen, width), &mut scores);
+            self.compute.kernel.compiled(Softmax {
+                scores: &mut scores,
+                starts: &self.starts[asking.clone()],
+                keys: seen.clone(),
+                first: asking.start,
+                log_sums: part_mut(log_sums, &asking, group),
+            });
+            let (left, v) = (inner(&scores, columns, 1.0), part(&v, &seen, width));
+            let right = Right::Floats(v, Order::Outer);
+            let out = part_mut(&mut found, &asking, group * width);
+            self.product([rows, columns, width], left, right, false, out);
         }
+        put(&found, self.shape.heads * width, self.columns(&queries), out);
     }
 
-    /// Adds what one key head and its query heads give to `dx [T, (H + 2 KV)·D]`.
+    /// Writes what one key head and its query heads give to `dx [T, (H + 2 KV)·D]`.
     fn backward(&self, key_head: usize, dy: &[f32], log_sums: &[f32], dx: &mut [f32]) {
-        let (width, time, stride) = (self.shape.width, self.shape.time, self.shape.stride());
-        let (key_at, value_at) = (self.shape.heads + key_head, self.shape.key_heads);
-        let value_at = key_at + value_at;
-        let (k, v) = (self.head(key_at, true), self.head(value_at, false));
-        let mut dk = vec![0.0; time * width];
-        let (mut dv, mut dq, mut dout) = (dk.clone(), dk.clone(), dk.clone());
+        let (width, group, stride) = (self.shape.width, self.shape.group(), self.shape.stride());
+        let [queries, key, value] = self.group(key_head);
+        let heads = [queries.clone(), key.clone(), value.clone()];
+        let [mut q, mut k, v] = heads.map(|heads| self.heads(heads));
+        self.turn(&mut q, 1.0);
+        self.turn(&mut k, 1.0);
+        let dout = gathered(dy, self.shape.heads * width, self.columns(&queries));
+        let [mut dq, mut dk, mut dv] = [q.len(), k.len(), v.len()].map(|length| vec![0.0; length]);
         let (mut weights, mut slopes) = (Vec::new(), Vec::new());
-        for head in key_head * self.shape.group()..(key_head + 1) * self.shape.group() {
-            let q = self.head(head, true);
-            let tokens = dy.chunks_exact(self.shape.heads * width);
-            for (dout, token) in dout.chunks_exact_mut(width).zip(tokens) {
-                dout.copy_from_slice(&token[head * width..][..width]);
-            }
-            for block in self.blocks() {
-                let Block { queries, keys } = block.clone();
-                let (rows, columns) = (queries.len(), keys.len());
-                self.scores(&block, &q, &k, &mut weights);
-                slopes.resize(rows * columns, 0.0);
-                let dout = part(&dout, &queries, width);
-                let right = Right::Floats(part(&v, &keys, width), Order::Inner);
-                self.product(
-                    [rows, width, columns],
-                    inner(dout, width, 1.0),
-                    right,
-                    false,
-                    &mut slopes,
-                );
-                let log_sums = &log_sums[head * time..][queries.clone()];
-                self.compute.kernel.compiled(SoftmaxBackward {
-                    scores: &mut weights,
-                    slopes: &mut slopes,
-                    starts: &self.starts[queries.clone()],
-                    keys: keys.clone(),
-                    first: queries.start,
-                    log_sums,
-                });
-                let places = keys.start * width..keys.end * width;
-                let right = Right::Floats(dout, Order::Outer);
-                let left = outer(&weights, columns, 1.0);
-                self.product([columns, rows, width], left, right, true, &mut dv[places.clone()]);
-                let right = Right::Floats(part(&q, &queries, width), Order::Outer);
-                let left = outer(&slopes, columns, self.scale);
-                self.product([columns, rows, width], left, right, true, &mut dk[places]);
-                let right = Right::Floats(part(&k, &keys, width), Order::Outer);
-                let left = inner(&slopes, columns, self.scale);
-                let out = &mut dq[queries.start * width..queries.end * width];
-                self.product([rows, columns, width], left, right, false, out);
-            }
-            self.turn(&mut dq, -1.0);
-            self.put(head, &dq, stride, dx);
+        for Block { asking, seen } in self.blocks() {
+            let (rows, columns) = (asking.len() * group, seen.len());
+            let [q, dout] = [&q, &dout].map(|values| part(values, &asking, group * width));
+            let [k, v] = [&k, &v].map(|values| part(values, &seen, width));
+            weights.resize(rows * columns, 0.0);
+            slopes.resize(rows * columns, 0.0);
+            self.scores(q, k, &mut weights);
+            let right = Right::Floats(v, Order::Inner);
+            let left = inner(dout, width, 1.0);
+            self.product([rows, width, columns], left, right, false, &mut slopes);
+            self.compute.kernel.compiled(SoftmaxBackward {
+                scores: &mut weights,
+                slopes: &mut slopes,
+                starts: &self.starts[asking.clone()],
+                keys: seen.clone(),
+                first: asking.start,
+                log_sums: part(log_sums, &asking, group),
+            });
+            let left = outer(&weights, columns, 1.0);
+            let out = part_mut(&mut dv, &seen, width);
+            let right = Right::Floats(dout, Order::Outer);
+            self.product([columns, rows, width], left, right, true, out);
+            let left = outer(&slopes, columns, self.scale);
+            let out = part_mut(&mut dk, &seen, width);
+            self.product([columns, rows, width], left, Right::Floats(q, Order::Outer), true, out);
+            let left = inner(&slopes, columns, self.scale);
+            let out = part_mut(&mut dq, &asking, group * width);
+            self.product([rows, columns, width], left, Right::Floats(k, Order::Outer), false, out);
         }
+        self.turn(&mut dq, -1.0);
         self.turn(&mut dk, -1.0);
-        self.put(key_at, &dk, stride, dx);
-        self.put(value_at, &dv, stride, dx);
+        for (values, heads) in [(&dq, &queries), (&dk, &key), (&dv, &value)] {
+            put(values, stride, self.columns(heads), dx);
+        }
+    }
+}
+
+/// Some columns of rows, one behind the other.
+fn gathered(rows: &[f32], stride: usize, columns: Range<usize>) -> Vec<f32> {
+    let mut values = Vec::with_capacity(rows.len() / stride * columns.len());
+    for row in rows.chunks_exact(stride) {
+        values.extend_from_slice(&row[columns.clone()]);
+    }
+    values
+}
+
+/// The opposite: `values` become some columns of `rows`.
+fn put(values: &[f32], stride: usize, columns: Range<usize>, rows: &mut [f32]) {
+    for (row, values) in rows.chunks_exact_mut(stride).zip(values.chunks_exact(columns.len())) {
+        row[columns.clone()].copy_from_slice(values);
     }
 }
 
 /// Rows of `values [T, width]`.
 fn part<'v>(values: &'v [f32], rows: &Range<usize>, width: usize) -> &'v [f32] {
     &values[rows.start * width..rows.end * width]
+}
+
+fn part_mut<'v>(values: &'v mut [f32], rows: &Range<usize>, width: usize) -> &'v mut [f32] {
+    &mut values[rows.start * width..rows.end * width]
 }
 
 fn inner(values: &[f32], stride: usize, scale: f32) -> Left<'_> {
@@ -266,7 +271,7 @@ fn outer(values: &[f32], stride: usize, scale: f32) -> Left<'_> {
     Left { values, order: Order::Outer, stride, first: 0, scale: Scale::All(scale) }
 }
 
-/// Which of a block's keys the query at `token` sees.
+/// Which of a block's keys the queries of `token` see.
 #[inline(always)]
 fn seen(start: i32, keys: &Range<usize>, token: usize) -> Range<usize> {
     start as usize - keys.start..token + 1 - keys.start
@@ -287,9 +292,10 @@ impl Work for Softmax<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { scores, starts, keys, first, log_sums } = self;
-        let rows = scores.chunks_exact_mut(keys.len()).zip(starts).zip(log_sums);
-        for (row, ((scores, &start), log_sum)) in rows.enumerate() {
-            let seen = seen(start, &keys, first + row);
+        let group = log_sums.len() / starts.len();
+        let rows = scores.chunks_exact_mut(keys.len()).zip(log_sums);
+        for (row, (scores, log_sum)) in rows.enumerate() {
+            let seen = seen(starts[row / group], &keys, first + row / group);
             scores[..seen.start].fill(0.0);
             scores[seen.end..].fill(0.0);
             let scores = &mut scores[seen];
@@ -322,11 +328,10 @@ impl Work for SoftmaxBackward<'_> {
     #[inline(always)]
     fn run(self) {
         let Self { scores, slopes, starts, keys, first, log_sums } = self;
+        let group = log_sums.len() / starts.len();
         let rows = scores.chunks_exact_mut(keys.len()).zip(slopes.chunks_exact_mut(keys.len()));
-        for (row, ((scores, slopes), (&start, log_sum))) in
-            rows.zip(starts.iter().zip(log_sums)).enumerate()
-        {
-            let seen = seen(start, &keys, first + row);
+        for (row, ((scores, slopes), log_sum)) in rows.zip(log_sums).enumerate() {
+            let seen = seen(starts[row / group], &keys, first + row / group);
             for values in [&mut *scores, &mut *slopes] {
                 values[..seen.start].fill(0.0);
                 values[seen.end..].fill(0.0);
