@@ -217,30 +217,45 @@ proptest! {
     fn the_loss_equals_its_reference(
         time in 1usize..300, width in 1usize..50, vocab in 2usize..200, seed: u64,
     ) {
-        let hidden = leaf(draw(seed, "hidden", time * width), [1, time, width]);
-        let head = leaf(draw(seed, "head", vocab * width), [vocab, width]);
-        let of_weight = |x: &f32| if *x < -0.5 { 0.0 } else { x.abs() };
-        let weights: Vec<f32> = draw(seed, "weights", time).iter().map(of_weight).collect();
-        let ids: Vec<i32> =
-            draw(seed, "ids", time).iter().map(|x| (x.abs() * 1e4) as i32 % vocab as i32).collect();
-        let of = |y: &Tensor<1>| run_all(y, seed, |grads| {
-            vec![host(hidden.grad_remove(grads).unwrap()), host(head.grad_remove(grads).unwrap())]
-        });
-        let at = |values: &[i32]| -> Tensor<2, Int> {
-            Tensor::from_data(TensorData::new(values.to_vec(), [1, time]), &hidden.device())
-        };
-        let log_probs = target_log_probs(hidden.clone(), head.clone(), at(&ids));
-        let weighted =
-            Tensor::<2>::from_data(TensorData::new(weights.clone(), [1, time]), &hidden.device());
-        let expected = of(&(log_probs * weighted).sum().neg());
-        let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
-        for operands in BOTH {
-            let (hidden, head) = (hidden.clone(), head.clone());
-            let found =
-                of(&ops::cross_entropy(hidden, head, targets.clone(), computed(operands)));
-            assert_within(&found, &expected, tolerance(operands), "loss");
-        }
+        check_loss(time, width, vocab, seed);
     }
+}
+
+/// The loss and its gradients over random hidden states, some of them not trained.
+fn check_loss(time: usize, width: usize, vocab: usize, seed: u64) {
+    let hidden = leaf(draw(seed, "hidden", time * width), [1, time, width]);
+    let head = leaf(draw(seed, "head", vocab * width), [vocab, width]);
+    let of_weight = |x: &f32| if *x < -0.5 { 0.0 } else { x.abs() };
+    let weights: Vec<f32> = draw(seed, "weights", time).iter().map(of_weight).collect();
+    let ids: Vec<i32> =
+        draw(seed, "ids", time).iter().map(|x| (x.abs() * 1e4) as i32 % vocab as i32).collect();
+    let of = |y: &Tensor<1>| {
+        run_all(y, seed, |grads| {
+            vec![host(hidden.grad_remove(grads).unwrap()), host(head.grad_remove(grads).unwrap())]
+        })
+    };
+    let at = |values: &[i32]| -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [1, time]), &hidden.device())
+    };
+    let log_probs = target_log_probs(hidden.clone(), head.clone(), at(&ids));
+    let weighted =
+        Tensor::<2>::from_data(TensorData::new(weights.clone(), [1, time]), &hidden.device());
+    let expected = of(&(log_probs * weighted).sum().neg());
+    let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
+    for operands in BOTH {
+        let (hidden, head) = (hidden.clone(), head.clone());
+        let found = of(&ops::cross_entropy(hidden, head, targets.clone(), computed(operands)));
+        // Sums over more words differ by more.
+        let longer = 1.0 + vocab as f64 / 1000.0;
+        assert_within(&found, &expected, longer * tolerance(operands), "loss");
+    }
+}
+
+/// Several blocks of words and chunks of tokens; then so many words that no exponential is kept.
+#[test]
+fn the_loss_over_a_large_vocabulary_equals_its_reference() {
+    check_loss(700, 12, 1100, 1);
+    check_loss(513, 6, 9000, 2);
 }
 
 #[test]

@@ -113,6 +113,54 @@ pub enum Right<'a> {
     Codes(&'a [i8]),
     /// `[R, N]` or `[N, R]`.
     Floats(&'a [f32], Order),
+    /// What several products share.
+    Packed(&'a Packed),
+}
+
+/// A right operand `[R, N]` in panels: block after block of the reduction, panel after panel.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    format: Format,
+    depth: usize,
+    columns: usize,
+    words: Vec<u32>,
+}
+
+impl Packed {
+    /// Packs an operand for products with this kernel and these operands.
+    pub fn new(
+        kernel: Kernel,
+        operands: Operands,
+        depth: usize,
+        columns: usize,
+        right: Right,
+    ) -> Self {
+        let format = Format::new(kernel, operands);
+        let size = Size { rows: 0, depth, columns };
+        check_right(format, size, right);
+        let panels = panels(columns);
+        let width: usize = panels.iter().map(|columns| columns.width).sum();
+        let length = blocks(format, depth).map(|block| block.steps(format) * width).sum();
+        let mut words = vec![0; length];
+        let mut rest = &mut words[..];
+        for block in blocks(format, depth) {
+            for &columns in &panels {
+                let panel;
+                (panel, rest) = rest.split_at_mut(block.steps(format) * columns.width);
+                kernel.packed(PackRight { format, size, right, block, columns, panel });
+            }
+        }
+        Self { format, depth, columns, words }
+    }
+
+    /// The panels of some columns in a block.
+    fn panels(&self, block: Block, columns: &[Columns]) -> &[u32] {
+        let steps = block.steps(self.format);
+        let width = panels(self.columns).iter().map(|columns| columns.width).sum::<usize>();
+        // Every block but the last is whole, and so is every panel but the last.
+        let before = block.first * self.format.width() * width + steps * columns[0].first;
+        &self.words[before..][..columns.iter().map(|columns| steps * columns.width).sum()]
+    }
 }
 
 /// The size of a product.
@@ -147,22 +195,33 @@ pub fn float_product(
     add: bool,
     out: &mut [f32],
 ) {
-    check(size, left, right, out.len());
+    let format = Format::new(kernel, operands);
+    check(size, left, out.len());
+    check_right(format, size, right);
     if size.depth == 0 && !add {
         out.fill(0.0);
     }
-    let format = Format { operands, swapped: !kernel.multiplies_bf16() };
     let product = Product { kernel, format, size, left, right };
-    let (words, columns) = (size.depth.div_ceil(operands.per_word()), panels(size.columns));
+    let columns = panels(size.columns);
     SCRATCH.with_borrow_mut(|scratch| {
-        for first in (0..words).step_by(BLOCK) {
-            let fresh = first == 0 && !add;
-            let block = Block { first, words: BLOCK.min(words - first), depth: size.depth, fresh };
+        for block in blocks(format, size.depth) {
+            let block = Block { fresh: block.fresh && !add, ..block };
             for columns in columns.chunks(PANELS) {
                 product.some_columns(block, columns, scratch, out);
             }
         }
     });
+}
+
+/// The blocks of a reduction whose sums begin at 0.
+fn blocks(format: Format, depth: usize) -> impl Iterator<Item = Block> {
+    let words = depth.div_ceil(format.operands.per_word());
+    (0..words).step_by(BLOCK).map(move |first| Block {
+        first,
+        words: BLOCK.min(words - first),
+        depth,
+        fresh: first == 0,
+    })
 }
 
 /// What is the same in all parts of a product.
@@ -187,19 +246,24 @@ impl Product<'_> {
         let Self { kernel, format, size, left, right } = self;
         let Scratch { strips, panels } = scratch;
         let steps = block.steps(format);
-        let panels = room(panels, columns.iter().map(|columns| steps * columns.width).sum());
-        let mut rest = &mut *panels;
-        for &columns in columns {
-            let panel;
-            (panel, rest) = rest.split_at_mut(steps * columns.width);
-            kernel.packed(PackRight { format, size, right, block, columns, panel });
-        }
+        let panels = if let Right::Packed(packed) = right {
+            packed.panels(block, columns)
+        } else {
+            let panels = room(panels, columns.iter().map(|columns| steps * columns.width).sum());
+            let mut rest = &mut *panels;
+            for &columns in columns {
+                let panel;
+                (panel, rest) = rest.split_at_mut(steps * columns.width);
+                kernel.packed(PackRight { format, size, right, block, columns, panel });
+            }
+            panels
+        };
         for (group, out) in out.chunks_mut(GROUP * size.columns).enumerate() {
             let first = group * GROUP;
             let rows = first..size.rows.min(first + GROUP);
             let strips = room(strips, rows.len().div_ceil(ROWS) * block.strip(format));
             kernel.packed(PackLeft { format, left, block, rows, strips });
-            let mut rest = &*panels;
+            let mut rest = panels;
             for &columns in columns {
                 let panel;
                 (panel, rest) = rest.split_at(steps * columns.width);
@@ -241,7 +305,7 @@ fn room(words: &mut Vec<u32>, count: usize) -> &mut [u32] {
     &mut words[..count]
 }
 
-fn check(size: Size, left: Left, right: Right, places: usize) {
+fn check(size: Size, left: Left, places: usize) {
     let Size { rows, depth, columns } = size;
     let held = match left.order {
         Order::Inner => rows <= 1 || left.stride >= depth,
@@ -250,19 +314,27 @@ fn check(size: Size, left: Left, right: Right, places: usize) {
     let outer = if left.order == Order::Inner { rows } else { depth };
     let inner = if left.order == Order::Inner { depth } else { left.first + rows };
     assert!(held && (outer == 0 || left.values.len() >= (outer - 1) * left.stride + inner));
-    let values = match right {
-        Right::Codes(codes) => codes.len(),
-        Right::Floats(values, _) => values.len(),
-    };
-    assert_eq!(values, depth * columns, "a right operand of this size");
     assert_eq!(places, rows * columns, "a place for each product");
     if let Scale::Each(factors) = left.scale {
         assert_eq!(factors.len(), depth, "a factor for each place of the reduction");
     }
 }
 
+fn check_right(format: Format, size: Size, right: Right) {
+    let values = match right {
+        Right::Codes(codes) => codes.len(),
+        Right::Floats(values, _) => values.len(),
+        Right::Packed(packed) => {
+            assert_eq!(packed.format, format, "packed for this kernel and these operands");
+            assert_eq!((packed.depth, packed.columns), (size.depth, size.columns));
+            return;
+        }
+    };
+    assert_eq!(values, size.depth * size.columns, "a right operand of this size");
+}
+
 /// How values become words.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Format {
     pub(crate) operands: Operands,
     /// bf16 without the instruction: each value in a word of its own, pairs swapped.
@@ -270,6 +342,10 @@ pub(crate) struct Format {
 }
 
 impl Format {
+    fn new(kernel: Kernel, operands: Operands) -> Self {
+        Self { operands, swapped: !kernel.multiplies_bf16() }
+    }
+
     /// Whether a word holds two values.
     pub(crate) fn pairs(self) -> bool {
         self.operands == Operands::Bf16 && !self.swapped

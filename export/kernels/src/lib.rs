@@ -36,7 +36,7 @@ mod self_test;
 
 pub use activations::Activations;
 pub use dense::{DenseMatrix, Precision};
-pub use float::{Left, Operands, Order, Right, Scale, Size, float_product};
+pub use float::{Left, Operands, Order, Packed, Right, Scale, Size, float_product};
 pub use int8::{INT8_ROWS, Int8Matrix};
 pub use kernel::{Kernel, Work};
 pub use memory::{Pages, huge_page_bytes};

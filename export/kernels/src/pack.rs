@@ -319,6 +319,7 @@ impl Packing for PackRight<'_> {
                     // SAFETY: says the caller.
                     unsafe { pack_floats::<P>(format, row(low), row(high), words) };
                 }
+                Right::Packed(_) => unreachable!("what is packed needs no packing"),
                 Right::Floats(values, Order::Inner) => {
                     for (column, place) in words.iter_mut().enumerate() {
                         let row = &values[(first + column) * size.depth..][..size.depth];

@@ -5,8 +5,8 @@ use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
 use bitnet_kernels::attention::{Element, HeadView, QueryRow, attend};
 use bitnet_kernels::{
-    Activations, DenseMatrix, Int8Matrix, Kernel, Left, Operands, Order, Precision, Right, Scale,
-    Size, TernaryPanels, accumulate, float_product, matmul,
+    Activations, DenseMatrix, Int8Matrix, Kernel, Left, Operands, Order, Packed, Precision, Right,
+    Scale, Size, TernaryPanels, accumulate, float_product, matmul,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -374,6 +374,11 @@ fn check_product(
         for add in [false, true] {
             let mut out = before.clone();
             float_product(kernel, operands, size, left, right, add, &mut out);
+            let packed = Packed::new(kernel, operands, depth, columns, right);
+            let mut shared = before.clone();
+            let right = Right::Packed(&packed);
+            float_product(kernel, operands, size, left, right, add, &mut shared);
+            assert_eq!(out, shared, "{kernel:?}: packed beforehand");
             if add {
                 let bits: &Vec<u32> =
                     bits.get_or_insert_with(|| out.iter().map(|x| x.to_bits()).collect());
@@ -398,6 +403,9 @@ fn a_reduction_of_several_blocks_has_the_same_bits() {
         check_product(size, operands, Order::Inner, None, false, 1);
         check_product(size, operands, Order::Outer, Some(Order::Outer), true, 2);
         check_product(size, operands, Order::Inner, Some(Order::Inner), false, 3);
+        // More columns than are packed together, more rows than a group.
+        let wide = Size { rows: 133, depth: 520, columns: 790 };
+        check_product(wide, operands, Order::Outer, None, true, 4);
     }
 }
 

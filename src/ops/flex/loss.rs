@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use bitnet_kernels::attention::exp;
-use bitnet_kernels::{Left, Order, Right, Scale, Size, Work};
+use bitnet_kernels::{Left, Order, Packed, Right, Scale, Size, Work};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::{Flex, FlexTensor};
@@ -126,9 +126,9 @@ impl<'a> Pass<'a> {
             let chunk = Chunk::new(self, tokens, gradients);
             let columns = chunk.columns(&mut room);
             loss += chunk.loss(&columns);
-            if gradients {
+            if let Some(to_head) = &chunk.to_head {
                 let Self { dhidden, dhead, width, .. } = self;
-                let found = chunk.gradients(&mut room, &columns, index > 0, dhead);
+                let found = chunk.gradients(&mut room, &columns, to_head, index > 0, dhead);
                 for (token, found) in tokens.iter().zip(found.chunks_exact(*width)) {
                     dhidden[token * *width..][..*width].copy_from_slice(found);
                 }
@@ -152,8 +152,10 @@ struct Chunk<'a> {
     head: &'a [f32],
     compute: Compute,
     width: usize,
-    /// Hidden states `[tokens, C]`.
-    rows: Vec<f32>,
+    /// Hidden states `[tokens, C]` as right operands: of the logits, and of the head's gradient
+    /// where one is asked for.
+    to_logits: Packed,
+    to_head: Option<Packed>,
     ids: Vec<usize>,
     weights: Vec<f32>,
     /// Whether a second pass finds the exponentials of the first.
@@ -178,9 +180,15 @@ impl<'a> Chunk<'a> {
         for token in tokens {
             rows.extend_from_slice(&hidden[token * width..][..width]);
         }
+        let packed = |order: Order, depth: usize, columns: usize| {
+            let rows = Right::Floats(&rows, order);
+            Packed::new(compute.kernel, compute.operands, depth, columns, rows)
+        };
+        let to_logits = packed(Order::Inner, width, tokens.len());
+        let to_head = gradients.then(|| packed(Order::Outer, tokens.len(), width));
         let ids = tokens.iter().map(|&at| targets.ids[at] as usize).collect();
         let weights = tokens.iter().map(|&at| targets.weights[at]).collect();
-        Self { head, compute, width, rows, ids, weights, keeps }
+        Self { head, compute, width, to_logits, to_head, ids, weights, keeps }
     }
 
     fn count(&self) -> usize {
@@ -218,8 +226,7 @@ impl<'a> Chunk<'a> {
     fn logits(&self, words: &Range<usize>, logits: &mut [f32]) {
         let size = Size { rows: words.len(), depth: self.width, columns: self.count() };
         let left = left(self.words(words), Order::Inner, self.width);
-        let right = Right::Floats(&self.rows, Order::Inner);
-        product(self.compute, size, left, right, false, logits);
+        product(self.compute, size, left, Right::Packed(&self.to_logits), false, logits);
     }
 
     /// The first pass.
@@ -259,7 +266,9 @@ impl<'a> Chunk<'a> {
         let few = values.par_chunks_mut(FEW * self.count());
         let found = few.map(|values| kernel.compiled(Exponentials { values, taken_off }));
         let found: Vec<Vec<f32>> = found.collect();
-        found.iter().for_each(|found| sums(found));
+        for found in found {
+            sums(&found);
+        }
     }
 
     /// `Σ weight · (ln Σ exp(logit) - target's logit)`
@@ -278,11 +287,12 @@ impl<'a> Chunk<'a> {
         &self,
         room: &mut Room,
         columns: &Columns,
+        to_head: &Packed,
         add: bool,
         dhead: &mut [f32],
     ) -> Vec<f32> {
         let (count, width, compute) = (self.count(), self.width, self.compute);
-        let mut found = vec![0.0; self.rows.len()];
+        let mut found = vec![0.0; count * width];
         for (block, words) in self.blocks().enumerate() {
             let slopes = &mut room.exponentials[self.places(&words)];
             let mut taken_off = &room.taken_off[block * count..][..count];
@@ -303,7 +313,7 @@ impl<'a> Chunk<'a> {
             let slope_rows = left(slopes, Order::Outer, count);
             product(compute, size, slope_rows, right, block > 0, &mut found);
             let size = Size { rows: words.len(), depth: count, columns: width };
-            let right = Right::Floats(&self.rows, Order::Outer);
+            let right = Right::Packed(to_head);
             let places = &mut dhead[words.start * width..words.end * width];
             product(compute, size, left(slopes, Order::Inner, count), right, add, places);
         }
