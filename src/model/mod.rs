@@ -29,7 +29,7 @@ pub use documents::Documents;
 pub use loss::{likeliest, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
-pub use parameters::{gradients, named_values, replace_values, values};
+pub use parameters::{gradients, named_values, replace_values, take_values, values};
 pub use source::FreshModel;
 pub use streamed::streamed_logits;
 

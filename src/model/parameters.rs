@@ -33,6 +33,14 @@ pub fn replace_values(model: LanguageModel, new: Vec<Tensor<1>>) -> LanguageMode
     model.map(&mut Replace { new: new.into_iter() })
 }
 
+/// All parameters, flat, without autodiff, in table order, each the only holder of its memory as
+/// far as the model was; and the model with nothing but their shapes.
+pub fn take_values(model: LanguageModel) -> (LanguageModel, Vec<Tensor<1>>) {
+    let mut mapper = Take { found: Vec::new() };
+    let shapes = model.map(&mut mapper);
+    (shapes, mapper.found)
+}
+
 struct Values {
     path: Vec<String>,
     found: Vec<(String, Tensor<1>)>,
@@ -62,6 +70,22 @@ impl ModuleVisitor for TakeGradients<'_> {
         let gradient = param.val().grad_remove(self.grads);
         self.found
             .push(gradient.expect("every parameter takes part in the loss").flatten(0, D - 1));
+    }
+}
+
+struct Take {
+    found: Vec<Tensor<1>>,
+}
+
+impl ModuleMapper for Take {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|old| {
+            let (shape, device, tracked) = (old.dims(), old.device(), old.is_autodiff());
+            self.found.push(old.inner().flatten(0, D - 1));
+            // One number that counts as all.
+            let nothing = Tensor::<1>::zeros([1], &device.inner()).reshape([1; D]).expand(shape);
+            if tracked { nothing.autodiff().require_grad() } else { nothing }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LanguageModel, gradients, replace_values, values};
+use crate::model::{LanguageModel, gradients, replace_values, take_values, values};
 use crate::ops::{self, Compute};
 use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Outcome, Rates};
@@ -184,7 +184,9 @@ impl Accumulated {
             return (model, report);
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
-        let new = optimizer.update(values(&model), gradients, factor, rates, compute);
+        // Taken out of the model, so that the update has them to itself and works in place.
+        let (model, values) = take_values(model);
+        let new = optimizer.update(values, gradients, factor, rates, compute);
         (replace_values(model, new), report)
     }
 }
