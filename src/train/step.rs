@@ -141,7 +141,7 @@ impl Accumulated {
         let metrics = self.metrics.iter().zip(other.metrics);
         self.metrics = metrics.map(|((name, sum), (_, more))| (*name, sum + more)).collect();
         let old = std::mem::take(&mut self.gradients);
-        self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
+        self.gradients = old.into_par_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
     }
 
     /// Mean loss per counted item.
@@ -173,7 +173,8 @@ impl Accumulated {
         let divisor = self.divisor(settings.reduction);
         let gradients = optimizer.trained(self.gradients);
         let compute = model.compute();
-        let grad_norm = global_norm(gradients.iter().flatten(), compute) / divisor;
+        let norm = in_pool(|| global_norm(gradients.iter().flatten(), compute));
+        let grad_norm = norm / divisor;
         let loss = (self.loss_sum / self.count) as f32;
         let skipped = settings.limits.verdict(loss, grad_norm);
         let mean = |(name, sum): &(&'static str, f64)| (*name, sum / self.count);
@@ -186,7 +187,7 @@ impl Accumulated {
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         // Taken out of the model, so that the update has them to itself and works in place.
         let (model, values) = take_values(model);
-        let new = optimizer.update(values, gradients, factor, rates, compute);
+        let new = in_pool(|| optimizer.update(values, gradients, factor, rates, compute));
         (replace_values(model, new), report)
     }
 }
@@ -195,6 +196,12 @@ impl Accumulated {
 /// recorded at the same time. The values are shared.
 pub(crate) fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
     replace_values(model.clone(), values(model))
+}
+
+/// Runs work that is shared out over the threads of the pool many times in a row on one of them:
+/// from outside, each time would cost two switches of threads.
+fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
 }
 
 /// L2 norm over all gradients together, summed in f64 over the tensors.
