@@ -3,6 +3,9 @@
 //! brings the weights, the batch offsets and the tokens.
 //!
 //! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] [--bf16] --json`
+//!
+//! With `--drawn` the weights and the batches are drawn here instead of read: the same run from any
+//! seed, which says how much of a difference is chance.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,22 +16,37 @@ use bitnet_format::tensors::TensorFile;
 use bitnet_kernels::Operands;
 use bitnet_train::model::{Documents, LanguageModel, Weight};
 use bitnet_train::ops::Compute;
+use bitnet_train::random;
 use bitnet_train::train::{
     Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, batch_log_probs,
 };
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Parser;
+use rand::RngExt;
 use serde_json::{Value, json};
 
 /// Validation windows that are evaluated at once.
 const WINDOWS_AT_ONCE: usize = 64;
 
 /// What the schedule and the optimizer read from the reference's config.
-const NUMBERS: [&str; 10] =
-    ["warmup", "phase1_frac", "lr1", "lr1_end", "lr2", "lr2_end", "wd1", "wd2", "clip", "eps"];
+const NUMBERS: [&str; 12] = [
+    "warmup",
+    "phase1_frac",
+    "lr1",
+    "lr1_end",
+    "lr2",
+    "lr2_end",
+    "wd1",
+    "wd2",
+    "clip",
+    "eps",
+    "eval_every",
+    "eval_windows",
+];
 
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Args {
     /// The folder of the reference run.
     #[arg(long)]
@@ -36,6 +54,9 @@ struct Args {
     /// Which initial weights and batches.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Draw the weights and batches of the seed instead of reading them.
+    #[arg(long)]
+    drawn: bool,
     /// Train the dense twin.
     #[arg(long)]
     dense: bool,
@@ -53,26 +74,44 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let reference = Reference::open(&args)?;
-    let (model, losses) =
+    let curve =
         reference.train(args.steps.map_or(reference.steps, |steps| steps.min(reference.steps)))?;
-    let validation = reference.validate(&model.valid());
-    print(&args, &losses, validation);
+    print(&args, &curve);
     Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the result belongs on stdout")]
-fn print(args: &Args, losses: &[f32], validation: f64) {
+fn print(args: &Args, curve: &Curve) {
+    let Curve { losses, validation, validation_at_the_end } = curve;
     if args.json {
-        println!("{}", json!({"loss": losses, "val_full_final": validation}));
+        let all = json!({"loss": losses, "val": validation,
+            "val_full_final": validation_at_the_end});
+        println!("{all}");
     } else {
-        println!("validation loss over all windows: {validation:.4}");
+        println!("validation loss over all windows: {validation_at_the_end:.4}");
     }
+}
+
+/// What a run gave.
+struct Curve {
+    /// Of every step's batch.
+    losses: Vec<f32>,
+    /// Steps, and the mean loss over the first windows after them.
+    validation: Vec<(usize, f64)>,
+    /// Over all windows, after the last step.
+    validation_at_the_end: f64,
+}
+
+/// Where the weights of step 0 come from.
+enum Start {
+    Stored(TensorFile),
+    Drawn(u64),
 }
 
 /// The reference run as its folder describes it.
 struct Reference {
     spec: ModelSpec,
-    weights: TensorFile,
+    start: Start,
     offsets: Vec<u32>,
     tokens: Vec<u16>,
     validation: Vec<u16>,
@@ -96,15 +135,26 @@ impl Reference {
             config["train"][key].as_f64().context(format!("config_char.json [train] {key}"))?;
         }
         let number = |key: &str| config["train"][key].as_u64().context(format!("[train] {key}"));
+        let tokens: Vec<u16> = numbers(&path("char_train.u16".into()))?;
+        let [steps, batch, time] = ["steps", "batch", "seq"].map(number);
+        let (steps, batch, time) = (steps? as usize, batch? as usize, time? as usize);
+        let (start, offsets) = if args.drawn {
+            let last = (tokens.len() - time - 1) as u32;
+            (Start::Drawn(args.seed), drawn_offsets(args.seed, steps * batch, last))
+        } else {
+            let weights = path(format!("char_init_seed{}.safetensors", args.seed));
+            let offsets = numbers(&path(format!("char_offsets_seed{}.u32", args.seed)))?;
+            (Start::Stored(TensorFile::open(&weights)?), offsets)
+        };
         Ok(Self {
             spec,
-            weights: TensorFile::open(&path(format!("char_init_seed{}.safetensors", args.seed)))?,
-            offsets: numbers(&path(format!("char_offsets_seed{}.u32", args.seed)))?,
-            tokens: numbers(&path("char_train.u16".into()))?,
+            start,
+            offsets,
+            tokens,
             validation: numbers(&path("char_val.u16".into()))?,
-            steps: number("steps")? as usize,
-            batch: number("batch")? as usize,
-            time: number("seq")? as usize,
+            steps,
+            batch,
+            time,
             train: config["train"].clone(),
             compute: Compute {
                 operands: if args.bf16 { Operands::Bf16 } else { Operands::F32 },
@@ -135,12 +185,21 @@ impl Reference {
         Rates { learning_rate, weight_decay }
     }
 
-    fn train(&self, steps: usize) -> Result<(LanguageModel, Vec<f32>)> {
+    fn initial_model(&self) -> Result<LanguageModel> {
         let form = if self.spec.quantise { Weight::Latent } else { Weight::Dense };
-        let mut model = LanguageModel::from_source(&self.spec, &self.device, |entry| {
-            self.weights.floats(&entry.name, &entry.shape).map(|values| (values, form))
-        })?;
-        model = model.computed_by(self.compute);
+        let model = match &self.start {
+            Start::Drawn(seed) => LanguageModel::initial(&self.spec, *seed, &self.device),
+            Start::Stored(weights) => {
+                LanguageModel::from_source(&self.spec, &self.device, |entry| {
+                    weights.floats(&entry.name, &entry.shape).map(|values| (values, form))
+                })?
+            }
+        };
+        Ok(model.computed_by(self.compute))
+    }
+
+    fn train(&self, steps: usize) -> Result<Curve> {
+        let mut model = self.initial_model()?;
         let betas = &self.train["betas"];
         let adamw = AdamWSettings {
             beta1: betas[0].as_f64().context("[train] betas")?,
@@ -149,20 +208,26 @@ impl Reference {
         };
         let mut optimizer = AdamW::for_model(&self.spec, adamw, &self.device);
         let settings = StepSettings { grad_clip: self.number("clip"), ..StepSettings::default() };
-        let (mut losses, began) = (Vec::new(), Instant::now());
+        let (every, few) =
+            (self.number("eval_every") as usize, self.number("eval_windows") as usize);
+        let (mut losses, mut validation, began) = (Vec::new(), Vec::new(), Instant::now());
         for t in 1..=steps {
             let batch = self.batch(t);
             let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &self.device);
             let (next, report) = sum.apply(model, &mut optimizer, settings, self.rates(t));
             model = next;
             losses.push(report.loss);
+            if t % every == 0 {
+                validation.push((t, self.validate(&model.valid(), few)));
+            }
             if t % 50 == 0 {
                 let tokens = (t * self.batch * self.time) as f64;
                 let speed = tokens / began.elapsed().as_secs_f64();
                 eprintln!("step {t}/{steps} loss {:.4} {speed:.0} tokens/s", report.loss);
             }
         }
-        Ok((model, losses))
+        let validation_at_the_end = self.validate(&model.valid(), usize::MAX);
+        Ok(Curve { losses, validation, validation_at_the_end })
     }
 
     fn batch(&self, t: usize) -> Batch {
@@ -170,9 +235,9 @@ impl Reference {
         windows(&self.tokens, starts.iter().map(|&start| start as usize), self.time)
     }
 
-    /// Mean loss over all windows of the validation text.
-    fn validate(&self, model: &LanguageModel) -> f64 {
-        let count = (self.validation.len() - 1) / self.time;
+    /// Mean loss over the first windows of the validation text.
+    fn validate(&self, model: &LanguageModel, windows_at_most: usize) -> f64 {
+        let count = windows_at_most.min((self.validation.len() - 1) / self.time);
         let starts: Vec<usize> = (0..count).map(|window| window * self.time).collect();
         let sum: f64 = starts
             .chunks(WINDOWS_AT_ONCE)
@@ -184,6 +249,12 @@ impl Reference {
             .sum();
         sum / (count * self.time) as f64
     }
+}
+
+/// Where the rows of all batches begin, each below `end`.
+fn drawn_offsets(seed: u64, count: usize, end: u32) -> Vec<u32> {
+    let mut random = random::keyed(seed, "batches", 0, 0);
+    (0..count).map(|_| random.random_range(0..end)).collect()
 }
 
 /// Rows of `time` inputs and targets that begin at `starts`.

@@ -214,6 +214,9 @@ pub(crate) struct BenchArgs {
     /// Operands of the float products: f32 or bf16.
     #[arg(long, value_name = "f32|bf16", default_value = "f32")]
     pub(crate) precision: String,
+    /// Compute each block again for the backward pass instead of keeping its activations.
+    #[arg(long)]
+    pub(crate) recompute: bool,
     /// Worker threads.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

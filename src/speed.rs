@@ -7,7 +7,7 @@ use bitnet_format::ModelSpec;
 use burn::tensor::Device;
 use rand::Rng;
 
-use crate::model::{Documents, LanguageModel};
+use crate::model::{Activations, Documents, LanguageModel};
 use crate::ops::Compute;
 use crate::random;
 use crate::train::{
@@ -25,6 +25,8 @@ pub struct Workload {
     pub seq_len: usize,
     /// How it is computed.
     pub compute: Compute,
+    /// What its forward passes leave in memory.
+    pub activations: Activations,
 }
 
 /// What a step took, and its loss.
@@ -39,7 +41,7 @@ pub struct StepTime {
 /// Calls `each` after every one of `steps` steps on one batch that stays the same.
 pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl FnMut(StepTime)) {
     let model = LanguageModel::initial(&work.spec, 0, device);
-    let mut model = model.computed_by(work.compute);
+    let mut model = model.computed_by(work.compute).with_activations(work.activations);
     let mut optimizer = AdamW::for_model(&work.spec, AdamWSettings::default(), device);
     let batch = [random_parts(&work.spec, work.rows, work.seq_len)];
     let rates = Rates { learning_rate: 1e-3, weight_decay: 0.1 };

@@ -4,4 +4,5 @@
 mod golden;
 mod operations;
 mod policy;
+mod recompute;
 mod runs;

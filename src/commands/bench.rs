@@ -4,6 +4,7 @@ use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_kernels::Kernel;
 use bitnet_train::device;
+use bitnet_train::model::Activations;
 use bitnet_train::ops::Compute;
 use bitnet_train::platform::peak_memory;
 use bitnet_train::recipe::Precision;
@@ -46,6 +47,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         "tokens_per_step": args.batch * args.seq_len,
         "parameters": work.spec.parameters(),
         "precision": args.precision,
+        "recompute": args.recompute,
         "kernel": work.compute.kernel.name(),
         "threads": rayon::current_num_threads(),
         "device": args.device,
@@ -84,7 +86,8 @@ fn workload(args: &BenchArgs) -> Result<Workload> {
         let unknown = || Usage(format!("--kernel {name}: this CPU has {}", all.join(", ")));
         compute.kernel = Kernel::named(name).ok_or_else(unknown)?;
     }
-    Ok(Workload { spec, rows: args.batch, seq_len: args.seq_len, compute })
+    let activations = if args.recompute { Activations::Recomputed } else { Activations::Kept };
+    Ok(Workload { spec, rows: args.batch, seq_len: args.seq_len, compute, activations })
 }
 
 fn in_words(result: &serde_json::Value) -> String {

@@ -91,11 +91,12 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
 
 fn load(recipe: &Recipe) -> Load {
     let train = &recipe.train;
-    let sides = if recipe.stage == Stage::Dpo { 2 } else { 1 };
     Load {
-        rows: sides * train.micro_batch as u64,
+        items: train.micro_batch as u64,
+        rows_an_item: if recipe.stage == Stage::Dpo { 2 } else { 1 },
         seq_len: recipe.data.seq_len as u64,
         micro_batches: (train.batch / train.micro_batch) as u64,
+        activations: train.activations(),
     }
 }
 

@@ -19,6 +19,7 @@ mod loss;
 mod mlp;
 mod norm;
 mod parameters;
+mod recording;
 mod rope;
 mod source;
 mod streamed;
@@ -30,6 +31,7 @@ pub use loss::{likeliest, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use parameters::{gradients, named_values, replace_values, take_values, values};
+pub use recording::{Activations, Recording};
 pub use source::FreshModel;
 pub use streamed::streamed_logits;
 
@@ -50,6 +52,8 @@ pub struct LanguageModel {
     pub lm_head: Option<Head>,
     #[module(skip)]
     compute: Compute,
+    #[module(skip)]
+    activations: Activations,
 }
 
 /// Embedding, blocks and final norm.
@@ -116,7 +120,8 @@ impl LanguageModel {
         let rope = RopeTable::new(spec);
         let model = Transformer { embed_tokens, layers, norm, rope };
         let lm_head = (!spec.tie_word_embeddings).then(|| parts.head());
-        Self { model, lm_head, compute: Compute::default() }
+        let (compute, activations) = (Compute::default(), Activations::default());
+        Self { model, lm_head, compute, activations }
     }
 
     /// The same model, computed otherwise.
@@ -128,6 +133,12 @@ impl LanguageModel {
     /// How it is computed.
     pub fn compute(&self) -> Compute {
         self.compute
+    }
+
+    /// The same model, keeping something else in memory when it is recorded.
+    #[must_use]
+    pub fn with_activations(self, activations: Activations) -> Self {
+        Self { activations, ..self }
     }
 
     /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`
@@ -160,14 +171,25 @@ impl Transformer {
     /// The residual stream after the embedding and after each block, the last one normalised:
     /// `num_hidden_layers + 1` tensors `[B, T, C]`, as Hugging Face's `hidden_states`.
     pub fn hidden_states(&self, tokens: Tensor<2, Int>, documents: &Documents) -> Vec<Tensor<3>> {
-        let mut states = vec![self.embed(tokens)];
         let (context, compute) = (AttentionContext::new(documents, &self.rope), Compute::default());
-        for layer in &self.layers {
-            let last = states.last().expect("the embedding is there").clone();
-            states.push(layer.forward(last, &context, compute));
-        }
+        let mut states = self.residuals(tokens, &context, compute);
         let last = states.pop().expect("the embedding is there");
         states.push(self.norm.forward(last, compute));
+        states
+    }
+
+    /// The residual stream after the embedding and after each block.
+    fn residuals(
+        &self,
+        tokens: Tensor<2, Int>,
+        context: &AttentionContext,
+        compute: Compute,
+    ) -> Vec<Tensor<3>> {
+        let mut states = vec![self.embed(tokens)];
+        for layer in &self.layers {
+            let last = states.last().expect("the embedding is there").clone();
+            states.push(layer.forward(last, context, compute));
+        }
         states
     }
 

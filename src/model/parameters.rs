@@ -18,13 +18,14 @@ pub fn named_values(model: &LanguageModel) -> Vec<(String, Tensor<1>)> {
     visitor.found
 }
 
-/// Takes every parameter's gradient out of `grads`, flat, in table order.
+/// Takes the gradient of every parameter of a model, or of a part of one, out of `grads`, flat, in
+/// table order.
 ///
 /// # Panics
 /// When a parameter took no part in the loss.
-pub fn gradients(model: &LanguageModel, grads: &mut Gradients) -> Vec<Tensor<1>> {
+pub fn gradients(module: &impl Module, grads: &mut Gradients) -> Vec<Tensor<1>> {
     let mut visitor = TakeGradients { grads, found: Vec::new() };
-    model.visit(&mut visitor);
+    module.visit(&mut visitor);
     visitor.found
 }
 

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use super::data::Data;
 use super::model::ModelSource;
 use super::rate::{Rate, Shape, Span};
+use crate::model::Activations;
 
 /// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,6 +179,13 @@ pub struct Train {
     pub max_minutes: Option<f64>,
     /// Names of the tensors that stay as they are, with `*` and `?`.
     pub freeze: Vec<String>,
+}
+
+impl Train {
+    /// What a forward pass leaves in memory.
+    pub fn activations(&self) -> Activations {
+        if self.recompute { Activations::Recomputed } else { Activations::Kept }
+    }
 }
 
 /// `AdamW`, clipping and warm-up.

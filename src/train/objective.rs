@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::model::{Documents, LanguageModel, target_log_probs};
+use crate::model::{Documents, LanguageModel, Recording, target_log_probs};
 use crate::ops::{self, Targets};
 
 /// Rows of tokens as the model sees them, on the host.
@@ -39,8 +39,16 @@ pub trait Objective: Sync {
     /// What one micro-batch is.
     type Batch: Sync;
 
+    /// The rows of a micro-batch that the model reads.
+    fn rows<'b>(&self, batch: &'b Self::Batch) -> &'b Batch;
+
+    /// What the final hidden states of those rows contribute; the head is `model`'s.
+    fn outcome(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &Self::Batch) -> Outcome;
+
     /// Runs the model forward on a micro-batch.
-    fn evaluate(&self, model: &LanguageModel, batch: &Self::Batch, device: &Device) -> Outcome;
+    fn evaluate(&self, model: &LanguageModel, batch: &Self::Batch, device: &Device) -> Outcome {
+        self.outcome(model, self.rows(batch).hidden(model, device), batch)
+    }
 }
 
 /// Next-token cross-entropy over the trained targets: pretraining and SFT.
@@ -50,12 +58,15 @@ pub struct CrossEntropy;
 impl Objective for CrossEntropy {
     type Batch = Batch;
 
-    fn evaluate(&self, model: &LanguageModel, batch: &Batch, device: &Device) -> Outcome {
+    fn rows<'b>(&self, batch: &'b Batch) -> &'b Batch {
+        batch
+    }
+
+    fn outcome(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &Batch) -> Outcome {
         let targets = Targets {
             ids: Arc::new(batch.targets.clone()),
             weights: Arc::new(batch.loss_mask.clone()),
         };
-        let hidden = batch.hidden(model, device);
         let sum = ops::cross_entropy(hidden, model.head(), targets, model.compute());
         let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
         let tokens = batch.trained_tokens();
@@ -65,14 +76,24 @@ impl Objective for CrossEntropy {
 
 /// Log-probability of every target of a batch, `[B, T]`.
 pub fn batch_log_probs(model: &LanguageModel, batch: &Batch, device: &Device) -> Tensor<2> {
-    let hidden = batch.hidden(model, device);
-    target_log_probs(hidden, model.head(), batch.ids(&batch.targets, device))
+    batch.log_probs(model, batch.hidden(model, device))
 }
 
 impl Batch {
     /// Final hidden states `[B, T, C]`.
     fn hidden(&self, model: &LanguageModel, device: &Device) -> Tensor<3> {
         model.forward(self.ids(&self.tokens, device), &self.documents)
+    }
+
+    /// Final hidden states to make a loss of, and the way back from there.
+    pub(crate) fn record(&self, model: &LanguageModel, device: &Device) -> (Tensor<3>, Recording) {
+        model.record(self.ids(&self.tokens, device), &self.documents)
+    }
+
+    /// Log-probability of every target, `[B, T]`, from the final hidden states.
+    pub(crate) fn log_probs(&self, model: &LanguageModel, hidden: Tensor<3>) -> Tensor<2> {
+        let targets = self.ids(&self.targets, &hidden.device());
+        target_log_probs(hidden, model.head(), targets)
     }
 
     /// `[B, T]`

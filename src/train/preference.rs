@@ -43,8 +43,13 @@ pub struct Preference {
 impl Objective for Preference {
     type Batch = PairBatch;
 
-    fn evaluate(&self, model: &LanguageModel, batch: &PairBatch, device: &Device) -> Outcome {
-        let policy = sequence_log_probs(model, &batch.rows, device); // [2P]
+    fn rows<'b>(&self, batch: &'b PairBatch) -> &'b Batch {
+        &batch.rows
+    }
+
+    fn outcome(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &PairBatch) -> Outcome {
+        let device = &hidden.device();
+        let policy = answers(&batch.rows, batch.rows.log_probs(model, hidden)); // [2P]
         let pairs = batch.reference.len() / 2;
         let data = TensorData::new(batch.reference.clone(), [2 * pairs]);
         let ratio = policy.clone() - Tensor::from_data(data, device);
@@ -78,9 +83,24 @@ impl Preference {
 
 /// Log-probability of the masked targets of each row, summed: `[B]`.
 pub fn sequence_log_probs(model: &LanguageModel, rows: &Batch, device: &Device) -> Tensor<1> {
+    answers(rows, batch_log_probs(model, rows, device))
+}
+
+/// The same from a pass recorded as training records it.
+pub(crate) fn recorded_log_probs(
+    model: &LanguageModel,
+    rows: &Batch,
+    device: &Device,
+) -> Tensor<1> {
+    let (hidden, _) = rows.record(model, device);
+    answers(rows, rows.log_probs(model, hidden))
+}
+
+/// `[B, T]`, the log-probability of every target → `[B]`, summed over the masked ones.
+fn answers(rows: &Batch, log_probs: Tensor<2>) -> Tensor<1> {
     let mask = TensorData::new(rows.loss_mask.clone(), rows.documents.dims());
-    let log_probs = batch_log_probs(model, rows, device);
-    (log_probs * Tensor::<2>::from_data(mask, device)).sum_dim(1).flatten(0, 1)
+    let mask = Tensor::<2>::from_data(mask, &log_probs.device());
+    (log_probs * mask).sum_dim(1).flatten(0, 1)
 }
 
 pub(crate) fn host(tensor: Tensor<1>) -> Vec<f32> {

@@ -18,7 +18,7 @@ use crate::data::{Epoch, FileLock, Pair, PairPlan};
 use crate::model::LanguageModel;
 use crate::train::TrainError;
 use crate::train::evaluate::batch_of;
-use crate::train::preference::{host, sequence_log_probs};
+use crate::train::preference::{host, recorded_log_probs};
 use crate::train::step::with_own_leaves;
 
 /// Bytes of a pair: two little-endian f32.
@@ -160,7 +160,7 @@ fn release_graphs(device: &Device) {
 
 fn log_probs(model: &LanguageModel, pair: &Pair, device: &Device) -> [f32; 2] {
     let rows = batch_of(&[pair.chosen.clone(), pair.rejected.clone()]);
-    let both = host(sequence_log_probs(model, &rows, device));
+    let both = host(recorded_log_probs(model, &rows, device));
     [both[0], both[1]]
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn load(
     refuse_data_drift(session, path, &progress, allowed)?;
     let folder = bitnet_format::StoredModel::open(path)?;
     let (model, _) = LanguageModel::read_for_training(&folder, &session.device)?;
-    let model = model.computed_by(session.compute());
+    let model = session.prepared(model);
     let mut optimizer = session.new_optimizer();
     let inner = session.device.clone().inner();
     [optimizer.first, optimizer.second] = checkpoint::read_moments(path, &session.spec, &inner)?;

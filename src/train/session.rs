@@ -99,7 +99,7 @@ impl<'a> Session<'a> {
     ) -> Result<LanguageModel, TrainError> {
         let Some(init) = &self.init else {
             let model = LanguageModel::initial(&self.spec, self.recipe.seed, &self.device);
-            return Ok(model.computed_by(self.compute()));
+            return Ok(self.prepared(model));
         };
         let folder = StoredModel::open(init)?;
         let (model, kept) = LanguageModel::read_for_training(&folder, &self.device)?;
@@ -109,12 +109,14 @@ impl<'a> Session<'a> {
                 init.display()
             ));
         }
-        Ok(model.computed_by(self.compute()))
+        Ok(self.prepared(model))
     }
 
-    /// How a model of this run is computed.
-    pub(crate) fn compute(&self) -> Compute {
-        Compute { operands: self.recipe.train.precision.operands(), ..Compute::default() }
+    /// A model as this run computes it.
+    pub(crate) fn prepared(&self, model: LanguageModel) -> LanguageModel {
+        let train = &self.recipe.train;
+        let compute = Compute { operands: train.precision.operands(), ..Compute::default() };
+        model.computed_by(compute).with_activations(train.activations())
     }
 
     /// Identifies the model of step 0 and how it is computed.
@@ -203,18 +205,11 @@ impl<'a> Session<'a> {
 
 /// Refuses what a recipe may say and this version does not do, before anything is written.
 pub(crate) fn refuse_unbuilt(recipe: &Recipe) -> Result<(), TrainError> {
-    let train = &recipe.train;
-    let unbuilt = [
-        ("train.recompute", train.recompute, "false"),
-        ("train.shard_optimizer", train.shard_optimizer, "false"),
-    ];
-    match unbuilt.into_iter().find(|(_, asked, _)| *asked) {
-        None => Ok(()),
-        Some((field, _, expected)) => {
-            let what = format!("is not in this version yet; expected {expected}");
-            Err(contradiction(recipe, field, what))
-        }
+    if recipe.train.shard_optimizer {
+        let what = "is not in this version yet; expected false".to_owned();
+        return Err(contradiction(recipe, "train.shard_optimizer", what));
     }
+    Ok(())
 }
 
 /// The folder that `model.init` names; a model of the hub is brought into the local cache first.

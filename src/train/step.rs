@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LanguageModel, gradients, replace_values, take_values, values};
+use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::ops::{self, Compute};
 use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Outcome, Rates};
@@ -122,9 +122,9 @@ impl Accumulated {
         batch: &O::Batch,
         device: &Device,
     ) -> Self {
-        let Outcome { sum, count, tokens, metrics } = objective.evaluate(model, batch, device);
-        let mut grads = sum.backward();
-        let gradients = gradients(model, &mut grads);
+        let (hidden, recording) = objective.rows(batch).record(model, device);
+        let Outcome { sum, count, tokens, metrics } = objective.outcome(model, hidden, batch);
+        let gradients = recording.gradients(model, sum.backward());
         let loss_sum = f64::from(sum.into_scalar::<f32>());
         Self { loss_sum, count, tokens, metrics, gradients }
     }

@@ -77,16 +77,11 @@ fn a_broken_tokenizer_is_named() {
 
 #[test]
 fn what_this_version_does_not_do_is_refused_before_anything_is_written() {
-    for (word, field) in [
-        ("train.shard_optimizer=true", "train.shard_optimizer"),
-        ("train.recompute=true", "train.recompute"),
-    ] {
-        let lab = Lab::new();
-        let output = lab.run(&lab.path("out"), &[word]);
-        assert_code(&output, 3);
-        assert!(stderr(&output).contains(field), "{}", stderr(&output));
-        assert!(!lab.path("out").exists());
-    }
+    let lab = Lab::new();
+    let output = lab.run(&lab.path("out"), &["train.shard_optimizer=true"]);
+    assert_code(&output, 3);
+    assert!(stderr(&output).contains("train.shard_optimizer"), "{}", stderr(&output));
+    assert!(!lab.path("out").exists());
 }
 
 #[test]

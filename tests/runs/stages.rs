@@ -166,6 +166,34 @@ fn a_preference_run_starts_at_ln_2_and_its_reference_is_made_once() {
 }
 
 #[test]
+fn every_stage_ends_with_the_same_bits_when_blocks_are_computed_again() {
+    let lab = lab();
+    for recipe in ["recipe.toml", "sft.toml", "dpo.toml"] {
+        let [kept, recomputed] = ["kept", "recomputed"].map(|way| lab.path(way).join(recipe));
+        lab.finish_recipe(recipe, &kept, &["train.steps=8"]);
+        // With a cache of its own, so that the reference of a preference run is made once more.
+        let words = ["train.steps=8", "train.recompute=true", "data.cache=another"];
+        lab.finish_recipe(recipe, &recomputed, &words);
+        assert_same(&result(&recomputed), &result(&kept), recipe);
+    }
+}
+
+#[test]
+fn a_run_may_go_on_with_recomputation_switched_on() {
+    let lab = lab();
+    let (straight, changed) = (lab.path("straight"), lab.path("changed"));
+    lab.finish_recipe("sft.toml", &straight, &[]);
+    let mut child = lab.spawn_recipe("sft.toml", &changed, &[]);
+    wait_until(&mut child, || last_step(&changed).is_some_and(|step| step >= 8));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let words = ["--resume", "auto", "train.recompute=true"];
+    let output = lab.finish_recipe("sft.toml", &changed, &words);
+    assert!(stderr(&output).contains("continuing after step"), "{}", stderr(&output));
+    assert_same(&result(&changed), &result(&straight), "switched on after a kill");
+}
+
+#[test]
 fn the_summed_loss_is_logged_as_a_mean_and_the_best_model_is_kept() {
     let lab = lab();
     let out = lab.path("out");

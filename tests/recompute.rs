@@ -1,0 +1,134 @@
+//! Blocks that are computed again for the backward pass give the bits of blocks that are kept.
+
+use bitnet_kernels::Operands;
+use bitnet_train::model::{Activations, Documents, LanguageModel};
+use bitnet_train::ops::Compute;
+use bitnet_train::random;
+use bitnet_train::train::{
+    Accumulated, Batch, CrossEntropy, Objective, PairBatch, Preference, Reduction,
+};
+use burn::tensor::Device;
+use rand::RngExt;
+
+const VOCAB: usize = 90;
+const TIME: usize = 24;
+
+/// A model of three blocks with `extra` lines in its config.
+fn model(extra: &str, operands: Operands) -> LanguageModel {
+    let spec = toml::from_str(&format!(
+        "hidden_size = 32\nintermediate_size = 52\nnum_hidden_layers = 3\nvocab_size = {VOCAB}\n\
+         num_attention_heads = 4\nnum_key_value_heads = 2\ninitializer_range = 0.2\n{extra}"
+    ))
+    .unwrap();
+    let compute = Compute { operands, ..Compute::default() };
+    LanguageModel::initial(&spec, 5, &Device::flex().autodiff()).computed_by(compute)
+}
+
+/// Rows of random tokens, each of three documents of random lengths, a third of it not trained.
+fn packed_rows(rows: usize, seed: u64) -> Batch {
+    let mut dice = random::keyed(seed, "rows", 0, 0);
+    let mut ids = |end: usize| -> Vec<i32> {
+        (0..rows * TIME).map(|_| dice.random_range(0..end as i32)).collect()
+    };
+    let (tokens, targets, kept) = (ids(VOCAB), ids(VOCAB), ids(3));
+    let mut cuts = || {
+        let mut cuts = [0, dice.random_range(1..TIME), dice.random_range(1..TIME)];
+        cuts.sort_unstable();
+        cuts
+    };
+    let cuts: Vec<_> = (0..rows).map(|_| cuts()).collect();
+    let start = |row: usize, at: usize| *cuts[row].iter().rfind(|&&cut| cut <= at).unwrap() as i32;
+    let starts = (0..rows * TIME).map(|i| start(i / TIME, i % TIME)).collect();
+    Batch {
+        tokens,
+        targets,
+        loss_mask: kept.iter().map(|&one| f32::from(one > 0)).collect(),
+        documents: Documents::from_starts(rows, TIME, starts),
+    }
+}
+
+/// The bits of a batch's loss, its other figures and every gradient.
+fn bits(sum: Accumulated, reduction: Reduction) -> (u32, Vec<Vec<u32>>) {
+    let loss = sum.loss().to_bits();
+    let gradients = sum.reduced_gradients(reduction).into_iter().map(|gradient| {
+        let values: Vec<f32> = gradient.into_data().try_to_vec().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    });
+    (loss, gradients.collect())
+}
+
+fn assert_equal_either_way<O: Objective>(
+    model: &LanguageModel,
+    objective: &O,
+    micro_batches: &[Vec<O::Batch>],
+    what: &str,
+) {
+    let device = Device::flex().autodiff();
+    let of = |activations: Activations, reduction| {
+        let model = model.clone().with_activations(activations);
+        let sum = Accumulated::over(&model, objective, micro_batches, &device, &|| false);
+        bits(sum.unwrap(), reduction)
+    };
+    for reduction in [Reduction::Mean, Reduction::Sum] {
+        let (loss, gradients) = of(Activations::Kept, reduction);
+        let (again, computed_again) = of(Activations::Recomputed, reduction);
+        assert_eq!(loss, again, "{what}: loss bits");
+        assert_eq!(gradients.len(), computed_again.len(), "{what}");
+        for (number, pair) in gradients.iter().zip(&computed_again).enumerate() {
+            assert!(pair.0.iter().any(|&bits| bits << 1 != 0), "{what}: gradient {number} is 0");
+            assert!(pair.0 == pair.1, "{what}: bits of gradient {number}");
+        }
+    }
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_bits_in_every_shape_of_model() {
+    let shapes = [
+        "tie_word_embeddings = true",
+        "tie_word_embeddings = false",
+        "tie_word_embeddings = false\nsub_norms = false\nhidden_act = \"silu\"",
+        "tie_word_embeddings = true\nquantise = false",
+    ];
+    for shape in shapes {
+        for operands in [Operands::F32, Operands::Bf16] {
+            let (model, what) = (model(shape, operands), format!("{shape} {operands:?}"));
+            let batches = [vec![packed_rows(3, 1)]];
+            assert_equal_either_way(&model, &CrossEntropy, &batches, &what);
+        }
+    }
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_bits_in_several_micro_batches_of_several_parts() {
+    for tied in ["tie_word_embeddings = true", "tie_word_embeddings = false"] {
+        let model = model(tied, Operands::F32);
+        let batches: Vec<Vec<Batch>> = (0..3)
+            .map(|n| vec![packed_rows(2, 3 * n), packed_rows(2, 3 * n + 1), packed_rows(1, n)])
+            .collect();
+        assert_equal_either_way(&model, &CrossEntropy, &batches, tied);
+    }
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_bits_for_preferences() {
+    let model = model("tie_word_embeddings = true", Operands::F32);
+    let pairs = |seed: u64| PairBatch {
+        rows: packed_rows(4, seed),
+        reference: vec![-60.0, -59.0, -61.0, -60.5],
+    };
+    let batches = [vec![pairs(1), pairs(2)], vec![pairs(3)]];
+    assert_equal_either_way(&model, &Preference { beta: 0.1 }, &batches, "pairs");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_so_with_recomputed_blocks_too() {
+    let model = model("tie_word_embeddings = true", Operands::F32);
+    let mut batch = packed_rows(1, 1);
+    batch.loss_mask[3] = f32::NAN;
+    let model = model.with_activations(Activations::Recomputed);
+    let device = Device::flex().autodiff();
+    let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &device);
+    assert!(sum.loss().is_nan());
+    let (_, gradients) = bits(sum, Reduction::Sum);
+    assert!(gradients.iter().flatten().any(|&bits| f32::from_bits(bits).is_nan()));
+}
