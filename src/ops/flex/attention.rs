@@ -129,17 +129,9 @@ impl<'a> Row<'a> {
 
     /// Turns `[T, heads, D]` by the positions, or back where `direction` is -1.
     fn turn(&self, values: &mut [f32], direction: f32) {
-        let (heads, half) = (values.len() / self.shape.time, self.shape.width / 2);
-        let turns = self.cosines.chunks_exact(half).zip(self.sines.chunks_exact(half));
-        for (values, (cosines, sines)) in values.chunks_exact_mut(heads).zip(turns) {
-            for values in values.chunks_exact_mut(2 * half) {
-                let (low, high) = values.split_at_mut(half);
-                for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
-                    let sin = direction * sin;
-                    (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
-                }
-            }
-        }
+        let Self { cosines, sines, shape, .. } = *self;
+        let (heads, half) = (values.len() / (shape.time * shape.width), shape.width / 2);
+        self.compute.kernel.compiled(Turn { values, heads, half, cosines, sines, direction });
     }
 
     fn product(&self, size: [usize; 3], left: Left, right: Right, add: bool, out: &mut [f32]) {
@@ -238,6 +230,35 @@ impl<'a> Row<'a> {
     }
 }
 
+/// Rotary positions: element `j` of a head turns with element `j + D/2`.
+struct Turn<'a> {
+    values: &'a mut [f32],
+    heads: usize,
+    half: usize,
+    cosines: &'a [f32],
+    sines: &'a [f32],
+    direction: f32,
+}
+
+impl Work for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { values, heads, half, cosines, sines, direction } = self;
+        let turns = cosines.chunks_exact(half).zip(sines.chunks_exact(half));
+        for (token, (cosines, sines)) in values.chunks_exact_mut(2 * half * heads).zip(turns) {
+            for head in token.chunks_exact_mut(2 * half) {
+                let (low, high) = head.split_at_mut(half);
+                for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
+                    let sin = direction * sin;
+                    (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
+                }
+            }
+        }
+    }
+}
+
 /// Some columns of rows, one behind the other.
 fn gathered(rows: &[f32], stride: usize, columns: Range<usize>) -> Vec<f32> {
     let mut values = Vec::with_capacity(rows.len() / stride * columns.len());
@@ -305,8 +326,9 @@ impl Work for Softmax<'_> {
             }
             let sum = sum(scores);
             *log_sum = largest + sum.ln();
+            let inverse = 1.0 / sum;
             for score in scores {
-                *score /= sum;
+                *score *= inverse;
             }
         }
     }
