@@ -6,7 +6,7 @@
 # index and, for the compiled runs, a C++ compiler; everything goes into a directory of its own.
 #
 #   scripts/bench_vs_torch.sh [DIR] [s|m|vocab|avx2]...     default: all four
-#   ROUNDS=5 STEPS=8 THREADS=2 scripts/bench_vs_torch.sh
+#   ROUNDS=5 STEPS=8 THREADS=2 PRECISIONS="f32 bf16" scripts/bench_vs_torch.sh
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 dir=${1:-$(mktemp -d)}
@@ -35,8 +35,8 @@ note() { # case, precision, program, its line of JSON
 for _ in $(seq "$rounds"); do
     for case in $cases; do
         case $case in
-            s) shape="--config configs/s.toml --seq-len 256 --batch 8" precisions="f32 bf16" ;;
-            m) shape="--config configs/m.toml --seq-len 512 --batch 4" precisions="f32 bf16" ;;
+            s) shape="--config configs/s.toml --seq-len 256 --batch 8" precisions="${PRECISIONS:-f32 bf16}" ;;
+            m) shape="--config configs/m.toml --seq-len 512 --batch 4" precisions="${PRECISIONS:-f32 bf16}" ;;
             vocab) shape="--config configs/s.toml --seq-len 256 --batch 8 --vocab-size 128256"
                 precisions="bf16" ;;
             avx2) shape="--config configs/s.toml --seq-len 256 --batch 8" precisions="f32" ;;
