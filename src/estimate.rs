@@ -116,7 +116,7 @@ impl Pace {
 pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
     let mut model = LanguageModel::initial(spec, 0, device);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
-    let parts = random_parts(spec, load.rows as usize, load.seq_len as usize);
+    let parts = random_parts(spec, load.rows as usize, load.seq_len as usize, device);
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
     for _ in 0..2 {
         let began = Instant::now();

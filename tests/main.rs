@@ -3,5 +3,6 @@
 
 mod golden;
 mod operations;
+mod parity;
 mod policy;
 mod runs;
