@@ -149,6 +149,9 @@ pub(crate) struct EvalArgs {
     /// Tokens a row [default: the model's context, at most 512]
     #[arg(long, value_name = "N")]
     pub(crate) seq_len: Option<usize>,
+    /// Where to compute.
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub(crate) device: String,
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

@@ -1,24 +1,182 @@
-//! The only file that names a backend.
+//! The only file that names a backend: what devices are called, which of them this build has and
+//! this machine offers, and what sets them apart. Nothing is computed here.
+//!
+//! * `flex`: any CPU, on this project's own operations; always there.
+//! * `ndarray`: any CPU, on plain tensor operations; for comparison.
+//! * `wgpu`, `wgpu:N`, `wgpu:KIND`: any GPU with a driver for Vulkan, Metal or DirectX, shaders in
+//!   WGSL; `KIND` is discrete, integrated, virtual, cpu or other, `N` a place in the list of
+//!   adapters. Without either the fastest kind that is there.
+//! * `vulkan`, likewise: the same adapters, shaders in SPIR-V.
+//! * `cuda`, `cuda:N`: an NVIDIA card.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 
-/// A device was asked for that this build does not have.
+/// A device was asked for that this build does not have or this machine does not offer.
 #[derive(Debug, thiserror::Error)]
-#[error("device \"{asked}\" is not in this build; expected one of: {}", BUILT_IN.join(", "))]
-pub struct UnknownDevice {
+#[error("device \"{asked}\" {why}; expected one of: {}", offered.join(", "))]
+pub struct NoDevice {
     asked: String,
+    why: String,
+    offered: Vec<String>,
 }
 
-/// The devices this build can open.
-pub const BUILT_IN: &[&str] = &["flex"];
+/// A device cannot compute with what `train.precision` asks for.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "train.precision is \"bf16\", and the device \"{device}\" does not compute with it; expected \
+     \"f32\", or the device flex"
+)]
+pub struct NoBf16 {
+    device: String,
+}
+
+/// Backends by name, and whether this build has them. Each but the first is a Cargo feature of the
+/// same name.
+const FAMILIES: [(&str, bool); 5] = [
+    ("flex", true),
+    ("ndarray", cfg!(feature = "ndarray")),
+    ("wgpu", cfg!(feature = "wgpu")),
+    ("vulkan", cfg!(feature = "vulkan")),
+    ("cuda", cfg!(feature = "cuda")),
+];
+
+/// Kinds of adapters, the one that is taken first where none is asked for.
+const KINDS: [&str; 5] = ["discrete", "integrated", "virtual", "other", "cpu"];
+
+/// A device that this machine offers, with its place in [`KINDS`].
+struct Offer {
+    kind: usize,
+    device: Device,
+}
 
 /// Opens a device by its recipe name, ready for training.
 ///
 /// # Errors
-/// When the name is not one of [`BUILT_IN`].
-pub fn open(name: &str) -> Result<Device, UnknownDevice> {
-    match name {
-        "flex" => Ok(Device::flex().autodiff()),
-        _ => Err(UnknownDevice { asked: name.to_owned() }),
+/// When this build does not have it, or this machine does not offer it.
+pub fn open(name: &str) -> Result<Device, NoDevice> {
+    let (family, which) = name.split_once(':').map_or((name, None), |(a, b)| (a, Some(b)));
+    let refused = |why: String| NoDevice { asked: name.to_owned(), why, offered: offered() };
+    match FAMILIES.iter().find(|(known, _)| *known == family) {
+        None => Err(refused("is no device's name".into())),
+        Some((_, false)) => Err(refused(format!(
+            "is not in this build (cargo build --release --features {family})"
+        ))),
+        Some((_, true)) => choose(offers(family), which)
+            .map(Device::autodiff)
+            .ok_or_else(|| refused("is not on this machine".into())),
     }
+}
+
+/// The device on which stored models are checked and evaluated where nothing else is asked for:
+/// the CPU, without gradients.
+pub fn cpu() -> Device {
+    Device::flex()
+}
+
+/// Whether the operations of `ops::flex` run there. They share a micro-batch out over threads and
+/// leave every number in reach of the host; other devices get the same work in tensor operations,
+/// whole, and are asked for numbers rarely.
+pub fn runs_own_operations(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+/// Whether its memory is the host's, so that looking at a number costs nothing.
+pub fn shares_memory(device: &Device) -> bool {
+    #[cfg(feature = "ndarray")]
+    if *device == ndarray() {
+        return true;
+    }
+    runs_own_operations(device)
+}
+
+/// Refuses a device that cannot multiply bf16 operands.
+///
+/// # Errors
+/// When it cannot.
+pub fn require_bf16(device: &Device, name: &str) -> Result<(), NoBf16> {
+    let able = runs_own_operations(device) || device.supports_dtype(FloatDType::BF16);
+    if able { Ok(()) } else { Err(NoBf16 { device: name.to_owned() }) }
+}
+
+/// The part's own name, where the device has one.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub fn part_name(device: &Device) -> Option<String> {
+    device.identity().map(|identity| identity.name)
+}
+
+/// The part's own name: a CPU has none here.
+#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+pub fn part_name(_: &Device) -> Option<String> {
+    None
+}
+
+/// One of the offers: by place, by kind, or the first of the best kind.
+fn choose(mut offers: Vec<Offer>, which: Option<&str>) -> Option<Device> {
+    let place = match which {
+        None => (0..offers.len()).min_by_key(|&place| offers[place].kind),
+        Some(word) => match word.parse() {
+            Ok(place) => (place < offers.len()).then_some(place),
+            Err(_) => offers.iter().position(|offer| KINDS[offer.kind] == word),
+        },
+    };
+    place.map(|place| offers.swap_remove(place).device)
+}
+
+/// Everything that can be asked for.
+fn offered() -> Vec<String> {
+    let built = FAMILIES.iter().filter(|(_, built)| *built);
+    built.flat_map(|(family, _)| named(family, &offers(family))).collect()
+}
+
+fn named(family: &str, offers: &[Offer]) -> Vec<String> {
+    if ["flex", "ndarray"].contains(&family) {
+        return vec![family.to_owned()];
+    }
+    let name =
+        |(place, offer): (usize, &Offer)| format!("{family}:{place} ({})", KINDS[offer.kind]);
+    offers.iter().enumerate().map(name).collect()
+}
+
+/// What this machine offers of a backend that is in this build.
+fn offers(family: &str) -> Vec<Offer> {
+    let on_the_host = |device| vec![Offer { kind: KINDS.len() - 1, device }];
+    match family {
+        "flex" => on_the_host(Device::flex()),
+        #[cfg(feature = "ndarray")]
+        "ndarray" => on_the_host(ndarray()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => adapters(burn::tensor::DeviceType::Wgpu, Device::wgpu),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => adapters(burn::tensor::DeviceType::Vulkan, Device::vulkan),
+        #[cfg(feature = "cuda")]
+        "cuda" => {
+            let cards = Device::enumerate(burn::tensor::DeviceType::Cuda);
+            cards.iter().map(|device| Offer { kind: 0, device: device.clone() }).collect()
+        }
+        _ => unreachable!("a name of FAMILIES that is built in"),
+    }
+}
+
+/// Upstream has announced the end of this backend; until then it is a second opinion.
+#[cfg(feature = "ndarray")]
+#[expect(deprecated, reason = "a second opinion as long as it lasts")]
+fn ndarray() -> Device {
+    Device::ndarray()
+}
+
+/// The adapters of a graphics interface. A device does not tell its kind, but equals the one that
+/// `of_kind` makes of it.
+#[cfg(feature = "wgpu")]
+fn adapters(
+    interface: burn::tensor::DeviceType,
+    of_kind: fn(burn::tensor::DeviceKind) -> Device,
+) -> Vec<Offer> {
+    use burn::tensor::DeviceKind::{Cpu, DiscreteGpu, IntegratedGpu, VirtualGpu};
+    let found = Device::enumerate(interface);
+    let kind = |device: &Device| {
+        let any = |kind: fn(usize) -> _| (0..found.len()).any(|n| of_kind(kind(n)) == *device);
+        let is = [any(DiscreteGpu), any(IntegratedGpu), any(VirtualGpu), false, any(|_| Cpu)];
+        is.iter().position(|&is| is).unwrap_or(3)
+    };
+    found.iter().map(|device| Offer { kind: kind(device), device: device.clone() }).collect()
 }

@@ -85,10 +85,10 @@ impl Memory {
 /// The peak of a training run. Token caches are mapped files and not counted.
 ///
 /// Each part of a micro-batch, one a thread, has gradients of its own on the way.
-pub fn memory(spec: &ModelSpec, load: Load) -> Memory {
+pub fn memory(spec: &ModelSpec, load: Load, device: &Device) -> Memory {
     let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
     let parameters = spec.parameters() as u64;
-    let parts = load.parts();
+    let parts = load.parts(device);
     let tokens = load.rows() * load.seq_len;
     let summed = if load.micro_batches > 1 { SUMMED_GRADIENTS } else { 0.0 };
     Memory {
@@ -126,8 +126,8 @@ impl Load {
     }
 
     /// Into how many parts a micro-batch is cut.
-    fn parts(self) -> u64 {
-        self.items.div_ceil(part_size(self.items as usize) as u64)
+    fn parts(self, device: &Device) -> u64 {
+        self.items.div_ceil(part_size(self.items as usize, device) as u64)
     }
 }
 
@@ -154,7 +154,7 @@ pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
     let model = LanguageModel::initial(spec, 0, device);
     let mut model = model.with_activations(load.activations);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
-    let parts = random_parts(spec, load.rows() as usize, load.seq_len as usize);
+    let parts = random_parts(spec, load.rows() as usize, load.seq_len as usize, device);
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
     for _ in 0..2 {
         let began = Instant::now();
@@ -173,6 +173,7 @@ pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device;
 
     const S: &str = include_str!("../configs/s.toml");
     const M: &str = include_str!("../configs/m.toml");
@@ -181,7 +182,7 @@ mod tests {
     fn error(config: &str, threads: usize, load: Load, measured: u64) -> f64 {
         let spec: ModelSpec = toml::from_str(config).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let found = pool.install(|| memory(&spec, load)).total();
+        let found = pool.install(|| memory(&spec, load, &device::cpu())).total();
         found as f64 / (measured * 1_000_000) as f64 - 1.0
     }
 

@@ -43,7 +43,7 @@ pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl Fn
     let model = LanguageModel::initial(&work.spec, 0, device);
     let mut model = model.computed_by(work.compute).with_activations(work.activations);
     let mut optimizer = AdamW::for_model(&work.spec, AdamWSettings::default(), device);
-    let batch = [random_parts(&work.spec, work.rows, work.seq_len)];
+    let batch = [random_parts(&work.spec, work.rows, work.seq_len, device)];
     let rates = Rates { learning_rate: 1e-3, weight_decay: 0.1 };
     for _ in 0..steps {
         let began = Instant::now();
@@ -56,8 +56,13 @@ pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl Fn
 }
 
 /// Rows of random tokens, cut into parts as a run cuts a micro-batch.
-pub(crate) fn random_parts(spec: &ModelSpec, rows: usize, time: usize) -> Vec<Batch> {
-    let part = part_size(rows);
+pub(crate) fn random_parts(
+    spec: &ModelSpec,
+    rows: usize,
+    time: usize,
+    device: &Device,
+) -> Vec<Batch> {
+    let part = part_size(rows, device);
     let parts = (0..rows).step_by(part).enumerate();
     parts.map(|(index, from)| random_batch(spec, index, part.min(rows - from), time)).collect()
 }

@@ -3,6 +3,7 @@
 
 mod golden;
 mod operations;
+mod parity;
 mod policy;
 mod recompute;
 mod runs;

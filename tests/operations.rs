@@ -8,6 +8,7 @@ use bitnet_kernels::{Kernel, Operands};
 use bitnet_train::model::{
     Documents, LanguageModel, Weight, named_values, target_log_probs, values,
 };
+use bitnet_train::ops::reference::LazySight;
 use bitnet_train::ops::{self, AttentionShape, Compute, Targets, reference};
 use bitnet_train::random;
 use bitnet_train::train::{
@@ -66,7 +67,7 @@ proptest! {
         let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
         let w = leaf(draw(seed, "w", out * width), [out, width]);
         let found = run(|x, w| ops::bit_linear(x, [w], Compute::default()), &x, &w, seed);
-        let expected = run(reference::bit_linear, &x, &w, seed);
+        let expected = run(|x, w| reference::bit_linear(x, [w], Operands::F32), &x, &w, seed);
         prop_assert_eq!(&found[0], &expected[0], "integers first: the outputs have the same bits");
         assert_close(&found[1], &expected[1], "dx");
         assert_close(&found[2], &expected[2], "dw");
@@ -157,6 +158,7 @@ fn shape_of(
         starts: Arc::new(starts),
         cosines: turn(f32::cos),
         sines: turn(f32::sin),
+        sight: LazySight::default(),
     }
 }
 
@@ -174,12 +176,13 @@ proptest! {
             all.extend(w.iter().map(|w| host(w.grad_remove(grads).unwrap())));
             all
         });
-        let parts = w.iter().map(|w| reference::bit_linear(x.clone(), w.clone())).collect();
-        let expected = of(&Tensor::cat(parts, 2));
+        let expected = of(&reference::bit_linear(x.clone(), w.clone(), Operands::F32));
         for operands in BOTH {
             let found = of(&ops::bit_linear(x.clone(), w.clone(), computed(operands)));
             prop_assert_eq!(&found[0], &expected[0], "integers: the outputs have the same bits");
             assert_within(&found, &expected, tolerance(operands), "linears");
+            let elsewhere = of(&reference::bit_linear(x.clone(), w.clone(), operands));
+            assert_within(&elsewhere, &expected, tolerance(operands), "linears elsewhere");
         }
     }
 
@@ -206,10 +209,12 @@ proptest! {
         let of = |y: &Tensor<3>| {
             run_all(y, seed, |grads| vec![host(qkv.grad_remove(grads).unwrap())])
         };
-        let expected = of(&reference::attention(qkv.clone(), &shape));
+        let expected = of(&reference::attention(qkv.clone(), &shape, Operands::F32));
         for operands in BOTH {
             let found = of(&ops::attention(qkv.clone(), &shape, computed(operands)));
             assert_within(&found, &expected, tolerance(operands), "attention");
+            let elsewhere = of(&reference::attention(qkv.clone(), &shape, operands));
+            assert_within(&elsewhere, &expected, tolerance(operands), "attention elsewhere");
         }
     }
 
@@ -243,11 +248,14 @@ fn check_loss(time: usize, width: usize, vocab: usize, seed: u64) {
     let expected = of(&(log_probs * weighted).sum().neg());
     let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
     for operands in BOTH {
-        let (hidden, head) = (hidden.clone(), head.clone());
-        let found = of(&ops::cross_entropy(hidden, head, targets.clone(), computed(operands)));
         // Sums over more words differ by more.
-        let longer = 1.0 + vocab as f64 / 1000.0;
-        assert_within(&found, &expected, longer * tolerance(operands), "loss");
+        let within = tolerance(operands) * (1.0 + vocab as f64 / 1000.0);
+        let (x, w) = (hidden.clone(), head.clone());
+        let found = of(&ops::cross_entropy(x, w, targets.clone(), computed(operands)));
+        assert_within(&found, &expected, within, "loss");
+        let (x, w) = (hidden.clone(), head.clone());
+        let elsewhere = of(&reference::cross_entropy(x, w, &targets, operands));
+        assert_within(&elsewhere, &expected, within, "loss elsewhere");
     }
 }
 

@@ -137,6 +137,39 @@ fn one_file_makes_the_calls_of_one_operating_system() {
 }
 
 #[test]
+fn one_file_names_the_backends() {
+    for (path, text) in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let own = name == "src/device.rs" || !name.starts_with("src/");
+        // The operations on flex's own buffers are the one other place that must know it.
+        let own = own || name.starts_with("src/ops/flex/");
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let makers =
+            ["flex", "ndarray", "wgpu", "vulkan", "cuda"].map(|one| format!("Device::{one}("));
+        let crates = ["burn_flex", "burn_ndarray", "burn_wgpu", "burn_cuda", "DeviceKind"];
+        let named = makers.iter().any(|maker| text.contains(maker));
+        assert!(own || !named && crates.iter().all(|one| !text.contains(one)), "{name}");
+    }
+}
+
+#[test]
+fn a_plain_build_has_no_device_but_the_cpu() {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--package", "bitnet-train", "--locked", "--offline", "--prefix", "none"])
+        .args(["--edges", "normal,build"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let tree = String::from_utf8_lossy(&tree.stdout);
+    assert!(tree.contains("burn-flex"), "{tree}");
+    for heavy in ["cubecl-runtime", "wgpu", "cudarc", "burn-cubecl", "burn-ndarray", "burn-fusion"]
+    {
+        let found = tree.lines().find(|line| line.starts_with(heavy));
+        assert_eq!(found, None, "{heavy}");
+    }
+}
+
+#[test]
 fn the_readme_gives_the_commands_that_ci_and_the_recipes_use() {
     let readme = fs_err::read_to_string(root().join("README.md")).unwrap();
     assert!(readme.contains("cargo run --release -- --recipe recipes/quickstart.toml"));

@@ -23,6 +23,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     set_threads(args.threads)?;
     let work = workload(args)?;
     let device = device::open(&args.device).map_err(TrainError::from)?;
+    if work.compute.operands == Precision::Bf16.operands() {
+        device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
+    }
     let mut steps = Vec::new();
     measure(&work, WARM_UP + args.steps, &device, |step| {
         eprintln!(

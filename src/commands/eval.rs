@@ -4,10 +4,10 @@ use anyhow::Result;
 use bitnet_format::StoredModel;
 use bitnet_text::ChatTemplate;
 use bitnet_train::data::{CacheRequest, Encoding, Source, TokenCache, validation_rows};
+use bitnet_train::device;
 use bitnet_train::model::LanguageModel;
 use bitnet_train::platform::Signals;
 use bitnet_train::train::{TrainError, likelihood};
-use burn::tensor::Device;
 use serde_json::json;
 
 use super::{print_line, set_threads};
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let signals = Signals::listen().map_err(TrainError::from)?;
     let folder = StoredModel::open(&args.model).map_err(TrainError::from)?;
     let tokenizer = super::tokenizer_of(&args.model)?;
-    let device = Device::flex();
+    let device = device::open(&args.device).map_err(TrainError::from)?.inner();
     let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
     let encoding = if args.conversations {
         Encoding::Conversations(ChatTemplate::of_model(&args.model).map_err(TrainError::from)?)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bitnet_format::ModelSpec;
+use bitnet_train::device;
 use bitnet_train::estimate::{self, Load, Memory};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::platform::Signals;
@@ -61,15 +62,16 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
     print_schedule(recipe, &schedule, steps);
     let Some(spec) = spec else { return Ok(()) };
     let load = load(recipe);
-    let memory = estimate::memory(&spec, load);
+    let device = device::open(&recipe.device);
+    // Memory is that of a run on a CPU where the device is not here to be asked.
+    let memory = estimate::memory(&spec, load, device.as_ref().unwrap_or(&device::cpu()));
     print_memory(&spec, &memory);
     let free = bitnet_train::platform::free_memory();
     let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
     if !fits {
         print_line("time: not probed, the run does not fit into the free memory of this machine");
     } else if !args.no_probe {
-        let device = bitnet_train::device::open(&recipe.device).map_err(TrainError::from)?;
-        let pace = estimate::probe(&spec, load, &device);
+        let pace = estimate::probe(&spec, load, &device.map_err(TrainError::from)?);
         let run = pace.of_run(steps, load.micro_batches);
         print_line(&format!(
             "time: about {}, by a probe on this machine ({:.2} s a micro-batch, {:.2} s an \

@@ -12,10 +12,10 @@ use bitnet_engine::{Model, Threads, Workspace};
 use bitnet_format::convert::Source;
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{FormatError, StoredModel, tensor_table};
-use burn::tensor::Device;
 use rand::Rng;
 use serde::Serialize;
 
+use crate::device;
 use crate::model::{likeliest, streamed_logits};
 use crate::random;
 use crate::train::TrainError;
@@ -118,7 +118,7 @@ impl Verification {
                 (0..time).map(|_| draw.next_u32() % vocab as u32).collect()
             })
             .collect();
-        let expected = streamed_logits(model, &rows, &Device::flex())?;
+        let expected = streamed_logits(model, &rows, &device::cpu())?;
         let engine = Model::load(path)?;
         let threads = Threads::new(1)?;
         let mut workspace = Workspace::new(&threads);

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::model::rope::RopeTable;
 use crate::model::{BitLinear, Documents, Parts, RmsNorm};
+use crate::ops::reference::LazySight;
 use crate::ops::{self, AttentionShape, Compute};
 
 /// Self-attention of one block.
@@ -31,8 +32,8 @@ impl AttentionContext {
         let [batch, time] = documents.dims();
         let (cosines, sines) = rope.turns(&documents.positions());
         let [heads, key_heads, width] = rope.heads();
-        let starts = documents.starts();
-        Self(AttentionShape { batch, time, heads, key_heads, width, starts, cosines, sines })
+        let (starts, sight) = (documents.starts(), LazySight::default());
+        Self(AttentionShape { batch, time, heads, key_heads, width, starts, cosines, sines, sight })
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use bitnet_kernels::{Kernel, Operands};
 
+use crate::ops::reference::LazySight;
+
 /// Which instructions compute, and what floats are rounded to before they are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compute {
@@ -42,6 +44,8 @@ pub struct AttentionShape {
     pub cosines: Arc<Vec<f32>>,
     /// Sine likewise.
     pub sines: Arc<Vec<f32>>,
+    /// The last three as tensors, for devices that compute with them.
+    pub sight: LazySight,
 }
 
 impl AttentionShape {

@@ -2,7 +2,8 @@
 //!
 //! The trait [`TrainOps`] is what a backend must do; `flex` does it on the backend's raw buffers
 //! with all cores, `autodiff` adds the gradients, and [`mod@reference`] says the same in plain tensor
-//! operations, which tests compare with. Nothing here knows a model or a file.
+//! operations, which tests compare with and all other devices run. Nothing here knows a model or a
+//! file.
 //!
 //! Matrices that share an input are multiplied together and give one tensor, outputs beside
 //! outputs: queries, keys and values; gate and up.
@@ -16,6 +17,8 @@ use bitnet_format::HiddenAct;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
+
+use crate::device::runs_own_operations;
 
 pub use compute::{AttentionShape, Compute, Targets, Update};
 
@@ -80,6 +83,9 @@ pub trait TrainOps: Backend {
 
 /// `RMSNorm` over the last dimension: `x [B, T, C]`, `gain [C]` → `[B, T, C]`
 pub fn rms_norm(x: Tensor<3>, gain: Tensor<1>, eps: f32, compute: Compute) -> Tensor<3> {
+    if !runs_own_operations(&x.device()) {
+        return reference::rms_norm(x, gain, eps);
+    }
     let (x, gain) = (x.into_dispatch(), gain.into_dispatch());
     Tensor::from_dispatch(Dispatch::rms_norm(x, gain, eps, compute))
 }
@@ -94,6 +100,9 @@ pub fn bit_linear<const N: usize>(
     latents: [Tensor<2>; N],
     compute: Compute,
 ) -> Tensor<3> {
+    if !runs_own_operations(&x.device()) {
+        return reference::bit_linear(x, latents, compute.operands);
+    }
     let x = x.into_dispatch();
     let mut latents = latents.into_iter().map(Tensor::into_dispatch);
     let y = match (latents.next(), latents.next(), latents.next(), latents.next()) {
@@ -107,12 +116,18 @@ pub fn bit_linear<const N: usize>(
 
 /// `act(gate) · up`: `gate_up [B, T, 2F]`, gate first → `[B, T, F]`
 pub fn gated(gate_up: Tensor<3>, act: HiddenAct, compute: Compute) -> Tensor<3> {
+    if !runs_own_operations(&gate_up.device()) {
+        return reference::gated(gate_up, act);
+    }
     Tensor::from_dispatch(Dispatch::gated(gate_up.into_dispatch(), act, compute))
 }
 
 /// Causal grouped-query attention with rotary positions, inside documents:
 /// `qkv [B, T, (H + 2 KV)·D]` → `[B, T, H·D]`
 pub fn attention(qkv: Tensor<3>, shape: &AttentionShape, compute: Compute) -> Tensor<3> {
+    if !runs_own_operations(&qkv.device()) {
+        return reference::attention(qkv, shape, compute.operands);
+    }
     Tensor::from_dispatch(Dispatch::causal_attention(qkv.into_dispatch(), shape.clone(), compute))
 }
 
@@ -123,6 +138,9 @@ pub fn cross_entropy(
     targets: Targets,
     compute: Compute,
 ) -> Tensor<1> {
+    if !runs_own_operations(&hidden.device()) {
+        return reference::cross_entropy(hidden, head, &targets, compute.operands);
+    }
     let (hidden, head) = (hidden.into_dispatch(), head.into_dispatch());
     Tensor::from_dispatch(Dispatch::cross_entropy(hidden, head, targets, compute))
 }
@@ -136,15 +154,19 @@ pub fn adamw(
     update: Update,
     compute: Compute,
 ) -> [Tensor<1>; 3] {
+    if !runs_own_operations(&value.device()) {
+        return reference::adamw([value, gradient, first, second], update);
+    }
     let [value, gradient, first, second] =
         [value, gradient, first, second].map(Tensor::into_dispatch);
     let (value, first, second) = Dispatch::adamw(value, gradient, first, second, update, compute);
     [value, first, second].map(Tensor::from_dispatch)
 }
 
-/// `Σ x²`, summed in a fixed order.
-pub fn sum_of_squares(x: Tensor<1>, compute: Compute) -> f64 {
-    let sum = Dispatch::sum_of_squares(x.into_dispatch(), compute);
-    let sum: Tensor<1> = Tensor::from_dispatch(sum);
-    f64::from(sum.into_scalar::<f32>())
+/// `Σ x²`, `[1]`, summed in a fixed order.
+pub fn sum_of_squares(x: Tensor<1>, compute: Compute) -> Tensor<1> {
+    if !runs_own_operations(&x.device()) {
+        return x.square().sum();
+    }
+    Tensor::from_dispatch(Dispatch::sum_of_squares(x.into_dispatch(), compute))
 }

@@ -3,9 +3,9 @@
 //! step, because two-phase training changes both.
 
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
-use crate::ops::{self, Compute, Update};
+use crate::ops::{self, Compute, Update, reference};
 use crate::train::Rates;
 
 /// The constants of an [`AdamW`].
@@ -95,6 +95,43 @@ impl AdamW {
         pairs.map(update).collect()
     }
 
+    /// As [`AdamW::update`], with the device deciding. The host counts the update as made; who
+    /// learns that it was not takes it back (`MadeStep::report`), so the bias correction counts a
+    /// step that was left out until then.
+    pub(crate) fn update_where(
+        &mut self,
+        verdict: &Verdict,
+        values: Vec<Tensor<1>>,
+        gradients: Vec<Option<Tensor<1>>>,
+        rates: Rates,
+    ) -> Vec<Tensor<1>> {
+        self.updates += 1;
+        let pairs = values.into_iter().zip(gradients).enumerate();
+        let update = |(index, (value, gradient))| match gradient {
+            Some(gradient) => self.step_where(index, verdict, [value, gradient], rates),
+            None => value,
+        };
+        pairs.map(update).collect()
+    }
+
+    fn step_where(
+        &mut self,
+        index: usize,
+        verdict: &Verdict,
+        [value, gradient]: [Tensor<1>; 2],
+        rates: Rates,
+    ) -> Tensor<1> {
+        let gradient = gradient * verdict.factor.clone();
+        let old = [value, self.first[index].clone(), self.second[index].clone()];
+        let [value, first, second] = old.clone();
+        let update = self.numbers(index, 1.0, rates);
+        let new = reference::adamw([value, gradient, first, second], update);
+        let [value, first, second] = verdict.choose(new, old);
+        self.first[index] = first;
+        self.second[index] = second;
+        value
+    }
+
     fn step(
         &mut self,
         index: usize,
@@ -103,18 +140,7 @@ impl AdamW {
         rates: Rates,
         compute: Compute,
     ) -> Tensor<1> {
-        let AdamWSettings { beta1, beta2, eps } = self.settings;
-        let count = self.updates as f64;
-        let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
-        let update = Update {
-            gradient: factor as f32,
-            beta1,
-            beta2,
-            eps,
-            keep: 1.0 - rates.learning_rate * decay,
-            step: rates.learning_rate / (1.0 - beta1.powf(count)),
-            root: (1.0 - beta2.powf(count)).sqrt(),
-        };
+        let update = self.numbers(index, factor, rates);
         // Taken out, so that the update has them to itself and works in place.
         let empty = || Tensor::zeros([0], &value.device());
         let first = std::mem::replace(&mut self.first[index], empty());
@@ -123,5 +149,38 @@ impl AdamW {
         self.first[index] = first;
         self.second[index] = second;
         value
+    }
+
+    /// The numbers of the update that was just counted.
+    fn numbers(&self, index: usize, factor: f64, rates: Rates) -> Update {
+        let AdamWSettings { beta1, beta2, eps } = self.settings;
+        let count = self.updates as f64;
+        let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
+        Update {
+            gradient: factor as f32,
+            beta1,
+            beta2,
+            eps,
+            keep: 1.0 - rates.learning_rate * decay,
+            step: rates.learning_rate / (1.0 - beta1.powf(count)),
+            root: (1.0 - beta2.powf(count)).sqrt(),
+        }
+    }
+}
+
+/// What a device has found out about a step and nobody has read.
+pub(crate) struct Verdict {
+    /// What gradients are multiplied by, `[1]`.
+    pub(crate) factor: Tensor<1>,
+    /// Whether the update is made, `[1]`.
+    pub(crate) passed: Tensor<1, Bool>,
+}
+
+impl Verdict {
+    /// The new tensors of a parameter where the step passed, else the old ones; `[elements]` each.
+    fn choose<const N: usize>(&self, new: [Tensor<1>; N], old: [Tensor<1>; N]) -> [Tensor<1>; N] {
+        let passed = self.passed.clone().expand(new[0].dims());
+        let mut new = new.into_iter();
+        old.map(|old| old.mask_where(passed.clone(), new.next().expect("as many as old ones")))
     }
 }

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use crate::data::{
     EpochPlan, Loader, LoaderSettings, Mix, Place, Position, Row, TokenCache, validation_rows,
 };
+use crate::device::runs_own_operations;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor};
 use crate::train::evaluate::{batch_of, likelihood};
@@ -147,7 +148,8 @@ impl Curriculum for Rows {
         desk: Desk,
     ) -> Result<Option<Lesson>, TrainError> {
         let (rows, next) = self.loader.rows(draw.phase, draw.mix, draw.position, draw.batch)?;
-        let parts = |rows: &[Row]| rows.chunks(part_size(rows.len())).map(batch_of).collect();
+        let part = |rows: &[Row]| part_size(rows.len(), desk.device);
+        let parts = |rows: &[Row]| rows.chunks(part(rows)).map(batch_of).collect();
         let batches: Vec<_> = rows.chunks(draw.micro_batch).map(parts).collect();
         let sum = Accumulated::over(model, &CrossEntropy, &batches, desk.device, desk.interrupted);
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
@@ -181,8 +183,12 @@ pub(crate) fn lengths(set: &str, cache: &TokenCache) -> String {
 }
 
 /// Rows, or pairs, of the parts into which a micro-batch is cut so that each thread has one. Small
-/// models gain the most: their single operations are too small to be shared.
-pub(crate) fn part_size(items: usize) -> usize {
+/// models gain the most: their single operations are too small to be shared. A device that has its
+/// own way of sharing gets all of it.
+pub(crate) fn part_size(items: usize, device: &Device) -> usize {
+    if !runs_own_operations(device) {
+        return items.max(1);
+    }
     items.div_ceil(rayon::current_num_threads()).max(1)
 }
 

@@ -9,7 +9,7 @@ use bitnet_text::TextError;
 
 use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
-use crate::device::UnknownDevice;
+use crate::device::{NoBf16, NoDevice};
 use crate::platform::Stop;
 use crate::recipe::RecipeError;
 
@@ -44,9 +44,12 @@ pub enum TrainError {
     /// A packed model does not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The device is not in this build.
+    /// The device is not in this build or not on this machine.
     #[error(transparent)]
-    Device(#[from] UnknownDevice),
+    Device(#[from] NoDevice),
+    /// The device does not compute with what the recipe asks for.
+    #[error(transparent)]
+    Bf16(#[from] NoBf16),
     /// A model of the hub cannot be had.
     #[cfg(feature = "hub")]
     #[error(transparent)]
@@ -126,7 +129,7 @@ impl TrainError {
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,
-            Self::Device(_) => 5,
+            Self::Device(_) | Self::Bf16(_) => 5,
             Self::Data(error) => error.io_kind().map_or(4, code_of_io),
             Self::Io(error) | Self::Checkpoint(CheckpointError::Io(error)) => {
                 code_of_io(error.kind())

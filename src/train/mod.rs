@@ -34,7 +34,7 @@ pub use run::{
     rehearse, run, shape,
 };
 pub use sample::{SampleSettings, sample};
-pub use step::{Accumulated, Reduction, Skip, StepReport, StepSettings, global_norm};
+pub use step::{Accumulated, MadeStep, Reduction, Skip, StepReport, StepSettings, global_norm};
 pub use telemetry::TernaryShares;
 
 /// The rates of one step.

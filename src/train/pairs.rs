@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use burn::tensor::Device;
+
 use crate::data::{Epoch, Loader, LoaderSettings, Pair, PairPlan, Place, Row, TokenCache};
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
@@ -47,13 +49,20 @@ impl Pairs {
 
     /// Micro-batches of pairs of one length each, so that nothing is padded to a neighbour's, each
     /// cut into parts.
-    fn batches(&self, held_out: bool, pairs: &[Pair], micro_batch: usize) -> Vec<Vec<PairBatch>> {
+    fn batches(
+        &self,
+        held_out: bool,
+        pairs: &[Pair],
+        micro_batch: usize,
+        device: &Device,
+    ) -> Vec<Vec<PairBatch>> {
         let mut by_length: BTreeMap<usize, Vec<Pair>> = BTreeMap::new();
         for pair in pairs {
             by_length.entry(pair.chosen.tokens.len()).or_default().push(pair.clone());
         }
         let batch = |pairs: &[Pair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
-        let parts = |pairs: &[Pair]| pairs.chunks(part_size(pairs.len())).map(batch).collect();
+        let part = |pairs: &[Pair]| part_size(pairs.len(), device);
+        let parts = |pairs: &[Pair]| pairs.chunks(part(pairs)).map(batch).collect();
         by_length.values().flat_map(|group| group.chunks(micro_batch).map(parts)).collect()
     }
 
@@ -66,7 +75,8 @@ impl Pairs {
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
         let pairs: Vec<Pair> = (0..plan.items()).map(|number| plan.item(number)).collect();
         let (mut loss, mut count, mut sums) = (0.0, 0.0, Vec::new());
-        for batch in self.batches(true, &pairs, self.micro_batch).into_iter().flatten() {
+        let batches = self.batches(true, &pairs, self.micro_batch, desk.device);
+        for batch in batches.into_iter().flatten() {
             if (desk.interrupted)() {
                 return None;
             }
@@ -207,7 +217,7 @@ impl Curriculum for Pairs {
         desk: Desk,
     ) -> Result<Option<Lesson>, TrainError> {
         let (pairs, next) = self.loader.rows(draw.phase, draw.mix, draw.position, draw.batch)?;
-        let batches = self.batches(false, &pairs, draw.micro_batch);
+        let batches = self.batches(false, &pairs, draw.micro_batch, desk.device);
         let sum =
             Accumulated::over(model, &self.objective, &batches, desk.device, desk.interrupted);
         let places: Vec<Place> = pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();

@@ -15,6 +15,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::data::{Epoch, FileLock, Pair, PairPlan};
+use crate::device::runs_own_operations;
 use crate::model::LanguageModel;
 use crate::train::TrainError;
 use crate::train::evaluate::batch_of;
@@ -135,14 +136,19 @@ fn compute(
         encode(log_probs(&with_own_leaves(&model), &plan.item(number), request.device))
     };
     // No more than threads: a thread that waits within one pair would begin another, and another.
-    let at_once = rayon::current_num_threads() as u64;
+    let shared = runs_own_operations(request.device);
+    let at_once = if shared { rayon::current_num_threads() as u64 } else { 1 };
     let mut from = done as u64;
     while from < plan.items() {
         if (request.interrupted)() {
             return Ok(None);
         }
         let to = plan.items().min(from + at_once);
-        let records: Vec<_> = (from..to).into_par_iter().map(of).collect();
+        let records: Vec<_> = if shared {
+            (from..to).into_par_iter().map(of).collect()
+        } else {
+            (from..to).map(of).collect()
+        };
         release_graphs(request.device);
         file.write_all(records.as_flattened())?;
         bytes.extend(records.as_flattened());

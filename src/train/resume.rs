@@ -11,6 +11,10 @@ use crate::train::run_dir::RunDir;
 use crate::train::session::Session;
 use crate::train::{TrainError, run_dir};
 
+/// What continuing elsewhere means.
+const ANOTHER_DEVICE: &str = "the numbers go on within rounding of what the other device would \
+                              have made of them, and not to the bit";
+
 /// The checkpoint to continue from; `None` starts at step 1.
 pub(crate) fn choose(
     dir: &RunDir,
@@ -75,6 +79,9 @@ fn refuse_recipe_drift(
             Class::Safe => {}
             _ if change.is_allowed(allowed) => {
                 monitor.message(&format!("changed by --allow-change:{line}"));
+                if change.key == "device" {
+                    monitor.message(ANOTHER_DEVICE);
+                }
             }
             Class::NeedsAllow => refused.push(format!("{line}  (--allow-change {})", change.key)),
             Class::Fatal => refused.push(format!("{line}  (cannot change within a run)")),

@@ -23,7 +23,7 @@ use crate::train::run_dir::{
 };
 use crate::train::session::{Session, refuse_unbuilt};
 use crate::train::telemetry::Telemetry;
-use crate::train::training::{Training, next_loss};
+use crate::train::training::{Training, Unsettled, next_loss};
 use crate::train::{AdamW, TrainError, resume, run_dir, session};
 
 /// Where a run continues.
@@ -137,6 +137,7 @@ pub fn run(
         telemetry: Telemetry::default(),
         last_loss: None,
         failed_saves: 0,
+        unsettled: Unsettled::none(),
     };
     let state = training.fold(state)?;
     training.finish(&state)?;

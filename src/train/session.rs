@@ -10,6 +10,7 @@ use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
 use burn::tensor::Device;
 
 use crate::data::{LoaderSettings, LongRows, Mix};
+use crate::device;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::ops::Compute;
@@ -48,7 +49,7 @@ impl<'a> Session<'a> {
         signals: &'a Signals,
         monitor: &mut dyn Monitor,
     ) -> Result<(Self, Box<dyn Curriculum>), TrainError> {
-        let device = crate::device::open(&recipe.device)?;
+        let device = open_device(recipe, monitor)?;
         let init = init_folder(recipe, signals, monitor)?;
         let chat = open_chat(&recipe.chat)?;
         let encoding = sources::encoding(recipe.stage, &chat);
@@ -201,6 +202,18 @@ impl<'a> Session<'a> {
     pub(crate) fn cache_dir(&self) -> PathBuf {
         sources::cache_dir(self.recipe)
     }
+}
+
+/// The device of a recipe, able to compute as it says.
+fn open_device(recipe: &Recipe, monitor: &mut dyn Monitor) -> Result<Device, TrainError> {
+    let found = device::open(&recipe.device)?;
+    if recipe.train.precision == Precision::Bf16 {
+        device::require_bf16(&found, &recipe.device)?;
+    }
+    if let Some(part) = device::part_name(&found) {
+        monitor.message(&format!("computing on {}: {part}", recipe.device));
+    }
+    Ok(found)
 }
 
 /// Refuses what a recipe may say and this version does not do, before anything is written.

@@ -1,12 +1,18 @@
 //! One optimizer step: micro-batches → forward → loss → backward → finite check → global-norm
 //! clip → update. Nothing is changed unless the loss and the gradient norm are finite.
+//!
+//! Where numbers are in reach of the host, the host decides that ([`Limits::verdict`]). Elsewhere
+//! the device does, by the same comparison, and the host learns of it when it asks
+//! ([`MadeStep::report`]): a step then waits for nothing.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::device::runs_own_operations;
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::ops::{self, Compute};
+use crate::train::adamw::Verdict;
 use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Outcome, Rates};
 
@@ -67,7 +73,8 @@ pub struct StepReport {
 /// The sum over micro-batches of losses and gradients.
 #[derive(Debug, Default)]
 pub struct Accumulated {
-    loss_sum: f64,
+    /// The summed loss of each part, `[1]`, unread.
+    losses: Vec<Tensor<1>>,
     count: f64,
     tokens: u64,
     metrics: Vec<(&'static str, f64)>,
@@ -125,12 +132,11 @@ impl Accumulated {
         let (hidden, recording) = objective.rows(batch).record(model, device);
         let Outcome { sum, count, tokens, metrics } = objective.outcome(model, hidden, batch);
         let gradients = recording.gradients(model, sum.backward());
-        let loss_sum = f64::from(sum.into_scalar::<f32>());
-        Self { loss_sum, count, tokens, metrics, gradients }
+        Self { losses: vec![sum.inner()], count, tokens, metrics, gradients }
     }
 
     fn add(&mut self, other: Self) {
-        self.loss_sum += other.loss_sum;
+        self.losses.extend(other.losses);
         self.count += other.count;
         self.tokens += other.tokens;
         if self.gradients.is_empty() {
@@ -141,12 +147,13 @@ impl Accumulated {
         let metrics = self.metrics.iter().zip(other.metrics);
         self.metrics = metrics.map(|((name, sum), (_, more))| (*name, sum + more)).collect();
         let old = std::mem::take(&mut self.gradients);
-        self.gradients = old.into_par_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
+        self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
     }
 
     /// Mean loss per counted item.
     pub fn loss(&self) -> f32 {
-        (self.loss_sum / self.count) as f32
+        let sums = self.losses.iter().map(|sum| f64::from(sum.clone().into_scalar::<f32>()));
+        (sums.sum::<f64>() / self.count) as f32
     }
 
     /// The gradients of the reduced loss, flat, in table order.
@@ -162,7 +169,7 @@ impl Accumulated {
         }
     }
 
-    /// Applies the update unless loss or gradient norm is not finite.
+    /// Applies the update unless loss or gradient norm is not finite, and says what happened.
     pub fn apply(
         self,
         model: LanguageModel,
@@ -170,25 +177,130 @@ impl Accumulated {
         settings: StepSettings,
         rates: Rates,
     ) -> (LanguageModel, StepReport) {
-        let divisor = self.divisor(settings.reduction);
-        let gradients = optimizer.trained(self.gradients);
-        let compute = model.compute();
+        let (model, made) = self.make(model, optimizer, settings, rates);
+        (model, made.report(optimizer))
+    }
+
+    /// Applies the update unless loss or gradient norm is not finite; what happened can be asked
+    /// for later.
+    pub fn make(
+        mut self,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: Rates,
+    ) -> (LanguageModel, MadeStep) {
+        let gradients = optimizer.trained(std::mem::take(&mut self.gradients));
+        let gradients = Step { gradients, settings, rates };
+        let (model, figures) = if runs_own_operations(&model.head().device()) {
+            self.decide_here(model, optimizer, gradients)
+        } else {
+            self.decide_there(model, optimizer, gradients)
+        };
+        let (count, tokens, metrics) = (self.count, self.tokens, self.metrics);
+        (model, MadeStep { figures, limits: settings.limits, count, tokens, metrics })
+    }
+
+    /// The host looks at loss and norm and leaves the update out or makes it.
+    fn decide_here(
+        &self,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        step: Step,
+    ) -> (LanguageModel, Figures) {
+        let Step { gradients, settings, rates } = step;
+        let (divisor, compute) = (self.divisor(settings.reduction), model.compute());
         let norm = in_pool(|| global_norm(gradients.iter().flatten(), compute));
-        let grad_norm = norm / divisor;
-        let loss = (self.loss_sum / self.count) as f32;
-        let skipped = settings.limits.verdict(loss, grad_norm);
-        let mean = |(name, sum): &(&'static str, f64)| (*name, sum / self.count);
-        let metrics = self.metrics.iter().map(mean).collect();
-        let (count, tokens) = (self.count, self.tokens);
-        let report = StepReport { loss, grad_norm, count, tokens, skipped, metrics };
-        if skipped.is_some() {
-            return (model, report);
+        let (loss, grad_norm) = (self.loss(), norm / divisor);
+        let passed = settings.limits.verdict(loss, grad_norm).is_none();
+        let figures = Figures::Known { loss, grad_norm, passed };
+        if !passed {
+            return (model, figures);
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         // Taken out of the model, so that the update has them to itself and works in place.
         let (model, values) = take_values(model);
         let new = in_pool(|| optimizer.update(values, gradients, factor, rates, compute));
-        (replace_values(model, new), report)
+        (replace_values(model, new), figures)
+    }
+
+    /// The device computes the update and takes it, or keeps what was.
+    fn decide_there(
+        &self,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        step: Step,
+    ) -> (LanguageModel, Figures) {
+        let Step { gradients, settings, rates } = step;
+        let divisor = self.divisor(settings.reduction);
+        let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), model.compute());
+        let squares = Tensor::cat(gradients.iter().flatten().map(squares).collect(), 0);
+        let norm = squares.sum().sqrt().div_scalar(divisor);
+        let loss = Tensor::cat(self.losses.clone(), 0).sum().div_scalar(self.count);
+        let Limits { loss: loss_limit, grad_norm: norm_limit } = settings.limits;
+        let passed = within(&loss, loss_limit).bool_and(within(&norm, norm_limit));
+        let factor = clip_factors(&norm, settings.grad_clip).div_scalar(divisor);
+        let figures = [loss, norm, passed.clone().float()];
+        let figures = Figures::There(Box::new(Tensor::cat(figures.into(), 0)));
+        let verdict = Verdict { factor, passed };
+        let new = optimizer.update_where(&verdict, values(&model), gradients, rates);
+        (replace_values(model, new), figures)
+    }
+}
+
+/// What an update is made of.
+struct Step {
+    gradients: Vec<Option<Tensor<1>>>,
+    settings: StepSettings,
+    rates: Rates,
+}
+
+/// Loss, gradient norm and whether the update was made.
+#[derive(Clone, Debug)]
+enum Figures {
+    Known {
+        loss: f32,
+        grad_norm: f64,
+        passed: bool,
+    },
+    /// The same on the device, `[3]`.
+    There(Box<Tensor<1>>),
+}
+
+/// A step that was made, its figures perhaps still on the device.
+#[derive(Clone, Debug)]
+pub struct MadeStep {
+    figures: Figures,
+    limits: Limits,
+    count: f64,
+    tokens: u64,
+    metrics: Vec<(&'static str, f64)>,
+}
+
+impl MadeStep {
+    /// Trained targets.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// What happened; waits for the device. `optimizer` made the step, and is told when the device
+    /// left the update out.
+    pub fn report(self, optimizer: &mut AdamW) -> StepReport {
+        let (loss, grad_norm, passed) = match self.figures {
+            Figures::Known { loss, grad_norm, passed } => (loss, grad_norm, passed),
+            Figures::There(figures) => {
+                let figures = figures.into_data().try_into_vec::<f32>().expect("figures are f32");
+                let passed = figures[2] > 0.5;
+                optimizer.updates -= u64::from(!passed);
+                (figures[0], f64::from(figures[1]), passed)
+            }
+        };
+        // The two may differ in how they round a limit.
+        let why = || self.limits.verdict(loss, grad_norm).unwrap_or(Skip::Spike);
+        let skipped = (!passed).then(why);
+        let mean = |(name, sum): (&'static str, f64)| (name, sum / self.count);
+        let metrics = self.metrics.into_iter().map(mean).collect();
+        StepReport { loss, grad_norm, count: self.count, tokens: self.tokens, skipped, metrics }
     }
 }
 
@@ -209,7 +321,8 @@ pub fn global_norm<'a>(
     gradients: impl IntoIterator<Item = &'a Tensor<1>>,
     compute: Compute,
 ) -> f64 {
-    gradients.into_iter().map(|g| ops::sum_of_squares(g.clone(), compute)).sum::<f64>().sqrt()
+    let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), compute).into_scalar::<f32>();
+    gradients.into_iter().map(|g| f64::from(squares(g))).sum::<f64>().sqrt()
 }
 
 impl Limits {
@@ -224,6 +337,20 @@ impl Limits {
 /// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, its 1e-6 included.
 fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+/// [`Limits::verdict`] for one figure `[1]`: no comparison holds for what is not a number.
+fn within(figure: &Tensor<1>, limit: f64) -> Tensor<1, Bool> {
+    figure.clone().lower_equal_scalar(limit.min(f64::from(f32::MAX)) as f32)
+}
+
+/// [`clip_factor`] of a norm `[1]`.
+fn clip_factors(norm: &Tensor<1>, limit: f64) -> Tensor<1> {
+    if limit > 0.0 {
+        norm.clone().add_scalar(1e-6).recip().mul_scalar(limit).clamp_max(1.0)
+    } else {
+        norm.ones_like()
+    }
 }
 
 #[cfg(test)]

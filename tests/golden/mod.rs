@@ -10,5 +10,5 @@ mod margin;
 mod optimizer;
 mod packed;
 mod quantisers;
-mod sets;
+pub(crate) mod sets;
 mod trajectories;

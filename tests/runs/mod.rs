@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod commands;
+mod devices;
 mod exports;
 mod kill;
 mod lab;

@@ -62,7 +62,7 @@ every = 2
 "#;
 
 /// A laboratory with a base model, rows of both kinds, and recipes for them.
-fn lab() -> Lab {
+pub(crate) fn lab() -> Lab {
     let lab = Lab::new();
     lab.finish(&lab.path("base"), &["train.steps=4", "optimizer.warmup_steps=1", "eval.every=0"]);
     fs_err::write(lab.path("sft.toml"), SFT).unwrap();
