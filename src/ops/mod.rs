@@ -21,6 +21,7 @@ use burn::tensor::Tensor;
 use crate::device::runs_own_operations;
 
 pub use compute::{AttentionShape, Compute, Targets, Update};
+pub(crate) use flex::logits_at_once;
 
 /// What a backend does for us.
 #[backend_extension(Flex, Autodiff)]

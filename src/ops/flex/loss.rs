@@ -35,6 +35,12 @@ const FEW: usize = 64;
 /// Exponentials that are kept between both passes, 16 MB.
 const KEPT: usize = 1 << 22;
 
+/// Logits that are in memory at the same time, of so many tokens over so many words.
+pub(crate) fn logits_at_once(words: usize, tokens: usize) -> usize {
+    let tokens = tokens.min(TOKENS);
+    if words * tokens <= KEPT { words * tokens } else { words.min(WORDS) * tokens }
+}
+
 /// What the loss keeps: both gradients for an upstream gradient of 1.
 #[derive(Clone, Debug)]
 pub(crate) struct SavedLoss {

@@ -15,6 +15,8 @@ use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
 
+pub(crate) use loss::logits_at_once;
+
 use crate::ops::autodiff::Differentiable;
 use crate::ops::{AttentionShape, Compute, Targets, TrainOps, Update};
 
