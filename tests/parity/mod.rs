@@ -261,10 +261,18 @@ fn twenty_steps(spec: &ModelSpec, device: &Device) -> (Vec<[f64; 2]>, Vec<Vec<f3
 fn parity_of_twenty_steps() {
     for (name, device) in devices() {
         for quantise in [false, true] {
-            let (what, tolerance) = if quantise { ("ternary", 2e-2) } else { ("dense", 1e-4) };
+            // One level that flips moves a weight, and that the next step's codes.
+            let (what, tolerance) = if quantise { ("ternary", 5e-2) } else { ("dense", 1e-4) };
             let spec = spec(quantise, true);
             let (expected, expected_weights) = twenty_steps(&spec, &Device::flex().autodiff());
             let (found, weights) = twenty_steps(&spec, device);
+            let apart =
+                |(ours, theirs): (&[f64; 2], &[f64; 2])| relative(ours[0], theirs[0]) > 1e-5;
+            let parted = found.iter().zip(&expected).position(apart);
+            println!(
+                "parity | {name} | {what}: steps of the same loss within 1e-5 | {parted:?} | |"
+            );
+            assert!(parted.is_none_or(|step| quantise && step >= 2), "{name}, {what}: {parted:?}");
             for (index, quantity) in ["loss", "gradient norm"].into_iter().enumerate() {
                 let pairs = found.iter().zip(&expected);
                 let errors = pairs.map(|(found, exact)| relative(found[index], exact[index]));
