@@ -87,12 +87,7 @@ impl AdamW {
         compute: Compute,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
-        let pairs = values.into_iter().zip(gradients).enumerate();
-        let update = |(index, (value, gradient))| match gradient {
-            Some(gradient) => self.step(index, [value, gradient], factor, rates, compute),
-            None => value,
-        };
-        pairs.map(update).collect()
+        each(values, gradients, |index, pair| self.step(index, pair, factor, rates, compute))
     }
 
     /// As [`AdamW::update`], with the device deciding. The host counts the update as made; who
@@ -106,12 +101,7 @@ impl AdamW {
         rates: Rates,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
-        let pairs = values.into_iter().zip(gradients).enumerate();
-        let update = |(index, (value, gradient))| match gradient {
-            Some(gradient) => self.step_where(index, verdict, [value, gradient], rates),
-            None => value,
-        };
-        pairs.map(update).collect()
+        each(values, gradients, |index, pair| self.step_where(index, verdict, pair, rates))
     }
 
     fn step_where(
@@ -166,6 +156,20 @@ impl AdamW {
             root: (1.0 - beta2.powf(count)).sqrt(),
         }
     }
+}
+
+/// Each value after `step(index, [value, gradient])`; one without a gradient stays as it is.
+fn each(
+    values: Vec<Tensor<1>>,
+    gradients: Vec<Option<Tensor<1>>>,
+    mut step: impl FnMut(usize, [Tensor<1>; 2]) -> Tensor<1>,
+) -> Vec<Tensor<1>> {
+    let pairs = values.into_iter().zip(gradients).enumerate();
+    let new = |(index, (value, gradient))| match gradient {
+        Some(gradient) => step(index, [value, gradient]),
+        None => value,
+    };
+    pairs.map(new).collect()
 }
 
 /// What a device has found out about a step and nobody has read.

@@ -257,24 +257,20 @@ impl<'a> Chunk<'a> {
                     *sum *= f64::from(before - largest).exp();
                 }
             }
-            self.exponentials(values, &largest, |found| {
-                sums.iter_mut().zip(found).for_each(|(sum, found)| *sum += f64::from(*found));
-            });
+            for found in self.exponentials(values, &largest) {
+                sums.iter_mut().zip(found).for_each(|(sum, found)| *sum += f64::from(found));
+            }
             room.taken_off.extend_from_slice(&largest);
         }
         Columns { largest, sums, targets }
     }
 
-    /// Logits become `exp(logit - taken off)`; `sums` hears of the sums of some rows at a time, in
-    /// order.
-    fn exponentials(&self, values: &mut [f32], taken_off: &[f32], mut sums: impl FnMut(&[f32])) {
+    /// Logits become `exp(logit - taken off)`; the sums of the columns of some rows at a time come
+    /// back, in order.
+    fn exponentials(&self, values: &mut [f32], taken_off: &[f32]) -> Vec<Vec<f32>> {
         let kernel = self.compute.kernel;
         let few = values.par_chunks_mut(FEW * self.count());
-        let found = few.map(|values| kernel.compiled(Exponentials { values, taken_off }));
-        let found: Vec<Vec<f32>> = found.collect();
-        for found in found {
-            sums(&found);
-        }
+        few.map(|values| kernel.compiled(Exponentials { values, taken_off })).collect()
     }
 
     /// `Σ weight · (ln Σ exp(logit) - target's logit)`
@@ -305,7 +301,7 @@ impl<'a> Chunk<'a> {
             if !self.keeps {
                 taken_off = &columns.largest;
                 self.logits(&words, slopes);
-                self.exponentials(slopes, taken_off, |_| ());
+                self.exponentials(slopes, taken_off);
             }
             let factors = self.factors(columns, taken_off);
             in_rows(slopes, count, |_, slopes| {
