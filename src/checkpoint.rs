@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
 use bitnet_format::tensors::{TensorData, TensorFile, write_tensors};
-use bitnet_format::{FormatError, HfConfig, ModelSpec, WeightForm, tensor_table};
+use bitnet_format::writer::{Planned, TensorWriter};
+use bitnet_format::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
 use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
 use burn::tensor::{Device, Tensor};
+use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -115,14 +117,14 @@ pub fn write_model(
 }
 
 /// What a checkpoint holds beside the state of the run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Contents<'a> {
     /// Architecture and tokenizer.
     pub folder: FolderParts<'a>,
     /// The parameters.
     pub model: &'a LanguageModel,
     /// The moments.
-    pub optimizer: &'a AdamW,
+    pub moments: &'a dyn Moments,
     /// The complete recipe that led here.
     pub recipe: &'a str,
 }
@@ -139,46 +141,101 @@ pub fn save<S: Serialize>(
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
     write_model(staged.path(), contents.folder, contents.model)?;
     let optimizer = &staged.path().join(OPTIMIZER_FILE);
-    write_moments(optimizer, contents.folder.spec, contents.optimizer)?;
+    write_moments(optimizer, contents.folder.spec, contents.moments)?;
     write_json(&staged.path().join(STATE_FILE), state)?;
     fs_err::write(staged.path().join(RECIPE_FILE), contents.recipe)?;
     write_manifest(staged.path())?;
     Ok(staged.publish()?)
 }
 
-fn write_moments(path: &Path, spec: &ModelSpec, optimizer: &AdamW) -> Result<(), CheckpointError> {
-    let table = tensor_table(spec);
-    let moments = [("first", &optimizer.first), ("second", &optimizer.second)];
-    let mut values = Vec::new();
-    for (kind, tensors) in moments {
-        for (entry, tensor) in table.iter().zip(tensors) {
-            values.push((format!("{kind}.{}", entry.name), &entry.shape, host(tensor.clone())));
-        }
-    }
-    let tensors =
-        values.iter().map(|(name, shape, value)| (name.clone(), TensorData::f32(shape, value)));
-    Ok(write_tensors(path, tensors)?)
+/// The names of the two moments in a checkpoint.
+pub const MOMENT_KINDS: [&str; 2] = ["first", "second"];
+
+/// Takes the kind of a moment, the place of its parameter in the tensor table, and its values.
+pub type WriteMoment<'a> = dyn FnMut(&str, usize, &[f32]) -> Result<(), CheckpointError> + 'a;
+
+/// Moments of all parameters, wherever they are kept.
+pub trait Moments {
+    /// Calls `write` with each, one after the other.
+    fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError>;
 }
 
-/// Reads the moments of a checkpoint, first and second, in table order.
-///
-/// # Errors
-/// When a moment is missing or has another shape.
-pub fn read_moments(
-    dir: &Path,
+impl Moments for AdamW {
+    fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError> {
+        for (kind, tensors) in MOMENT_KINDS.iter().zip([&self.first, &self.second]) {
+            for (index, tensor) in tensors.iter().enumerate() {
+                write(kind, index, &host(tensor.clone()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_moments(
+    path: &Path,
     spec: &ModelSpec,
-    device: &Device,
-) -> Result<[Vec<Tensor<1>>; 2], CheckpointError> {
-    let file = TensorFile::open(&dir.join(OPTIMIZER_FILE))?;
-    let read = |kind: &str| -> Result<Vec<Tensor<1>>, CheckpointError> {
-        let table = tensor_table(spec);
-        let tensor = |entry: &bitnet_format::TensorEntry| {
-            let values = file.finite_floats(&format!("{kind}.{}", entry.name), &entry.shape)?;
-            Ok(Tensor::from_floats(values.as_slice(), device))
+    moments: &dyn Moments,
+) -> Result<(), CheckpointError> {
+    let table = tensor_table(spec);
+    let planned = |kind: &&str| -> Vec<Planned> {
+        let one = |entry: &TensorEntry| Planned {
+            name: moment_name(kind, entry),
+            dtype: Dtype::F32,
+            shape: entry.shape.clone(),
         };
-        table.iter().map(tensor).collect()
+        table.iter().map(one).collect()
     };
-    Ok([read("first")?, read("second")?])
+    let mut file = TensorWriter::create(path, MOMENT_KINDS.iter().flat_map(planned).collect())?;
+    moments.each(&mut |kind, index, values| {
+        Ok(file.write_floats(&moment_name(kind, &table[index]), values)?)
+    })?;
+    Ok(file.finish()?)
+}
+
+fn moment_name(kind: &str, entry: &TensorEntry) -> String {
+    format!("{kind}.{}", entry.name)
+}
+
+/// The moments that lie in a checkpoint.
+#[derive(Debug)]
+pub struct StoredMoments(TensorFile);
+
+impl StoredMoments {
+    /// Opens those of a checkpoint.
+    ///
+    /// # Errors
+    /// When the file is missing or broken.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        Ok(Self(TensorFile::open(&dir.join(OPTIMIZER_FILE))?))
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape or is not finite.
+    pub fn read(&self, kind: &str, entry: &TensorEntry) -> Result<Vec<f32>, CheckpointError> {
+        Ok(self.0.finite_floats(&moment_name(kind, entry), &entry.shape)?)
+    }
+
+    /// All of them, first and second, in table order.
+    ///
+    /// # Errors
+    /// As [`StoredMoments::read`].
+    pub fn read_all(
+        &self,
+        spec: &ModelSpec,
+        device: &Device,
+    ) -> Result<[Vec<Tensor<1>>; 2], CheckpointError> {
+        let table = tensor_table(spec);
+        let read = |kind: &str| -> Result<Vec<Tensor<1>>, CheckpointError> {
+            let tensor = |entry: &TensorEntry| {
+                Ok(Tensor::from_floats(self.read(kind, entry)?.as_slice(), device))
+            };
+            table.iter().map(tensor).collect()
+        };
+        let [first, second] = MOMENT_KINDS;
+        Ok([read(first)?, read(second)?])
+    }
 }
 
 /// Reads the state of a checkpoint.

@@ -39,6 +39,9 @@ pub(crate) struct RunArgs {
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Allow more threads on a machine than it has cores, all ranks together.
+    #[arg(long)]
+    pub(crate) oversubscribe: bool,
     /// Prepare everything, run the first step and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -83,6 +86,12 @@ pub(crate) struct PlanArgs {
     /// Do not run a step to estimate the time.
     #[arg(long)]
     pub(crate) no_probe: bool,
+    /// Processes that are to train together, each on a machine or a part of one like this.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) ranks: u32,
+    /// What a rank sends and receives at the same time, in gigabits a second.
+    #[arg(long, value_name = "GBPS", requires = "ranks")]
+    pub(crate) link: Option<f64>,
     /// Worker threads of the probe [default: the cores this process may run on]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

@@ -54,7 +54,7 @@ struct Offer {
 /// # Errors
 /// When this build does not have it, or this machine does not offer it.
 pub fn open(name: &str) -> Result<Device, NoDevice> {
-    let (family, which) = name.split_once(':').map_or((name, None), |(a, b)| (a, Some(b)));
+    let (family, which) = parts(name);
     let refused = |why: String| NoDevice { asked: name.to_owned(), why, offered: offered() };
     match FAMILIES.iter().find(|(known, _)| *known == family) {
         None => Err(refused("is no device's name".into())),
@@ -65,6 +65,41 @@ pub fn open(name: &str) -> Result<Device, NoDevice> {
             .map(Device::autodiff)
             .ok_or_else(|| refused("is not on this machine".into())),
     }
+}
+
+/// Opens the device of one of several ranks on a machine. CPUs they share; of other devices each
+/// rank takes the next of the best kind, or of the kind that is named.
+///
+/// # Errors
+/// As [`open`], and when there are fewer devices than ranks.
+pub fn open_one_of(name: &str, place: usize, ranks: usize) -> Result<Device, NoDevice> {
+    let first = open(name)?;
+    if ranks == 1 || shares_memory(&first.clone().inner()) {
+        return Ok(first);
+    }
+    let (family, which) = parts(name);
+    let mut offers = candidates(offers(family), which);
+    if offers.len() < ranks {
+        let there = offers.len();
+        return Err(NoDevice {
+            asked: name.to_owned(),
+            why: format!(
+                "stands for {there} here, and {ranks} ranks of this machine want one each"
+            ),
+            offered: offered(),
+        });
+    }
+    Ok(offers.swap_remove(place).device.autodiff())
+}
+
+/// Its family: what ranks must have in common.
+pub fn family(name: &str) -> &str {
+    parts(name).0
+}
+
+/// Family, and which of it.
+fn parts(name: &str) -> (&str, Option<&str>) {
+    name.split_once(':').map_or((name, None), |(family, which)| (family, Some(which)))
 }
 
 /// The device on which stored models are checked and evaluated where nothing else is asked for:
@@ -120,6 +155,16 @@ fn choose(mut offers: Vec<Offer>, which: Option<&str>) -> Option<Device> {
         },
     };
     place.map(|place| offers.swap_remove(place).device)
+}
+
+/// The offers among which several ranks choose: those of a kind, or of the best kind.
+fn candidates(offers: Vec<Offer>, which: Option<&str>) -> Vec<Offer> {
+    if let Some(place) = which.and_then(|word| word.parse::<usize>().ok()) {
+        return offers.into_iter().skip(place).take(1).collect();
+    }
+    let named = which.and_then(|word| KINDS.iter().position(|kind| *kind == word));
+    let kind = named.or_else(|| offers.iter().map(|offer| offer.kind).min());
+    offers.into_iter().filter(|offer| Some(offer.kind) == kind).collect()
 }
 
 /// Everything that can be asked for.

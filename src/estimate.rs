@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::model::{Activations, LanguageModel};
 use crate::ops::logits_at_once;
+use crate::ranks::Wire;
 use crate::speed::random_parts;
 use crate::train::{
     Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, StepSettings, part_size,
@@ -27,6 +28,50 @@ const THREAD_BYTES: u64 = 20_000_000;
 const SUMMED_GRADIENTS: f64 = 1.6;
 /// Share of the activations that is there at the peak, beside the gradients that take their place.
 const KEPT_AT_ONCE: f64 = 0.83;
+
+/// Bytes of a bucket on the wire, which a rank holds as it sends and as it receives.
+const BUCKET_BYTES: u64 = 4 << 20;
+
+/// Several ranks that train together, as far as memory and time are concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Team {
+    /// How many.
+    pub ranks: u64,
+    /// Whether each holds only its part of the moments.
+    pub sharded: bool,
+    /// How gradients travel.
+    pub wire: Wire,
+}
+
+impl Team {
+    /// An ordinary process.
+    pub const ALONE: Self = Self { ranks: 1, sharded: false, wire: Wire::F32 };
+
+    /// Bytes that each rank sends in a step, and receives: every parameter but its own part goes
+    /// once as a gradient to its owner and once, as a sum or a new value, from there to all.
+    ///
+    /// `(N - 1) / N * parameters * (bytes of a gradient on the way there + 4)`
+    pub fn bytes_a_step(self, parameters: u64) -> u64 {
+        let there = match self.wire {
+            Wire::F32 => F32,
+            Wire::Bf16 => 2,
+        };
+        let share = (self.ranks - 1) as f64 / self.ranks as f64;
+        (share * (parameters * (there + F32)) as f64) as u64
+    }
+
+    /// Memory that is there only because there are several: buckets, and the pieces a rank owns (sums
+    /// of gradients; with a sharded optimizer new values too).
+    fn memory(self, parameters: u64) -> u64 {
+        let pieces = if self.sharded { 2 } else { 1 };
+        if self.ranks == 1 { 0 } else { pieces * F32 * parameters / self.ranks + 3 * BUCKET_BYTES }
+    }
+
+    /// Values a rank holds of something that is cut over ranks.
+    fn part(self, values: u64) -> u64 {
+        if self.sharded { values.div_ceil(self.ranks) } else { values }
+    }
+}
 
 /// What runs at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +103,8 @@ pub struct Memory {
     pub logits: u64,
     /// Program, thread stacks, allocator.
     pub program: u64,
+    /// What ranks hold to tell each other their gradients.
+    pub exchange: u64,
 }
 
 impl Memory {
@@ -67,7 +114,7 @@ impl Memory {
     }
 
     /// The parts with their names.
-    pub fn parts(&self) -> [(&'static str, u64); 6] {
+    pub fn parts(&self) -> [(&'static str, u64); 7] {
         [
             ("weights", self.weights),
             ("gradients", self.gradients),
@@ -75,14 +122,16 @@ impl Memory {
             ("activations", self.activations),
             ("logits", self.logits),
             ("program", self.program),
+            ("exchange", self.exchange),
         ]
     }
 }
 
-/// The peak of a training run. Token caches are mapped files and not counted.
+/// The peak of a training run on one rank; `load` is its own. Token caches are mapped files and not
+/// counted.
 ///
 /// Each part of a micro-batch, one a thread, has gradients of its own on the way.
-pub fn memory(spec: &ModelSpec, load: Load, device: &Device) -> Memory {
+pub fn memory(spec: &ModelSpec, load: Load, team: Team, device: &Device) -> Memory {
     let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
     let parameters = spec.parameters() as u64;
     let parts = load.parts(device);
@@ -95,11 +144,12 @@ pub fn memory(spec: &ModelSpec, load: Load, device: &Device) -> Memory {
     Memory {
         weights: of(1.0, parameters),
         gradients: of(1.0, parts * (parameters + twice)) + of(summed, parameters),
-        moments: of(2.0, parameters),
+        moments: of(2.0, team.part(parameters)),
         activations: (KEPT_AT_ONCE * (tokens * bytes_of_a_token(spec, load.activations)) as f64)
             as u64,
         logits: of(1.0, parts * logits),
         program: PROGRAM_BYTES + parts * THREAD_BYTES,
+        exchange: team.memory(parameters),
     }
 }
 
@@ -141,11 +191,36 @@ pub struct Pace {
     pub update: Duration,
 }
 
-impl Pace {
-    /// Time of a run, evaluation and saving left aside.
-    pub fn of_run(self, steps: u64, micro_batches: u64) -> Duration {
-        let step = self.micro_batch * micro_batches as u32 + self.update;
-        Duration::from_secs_f64(step.as_secs_f64() * steps as f64)
+/// What a step of several ranks takes, by part.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepEstimate {
+    /// Forward and backward of a rank's micro-batches, in seconds.
+    pub compute: f64,
+    /// The update, of everything or of a rank's part.
+    pub update: f64,
+    /// Gradients there, sums or new values back: bytes over the speed of the link.
+    pub exchange: f64,
+}
+
+impl StepEstimate {
+    /// Of a rank that makes `micro_batches` at this pace; `link` is in bytes a second.
+    pub fn new(pace: Pace, micro_batches: u64, team: Team, parameters: u64, link: f64) -> Self {
+        let part = if team.sharded { team.ranks as f64 } else { 1.0 };
+        Self {
+            compute: pace.micro_batch.as_secs_f64() * micro_batches as f64,
+            update: pace.update.as_secs_f64() / part,
+            exchange: team.bytes_a_step(parameters) as f64 / link,
+        }
+    }
+
+    /// All parts, one after the other.
+    pub fn seconds(self) -> f64 {
+        self.compute + self.update + self.exchange
+    }
+
+    /// The share of a step that ranks compute and do not wait for each other.
+    pub fn efficiency(self) -> f64 {
+        (self.compute + self.update) / self.seconds()
     }
 }
 
@@ -183,7 +258,7 @@ mod tests {
     fn error(config: &str, threads: usize, load: Load, measured: u64) -> f64 {
         let spec: ModelSpec = toml::from_str(config).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let found = pool.install(|| memory(&spec, load, &device::cpu())).total();
+        let found = pool.install(|| memory(&spec, load, Team::ALONE, &device::cpu())).total();
         found as f64 / (measured * 1_000_000) as f64 - 1.0
     }
 
@@ -241,8 +316,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_takes_its_micro_batches_and_updates() {
+    fn ranks_send_all_but_their_own_part_twice() {
+        let team = Team { ranks: 4, sharded: true, wire: Wire::F32 };
+        assert_eq!(team.bytes_a_step(1000), 6000);
+        assert_eq!(Team { wire: Wire::Bf16, ..team }.bytes_a_step(1000), 4500);
+        assert_eq!(Team::ALONE.bytes_a_step(1000), 0);
         let pace = Pace { micro_batch: Duration::from_secs(2), update: Duration::from_secs(1) };
-        assert_eq!(pace.of_run(10, 3), Duration::from_secs(70));
+        let step = StepEstimate::new(pace, 3, team, 1000, 6000.0);
+        assert_eq!(step, StepEstimate { compute: 6.0, update: 0.25, exchange: 1.0 });
+        assert!((step.efficiency() - 6.25 / 7.25).abs() < 1e-12);
     }
 }

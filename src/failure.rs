@@ -16,12 +16,17 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::from(stop.exit_code());
     }
+    // Another rank says what happened.
+    if let Some(TrainError::OtherRank { code, .. }) = error.downcast_ref() {
+        return ExitCode::from(*code);
+    }
     // A recipe reports all its problems at once; each further one brings its own "error: ".
     eprintln!("error: {error:#}");
     ExitCode::from(code_of(error))
 }
 
-fn code_of(error: &anyhow::Error) -> u8 {
+/// The documented exit code.
+pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {
         return 2;
     }

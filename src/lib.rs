@@ -5,6 +5,7 @@
 //! ```no_run
 //! use bitnet_train::monitor::Silent;
 //! use bitnet_train::platform::Signals;
+//! use bitnet_train::ranks::Ranks;
 //! use bitnet_train::recipe::{self, Plan};
 //! use bitnet_train::train::{self, Resume, RunOptions};
 //!
@@ -18,6 +19,7 @@
 //!     allow_change: Vec::new(),
 //!     command: "my program".into(),
 //!     signals: Signals::listen()?,
+//!     ranks: Ranks::alone(),
 //! };
 //! // A monitor of one's own sees every step, evaluation, sample and save.
 //! let summary = train::run(&recipe, &options, &mut Silent)?;
@@ -41,6 +43,7 @@ pub mod monitor;
 pub mod ops;
 pub mod platform;
 pub mod random;
+pub mod ranks;
 pub mod recipe;
 pub mod speed;
 pub mod train;

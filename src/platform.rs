@@ -1,13 +1,14 @@
 //! The only file that makes calls of one operating system: signals, free space, memory.
 //! Elsewhere than on Unix the fallbacks below are used; the README says which platforms were run.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Signals that arrived, polled by long work between its pieces.
 ///
-/// The first SIGINT or SIGTERM asks for a safe stop; a second one ends the process at once,
+/// The first SIGINT or SIGTERM (or SIGUSR2, which `mpirun` hands on) asks for a safe stop; a second one ends the process at once,
 /// which tears nothing because files appear under their final name only when complete.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
@@ -43,13 +44,22 @@ impl Signals {
             (signal_hook::consts::SIGINT, &signals.interrupt, Stop::Interrupt),
             (signal_hook::consts::SIGTERM, &signals.terminate, Stop::Terminate),
         ] {
-            // The order matters: the second arrival finds the flag set and ends the process.
-            let code = i32::from(stop.exit_code());
-            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(flag))?;
-            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            listen_for_stop(signal, flag, stop)?;
         }
-        listen_for_save(&signals.save)?;
+        signals.listen_for_more()?;
         Ok(signals)
+    }
+
+    #[cfg(unix)]
+    fn listen_for_more(&self) -> std::io::Result<()> {
+        use signal_hook::consts::{SIGUSR1, SIGUSR2};
+        listen_for_stop(SIGUSR2, &self.terminate, Stop::Terminate)?;
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&self.save)).map(|_| ())
+    }
+
+    #[cfg(not(unix))]
+    fn listen_for_more(&self) -> std::io::Result<()> {
+        Ok(())
     }
 
     /// Whether a stop was asked for.
@@ -69,14 +79,24 @@ impl Signals {
     }
 }
 
-#[cfg(unix)]
-fn listen_for_save(flag: &Arc<AtomicBool>) -> std::io::Result<()> {
-    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(flag)).map(|_| ())
+fn listen_for_stop(signal: i32, flag: &Arc<AtomicBool>, stop: Stop) -> std::io::Result<()> {
+    // The order matters: the second arrival finds the flag set and ends the process.
+    let code = i32::from(stop.exit_code());
+    signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(flag))?;
+    signal_hook::flag::register(signal, Arc::clone(flag)).map(|_| ())
 }
 
-#[cfg(not(unix))]
-fn listen_for_save(_flag: &Arc<AtomicBool>) -> std::io::Result<()> {
-    Ok(())
+/// The cores this process may run on, by number; empty where unknown.
+#[cfg(target_os = "linux")]
+pub fn cores() -> BTreeSet<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return BTreeSet::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+/// The cores this process may run on, by number; empty where unknown.
+#[cfg(not(target_os = "linux"))]
+pub fn cores() -> BTreeSet<usize> {
+    BTreeSet::new()
 }
 
 /// Bytes that an ordinary user may still write where `path` lies; `None` where unknown.

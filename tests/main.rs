@@ -5,5 +5,6 @@ mod golden;
 mod operations;
 mod parity;
 mod policy;
+mod ranks;
 mod recompute;
 mod runs;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_train::device;
-use bitnet_train::estimate::{self, Load, Memory};
+use bitnet_train::estimate::{self, Load, Memory, Pace, StepEstimate, Team};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::platform::Signals;
+use bitnet_train::ranks::Wire;
 use bitnet_train::recipe::{self, Plan, Recipe, Schedule, Stage};
 use bitnet_train::train::{self, Shape, TrainError};
 use serde_json::json;
@@ -61,43 +62,88 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
     print_schedule(recipe, &schedule, steps);
     let Some(spec) = spec else { return Ok(()) };
-    let load = load(recipe);
+    let (team, load) = (team(recipe, args), load(recipe, args));
+    train::check_batch(recipe, args.ranks as usize)?;
     let device = device::open(&recipe.device);
     // Memory is that of a run on a CPU where the device is not here to be asked.
-    let memory = estimate::memory(&spec, load, device.as_ref().unwrap_or(&device::cpu()));
-    print_memory(&spec, &memory);
+    let memory = estimate::memory(&spec, load, team, device.as_ref().unwrap_or(&device::cpu()));
+    print_memory(&spec, &memory, args.ranks);
+    let mut estimated = None;
     let free = bitnet_train::platform::free_memory();
     let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
     if !fits {
         print_line("time: not probed, the run does not fit into the free memory of this machine");
     } else if !args.no_probe {
         let pace = estimate::probe(&spec, load, &device.map_err(TrainError::from)?);
-        let run = pace.of_run(steps, load.micro_batches);
-        print_line(&format!(
-            "time: about {}, by a probe on this machine ({:.2} s a micro-batch, {:.2} s an \
-             update); evaluation and saving come on top",
-            in_words(run),
-            pace.micro_batch.as_secs_f64(),
-            pace.update.as_secs_f64()
-        ));
+        let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
+        let parameters = spec.parameters() as u64;
+        let step = StepEstimate::new(pace, load.micro_batches, team, parameters, link);
+        print_time(args, pace, step, steps);
+        if args.ranks > 1 {
+            print_exchange(args, team, step, parameters);
+        }
+        estimated = Some(step);
     }
     if args.json {
         print_line(
             &json!({"steps": steps, "parameters": spec.parameters(),
-            "memory_bytes": memory.total(), "memory": memory})
+            "memory_bytes": memory.total(), "memory": memory, "ranks": args.ranks,
+            "step_seconds": estimated})
             .to_string(),
         );
     }
     Ok(())
 }
 
-fn load(recipe: &Recipe) -> Load {
+fn print_time(args: &PlanArgs, pace: Pace, step: StepEstimate, steps: u64) {
+    let run = Duration::from_secs_f64(step.seconds() * steps as f64);
+    let ranks =
+        if args.ranks > 1 { format!(" for each of {} ranks", args.ranks) } else { String::new() };
+    print_line(&format!(
+        "time: about {}, by a probe on this machine{ranks} ({:.2} s a micro-batch, {:.2} s an \
+         update); evaluation and saving come on top",
+        in_words(run),
+        pace.micro_batch.as_secs_f64(),
+        pace.update.as_secs_f64()
+    ));
+}
+
+/// A step of several ranks by part, with the formula.
+fn print_exchange(args: &PlanArgs, team: Team, step: StepEstimate, parameters: u64) {
+    let there = if team.wire == Wire::Bf16 { 2 } else { 4 };
+    print_line(&format!(
+        "a step: {:.3} s computing + {:.3} s updating + {:.3} s exchanging{}",
+        step.compute,
+        step.update,
+        step.exchange,
+        if args.link.is_none() { " (no --link GBPS given: taken as free)" } else { "" }
+    ));
+    print_line(&format!(
+        "exchanging: ({ranks} - 1) / {ranks} x {parameters} parameters x ({there} + 4) bytes = {:.1} MB a \
+         rank{}; {:.1} % of a step is work",
+        team.bytes_a_step(parameters) as f64 / 1e6,
+        args.link.map_or_else(String::new, |link| format!(", at {link} Gbit/s")),
+        100.0 * step.efficiency(),
+        ranks = args.ranks,
+    ));
+}
+
+fn team(recipe: &Recipe, args: &PlanArgs) -> Team {
     let train = &recipe.train;
+    let sharded = train.shard_optimizer && args.ranks > 1;
+    Team { ranks: args.ranks.into(), sharded, wire: train.reduce_precision.wire() }
+}
+
+/// What the rank with the largest share runs at a time.
+fn load(recipe: &Recipe, args: &PlanArgs) -> Load {
+    let train = &recipe.train;
+    let share = train.batch.div_ceil(args.ranks as usize);
+    let micro_batch = train.micro_batch.min(share);
     Load {
-        items: train.micro_batch as u64,
+        items: micro_batch as u64,
         rows_an_item: if recipe.stage == Stage::Dpo { 2 } else { 1 },
         seq_len: recipe.data.seq_len as u64,
-        micro_batches: (train.batch / train.micro_batch) as u64,
+        micro_batches: share.div_ceil(micro_batch) as u64,
         activations: train.activations(),
     }
 }
@@ -132,12 +178,16 @@ fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     }
 }
 
-fn print_memory(spec: &ModelSpec, memory: &Memory) {
+fn print_memory(spec: &ModelSpec, memory: &Memory, ranks: u32) {
     print_line(&format!(
-        "\n{:.2} M parameters; memory at its peak:",
-        spec.parameters() as f64 / 1e6
+        "\n{:.2} M parameters; memory{} at its peak:",
+        spec.parameters() as f64 / 1e6,
+        if ranks > 1 { " of a rank" } else { "" }
     ));
     for (part, bytes) in memory.parts() {
+        if bytes == 0 {
+            continue;
+        }
         print_line(&format!("  {part:<12} {:>10.1} MB", bytes as f64 / 1e6));
     }
     print_line(&format!("  {:<12} {:>10.1} MB", "together", memory.total() as f64 / 1e6));

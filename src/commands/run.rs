@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bitnet_train::data::world::{Cast, Telling};
-use bitnet_train::monitor::{Terminal, Verbosity};
-use bitnet_train::platform::Signals;
+use bitnet_train::monitor::{Monitor, Silent, Terminal, Verbosity};
+use bitnet_train::platform::{self, Signals};
+use bitnet_train::ranks::{self, Hosts, Ranks};
 use bitnet_train::recipe::{self, DataSource, Plan, Recipe, Stage};
 use bitnet_train::train::{self, PipelineStage, Resume, RunOptions, Summary, TrainError};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::speaker::{Score, Speaker};
 use super::{print_line, set_threads};
 use crate::cli::RunArgs;
-use crate::failure::Usage;
+use crate::failure::{Usage, code_of};
 
 /// Tokens the packed model speaks for each prompt at the end of a run.
 const SPOKEN_TOKENS: usize = 60;
@@ -24,19 +25,76 @@ const EXAMINED_STORIES: u64 = 200;
 const SHOWN_CONVERSATIONS: u64 = 2;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    set_threads(args.threads)?;
+    let ranks = join_ranks()?;
+    run_on(args, &ranks).map_err(|error| leave(&ranks, error))
+}
+
+/// The processes that were started together with this one.
+#[cfg(feature = "mpi")]
+#[expect(clippy::unnecessary_wraps, reason = "without MPI it can fail")]
+fn join_ranks() -> Result<Ranks> {
+    let mpi = ranks::launched().and_then(|_| ranks::Mpi::join());
+    Ok(mpi.map_or_else(Ranks::alone, |mpi| Ranks::new(std::rc::Rc::new(mpi))))
+}
+
+/// An ordinary process; several that were started together would all train the same.
+#[cfg(not(feature = "mpi"))]
+fn join_ranks() -> Result<Ranks> {
+    match ranks::launched() {
+        Some(ranks) if ranks > 1 => Err(TrainError::NoMpi { ranks }.into()),
+        _ => Ok(Ranks::alone()),
+    }
+}
+
+/// What a rank says when it ends: nothing where another one does. An error that the others do not
+/// know of ends them too.
+fn leave(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
+    let known = error.downcast_ref::<TrainError>().filter(|known| known.is_shared());
+    match known {
+        _ if ranks.is_alone() => error,
+        None => {
+            let code = code_of(&error);
+            eprintln!("error: {}: {error:#}", ranks.name());
+            ranks.abort(code);
+            error
+        }
+        Some(TrainError::OnRank { .. }) => error,
+        Some(_) if ranks.is_first() => error,
+        Some(known) => {
+            let (name, code) = (ranks.name(), known.exit_code());
+            TrainError::OtherRank { name, code, full_disk: known.is_full_disk() }.into()
+        }
+    }
+}
+
+/// Worker threads of this rank, on a machine with cores for all of its ranks.
+fn threads(args: &RunArgs, ranks: &Ranks) -> Result<Option<usize>, TrainError> {
+    if ranks.is_alone() {
+        return Ok(args.threads);
+    }
+    let hosts = Hosts::ask(ranks, platform::cores());
+    let threads = args.threads.unwrap_or_else(|| hosts.threads());
+    let room = if args.oversubscribe { Ok(()) } else { hosts.check(threads) };
+    train::agree(ranks, room.map_err(TrainError::from))?;
+    Ok(Some(threads))
+}
+
+fn run_on(args: &RunArgs, ranks: &Ranks) -> Result<()> {
+    set_threads(threads(args, ranks)?)?;
     let path = args.recipe.as_ref().expect("clap requires --recipe");
     let mut overrides = args.overrides.clone();
     overrides.extend(args.device.iter().map(|device| format!("device=\"{device}\"")));
-    let plan = recipe::load(path, &overrides).map_err(TrainError::from)?;
+    let plan = recipe::load(path, &overrides).map_err(TrainError::from);
+    let plan = train::agree(ranks, plan)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(path, &plan)));
     let signals =
         Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
-    let runner = Runner { args, signals };
+    let runner = Runner { args, ranks, signals };
     match plan {
         Plan::Single(recipe) => runner.single(&recipe, &out),
         Plan::Pipeline(files) => {
-            let stages = train::pipeline(&files, &overrides, &out).map_err(TrainError::from)?;
+            let stages = train::pipeline(&files, &overrides, &out).map_err(TrainError::from);
+            let stages = train::agree(ranks, stages)?;
             runner.pipeline(&stages, &out)
         }
     }
@@ -53,6 +111,7 @@ fn name(path: &Path, plan: &Plan) -> String {
 /// What is the same for all stages.
 struct Runner<'a> {
     args: &'a RunArgs,
+    ranks: &'a Ranks,
     signals: Signals,
 }
 
@@ -67,7 +126,7 @@ struct Outcome<'a> {
 impl Runner<'_> {
     fn single(&self, recipe: &Recipe, out: &Path) -> Result<()> {
         let summary = self.stage(recipe, out, self.resume(out))?;
-        if self.args.dry_run {
+        if self.args.dry_run || !self.ranks.is_first() {
             return Ok(());
         }
         let outcome = Outcome { recipe, scores: examine(recipe, &summary)?, summary };
@@ -82,18 +141,26 @@ impl Runner<'_> {
 
     fn pipeline(&self, stages: &[PipelineStage], out: &Path) -> Result<()> {
         let resume = self.resume(out);
-        Self::check_pipeline(stages, &resume)?;
+        self.check_pipeline(stages, &resume)?;
         let mut outcomes = Vec::with_capacity(stages.len());
         for (number, PipelineStage { recipe, out }) in (1..).zip(stages) {
-            if !self.args.quiet {
+            if !self.args.quiet && self.ranks.is_first() {
                 eprintln!("\n== stage {number} of {}: {}", stages.len(), recipe.name);
             }
             let summary = self.stage(recipe, out, resume.clone())?;
+            if self.args.dry_run && !self.ranks.is_first() {
+                return Ok(());
+            }
             if self.args.dry_run {
                 eprintln!("the stages behind it need its model and are not rehearsed");
                 return Ok(());
             }
-            outcomes.push(Outcome { recipe, scores: examine(recipe, &summary)?, summary });
+            let first = self.ranks.is_first();
+            let scores = if first { examine(recipe, &summary)? } else { BTreeMap::new() };
+            outcomes.push(Outcome { recipe, summary, scores });
+        }
+        if !self.ranks.is_first() {
+            return Ok(());
         }
         if self.args.json {
             let stages: Vec<Value> = outcomes.iter().map(Outcome::json).collect();
@@ -111,15 +178,15 @@ impl Runner<'_> {
     }
 
     /// Refuses before the first stage what would be refused in a later one.
-    fn check_pipeline(stages: &[PipelineStage], resume: &Resume) -> Result<()> {
+    fn check_pipeline(&self, stages: &[PipelineStage], resume: &Resume) -> Result<()> {
         if let Resume::From(_) = resume {
             let what = "--resume: expected never or auto for a pipeline, got a checkpoint";
             return Err(Usage(what.to_owned()).into());
         }
         for PipelineStage { recipe, out } in stages {
-            train::check(recipe)?;
+            train::check(recipe, self.ranks)?;
             if *resume == Resume::Never {
-                train::refuse_existing(out)?;
+                train::first_only(self.ranks, || train::refuse_existing(out))?;
             }
         }
         Ok(())
@@ -133,17 +200,22 @@ impl Runner<'_> {
             allow_change: args.allow_change.clone(),
             command: std::env::args().collect::<Vec<_>>().join(" "),
             signals: self.signals.clone(),
+            ranks: self.ranks.clone(),
         };
         let verbosity = match (args.quiet, args.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
             _ => Verbosity::Normal,
         };
-        let monitor = &mut Terminal::new(verbosity);
+        let mut monitor: Box<dyn Monitor> = if self.ranks.is_first() {
+            Box::new(Terminal::new(verbosity))
+        } else {
+            Box::new(Silent)
+        };
         if args.dry_run {
-            return Ok(train::rehearse(recipe, &options, monitor)?);
+            return Ok(train::rehearse(recipe, &options, monitor.as_mut())?);
         }
-        Ok(train::run(recipe, &options, monitor)?)
+        Ok(train::run(recipe, &options, monitor.as_mut())?)
     }
 
     fn resume(&self, out: &Path) -> Resume {

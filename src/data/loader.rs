@@ -4,6 +4,7 @@
 //! Rows of a set are the epochs of `plan`, one after the other; batches are made in `train`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -101,14 +102,29 @@ impl<E: Epoch> Loader<E> {
         position: &Position,
         count: usize,
     ) -> Result<(Vec<E::Item>, Position), DataError> {
+        self.share(phase, mix, position, count, 0..count)
+    }
+
+    /// As [`Loader::rows`], but only those of the `count` rows whose number lies in `share`.
+    pub fn share(
+        &mut self,
+        phase: usize,
+        mix: &Mix,
+        position: &Position,
+        count: usize,
+        share: Range<usize>,
+    ) -> Result<(Vec<E::Item>, Position), DataError> {
         let lottery = Lottery::new(mix, &self.sets)?;
         let mut position = position.clone();
-        let mut rows = Vec::with_capacity(count);
-        for _ in 0..count {
+        let mut rows = Vec::with_capacity(share.len());
+        for at in 0..count {
             let number = position.take_from(phase);
             let set = lottery.draw(self.settings.seed, phase, number);
             let cursor = position.sets.entry(set.to_owned()).or_default();
-            rows.push(self.next_row(set, cursor)?);
+            let row = self.advance(set, cursor)?;
+            if share.contains(&at) {
+                rows.push(self.plan(set, cursor.epoch)?.item(row));
+            }
         }
         Ok((rows, position))
     }
@@ -123,7 +139,8 @@ impl<E: Epoch> Loader<E> {
         Ok(&self.plans[set].1)
     }
 
-    fn next_row(&mut self, set: &str, cursor: &mut Cursor) -> Result<E::Item, DataError> {
+    /// Moves a cursor on by a row and gives the number of the row.
+    fn advance(&mut self, set: &str, cursor: &mut Cursor) -> Result<u64, DataError> {
         if cursor.row >= self.plan(set, cursor.epoch)?.items() {
             *cursor = Cursor { epoch: cursor.epoch + 1, row: 0 };
         }
@@ -133,7 +150,7 @@ impl<E: Epoch> Loader<E> {
             return Err(no_rows(set, seq_len, plan.why_empty()));
         }
         cursor.row += 1;
-        Ok(plan.item(cursor.row - 1))
+        Ok(cursor.row - 1)
     }
 }
 

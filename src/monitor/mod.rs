@@ -29,6 +29,8 @@ pub struct RunInfo {
     pub first_step: u64,
     /// What an optimizer step is made of, in words.
     pub batch: String,
+    /// Processes that train together.
+    pub ranks: usize,
 }
 
 /// One line of `metrics.jsonl`.
@@ -54,6 +56,10 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// Whether the update was left out because something was not finite, or a spike.
     pub skipped: bool,
+    /// Processes that train together.
+    pub ranks: usize,
+    /// Trained targets so far of the rank that writes this.
+    pub tokens_this_rank: u64,
     /// The objective's other figures.
     #[serde(flatten)]
     pub metrics: BTreeMap<&'static str, f64>,

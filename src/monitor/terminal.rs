@@ -102,12 +102,13 @@ impl Monitor for Terminal {
         self.steps = info.steps;
         let resumed = if info.first_step > 1 { " (resumed)" } else { "" };
         self.line(&format!(
-            "{}: {:.2} M parameters, steps {} to {}{resumed}, {} a step",
+            "{}: {:.2} M parameters, steps {} to {}{resumed}, {} a step{}",
             info.name,
             info.parameters as f64 / 1e6,
             info.first_step,
             info.steps,
-            info.batch
+            info.batch,
+            if info.ranks > 1 { format!(", on {} ranks", info.ranks) } else { String::new() }
         ));
         if let Some(bar) = &self.bar {
             bar.set_length(info.steps);

@@ -43,6 +43,7 @@ const CLASSES: &[(&str, Class)] = &[
     ("train.micro_batch", Class::Safe),
     ("train.recompute", Class::Safe),
     ("train.shard_optimizer", Class::Safe),
+    ("train.reduce_precision", Class::NeedsAllow),
     ("train.max_minutes", Class::Safe),
     ("data.validation", Class::Safe),
     ("data.cache", Class::Safe),
@@ -56,6 +57,11 @@ const CLASSES: &[(&str, Class)] = &[
 ];
 
 impl Recipe {
+    /// Every setting under its dotted key.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        settings(self)
+    }
+
     /// Every setting in which `other` differs, in order of their keys. Where the recipes lie does
     /// not count.
     pub fn diff(&self, other: &Self) -> Vec<Change> {

@@ -150,6 +150,9 @@ fn read_train(root: &mut Section<'_>) -> Train {
         precision: precision.unwrap_or(Precision::F32),
         recompute: table.optional("recompute", Item::boolean).unwrap_or(false),
         shard_optimizer: table.optional("shard_optimizer", Item::boolean).unwrap_or(false),
+        reduce_precision: table
+            .optional("reduce_precision", |item| item.choice(Precision::WORDS))
+            .unwrap_or(Precision::F32),
         max_minutes: table.optional("max_minutes", minutes).filter(|&minutes| minutes > 0.0),
         freeze: table.optional("freeze", read_freeze).unwrap_or_default(),
     };

@@ -88,6 +88,7 @@ impl Recipe {
             ("precision", text(train.precision.name())),
             ("recompute", Value::Boolean(train.recompute)),
             ("shard_optimizer", Value::Boolean(train.shard_optimizer)),
+            ("reduce_precision", text(train.reduce_precision.name())),
             ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
             ("freeze", Value::Array(train.freeze.iter().map(|name| text(name)).collect())),
         ]))

@@ -12,6 +12,7 @@ use super::data::Data;
 use super::model::ModelSource;
 use super::rate::{Rate, Shape, Span};
 use crate::model::Activations;
+use crate::ranks::Wire;
 
 /// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +150,14 @@ impl Precision {
         word(Self::WORDS, self)
     }
 
+    /// How numbers of it travel between ranks.
+    pub fn wire(self) -> Wire {
+        match self {
+            Self::F32 => Wire::F32,
+            Self::Bf16 => Wire::Bf16,
+        }
+    }
+
     /// What the float products multiply.
     pub fn operands(self) -> Operands {
         match self {
@@ -175,6 +184,8 @@ pub struct Train {
     pub recompute: bool,
     /// Whether each rank holds only its part of the moments.
     pub shard_optimizer: bool,
+    /// In what several ranks send each other gradients; they are added in f32.
+    pub reduce_precision: Precision,
     /// Minutes after which the run saves and stops.
     pub max_minutes: Option<f64>,
     /// Names of the tensors that stay as they are, with `*` and `?`.

@@ -12,7 +12,10 @@ use crate::data::{
 use crate::device::runs_own_operations;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor};
-use crate::train::evaluate::{batch_of, likelihood};
+use crate::platform::Signals;
+use crate::ranks::Ranks;
+use crate::train::agreement::any_stop;
+use crate::train::evaluate::{batch_of, dealt_out, likelihood};
 use crate::train::session::Session;
 use crate::train::{Accumulated, CrossEntropy, TrainError};
 
@@ -26,14 +29,30 @@ pub(crate) struct Draw<'a> {
     pub(crate) micro_batch: usize,
 }
 
-/// Where it is computed, and who may cut it off.
+/// Where it is computed, by whom, and who may cut it off.
 #[derive(Clone, Copy)]
 pub(crate) struct Desk<'a> {
     pub(crate) device: &'a Device,
-    pub(crate) interrupted: &'a dyn Fn() -> bool,
+    pub(crate) ranks: &'a Ranks,
+    pub(crate) signals: &'a Signals,
 }
 
-/// A batch that ran forward and backward.
+impl Desk<'_> {
+    pub(crate) fn interrupted(self) -> bool {
+        self.signals.stop().is_some()
+    }
+
+    /// What this rank made, unless one of the ranks was interrupted; `None` where this one was.
+    pub(crate) fn unless_stopped<T>(self, own: Option<T>) -> Result<T, TrainError> {
+        let asked = if own.is_none() { self.signals.stop() } else { None };
+        match (any_stop(self.ranks, asked), own) {
+            (None, Some(made)) => Ok(made),
+            (stop, _) => Err(TrainError::Stopped(stop.expect("only a signal interrupts"))),
+        }
+    }
+}
+
+/// This rank's share of a batch, which ran forward and backward.
 pub(crate) struct Lesson {
     pub(crate) sum: Accumulated,
     /// The position behind it.
@@ -56,20 +75,21 @@ pub(crate) trait Curriculum {
     /// What must be there before the first step of this process and takes long to make.
     fn begin(&mut self, session: &Session, monitor: &mut dyn Monitor) -> Result<(), TrainError>;
 
-    /// Draws a batch and runs it; `None` when interrupted.
+    /// Draws a batch and runs this rank's share of it; stopped on all ranks when one of them was
+    /// interrupted.
     fn lesson(
         &mut self,
         model: &LanguageModel,
         draw: Draw,
         desk: Desk,
-    ) -> Result<Option<Lesson>, TrainError>;
+    ) -> Result<Lesson, TrainError>;
 
-    /// Evaluates every held-out set; `None` when interrupted. `model` is without autodiff.
+    /// Evaluates every held-out set with all ranks; stopped likewise. `model` is without autodiff.
     fn evaluate(
         &mut self,
         model: &LanguageModel,
         desk: Desk,
-    ) -> Result<Option<BTreeMap<String, Evaluation>>, TrainError>;
+    ) -> Result<BTreeMap<String, Evaluation>, TrainError>;
 
     /// The loss that the very first step of a run must have, if it is known.
     fn first_loss(&self) -> Option<f32> {
@@ -146,30 +166,34 @@ impl Curriculum for Rows {
         model: &LanguageModel,
         draw: Draw,
         desk: Desk,
-    ) -> Result<Option<Lesson>, TrainError> {
-        let (rows, next) = self.loader.rows(draw.phase, draw.mix, draw.position, draw.batch)?;
+    ) -> Result<Lesson, TrainError> {
+        let share = desk.ranks.share(draw.batch);
+        let (rows, next) =
+            self.loader.share(draw.phase, draw.mix, draw.position, draw.batch, share)?;
         let part = |rows: &[Row]| part_size(rows.len(), desk.device);
         let parts = |rows: &[Row]| rows.chunks(part(rows)).map(batch_of).collect();
         let batches: Vec<_> = rows.chunks(draw.micro_batch).map(parts).collect();
-        let sum = Accumulated::over(model, &CrossEntropy, &batches, desk.device, desk.interrupted);
+        let sum =
+            Accumulated::over(model, &CrossEntropy, &batches, desk.device, &|| desk.interrupted());
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
-        Ok(sum.map(|sum| Lesson { sum, next, places }))
+        let sum = desk.unless_stopped(sum)?.with_others(desk.ranks);
+        Ok(Lesson { sum, next, places })
     }
 
     fn evaluate(
         &mut self,
         model: &LanguageModel,
         desk: Desk,
-    ) -> Result<Option<BTreeMap<String, Evaluation>>, TrainError> {
+    ) -> Result<BTreeMap<String, Evaluation>, TrainError> {
         let mut results = BTreeMap::new();
         for (name, cache) in &self.validation {
             let rows = validation_rows(cache, self.seq_len);
-            let Some(sum) = likelihood(model, rows, desk.device, desk.interrupted) else {
-                return Ok(None);
-            };
-            results.insert(name.clone(), sum.evaluation());
+            let own = dealt_out(rows, desk.ranks);
+            let own = likelihood(model, own, desk.device, &|| desk.interrupted());
+            let all = desk.unless_stopped(own)?.of_all(desk.ranks);
+            results.insert(name.clone(), all.evaluation());
         }
-        Ok(Some(results))
+        Ok(results)
     }
 }
 

@@ -93,6 +93,45 @@ pub enum TrainError {
         /// What it must be.
         expected: f32,
     },
+    /// A rank had an error that all ranks know of; this is the one that had it.
+    #[error("{name}: {error}")]
+    OnRank {
+        /// Who it is.
+        name: String,
+        /// What it had.
+        error: Box<TrainError>,
+    },
+    /// Another rank had an error and tells of it.
+    #[error("{name} ended the run")]
+    OtherRank {
+        /// Who it is.
+        name: String,
+        /// Its exit code.
+        code: u8,
+        /// Whether its disk is full.
+        full_disk: bool,
+    },
+    /// Ranks that must hold the same parameters do not.
+    #[error(
+        "step {step}: the ranks no longer hold the same parameters; nothing was saved. Continue \
+         from the last checkpoint, and check the memory of the machines if it happens again"
+    )]
+    RanksDiffer {
+        /// The step after which it was noticed.
+        step: u64,
+    },
+    /// A machine has not the cores for its ranks.
+    #[error(transparent)]
+    Crowded(#[from] crate::ranks::Crowded),
+    /// Several ranks were started and this build knows none.
+    #[error(
+        "{ranks} processes were started together by mpirun or a scheduler, and this build has no \
+         MPI; expected a build with it (cargo build --release --features mpi) or a single process"
+    )]
+    NoMpi {
+        /// How many.
+        ranks: usize,
+    },
     /// A signal asked for a stop; the state was saved.
     #[error("stopped by a signal; continue with --resume auto")]
     Stopped(Stop),
@@ -104,6 +143,11 @@ pub enum TrainError {
 impl TrainError {
     /// Whether the disk is full (or the user's share of it).
     pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::OnRank { error, .. } => return error.is_full_disk(),
+            Self::OtherRank { full_disk, .. } => return *full_disk,
+            _ => {}
+        }
         let (Self::Io(io)
         | Self::Format(FormatError::Io(io))
         | Self::Checkpoint(
@@ -118,6 +162,20 @@ impl TrainError {
         )
     }
 
+    /// Whether every rank of a run ends with this error, each by itself. With any other, a rank
+    /// that ends has to end the others.
+    pub fn is_shared(&self) -> bool {
+        matches!(
+            self,
+            Self::OnRank { .. }
+                | Self::OtherRank { .. }
+                | Self::RanksDiffer { .. }
+                | Self::ReferenceDiffers { .. }
+                | Self::Diverged { .. }
+                | Self::Stopped(_)
+        )
+    }
+
     /// The documented exit code (`interface.md`).
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -129,7 +187,9 @@ impl TrainError {
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,
-            Self::Device(_) | Self::Bf16(_) => 5,
+            Self::Device(_) | Self::Bf16(_) | Self::Crowded(_) | Self::NoMpi { .. } => 5,
+            Self::OnRank { error, .. } => error.exit_code(),
+            Self::OtherRank { code, .. } => *code,
             Self::Data(error) => error.io_kind().map_or(4, code_of_io),
             Self::Io(error) | Self::Checkpoint(CheckpointError::Io(error)) => {
                 code_of_io(error.kind())
@@ -138,7 +198,7 @@ impl TrainError {
                 code_of_format(error)
             }
             Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
-            Self::ReferenceDiffers { .. } => 1,
+            Self::ReferenceDiffers { .. } | Self::RanksDiffer { .. } => 1,
             Self::Refused(_) => 7,
             Self::Stopped(stop) | Self::ExportStopped(stop) => stop.exit_code(),
         }

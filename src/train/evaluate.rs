@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use crate::data::Row;
 use crate::model::{Documents, LanguageModel};
 use crate::monitor::Evaluation;
+use crate::ranks::Ranks;
 use crate::train::{Batch, batch_log_probs};
 
 /// Rows that are evaluated at once.
@@ -20,11 +21,27 @@ pub struct Likelihood {
 }
 
 impl Likelihood {
+    /// The sum of every rank's.
+    #[must_use]
+    pub(crate) fn of_all(self, ranks: &Ranks) -> Self {
+        let sums = ranks.sums(&[self.nll, self.tokens as f64]);
+        Self { nll: sums[0], tokens: sums[1] as u64 }
+    }
+
     /// The means.
     pub fn evaluation(self) -> Evaluation {
         let nll_per_token = self.nll / self.tokens.max(1) as f64;
         Evaluation { nll_per_token, perplexity: nll_per_token.exp(), preference: None }
     }
+}
+
+/// The rows that this rank evaluates, in the batches that an ordinary process would make.
+pub(crate) fn dealt_out(
+    rows: impl Iterator<Item = Row>,
+    ranks: &Ranks,
+) -> impl Iterator<Item = Row> {
+    let batches = rows.enumerate().map(|(number, row)| (number / ROWS_AT_ONCE, row));
+    batches.filter(|(batch, _)| ranks.deals_with(*batch)).map(|(_, row)| row)
 }
 
 /// Evaluates `rows`; `None` when `interrupted` says so in between. `model` is without autodiff.

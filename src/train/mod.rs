@@ -2,6 +2,7 @@
 //! whole run ([`run`]). Models, files and terminals live in other rooms.
 
 mod adamw;
+mod agreement;
 mod curriculum;
 mod error;
 mod evaluate;
@@ -19,9 +20,11 @@ mod session;
 mod sources;
 mod step;
 mod telemetry;
+mod together;
 mod training;
 
 pub use adamw::{AdamW, AdamWSettings};
+pub use agreement::{agree, first_only};
 pub(crate) use curriculum::part_size;
 pub use error::TrainError;
 pub use evaluate::{Likelihood, batch_of, likelihood};
@@ -30,8 +33,8 @@ pub use objective::{Batch, CrossEntropy, Objective, Outcome, batch_log_probs};
 pub use pipeline::{PipelineStage, pipeline};
 pub use preference::{PairBatch, Preference, sequence_log_probs};
 pub use run::{
-    Preview, Resume, RunOptions, Shape, Summary, check, final_dir, preview, refuse_existing,
-    rehearse, run, shape,
+    Preview, Resume, RunOptions, Shape, Summary, check, check_batch, final_dir, preview,
+    refuse_existing, rehearse, run, shape,
 };
 pub use sample::{SampleSettings, sample};
 pub use step::{Accumulated, MadeStep, Reduction, Skip, StepReport, StepSettings, global_norm};

@@ -71,33 +71,60 @@ impl Pairs {
         pairs.iter().map(of).collect()
     }
 
-    fn evaluate_set(&self, model: &LanguageModel, set: &str, desk: Desk) -> Option<Evaluation> {
+    fn evaluate_set(
+        &self,
+        model: &LanguageModel,
+        set: &str,
+        desk: Desk,
+    ) -> Result<Evaluation, TrainError> {
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
         let pairs: Vec<Pair> = (0..plan.items()).map(|number| plan.item(number)).collect();
-        let (mut loss, mut count, mut sums) = (0.0, 0.0, Vec::new());
         let batches = self.batches(true, &pairs, self.micro_batch, desk.device);
-        for batch in batches.into_iter().flatten() {
-            if (desk.interrupted)() {
-                return None;
-            }
-            let outcome = self.objective.evaluate(model, &batch, desk.device);
-            loss += f64::from(outcome.sum.into_scalar::<f32>());
-            count += outcome.count;
-            add(&mut sums, outcome.metrics);
-        }
-        let of =
-            |name: &str| sums.iter().find(|(key, _)| *key == name).map_or(0.0, |(_, sum)| *sum);
+        let batches: Vec<PairBatch> = batches.into_iter().flatten().collect();
+        let own = desk.unless_stopped(self.evaluate_share(model, &batches, desk))?;
+        let sums = desk.ranks.sums(&own);
+        let [loss, count, logp_chosen, accuracy, margin] = sums[..] else {
+            unreachable!("as many sums as were given")
+        };
         let mean = |sum: f64| sum / f64::max(count, 1.0);
         let chosen = |pair: &Pair| pair.chosen.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
         let tokens = pairs.iter().map(chosen).sum::<usize>() as u64;
-        let likelihood = Likelihood { nll: -of("logp_chosen"), tokens };
+        let likelihood = Likelihood { nll: -logp_chosen, tokens };
         let preference = PreferenceEvaluation {
             loss: mean(loss),
-            accuracy: mean(of("accuracy")),
-            margin: mean(of("margin")),
+            accuracy: mean(accuracy),
+            margin: mean(margin),
             pairs: count as u64,
         };
-        Some(Evaluation { preference: Some(preference), ..likelihood.evaluation() })
+        Ok(Evaluation { preference: Some(preference), ..likelihood.evaluation() })
+    }
+
+    /// Loss, count and the three figures of this rank's share, summed; `None` when interrupted.
+    fn evaluate_share(
+        &self,
+        model: &LanguageModel,
+        batches: &[PairBatch],
+        desk: Desk,
+    ) -> Option<[f64; 5]> {
+        let mut sums = [0.0; 5];
+        for (number, batch) in batches.iter().enumerate() {
+            if desk.interrupted() {
+                return None;
+            }
+            if !desk.ranks.deals_with(number) {
+                continue;
+            }
+            let outcome = self.objective.evaluate(model, batch, desk.device);
+            let metric = |name: &str| {
+                let found = outcome.metrics.iter().find(|(key, _)| *key == name);
+                found.expect("a figure of every preference batch").1
+            };
+            let [chosen, accuracy, margin] = ["logp_chosen", "accuracy", "margin"].map(metric);
+            let loss = f64::from(outcome.sum.into_scalar::<f32>());
+            let own = [loss, outcome.count, chosen, accuracy, margin];
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
+        Some(sums)
     }
 
     /// Reads or computes the reference log-probabilities of one set.
@@ -150,18 +177,16 @@ impl ReferenceWork<'_, '_> {
         let request = reference::Request {
             dir: &dir,
             key,
-            device: &session.device,
-            interrupted: &|| session.interrupted(),
+            desk: session.desk(&session.device),
             progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
         };
         let held = &mut self.model;
-        let found = reference::open_or_compute(&request, plan, &mut || {
+        reference::open_or_compute(&request, plan, &mut || {
             if held.is_none() {
                 *held = Some(session.initial_model(&mut **monitor.borrow_mut())?);
             }
             Ok(held.clone().expect("it was just put there"))
-        })?;
-        found.ok_or_else(|| session.stopped())
+        })
     }
 }
 
@@ -215,38 +240,29 @@ impl Curriculum for Pairs {
         model: &LanguageModel,
         draw: Draw,
         desk: Desk,
-    ) -> Result<Option<Lesson>, TrainError> {
-        let (pairs, next) = self.loader.rows(draw.phase, draw.mix, draw.position, draw.batch)?;
+    ) -> Result<Lesson, TrainError> {
+        let share = desk.ranks.share(draw.batch);
+        let (pairs, next) =
+            self.loader.share(draw.phase, draw.mix, draw.position, draw.batch, share)?;
         let batches = self.batches(false, &pairs, draw.micro_batch, desk.device);
-        let sum =
-            Accumulated::over(model, &self.objective, &batches, desk.device, desk.interrupted);
+        let interrupted = || desk.interrupted();
+        let sum = Accumulated::over(model, &self.objective, &batches, desk.device, &interrupted);
         let places: Vec<Place> = pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();
-        Ok(sum.map(|sum| Lesson { sum, next, places }))
+        let sum = desk.unless_stopped(sum)?.with_others(desk.ranks);
+        Ok(Lesson { sum, next, places })
     }
 
     fn evaluate(
         &mut self,
         model: &LanguageModel,
         desk: Desk,
-    ) -> Result<Option<BTreeMap<String, Evaluation>>, TrainError> {
-        let mut results = BTreeMap::new();
-        for set in self.validation.keys() {
-            let Some(evaluation) = self.evaluate_set(model, set, desk) else { return Ok(None) };
-            results.insert(set.clone(), evaluation);
-        }
-        Ok(Some(results))
+    ) -> Result<BTreeMap<String, Evaluation>, TrainError> {
+        let one = |set: &String| Ok((set.clone(), self.evaluate_set(model, set, desk)?));
+        self.validation.keys().map(one).collect()
     }
 
     /// Policy and reference are equal, so every margin is 0.
     fn first_loss(&self) -> Option<f32> {
         Some(std::f32::consts::LN_2)
-    }
-}
-
-fn add(sums: &mut Vec<(&'static str, f64)>, more: Vec<(&'static str, f64)>) {
-    if sums.is_empty() {
-        *sums = more;
-    } else {
-        sums.iter_mut().zip(more).for_each(|((_, sum), (_, more))| *sum += more);
     }
 }

@@ -18,6 +18,8 @@ use crate::data::{Epoch, FileLock, Pair, PairPlan};
 use crate::device::runs_own_operations;
 use crate::model::LanguageModel;
 use crate::train::TrainError;
+use crate::train::agreement::{agree, first_only};
+use crate::train::curriculum::Desk;
 use crate::train::evaluate::batch_of;
 use crate::train::preference::{host, recorded_log_probs};
 use crate::train::step::with_own_leaves;
@@ -42,39 +44,104 @@ pub(crate) struct ReferenceKey {
 pub(crate) struct Request<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) key: &'a ReferenceKey,
-    /// The one that trains.
-    pub(crate) device: &'a Device,
-    pub(crate) interrupted: &'a dyn Fn() -> bool,
+    /// That of the training itself.
+    pub(crate) desk: Desk<'a>,
     pub(crate) progress: &'a dyn Fn(u64, u64),
 }
 
 /// The log-probabilities of a set: for each pair, in file order, of the chosen and of the rejected
-/// answer. `None` when interrupted.
+/// answer. The first rank keeps the file; all of them compute.
 ///
 /// `model` is called only where something is left to compute.
 pub(crate) fn open_or_compute(
     request: &Request<'_>,
     plan: &PairPlan,
     model: &mut dyn FnMut() -> Result<LanguageModel, TrainError>,
-) -> Result<Option<Vec<[f32; 2]>>, TrainError> {
-    let path = request.path();
-    let pairs = plan.items() as usize;
-    if let Some(found) = read_finished(&path, pairs) {
-        return Ok(Some(found));
+) -> Result<Vec<[f32; 2]>, TrainError> {
+    let ranks = request.desk.ranks;
+    let store = first_only(ranks, || Store::open(request, plan.items() as usize))?;
+    let known =
+        ranks.broadcast(store.as_ref().map(|store| store.bytes.clone()).unwrap_or_default());
+    let done = (known.len() / PAIR_BYTES) as u64;
+    let mut writer = Writer { store, bytes: known };
+    if done < plan.items() {
+        let model = agree(ranks, model())?;
+        compute(request, plan, &model, done, &mut writer)?;
     }
-    fs_err::create_dir_all(request.dir)?;
-    let lock = FileLock::exclusive(&path.with_extension("lock"), request.interrupted)?;
-    let Some(_lock) = lock else { return Ok(None) };
-    if let Some(found) = read_finished(&path, pairs) {
-        return Ok(Some(found)); // another process made it in the meantime
+    first_only(ranks, || writer.finish())?;
+    Ok(decode(&writer.bytes))
+}
+
+/// What the first rank has on disk of a set.
+struct Store {
+    path: PathBuf,
+    /// All pairs, or those that were computed before.
+    bytes: Vec<u8>,
+    /// Where more of them go; `None` where all are there.
+    partial: Option<(fs_err::File, FileLock)>,
+}
+
+impl Store {
+    /// Finds a whole file, or waits until no other process works on it and opens what is there.
+    fn open(request: &Request<'_>, pairs: usize) -> Result<Self, TrainError> {
+        let path = request.path();
+        if let Some(bytes) = read_finished(&path, pairs) {
+            return Ok(Self { path, bytes, partial: None });
+        }
+        fs_err::create_dir_all(request.dir)?;
+        let interrupted = || request.desk.interrupted();
+        let lock = FileLock::exclusive(&path.with_extension("lock"), &interrupted)?;
+        let Some(lock) = lock else {
+            let stop = request.desk.signals.stop().expect("only a signal interrupts");
+            return Err(TrainError::Stopped(stop));
+        };
+        if let Some(bytes) = read_finished(&path, pairs) {
+            return Ok(Self { path, bytes, partial: None }); // made by another process meanwhile
+        }
+        let mut file = fs_err::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(partial_path(&path))?;
+        let mut bytes = Vec::new();
+        std::io::copy(&mut file, &mut bytes)?;
+        let done = (bytes.len() / PAIR_BYTES).min(pairs);
+        bytes.truncate(done * PAIR_BYTES);
+        file.file_mut().set_len(bytes.len() as u64)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self { path, bytes, partial: Some((file, lock)) })
     }
-    let partial = path.with_extension("part");
-    let Some(bytes) = compute(request, plan, &partial, model)? else { return Ok(None) };
-    let mut finished = bytes.clone();
-    finished.extend(blake3::hash(&bytes).as_bytes());
-    write_file(&path, &finished, OnExisting::Replace)?;
-    fs_err::remove_file(&partial)?;
-    Ok(Some(decode(&bytes)))
+}
+
+/// Takes the pairs in their order; on the first rank they also reach the disk.
+struct Writer {
+    store: Option<Store>,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn append(&mut self, records: &[u8]) -> Result<(), TrainError> {
+        let file = self.store.as_mut().and_then(|store| store.partial.as_mut());
+        if let Some((file, _)) = file {
+            file.write_all(records)?;
+        }
+        self.bytes.extend(records);
+        Ok(())
+    }
+
+    /// Publishes the whole file where it was not there yet.
+    fn finish(&mut self) -> Result<(), TrainError> {
+        let Some(Store { path, partial: Some(_), .. }) = &self.store else { return Ok(()) };
+        let mut finished = self.bytes.clone();
+        finished.extend(blake3::hash(&self.bytes).as_bytes());
+        write_file(path, &finished, OnExisting::Replace)?;
+        Ok(fs_err::remove_file(partial_path(path))?)
+    }
+}
+
+fn partial_path(path: &Path) -> PathBuf {
+    path.with_extension("part")
 }
 
 impl Request<'_> {
@@ -101,61 +168,45 @@ pub(crate) fn hash_model(folder: &Path) -> Result<String, TrainError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The contents of a whole file whose checksum is right.
-fn read_finished(path: &Path, pairs: usize) -> Option<Vec<[f32; 2]>> {
-    let bytes = fs_err::read(path).ok()?;
+/// The values of a whole file whose checksum is right.
+fn read_finished(path: &Path, pairs: usize) -> Option<Vec<u8>> {
+    let mut bytes = fs_err::read(path).ok()?;
     let (values, hash) = bytes.split_at_checked(pairs * PAIR_BYTES)?;
     let sound = hash.len() == HASH_BYTES && blake3::hash(values).as_bytes() == hash;
-    sound.then(|| decode(values))
+    bytes.truncate(pairs * PAIR_BYTES);
+    sound.then_some(bytes)
 }
 
-/// Appends pair after pair to the file at `partial`, after those it holds already.
+/// Computes pairs from number `done` on, round after round, each rank its share of a round.
 fn compute(
     request: &Request<'_>,
     plan: &PairPlan,
-    partial: &Path,
-    model: &mut dyn FnMut() -> Result<LanguageModel, TrainError>,
-) -> Result<Option<Vec<u8>>, TrainError> {
-    let mut file = fs_err::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(partial)?;
-    let mut bytes = Vec::new();
-    std::io::copy(&mut file, &mut bytes)?;
-    let done = (bytes.len() / PAIR_BYTES).min(plan.items() as usize);
-    bytes.truncate(done * PAIR_BYTES);
-    file.file_mut().set_len(bytes.len() as u64)?;
-    file.seek(SeekFrom::End(0))?;
-    if done as u64 == plan.items() {
-        return Ok(Some(bytes));
-    }
-    let model = model()?;
-    let of = |number: u64| {
-        encode(log_probs(&with_own_leaves(&model), &plan.item(number), request.device))
-    };
+    model: &LanguageModel,
+    done: u64,
+    writer: &mut Writer,
+) -> Result<(), TrainError> {
+    let Desk { device, ranks, .. } = request.desk;
+    let of = |number: u64| encode(log_probs(&with_own_leaves(model), &plan.item(number), device));
     // No more than threads: a thread that waits within one pair would begin another, and another.
-    let shared = runs_own_operations(request.device);
-    let at_once = if shared { rayon::current_num_threads() as u64 } else { 1 };
-    let mut from = done as u64;
+    let shared = runs_own_operations(device);
+    let at_once = if shared { rayon::current_num_threads().min(255) as u8 } else { 1 };
+    // All ranks have to mean the same round, however many threads each has.
+    let at_once = usize::from(ranks.most(at_once)) * ranks.count();
+    let mut from = done;
     while from < plan.items() {
-        if (request.interrupted)() {
-            return Ok(None);
-        }
-        let to = plan.items().min(from + at_once);
-        let records: Vec<_> = if shared {
-            (from..to).into_par_iter().map(of).collect()
-        } else {
-            (from..to).map(of).collect()
-        };
-        release_graphs(request.device);
-        file.write_all(records.as_flattened())?;
-        bytes.extend(records.as_flattened());
-        (request.progress)(to, plan.items());
-        from = to;
+        let round = (plan.items() - from).min(at_once as u64);
+        let share = ranks.share(round as usize);
+        let own = from + share.start as u64..from + share.end as u64;
+        let own = (!request.desk.interrupted()).then(|| -> Vec<[u8; PAIR_BYTES]> {
+            if shared { own.into_par_iter().map(of).collect() } else { own.map(of).collect() }
+        });
+        release_graphs(device);
+        let own = request.desk.unless_stopped(own)?;
+        writer.append(&ranks.gather(own.as_flattened()).concat())?;
+        from += round;
+        (request.progress)(from, plan.items());
     }
-    Ok(Some(bytes))
+    Ok(())
 }
 
 /// What was recorded and is of no more use is only freed by a backward pass, of whatever graph.

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint;
+use crate::checkpoint::{self, StoredMoments};
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::recipe::{self, Class, Plan, Recipe};
+use crate::train::agreement::first_only;
 use crate::train::run::{Progress, Resume, State};
 use crate::train::run_dir::RunDir;
 use crate::train::session::Session;
@@ -40,26 +41,53 @@ pub(crate) fn holds_a_run(path: &Path) -> TrainError {
     ))
 }
 
-/// Loads a checkpoint that verifies, unless the recipe or the data have drifted from it.
+/// Loads a checkpoint that verifies, unless the recipe or the data have drifted from it. The first
+/// rank reads, the others are told; theirs need not see the run directory.
 pub(crate) fn load(
     session: &Session,
     path: &Path,
     allowed: &[String],
     monitor: &mut dyn Monitor,
 ) -> Result<State, TrainError> {
+    let ranks = session.ranks;
+    let read = first_only(ranks, || read(session, path, allowed, monitor))?;
+    let (progress, model, stored) = match read {
+        Some((progress, model, stored)) => (Some(progress), Some(model), Some(stored)),
+        None => (None, None, None),
+    };
+    let told = serde_json::to_vec(&progress).expect("the state serialises");
+    let progress = serde_json::from_slice::<Option<Progress>>(&ranks.broadcast(told));
+    let progress = progress.ok().flatten().expect("what the first rank has read");
+    let recipe = session.recipe;
+    let blank = || LanguageModel::initial(&session.spec, recipe.seed, &session.device);
+    let mut model = session.prepared(model.unwrap_or_else(blank));
+    let mut optimizer = session.new_optimizer();
+    let inner = session.device.clone().inner();
+    if let Some(together) = &session.together {
+        model = together.same_model(model);
+        together.read_moments(&mut optimizer, stored.as_ref(), &inner)?;
+    } else if let Some(stored) = stored {
+        [optimizer.first, optimizer.second] = stored.read_all(&session.spec, &inner)?;
+    }
+    optimizer.updates = progress.updates;
+    monitor.message(&format!("continuing after step {} from {}", progress.step, path.display()));
+    let resumed_from = Some(progress.step);
+    Ok(State { model, optimizer, progress, resumed_from })
+}
+
+/// What a checkpoint holds, its moments unread.
+fn read(
+    session: &Session,
+    path: &Path,
+    allowed: &[String],
+    monitor: &mut dyn Monitor,
+) -> Result<(Progress, LanguageModel, StoredMoments), TrainError> {
     let progress: Progress = checkpoint::read_state(path)?;
     refuse_recipe_drift(session.recipe, path, allowed, monitor)?;
     refuse_data_drift(session, path, &progress, allowed)?;
     let folder = bitnet_format::StoredModel::open(path)?;
     let (model, _) = LanguageModel::read_for_training(&folder, &session.device)?;
-    let model = session.prepared(model);
-    let mut optimizer = session.new_optimizer();
-    let inner = session.device.clone().inner();
-    [optimizer.first, optimizer.second] = checkpoint::read_moments(path, &session.spec, &inner)?;
-    optimizer.updates = progress.updates;
-    monitor.message(&format!("continuing after step {} from {}", progress.step, path.display()));
-    let resumed_from = Some(progress.step);
-    Ok(State { model, optimizer, progress, resumed_from })
+    Ok((progress, model, StoredMoments::open(path)?))
 }
 
 fn refuse_recipe_drift(

@@ -3,6 +3,7 @@
 //! four and continues the same fold.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bitnet_format::ModelSpec;
 use bitnet_format::folder::TOKENIZER_FILE;
@@ -12,16 +13,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::data::{Position, Row};
+use crate::device;
 use crate::export;
 use crate::model::LanguageModel;
 use crate::monitor::{EventFile, Monitor, RunInfo};
 use crate::platform::Signals;
+use crate::ranks::{Hosts, Ranks};
 use crate::recipe::{Recipe, Stage};
+use crate::train::agreement::{Term, agree, first_only, require_same};
+use crate::train::curriculum::Curriculum;
 use crate::train::guard::SpikeWindow;
 use crate::train::run_dir::{
     EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE,
 };
-use crate::train::session::{Session, refuse_unbuilt};
+use crate::train::session::{Crew, Session, contradiction};
 use crate::train::telemetry::Telemetry;
 use crate::train::training::{Training, Unsettled, next_loss};
 use crate::train::{AdamW, TrainError, resume, run_dir, session};
@@ -50,6 +55,8 @@ pub struct RunOptions {
     pub command: String,
     /// Signals to obey; `Signals::default()` obeys none.
     pub signals: Signals,
+    /// Who else trains this model; `Ranks::alone()` for nobody.
+    pub ranks: Ranks,
 }
 
 /// What a run left behind.
@@ -71,6 +78,9 @@ pub(crate) struct Progress {
     pub(crate) run_id: String,
     pub(crate) step: u64,
     pub(crate) tokens: u64,
+    /// Those of the first rank; checkpoints of older versions do not have it.
+    #[serde(default)]
+    pub(crate) own_tokens: u64,
     pub(crate) updates: u64,
     pub(crate) position: Position,
     pub(crate) skipped_in_a_row: u32,
@@ -111,33 +121,42 @@ pub fn run(
     options: &RunOptions,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary, TrainError> {
-    check(recipe)?;
-    let dir = RunDir::open(&options.out)?;
-    let start = resume::choose(&dir, &options.resume, monitor)?;
-    let kept = start.as_ref().map(|checkpoint| checkpoint.join(TOKENIZER_FILE));
-    let (session, mut curriculum) = Session::prepare(recipe, kept, &options.signals, monitor)?;
-    export::check_formats(recipe, &session.spec)?;
-    let state = match &start {
+    let ranks = &options.ranks;
+    check(recipe, ranks)?;
+    require_same(ranks, &recipe_terms(recipe))?;
+    let opened = first_only(ranks, || open_dir(options, monitor))?;
+    let (dir, start) = opened.unwrap_or_else(|| (RunDir::of_another(&options.out), None));
+    let start = start_of_all(ranks, &dir, start)?;
+    let kept_tokenizer = start.tokenizer.as_deref();
+    let crew = Crew { signals: &options.signals, ranks, kept_tokenizer };
+    let hosts = Hosts::ask(ranks, crate::platform::cores());
+    let prepared = Session::prepare(recipe, &hosts, crew, monitor);
+    let (session, mut curriculum) = agree(ranks, prepared)?;
+    require_same(ranks, &session.terms())?;
+    agree(ranks, export::check_formats(recipe, &session.spec))?;
+    let state = match &start.checkpoint {
         Some(checkpoint) => resume::load(&session, checkpoint, &options.allow_change, monitor)?,
-        None => fresh(&session, monitor)?,
+        None => agree(ranks, fresh(&session, monitor))?,
     };
-    if state.progress.step >= session.steps && dir.join(FINAL_DIR).exists() {
+    if state.progress.step >= session.steps && start.finished {
         monitor.message(&format!("{}: this run is finished", options.out.display()));
         return Ok(summary(&session, &dir, None));
     }
-    curriculum.describe()?.iter().for_each(|line| monitor.message(line));
+    agree(ranks, curriculum.describe())?.iter().for_each(|line| monitor.message(line));
     curriculum.begin(&session, monitor)?;
-    begin(&session, &dir, options, &state, monitor)?;
+    let events = first_only(ranks, || begin(&session, &dir, options, &state, monitor))?;
+    let limit = recipe.train.max_minutes;
     let mut training = Training {
         session: &session,
         curriculum,
         dir: &dir,
         monitor,
-        events: EventFile::create(&dir.join(EVENTS_DIR))?,
+        events,
         telemetry: Telemetry::default(),
         last_loss: None,
         failed_saves: 0,
         unsettled: Unsettled::none(),
+        deadline: limit.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0)),
     };
     let state = training.fold(state)?;
     training.finish(&state)?;
@@ -145,12 +164,69 @@ pub fn run(
     Ok(summary(&session, &dir, last_loss))
 }
 
-/// What can be said of a recipe without opening anything: whether this version does what it asks.
+/// Where all ranks begin.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    /// The checkpoint to continue from, a path of the first rank's.
+    checkpoint: Option<PathBuf>,
+    /// Its tokenizer.
+    tokenizer: Option<Vec<u8>>,
+    /// Whether the run was brought to its end before.
+    finished: bool,
+}
+
+/// Opens the run directory and finds what to continue from.
+fn open_dir(
+    options: &RunOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<(RunDir, Option<PathBuf>), TrainError> {
+    let dir = RunDir::open(&options.out)?;
+    let start = resume::choose(&dir, &options.resume, monitor)?;
+    Ok((dir, start))
+}
+
+/// What the first rank has found, told to all.
+fn start_of_all(
+    ranks: &Ranks,
+    dir: &RunDir,
+    checkpoint: Option<PathBuf>,
+) -> Result<Start, TrainError> {
+    let start = first_only(ranks, || {
+        let tokenizer = checkpoint.as_ref().map(|path| fs_err::read(path.join(TOKENIZER_FILE)));
+        let finished = dir.join(FINAL_DIR).exists();
+        Ok(Start { tokenizer: tokenizer.transpose()?, checkpoint, finished })
+    })?;
+    let told = serde_json::to_vec(&start).expect("a start serialises");
+    let told = serde_json::from_slice::<Option<Start>>(&ranks.broadcast(told));
+    Ok(told.ok().flatten().expect("what the first rank has found"))
+}
+
+/// What ranks must agree on before anything is opened.
+fn recipe_terms(recipe: &Recipe) -> Vec<Term> {
+    let version = ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let device = ("kind of device".to_owned(), device::family(&recipe.device).to_owned());
+    recipe.settings().into_iter().chain([version, device]).collect()
+}
+
+/// What can be said of a recipe without opening anything: whether there is work for all ranks.
 ///
 /// # Errors
 /// Names the key.
-pub fn check(recipe: &Recipe) -> Result<(), TrainError> {
-    refuse_unbuilt(recipe)
+pub fn check(recipe: &Recipe, ranks: &Ranks) -> Result<(), TrainError> {
+    agree(ranks, check_batch(recipe, ranks.count()))
+}
+
+/// Refuses a batch that does not give work to so many ranks.
+///
+/// # Errors
+/// Names the key.
+pub fn check_batch(recipe: &Recipe, ranks: usize) -> Result<(), TrainError> {
+    let batch = recipe.train.batch;
+    if batch >= ranks {
+        return Ok(());
+    }
+    let what = format!("is {batch}; expected at least one for each of the {ranks} ranks");
+    Err(contradiction(recipe, "train.batch", what))
 }
 
 /// Refuses a directory that holds a run.
@@ -174,14 +250,20 @@ pub fn rehearse(
     options: &RunOptions,
     monitor: &mut dyn Monitor,
 ) -> Result<Summary, TrainError> {
-    check(recipe)?;
-    if options.resume == Resume::Never {
-        refuse_existing(&options.out)?;
-    }
-    let (session, mut curriculum) = Session::prepare(recipe, None, &options.signals, monitor)?;
-    curriculum.describe()?.iter().for_each(|line| monitor.message(line));
+    let ranks = &options.ranks;
+    check(recipe, ranks)?;
+    require_same(ranks, &recipe_terms(recipe))?;
+    first_only(ranks, || match options.resume {
+        Resume::Never => refuse_existing(&options.out),
+        _ => Ok(()),
+    })?;
+    let crew = Crew::alone(&options.signals, ranks);
+    let hosts = Hosts::ask(ranks, crate::platform::cores());
+    let prepared = Session::prepare(recipe, &hosts, crew, monitor);
+    let (session, mut curriculum) = agree(ranks, prepared)?;
+    agree(ranks, curriculum.describe())?.iter().for_each(|line| monitor.message(line));
     curriculum.begin(&session, monitor)?;
-    let state = fresh(&session, monitor)?;
+    let state = agree(ranks, fresh(&session, monitor))?;
     let loss = next_loss(&session, curriculum.as_mut(), &state)?;
     monitor.message(&format!(
         "dry run: {} parameters, {} steps; the first step's loss is {loss:.4}; nothing was written",
@@ -213,7 +295,8 @@ pub fn preview(
     signals: &Signals,
     monitor: &mut dyn Monitor,
 ) -> Result<Preview, TrainError> {
-    let (session, mut curriculum) = Session::prepare(recipe, None, signals, monitor)?;
+    let ranks = Ranks::alone();
+    let (session, mut curriculum) = open_alone(recipe, signals, &ranks, monitor)?;
     let mut rows = Vec::new();
     let sets: std::collections::BTreeSet<_> =
         session.mixes.iter().flat_map(|mix| mix.sets.iter().map(|(set, _)| set)).collect();
@@ -245,7 +328,6 @@ pub fn shape(
     signals: &Signals,
     monitor: &mut dyn Monitor,
 ) -> Result<Option<Shape>, TrainError> {
-    check(recipe)?;
     if let Some(steps) = session::known_steps(recipe) {
         let spec = session::known_spec(recipe)?.or_else(|| before.cloned());
         return Ok(Some(Shape { steps, spec }));
@@ -253,8 +335,20 @@ pub fn shape(
     if before.is_some() {
         return Ok(None);
     }
-    let (session, _) = Session::prepare(recipe, None, signals, monitor)?;
+    let ranks = Ranks::alone();
+    let (session, _) = open_alone(recipe, signals, &ranks, monitor)?;
     Ok(Some(Shape { steps: session.steps, spec: Some(session.spec) }))
+}
+
+/// What a recipe names, to be looked at.
+fn open_alone<'a>(
+    recipe: &'a Recipe,
+    signals: &'a Signals,
+    ranks: &'a Ranks,
+    monitor: &mut dyn Monitor,
+) -> Result<(Session<'a>, Box<dyn Curriculum>), TrainError> {
+    let hosts = Hosts::ask(ranks, crate::platform::cores());
+    Session::prepare(recipe, &hosts, Crew::alone(signals, ranks), monitor)
 }
 
 fn summary(session: &Session, dir: &RunDir, last_loss: Option<f32>) -> Summary {
@@ -272,6 +366,7 @@ fn fresh(session: &Session, monitor: &mut dyn Monitor) -> Result<State, TrainErr
         run_id: blake3::hash(key.as_bytes()).to_hex()[..16].to_owned(),
         step: 0,
         tokens: 0,
+        own_tokens: 0,
         updates: 0,
         position: Position::default(),
         skipped_in_a_row: 0,
@@ -286,14 +381,14 @@ fn fresh(session: &Session, monitor: &mut dyn Monitor) -> Result<State, TrainErr
     Ok(State { optimizer: session.new_optimizer(), model, progress, resumed_from: None })
 }
 
-/// Writes what a run directory holds before the first step.
+/// Writes what a run directory holds before the first step, and begins its curves.
 fn begin(
     session: &Session,
     dir: &RunDir,
     options: &RunOptions,
     state: &State,
     monitor: &mut dyn Monitor,
-) -> Result<(), TrainError> {
+) -> Result<EventFile, TrainError> {
     dir.remove_leftovers()?;
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
@@ -316,8 +411,9 @@ fn begin(
             Stage::Dpo => format!("{} pairs", recipe.train.batch),
             _ => format!("{} rows of {}", recipe.train.batch, recipe.data.seq_len),
         },
+        ranks: session.ranks.count(),
     });
-    Ok(())
+    Ok(EventFile::create(&dir.join(EVENTS_DIR))?)
 }
 
 /// Refuses a run whose checkpoints will not fit on the disk (model and two moments in f32, the

@@ -26,11 +26,12 @@ pub(crate) const EVENTS_DIR: &str = "tensorboard";
 /// Touch this file to have a checkpoint made.
 const SAVE_NOW_FILE: &str = "SAVE_NOW";
 
-/// An open run directory; nobody else writes to it while this value lives.
+/// An open run directory; nobody else writes to it while this value lives. One that belongs to
+/// another rank is never touched: whatever is written to it goes nowhere.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
-    _lock: FileLock,
+    lock: Option<FileLock>,
 }
 
 impl RunDir {
@@ -41,12 +42,17 @@ impl RunDir {
     pub(crate) fn open(path: &Path) -> Result<Self, TrainError> {
         fs_err::create_dir_all(path)?;
         match FileLock::try_exclusive(&path.join("run.lock"))? {
-            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(lock) => Ok(Self { path: path.to_owned(), lock: Some(lock) }),
             Err(holder) => Err(TrainError::Refused(format!(
                 "{}: another process trains here ({holder}); wait for it or choose another --out",
                 path.display()
             ))),
         }
+    }
+
+    /// The directory of a run whose first rank is another one.
+    pub(crate) fn of_another(path: &Path) -> Self {
+        Self { path: path.to_owned(), lock: None }
     }
 
     /// Its path.
@@ -77,6 +83,9 @@ impl RunDir {
 
     /// Appends one line in one write, so that a kill tears at most the last one ([`RunDir::mend`]).
     pub(crate) fn append<S: Serialize>(&self, file: &str, record: &S) -> Result<(), TrainError> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
         let mut line = serde_json::to_vec(record).expect("our own records serialise");
         line.push(b'\n');
         let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.join(file))?;
@@ -101,7 +110,7 @@ impl RunDir {
 
     /// Whether somebody touched `SAVE_NOW`; the file is taken away.
     pub(crate) fn take_save_request(&self) -> bool {
-        fs_err::remove_file(self.join(SAVE_NOW_FILE)).is_ok()
+        self.lock.is_some() && fs_err::remove_file(self.join(SAVE_NOW_FILE)).is_ok()
     }
 
     /// Removes all but the newest `keep` checkpoints of this run, and never one in `pinned`.

@@ -15,13 +15,16 @@ use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::ops::Compute;
 use crate::platform::Signals;
+use crate::ranks::{Hosts, Ranks};
 use crate::recipe::{
     self, ChatFormat, Length, ModelSource, Precision, Recipe, Schedule, Stage, TokenizerSource,
 };
-use crate::train::curriculum::{Curriculum, Rows};
+use crate::train::agreement::Term;
+use crate::train::curriculum::{Curriculum, Desk, Rows};
 use crate::train::guard::Limits;
 use crate::train::pairs::Pairs;
 use crate::train::sources::{self, Caches};
+use crate::train::together::{Together, TogetherSettings};
 use crate::train::{AdamW, AdamWSettings, Reduction, StepSettings, TrainError, reference};
 
 /// A prepared run.
@@ -38,18 +41,37 @@ pub(crate) struct Session<'a> {
     pub(crate) schedule: Schedule,
     pub(crate) device: Device,
     pub(crate) signals: &'a Signals,
+    pub(crate) ranks: &'a Ranks,
+    /// How several ranks make a step; `None` where there is one.
+    pub(crate) together: Option<Together>,
+}
+
+/// Who trains, and what they know before anything is opened.
+#[derive(Clone, Copy)]
+pub(crate) struct Crew<'a> {
+    pub(crate) signals: &'a Signals,
+    pub(crate) ranks: &'a Ranks,
+    /// The tokenizer of a checkpoint to resume, which counts instead of training a new one.
+    pub(crate) kept_tokenizer: Option<&'a [u8]>,
+}
+
+impl<'a> Crew<'a> {
+    /// One process that continues nothing.
+    pub(crate) fn alone(signals: &'a Signals, ranks: &'a Ranks) -> Self {
+        Self { signals, ranks, kept_tokenizer: None }
+    }
 }
 
 impl<'a> Session<'a> {
-    /// Opens everything a recipe names. `kept_tokenizer` is the one of a checkpoint to resume,
-    /// which counts instead of training a new one.
+    /// Opens everything a recipe names. No rank waits for another here.
     pub(crate) fn prepare(
         recipe: &'a Recipe,
-        kept_tokenizer: Option<PathBuf>,
-        signals: &'a Signals,
+        hosts: &Hosts,
+        crew: Crew<'a>,
         monitor: &mut dyn Monitor,
     ) -> Result<(Self, Box<dyn Curriculum>), TrainError> {
-        let device = open_device(recipe, monitor)?;
+        let Crew { signals, ranks, kept_tokenizer } = crew;
+        let device = open_device(recipe, hosts, monitor)?;
         let init = init_folder(recipe, signals, monitor)?;
         let chat = open_chat(&recipe.chat)?;
         let encoding = sources::encoding(recipe.stage, &chat);
@@ -76,6 +98,12 @@ impl<'a> Session<'a> {
         let schedule = Schedule::new(recipe, steps)?;
         let mix = |phase: &recipe::Phase| Mix { sets: phase.data.clone().into_iter().collect() };
         let mixes = recipe.phases.iter().map(mix).collect();
+        let frozen = frozen(recipe, &spec);
+        let how = TogetherSettings {
+            sharded: recipe.train.shard_optimizer,
+            wire: recipe.train.reduce_precision.wire(),
+        };
+        let together = Together::new(ranks, &spec, frozen, how);
         let session = Self {
             recipe,
             spec,
@@ -88,9 +116,23 @@ impl<'a> Session<'a> {
             schedule,
             device,
             signals,
+            ranks,
+            together,
         };
         session.check_frozen(monitor)?;
         Ok((session, curriculum))
+    }
+
+    /// What ranks must agree on once everything is open.
+    pub(crate) fn terms(&self) -> Vec<Term> {
+        let tokenizer = blake3::hash(self.tokenizer.json()).to_hex().to_string();
+        let term = |name: &str, value: String| (name.to_owned(), value);
+        vec![
+            term("fingerprint of the training data", self.fingerprint.clone()),
+            term("hash of the tokenizer", tokenizer),
+            term("chat template", self.chat.identity()),
+            term("shape of the model", format!("{:?}", self.spec)),
+        ]
     }
 
     /// The model of step 0.
@@ -137,15 +179,16 @@ impl<'a> Session<'a> {
         let optimizer = &self.recipe.optimizer;
         let settings =
             AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
-        AdamW::for_model(&self.spec, settings, &self.device).with_frozen(self.frozen())
+        match &self.together {
+            Some(together) => together.new_optimizer(settings, &self.device),
+            None => AdamW::for_model(&self.spec, settings, &self.device)
+                .with_frozen(frozen(self.recipe, &self.spec)),
+        }
     }
 
-    /// For each tensor of the table whether `train.freeze` names it.
-    fn frozen(&self) -> Vec<bool> {
-        let pattern = |text: &String| glob::Pattern::new(text).expect("a recipe's are well formed");
-        let patterns: Vec<_> = self.recipe.train.freeze.iter().map(pattern).collect();
-        let named = |entry: TensorEntry| patterns.iter().any(|one| one.matches(&entry.name));
-        tensor_table(&self.spec).into_iter().map(named).collect()
+    /// Where this run computes on `device`.
+    pub(crate) fn desk<'b>(&'b self, device: &'b Device) -> Desk<'b> {
+        Desk { device, ranks: self.ranks, signals: self.signals }
     }
 
     /// How many parameters `train.freeze` keeps as they are.
@@ -154,7 +197,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let table = tensor_table(&self.spec);
-        let pairs = table.iter().zip(self.frozen());
+        let pairs = table.iter().zip(frozen(self.recipe, &self.spec));
         let kept: usize =
             pairs.filter(|(_, frozen)| *frozen).map(|(entry, _)| entry.elements()).sum();
         let all = self.spec.parameters();
@@ -191,22 +234,26 @@ impl<'a> Session<'a> {
         self.signals.stop().is_some()
     }
 
-    /// The error of a run that was interrupted.
-    ///
-    /// # Panics
-    /// When it was not.
-    pub(crate) fn stopped(&self) -> TrainError {
-        TrainError::Stopped(self.signals.stop().expect("only a signal interrupts"))
-    }
-
     pub(crate) fn cache_dir(&self) -> PathBuf {
         sources::cache_dir(self.recipe)
     }
 }
 
-/// The device of a recipe, able to compute as it says.
-fn open_device(recipe: &Recipe, monitor: &mut dyn Monitor) -> Result<Device, TrainError> {
-    let found = device::open(&recipe.device)?;
+/// For each tensor of the table whether `train.freeze` names it.
+fn frozen(recipe: &Recipe, spec: &ModelSpec) -> Vec<bool> {
+    let pattern = |text: &String| glob::Pattern::new(text).expect("a recipe's are well formed");
+    let patterns: Vec<_> = recipe.train.freeze.iter().map(pattern).collect();
+    let named = |entry: TensorEntry| patterns.iter().any(|one| one.matches(&entry.name));
+    tensor_table(spec).into_iter().map(named).collect()
+}
+
+/// The device of a recipe, able to compute as it says; ranks of one machine have one each.
+fn open_device(
+    recipe: &Recipe,
+    hosts: &Hosts,
+    monitor: &mut dyn Monitor,
+) -> Result<Device, TrainError> {
+    let found = device::open_one_of(&recipe.device, hosts.place_here(), hosts.ranks_here())?;
     if recipe.train.precision == Precision::Bf16 {
         device::require_bf16(&found, &recipe.device)?;
     }
@@ -214,15 +261,6 @@ fn open_device(recipe: &Recipe, monitor: &mut dyn Monitor) -> Result<Device, Tra
         monitor.message(&format!("computing on {}: {part}", recipe.device));
     }
     Ok(found)
-}
-
-/// Refuses what a recipe may say and this version does not do, before anything is written.
-pub(crate) fn refuse_unbuilt(recipe: &Recipe) -> Result<(), TrainError> {
-    if recipe.train.shard_optimizer {
-        let what = "is not in this version yet; expected false".to_owned();
-        return Err(contradiction(recipe, "train.shard_optimizer", what));
-    }
-    Ok(())
 }
 
 /// The folder that `model.init` names; a model of the hub is brought into the local cache first.
@@ -291,11 +329,13 @@ struct TokenizerRequest<'a> {
 impl TokenizerRequest<'_> {
     fn open(
         &self,
-        kept: Option<PathBuf>,
+        kept: Option<&[u8]>,
         monitor: &mut dyn Monitor,
     ) -> Result<Tokenizer, TrainError> {
         let path = match (&self.recipe.tokenizer, kept) {
-            (TokenizerSource::Train { .. }, Some(kept)) => kept,
+            (TokenizerSource::Train { .. }, Some(kept)) => {
+                return Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), kept)?);
+            }
             (TokenizerSource::Train { vocab_size }, None) => {
                 return self.train(*vocab_size, monitor);
             }

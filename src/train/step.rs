@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::runs_own_operations;
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::ops::{self, Compute};
+use crate::ranks::Ranks;
 use crate::train::adamw::Verdict;
 use crate::train::guard::Limits;
 use crate::train::{AdamW, Objective, Outcome, Rates};
@@ -75,8 +76,12 @@ pub struct StepReport {
 pub struct Accumulated {
     /// The summed loss of each part, `[1]`, unread.
     losses: Vec<Tensor<1>>,
+    /// The summed loss of all ranks, once they have told each other.
+    total: Option<f64>,
     count: f64,
     tokens: u64,
+    /// Those of this rank.
+    own_tokens: u64,
     metrics: Vec<(&'static str, f64)>,
     gradients: Vec<Tensor<1>>,
 }
@@ -132,13 +137,15 @@ impl Accumulated {
         let (hidden, recording) = objective.rows(batch).record(model, device);
         let Outcome { sum, count, tokens, metrics } = objective.outcome(model, hidden, batch);
         let gradients = recording.gradients(model, sum.backward());
-        Self { losses: vec![sum.inner()], count, tokens, metrics, gradients }
+        let losses = vec![sum.inner()];
+        Self { losses, total: None, count, tokens, own_tokens: tokens, metrics, gradients }
     }
 
     fn add(&mut self, other: Self) {
         self.losses.extend(other.losses);
         self.count += other.count;
         self.tokens += other.tokens;
+        self.own_tokens += other.own_tokens;
         if self.gradients.is_empty() {
             self.metrics = other.metrics;
             self.gradients = other.gradients;
@@ -152,8 +159,37 @@ impl Accumulated {
 
     /// Mean loss per counted item.
     pub fn loss(&self) -> f32 {
-        let sums = self.losses.iter().map(|sum| f64::from(sum.clone().into_scalar::<f32>()));
-        (sums.sum::<f64>() / self.count) as f32
+        (self.total.unwrap_or_else(|| self.own_total()) / self.count) as f32
+    }
+
+    fn own_total(&self) -> f64 {
+        self.losses.iter().map(|sum| f64::from(sum.clone().into_scalar::<f32>())).sum()
+    }
+
+    /// The same with loss, count, tokens and metrics of all ranks. Gradients stay this rank's own.
+    #[must_use]
+    pub(crate) fn with_others(mut self, ranks: &Ranks) -> Self {
+        if ranks.is_alone() {
+            return self;
+        }
+        let mut own = vec![self.own_total(), self.count, self.tokens as f64];
+        own.extend(self.metrics.iter().map(|(_, sum)| sum));
+        let sums = ranks.sums(&own);
+        self.total = Some(sums[0]);
+        self.count = sums[1];
+        self.tokens = sums[2] as u64;
+        self.metrics.iter_mut().zip(&sums[3..]).for_each(|((_, sum), all)| *sum = *all);
+        self
+    }
+
+    pub(crate) fn take_gradients(&mut self) -> Vec<Tensor<1>> {
+        std::mem::take(&mut self.gradients)
+    }
+
+    /// A step made of this, once it is known how it went.
+    pub(crate) fn made(self, figures: Figures, limits: Limits) -> MadeStep {
+        let Self { count, tokens, own_tokens, metrics, .. } = self;
+        MadeStep { figures, limits, count, tokens, own_tokens, metrics }
     }
 
     /// The gradients of the reduced loss, flat, in table order.
@@ -162,7 +198,7 @@ impl Accumulated {
         self.gradients.into_iter().map(|gradient| gradient.div_scalar(divisor)).collect()
     }
 
-    fn divisor(&self, reduction: Reduction) -> f64 {
+    pub(crate) fn divisor(&self, reduction: Reduction) -> f64 {
         match reduction {
             Reduction::Mean => self.count,
             Reduction::Sum => 1.0,
@@ -190,15 +226,14 @@ impl Accumulated {
         settings: StepSettings,
         rates: Rates,
     ) -> (LanguageModel, MadeStep) {
-        let gradients = optimizer.trained(std::mem::take(&mut self.gradients));
+        let gradients = optimizer.trained(self.take_gradients());
         let gradients = Step { gradients, settings, rates };
         let (model, figures) = if runs_own_operations(&model.head().device()) {
             self.decide_here(model, optimizer, gradients)
         } else {
             self.decide_there(model, optimizer, gradients)
         };
-        let (count, tokens, metrics) = (self.count, self.tokens, self.metrics);
-        (model, MadeStep { figures, limits: settings.limits, count, tokens, metrics })
+        (model, self.made(figures, settings.limits))
     }
 
     /// The host looks at loss and norm and leaves the update out or makes it.
@@ -257,7 +292,7 @@ struct Step {
 
 /// Loss, gradient norm and whether the update was made.
 #[derive(Clone, Debug)]
-enum Figures {
+pub(crate) enum Figures {
     Known {
         loss: f32,
         grad_norm: f64,
@@ -274,10 +309,16 @@ pub struct MadeStep {
     limits: Limits,
     count: f64,
     tokens: u64,
+    own_tokens: u64,
     metrics: Vec<(&'static str, f64)>,
 }
 
 impl MadeStep {
+    /// Trained targets of this rank.
+    pub fn own_tokens(&self) -> u64 {
+        self.own_tokens
+    }
+
     /// Trained targets.
     pub fn tokens(&self) -> u64 {
         self.tokens
@@ -312,7 +353,7 @@ pub(crate) fn with_own_leaves(model: &LanguageModel) -> LanguageModel {
 
 /// Runs work that is shared out over the threads of the pool many times in a row on one of them:
 /// from outside, each time would cost two switches of threads.
-fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
@@ -326,7 +367,7 @@ pub fn global_norm<'a>(
 }
 
 impl Limits {
-    fn verdict(self, loss: f32, grad_norm: f64) -> Option<Skip> {
+    pub(crate) fn verdict(self, loss: f32, grad_norm: f64) -> Option<Skip> {
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Some(Skip::NotFinite);
         }
@@ -335,7 +376,7 @@ impl Limits {
 }
 
 /// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, its 1e-6 included.
-fn clip_factor(norm: f64, limit: f64) -> f64 {
+pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::model::{LanguageModel, values};
+use crate::ranks::Ranks;
 
 /// The codes of one kind of matrix, over all layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -43,23 +44,28 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Shares by kind (`q_proj`, …) and over all (`all`); empty for a dense model.
+    /// Shares by kind (`q_proj`, …) and over all (`all`); empty for a dense model. Matrices are
+    /// dealt out to the ranks one by one.
     pub(crate) fn report(
         &mut self,
         spec: &ModelSpec,
         model: &LanguageModel,
+        ranks: &Ranks,
     ) -> BTreeMap<String, TernaryShares> {
         let table = tensor_table(spec);
-        let matrices: Vec<(&TensorEntry, Vec<f32>)> = table
-            .iter()
-            .zip(values(model))
-            .filter(|(entry, _)| entry.is_ternary(spec))
-            .map(|(entry, tensor)| {
+        let values = table.iter().zip(values(model)).filter(|(entry, _)| entry.is_ternary(spec));
+        let dealt = values.enumerate().filter(|(number, _)| ranks.deals_with(*number));
+        let matrices: Vec<(&TensorEntry, Vec<f32>)> = dealt
+            .map(|(_, (entry, tensor))| {
                 (entry, tensor.into_data().try_into_vec().expect("parameters are f32"))
             })
             .collect();
         let codes: Vec<Vec<i8>> = matrices.par_iter().map(|(_, values)| codes(values)).collect();
-        let mut kinds: BTreeMap<String, Counts> = BTreeMap::new();
+        // Every rank has all kinds, also those of which it was dealt nothing.
+        let ternary = table.iter().filter(|entry| entry.is_ternary(spec));
+        let names = ternary.flat_map(|entry| [kind_of(entry), "all".to_owned()]);
+        let mut kinds: BTreeMap<String, Counts> =
+            names.map(|name| (name, Counts::default())).collect();
         for (index, ((entry, _), codes)) in matrices.iter().zip(&codes).enumerate() {
             let before = self.last.as_ref().map(|last| last[index].as_slice());
             let counts = Counts::of(codes, entry.shape[1], before);
@@ -68,8 +74,12 @@ impl Telemetry {
                 *so_far = so_far.plus(counts);
             }
         }
-        self.last = Some(codes);
-        kinds.into_iter().map(|(kind, counts)| (kind, counts.shares())).collect()
+        let compared = self.last.replace(codes).is_some();
+        let own: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
+        let all = ranks.sums(&own);
+        let (all, _) = all.as_chunks();
+        let shares = |numbers| Counts::from_numbers(numbers, compared).shares();
+        kinds.into_keys().zip(all).map(|(kind, numbers)| (kind, shares(numbers))).collect()
     }
 }
 
@@ -96,6 +106,17 @@ impl Counts {
             flipped: before.map(differs),
             dead_rows: codes.chunks(columns).filter(dead).count() as u64,
         }
+    }
+
+    /// As numbers that can be summed over ranks.
+    fn numbers(self) -> [f64; 5] {
+        let Self { codes, minus, plus, flipped, dead_rows } = self;
+        [codes, minus, plus, flipped.unwrap_or(0), dead_rows].map(|count| count as f64)
+    }
+
+    fn from_numbers(numbers: &[f64; 5], compared: bool) -> Self {
+        let [codes, minus, plus, flipped, dead_rows] = numbers.map(|count| count as u64);
+        Self { codes, minus, plus, flipped: compared.then_some(flipped), dead_rows }
     }
 
     fn plus(self, other: Self) -> Self {
@@ -144,7 +165,7 @@ mod tests {
         .unwrap();
         let model = LanguageModel::initial(&spec, 1, &burn::tensor::Device::flex());
         let mut telemetry = Telemetry::default();
-        let first = telemetry.report(&spec, &model);
+        let first = telemetry.report(&spec, &model, &Ranks::alone());
         let kinds: Vec<_> = first.keys().map(String::as_str).collect();
         let expected =
             ["all", "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"];
@@ -153,6 +174,6 @@ mod tests {
         let all = first["all"];
         assert!((all.minus + all.zero + all.plus - 1.0).abs() < 1e-12);
         assert!(all.zero > 0.2 && all.zero < 0.45, "a Gaussian has 31 % below half its absmean");
-        assert_eq!(telemetry.report(&spec, &model)["all"].flipped, Some(0.0));
+        assert_eq!(telemetry.report(&spec, &model, &Ranks::alone())["all"].flipped, Some(0.0));
     }
 }

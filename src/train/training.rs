@@ -10,18 +10,21 @@ use bitnet_format::staged::{OnExisting, StagedDir};
 use burn::module::Module;
 use serde_json::json;
 
-use crate::checkpoint::{self, Contents, FolderParts};
+use crate::checkpoint::{self, Contents, FolderParts, Moments};
 use crate::data::Place;
 use crate::device::runs_own_operations;
 use crate::export;
 use crate::monitor::{Evaluation, EventFile, Monitor, StepRecord};
 use crate::platform::Stop;
-use crate::train::curriculum::{Curriculum, Desk, Draw, Lesson};
+use crate::ranks::Ranks;
+use crate::train::agreement::{agree, any_stop, first_only};
+use crate::train::curriculum::{Curriculum, Draw, Lesson};
 use crate::train::run::{Best, Progress, State};
 use crate::train::run_dir::{BEST_DIR, FINAL_DIR, METRICS_FILE, RunDir, SAMPLES_FILE};
 use crate::train::sample::{SampleSettings, sample};
 use crate::train::session::Session;
 use crate::train::telemetry::Telemetry;
+use crate::train::together::GatheredMoments;
 use crate::train::{Accumulated, MadeStep, Rates, Skip, StepReport, TrainError};
 
 /// Checkpoints in a row that may fail for want of space before the run gives up.
@@ -39,11 +42,19 @@ pub(crate) struct Training<'a> {
     pub(crate) curriculum: Box<dyn Curriculum>,
     pub(crate) dir: &'a RunDir,
     pub(crate) monitor: &'a mut dyn Monitor,
-    pub(crate) events: EventFile,
+    /// The first rank's; the others draw no curves.
+    pub(crate) events: Option<EventFile>,
     pub(crate) telemetry: Telemetry,
     pub(crate) last_loss: Option<f32>,
     pub(crate) failed_saves: u32,
     pub(crate) unsettled: Unsettled,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What somebody asked a run for, on whichever rank.
+struct Asked {
+    stop: Option<Stop>,
+    save: bool,
 }
 
 /// Steps that were made and not looked at.
@@ -57,6 +68,8 @@ struct Unread {
     step: u64,
     /// Trained targets of the run so far.
     tokens: u64,
+    /// The same of this rank.
+    own_tokens: u64,
     rates: Rates,
     made: MadeStep,
     /// The documents it was made of.
@@ -71,33 +84,46 @@ impl Unsettled {
 
 impl Training<'_> {
     pub(crate) fn fold(&mut self, mut state: State) -> Result<State, TrainError> {
-        let limit = self.session.recipe.train.max_minutes;
-        let deadline = limit.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0));
+        let asked = self.asked();
         if state.progress.unfinished {
-            self.after_step(&mut state)?;
+            self.after_step(&mut state, asked.save)?;
+        }
+        if let Some(stop) = asked.stop {
+            return Err(self.save_and_stop(&mut state, stop));
         }
         while state.progress.step < self.session.steps {
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(self.save_and_stop(&mut state, Stop::Terminate));
-            }
             state = match self.step(state)? {
                 Ok(next) => next,
                 Err((mut state, stop)) => return Err(self.save_and_stop(&mut state, stop)),
             };
-            self.after_step(&mut state)?;
+            let asked = self.asked();
+            self.after_step(&mut state, asked.save)?;
+            let last = state.progress.step == self.session.steps;
+            if let (Some(stop), false) = (asked.stop, last) {
+                return Err(self.save_and_stop(&mut state, stop));
+            }
         }
         Ok(state)
     }
 
-    /// What is due after a step; a signal ends the run here, with the state saved.
-    fn after_step(&mut self, state: &mut State) -> Result<(), TrainError> {
+    /// What signals, files and the clock ask for; all ranks hear the same.
+    fn asked(&self) -> Asked {
+        let Session { signals, ranks, .. } = self.session;
+        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let stop = signals.stop().or(late.then_some(Stop::Terminate));
+        let save = signals.take_save() || self.dir.take_save_request();
+        if ranks.is_alone() {
+            return Asked { stop, save };
+        }
+        Asked { stop: any_stop(ranks, stop), save: ranks.most(u8::from(save)) > 0 }
+    }
+
+    /// What is due after a step; a signal in the middle of it ends the run, with the state saved.
+    fn after_step(&mut self, state: &mut State, save: bool) -> Result<(), TrainError> {
         state.progress.unfinished = true;
-        let finished = self.between_steps(state)?;
-        state.progress.unfinished = !finished;
-        let last = state.progress.step == self.session.steps;
-        match self.session.signals.stop() {
-            Some(stop) if !(finished && last) => Err(self.save_and_stop(state, stop)),
-            _ => Ok(()),
+        match self.between_steps(state, save) {
+            Err(TrainError::Stopped(stop)) => Err(self.save_and_stop(state, stop)),
+            result => result,
         }
     }
 
@@ -108,22 +134,27 @@ impl Training<'_> {
             self.unsettled.since = Instant::now();
         }
         let step = state.progress.step + 1;
-        let lesson = next_lesson(session, self.curriculum.as_mut(), &state)?;
-        let Some(Lesson { sum, next, places }) = lesson else {
-            let stop = session.signals.stop().expect("only a signal interrupts");
-            return Ok(Err((state, stop)));
-        };
+        let Lesson { sum, next, places } =
+            match next_lesson(session, self.curriculum.as_mut(), &state) {
+                Err(TrainError::Stopped(stop)) => return Ok(Err((state, stop))),
+                lesson => lesson?,
+            };
         check_first_loss(session, self.curriculum.as_ref(), step, &sum)?;
         let (rates, guard) = (rates_at(session, step), &session.recipe.guard);
         let settings = session.step_settings(state.progress.spikes.limits(guard));
-        let (model, made) = sum.make(state.model, &mut state.optimizer, settings, rates);
+        let (model, optimizer) = (state.model, &mut state.optimizer);
+        let (model, made) = match &session.together {
+            None => sum.make(model, optimizer, settings, rates),
+            Some(together) => together.make(sum, model, optimizer, settings, rates),
+        };
         state.model = model;
         let progress = &mut state.progress;
         progress.position = next;
         progress.step = step;
         progress.tokens += made.tokens();
-        let tokens = progress.tokens;
-        self.unsettled.steps.push(Unread { step, tokens, rates, made, places });
+        progress.own_tokens += made.own_tokens();
+        let (tokens, own_tokens) = (progress.tokens, progress.own_tokens);
+        self.unsettled.steps.push(Unread { step, tokens, own_tokens, rates, made, places });
         if self.unsettled.steps.len() >= self.patience() {
             self.settle(&mut state)?;
         }
@@ -133,8 +164,9 @@ impl Training<'_> {
     /// Steps that may stay unread: none where reading costs nothing or limits depend on it.
     fn patience(&self) -> usize {
         let session = self.session;
-        let at_once =
-            runs_own_operations(&session.device) || session.recipe.guard.spike_sigma != 0.0;
+        let at_once = runs_own_operations(&session.device)
+            || session.together.is_some()
+            || session.recipe.guard.spike_sigma != 0.0;
         if at_once { 1 } else { UNSETTLED_STEPS }
     }
 
@@ -165,7 +197,7 @@ impl Training<'_> {
         count_skips(progress, report);
         let mut record = record(self.session, unread, report, took);
         if report.skipped.is_some() {
-            record.rows = unread.places.iter().map(ToString::to_string).collect();
+            record.rows = places_of_all(self.session.ranks, &unread.places);
         }
         self.log_step(&record)?;
         self.last_loss = Some(report.loss);
@@ -190,15 +222,22 @@ impl Training<'_> {
         let names: Vec<_> = record.metrics.keys().map(|name| format!("train/{name}")).collect();
         let more = names.iter().map(String::as_str).zip(record.metrics.values().copied());
         let scalars: Vec<_> = own.into_iter().chain(more).collect();
-        Ok(self.events.scalars(record.step, &scalars)?)
+        self.plot(record.step, &scalars)
     }
 
-    /// Evaluation, samples and checkpoint where they are due; false when a signal cut them off.
-    fn between_steps(&mut self, state: &mut State) -> Result<bool, TrainError> {
+    /// Adds points to the curves.
+    fn plot(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), TrainError> {
+        match &mut self.events {
+            Some(events) => Ok(events.scalars(step, scalars)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Evaluation, samples and checkpoint where they are due; stopped when a signal cut them off.
+    fn between_steps(&mut self, state: &mut State, asked: bool) -> Result<(), TrainError> {
         let (recipe, step) = (self.session.recipe, state.progress.step);
         let last = step == self.session.steps;
         let at = |every: Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
-        let asked = self.session.signals.take_save() || self.dir.take_save_request();
         let (evaluates, samples) = (recipe.eval.every, recipe.sample.every);
         let evaluates = at(evaluates) || last && evaluates.is_some();
         let samples = at(samples) || last && samples.is_some();
@@ -209,17 +248,17 @@ impl Training<'_> {
         if at(recipe.telemetry.every) {
             self.report_codes(state)?;
         }
-        if evaluates && !self.evaluate(state)? {
-            return Ok(false);
+        if evaluates {
+            self.evaluate(state)?;
         }
-        if samples && !self.sample(state)? {
-            return Ok(false);
+        if samples {
+            self.sample(state)?;
         }
         state.progress.unfinished = false;
         if saves {
             self.save_if_possible(state, last)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Saves; a full disk is put up with a few times, since training can go on without.
@@ -241,34 +280,31 @@ impl Training<'_> {
     /// What became of the ternary codes.
     fn report_codes(&mut self, state: &State) -> Result<(), TrainError> {
         let (step, spec) = (state.progress.step, &self.session.spec);
-        let report = self.telemetry.report(spec, &state.model);
+        let report = self.telemetry.report(spec, &state.model, self.session.ranks);
         let Some(all) = report.get("all") else { return Ok(()) };
         self.dir.append(METRICS_FILE, &json!({"step": step, "ternary": report}))?;
         self.monitor.ternary(step, all);
         let mut scalars =
             vec![("ternary/zero", all.zero), ("ternary/dead_rows", all.dead_rows as f64)];
         scalars.extend(all.flipped.map(|flipped| ("ternary/flipped", flipped)));
-        Ok(self.events.scalars(step, &scalars)?)
+        self.plot(step, &scalars)
     }
 
-    /// False when interrupted.
-    fn evaluate(&mut self, state: &mut State) -> Result<bool, TrainError> {
+    fn evaluate(&mut self, state: &mut State) -> Result<(), TrainError> {
         let (session, model, step) = (self.session, state.model.valid(), state.progress.step);
         let device = session.device.clone().inner();
-        let desk = Desk { device: &device, interrupted: &|| session.interrupted() };
-        let Some(results) = self.curriculum.evaluate(&model, desk)? else { return Ok(false) };
+        let results = self.curriculum.evaluate(&model, session.desk(&device))?;
         for (name, evaluation) in &results {
             self.monitor.evaluated(step, name, *evaluation);
             let tag = format!("eval/{name}");
-            self.events.scalars(step, &[(&tag, evaluation.criterion())])?;
+            self.plot(step, &[(&tag, evaluation.criterion())])?;
         }
         if results.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
         self.dir.append(METRICS_FILE, &json!({"step": step, "eval": results}))?;
         let sum: f64 = results.values().map(Evaluation::criterion).sum();
-        self.keep_best(state, sum / results.len() as f64)?;
-        Ok(true)
+        self.keep_best(state, sum / results.len() as f64)
     }
 
     /// Publishes the model as the best so far when its held-out loss is the lowest.
@@ -278,7 +314,7 @@ impl Training<'_> {
             return Ok(());
         }
         let best = Best { step, loss };
-        if self.session.recipe.checkpoint.best {
+        if self.session.recipe.checkpoint.best && self.session.ranks.is_first() {
             let target = self.dir.join(BEST_DIR);
             let staged = StagedDir::beside(&target, OnExisting::Replace)?;
             checkpoint::write_model(staged.path(), self.parts(), &state.model)?;
@@ -291,8 +327,15 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// False when interrupted.
-    fn sample(&mut self, state: &State) -> Result<bool, TrainError> {
+    /// Lets the model of the first rank speak; the others wait.
+    fn sample(&mut self, state: &State) -> Result<(), TrainError> {
+        let session = self.session;
+        let spoken = if session.ranks.is_first() { self.speak(state)? } else { Some(()) };
+        session.desk(&session.device).unless_stopped(spoken)
+    }
+
+    /// `None` when interrupted.
+    fn speak(&mut self, state: &State) -> Result<Option<()>, TrainError> {
         let (session, model) = (self.session, state.model.valid());
         let wanted = &session.recipe.sample;
         let step = state.progress.step;
@@ -307,23 +350,32 @@ impl Training<'_> {
             let ids = session.prompt_ids(prompt)?;
             let text =
                 sample(&model, &session.tokenizer, &ids, settings, &|| session.interrupted());
-            let Some(text) = text else { return Ok(false) };
+            let Some(text) = text else { return Ok(None) };
             self.monitor.sampled(step, prompt, &text);
             self.dir
                 .append(SAMPLES_FILE, &json!({"step": step, "prompt": prompt, "text": text}))?;
         }
-        Ok(true)
+        Ok(Some(()))
     }
 
+    /// The first rank writes; with a sharded optimizer the others send it what they keep.
     fn save(&mut self, state: &State) -> Result<(), TrainError> {
+        let Session { ranks, together, .. } = self.session;
+        let Some(together) = together else { return self.write(state, &state.optimizer) };
+        if !together.holds_the_same(&state.model) {
+            return Err(TrainError::RanksDiffer { step: state.progress.step });
+        }
+        let moments = GatheredMoments::new(together, &state.optimizer);
+        let written = if ranks.is_first() { self.write(state, &moments) } else { Ok(()) };
+        moments.hear_out();
+        agree(ranks, written)
+    }
+
+    fn write(&mut self, state: &State, moments: &dyn Moments) -> Result<(), TrainError> {
         let target = checkpoint::path_of(self.dir.path(), state.progress.step);
         let resolved = self.session.recipe.resolved_toml();
-        let contents = Contents {
-            folder: self.parts(),
-            model: &state.model,
-            optimizer: &state.optimizer,
-            recipe: &resolved,
-        };
+        let contents =
+            Contents { folder: self.parts(), model: &state.model, moments, recipe: &resolved };
         checkpoint::save(&target, contents, &state.progress)?;
         self.monitor.saved(&target);
         let ends =
@@ -347,14 +399,20 @@ impl Training<'_> {
         }
         let saved = checkpoint::path_of(self.dir.path(), state.progress.step);
         let needed = state.progress.step > 0 && checkpoint::verify(&saved).is_err();
+        let needed = self.session.ranks.is_first() && needed;
+        let needed = self.session.ranks.most(u8::from(needed)) > 0;
         match if needed { self.save(state) } else { Ok(()) } {
             Ok(()) => TrainError::Stopped(stop),
             Err(error) => error,
         }
     }
 
-    /// The final folder and the exports.
+    /// The final folder and the exports, which are the first rank's to write.
     pub(crate) fn finish(&mut self, state: &State) -> Result<(), TrainError> {
+        first_only(self.session.ranks, || self.publish(state)).map(|_| ())
+    }
+
+    fn publish(&mut self, state: &State) -> Result<(), TrainError> {
         let target = self.dir.join(FINAL_DIR);
         let staged = StagedDir::beside(&target, OnExisting::Replace)?;
         checkpoint::write_model(staged.path(), self.parts(), &state.model)?;
@@ -372,24 +430,23 @@ impl Training<'_> {
             self.monitor.message(&report.to_string());
             self.monitor.message(&export::verify(&model, &out)?.to_string());
         }
-        self.events.flush()?;
+        self.events.as_mut().map_or(Ok(()), EventFile::flush)?;
         self.monitor.finished();
         Ok(())
     }
 }
 
-/// The gradients of the step that follows `state`; `None` when interrupted.
+/// The gradients of the step that follows `state`.
 fn next_lesson(
     session: &Session,
     curriculum: &mut dyn Curriculum,
     state: &State,
-) -> Result<Option<Lesson>, TrainError> {
+) -> Result<Lesson, TrainError> {
     let (train, position) = (&session.recipe.train, &state.progress.position);
     let phase = session.schedule.phase_of(state.progress.step + 1);
     let (mix, batch, micro_batch) = (&session.mixes[phase], train.batch, train.micro_batch);
     let draw = Draw { phase, mix, position, batch, micro_batch };
-    let desk = Desk { device: &session.device, interrupted: &|| session.interrupted() };
-    curriculum.lesson(&state.model, draw, desk)
+    curriculum.lesson(&state.model, draw, session.desk(&session.device))
 }
 
 /// The loss of the step that follows `state`, checked; changes nothing.
@@ -398,7 +455,7 @@ pub(crate) fn next_loss(
     curriculum: &mut dyn Curriculum,
     state: &State,
 ) -> Result<f32, TrainError> {
-    let lesson = next_lesson(session, curriculum, state)?.ok_or_else(|| session.stopped())?;
+    let lesson = next_lesson(session, curriculum, state)?;
     check_first_loss(session, curriculum, state.progress.step + 1, &lesson.sum)?;
     Ok(lesson.sum.loss())
 }
@@ -424,6 +481,16 @@ fn check_first_loss(
         }
         _ => Ok(()),
     }
+}
+
+/// The documents of a step, as every rank names its own.
+fn places_of_all(ranks: &Ranks, own: &[Place]) -> Vec<String> {
+    let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+    let own = serde_json::to_vec(&own).expect("names serialise");
+    let read = |bytes: Vec<u8>| -> Vec<String> {
+        serde_json::from_slice(&bytes).expect("names of our own")
+    };
+    ranks.gather(&own).into_iter().flat_map(read).collect()
 }
 
 fn rates_at(session: &Session, step: u64) -> Rates {
@@ -452,7 +519,7 @@ fn give_up_on_divergence(session: &Session, progress: &Progress) -> Result<(), T
 }
 
 fn record(session: &Session, unread: &Unread, report: &StepReport, took: Duration) -> StepRecord {
-    let Unread { step, tokens, rates, .. } = *unread;
+    let Unread { step, tokens, own_tokens, rates, .. } = *unread;
     let phase = session.schedule.phase_of(step);
     StepRecord {
         step,
@@ -465,6 +532,8 @@ fn record(session: &Session, unread: &Unread, report: &StepReport, took: Duratio
         grad_norm: report.grad_norm,
         tokens_per_second: report.tokens as f64 / took.as_secs_f64(),
         skipped: report.skipped.is_some(),
+        ranks: session.ranks.count(),
+        tokens_this_rank: own_tokens,
         metrics: report.metrics.iter().copied().collect(),
         rows: Vec::new(),
     }

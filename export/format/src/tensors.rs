@@ -18,7 +18,7 @@ use crate::FormatError;
 use crate::pairs::Pairs;
 use crate::parts::FileParts;
 use crate::quant::first_not_finite;
-use crate::writer::{Planned, TensorWriter};
+use crate::writer::{Planned, TensorWriter, little_endian};
 
 /// An open safetensors file whose header has been checked; its tensors are read on demand.
 #[derive(Debug)]
@@ -241,12 +241,7 @@ impl<'a> TensorData<'a> {
     /// f32 values as they are.
     pub fn f32(shape: &[usize], values: &'a [f32]) -> Self {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each place");
-        let bytes = if cfg!(target_endian = "little") {
-            Cow::Borrowed(bytemuck::cast_slice(values))
-        } else {
-            Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        };
-        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes: little_endian(values) }
     }
 
     /// f32 values to keep.

@@ -3,6 +3,7 @@
 //! The header is the `safetensors` crate's own: element types by falling size, then names. Equal
 //! tensors give equal bytes: no time, host or path is stored.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -87,6 +88,11 @@ impl TensorWriter {
         self.write(bytes)
     }
 
+    /// The same with f32 values.
+    pub fn write_floats(&mut self, name: &str, values: &[f32]) -> Result<(), FormatError> {
+        self.write_whole(name, &little_endian(values))
+    }
+
     /// Completes the file, whose tensors must all be there.
     pub fn finish(mut self) -> Result<(), FormatError> {
         self.refuse_open();
@@ -101,6 +107,15 @@ impl TensorWriter {
     fn failed(&self, error: &std::io::Error) -> FormatError {
         let what = format!("failed to write {}: {error}", self.path.display());
         FormatError::Io(std::io::Error::new(error.kind(), what))
+    }
+}
+
+/// f32 values as a file holds them.
+pub(crate) fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        Cow::Borrowed(bytemuck::cast_slice(values))
+    } else {
+        Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 }
 

@@ -1,0 +1,62 @@
+//! MPI as the engine between ranks: the only file that names it.
+
+use mpi::environment::Universe;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::{Communicator, CommunicatorCollectives, Root};
+
+use super::Exchange;
+
+/// The processes that `mpirun`, `mpiexec` or `srun` started together.
+pub struct Mpi {
+    world: SimpleCommunicator,
+    /// Its end is the end of MPI in this process.
+    _universe: Universe,
+}
+
+impl Mpi {
+    /// Joins the others; `None` where MPI was started before in this process. Only the thread that
+    /// calls this may talk to them.
+    pub fn join() -> Option<Self> {
+        let (universe, _) = mpi::initialize_with_threading(mpi::Threading::Funneled)?;
+        Some(Self { world: universe.world(), _universe: universe })
+    }
+}
+
+impl Drop for Mpi {
+    /// Leaving waits for the others, who would wait for ever for a rank that panicked.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.world.abort(1);
+        }
+    }
+}
+
+impl Exchange for Mpi {
+    fn rank(&self) -> usize {
+        self.world.rank() as usize
+    }
+
+    fn count(&self) -> usize {
+        self.world.size() as usize
+    }
+
+    fn host(&self) -> String {
+        mpi::environment::processor_name().unwrap_or_else(|_| "an unnamed host".to_owned())
+    }
+
+    fn all_to_all(&self, send: &[u8], receive: &mut [u8]) {
+        self.world.all_to_all_into(send, receive);
+    }
+
+    fn all_gather(&self, own: &[u8], all: &mut [u8]) {
+        self.world.all_gather_into(own, all);
+    }
+
+    fn broadcast(&self, bytes: &mut [u8]) {
+        self.world.process_at_rank(0).broadcast_into(bytes);
+    }
+
+    fn abort(&self, code: u8) -> ! {
+        self.world.abort(code.into())
+    }
+}

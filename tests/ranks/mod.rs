@@ -1,0 +1,159 @@
+//! Several ranks against one process: here as threads, so that every build tests it; by the real
+//! program under `mpirun` in `mpi`.
+
+#[cfg(feature = "mpi")]
+mod mpi;
+
+use std::path::Path;
+
+use bitnet_format::tensors::TensorFile;
+use bitnet_train::monitor::Silent;
+use bitnet_train::platform::Signals;
+use bitnet_train::ranks::in_threads;
+use bitnet_train::recipe::{self, Plan};
+use bitnet_train::train::{self, Resume, RunOptions, Summary, TrainError};
+use serde_json::Value;
+
+use crate::runs::lab::{Lab, assert_same, metrics, result};
+use crate::runs::stages;
+
+/// Twenty steps over the phase switch, evaluated and saved on the way; batches of 4 in one piece.
+const TWENTY: [&str; 5] = [
+    "train.steps=20",
+    "train.micro_batch=4",
+    "optimizer.warmup_steps=2",
+    "eval.every=10",
+    "checkpoint.every=10",
+];
+
+/// Runs a recipe of the laboratory on so many ranks; what became of each.
+fn try_run(
+    lab: &Lab,
+    (recipe, ranks): (&str, usize),
+    out: &Path,
+    resume: &Resume,
+    words: &[&str],
+) -> Vec<Result<Summary, TrainError>> {
+    let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+    let Plan::Single(recipe) = recipe::load(&lab.path(recipe), &words).unwrap() else {
+        panic!("a recipe of one stage")
+    };
+    in_threads(ranks, |ranks| {
+        let options = RunOptions {
+            out: out.to_owned(),
+            resume: resume.clone(),
+            allow_change: vec!["train.reduce_precision".to_owned()],
+            command: "a test".to_owned(),
+            signals: Signals::default(),
+            ranks,
+        };
+        train::run(&recipe, &options, &mut Silent)
+    })
+}
+
+#[track_caller]
+fn run(lab: &Lab, recipe: (&str, usize), out: &Path, words: &[&str]) {
+    for summary in try_run(lab, recipe, out, &Resume::Auto, &[&TWENTY, words].concat()) {
+        summary.unwrap();
+    }
+}
+
+/// A figure of every step, or of every evaluation.
+fn figures(out: &Path, of: impl Fn(&Value) -> Option<f64>) -> Vec<f64> {
+    metrics(out).iter().filter_map(of).collect()
+}
+
+/// The largest difference between two lists, relative to the second.
+fn largest(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    assert!(!found.is_empty());
+    let relative = |(found, expected): (&f64, &f64)| (found - expected).abs() / expected.abs();
+    found.iter().zip(expected).map(relative).fold(0.0, f64::max)
+}
+
+/// The distance of two final models over the size of the second, both as one long vector.
+fn distance(found: &Path, expected: &Path) -> f64 {
+    let open = |out: &Path| TensorFile::open(&out.join("final/model.safetensors")).unwrap();
+    let (found, expected) = (open(found), open(expected));
+    let (mut apart, mut size) = (0.0, 0.0);
+    for name in expected.names() {
+        let shape = &expected.info(&name).unwrap().shape;
+        let values = |file: &TensorFile| file.floats(&name, shape).unwrap();
+        for (a, b) in values(&found).into_iter().zip(values(&expected)) {
+            apart += f64::from(a - b).powi(2);
+            size += f64::from(b).powi(2);
+        }
+    }
+    (apart / size).sqrt()
+}
+
+/// Largest relative differences between two runs: loss, gradient norm, held-out loss, weights.
+fn differences(found: &Path, expected: &Path) -> [f64; 4] {
+    let of = |name: &'static str| {
+        let figure = move |line: &Value| line[name].as_f64();
+        largest(&figures(found, figure), &figures(expected, figure))
+    };
+    let held_out = |line: &Value| {
+        let sets = line["eval"].as_object()?;
+        sets.values().next()?["nll_per_token"].as_f64()
+    };
+    let held_out = largest(&figures(found, held_out), &figures(expected, held_out));
+    [of("loss"), of("grad_norm"), held_out, distance(found, expected)]
+}
+
+/// What the four differences may be; a ternary code that flips moves every figure a little.
+struct Allowed([f64; 4]);
+
+impl Allowed {
+    #[track_caller]
+    fn check(&self, found: [f64; 4], what: &str) {
+        let words = found.map(|figure| format!("{figure:.1e}")).join(" | ");
+        println!("| {what} | {words} |");
+        for (figure, allowed) in found.iter().zip(self.0) {
+            assert!(*figure <= allowed, "{what}: {found:?}, allowed {:?}", self.0);
+        }
+    }
+}
+
+/// One, two and four ranks on a recipe of the laboratory.
+fn agree_on(lab: &Lab, recipe: &str, words: &[&str], allowed: &Allowed) {
+    let stem = recipe.trim_end_matches(".toml");
+    let out = |ranks: usize, what: &str| lab.path(&format!("{stem}-{ranks}{what}"));
+    run(lab, (recipe, 1), &out(1, ""), words);
+    for ranks in [2, 4] {
+        run(lab, (recipe, ranks), &out(ranks, ""), words);
+        allowed.check(differences(&out(ranks, ""), &out(1, "")), &format!("{stem}, {ranks} ranks"));
+        run(lab, (recipe, ranks), &out(ranks, "-again"), words);
+        let first = result(&out(ranks, ""));
+        assert_same(&result(&out(ranks, "-again")), &first, "the same number of ranks");
+        let sharded = [words, &["train.shard_optimizer=true"]].concat();
+        run(lab, (recipe, ranks), &out(ranks, "-sharded"), &sharded);
+        assert_same(&result(&out(ranks, "-sharded")), &first, "a sharded optimizer");
+        let lines = metrics(&out(ranks, ""));
+        let last = lines.iter().rfind(|line| line["step"] == 20 && line["ranks"].is_u64()).unwrap();
+        assert_eq!(last["ranks"], ranks);
+        let (own, all) = (&last["tokens_this_rank"], &last["tokens"]);
+        assert!(own.as_u64().unwrap() * 2 <= all.as_u64().unwrap() * 3 / 2, "{own} of {all}");
+    }
+}
+
+const DENSE: &str = "model.quantise=false";
+/// Rounding in f32.
+const DENSE_TWIN: Allowed = Allowed([1e-6, 5e-6, 1e-6, 1e-6]);
+/// The same and a code or a level that flips now and then.
+const TERNARY: Allowed = Allowed([2e-4, 5e-3, 2e-4, 1e-3]);
+
+#[test]
+fn ranks_agree_with_one_process_in_pretraining() {
+    let lab = Lab::new();
+    agree_on(&lab, "recipe.toml", &[], &TERNARY);
+    fs_err::copy(lab.path("recipe.toml"), lab.path("dense.toml")).unwrap();
+    agree_on(&lab, "dense.toml", &[DENSE], &DENSE_TWIN);
+}
+
+#[test]
+fn ranks_agree_with_one_process_in_fine_tuning_and_preference_training() {
+    let lab = stages::lab();
+    agree_on(&lab, "sft.toml", &["guard.spike_sigma=0"], &TERNARY);
+    agree_on(&lab, "dpo.toml", &[], &TERNARY);
+}
