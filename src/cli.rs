@@ -210,6 +210,7 @@ pub(crate) enum LinearClass {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct BenchArgs {
     /// The shape.
     #[arg(long, value_name = "CONFIG.toml")]
@@ -217,7 +218,7 @@ pub(crate) struct BenchArgs {
     /// Tokens a row.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) seq_len: usize,
-    /// Rows a step.
+    /// Rows a step, over all ranks.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) batch: usize,
     /// Steps that are timed; two before them are not.
@@ -229,6 +230,15 @@ pub(crate) struct BenchArgs {
     /// Compute each block again for the backward pass instead of keeping its activations.
     #[arg(long)]
     pub(crate) recompute: bool,
+    /// Several ranks: each keeps only its part of the moments.
+    #[arg(long)]
+    pub(crate) shard_optimizer: bool,
+    /// Several ranks: in what gradients travel, f32 or bf16.
+    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    pub(crate) reduce_precision: String,
+    /// Allow more threads on a machine than it has cores, all ranks together.
+    #[arg(long)]
+    pub(crate) oversubscribe: bool,
     /// Worker threads.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

@@ -1,5 +1,6 @@
 //! How an error leaves the program: one message on stderr, the documented exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use bitnet_train::train::TrainError;
@@ -13,7 +14,7 @@ pub(crate) struct Usage(pub(crate) String);
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(TrainError::Stopped(stop) | TrainError::ExportStopped(stop)) = error.downcast_ref()
     {
-        eprintln!("{error:#}");
+        say(&format!("{error:#}"));
         return ExitCode::from(stop.exit_code());
     }
     // Another rank says what happened.
@@ -21,8 +22,15 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(*code);
     }
     // A recipe reports all its problems at once; each further one brings its own "error: ".
-    eprintln!("error: {error:#}");
+    say(&format!("error: {error:#}"));
     ExitCode::from(code_of(error))
+}
+
+/// Writes a message to stderr in one piece, so that what other ranks and their launcher say at the
+/// same time stays outside of it.
+pub(crate) fn say(message: &str) {
+    // Nobody is left to be told that nobody listens.
+    let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
 }
 
 /// The documented exit code.

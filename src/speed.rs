@@ -3,15 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use bitnet_format::ModelSpec;
+use bitnet_format::{ModelSpec, tensor_table};
 use burn::tensor::Device;
 use rand::Rng;
 
 use crate::model::{Activations, Documents, LanguageModel};
 use crate::ops::Compute;
 use crate::random;
+use crate::ranks::{Ranks, Wire};
 use crate::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, part_size,
+    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, Together,
+    TogetherSettings, part_size,
 };
 
 /// What is measured.
@@ -19,7 +21,7 @@ use crate::train::{
 pub struct Workload {
     /// The model.
     pub spec: ModelSpec,
-    /// Rows of a step; one micro-batch.
+    /// Rows of a step over all ranks; one micro-batch on each.
     pub rows: usize,
     /// Tokens of a row.
     pub seq_len: usize,
@@ -27,6 +29,12 @@ pub struct Workload {
     pub compute: Compute,
     /// What its forward passes leave in memory.
     pub activations: Activations,
+    /// Who makes a step together.
+    pub ranks: Ranks,
+    /// Whether each of them keeps only its part of the moments.
+    pub sharded: bool,
+    /// How their gradients travel.
+    pub wire: Wire,
 }
 
 /// What a step took, and its loss.
@@ -34,24 +42,40 @@ pub struct Workload {
 pub struct StepTime {
     /// Wall clock.
     pub time: Duration,
+    /// What of it this rank was exchanging gradients with others, or waiting for them.
+    pub exchange: Duration,
     /// Mean loss a token.
     pub loss: f32,
 }
 
-/// Calls `each` after every one of `steps` steps on one batch that stays the same.
+/// Calls `each` on every rank after every one of `steps` steps on one batch that stays the same.
 pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl FnMut(StepTime)) {
     let model = LanguageModel::initial(&work.spec, 0, device);
     let mut model = model.computed_by(work.compute).with_activations(work.activations);
-    let mut optimizer = AdamW::for_model(&work.spec, AdamWSettings::default(), device);
-    let batch = [random_parts(&work.spec, work.rows, work.seq_len, device)];
+    let how = TogetherSettings { sharded: work.sharded, wire: work.wire };
+    let frozen = vec![false; tensor_table(&work.spec).len()];
+    let together = Together::new(&work.ranks, &work.spec, frozen, how);
+    let settings = AdamWSettings::default();
+    let mut optimizer = match &together {
+        Some(together) => together.new_optimizer(settings, device),
+        None => AdamW::for_model(&work.spec, settings, device),
+    };
+    let rows = work.ranks.share(work.rows).len();
+    let batch = [random_parts(&work.spec, rows, work.seq_len, device)];
     let rates = Rates { learning_rate: 1e-3, weight_decay: 0.1 };
     for _ in 0..steps {
         let began = Instant::now();
         let sum = Accumulated::over(&model, &CrossEntropy, &batch, device, &|| false);
-        let sum = sum.expect("nothing interrupts it");
-        let (next, report) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
+        let sum = sum.expect("nothing interrupts it").with_others(&work.ranks);
+        let settings = StepSettings::default();
+        let (next, made) = match &together {
+            Some(together) => together.make(sum, model, &mut optimizer, settings, rates),
+            None => sum.make(model, &mut optimizer, settings, rates),
+        };
         model = next;
-        each(StepTime { time: began.elapsed(), loss: report.loss });
+        let loss = made.report(&mut optimizer).loss;
+        let exchange = together.as_ref().map(Together::take_exchanged).unwrap_or_default();
+        each(StepTime { time: began.elapsed(), exchange, loss });
     }
 }
 

@@ -6,45 +6,60 @@ use bitnet_kernels::Kernel;
 use bitnet_train::device;
 use bitnet_train::model::Activations;
 use bitnet_train::ops::Compute;
-use bitnet_train::platform::peak_memory;
+use bitnet_train::platform::{self, peak_memory};
+use bitnet_train::ranks::{Hosts, Ranks};
 use bitnet_train::recipe::Precision;
 use bitnet_train::speed::{StepTime, Workload, measure};
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
-use super::{print_line, set_threads};
+use super::print_line;
+use super::ranks::with_ranks;
 use crate::cli::BenchArgs;
-use crate::failure::Usage;
+use crate::failure::{Usage, say};
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    set_threads(args.threads)?;
-    let work = workload(args)?;
-    let device = device::open(&args.device).map_err(TrainError::from)?;
+    with_ranks(args.threads, args.oversubscribe, |ranks| run_on(args, ranks))
+}
+
+fn run_on(args: &BenchArgs, ranks: &Ranks) -> Result<()> {
+    let work = workload(args, ranks)?;
+    let hosts = Hosts::ask(ranks, platform::cores());
+    let (place, here) = (hosts.place_here(), hosts.ranks_here());
+    let device = device::open_one_of(&args.device, place, here).map_err(TrainError::from)?;
     if work.compute.operands == Precision::Bf16.operands() {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
     }
     let mut steps = Vec::new();
     measure(&work, WARM_UP + args.steps, &device, |step| {
-        eprintln!(
-            "step {}: {:.3} s, loss {:.4}",
-            steps.len() + 1,
-            step.time.as_secs_f64(),
-            step.loss
-        );
+        let (number, time) = (steps.len() + 1, step.time.as_secs_f64());
+        if ranks.is_first() {
+            say(&format!("step {number}: {time:.3} s, loss {:.4}", step.loss));
+        }
         steps.push(step);
     });
+    let peak = peak_memory().unwrap_or_default() as f64;
+    let memory: Vec<f64> = (0..ranks.count())
+        .map(|rank| ranks.sums(&[if rank == ranks.rank() { peak } else { 0.0 }])[0])
+        .collect();
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let tokens = (args.batch * args.seq_len) as f64;
     let speed = |step: &StepTime| tokens / step.time.as_secs_f64();
     let mut speeds: Vec<f64> = steps[WARM_UP..].iter().map(speed).collect();
     speeds.sort_by(f64::total_cmp);
+    let share = |step: &StepTime| step.exchange.as_secs_f64() / step.time.as_secs_f64();
+    let mut shares: Vec<f64> = steps[WARM_UP..].iter().map(share).collect();
+    shares.sort_by(f64::total_cmp);
     let result = json!({
         "tokens_per_second": speeds[speeds.len() / 2],
         "tokens_per_second_min": speeds[0],
         "tokens_per_second_max": speeds[speeds.len() - 1],
-        "peak_rss_bytes": peak_memory(),
+        "peak_rss_bytes": peak as u64,
         "loss_first": steps[0].loss,
         "loss_last": steps[steps.len() - 1].loss,
         "tokens_per_step": args.batch * args.seq_len,
@@ -54,24 +69,30 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         "kernel": work.compute.kernel.name(),
         "threads": rayon::current_num_threads(),
         "device": args.device,
+        "ranks": ranks.count(),
+        "shard_optimizer": args.shard_optimizer,
+        "reduce_precision": args.reduce_precision,
+        "exchange_share": shares[shares.len() / 2],
+        "peak_rss_bytes_by_rank": memory.iter().map(|&bytes| bytes as u64).collect::<Vec<_>>(),
     });
     print_line(&if args.json { result.to_string() } else { in_words(&result) });
     Ok(())
 }
 
-fn workload(args: &BenchArgs) -> Result<Workload> {
+fn workload(args: &BenchArgs, ranks: &Ranks) -> Result<Workload> {
     let mut spec = ModelSpec::from_file(&args.config).map_err(TrainError::from)?;
     if let Some(size) = args.vocab_size {
         spec.vocab_size = size;
     }
     let positive = [
         ("--seq-len", args.seq_len),
-        ("--batch", args.batch),
+        ("--batch", args.batch / ranks.count()),
         ("--steps", args.steps),
         ("--vocab-size", spec.vocab_size),
     ];
     if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-        return Err(Usage(format!("{flag} must be at least 1")).into());
+        let each = if ranks.is_alone() { "" } else { " for each rank" };
+        return Err(Usage(format!("{flag} must be at least 1{each}")).into());
     }
     if args.seq_len > spec.max_position_embeddings {
         let limit = spec.max_position_embeddings;
@@ -79,18 +100,24 @@ fn workload(args: &BenchArgs) -> Result<Workload> {
             Usage(format!("--seq-len {} is above the config's {limit}", args.seq_len)).into()
         );
     }
-    let precision = [Precision::F32, Precision::Bf16];
-    let precision = precision.into_iter().find(|precision| precision.name() == args.precision);
-    let unknown = || Usage(format!("--precision {}: expected f32 or bf16", args.precision));
-    let mut compute =
-        Compute { operands: precision.ok_or_else(unknown)?.operands(), ..Compute::default() };
+    let operands = precision("--precision", &args.precision)?.operands();
+    let wire = precision("--reduce-precision", &args.reduce_precision)?.wire();
+    let mut compute = Compute { operands, ..Compute::default() };
     if let Some(name) = &args.kernel {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
         let unknown = || Usage(format!("--kernel {name}: this CPU has {}", all.join(", ")));
         compute.kernel = Kernel::named(name).ok_or_else(unknown)?;
     }
     let activations = if args.recompute { Activations::Recomputed } else { Activations::Kept };
-    Ok(Workload { spec, rows: args.batch, seq_len: args.seq_len, compute, activations })
+    let (rows, seq_len, sharded) = (args.batch, args.seq_len, args.shard_optimizer);
+    let ranks = ranks.clone();
+    Ok(Workload { spec, rows, seq_len, compute, activations, ranks, sharded, wire })
+}
+
+fn precision(flag: &str, word: &str) -> Result<Precision, Usage> {
+    let all = [Precision::F32, Precision::Bf16];
+    let found = all.into_iter().find(|precision| precision.name() == word);
+    found.ok_or_else(|| Usage(format!("{flag} {word}: expected f32 or bf16")))
 }
 
 fn in_words(result: &serde_json::Value) -> String {

@@ -6,6 +6,7 @@ mod export;
 mod init;
 mod inspect;
 mod plan;
+mod ranks;
 mod run;
 mod speaker;
 mod tokenizer;

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bitnet_train::data::world::{Cast, Telling};
 use bitnet_train::monitor::{Monitor, Silent, Terminal, Verbosity};
-use bitnet_train::platform::{self, Signals};
-use bitnet_train::ranks::{self, Hosts, Ranks};
+use bitnet_train::platform::Signals;
+use bitnet_train::ranks::Ranks;
 use bitnet_train::recipe::{self, DataSource, Plan, Recipe, Stage};
 use bitnet_train::train::{self, PipelineStage, Resume, RunOptions, Summary, TrainError};
 use serde_json::{Value, json};
 
+use super::print_line;
+use super::ranks::with_ranks;
 use super::speaker::{Score, Speaker};
-use super::{print_line, set_threads};
 use crate::cli::RunArgs;
-use crate::failure::{Usage, code_of};
+use crate::failure::Usage;
 
 /// Tokens the packed model speaks for each prompt at the end of a run.
 const SPOKEN_TOKENS: usize = 60;
@@ -25,62 +26,10 @@ const EXAMINED_STORIES: u64 = 200;
 const SHOWN_CONVERSATIONS: u64 = 2;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    let ranks = join_ranks()?;
-    run_on(args, &ranks).map_err(|error| leave(&ranks, error))
-}
-
-/// The processes that were started together with this one.
-#[cfg(feature = "mpi")]
-#[expect(clippy::unnecessary_wraps, reason = "without MPI it can fail")]
-fn join_ranks() -> Result<Ranks> {
-    let mpi = ranks::launched().and_then(|_| ranks::Mpi::join());
-    Ok(mpi.map_or_else(Ranks::alone, |mpi| Ranks::new(std::rc::Rc::new(mpi))))
-}
-
-/// An ordinary process; several that were started together would all train the same.
-#[cfg(not(feature = "mpi"))]
-fn join_ranks() -> Result<Ranks> {
-    match ranks::launched() {
-        Some(ranks) if ranks > 1 => Err(TrainError::NoMpi { ranks }.into()),
-        _ => Ok(Ranks::alone()),
-    }
-}
-
-/// What a rank says when it ends: nothing where another one does. An error that the others do not
-/// know of ends them too.
-fn leave(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
-    let known = error.downcast_ref::<TrainError>().filter(|known| known.is_shared());
-    match known {
-        _ if ranks.is_alone() => error,
-        None => {
-            let code = code_of(&error);
-            eprintln!("error: {}: {error:#}", ranks.name());
-            ranks.abort(code);
-            error
-        }
-        Some(TrainError::OnRank { .. }) => error,
-        Some(_) if ranks.is_first() => error,
-        Some(known) => {
-            let (name, code) = (ranks.name(), known.exit_code());
-            TrainError::OtherRank { name, code, full_disk: known.is_full_disk() }.into()
-        }
-    }
-}
-
-/// Worker threads of this rank, on a machine with cores for all of its ranks.
-fn threads(args: &RunArgs, ranks: &Ranks) -> Result<Option<usize>, TrainError> {
-    if ranks.is_alone() {
-        return Ok(args.threads);
-    }
-    let hosts = Hosts::ask(ranks, platform::cores());
-    let threads = args.threads.unwrap_or_else(|| hosts.threads());
-    let room = if args.oversubscribe { Ok(()) } else { hosts.check(threads) };
-    train::agree(ranks, room.map_err(TrainError::from))?;
-    Ok(Some(threads))
+    with_ranks(args.threads, args.oversubscribe, |ranks| run_on(args, ranks))
 }
 
 fn run_on(args: &RunArgs, ranks: &Ranks) -> Result<()> {
-    set_threads(threads(args, ranks)?)?;
     let path = args.recipe.as_ref().expect("clap requires --recipe");
     let mut overrides = args.overrides.clone();
     overrides.extend(args.device.iter().map(|device| format!("device=\"{device}\"")));

@@ -86,8 +86,14 @@ pub(crate) fn require_same(ranks: &Ranks, terms: &[Term]) -> Result<(), TrainErr
         None => Ok(()),
         Some((other, terms)) => {
             let what = differences(expected, terms).join("\n");
-            let what = format!("{other} is about to do something else than {first}:\n{what}");
-            agree(ranks, Err(TrainError::Drift(what)))
+            let what = format!("is about to do something else than {first}:\n{what}");
+            let error = TrainError::Drift(what);
+            let (name, code) = (other.clone(), error.exit_code());
+            Err(if ranks.is_first() {
+                TrainError::OnRank { name, error: Box::new(error) }
+            } else {
+                TrainError::OtherRank { name, code, full_disk: false }
+            })
         }
     }
 }
@@ -163,9 +169,9 @@ mod tests {
         });
         let (code, message) = messages[0].clone().unwrap_err();
         assert_eq!(code, 3);
-        let expected = "rank 2 on this process is about to do something else than rank 0 on this \
+        let expected = "rank 2 on this process: is about to do something else than rank 0 on this \
                         process:\n  train.steps: 20 there, 30 here";
-        assert!(message.ends_with(expected), "{message}");
+        assert_eq!(message, expected);
         assert!(messages.iter().all(Result::is_err));
     }
 }

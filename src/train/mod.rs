@@ -39,6 +39,7 @@ pub use run::{
 pub use sample::{SampleSettings, sample};
 pub use step::{Accumulated, MadeStep, Reduction, Skip, StepReport, StepSettings, global_norm};
 pub use telemetry::TernaryShares;
+pub(crate) use together::{Together, TogetherSettings};
 
 /// The rates of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]

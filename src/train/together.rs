@@ -7,6 +7,7 @@
 //! parameters go to all; otherwise the summed gradients do, and everybody makes the same update.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -28,6 +29,8 @@ pub(crate) struct Together {
     frozen: Vec<bool>,
     sharded: bool,
     wire: Wire,
+    /// Time spent exchanging, waiting for others included.
+    exchanged: Cell<Duration>,
 }
 
 /// How they do it.
@@ -58,7 +61,8 @@ impl Together {
         );
         let TogetherSettings { sharded, wire } = settings;
         let pieces = cut.pieces();
-        Some(Self { ranks: ranks.clone(), cut, pieces, table, frozen, sharded, wire })
+        let exchanged = Cell::default();
+        Some(Self { ranks: ranks.clone(), cut, pieces, table, frozen, sharded, wire, exchanged })
     }
 
     /// The optimizer of step 0: of everything, or of the pieces this rank owns.
@@ -87,7 +91,7 @@ impl Together {
         let (divisor, compute) = (sum.divisor(settings.reduction), model.compute());
         let device = model.head().device().inner();
         let mut gradients = on_host(sum.take_gradients());
-        let pieces = self.cut.sum(&gradients, self.wire);
+        let pieces = self.timed(|| self.cut.sum(&gradients, self.wire));
         let mut owned = on_device(pieces, &device);
         let squares = in_pool(|| global_norm(&owned, compute)).powi(2);
         let norm = self.ranks.sums(&[squares])[0].sqrt();
@@ -105,14 +109,28 @@ impl Together {
             let own = on_device(self.own(&all), &device);
             let gradients = owned.drain(..).map(Some).collect();
             let own = in_pool(|| optimizer.update(own, gradients, factor, rates, compute));
-            self.cut.spread(&on_host(own), &mut all);
+            let own = on_host(own);
+            self.timed(|| self.cut.spread(&own, &mut all));
             on_device(all, &device)
         } else {
-            self.cut.spread(&on_host(owned), &mut gradients);
+            let owned = on_host(owned);
+            self.timed(|| self.cut.spread(&owned, &mut gradients));
             let gradients = optimizer.trained(on_device(gradients, &device));
             in_pool(|| optimizer.update(old, gradients, factor, rates, compute))
         };
         (replace_values(model, new), made)
+    }
+
+    fn timed<R>(&self, exchange: impl FnOnce() -> R) -> R {
+        let began = Instant::now();
+        let result = exchange();
+        self.exchanged.set(self.exchanged.get() + began.elapsed());
+        result
+    }
+
+    /// The time spent exchanging since the last call.
+    pub(crate) fn take_exchanged(&self) -> Duration {
+        self.exchanged.take()
     }
 
     /// This rank's pieces of all values.

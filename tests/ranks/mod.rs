@@ -2,6 +2,8 @@
 //! program under `mpirun` in `mpi`.
 
 #[cfg(feature = "mpi")]
+mod hosts;
+#[cfg(feature = "mpi")]
 mod mpi;
 
 use std::path::Path;

@@ -12,10 +12,10 @@ use crate::runs::lab::{Lab, assert_code, assert_same, metrics, result, stderr};
 use crate::runs::stages;
 
 /// What a cluster's scheduler promises its users: nobody computes for nothing for longer.
-const ENDS_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Whether there is an `mpirun`.
-fn available() -> bool {
+pub(super) fn available() -> bool {
     let found = Command::new("mpirun").arg("--version").output().is_ok();
     assert!(found || std::env::var_os("BITNET_REQUIRE_MPI").is_none(), "no mpirun");
     if !found {
@@ -33,7 +33,13 @@ fn mpirun() -> Command {
 }
 
 /// The arguments of one group of ranks: the program on a recipe of the laboratory.
-fn group(lab: &Lab, ranks: usize, recipe: &str, out: &Path, words: &[&str]) -> Vec<String> {
+pub(super) fn group(
+    lab: &Lab,
+    ranks: usize,
+    recipe: &str,
+    out: &Path,
+    words: &[&str],
+) -> Vec<String> {
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let mut all = vec!["-n".to_owned(), ranks.to_string()];
     all.push(env!("CARGO_BIN_EXE_bitnet-train").to_owned());
@@ -48,7 +54,7 @@ fn run(lab: &Lab, ranks: usize, out: &Path, words: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn finish(lab: &Lab, ranks: usize, out: &Path, words: &[&str]) {
+pub(super) fn finish(lab: &Lab, ranks: usize, out: &Path, words: &[&str]) {
     let output = run(lab, ranks, out, words);
     assert!(output.status.success(), "{}", stderr(&output));
 }
@@ -60,7 +66,7 @@ fn spawn(lab: &Lab, ranks: usize, out: &Path, words: &[&str]) -> Child {
 }
 
 /// Sends a signal to one rank of a run.
-fn send(signal: &str, out: &Path, rank: usize) {
+pub(super) fn send(signal: &str, out: &Path, rank: usize) {
     let wanted = format!("OMPI_COMM_WORLD_RANK={rank}");
     let mine = |pid: &u32| {
         let read = |what: &str| fs_err::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
@@ -128,9 +134,7 @@ fn mpi_a_killed_rank_ends_the_others_and_the_run_goes_on_to_the_bit() {
     let mut kills = 0;
     for (rank, step) in [(1, 3), (0, 9), (1, 15), (0, 22)] {
         let mut child = spawn(&lab, 2, &out, &words);
-        if !wait_until(&mut child, || last_step(&out) >= Some(step)) {
-            panic!("the run ended before step {step}");
-        }
+        assert!(wait_until(&mut child, || last_step(&out) >= Some(step)));
         send("KILL", &out, rank);
         let began = Instant::now();
         let output = child.wait_with_output().unwrap();
@@ -223,7 +227,7 @@ fn mpi_ranks_that_differ_refuse_to_start_and_name_the_difference() {
     let other = groups(&[], ("recipe.toml", &["train.steps=40"]));
     refused(&other, 3, &["rank 1 on ", "train.steps: 30 there, 40 here"]);
     let missing = groups(&[], ("missing.toml", &[]));
-    refused(&missing, 4, &["error: rank 1 on ", "missing.toml"]);
+    refused(&missing, 3, &["error: rank 1 on ", "missing.toml"]);
     let batch = run(&lab, 2, &out, &["train.batch=1", "train.micro_batch=1"]);
     refused(&batch, 3, &["train.batch", "is 1; expected at least one for each of the 2 ranks"]);
     // The same path, and another file behind it on one of the machines.
