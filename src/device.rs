@@ -225,3 +225,30 @@ fn adapters(
     };
     found.iter().map(|device| Offer { kind: kind(device), device: device.clone() }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two discrete cards, an integrated one and the CPU's adapter.
+    fn offered(which: Option<&str>) -> usize {
+        let offer = |kind| Offer { kind, device: Device::flex() };
+        candidates([1, 0, 4, 0].map(offer).into(), which).len()
+    }
+
+    #[test]
+    fn ranks_choose_among_the_best_kind_or_the_one_they_name() {
+        assert_eq!(offered(None), 2);
+        assert_eq!(offered(Some("integrated")), 1);
+        assert_eq!(offered(Some("cpu")), 1);
+        assert_eq!(offered(Some("virtual")), 0);
+        assert_eq!(offered(Some("3")), 1);
+        assert_eq!(offered(Some("4")), 0);
+    }
+
+    #[test]
+    fn ranks_of_a_machine_share_its_cpu() {
+        assert!(open_one_of("flex", 3, 4).is_ok());
+        assert_eq!((family("cuda:1"), family("flex")), ("cuda", "flex"));
+    }
+}

@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::model::{Activations, LanguageModel};
 use crate::ops::logits_at_once;
-use crate::ranks::Wire;
+use crate::ranks::{Cut, Wire, in_threads};
 use crate::speed::random_parts;
 use crate::train::{
-    Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, StepSettings, part_size,
+    self, Accumulated, AdamW, AdamWSettings, CrossEntropy, StepSettings, part_size,
 };
 
 /// Bytes of an f32.
@@ -200,28 +200,60 @@ pub struct StepEstimate {
     pub update: f64,
     /// Gradients there, sums or new values back: bytes over the speed of the link.
     pub exchange: f64,
+    /// What a rank does with these bytes: packing, adding up, unpacking.
+    pub reduce: f64,
+}
+
+/// How fast ranks exchange, in bytes a second that each sends and receives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// The link between them.
+    pub link: f64,
+    /// A rank's own part of the work ([`reduction_rate`]).
+    pub reduction: f64,
 }
 
 impl StepEstimate {
-    /// Of a rank that makes `micro_batches` at this pace; `link` is in bytes a second.
-    pub fn new(pace: Pace, micro_batches: u64, team: Team, parameters: u64, link: f64) -> Self {
+    /// Of a rank that makes `micro_batches` at this pace.
+    pub fn new(pace: Pace, micro_batches: u64, team: Team, parameters: u64, rates: Rates) -> Self {
         let part = if team.sharded { team.ranks as f64 } else { 1.0 };
+        let bytes = team.bytes_a_step(parameters) as f64;
         Self {
             compute: pace.micro_batch.as_secs_f64() * micro_batches as f64,
             update: pace.update.as_secs_f64() / part,
-            exchange: team.bytes_a_step(parameters) as f64 / link,
+            exchange: bytes / rates.link,
+            reduce: bytes / rates.reduction,
         }
     }
 
     /// All parts, one after the other.
     pub fn seconds(self) -> f64 {
-        self.compute + self.update + self.exchange
+        self.compute + self.update + self.exchange + self.reduce
     }
 
     /// The share of a step that ranks compute and do not wait for each other.
     pub fn efficiency(self) -> f64 {
         (self.compute + self.update) / self.seconds()
     }
+}
+
+/// How fast this machine packs, adds up and unpacks gradients: two ranks in memory exchange 16 million
+/// numbers, with copies in the place of a network. The faster of two rounds.
+pub fn reduction_rate() -> f64 {
+    const NUMBERS: usize = 1 << 24;
+    let team = Team { ranks: 2, ..Team::ALONE };
+    let took = in_threads(2, |ranks| {
+        let cut = Cut::new(&ranks, [NUMBERS]);
+        let mut numbers = [vec![1.0; NUMBERS]];
+        let mut round = || {
+            let began = Instant::now();
+            let sums = cut.sum(&numbers, Wire::F32);
+            cut.spread(&sums, &mut numbers);
+            began.elapsed()
+        };
+        round().min(round())
+    });
+    team.bytes_a_step(NUMBERS as u64) as f64 / took[0].as_secs_f64()
 }
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
@@ -239,7 +271,7 @@ pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
         let sum = sum.expect("nothing interrupts it");
         pace.micro_batch = pace.micro_batch.min(began.elapsed());
         let began = Instant::now();
-        let rates = Rates { learning_rate: 1e-6, weight_decay: 0.0 };
+        let rates = train::Rates { learning_rate: 1e-6, weight_decay: 0.0 };
         (model, _) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
         pace.update = pace.update.min(began.elapsed());
     }
@@ -322,8 +354,10 @@ mod tests {
         assert_eq!(Team { wire: Wire::Bf16, ..team }.bytes_a_step(1000), 4500);
         assert_eq!(Team::ALONE.bytes_a_step(1000), 0);
         let pace = Pace { micro_batch: Duration::from_secs(2), update: Duration::from_secs(1) };
-        let step = StepEstimate::new(pace, 3, team, 1000, 6000.0);
-        assert_eq!(step, StepEstimate { compute: 6.0, update: 0.25, exchange: 1.0 });
-        assert!((step.efficiency() - 6.25 / 7.25).abs() < 1e-12);
+        let rates = Rates { link: 6000.0, reduction: 12000.0 };
+        let step = StepEstimate::new(pace, 3, team, 1000, rates);
+        let expected = StepEstimate { compute: 6.0, update: 0.25, exchange: 1.0, reduce: 0.5 };
+        assert_eq!(step, expected);
+        assert!((step.efficiency() - 6.25 / 7.75).abs() < 1e-12);
     }
 }

@@ -96,6 +96,18 @@ fn every_file_says_which_room_it_is() {
 }
 
 #[test]
+fn one_file_names_mpi() {
+    for (path, text) in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let names = text.lines().any(|line| {
+            let code = line.split("//").next().unwrap().trim_start();
+            code.starts_with("use mpi::") || code.contains(" mpi::") && !code.contains("super::mpi")
+        });
+        assert!(!names || name == "src/ranks/mpi.rs" || name == "tests/policy.rs", "{name}");
+    }
+}
+
+#[test]
 fn unsafe_stays_in_its_rooms() {
     let allowed = [
         "export/kernels/src/attention.rs",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_train::device;
-use bitnet_train::estimate::{self, Load, Memory, Pace, StepEstimate, Team};
+use bitnet_train::estimate::{self, Load, Memory, Pace, Rates, StepEstimate, Team};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::platform::Signals;
 use bitnet_train::ranks::Wire;
@@ -76,11 +76,14 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
     } else if !args.no_probe {
         let pace = estimate::probe(&spec, load, &device.map_err(TrainError::from)?);
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
+        let alone = args.ranks == 1;
+        let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };
+        let rates = Rates { link, reduction };
         let parameters = spec.parameters() as u64;
-        let step = StepEstimate::new(pace, load.micro_batches, team, parameters, link);
+        let step = StepEstimate::new(pace, load.micro_batches, team, parameters, rates);
         print_time(args, pace, step, steps);
         if args.ranks > 1 {
-            print_exchange(args, team, step, parameters);
+            print_exchange(args, team, step, (parameters, reduction));
         }
         estimated = Some(step);
     }
@@ -109,23 +112,34 @@ fn print_time(args: &PlanArgs, pace: Pace, step: StepEstimate, steps: u64) {
 }
 
 /// A step of several ranks by part, with the formula.
-fn print_exchange(args: &PlanArgs, team: Team, step: StepEstimate, parameters: u64) {
+fn print_exchange(
+    args: &PlanArgs,
+    team: Team,
+    step: StepEstimate,
+    (parameters, reduction): (u64, f64),
+) {
     let there = if team.wire == Wire::Bf16 { 2 } else { 4 };
+    let link = args.link.map_or("a free link (no --link GBPS given)".to_owned(), |link| {
+        format!("a link of {link} Gbit/s")
+    });
     print_line(&format!(
-        "a step: {:.3} s computing + {:.3} s updating + {:.3} s exchanging{}",
+        "a step: {:.3} s computing + {:.3} s updating + {:.3} s exchanging + {:.3} s reducing; \
+         {:.1} % of it is computing and updating",
         step.compute,
         step.update,
         step.exchange,
-        if args.link.is_none() { " (no --link GBPS given: taken as free)" } else { "" }
+        step.reduce,
+        100.0 * step.efficiency()
     ));
+    let ranks = args.ranks;
     print_line(&format!(
-        "exchanging: ({ranks} - 1) / {ranks} x {parameters} parameters x ({there} + 4) bytes = {:.1} MB a \
-         rank{}; {:.1} % of a step is work",
+        "  each rank sends and receives ({ranks} - 1) / {ranks} x {parameters} parameters x \
+         ({there} + 4) bytes = {:.1} MB, over {link}; it packs, adds and unpacks them at {:.2} GB/s \
+         (measured here)",
         team.bytes_a_step(parameters) as f64 / 1e6,
-        args.link.map_or_else(String::new, |link| format!(", at {link} Gbit/s")),
-        100.0 * step.efficiency(),
-        ranks = args.ranks,
+        reduction / 1e9
     ));
+    print_line("  one part after the other, no latency, nothing hidden behind computing");
 }
 
 fn team(recipe: &Recipe, args: &PlanArgs) -> Team {

@@ -118,7 +118,7 @@ impl Accumulated {
             let run =
                 |batch: &O::Batch| Self::one(&with_own_leaves(model), objective, batch, device);
             let sums: Vec<Self> = match parts.as_slice() {
-                [batch] => vec![Self::one(model, objective, batch, device)],
+                [batch] => vec![in_pool(|| Self::one(model, objective, batch, device))],
                 parts => parts.par_iter().map(run).collect(),
             };
             for sum in sums {

@@ -16,6 +16,7 @@ use bitnet_train::recipe::{self, Plan};
 use bitnet_train::train::{self, Resume, RunOptions, Summary, TrainError};
 use serde_json::Value;
 
+use crate::parity;
 use crate::runs::lab::{Lab, assert_same, metrics, result};
 use crate::runs::stages;
 
@@ -158,4 +159,107 @@ fn ranks_agree_with_one_process_in_fine_tuning_and_preference_training() {
     let lab = stages::lab();
     agree_on(&lab, "sft.toml", &["guard.spike_sigma=0"], &TERNARY);
     agree_on(&lab, "dpo.toml", &[], &TERNARY);
+}
+
+#[test]
+fn gradients_in_bf16_cost_little() {
+    let lab = Lab::new();
+    let (one, two) = (lab.path("one"), lab.path("two"));
+    run(&lab, ("recipe.toml", 1), &one, &[]);
+    run(&lab, ("recipe.toml", 2), &two, &["train.reduce_precision=bf16"]);
+    let found = differences(&two, &one);
+    assert!(found[3] > 1e-6, "bf16 was not used: {found:?}");
+    Allowed([5e-3, 1e-1, 5e-3, 2e-2]).check(found, "gradients in bf16, 2 ranks");
+}
+
+#[test]
+fn a_step_that_is_left_out_names_the_documents_of_all_ranks() {
+    let lab = stages::lab();
+    let left_out = |ranks: usize| {
+        let out = lab.path(&format!("skips-{ranks}"));
+        let words = ["train.steps=24", "guard.spike_sigma=1.0", "train.micro_batch=4"];
+        run(&lab, ("sft.toml", ranks), &out, &words);
+        let rows = |line: &Value| Some((line["step"].as_u64()?, line.get("rows")?.to_string()));
+        metrics(&out).iter().filter_map(rows).collect::<Vec<_>>()
+    };
+    let expected = left_out(1);
+    assert!(!expected.is_empty());
+    assert_eq!(left_out(2), expected);
+    assert_eq!(left_out(4), expected);
+}
+
+#[test]
+fn a_batch_smaller_than_the_ranks_is_refused_on_all() {
+    let lab = Lab::new();
+    let words = ["train.batch=2", "train.micro_batch=2"];
+    let ended = try_run(&lab, ("recipe.toml", 3), &lab.path("out"), &Resume::Never, &words);
+    let errors: Vec<_> = ended.into_iter().map(Result::unwrap_err).collect();
+    assert!(errors.iter().all(|error| error.exit_code() == 3 && error.is_shared()));
+    let told = errors[0].to_string();
+    assert!(
+        told.contains("[train.batch]: is 2; expected at least one for each of the 3 ranks"),
+        "{told}"
+    );
+    assert!(!lab.path("out").exists());
+}
+
+/// The documents of preference training are judged by all ranks and by one alike.
+#[test]
+fn reference_log_probabilities_are_the_same_bits_on_any_number_of_ranks() {
+    let lab = stages::lab();
+    let files = |ranks: usize| {
+        let (out, cache) = (lab.path(&format!("r-{ranks}")), lab.path(&format!("cache-{ranks}")));
+        let cache_word = format!("data.cache=\"{}\"", cache.display());
+        let words = ["train.steps=1", "optimizer.warmup_steps=0", &cache_word];
+        for summary in try_run(&lab, ("dpo.toml", ranks), &out, &Resume::Never, &words) {
+            summary.unwrap();
+        }
+        let names = fs_err::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<_> =
+            names.filter(|path| path.extension().is_some_and(|e| e == "logp")).collect();
+        names.sort();
+        names.iter().map(|path| fs_err::read(path).unwrap()).collect::<Vec<_>>()
+    };
+    let expected = files(1);
+    assert_eq!(expected.len(), 2, "training and validation");
+    assert!(files(2) == expected && files(3) == expected);
+}
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn several_processes_in_a_build_without_mpi_are_refused() {
+    let lab = Lab::new();
+    let mut command = lab.command(&lab.path("out"), &[]);
+    let output = command.env("OMPI_COMM_WORLD_SIZE", "4").output().unwrap();
+    crate::runs::lab::assert_code(&output, 5);
+    let told = crate::runs::lab::stderr(&output);
+    assert!(told.contains("4 processes") && told.contains("--features mpi"), "{told}");
+    assert!(!lab.path("out").exists());
+}
+
+/// A CPU is shared; of other devices each rank of a machine has its own, or none starts.
+#[test]
+fn parity_of_two_ranks_on_each_device() {
+    let lab = Lab::new();
+    for (name, device) in parity::devices() {
+        let out = |ranks: usize| lab.path(&format!("{name}-{ranks}"));
+        let word = format!("device=\"{name}\"");
+        let words = [&TWENTY[..], &[&word, "train.steps=6", "eval.every=3"]].concat();
+        if bitnet_train::device::shares_memory(&device.clone().inner()) {
+            for ranks in [1, 2] {
+                let recipe = ("recipe.toml", ranks);
+                for summary in try_run(&lab, recipe, &out(ranks), &Resume::Never, &words) {
+                    summary.unwrap();
+                }
+            }
+            TERNARY.check(differences(&out(2), &out(1)), &format!("{name}, 2 ranks"));
+            continue;
+        }
+        let ranks = 64;
+        let ended = try_run(&lab, ("recipe.toml", ranks), &out(ranks), &Resume::Never, &words);
+        let errors: Vec<_> = ended.into_iter().map(Result::unwrap_err).collect();
+        assert!(errors.iter().all(|error| error.exit_code() == 5 && error.is_shared()));
+        let told = errors[0].to_string();
+        assert!(told.contains("and 64 ranks of this machine want one each"), "{told}");
+    }
 }
