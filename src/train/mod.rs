@@ -4,6 +4,7 @@
 mod adamw;
 mod agreement;
 mod curriculum;
+mod due;
 mod error;
 mod evaluate;
 mod guard;

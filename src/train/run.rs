@@ -28,6 +28,7 @@ use crate::train::run_dir::{
 };
 use crate::train::session::{Crew, Session, contradiction};
 use crate::train::telemetry::Telemetry;
+use crate::train::together::Together;
 use crate::train::training::{Training, Unsettled, next_loss};
 use crate::train::{AdamW, TrainError, resume, run_dir, session};
 
@@ -138,6 +139,9 @@ pub fn run(
         Some(checkpoint) => resume::load(&session, checkpoint, &options.allow_change, monitor)?,
         None => agree(ranks, fresh(&session, monitor))?,
     };
+    if session.together.is_some() && start.checkpoint.is_none() {
+        require_same(ranks, &[Together::term_of(&state.model)])?;
+    }
     if state.progress.step >= session.steps && start.finished {
         monitor.message(&format!("{}: this run is finished", options.out.display()));
         return Ok(summary(&session, &dir, None));

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::checkpoint::{CheckpointError, MOMENT_KINDS, Moments, StoredMoments, WriteMoment};
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::ranks::{Cut, Piece, Ranks, Wire};
-use crate::train::agreement::first_only;
+use crate::train::agreement::{Term, first_only};
 use crate::train::step::{Figures, clip_factor, global_norm, in_pool};
 use crate::train::{Accumulated, AdamW, AdamWSettings, MadeStep, Rates, StepSettings, TrainError};
 
@@ -92,7 +92,7 @@ impl Together {
         let device = model.head().device().inner();
         let mut gradients = on_host(sum.take_gradients());
         let pieces = self.timed(|| self.cut.sum(&gradients, self.wire));
-        let mut owned = on_device(pieces, &device);
+        let owned = on_device(pieces, &device);
         let squares = in_pool(|| global_norm(&owned, compute)).powi(2);
         let norm = self.ranks.sums(&[squares])[0].sqrt();
         let (loss, grad_norm) = (sum.loss(), norm / divisor);
@@ -103,20 +103,21 @@ impl Together {
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         let (model, old) = take_values(model);
+        let update = |optimizer: &mut AdamW, old, gradients| {
+            in_pool(|| optimizer.update(old, gradients, factor, rates, compute))
+        };
         let new = if self.sharded {
             drop(gradients);
             let mut all = on_host(old);
             let own = on_device(self.own(&all), &device);
-            let gradients = owned.drain(..).map(Some).collect();
-            let own = in_pool(|| optimizer.update(own, gradients, factor, rates, compute));
-            let own = on_host(own);
+            let own = on_host(update(optimizer, own, owned.into_iter().map(Some).collect()));
             self.timed(|| self.cut.spread(&own, &mut all));
             on_device(all, &device)
         } else {
             let owned = on_host(owned);
             self.timed(|| self.cut.spread(&owned, &mut gradients));
             let gradients = optimizer.trained(on_device(gradients, &device));
-            in_pool(|| optimizer.update(old, gradients, factor, rates, compute))
+            update(optimizer, old, gradients)
         };
         (replace_values(model, new), made)
     }
@@ -151,12 +152,13 @@ impl Together {
 
     /// Whether all ranks hold the same parameters, to the bit.
     pub(crate) fn holds_the_same(&self, model: &LanguageModel) -> bool {
-        let mut hasher = blake3::Hasher::new();
-        for value in values(model) {
-            hasher.update(bytemuck::cast_slice(&on_host(vec![value])[0]));
-        }
-        let hashes = self.ranks.gather(hasher.finalize().as_bytes());
+        let hashes = self.ranks.gather(hash(model).as_bytes());
         hashes.iter().all(|hash| *hash == hashes[0])
+    }
+
+    /// The parameters that a run starts from, as something to agree on.
+    pub(crate) fn term_of(model: &LanguageModel) -> Term {
+        ("parameters of the first step".to_owned(), hash(model).to_hex().to_string())
     }
 
     /// Gives the moments that rank 0 reads from a checkpoint to the optimizers that keep them.
@@ -239,6 +241,14 @@ impl Moments for GatheredMoments<'_> {
         }
         result
     }
+}
+
+fn hash(model: &LanguageModel) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for value in values(model) {
+        hasher.update(bytemuck::cast_slice(&on_host(vec![value])[0]));
+    }
+    hasher.finalize()
 }
 
 fn on_host(tensors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
