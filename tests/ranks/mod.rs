@@ -162,6 +162,16 @@ fn ranks_agree_with_one_process_in_fine_tuning_and_preference_training() {
 }
 
 #[test]
+fn what_is_meant_for_several_ranks_changes_nothing_for_one() {
+    let lab = Lab::new();
+    let (plain, out) = (lab.path("plain"), lab.path("out"));
+    run(&lab, ("recipe.toml", 1), &plain, &[]);
+    let words = ["train.shard_optimizer=true", "train.reduce_precision=bf16"];
+    run(&lab, ("recipe.toml", 1), &out, &words);
+    assert_same(&result(&out), &result(&plain), "one process");
+}
+
+#[test]
 fn gradients_in_bf16_cost_little() {
     let lab = Lab::new();
     let (one, two) = (lab.path("one"), lab.path("two"));

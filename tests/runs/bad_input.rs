@@ -76,15 +76,6 @@ fn a_broken_tokenizer_is_named() {
 }
 
 #[test]
-fn what_this_version_does_not_do_is_refused_before_anything_is_written() {
-    let lab = Lab::new();
-    let output = lab.run(&lab.path("out"), &["train.shard_optimizer=true"]);
-    assert_code(&output, 3);
-    assert!(stderr(&output).contains("train.shard_optimizer"), "{}", stderr(&output));
-    assert!(!lab.path("out").exists());
-}
-
-#[test]
 fn a_run_that_diverges_stops_with_its_own_code() {
     let lab = Lab::new();
     let out = lab.path("out");
