@@ -31,6 +31,8 @@ const KEPT_AT_ONCE: f64 = 0.83;
 
 /// Bytes of a bucket on the wire, which a rank holds as it sends and as it receives.
 const BUCKET_BYTES: u64 = 4 << 20;
+/// Up to so many ranks; above, buckets grow with their number.
+const BUCKET_RANKS: u64 = 16;
 
 /// What MPI holds of its own.
 const MPI_BYTES: u64 = 25_000_000;
@@ -71,7 +73,8 @@ impl Team {
             return 0;
         }
         let pieces = if self.sharded { 2 } else { 1 };
-        let exchanged = pieces * F32 * parameters / self.ranks + 3 * BUCKET_BYTES;
+        let exchanged = pieces * F32 * parameters / self.ranks
+            + 3 * BUCKET_BYTES * self.ranks.div_ceil(BUCKET_RANKS);
         MPI_BYTES + exchanged.saturating_sub(room)
     }
 

@@ -13,6 +13,8 @@ use super::{Exchange, Ranks};
 
 /// Numbers of a bucket: what a rank sends in one go, and holds twice beside the model.
 const BUCKET: usize = 1 << 20;
+/// Numbers of a message at least: with many ranks, buckets grow so that latency does not count.
+const MESSAGE: usize = 1 << 16;
 
 /// How gradients travel. They are always added in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +50,8 @@ impl Cut {
         for size in sizes {
             starts.push(starts[starts.len() - 1] + size);
         }
-        Self { ranks: ranks.clone(), bucket: BUCKET, starts }
+        let bucket = BUCKET.max(MESSAGE * ranks.count());
+        Self { ranks: ranks.clone(), bucket, starts }
     }
 
     /// Numbers in all.

@@ -118,6 +118,10 @@ impl Accumulated {
             let run =
                 |batch: &O::Batch| Self::one(&with_own_leaves(model), objective, batch, device);
             let sums: Vec<Self> = match parts.as_slice() {
+                // Other devices queue their work by thread and want all of it from one.
+                [batch] if !runs_own_operations(device) => {
+                    vec![Self::one(model, objective, batch, device)]
+                }
                 [batch] => vec![in_pool(|| Self::one(model, objective, batch, device))],
                 parts => parts.par_iter().map(run).collect(),
             };
