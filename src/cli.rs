@@ -75,6 +75,12 @@ pub(crate) enum Command {
     Bench(BenchArgs),
 }
 
+/// A number above 0 that is no infinity.
+fn positive(word: &str) -> Result<f64, String> {
+    let number = word.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "expected a number above 0".to_owned())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     /// The recipe.
@@ -90,7 +96,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ranks: u32,
     /// What a rank sends and receives at the same time, in gigabits a second.
-    #[arg(long, value_name = "GBPS", requires = "ranks")]
+    #[arg(long, value_name = "GBPS", requires = "ranks", value_parser = positive)]
     pub(crate) link: Option<f64>,
     /// Worker threads of the probe [default: the cores this process may run on]
     #[arg(long, value_name = "N")]

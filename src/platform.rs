@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Signals that arrived, polled by long work between its pieces.
 ///
-/// The first SIGINT or SIGTERM (or SIGUSR2, which `mpirun` hands on) asks for a safe stop; a second one ends the process at once,
-/// which tears nothing because files appear under their final name only when complete.
+/// The first SIGINT or SIGTERM (or SIGUSR2, which `mpirun` hands on) asks for a safe stop; a second
+/// one ends the process at once, which tears nothing because files appear under their final name
+/// only when complete.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     interrupt: Arc<AtomicBool>,
