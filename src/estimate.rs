@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::model::{Activations, LanguageModel};
 use crate::ops::logits_at_once;
-use crate::ranks::{Cut, Wire, in_threads};
+use crate::ranks::{Cut, Wire, bucket_of, in_threads};
 use crate::speed::random_parts;
 use crate::train::{
-    self, Accumulated, AdamW, AdamWSettings, CrossEntropy, StepSettings, part_size,
+    Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, StepSettings, part_size,
 };
 
 /// Bytes of an f32.
@@ -29,12 +29,7 @@ const SUMMED_GRADIENTS: f64 = 1.6;
 /// Share of the activations that is there at the peak, beside the gradients that take their place.
 const KEPT_AT_ONCE: f64 = 0.83;
 
-/// Bytes of a bucket on the wire, which a rank holds as it sends and as it receives.
-const BUCKET_BYTES: u64 = 4 << 20;
-/// Up to so many ranks; above, buckets grow with their number.
-const BUCKET_RANKS: u64 = 16;
-
-/// What MPI holds of its own.
+/// What MPI holds of its own, fitted to the peaks of docs/SCALING.md.
 const MPI_BYTES: u64 = 25_000_000;
 
 /// Several ranks that train together, as far as memory and time are concerned.
@@ -57,12 +52,8 @@ impl Team {
     ///
     /// `(N - 1) / N * parameters * (bytes of a gradient on the way there + 4)`
     pub fn bytes_a_step(self, parameters: u64) -> u64 {
-        let there = match self.wire {
-            Wire::F32 => F32,
-            Wire::Bf16 => 2,
-        };
         let share = (self.ranks - 1) as f64 / self.ranks as f64;
-        (share * (parameters * (there + F32)) as f64) as u64
+        (share * (parameters * (self.wire.bytes() + F32)) as f64) as u64
     }
 
     /// Memory that is there only because there are several: that of MPI itself, buckets, and the
@@ -73,8 +64,8 @@ impl Team {
             return 0;
         }
         let pieces = if self.sharded { 2 } else { 1 };
-        let exchanged = pieces * F32 * parameters / self.ranks
-            + 3 * BUCKET_BYTES * self.ranks.div_ceil(BUCKET_RANKS);
+        let buckets = 3 * bucket_of(self.ranks as usize) as u64;
+        let exchanged = F32 * (pieces * parameters / self.ranks + buckets);
         MPI_BYTES + exchanged.saturating_sub(room)
     }
 
@@ -219,7 +210,7 @@ pub struct StepEstimate {
 
 /// How fast ranks exchange, in bytes a second that each sends and receives.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rates {
+pub struct Speeds {
     /// The link between them.
     pub link: f64,
     /// A rank's own part of the work ([`reduction_rate`]).
@@ -228,14 +219,20 @@ pub struct Rates {
 
 impl StepEstimate {
     /// Of a rank that makes `micro_batches` at this pace.
-    pub fn new(pace: Pace, micro_batches: u64, team: Team, parameters: u64, rates: Rates) -> Self {
+    pub fn new(
+        pace: Pace,
+        micro_batches: u64,
+        team: Team,
+        parameters: u64,
+        speeds: Speeds,
+    ) -> Self {
         let part = if team.sharded { team.ranks as f64 } else { 1.0 };
         let bytes = team.bytes_a_step(parameters) as f64;
         Self {
             compute: pace.micro_batch.as_secs_f64() * micro_batches as f64,
             update: pace.update.as_secs_f64() / part,
-            exchange: bytes / rates.link,
-            reduce: bytes / rates.reduction,
+            exchange: bytes / speeds.link,
+            reduce: bytes / speeds.reduction,
         }
     }
 
@@ -284,7 +281,7 @@ pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
         let sum = sum.expect("nothing interrupts it");
         pace.micro_batch = pace.micro_batch.min(began.elapsed());
         let began = Instant::now();
-        let rates = train::Rates { learning_rate: 1e-6, weight_decay: 0.0 };
+        let rates = Rates { learning_rate: 1e-6, weight_decay: 0.0 };
         (model, _) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
         pace.update = pace.update.min(began.elapsed());
     }
@@ -387,8 +384,8 @@ mod tests {
         assert_eq!(Team { wire: Wire::Bf16, ..team }.bytes_a_step(1000), 4500);
         assert_eq!(Team::ALONE.bytes_a_step(1000), 0);
         let pace = Pace { micro_batch: Duration::from_secs(2), update: Duration::from_secs(1) };
-        let rates = Rates { link: 6000.0, reduction: 12000.0 };
-        let step = StepEstimate::new(pace, 3, team, 1000, rates);
+        let speeds = Speeds { link: 6000.0, reduction: 12000.0 };
+        let step = StepEstimate::new(pace, 3, team, 1000, speeds);
         let expected = StepEstimate { compute: 6.0, update: 0.25, exchange: 1.0, reduce: 0.5 };
         assert_eq!(step, expected);
         assert!((step.efficiency() - 6.25 / 7.75).abs() < 1e-12);

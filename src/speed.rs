@@ -56,10 +56,9 @@ pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl Fn
     let frozen = vec![false; tensor_table(&work.spec).len()];
     let together = Together::new(&work.ranks, &work.spec, frozen, how);
     let settings = AdamWSettings::default();
-    let mut optimizer = match &together {
-        Some(together) => together.new_optimizer(settings, device),
-        None => AdamW::for_model(&work.spec, settings, device),
-    };
+    let own = together.as_ref().and_then(|together| together.own_optimizer(settings, device));
+    let whole = || AdamW::for_model(&work.spec, settings, device);
+    let mut optimizer = own.unwrap_or_else(whole);
     let rows = work.ranks.share(work.rows).len();
     let batch = [random_parts(&work.spec, rows, work.seq_len, device)];
     let rates = Rates { learning_rate: 1e-3, weight_decay: 0.1 };

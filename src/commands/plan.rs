@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_train::device;
-use bitnet_train::estimate::{self, Load, Memory, Pace, Rates, StepEstimate, Team};
+use bitnet_train::estimate::{self, Load, Memory, Pace, Speeds, StepEstimate, Team};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::platform::Signals;
-use bitnet_train::ranks::Wire;
 use bitnet_train::recipe::{self, Plan, Recipe, Schedule, Stage};
 use bitnet_train::train::{self, Shape, TrainError};
 use serde_json::json;
@@ -78,9 +77,9 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
         let alone = args.ranks == 1;
         let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };
-        let rates = Rates { link, reduction };
+        let speeds = Speeds { link, reduction };
         let parameters = spec.parameters() as u64;
-        let step = StepEstimate::new(pace, load.micro_batches, team, parameters, rates);
+        let step = StepEstimate::new(pace, load.micro_batches, team, parameters, speeds);
         print_time(args, pace, step, steps);
         if args.ranks > 1 {
             print_exchange(args, team, step, (parameters, reduction));
@@ -118,7 +117,7 @@ fn print_exchange(
     step: StepEstimate,
     (parameters, reduction): (u64, f64),
 ) {
-    let there = if team.wire == Wire::Bf16 { 2 } else { 4 };
+    let there = team.wire.bytes();
     let link = args.link.map_or("a free link (no --link GBPS given)".to_owned(), |link| {
         format!("a link of {link} Gbit/s")
     });

@@ -97,11 +97,10 @@ impl Runner<'_> {
                 eprintln!("\n== stage {number} of {}: {}", stages.len(), recipe.name);
             }
             let summary = self.stage(recipe, out, resume.clone())?;
-            if self.args.dry_run && !self.ranks.is_first() {
-                return Ok(());
-            }
             if self.args.dry_run {
-                eprintln!("the stages behind it need its model and are not rehearsed");
+                if self.ranks.is_first() {
+                    eprintln!("the stages behind it need its model and are not rehearsed");
+                }
                 return Ok(());
             }
             let first = self.ranks.is_first();

@@ -25,6 +25,21 @@ pub enum Wire {
     Bf16,
 }
 
+impl Wire {
+    /// Bytes of a number on its way.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Numbers of a bucket of so many ranks.
+pub(crate) fn bucket_of(ranks: usize) -> usize {
+    BUCKET.max(MESSAGE * ranks)
+}
+
 /// A part of a tensor that one rank owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -50,8 +65,7 @@ impl Cut {
         for size in sizes {
             starts.push(starts[starts.len() - 1] + size);
         }
-        let bucket = BUCKET.max(MESSAGE * ranks.count());
-        Self { ranks: ranks.clone(), bucket, starts }
+        Self { ranks: ranks.clone(), bucket: bucket_of(ranks.count()), starts }
     }
 
     /// Numbers in all.

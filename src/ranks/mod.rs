@@ -15,6 +15,7 @@ mod threads;
 use std::ops::Range;
 use std::rc::Rc;
 
+pub(crate) use cut::bucket_of;
 pub use cut::{Cut, Piece, Wire};
 pub use hosts::{Crowded, Hosts};
 #[cfg(feature = "mpi")]

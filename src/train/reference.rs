@@ -59,9 +59,9 @@ pub(crate) fn open_or_compute(
     model: &mut dyn FnMut() -> Result<LanguageModel, TrainError>,
 ) -> Result<Vec<[f32; 2]>, TrainError> {
     let ranks = request.desk.ranks;
-    let store = first_only(ranks, || Store::open(request, plan.items() as usize))?;
-    let known =
-        ranks.broadcast(store.as_ref().map(|store| store.bytes.clone()).unwrap_or_default());
+    let found = first_only(ranks, || Store::open(request, plan.items() as usize))?;
+    let (store, known) = found.unzip();
+    let known = ranks.broadcast(known.unwrap_or_default());
     let done = (known.len() / PAIR_BYTES) as u64;
     let mut writer = Writer { store, bytes: known };
     if done < plan.items() {
@@ -75,18 +75,17 @@ pub(crate) fn open_or_compute(
 /// What the first rank has on disk of a set.
 struct Store {
     path: PathBuf,
-    /// All pairs, or those that were computed before.
-    bytes: Vec<u8>,
-    /// Where more of them go; `None` where all are there.
+    /// Where more pairs go; `None` where all are there.
     partial: Option<(fs_err::File, FileLock)>,
 }
 
 impl Store {
-    /// Finds a whole file, or waits until no other process works on it and opens what is there.
-    fn open(request: &Request<'_>, pairs: usize) -> Result<Self, TrainError> {
+    /// Finds a whole file, or waits until no other process works on it and opens what is there; with
+    /// the pairs that were computed before.
+    fn open(request: &Request<'_>, pairs: usize) -> Result<(Self, Vec<u8>), TrainError> {
         let path = request.path();
         if let Some(bytes) = read_finished(&path, pairs) {
-            return Ok(Self { path, bytes, partial: None });
+            return Ok((Self { path, partial: None }, bytes));
         }
         fs_err::create_dir_all(request.dir)?;
         let interrupted = || request.desk.interrupted();
@@ -96,7 +95,7 @@ impl Store {
             return Err(TrainError::Stopped(stop));
         };
         if let Some(bytes) = read_finished(&path, pairs) {
-            return Ok(Self { path, bytes, partial: None }); // made by another process meanwhile
+            return Ok((Self { path, partial: None }, bytes)); // made by another process meanwhile
         }
         let mut file = fs_err::OpenOptions::new()
             .read(true)
@@ -110,7 +109,7 @@ impl Store {
         bytes.truncate(done * PAIR_BYTES);
         file.file_mut().set_len(bytes.len() as u64)?;
         file.seek(SeekFrom::End(0))?;
-        Ok(Self { path, bytes, partial: Some((file, lock)) })
+        Ok((Self { path, partial: Some((file, lock)) }, bytes))
     }
 }
 
@@ -132,7 +131,7 @@ impl Writer {
 
     /// Publishes the whole file where it was not there yet.
     fn finish(&mut self) -> Result<(), TrainError> {
-        let Some(Store { path, partial: Some(_), .. }) = &self.store else { return Ok(()) };
+        let Some(Store { path, partial: Some(_) }) = &self.store else { return Ok(()) };
         let mut finished = self.bytes.clone();
         finished.extend(blake3::hash(&self.bytes).as_bytes());
         write_file(path, &finished, OnExisting::Replace)?;

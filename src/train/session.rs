@@ -179,11 +179,12 @@ impl<'a> Session<'a> {
         let optimizer = &self.recipe.optimizer;
         let settings =
             AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
-        match &self.together {
-            Some(together) => together.new_optimizer(settings, &self.device),
-            None => AdamW::for_model(&self.spec, settings, &self.device)
-                .with_frozen(frozen(self.recipe, &self.spec)),
-        }
+        let together = self.together.as_ref();
+        let own = together.and_then(|together| together.own_optimizer(settings, &self.device));
+        own.unwrap_or_else(|| {
+            let whole = AdamW::for_model(&self.spec, settings, &self.device);
+            whole.with_frozen(frozen(self.recipe, &self.spec))
+        })
     }
 
     /// Where this run computes on `device`.

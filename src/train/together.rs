@@ -65,17 +65,12 @@ impl Together {
         Some(Self { ranks: ranks.clone(), cut, pieces, table, frozen, sharded, wire, exchanged })
     }
 
-    /// The optimizer of step 0: of everything, or of the pieces this rank owns.
-    pub(crate) fn new_optimizer(&self, settings: AdamWSettings, device: &Device) -> AdamW {
-        let device = &device.clone().inner();
-        if self.sharded {
-            let sizes: Vec<usize> = self.pieces.iter().map(|piece| piece.range.len()).collect();
-            let decayed = self.pieces.iter().map(|piece| self.table[piece.tensor].is_matrix());
-            return AdamW::new(settings, &sizes, decayed.collect(), device);
-        }
-        let sizes: Vec<usize> = self.table.iter().map(TensorEntry::elements).collect();
-        let decayed = self.table.iter().map(TensorEntry::is_matrix).collect();
-        AdamW::new(settings, &sizes, decayed, device).with_frozen(self.frozen.clone())
+    /// The optimizer of step 0 where it is sharded: of the pieces this rank owns.
+    pub(crate) fn own_optimizer(&self, settings: AdamWSettings, device: &Device) -> Option<AdamW> {
+        let sizes: Vec<usize> = self.pieces.iter().map(|piece| piece.range.len()).collect();
+        let decayed = self.pieces.iter().map(|piece| self.table[piece.tensor].is_matrix());
+        let own = || AdamW::new(settings, &sizes, decayed.collect(), &device.clone().inner());
+        self.sharded.then(own)
     }
 
     /// As [`Accumulated::make`], with every rank's gradients; the host decides. Loss and count are
@@ -171,10 +166,8 @@ impl Together {
         for (kind, name) in MOMENT_KINDS.iter().enumerate() {
             let mut kept = Vec::new();
             for (index, entry) in self.table.iter().enumerate() {
-                let read = || match stored {
-                    Some(stored) => Ok(stored.read(name, entry)?),
-                    None => Ok(vec![0.0; entry.elements()]),
-                };
+                let stored = || stored.expect("the first rank has opened it");
+                let read = || Ok(stored().read(name, entry)?);
                 let found = first_only(&self.ranks, read)?;
                 let mut values = found.unwrap_or_else(|| vec![0.0; entry.elements()]);
                 self.ranks.broadcast_floats(&mut values);
