@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::model::{Activations, LanguageModel};
-use crate::ops::logits_at_once;
+use crate::ops::{Compute, logits_at_once};
 use crate::ranks::{Cut, Wire, bucket_of, in_threads};
 use crate::speed::random_parts;
 use crate::train::{
@@ -268,9 +268,9 @@ pub fn reduction_rate() -> f64 {
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
 /// rounds (cut into parts as a run is); it needs the memory that [`memory`] says.
-pub fn probe(spec: &ModelSpec, load: Load, device: &Device) -> Pace {
+pub fn probe(spec: &ModelSpec, load: Load, compute: Compute, device: &Device) -> Pace {
     let model = LanguageModel::initial(spec, 0, device);
-    let mut model = model.with_activations(load.activations);
+    let mut model = model.computed_by(compute).with_activations(load.activations);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
     let parts = random_parts(spec, load.rows() as usize, load.seq_len as usize, device);
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };

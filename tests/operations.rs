@@ -126,7 +126,7 @@ fn assert_within(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f64, what
 const BOTH: [Operands; 2] = [Operands::F32, Operands::Bf16];
 
 fn computed(operands: Operands) -> Compute {
-    Compute { operands, ..Compute::default() }
+    Compute::of(operands)
 }
 
 /// Rows of documents of random lengths; the first row is one document.

@@ -20,7 +20,7 @@ fn model(extra: &str, operands: Operands) -> LanguageModel {
          num_attention_heads = 4\nnum_key_value_heads = 2\ninitializer_range = 0.2\n{extra}"
     ))
     .unwrap();
-    let compute = Compute { operands, ..Compute::default() };
+    let compute = Compute::of(operands);
     LanguageModel::initial(&spec, 5, &Device::flex().autodiff()).computed_by(compute)
 }
 

@@ -102,7 +102,7 @@ fn workload(args: &BenchArgs, ranks: &Ranks) -> Result<Workload> {
     }
     let operands = precision("--precision", &args.precision)?.operands();
     let wire = precision("--reduce-precision", &args.reduce_precision)?.wire();
-    let mut compute = Compute { operands, ..Compute::default() };
+    let mut compute = Compute::of(operands);
     if let Some(name) = &args.kernel {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
         let unknown = || Usage(format!("--kernel {name}: this CPU has {}", all.join(", ")));

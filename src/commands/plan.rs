@@ -8,6 +8,7 @@ use bitnet_format::ModelSpec;
 use bitnet_train::device;
 use bitnet_train::estimate::{self, Load, Memory, Pace, Speeds, StepEstimate, Team};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
+use bitnet_train::ops::Compute;
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe, Schedule, Stage};
 use bitnet_train::train::{self, Shape, TrainError};
@@ -73,7 +74,8 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
     if !fits {
         print_line("time: not probed, the run does not fit into the free memory of this machine");
     } else if !args.no_probe {
-        let pace = estimate::probe(&spec, load, &device.map_err(TrainError::from)?);
+        let compute = Compute::of(recipe.train.precision.operands());
+        let pace = estimate::probe(&spec, load, compute, &device.map_err(TrainError::from)?);
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
         let alone = args.ranks == 1;
         let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };

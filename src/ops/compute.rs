@@ -15,6 +15,13 @@ pub struct Compute {
     pub operands: Operands,
 }
 
+impl Compute {
+    /// The fastest kernel of this machine.
+    pub fn of(operands: Operands) -> Self {
+        Self { operands, ..Self::default() }
+    }
+}
+
 impl Default for Compute {
     /// The fastest kernel of this machine, in f32.
     fn default() -> Self {

@@ -11,8 +11,9 @@ use half::slice::HalfFloatSliceExt;
 
 use super::{Exchange, Ranks};
 
-/// Numbers of a bucket: what a rank sends in one go, and holds twice beside the model.
-const BUCKET: usize = 1 << 20;
+/// Numbers of a bucket: what a rank sends in one go, and holds twice beside the model. Small enough
+/// for both to stay in a core's cache between being filled, sent and added.
+const BUCKET: usize = 1 << 18;
 /// Numbers of a message at least: with many ranks, buckets grow so that latency does not count.
 const MESSAGE: usize = 1 << 16;
 
@@ -107,12 +108,11 @@ impl Cut {
         self.buckets().flat_map(|bucket| self.spans(own(bucket)).collect::<Vec<_>>()).collect()
     }
 
-    /// Adds up `tensors` over all ranks; each gets the sums of its own pieces.
+    /// Adds up `tensors` over all ranks; each gets the sums of its own pieces. What a rank does not
+    /// send is not rounded.
     pub fn sum(&self, tensors: &[Vec<f32>], wire: Wire) -> Vec<Vec<f32>> {
         match wire {
-            Wire::F32 => self.sum_as(tensors, <[f32]>::copy_from_slice, |sum, part| {
-                sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-            }),
+            Wire::F32 => self.sum_as(tensors, <[f32]>::copy_from_slice, add),
             Wire::Bf16 => self.sum_as(tensors, <[bf16]>::convert_from_f32_slice, |sum, part| {
                 sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value.to_f32());
             }),
@@ -123,7 +123,7 @@ impl Cut {
         &self,
         tensors: &[Vec<f32>],
         fill: impl Fn(&mut [T], &[f32]),
-        add: impl Fn(&mut [f32], &[T]),
+        add_sent: impl Fn(&mut [f32], &[T]),
     ) -> Vec<Vec<f32>> {
         let (count, rank) = (self.ranks.count(), self.ranks.rank());
         let mut pieces = Vec::new();
@@ -132,17 +132,23 @@ impl Cut {
             let length = bucket.len().div_ceil(count);
             send.resize(count * length, T::zeroed());
             receive.resize(count * length, T::zeroed());
-            for (to, part) in send.chunks_exact_mut(length).enumerate() {
+            let parts = send.chunks_exact_mut(length).enumerate();
+            for (to, part) in parts.filter(|(to, _)| *to != rank) {
                 self.fill(part, self.part(&bucket, to), tensors, &fill);
             }
             self.exchange()
                 .all_to_all(bytemuck::cast_slice(&send), bytemuck::cast_slice_mut(&mut receive));
             let mut at = 0;
-            for piece in self.spans(self.part(&bucket, rank)) {
-                let place = at..at + piece.range.len();
+            for Piece { tensor, range } in self.spans(self.part(&bucket, rank)) {
+                let place = at..at + range.len();
                 let mut sum = vec![0.0; place.len()];
-                let parts = receive.chunks_exact(length);
-                parts.for_each(|part| add(&mut sum, &part[place.clone()]));
+                for (from, part) in receive.chunks_exact(length).enumerate() {
+                    if from == rank {
+                        add(&mut sum, &tensors[tensor][range.clone()]);
+                    } else {
+                        add_sent(&mut sum, &part[place.clone()]);
+                    }
+                }
                 at = place.end;
                 pieces.push(sum);
             }
@@ -219,6 +225,10 @@ impl Cut {
     }
 }
 
+fn add(sums: &mut [f32], values: &[f32]) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::in_threads;
@@ -251,20 +261,23 @@ mod tests {
                 cut.collect(&sums, |tensor, values| collected[tensor] = values);
                 (cut.pieces(), sums, spread, collected)
             });
-            let round = |value: f32| if wire == Wire::F32 { value } else { bf16::from_f32(value).to_f32() };
+            let sent = |value: f32| if wire == Wire::F32 { value } else { bf16::from_f32(value).to_f32() };
+            let given: Vec<_> = (0..count).map(|rank| tensors(&sizes, rank)).collect();
             let mut expected = sizes.iter().map(|&size| vec![0.0; size]).collect::<Vec<_>>();
-            for rank in 0..count {
-                for (sum, own) in expected.iter_mut().zip(tensors(&sizes, rank)) {
-                    sum.iter_mut().zip(own).for_each(|(sum, value)| *sum += round(value));
-                }
-            }
             let mut owned = 0;
-            for (pieces, sums, spread, collected) in found {
-                for (piece, sum) in pieces.iter().zip(&sums) {
-                    prop_assert_eq!(&expected[piece.tensor][piece.range.clone()], sum.as_slice());
+            for (owner, (pieces, sums, ..)) in found.iter().enumerate() {
+                for (Piece { tensor, range }, sum) in pieces.iter().zip(sums) {
+                    for at in range.clone() {
+                        let value = |rank: usize| given[rank][*tensor][at];
+                        let heard = |rank| if rank == owner { value(rank) } else { sent(value(rank)) };
+                        expected[*tensor][at] = (0..count).fold(0.0, |sum, rank| sum + heard(rank));
+                    }
+                    prop_assert_eq!(&expected[*tensor][range.clone()], sum.as_slice());
                     owned += sum.len();
                 }
                 prop_assert_eq!(pieces.len(), sums.len());
+            }
+            for (_, _, spread, collected) in found {
                 prop_assert_eq!(&spread, &expected);
                 prop_assert_eq!(&collected, &expected);
             }

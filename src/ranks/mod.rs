@@ -41,7 +41,7 @@ pub trait Exchange {
     fn host(&self) -> String;
 
     /// Part `i` of `send` goes to rank `i`; part `i` of `receive` comes from there. All parts are
-    /// equally long.
+    /// equally long. A rank's own part goes nowhere and is left as it is.
     fn all_to_all(&self, send: &[u8], receive: &mut [u8]);
 
     /// Part `i` of `all` becomes what rank `i` gave as `own`.

@@ -1,5 +1,7 @@
 //! MPI as the engine between ranks: the only file that names it.
 
+use mpi::Count;
+use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
@@ -45,7 +47,13 @@ impl Exchange for Mpi {
     }
 
     fn all_to_all(&self, send: &[u8], receive: &mut [u8]) {
-        self.world.all_to_all_into(send, receive);
+        let (count, part) = (self.count(), (send.len() / self.count()) as Count);
+        let starts: Vec<Count> = (0..count as Count).map(|rank| rank * part).collect();
+        let mut lengths = vec![part; count];
+        lengths[self.rank()] = 0;
+        let send = Partition::new(send, &lengths[..], &starts[..]);
+        let mut receive = PartitionMut::new(receive, &lengths[..], &starts[..]);
+        self.world.all_to_all_varcount_into(&send, &mut receive);
     }
 
     fn all_gather(&self, own: &[u8], all: &mut [u8]) {

@@ -64,7 +64,9 @@ impl Exchange for Thread {
     fn all_to_all(&self, send: &[u8], receive: &mut [u8]) {
         let part = send.len() / self.count();
         self.meet(send, |rank, theirs| {
-            receive[rank * part..][..part].copy_from_slice(&theirs[self.rank * part..][..part]);
+            if rank != self.rank {
+                receive[rank * part..][..part].copy_from_slice(&theirs[self.rank * part..][..part]);
+            }
         });
     }
 

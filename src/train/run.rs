@@ -130,11 +130,7 @@ pub fn run(
     let start = start_of_all(ranks, &dir, start)?;
     let kept_tokenizer = start.tokenizer.as_deref();
     let crew = Crew { signals: &options.signals, ranks, kept_tokenizer };
-    let hosts = Hosts::ask(ranks, crate::platform::cores());
-    let prepared = Session::prepare(recipe, &hosts, crew, monitor);
-    let (session, mut curriculum) = agree(ranks, prepared)?;
-    require_same(ranks, &session.terms())?;
-    agree(ranks, export::check_formats(recipe, &session.spec))?;
+    let (session, mut curriculum) = open_to_train(recipe, crew, monitor)?;
     let state = match &start.checkpoint {
         Some(checkpoint) => resume::load(&session, checkpoint, &options.allow_change, monitor)?,
         None => agree(ranks, fresh(&session, monitor))?,
@@ -261,10 +257,8 @@ pub fn rehearse(
         Resume::Never => refuse_existing(&options.out),
         _ => Ok(()),
     })?;
-    let crew = Crew::alone(&options.signals, ranks);
-    let hosts = Hosts::ask(ranks, crate::platform::cores());
-    let prepared = Session::prepare(recipe, &hosts, crew, monitor);
-    let (session, mut curriculum) = agree(ranks, prepared)?;
+    let crew = Crew::anew(&options.signals, ranks);
+    let (session, mut curriculum) = open_to_train(recipe, crew, monitor)?;
     agree(ranks, curriculum.describe())?.iter().for_each(|line| monitor.message(line));
     curriculum.begin(&session, monitor)?;
     let state = agree(ranks, fresh(&session, monitor))?;
@@ -300,7 +294,7 @@ pub fn preview(
     monitor: &mut dyn Monitor,
 ) -> Result<Preview, TrainError> {
     let ranks = Ranks::alone();
-    let (session, mut curriculum) = open_alone(recipe, signals, &ranks, monitor)?;
+    let (session, mut curriculum) = open(recipe, Crew::anew(signals, &ranks), monitor)?;
     let mut rows = Vec::new();
     let sets: std::collections::BTreeSet<_> =
         session.mixes.iter().flat_map(|mix| mix.sets.iter().map(|(set, _)| set)).collect();
@@ -340,19 +334,32 @@ pub fn shape(
         return Ok(None);
     }
     let ranks = Ranks::alone();
-    let (session, _) = open_alone(recipe, signals, &ranks, monitor)?;
+    let (session, _) = open(recipe, Crew::anew(signals, &ranks), monitor)?;
     Ok(Some(Shape { steps: session.steps, spec: Some(session.spec) }))
 }
 
-/// What a recipe names, to be looked at.
-fn open_alone<'a>(
+/// What a recipe names, to train with it: all ranks find the same, and what is due at the end of the
+/// run can be made.
+fn open_to_train<'a>(
     recipe: &'a Recipe,
-    signals: &'a Signals,
-    ranks: &'a Ranks,
+    crew: Crew<'a>,
     monitor: &mut dyn Monitor,
 ) -> Result<(Session<'a>, Box<dyn Curriculum>), TrainError> {
-    let hosts = Hosts::ask(ranks, crate::platform::cores());
-    Session::prepare(recipe, &hosts, Crew::alone(signals, ranks), monitor)
+    let ranks = crew.ranks;
+    let (session, curriculum) = agree(ranks, open(recipe, crew, monitor))?;
+    require_same(ranks, &session.terms())?;
+    agree(ranks, export::check_formats(recipe, &session.spec))?;
+    Ok((session, curriculum))
+}
+
+/// What a recipe names; a rank may fail here alone.
+fn open<'a>(
+    recipe: &'a Recipe,
+    crew: Crew<'a>,
+    monitor: &mut dyn Monitor,
+) -> Result<(Session<'a>, Box<dyn Curriculum>), TrainError> {
+    let hosts = Hosts::ask(crew.ranks, crate::platform::cores());
+    Session::prepare(recipe, &hosts, crew, monitor)
 }
 
 fn summary(session: &Session, dir: &RunDir, last_loss: Option<f32>) -> Summary {

@@ -56,8 +56,8 @@ pub(crate) struct Crew<'a> {
 }
 
 impl<'a> Crew<'a> {
-    /// One process that continues nothing.
-    pub(crate) fn alone(signals: &'a Signals, ranks: &'a Ranks) -> Self {
+    /// Those who continue nothing.
+    pub(crate) fn anew(signals: &'a Signals, ranks: &'a Ranks) -> Self {
         Self { signals, ranks, kept_tokenizer: None }
     }
 }
@@ -158,8 +158,9 @@ impl<'a> Session<'a> {
     /// A model as this run computes it.
     pub(crate) fn prepared(&self, model: LanguageModel) -> LanguageModel {
         let train = &self.recipe.train;
-        let compute = Compute { operands: train.precision.operands(), ..Compute::default() };
-        model.computed_by(compute).with_activations(train.activations())
+        model
+            .computed_by(Compute::of(train.precision.operands()))
+            .with_activations(train.activations())
     }
 
     /// Identifies the model of step 0 and how it is computed.
