@@ -9,6 +9,10 @@
 # the cable. The cable is cut when the file $CUT appears, if CUT names one.
 set -euo pipefail
 
+if ! mpirun --version | grep -q Open; then
+    echo "skipped: needs the mpirun of Open MPI" >&2
+    exit 77
+fi
 tag=bitnet-$$
 a=$tag-a b=$tag-b net=10.77.$(($$ % 250))
 work=$(mktemp -d)

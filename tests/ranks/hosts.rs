@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::mpi::{ENDS_WITHIN, available, finish, group, send};
+use super::mpi::{ENDS_WITHIN, FREELY, available, finish, group, send};
 use super::{TERNARY, differences};
 use crate::runs::kill::{last_step, wait_until};
 use crate::runs::lab::{Lab, assert_same, result, stderr};
@@ -94,8 +94,7 @@ fn mpi_a_supervised_run_survives_killed_ranks() {
     finish(&lab, 2, &straight, &words);
     let mut command = script("supervise");
     command.args(["--delay", "0"]).arg(&out).arg("mpirun");
-    command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]);
-    command.args(group(
+    command.envs(FREELY).args(group(
         &lab,
         2,
         "recipe.toml",
@@ -112,6 +111,7 @@ fn mpi_a_supervised_run_survives_killed_ranks() {
     let output = child.wait_with_output().unwrap();
     let told = stderr(&output);
     assert!(output.status.success(), "{told}");
-    assert_eq!(told.matches("supervise: ended with code 137").count(), 3, "{told}");
+    // 137 of Open MPI, 9 of MPICH.
+    assert_eq!(told.matches("supervise: ended with code ").count(), 3, "{told}");
     assert_same(&result(&out), &result(&straight), "after three restarts");
 }
