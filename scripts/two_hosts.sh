@@ -5,12 +5,13 @@
 #   scripts/two_hosts.sh [mpirun's arguments] PROGRAM …
 #
 # Each host has a rank for each of its cores; say -n for fewer. Needs root, ip (Debian: iproute2) and
-# Open MPI; exits 77 where namespaces cannot be made. Its last line on stderr tells what went over
-# the cable. The cable is cut when the file $CUT appears, if CUT names one.
+# Open MPI, whose mpirun MPIEXEC may name; exits 77 where namespaces cannot be made. Its last line
+# on stderr tells what went over the cable, which is cut when the file $CUT appears, if CUT names one.
 set -euo pipefail
 
-if ! mpirun --version | grep -q Open; then
-    echo "skipped: needs the mpirun of Open MPI" >&2
+mpirun=${MPIEXEC:-mpirun}
+if ! "$mpirun" --version | grep -q Open; then
+    echo "skipped: $mpirun is not that of Open MPI" >&2
     exit 77
 fi
 tag=bitnet-$$
@@ -57,7 +58,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 mesh="--mca btl self,vader,tcp --mca btl_tcp_if_include $net.0/24 --mca oob_tcp_if_include $net.0/24"
 set +e
 ip netns exec "$a" unshare --uts sh -c "hostname $a && exec \"\$@\"" - \
-    mpirun --hostfile "$work/hosts" --map-by node $mesh --mca plm_rsh_agent "$work/agent" "$@"
+    "$mpirun" --hostfile "$work/hosts" --map-by node $mesh --mca plm_rsh_agent "$work/agent" "$@"
 code=$?
 ip -n "$a" -s -j link show "veth$$a" 2>/dev/null | python3 -c '
 import json, sys

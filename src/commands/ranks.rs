@@ -26,10 +26,14 @@ pub(super) fn with_ranks(
 
 /// The processes that were started together with this one.
 #[cfg(feature = "mpi")]
-#[expect(clippy::unnecessary_wraps, reason = "without MPI it can fail")]
 fn join() -> Result<Ranks> {
-    let mpi = ranks::launched().and_then(|_| ranks::Mpi::join());
-    Ok(mpi.map_or_else(Ranks::alone, |mpi| Ranks::new(std::rc::Rc::new(mpi))))
+    let Some(launched) = ranks::launched() else { return Ok(Ranks::alone()) };
+    let mpi = ranks::Mpi::join();
+    let found = mpi.map_or_else(Ranks::alone, |mpi| Ranks::new(std::rc::Rc::new(mpi)));
+    if found.is_alone() && launched > 1 {
+        return Err(TrainError::OtherMpi { ranks: launched }.into());
+    }
+    Ok(found)
 }
 
 /// An ordinary process; several that were started together would all do the same.

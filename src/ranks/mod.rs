@@ -26,8 +26,9 @@ pub use threads::in_threads;
 const BROADCAST_BYTES: usize = 1 << 26;
 
 /// Variables by which launchers of MPI programs say how many processes they started: Open MPI,
-/// then what Slurm, MPICH and their relatives set.
-const LAUNCHERS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_WORLD_SIZE"];
+/// MPICH and its relatives, and Slurm last, under which the others may run.
+const LAUNCHERS: [&str; 4] =
+    ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"];
 
 /// Moves bytes between ranks. Every call is made by all of them, in the same order.
 pub trait Exchange {

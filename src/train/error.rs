@@ -132,6 +132,16 @@ pub enum TrainError {
         /// How many.
         ranks: usize,
     },
+    /// Several ranks were started and MPI finds one.
+    #[error(
+        "{ranks} processes were started together, and the MPI library of this build finds only this \
+         one; expected the mpirun of the same MPI (ldd names the library), or srun with the right \
+         --mpi (pmix for Open MPI)"
+    )]
+    OtherMpi {
+        /// How many.
+        ranks: usize,
+    },
     /// A signal asked for a stop; the state was saved.
     #[error("stopped by a signal; continue with --resume auto")]
     Stopped(Stop),
@@ -187,7 +197,8 @@ impl TrainError {
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,
-            Self::Device(_) | Self::Bf16(_) | Self::Crowded(_) | Self::NoMpi { .. } => 5,
+            Self::Device(_) | Self::Bf16(_) | Self::Crowded(_) => 5,
+            Self::NoMpi { .. } | Self::OtherMpi { .. } => 5,
             Self::OnRank { error, .. } => error.exit_code(),
             Self::OtherRank { code, .. } => *code,
             Self::Data(error) => error.io_kind().map_or(4, code_of_io),

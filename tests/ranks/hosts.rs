@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::mpi::{ENDS_WITHIN, FREELY, available, finish, group, send};
+use super::mpi::{ENDS_WITHIN, FREELY, available, finish, group, launcher, send};
 use super::{TERNARY, differences};
 use crate::runs::kill::{last_step, wait_until};
 use crate::runs::lab::{Lab, assert_same, result, stderr};
@@ -93,7 +93,7 @@ fn mpi_a_supervised_run_survives_killed_ranks() {
     let words = ["eval.every=0", "sample.every=0", "train.steps=200", "checkpoint.every=10"];
     finish(&lab, 2, &straight, &words);
     let mut command = script("supervise");
-    command.args(["--delay", "0"]).arg(&out).arg("mpirun");
+    command.args(["--delay", "0"]).arg(&out).arg(launcher());
     command.envs(FREELY).args(group(
         &lab,
         2,
@@ -104,9 +104,11 @@ fn mpi_a_supervised_run_survives_killed_ranks() {
     let mut child = command.spawn().unwrap();
     for (rank, step) in [(1, 50), (0, 100), (1, 150)] {
         assert!(wait_until(&mut child, || last_step(&out) >= Some(step)));
-        send("KILL", &out, rank);
+        let killed = format!("/proc/{}", send("KILL", &out, rank));
         // Until it is gone, the next look would find the same process.
-        std::thread::sleep(Duration::from_secs(2));
+        while Path::new(&killed).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     let output = child.wait_with_output().unwrap();
     let told = stderr(&output);

@@ -14,9 +14,15 @@ use crate::runs::stages;
 /// What a cluster's scheduler promises its users: nobody computes for nothing for longer.
 pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Whether there is an `mpirun`.
+/// What starts ranks: `mpirun`, or what `MPIEXEC` says, which has to be that of the library that the
+/// build was linked with.
+pub(super) fn launcher() -> String {
+    std::env::var("MPIEXEC").unwrap_or_else(|_| "mpirun".to_owned())
+}
+
+/// Whether it is there.
 pub(super) fn available() -> bool {
-    let found = Command::new("mpirun").arg("--version").output().is_ok();
+    let found = Command::new(launcher()).arg("--version").output().is_ok();
     assert!(found || std::env::var_os("BITNET_REQUIRE_MPI").is_none(), "no mpirun");
     if !found {
         println!("skipped: no mpirun (Debian: openmpi-bin)");
@@ -34,7 +40,7 @@ pub(super) const FREELY: [(&str, &str); 4] = [
 
 /// `mpirun` on this machine, however few cores it has.
 fn mpirun() -> Command {
-    let mut command = Command::new("mpirun");
+    let mut command = Command::new(launcher());
     command.envs(FREELY);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -263,6 +269,18 @@ fn mpi_ranks_that_differ_refuse_to_start_and_name_the_difference() {
     }
     let other = mpirun().args(all).output().unwrap();
     refused(&other, 3, &["rank 1 on ", "fingerprint of the training data"]);
+}
+
+#[test]
+fn mpi_processes_that_a_launcher_of_another_mpi_started_are_refused() {
+    let lab = Lab::new();
+    let out = lab.path("out");
+    let output = lab.command(&out, &[]).env("SLURM_STEP_NUM_TASKS", "2").output().unwrap();
+    assert_code(&output, 5);
+    let told = stderr(&output);
+    assert!(told.contains("2 processes were started together"), "{told}");
+    assert!(told.contains("finds only this one"), "{told}");
+    assert!(!out.exists());
 }
 
 #[test]
