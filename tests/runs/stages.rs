@@ -253,6 +253,9 @@ fn a_dry_run_writes_nothing_and_a_wrong_later_stage_stops_a_pipeline_before_it_s
     assert_code(&dry, 0);
     assert!(stderr(&dry).contains("nothing was written"), "{}", stderr(&dry));
     assert!(!out.exists());
+    let unfit = lab.run_recipe("sft.toml", &out, &["--dry-run", "export.formats=[\"gguf-i2_s\"]"]);
+    assert_code(&unfit, 3);
+    assert!(stderr(&unfit).contains("[export.formats]: gguf-i2_s"), "{}", stderr(&unfit));
     fs_err::write(lab.path("bad.toml"), SFT.replace("seq_len", "seqlen")).unwrap();
     fs_err::write(lab.path("all.toml"), "pipeline = [\"recipe.toml\", \"bad.toml\"]").unwrap();
     let bad = lab.run_recipe("all.toml", &out, &[]);
