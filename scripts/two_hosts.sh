@@ -10,7 +10,7 @@
 set -euo pipefail
 
 mpirun=${MPIEXEC:-mpirun}
-if ! "$mpirun" --version | grep -q Open; then
+if [[ $("$mpirun" --version) != *Open* ]]; then
     echo "skipped: $mpirun is not that of Open MPI" >&2
     exit 77
 fi

@@ -125,10 +125,6 @@ fn assert_within(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f64, what
 
 const BOTH: [Operands; 2] = [Operands::F32, Operands::Bf16];
 
-fn computed(operands: Operands) -> Compute {
-    Compute::of(operands)
-}
-
 /// Rows of documents of random lengths; the first row is one document.
 fn shape_of(
     batch: usize,
@@ -178,7 +174,7 @@ proptest! {
         });
         let expected = of(&reference::bit_linear(x.clone(), w.clone(), Operands::F32));
         for operands in BOTH {
-            let found = of(&ops::bit_linear(x.clone(), w.clone(), computed(operands)));
+            let found = of(&ops::bit_linear(x.clone(), w.clone(), Compute::of(operands)));
             prop_assert_eq!(&found[0], &expected[0], "integers: the outputs have the same bits");
             assert_within(&found, &expected, tolerance(operands), "linears");
             let elsewhere = of(&reference::bit_linear(x.clone(), w.clone(), operands));
@@ -211,7 +207,7 @@ proptest! {
         };
         let expected = of(&reference::attention(qkv.clone(), &shape, Operands::F32));
         for operands in BOTH {
-            let found = of(&ops::attention(qkv.clone(), &shape, computed(operands)));
+            let found = of(&ops::attention(qkv.clone(), &shape, Compute::of(operands)));
             assert_within(&found, &expected, tolerance(operands), "attention");
             let elsewhere = of(&reference::attention(qkv.clone(), &shape, operands));
             assert_within(&elsewhere, &expected, tolerance(operands), "attention elsewhere");
@@ -251,7 +247,7 @@ fn check_loss(time: usize, width: usize, vocab: usize, seed: u64) {
         // Sums over more words differ by more.
         let within = tolerance(operands) * (1.0 + vocab as f64 / 1000.0);
         let (x, w) = (hidden.clone(), head.clone());
-        let found = of(&ops::cross_entropy(x, w, targets.clone(), computed(operands)));
+        let found = of(&ops::cross_entropy(x, w, targets.clone(), Compute::of(operands)));
         assert_within(&found, &expected, within, "loss");
         let (x, w) = (hidden.clone(), head.clone());
         let elsewhere = of(&reference::cross_entropy(x, w, &targets, operands));
@@ -284,7 +280,7 @@ fn threads_and_kernels_change_no_bit_of_a_gradient() {
         all
     };
     for operands in BOTH {
-        let expected = gradients(computed(operands));
+        let expected = gradients(Compute::of(operands));
         for kernel in Kernel::available() {
             for threads in [1, 2, 3] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -20,8 +20,8 @@ fn model(extra: &str, operands: Operands) -> LanguageModel {
          num_attention_heads = 4\nnum_key_value_heads = 2\ninitializer_range = 0.2\n{extra}"
     ))
     .unwrap();
-    let compute = Compute::of(operands);
-    LanguageModel::initial(&spec, 5, &Device::flex().autodiff()).computed_by(compute)
+    let model = LanguageModel::initial(&spec, 5, &Device::flex().autodiff());
+    model.computed_by(Compute::of(operands))
 }
 
 /// Rows of random tokens, each of three documents of random lengths, a third of it not trained.
