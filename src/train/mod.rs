@@ -8,6 +8,7 @@ mod due;
 mod error;
 mod evaluate;
 mod guard;
+mod inputs;
 mod objective;
 mod pairs;
 mod pipeline;

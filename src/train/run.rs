@@ -23,10 +23,11 @@ use crate::recipe::{Recipe, Stage};
 use crate::train::agreement::{Term, agree, first_only, require_same};
 use crate::train::curriculum::Curriculum;
 use crate::train::guard::SpikeWindow;
+use crate::train::inputs::{contradiction, known_spec};
 use crate::train::run_dir::{
     EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE,
 };
-use crate::train::session::{Crew, Session, contradiction};
+use crate::train::session::{Crew, Session};
 use crate::train::telemetry::Telemetry;
 use crate::train::together::Together;
 use crate::train::training::{Training, Unsettled, next_loss};
@@ -327,7 +328,7 @@ pub fn shape(
     monitor: &mut dyn Monitor,
 ) -> Result<Option<Shape>, TrainError> {
     if let Some(steps) = session::known_steps(recipe) {
-        let spec = session::known_spec(recipe)?.or_else(|| before.cloned());
+        let spec = known_spec(recipe)?.or_else(|| before.cloned());
         return Ok(Some(Shape { steps, spec }));
     }
     if before.is_some() {

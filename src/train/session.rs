@@ -1,27 +1,25 @@
 //! Everything of a run that does not change from step to step: tokenizer, data, architecture,
-//! schedule, device. Opened once, before the loop.
+//! schedule, device. Put together once, before the loop, of what `inputs` and `sources` open.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use bitnet_format::StoredModel;
-use bitnet_format::folder::TOKENIZER_FILE;
-use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use bitnet_format::{ModelSpec, StoredModel, TensorEntry, tensor_table};
 use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
 use burn::tensor::Device;
 
 use crate::data::{LoaderSettings, LongRows, Mix};
-use crate::device;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::ops::Compute;
 use crate::platform::Signals;
 use crate::ranks::{Hosts, Ranks};
-use crate::recipe::{
-    self, ChatFormat, Length, ModelSource, Precision, Recipe, Schedule, Stage, TokenizerSource,
-};
+use crate::recipe::{self, Length, Precision, Recipe, Schedule, Stage};
 use crate::train::agreement::Term;
 use crate::train::curriculum::{Curriculum, Desk, Rows};
 use crate::train::guard::Limits;
+use crate::train::inputs::{
+    TokenizerRequest, contradiction, init_folder, open_chat, open_device, resolve_spec,
+};
 use crate::train::pairs::Pairs;
 use crate::train::sources::{self, Caches};
 use crate::train::together::{Together, TogetherSettings};
@@ -249,153 +247,6 @@ fn frozen(recipe: &Recipe, spec: &ModelSpec) -> Vec<bool> {
     tensor_table(spec).into_iter().map(named).collect()
 }
 
-/// The device of a recipe, able to compute as it says; ranks of one machine have one each.
-fn open_device(
-    recipe: &Recipe,
-    hosts: &Hosts,
-    monitor: &mut dyn Monitor,
-) -> Result<Device, TrainError> {
-    let found = device::open_one_of(&recipe.device, hosts.place_here(), hosts.ranks_here())?;
-    if recipe.train.precision == Precision::Bf16 {
-        device::require_bf16(&found, &recipe.device)?;
-    }
-    if let Some(part) = device::part_name(&found) {
-        monitor.message(&format!("computing on {}: {part}", recipe.device));
-    }
-    Ok(found)
-}
-
-/// The folder that `model.init` names; a model of the hub is brought into the local cache first.
-fn init_folder(
-    recipe: &Recipe,
-    signals: &Signals,
-    monitor: &mut dyn Monitor,
-) -> Result<Option<PathBuf>, TrainError> {
-    match &recipe.model {
-        ModelSource::New { .. } => Ok(None),
-        ModelSource::Init(name) if name.starts_with("hf:") => {
-            fetch(recipe, name, signals, monitor).map(Some)
-        }
-        ModelSource::Init(folder) => Ok(Some(PathBuf::from(folder))),
-    }
-}
-
-#[cfg(feature = "hub")]
-fn fetch(
-    recipe: &Recipe,
-    name: &str,
-    signals: &Signals,
-    monitor: &mut dyn Monitor,
-) -> Result<PathBuf, TrainError> {
-    use crate::hub::{HubModel, fetch};
-    let model = HubModel::parse(name).expect("the name begins with hf:");
-    let model = model.map_err(|what| contradiction(recipe, "model.init", what))?;
-    let monitor = std::cell::RefCell::new(monitor);
-    let progress = |file: &str, done, total| {
-        monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
-    };
-    fetch(&model, &|| signals.stop().is_some(), &progress).map_err(|error| match signals.stop() {
-        Some(stop) => TrainError::Stopped(stop),
-        None => error.into(),
-    })
-}
-
-#[cfg(not(feature = "hub"))]
-fn fetch(
-    recipe: &Recipe,
-    _name: &str,
-    _signals: &Signals,
-    _monitor: &mut dyn Monitor,
-) -> Result<PathBuf, TrainError> {
-    let what = "needs a build with the feature hub (cargo build --release --features hub); \
-                expected a local folder in this build"
-        .to_owned();
-    Err(contradiction(recipe, "model.init", what))
-}
-
-fn open_chat(format: &ChatFormat) -> Result<ChatTemplate, TrainError> {
-    Ok(match format {
-        ChatFormat::B158 => ChatTemplate::b158(),
-        ChatFormat::B158Joined => ChatTemplate::b158_joined(),
-        ChatFormat::Jinja(path) => ChatTemplate::jinja(path, &fs_err::read_to_string(path)?)?,
-    })
-}
-
-/// What opening a run's tokenizer needs.
-struct TokenizerRequest<'a> {
-    recipe: &'a Recipe,
-    init: Option<&'a Path>,
-    encoding: &'a crate::data::Encoding,
-}
-
-impl TokenizerRequest<'_> {
-    fn open(
-        &self,
-        kept: Option<&[u8]>,
-        monitor: &mut dyn Monitor,
-    ) -> Result<Tokenizer, TrainError> {
-        let path = match (&self.recipe.tokenizer, kept) {
-            (TokenizerSource::Train { .. }, Some(kept)) => {
-                return Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), kept)?);
-            }
-            (TokenizerSource::Train { vocab_size }, None) => {
-                return self.train(*vocab_size, monitor);
-            }
-            (TokenizerSource::Path(path), _) => path.clone(),
-            (TokenizerSource::FromInit, _) => {
-                let Some(init) = self.init else {
-                    let what = "is missing; expected path = \"…\" or train = { vocab_size = … }";
-                    return Err(contradiction(self.recipe, "tokenizer", what.to_owned()));
-                };
-                init.join(TOKENIZER_FILE)
-            }
-        };
-        Ok(Tokenizer::from_file(&path)?)
-    }
-
-    fn train(&self, vocab_size: usize, monitor: &mut dyn Monitor) -> Result<Tokenizer, TrainError> {
-        monitor.message(&format!("training a tokenizer of {vocab_size} entries"));
-        let texts = sources::texts(self.recipe, self.encoding)?;
-        let json = bitnet_text::train_bpe(texts.into_iter(), vocab_size)?;
-        Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), &json)?)
-    }
-}
-
-/// The architecture with what only the tokenizer knows filled in.
-fn resolve_spec(
-    recipe: &Recipe,
-    init: Option<&Path>,
-    tokenizer: &Tokenizer,
-) -> Result<ModelSpec, TrainError> {
-    let mut spec = match (&recipe.model, init) {
-        (ModelSource::New { spec }, _) => spec
-            .complete(tokenizer.vocab_size())
-            .map_err(|what| contradiction(recipe, "model", what))?,
-        (ModelSource::Init(_), init) => {
-            StoredModel::open(init.expect("its folder was found"))?.spec().clone()
-        }
-    };
-    if spec.bos_token_id.is_none() {
-        spec.bos_token_id = tokenizer.bos();
-    }
-    if spec.eos_token_id.is_empty() {
-        spec.eos_token_id = tokenizer.eos().into_iter().chain(tokenizer.eot()).collect();
-    }
-    let (rows, needed) = (spec.vocab_size, tokenizer.vocab_size());
-    if needed > rows {
-        let what = format!("is {rows}; expected at least the tokenizer's {needed}");
-        return Err(contradiction(recipe, "model.vocab_size", what));
-    }
-    let (seq_len, longest) = (recipe.data.seq_len, spec.max_position_embeddings);
-    if seq_len > longest {
-        let what = format!(
-            "is {seq_len}; expected at most the model's max_position_embeddings, {longest}"
-        );
-        return Err(contradiction(recipe, "data.seq_len", what));
-    }
-    Ok(spec)
-}
-
 fn policy(long_rows: recipe::LongRows) -> LongRows {
     match long_rows {
         recipe::LongRows::Truncate => LongRows::Truncate,
@@ -427,26 +278,4 @@ pub(crate) fn known_steps(recipe: &Recipe) -> Option<u64> {
         Length::Tokens(tokens) => Some(tokens.div_ceil(batch * recipe.data.seq_len as u64).max(1)),
         Length::Epochs(_) => None,
     }
-}
-
-/// The model of a recipe as far as it can be known without data or network.
-pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainError> {
-    let table = match &recipe.model {
-        ModelSource::New { spec } => spec,
-        ModelSource::Init(name) => {
-            let folder = Path::new(name);
-            let there = !name.starts_with("hf:") && folder.exists();
-            return Ok(if there { Some(StoredModel::open(folder)?.spec().clone()) } else { None });
-        }
-    };
-    let entries = match &recipe.tokenizer {
-        TokenizerSource::Train { vocab_size } => *vocab_size,
-        TokenizerSource::Path(path) => Tokenizer::from_file(path)?.vocab_size(),
-        TokenizerSource::FromInit => return Ok(None),
-    };
-    table.complete(entries).map(Some).map_err(|what| contradiction(recipe, "model", what))
-}
-
-pub(crate) fn contradiction(recipe: &Recipe, field: &'static str, what: String) -> TrainError {
-    TrainError::Contradiction { path: recipe.path.clone(), field, what }
 }
