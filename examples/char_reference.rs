@@ -18,7 +18,8 @@ use bitnet_train::model::{Documents, LanguageModel, Weight};
 use bitnet_train::ops::Compute;
 use bitnet_train::random;
 use bitnet_train::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, batch_log_probs,
+    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, StepRates, StepSettings, TokenBatch,
+    batch_log_probs, optimizer_step,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -169,7 +170,7 @@ impl Reference {
     }
 
     /// Learning rate and weight decay of step `t`, from 1 (the reference's README).
-    fn rates(&self, t: usize) -> Rates {
+    fn rates(&self, t: usize) -> StepRates {
         let (t, warmup) = (t as f64, self.number("warmup"));
         let switch = (self.number("phase1_frac") * self.steps as f64).floor();
         let between = |from: f64, to: f64, part: f64| from + (to - from) * part;
@@ -182,7 +183,7 @@ impl Reference {
             let part = (t - switch) / (self.steps as f64 - switch);
             (between(self.number("lr2"), self.number("lr2_end"), part), self.number("wd2"))
         };
-        Rates { learning_rate, weight_decay }
+        StepRates { learning_rate, weight_decay }
     }
 
     fn initial_model(&self) -> Result<LanguageModel> {
@@ -213,8 +214,9 @@ impl Reference {
         let (mut losses, mut validation, began) = (Vec::new(), Vec::new(), Instant::now());
         for t in 1..=steps {
             let batch = self.batch(t);
-            let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &self.device);
-            let (next, report) = sum.apply(model, &mut optimizer, settings, self.rates(t));
+            let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch], &self.device);
+            let (next, report) =
+                optimizer_step(sum, model, &mut optimizer, settings, self.rates(t));
             model = next;
             losses.push(report.loss);
             if t % every == 0 {
@@ -230,7 +232,7 @@ impl Reference {
         Ok(Curve { losses, validation, validation_at_the_end })
     }
 
-    fn batch(&self, t: usize) -> Batch {
+    fn batch(&self, t: usize) -> TokenBatch {
         let starts = &self.offsets[(t - 1) * self.batch..t * self.batch];
         windows(&self.tokens, starts.iter().map(|&start| start as usize), self.time)
     }
@@ -258,7 +260,7 @@ fn drawn_offsets(seed: u64, count: usize, end: u32) -> Vec<u32> {
 }
 
 /// Rows of `time` inputs and targets that begin at `starts`.
-fn windows(tokens: &[u16], starts: impl Iterator<Item = usize>, time: usize) -> Batch {
+fn windows(tokens: &[u16], starts: impl Iterator<Item = usize>, time: usize) -> TokenBatch {
     let (mut inputs, mut targets, mut rows) = (Vec::new(), Vec::new(), 0);
     for start in starts {
         inputs.extend(tokens[start..start + time].iter().map(|&token| i32::from(token)));
@@ -267,7 +269,7 @@ fn windows(tokens: &[u16], starts: impl Iterator<Item = usize>, time: usize) -> 
     }
     let loss_mask = vec![1.0; inputs.len()];
     let documents = Documents::whole_rows(rows, time);
-    Batch { tokens: inputs, targets, loss_mask, documents }
+    TokenBatch { tokens: inputs, targets, loss_mask, documents }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -4,8 +4,10 @@ use std::path::Path;
 use bitnet_text::{Tokenizer, train_bpe};
 use bitnet_train::checkpoint::{FolderParts, write_model};
 use bitnet_train::data::{CacheRequest, EpochPlan, LoaderSettings, LongRows, Source, TokenCache};
-use bitnet_train::train::{AdamW, AdamWSettings, CrossEntropy, Rates, StepSettings, batch_of};
-use bitnet_train::{device, model::LanguageModel, train::Accumulated};
+use bitnet_train::train::{
+    AdamW, AdamWSettings, CrossEntropy, StepRates, StepSettings, batch_of, optimizer_step,
+};
+use bitnet_train::{device, model::LanguageModel, train::GradAccumulator};
 
 fn main() -> anyhow::Result<()> {
     let text: Vec<String> = fs_err::read_to_string("README.md")?.lines().map(Into::into).collect();
@@ -26,9 +28,10 @@ fn main() -> anyhow::Result<()> {
     for epoch in 0..20 {
         let plan = EpochPlan::new(&cache, rows, "train", epoch);
         let batch = batch_of(&(0..plan.rows()).map(|row| plan.row(row)).collect::<Vec<_>>());
-        let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &device);
-        let rates = Rates { learning_rate: 3e-3, weight_decay: 0.1 };
-        let (next, report) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
+        let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch], &device);
+        let rates = StepRates { learning_rate: 3e-3, weight_decay: 0.1 };
+        let (next, report) =
+            optimizer_step(sum, model, &mut optimizer, StepSettings::default(), rates);
         model = next;
         eprintln!("epoch {epoch}: loss {:.3}", report.loss);
     }

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LanguageModel, named_values};
-use crate::train::AdamW;
+use crate::train::step::adamw::AdamW;
 
 /// Moments of the optimizer.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";

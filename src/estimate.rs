@@ -10,13 +10,16 @@ use bitnet_format::ModelSpec;
 use burn::tensor::Device;
 use serde::Serialize;
 
+use crate::distributed::{CommDType, ShardPlan, bucket_of, in_threads};
 use crate::model::{Activations, LanguageModel};
 use crate::ops::{Compute, logits_at_once};
-use crate::ranks::{Cut, Wire, bucket_of, in_threads};
+use crate::recipe::StepRates;
 use crate::speed::random_parts;
-use crate::train::{
-    Accumulated, AdamW, AdamWSettings, CrossEntropy, Rates, StepSettings, part_size,
-};
+use crate::train::stage::objective::CrossEntropy;
+use crate::train::step::accumulate::{GradAccumulator, part_size};
+use crate::train::step::adamw::{AdamW, AdamWSettings};
+use crate::train::step::report::StepSettings;
+use crate::train::step::update::optimizer_step;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
@@ -34,18 +37,18 @@ const MPI_BYTES: u64 = 25_000_000;
 
 /// Several ranks that train together, as far as memory and time are concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Team {
+pub struct RankLayout {
     /// How many.
     pub ranks: u64,
     /// Whether each holds only its part of the moments.
     pub sharded: bool,
     /// How gradients travel.
-    pub wire: Wire,
+    pub comm_dtype: CommDType,
 }
 
-impl Team {
+impl RankLayout {
     /// An ordinary process.
-    pub const ALONE: Self = Self { ranks: 1, sharded: false, wire: Wire::F32 };
+    pub const SINGLE: Self = Self { ranks: 1, sharded: false, comm_dtype: CommDType::F32 };
 
     /// Bytes that each rank sends in a step, and receives: every parameter but its own part goes
     /// once as a gradient to its owner and once, as a sum or a new value, from there to all.
@@ -53,7 +56,7 @@ impl Team {
     /// `(N - 1) / N * parameters * (bytes of a gradient on the way there + 4)`
     pub fn bytes_a_step(self, parameters: u64) -> u64 {
         let share = (self.ranks - 1) as f64 / self.ranks as f64;
-        (share * (parameters * (self.wire.bytes() + F32)) as f64) as u64
+        (share * (parameters * (self.comm_dtype.bytes() + F32)) as f64) as u64
     }
 
     /// Memory that is there only because there are several: that of MPI itself, buckets, and the
@@ -133,7 +136,7 @@ impl Memory {
 /// counted.
 ///
 /// Each part of a micro-batch, one a thread, has gradients of its own on the way.
-pub fn memory(spec: &ModelSpec, load: Load, team: Team, device: &Device) -> Memory {
+pub fn memory(spec: &ModelSpec, load: Load, ranks: RankLayout, device: &Device) -> Memory {
     let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
     let parameters = spec.parameters() as u64;
     let parts = load.parts(device);
@@ -149,11 +152,11 @@ pub fn memory(spec: &ModelSpec, load: Load, team: Team, device: &Device) -> Memo
     Memory {
         weights: of(1.0, parameters),
         gradients: of(1.0, parts * (parameters + twice)) + of(summed, parameters),
-        moments: of(2.0, team.part(parameters)),
+        moments: of(2.0, ranks.part(parameters)),
         activations,
         logits,
         program: PROGRAM_BYTES + parts * THREAD_BYTES,
-        exchange: team.memory(parameters, activations + logits),
+        exchange: ranks.memory(parameters, activations + logits),
     }
 }
 
@@ -222,12 +225,12 @@ impl StepEstimate {
     pub fn new(
         pace: Pace,
         micro_batches: u64,
-        team: Team,
+        ranks: RankLayout,
         parameters: u64,
         speeds: Speeds,
     ) -> Self {
-        let part = if team.sharded { team.ranks as f64 } else { 1.0 };
-        let bytes = team.bytes_a_step(parameters) as f64;
+        let part = if ranks.sharded { ranks.ranks as f64 } else { 1.0 };
+        let bytes = ranks.bytes_a_step(parameters) as f64;
         Self {
             compute: pace.micro_batch.as_secs_f64() * micro_batches as f64,
             update: pace.update.as_secs_f64() / part,
@@ -251,19 +254,19 @@ impl StepEstimate {
 /// numbers, with copies in the place of a network. The faster of two rounds.
 pub fn reduction_rate() -> f64 {
     const NUMBERS: usize = 1 << 24;
-    let team = Team { ranks: 2, ..Team::ALONE };
-    let took = in_threads(2, |ranks| {
-        let cut = Cut::new(&ranks, [NUMBERS]);
+    let ranks = RankLayout { ranks: 2, ..RankLayout::SINGLE };
+    let took = in_threads(2, |comm| {
+        let plan = ShardPlan::new(&comm, [NUMBERS]);
         let mut numbers = [vec![1.0; NUMBERS]];
         let mut round = || {
             let began = Instant::now();
-            let sums = cut.sum(&numbers, Wire::F32);
-            cut.spread(&sums, &mut numbers);
+            let sums = plan.reduce_scatter(&numbers, CommDType::F32);
+            plan.all_gather(&sums, &mut numbers);
             began.elapsed()
         };
         round().min(round())
     });
-    team.bytes_a_step(NUMBERS as u64) as f64 / took[0].as_secs_f64()
+    ranks.bytes_a_step(NUMBERS as u64) as f64 / took[0].as_secs_f64()
 }
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
@@ -277,12 +280,12 @@ pub fn probe(spec: &ModelSpec, load: Load, compute: Compute, device: &Device) ->
     for _ in 0..2 {
         let began = Instant::now();
         let batch = std::slice::from_ref(&parts);
-        let sum = Accumulated::over(&model, &CrossEntropy, batch, device, &|| false);
+        let sum = GradAccumulator::over(&model, &CrossEntropy, batch, device, &|| false);
         let sum = sum.expect("nothing interrupts it");
         pace.micro_batch = pace.micro_batch.min(began.elapsed());
         let began = Instant::now();
-        let rates = Rates { learning_rate: 1e-6, weight_decay: 0.0 };
-        (model, _) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
+        let rates = StepRates { learning_rate: 1e-6, weight_decay: 0.0 };
+        (model, _) = optimizer_step(sum, model, &mut optimizer, StepSettings::default(), rates);
         pace.update = pace.update.min(began.elapsed());
     }
     pace
@@ -309,10 +312,10 @@ mod tests {
             let spec: ModelSpec = toml::from_str(config).unwrap();
             let activations = Activations::Kept;
             let load = Load { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
-            let team = Team { ranks: 2, sharded, wire: Wire::F32 };
-            let found = pool.install(|| memory(&spec, load, team, &device::cpu())).total();
+            let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
+            let found = pool.install(|| memory(&spec, load, ranks, &device::cpu())).total();
             let error = found as f64 / (f64::from(measured) * 1e6) - 1.0;
-            assert!(error.abs() < 0.1, "{load:?}, {team:?}: {error:.3}");
+            assert!(error.abs() < 0.1, "{load:?}, {ranks:?}: {error:.3}");
         }
     }
 
@@ -320,7 +323,8 @@ mod tests {
     fn error(config: &str, threads: usize, load: Load, measured: u64) -> f64 {
         let spec: ModelSpec = toml::from_str(config).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let found = pool.install(|| memory(&spec, load, Team::ALONE, &device::cpu())).total();
+        let found =
+            pool.install(|| memory(&spec, load, RankLayout::SINGLE, &device::cpu())).total();
         found as f64 / (measured * 1_000_000) as f64 - 1.0
     }
 
@@ -379,13 +383,13 @@ mod tests {
 
     #[test]
     fn ranks_send_all_but_their_own_part_twice() {
-        let team = Team { ranks: 4, sharded: true, wire: Wire::F32 };
-        assert_eq!(team.bytes_a_step(1000), 6000);
-        assert_eq!(Team { wire: Wire::Bf16, ..team }.bytes_a_step(1000), 4500);
-        assert_eq!(Team::ALONE.bytes_a_step(1000), 0);
+        let ranks = RankLayout { ranks: 4, sharded: true, comm_dtype: CommDType::F32 };
+        assert_eq!(ranks.bytes_a_step(1000), 6000);
+        assert_eq!(RankLayout { comm_dtype: CommDType::Bf16, ..ranks }.bytes_a_step(1000), 4500);
+        assert_eq!(RankLayout::SINGLE.bytes_a_step(1000), 0);
         let pace = Pace { micro_batch: Duration::from_secs(2), update: Duration::from_secs(1) };
         let speeds = Speeds { link: 6000.0, reduction: 12000.0 };
-        let step = StepEstimate::new(pace, 3, team, 1000, speeds);
+        let step = StepEstimate::new(pace, 3, ranks, 1000, speeds);
         let expected = StepEstimate { compute: 6.0, update: 0.25, exchange: 1.0, reduce: 0.5 };
         assert_eq!(step, expected);
         assert!((step.efficiency() - 6.25 / 7.75).abs() < 1e-12);

@@ -3,11 +3,11 @@
 //! The program `bitnet-train` is a thin layer over this library. A whole run is one call:
 //!
 //! ```no_run
+//! use bitnet_train::distributed::Comm;
 //! use bitnet_train::monitor::Silent;
 //! use bitnet_train::platform::Signals;
-//! use bitnet_train::ranks::Ranks;
-//! use bitnet_train::recipe::{self, Plan};
-//! use bitnet_train::train::{self, Resume, RunOptions};
+//! //! use bitnet_train::recipe::{self, Plan};
+//! use bitnet_train::run::{self, Resume, RunOptions};
 //!
 //! let overrides = ["train.steps=100".to_owned()];
 //! let Plan::Single(recipe) = recipe::load("recipes/pretrain.toml".as_ref(), &overrides)? else {
@@ -19,21 +19,24 @@
 //!     allow_change: Vec::new(),
 //!     command: "my program".into(),
 //!     signals: Signals::listen()?,
-//!     ranks: Ranks::alone(),
+//!     comm: Comm::single(),
 //! };
 //! // A monitor of one's own sees every step, evaluation, sample and save.
-//! let summary = train::run(&recipe, &options, &mut Silent)?;
+//! let summary = run::run(&recipe, &options, &mut Silent)?;
 //! println!("{} steps, loss {:?}", summary.steps, summary.last_loss);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Below that, a step is built from parts: [`model::LanguageModel`], [`train::Accumulated`] and
+//! Below that, a step is built from parts: [`model::LanguageModel`], [`train::GradAccumulator`] and
 //! [`train::AdamW`]; `examples/train_from_code.rs` uses them directly. `ARCHITECTURE.md` has the
-//! map of the rooms. Shape letters: `B` batch, `T` time, `C` model width, `H` heads, `D` head width,
+//! map of the modules. Shape letters: `B` batch, `T` time, `C` model width, `H` heads, `D` head width,
 //! `F` feed-forward width, `V` vocabulary.
+
 pub mod checkpoint;
 pub mod data;
 pub mod device;
+pub mod distributed;
+mod error;
 pub mod estimate;
 pub mod export;
 #[cfg(feature = "hub")]
@@ -43,7 +46,8 @@ pub mod monitor;
 pub mod ops;
 pub mod platform;
 pub mod random;
-pub mod ranks;
 pub mod recipe;
+pub mod run;
+mod run_dir;
 pub mod speed;
 pub mod train;

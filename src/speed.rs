@@ -7,14 +7,16 @@ use bitnet_format::{ModelSpec, tensor_table};
 use burn::tensor::Device;
 use rand::Rng;
 
+use crate::distributed::{Comm, CommDType, DataParallel, DataParallelSettings};
 use crate::model::{Activations, Documents, LanguageModel};
 use crate::ops::Compute;
 use crate::random;
-use crate::ranks::{Ranks, Wire};
-use crate::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, StepSettings, Together,
-    TogetherSettings, part_size,
-};
+use crate::recipe::StepRates;
+use crate::train::stage::objective::{CrossEntropy, TokenBatch};
+use crate::train::step::accumulate::{GradAccumulator, part_size};
+use crate::train::step::adamw::AdamWSettings;
+use crate::train::step::report::StepSettings;
+use crate::train::step::update::{OptimizerStep, single_process};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -29,12 +31,12 @@ pub struct Workload {
     pub compute: Compute,
     /// What its forward passes leave in memory.
     pub activations: Activations,
-    /// Who makes a step together.
-    pub ranks: Ranks,
-    /// Whether each of them keeps only its part of the moments.
+    /// The ranks that make a step together.
+    pub comm: Comm,
+    /// Whether each of them keeps only the moments of its shards.
     pub sharded: bool,
-    /// How their gradients travel.
-    pub wire: Wire,
+    /// The number format of gradients in transit.
+    pub comm_dtype: CommDType,
 }
 
 /// What a step took, and its loss.
@@ -42,7 +44,7 @@ pub struct Workload {
 pub struct StepTime {
     /// Wall clock.
     pub time: Duration,
-    /// What of it this rank was exchanging gradients with others, or waiting for them.
+    /// The part of it spent communicating with other ranks, or waiting for them.
     pub exchange: Duration,
     /// Mean loss a token.
     pub loss: f32,
@@ -52,29 +54,28 @@ pub struct StepTime {
 pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl FnMut(StepTime)) {
     let model = LanguageModel::initial(&work.spec, 0, device);
     let mut model = model.computed_by(work.compute).with_activations(work.activations);
-    let how = TogetherSettings { sharded: work.sharded, wire: work.wire };
     let frozen = vec![false; tensor_table(&work.spec).len()];
-    let together = Together::new(&work.ranks, &work.spec, frozen, how);
-    let settings = AdamWSettings::default();
-    let own = together.as_ref().and_then(|together| together.own_optimizer(settings, device));
-    let whole = || AdamW::for_model(&work.spec, settings, device);
-    let mut optimizer = own.unwrap_or_else(whole);
-    let rows = work.ranks.share(work.rows).len();
+    let stepper: Box<dyn OptimizerStep> = if work.comm.world_size() == 1 {
+        single_process(device, frozen, true)
+    } else {
+        let Workload { sharded, comm_dtype, .. } = *work;
+        let settings = DataParallelSettings { sharded, comm_dtype };
+        Box::new(DataParallel::new(&work.comm, &work.spec, frozen, settings))
+    };
+    let mut optimizer = stepper.new_optimizer(&work.spec, AdamWSettings::default(), device);
+    let rows = work.comm.share(work.rows).len();
     let batch = [random_parts(&work.spec, rows, work.seq_len, device)];
-    let rates = Rates { learning_rate: 1e-3, weight_decay: 0.1 };
+    let (settings, rates) =
+        (StepSettings::default(), StepRates { learning_rate: 1e-3, weight_decay: 0.1 });
     for _ in 0..steps {
         let began = Instant::now();
-        let sum = Accumulated::over(&model, &CrossEntropy, &batch, device, &|| false);
-        let sum = sum.expect("nothing interrupts it").with_others(&work.ranks);
-        let settings = StepSettings::default();
-        let (next, made) = match &together {
-            Some(together) => together.make(sum, model, &mut optimizer, settings, rates),
-            None => sum.make(model, &mut optimizer, settings, rates),
-        };
+        let sum = GradAccumulator::over(&model, &CrossEntropy, &batch, device, &|| false);
+        let sum = sum.expect("nothing interrupts it").all_reduce(&work.comm);
+        let (next, pending) = stepper.step(sum, model, &mut optimizer, settings, rates);
         model = next;
-        let loss = made.report(&mut optimizer).loss;
-        let exchange = together.as_ref().map(Together::take_exchanged).unwrap_or_default();
-        each(StepTime { time: began.elapsed(), exchange, loss });
+        let loss = stepper.sync(pending, &mut optimizer).loss;
+        let (time, exchange) = (began.elapsed(), stepper.take_communicated());
+        each(StepTime { time, exchange, loss });
     }
 }
 
@@ -84,18 +85,18 @@ pub(crate) fn random_parts(
     rows: usize,
     time: usize,
     device: &Device,
-) -> Vec<Batch> {
+) -> Vec<TokenBatch> {
     let part = part_size(rows, device);
     let parts = (0..rows).step_by(part).enumerate();
     parts.map(|(index, from)| random_batch(spec, index, part.min(rows - from), time)).collect()
 }
 
-fn random_batch(spec: &ModelSpec, index: usize, rows: usize, time: usize) -> Batch {
+fn random_batch(spec: &ModelSpec, index: usize, rows: usize, time: usize) -> TokenBatch {
     let mut draw = random::keyed(0, "probe", 0, index as u64);
     let mut ids = || -> Vec<i32> {
         (0..rows * time).map(|_| (draw.next_u32() % spec.vocab_size as u32) as i32).collect()
     };
-    Batch {
+    TokenBatch {
         tokens: ids(),
         targets: ids(),
         loss_mask: vec![1.0; rows * time],

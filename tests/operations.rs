@@ -12,8 +12,8 @@ use bitnet_train::ops::reference::LazySight;
 use bitnet_train::ops::{self, AttentionShape, Compute, Targets, reference};
 use bitnet_train::random;
 use bitnet_train::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Rates, Reduction, Skip, StepSettings,
-    sequence_log_probs,
+    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, LossReduction, Skip, StepRates,
+    StepSettings, TokenBatch, optimizer_step, sequence_log_probs,
 };
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use proptest::prelude::*;
@@ -314,15 +314,16 @@ fn a_step_that_is_not_finite_changes_nothing() {
     let model = poisoned.unwrap();
     let before: Vec<_> = values(&model).into_iter().map(host).collect();
     let mut optimizer = AdamW::for_model(&spec, AdamWSettings::default(), &device);
-    let batch = Batch {
+    let batch = TokenBatch {
         tokens: vec![1, 2, 3],
         targets: vec![2, 3, 4],
         loss_mask: vec![1.0; 3],
         documents: Documents::whole_rows(1, 3),
     };
-    let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &device);
-    let rates = Rates { learning_rate: 0.1, weight_decay: 0.1 };
-    let (after, report) = sum.apply(model, &mut optimizer, StepSettings::default(), rates);
+    let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch], &device);
+    let rates = StepRates { learning_rate: 0.1, weight_decay: 0.1 };
+    let (after, report) =
+        optimizer_step(sum, model, &mut optimizer, StepSettings::default(), rates);
     assert_eq!(report.skipped, Some(Skip::NotFinite));
     assert_eq!(optimizer.updates, 0);
     assert_eq!(values(&after).into_iter().map(host).collect::<Vec<_>>(), before);
@@ -363,14 +364,14 @@ fn small_model(hidden: usize, vocab: usize, device: &Device) -> LanguageModel {
     LanguageModel::initial(&spec, 5, device)
 }
 
-fn random_rows(rows: usize, time: usize, vocab: usize, seed: u64) -> Batch {
+fn random_rows(rows: usize, time: usize, vocab: usize, seed: u64) -> TokenBatch {
     let mut numbers = draw(seed, "rows", rows * time * 3).into_iter();
     let mut ids = || {
         (0..rows * time)
             .map(|_| (numbers.next().unwrap().abs() * 1e4) as i32 % vocab as i32)
             .collect()
     };
-    Batch {
+    TokenBatch {
         tokens: ids(),
         targets: ids(),
         loss_mask: (0..rows * time).map(|at| f32::from(at % 3 > 0)).collect(),
@@ -378,10 +379,10 @@ fn random_rows(rows: usize, time: usize, vocab: usize, seed: u64) -> Batch {
     }
 }
 
-fn rows_of(batch: &Batch, rows: std::ops::Range<usize>) -> Batch {
+fn rows_of(batch: &TokenBatch, rows: std::ops::Range<usize>) -> TokenBatch {
     let time = batch.documents.dims()[1];
     let of = rows.start * time..rows.end * time;
-    Batch {
+    TokenBatch {
         tokens: batch.tokens[of.clone()].to_vec(),
         targets: batch.targets[of.clone()].to_vec(),
         loss_mask: batch.loss_mask[of].to_vec(),
@@ -417,10 +418,10 @@ fn the_summed_loss_and_its_gradients_do_not_depend_on_how_a_batch_is_cut() {
     let device = Device::flex().autodiff();
     let (model, batch) = (small_model(64, 200, &device), random_rows(6, 24, 200, 3));
     let gradients = |sizes: usize| {
-        let parts: Vec<Batch> =
+        let parts: Vec<TokenBatch> =
             (0..6).step_by(sizes).map(|row| rows_of(&batch, row..row + sizes)).collect();
-        let sum = Accumulated::of(&model, &CrossEntropy, &parts, &device);
-        (sum.loss(), sum.reduced_gradients(Reduction::Sum))
+        let sum = GradAccumulator::of(&model, &CrossEntropy, &parts, &device);
+        (sum.loss(), sum.reduced_gradients(LossReduction::Sum))
     };
     let (loss, whole) = gradients(6);
     for sizes in [1, 2, 3] {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use bitnet_format::ModelSpec;
 use bitnet_train::recipe::{self, Plan};
-use bitnet_train::train;
+use bitnet_train::run;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -41,7 +41,7 @@ fn every_recipe_parses() {
         let plan = recipe::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         if let Plan::Pipeline(files) = plan {
             pipelines += 1;
-            let stages = train::pipeline(&files, &[], "runs/x".as_ref()).unwrap();
+            let stages = run::pipeline(&files, &[], "runs/x".as_ref()).unwrap();
             assert_eq!(stages.len(), files.len());
         }
     }
@@ -104,7 +104,7 @@ fn one_file_names_mpi() {
             // The engine itself, and the module that tests it.
             code.contains("mpi::") && !code.contains(" mpi::Mpi") && !code.contains("super::mpi::")
         });
-        assert!(!names || name == "src/ranks/mpi.rs" || name == "tests/policy.rs", "{name}");
+        assert!(!names || name == "src/distributed/mpi.rs" || name == "tests/policy.rs", "{name}");
     }
 }
 

@@ -5,7 +5,7 @@ use bitnet_train::model::{Activations, Documents, LanguageModel};
 use bitnet_train::ops::Compute;
 use bitnet_train::random;
 use bitnet_train::train::{
-    Accumulated, Batch, CrossEntropy, Objective, PairBatch, Preference, Reduction,
+    CrossEntropy, DpoObjective, GradAccumulator, LossReduction, Objective, PairBatch, TokenBatch,
 };
 use burn::tensor::Device;
 use rand::RngExt;
@@ -25,7 +25,7 @@ fn model(extra: &str, operands: Operands) -> LanguageModel {
 }
 
 /// Rows of random tokens, each of three documents of random lengths, a third of it not trained.
-fn packed_rows(rows: usize, seed: u64) -> Batch {
+fn packed_rows(rows: usize, seed: u64) -> TokenBatch {
     let mut dice = random::keyed(seed, "rows", 0, 0);
     let mut ids = |end: usize| -> Vec<i32> {
         (0..rows * TIME).map(|_| dice.random_range(0..end as i32)).collect()
@@ -39,7 +39,7 @@ fn packed_rows(rows: usize, seed: u64) -> Batch {
     let cuts: Vec<_> = (0..rows).map(|_| cuts()).collect();
     let start = |row: usize, at: usize| *cuts[row].iter().rfind(|&&cut| cut <= at).unwrap() as i32;
     let starts = (0..rows * TIME).map(|i| start(i / TIME, i % TIME)).collect();
-    Batch {
+    TokenBatch {
         tokens,
         targets,
         loss_mask: kept.iter().map(|&one| f32::from(one > 0)).collect(),
@@ -48,7 +48,7 @@ fn packed_rows(rows: usize, seed: u64) -> Batch {
 }
 
 /// The bits of a batch's loss, its other figures and every gradient.
-fn bits(sum: Accumulated, reduction: Reduction) -> (u32, Vec<Vec<u32>>) {
+fn bits(sum: GradAccumulator, reduction: LossReduction) -> (u32, Vec<Vec<u32>>) {
     let loss = sum.loss().to_bits();
     let gradients = sum.reduced_gradients(reduction).into_iter().map(|gradient| {
         let values: Vec<f32> = gradient.into_data().try_to_vec().unwrap();
@@ -66,10 +66,10 @@ fn assert_equal_either_way<O: Objective>(
     let device = Device::flex().autodiff();
     let of = |activations: Activations, reduction| {
         let model = model.clone().with_activations(activations);
-        let sum = Accumulated::over(&model, objective, micro_batches, &device, &|| false);
+        let sum = GradAccumulator::over(&model, objective, micro_batches, &device, &|| false);
         bits(sum.unwrap(), reduction)
     };
-    for reduction in [Reduction::Mean, Reduction::Sum] {
+    for reduction in [LossReduction::Mean, LossReduction::Sum] {
         let (loss, gradients) = of(Activations::Kept, reduction);
         let (again, computed_again) = of(Activations::Recomputed, reduction);
         assert_eq!(loss, again, "{what}: loss bits");
@@ -102,7 +102,7 @@ fn recomputed_blocks_give_the_same_bits_in_every_shape_of_model() {
 fn recomputed_blocks_give_the_same_bits_in_several_micro_batches_of_several_parts() {
     for tied in ["tie_word_embeddings = true", "tie_word_embeddings = false"] {
         let model = model(tied, Operands::F32);
-        let batches: Vec<Vec<Batch>> = (0..3)
+        let batches: Vec<Vec<TokenBatch>> = (0..3)
             .map(|n| vec![packed_rows(2, 3 * n), packed_rows(2, 3 * n + 1), packed_rows(1, n)])
             .collect();
         assert_equal_either_way(&model, &CrossEntropy, &batches, tied);
@@ -117,7 +117,7 @@ fn recomputed_blocks_give_the_same_bits_for_preferences() {
         reference: vec![-60.0, -59.0, -61.0, -60.5],
     };
     let batches = [vec![pairs(1), pairs(2)], vec![pairs(3)]];
-    assert_equal_either_way(&model, &Preference { beta: 0.1 }, &batches, "pairs");
+    assert_equal_either_way(&model, &DpoObjective { beta: 0.1 }, &batches, "pairs");
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn a_loss_that_is_not_finite_is_so_with_recomputed_blocks_too() {
     batch.loss_mask[3] = f32::NAN;
     let model = model.with_activations(Activations::Recomputed);
     let device = Device::flex().autodiff();
-    let sum = Accumulated::of(&model, &CrossEntropy, &[batch], &device);
+    let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch], &device);
     assert!(sum.loss().is_nan());
-    let (_, gradients) = bits(sum, Reduction::Sum);
+    let (_, gradients) = bits(sum, LossReduction::Sum);
     assert!(gradients.iter().flatten().any(|&bits| f32::from_bits(bits).is_nan()));
 }

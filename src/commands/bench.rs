@@ -4,10 +4,10 @@ use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_kernels::Kernel;
 use bitnet_train::device;
+use bitnet_train::distributed::{Comm, Hosts};
 use bitnet_train::model::Activations;
 use bitnet_train::ops::Compute;
 use bitnet_train::platform::{self, peak_memory};
-use bitnet_train::ranks::{Hosts, Ranks};
 use bitnet_train::recipe::Precision;
 use bitnet_train::speed::{StepTime, Workload, measure};
 use bitnet_train::train::TrainError;
@@ -22,13 +22,13 @@ use crate::failure::{Usage, say};
 const WARM_UP: usize = 2;
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    with_ranks(args.threads, args.oversubscribe, |ranks| run_on(args, ranks))
+    with_ranks(args.threads, args.oversubscribe, |comm| run_on(args, comm))
 }
 
-fn run_on(args: &BenchArgs, ranks: &Ranks) -> Result<()> {
-    let work = workload(args, ranks)?;
-    let hosts = Hosts::ask(ranks, platform::cores());
-    let (place, here) = (hosts.place_here(), hosts.ranks_here());
+fn run_on(args: &BenchArgs, comm: &Comm) -> Result<()> {
+    let work = workload(args, comm)?;
+    let hosts = Hosts::gather(comm, platform::cores());
+    let (place, here) = (hosts.local_rank(), hosts.local_world_size());
     let device = device::open_one_of(&args.device, place, here).map_err(TrainError::from)?;
     if work.compute.operands == Precision::Bf16.operands() {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
@@ -36,16 +36,16 @@ fn run_on(args: &BenchArgs, ranks: &Ranks) -> Result<()> {
     let mut steps = Vec::new();
     measure(&work, WARM_UP + args.steps, &device, |step| {
         let (number, time) = (steps.len() + 1, step.time.as_secs_f64());
-        if ranks.is_first() {
+        if comm.is_first() {
             say(&format!("step {number}: {time:.3} s, loss {:.4}", step.loss));
         }
         steps.push(step);
     });
     let peak = peak_memory().unwrap_or_default() as f64;
-    let memory: Vec<f64> = (0..ranks.count())
-        .map(|rank| ranks.sums(&[if rank == ranks.rank() { peak } else { 0.0 }])[0])
+    let memory: Vec<f64> = (0..comm.world_size())
+        .map(|rank| comm.all_reduce_sum(&[if rank == comm.rank() { peak } else { 0.0 }])[0])
         .collect();
-    if !ranks.is_first() {
+    if !comm.is_first() {
         return Ok(());
     }
     let tokens = (args.batch * args.seq_len) as f64;
@@ -69,7 +69,7 @@ fn run_on(args: &BenchArgs, ranks: &Ranks) -> Result<()> {
         "kernel": work.compute.kernel.name(),
         "threads": rayon::current_num_threads(),
         "device": args.device,
-        "ranks": ranks.count(),
+        "ranks": comm.world_size(),
         "shard_optimizer": args.shard_optimizer,
         "reduce_precision": args.reduce_precision,
         "exchange_share": shares[shares.len() / 2],
@@ -79,19 +79,19 @@ fn run_on(args: &BenchArgs, ranks: &Ranks) -> Result<()> {
     Ok(())
 }
 
-fn workload(args: &BenchArgs, ranks: &Ranks) -> Result<Workload> {
+fn workload(args: &BenchArgs, comm: &Comm) -> Result<Workload> {
     let mut spec = ModelSpec::from_file(&args.config).map_err(TrainError::from)?;
     if let Some(size) = args.vocab_size {
         spec.vocab_size = size;
     }
     let positive = [
         ("--seq-len", args.seq_len),
-        ("--batch", args.batch / ranks.count()),
+        ("--batch", args.batch / comm.world_size()),
         ("--steps", args.steps),
         ("--vocab-size", spec.vocab_size),
     ];
     if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
-        let each = if ranks.is_alone() { "" } else { " for each rank" };
+        let each = if comm.world_size() == 1 { "" } else { " for each rank" };
         return Err(Usage(format!("{flag} must be at least 1{each}")).into());
     }
     if args.seq_len > spec.max_position_embeddings {
@@ -101,7 +101,7 @@ fn workload(args: &BenchArgs, ranks: &Ranks) -> Result<Workload> {
         );
     }
     let operands = precision("--precision", &args.precision)?.operands();
-    let wire = precision("--reduce-precision", &args.reduce_precision)?.wire();
+    let comm_dtype = precision("--reduce-precision", &args.reduce_precision)?.comm_dtype();
     let mut compute = Compute::of(operands);
     if let Some(name) = &args.kernel {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
@@ -110,8 +110,8 @@ fn workload(args: &BenchArgs, ranks: &Ranks) -> Result<Workload> {
     }
     let activations = if args.recompute { Activations::Recomputed } else { Activations::Kept };
     let (rows, seq_len, sharded) = (args.batch, args.seq_len, args.shard_optimizer);
-    let ranks = ranks.clone();
-    Ok(Workload { spec, rows, seq_len, compute, activations, ranks, sharded, wire })
+    let comm = comm.clone();
+    Ok(Workload { spec, rows, seq_len, compute, activations, comm, sharded, comm_dtype })
 }
 
 fn precision(flag: &str, word: &str) -> Result<Precision, Usage> {

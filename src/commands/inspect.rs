@@ -10,7 +10,8 @@ use bitnet_train::data::Row;
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe};
-use bitnet_train::train::{self, Preview, TrainError};
+use bitnet_train::run::{self, Preview};
+use bitnet_train::train::TrainError;
 
 use super::print_line;
 use crate::cli::{InspectDataArgs, InspectModelArgs};
@@ -28,7 +29,7 @@ pub(crate) fn data(args: &InspectDataArgs) -> Result<()> {
     match recipe::load(&args.recipe, &args.overrides).map_err(TrainError::from)? {
         Plan::Single(recipe) => show_data(&recipe, args.rows),
         Plan::Pipeline(files) => {
-            let stages = train::pipeline(&files, &args.overrides, "runs".as_ref());
+            let stages = run::pipeline(&files, &args.overrides, "runs".as_ref());
             let stages = stages.map_err(TrainError::from)?;
             print_line(&format!("the first stage of {}: {}", stages.len(), stages[0].recipe.name));
             show_data(&stages[0].recipe, args.rows)
@@ -39,7 +40,7 @@ pub(crate) fn data(args: &InspectDataArgs) -> Result<()> {
 fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
     let signals = Signals::listen().map_err(TrainError::from)?;
     let monitor = &mut Terminal::new(Verbosity::Quiet);
-    let Preview { statistics, rows, tokenizer } = train::preview(recipe, rows, &signals, monitor)?;
+    let Preview { statistics, rows, tokenizer } = run::preview(recipe, rows, &signals, monitor)?;
     let colour = std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let marks = if colour { COLOUR } else { BRACKETS };

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_train::device;
-use bitnet_train::estimate::{self, Load, Memory, Pace, Speeds, StepEstimate, Team};
+use bitnet_train::estimate::{self, Load, Memory, Pace, RankLayout, Speeds, StepEstimate};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::ops::Compute;
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, Plan, Recipe, Schedule, Stage};
-use bitnet_train::train::{self, Shape, TrainError};
+use bitnet_train::recipe::{self, Plan, Recipe, Schedule, StageKind};
+use bitnet_train::run::{self, KnownRun};
+use bitnet_train::train::TrainError;
 use serde_json::json;
 
 use super::{print_line, set_threads};
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     match recipe::load(&args.recipe, &args.overrides).map_err(TrainError::from)? {
         Plan::Single(recipe) => show(&recipe, args, None),
         Plan::Pipeline(files) => {
-            let stages = train::pipeline(&files, &args.overrides, "runs".as_ref());
+            let stages = run::pipeline(&files, &args.overrides, "runs".as_ref());
             let mut known = None;
             for stage in stages.map_err(TrainError::from)? {
                 print_line(&format!("\n== {} ({})", stage.recipe.name, stage.recipe.stage.name()));
@@ -48,25 +49,25 @@ fn show(recipe: &Recipe, args: &PlanArgs, known: Option<&ModelSpec>) -> Result<(
 
 /// What is known of a run without training; `known` is the model of the stage before. `None` where
 /// the number of steps follows from data that only a stage before makes readable.
-fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<Shape>> {
+fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<KnownRun>> {
     let signals = Signals::listen().map_err(TrainError::from)?;
     let monitor = &mut Terminal::new(Verbosity::Normal);
-    Ok(train::shape(recipe, known, &signals, monitor)?)
+    Ok(run::known_run(recipe, known, &signals, monitor)?)
 }
 
-fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
-    let Some(Shape { steps, spec }) = shape else {
+fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()> {
+    let Some(KnownRun { steps, spec }) = shape else {
         print_line("its steps count epochs: known once the stage before it has made its tokenizer");
         return Ok(());
     };
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
     print_schedule(recipe, &schedule, steps);
     let Some(spec) = spec else { return Ok(()) };
-    let (team, load) = (team(recipe, args), load(recipe, args));
-    train::check_batch(recipe, args.ranks as usize)?;
+    let (ranks, load) = (rank_layout(recipe, args), load(recipe, args));
+    run::check_batch(recipe, args.ranks as usize)?;
     let device = device::open(&recipe.device);
     // Memory is that of a run on a CPU where the device is not here to be asked.
-    let memory = estimate::memory(&spec, load, team, device.as_ref().unwrap_or(&device::cpu()));
+    let memory = estimate::memory(&spec, load, ranks, device.as_ref().unwrap_or(&device::cpu()));
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;
     let free = bitnet_train::platform::free_memory();
@@ -81,10 +82,10 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<Shape>) -> Result<()> {
         let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };
         let speeds = Speeds { link, reduction };
         let parameters = spec.parameters() as u64;
-        let step = StepEstimate::new(pace, load.micro_batches, team, parameters, speeds);
+        let step = StepEstimate::new(pace, load.micro_batches, ranks, parameters, speeds);
         print_time(args, pace, step, steps);
         if args.ranks > 1 {
-            print_exchange(args, team, step, (parameters, reduction));
+            print_exchange(args, ranks, step, (parameters, reduction));
         }
         estimated = Some(step);
     }
@@ -115,11 +116,11 @@ fn print_time(args: &PlanArgs, pace: Pace, step: StepEstimate, steps: u64) {
 /// A step of several ranks by part, with the formula.
 fn print_exchange(
     args: &PlanArgs,
-    team: Team,
+    layout: RankLayout,
     step: StepEstimate,
     (parameters, reduction): (u64, f64),
 ) {
-    let there = team.wire.bytes();
+    let there = layout.comm_dtype.bytes();
     let link = args.link.map_or("a free link (no --link GBPS given)".to_owned(), |link| {
         format!("a link of {link} Gbit/s")
     });
@@ -137,16 +138,20 @@ fn print_exchange(
         "  each rank sends and receives ({ranks} - 1) / {ranks} x {parameters} parameters x \
          ({there} + 4) bytes = {:.1} MB, over {link}; it packs, adds and unpacks them at {:.2} GB/s \
          (measured here)",
-        team.bytes_a_step(parameters) as f64 / 1e6,
+        layout.bytes_a_step(parameters) as f64 / 1e6,
         reduction / 1e9
     ));
     print_line("  one part after the other, no latency, nothing hidden behind computing");
 }
 
-fn team(recipe: &Recipe, args: &PlanArgs) -> Team {
+fn rank_layout(recipe: &Recipe, args: &PlanArgs) -> RankLayout {
     let train = &recipe.train;
     let sharded = train.shard_optimizer && args.ranks > 1;
-    Team { ranks: args.ranks.into(), sharded, wire: train.reduce_precision.wire() }
+    RankLayout {
+        ranks: args.ranks.into(),
+        sharded,
+        comm_dtype: train.reduce_precision.comm_dtype(),
+    }
 }
 
 /// What the rank with the largest share runs at a time.
@@ -156,7 +161,7 @@ fn load(recipe: &Recipe, args: &PlanArgs) -> Load {
     let micro_batch = train.micro_batch.min(share);
     Load {
         items: micro_batch as u64,
-        rows_an_item: if recipe.stage == Stage::Dpo { 2 } else { 1 },
+        rows_an_item: if recipe.stage == StageKind::Dpo { 2 } else { 1 },
         seq_len: recipe.data.seq_len as u64,
         micro_batches: share.div_ceil(micro_batch) as u64,
         activations: train.activations(),
@@ -165,7 +170,7 @@ fn load(recipe: &Recipe, args: &PlanArgs) -> Load {
 
 fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     let batch = recipe.train.batch as u64;
-    let size = if recipe.stage == Stage::Dpo {
+    let size = if recipe.stage == StageKind::Dpo {
         format!("{batch} pairs: {} pairs", steps * batch)
     } else {
         let tokens = batch * recipe.data.seq_len as u64;

@@ -1,47 +1,47 @@
-//! What commands that several processes run together have in common: how they find each other, share
-//! the cores of a machine, and part.
+//! Shared by the commands that several ranks run together: joining, sharing the cores of a machine,
+//! and ending.
 
 use anyhow::{Error, Result};
+use bitnet_train::distributed::{self, Comm, Hosts};
 use bitnet_train::platform;
-use bitnet_train::ranks::{self, Hosts, Ranks};
-use bitnet_train::train::{self, TrainError};
+use bitnet_train::train::{TrainError, all_ok};
 
 use super::set_threads;
 use crate::failure::{code_of, say};
 
-/// Runs `work` with the processes that were started together with this one, on this process' share
-/// of the machine's cores; more threads than cores only where `oversubscribe` allows it.
+/// Runs `work` with all ranks that were started together, on this rank's share of the machine's
+/// cores; more threads than cores only if `oversubscribe` allows it.
 pub(super) fn with_ranks(
     threads: Option<usize>,
     oversubscribe: bool,
-    work: impl FnOnce(&Ranks) -> Result<()>,
+    work: impl FnOnce(&Comm) -> Result<()>,
 ) -> Result<()> {
-    let ranks = join()?;
+    let comm = join()?;
     let all = || {
-        set_threads(share_cores(threads, oversubscribe, &ranks)?)?;
-        work(&ranks)
+        set_threads(share_cores(threads, oversubscribe, &comm)?)?;
+        work(&comm)
     };
-    all().map_err(|error| leave(&ranks, error))
+    all().map_err(|error| leave(&comm, error))
 }
 
-/// The processes that were started together with this one.
+/// The ranks that were started together.
 #[cfg(feature = "mpi")]
-fn join() -> Result<Ranks> {
-    let Some(launched) = ranks::launched() else { return Ok(Ranks::alone()) };
-    let mpi = ranks::Mpi::join();
-    let found = mpi.map_or_else(Ranks::alone, |mpi| Ranks::new(std::rc::Rc::new(mpi)));
-    if found.is_alone() && launched > 1 {
+fn join() -> Result<Comm> {
+    let Some(launched) = distributed::launched() else { return Ok(Comm::single()) };
+    let mpi = distributed::Mpi::join();
+    let found = mpi.map_or_else(Comm::single, |mpi| Comm::new(std::rc::Rc::new(mpi)));
+    if found.world_size() == 1 && launched > 1 {
         return Err(TrainError::OtherMpi { ranks: launched }.into());
     }
     Ok(found)
 }
 
-/// An ordinary process; several that were started together would all do the same.
+/// A single process; several that were started together would all do the same work.
 #[cfg(not(feature = "mpi"))]
-fn join() -> Result<Ranks> {
-    match ranks::launched() {
+fn join() -> Result<Comm> {
+    match distributed::launched() {
         Some(ranks) if ranks > 1 => Err(TrainError::NoMpi { ranks }.into()),
-        _ => Ok(Ranks::alone()),
+        _ => Ok(Comm::single()),
     }
 }
 
@@ -49,33 +49,33 @@ fn join() -> Result<Ranks> {
 fn share_cores(
     threads: Option<usize>,
     oversubscribe: bool,
-    ranks: &Ranks,
+    comm: &Comm,
 ) -> Result<Option<usize>, TrainError> {
-    if ranks.is_alone() {
+    if comm.world_size() == 1 {
         return Ok(threads);
     }
-    let hosts = Hosts::ask(ranks, platform::cores());
+    let hosts = Hosts::gather(comm, platform::cores());
     let threads = threads.unwrap_or_else(|| hosts.threads());
-    let room = if oversubscribe { Ok(()) } else { hosts.check(threads) };
-    train::agree(ranks, room.map_err(TrainError::from))?;
+    let enough = if oversubscribe { Ok(()) } else { hosts.check(threads) };
+    all_ok(comm, enough.map_err(TrainError::from))?;
     Ok(Some(threads))
 }
 
-/// What a rank says when it ends: nothing where another one does. An error that the others do not
-/// know of ends them too.
-fn leave(ranks: &Ranks, error: Error) -> Error {
+/// The error that a rank ends with. Only one rank reports it; an error that the others do not know
+/// of ends them too.
+fn leave(comm: &Comm, error: Error) -> Error {
     let known = error.downcast_ref::<TrainError>().filter(|known| known.is_shared());
     match known {
-        _ if ranks.is_alone() => error,
+        _ if comm.world_size() == 1 => error,
         None => {
-            say(&format!("error: {}: {error:#}", ranks.name()));
-            ranks.abort(code_of(&error));
+            say(&format!("error: {}: {error:#}", comm.name()));
+            comm.abort(code_of(&error));
             error
         }
         Some(TrainError::OnRank { .. }) => error,
-        Some(_) if ranks.is_first() => error,
+        Some(_) if comm.is_first() => error,
         Some(known) => {
-            let (name, code) = (ranks.name(), known.exit_code());
+            let (name, code) = (comm.name(), known.exit_code());
             TrainError::OtherRank { name, code, full_disk: known.is_full_disk() }.into()
         }
     }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bitnet_train::data::world::{Cast, Telling};
+use bitnet_train::distributed::Comm;
 use bitnet_train::monitor::{Monitor, Silent, Terminal, Verbosity};
 use bitnet_train::platform::Signals;
-use bitnet_train::ranks::Ranks;
-use bitnet_train::recipe::{self, DataSource, Plan, Recipe, Stage};
-use bitnet_train::train::{self, PipelineStage, Resume, RunOptions, Summary, TrainError};
+use bitnet_train::recipe::{self, DataSource, Plan, Recipe, StageKind};
+use bitnet_train::run::{self, PipelineStage, Resume, RunOptions, Summary};
+use bitnet_train::train::{TrainError, all_ok, first_only};
 use serde_json::{Value, json};
 
 use super::print_line;
@@ -26,24 +27,24 @@ const EXAMINED_STORIES: u64 = 200;
 const SHOWN_CONVERSATIONS: u64 = 2;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    with_ranks(args.threads, args.oversubscribe, |ranks| run_on(args, ranks))
+    with_ranks(args.threads, args.oversubscribe, |comm| run_on(args, comm))
 }
 
-fn run_on(args: &RunArgs, ranks: &Ranks) -> Result<()> {
+fn run_on(args: &RunArgs, comm: &Comm) -> Result<()> {
     let path = args.recipe.as_ref().expect("clap requires --recipe");
     let mut overrides = args.overrides.clone();
     overrides.extend(args.device.iter().map(|device| format!("device=\"{device}\"")));
     let plan = recipe::load(path, &overrides).map_err(TrainError::from);
-    let plan = train::agree(ranks, plan)?;
+    let plan = all_ok(comm, plan)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(path, &plan)));
     let signals =
         Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
-    let runner = Runner { args, ranks, signals };
+    let runner = Runner { args, comm, signals };
     match plan {
         Plan::Single(recipe) => runner.single(&recipe, &out),
         Plan::Pipeline(files) => {
-            let stages = train::pipeline(&files, &overrides, &out).map_err(TrainError::from);
-            let stages = train::agree(ranks, stages)?;
+            let stages = run::pipeline(&files, &overrides, &out).map_err(TrainError::from);
+            let stages = all_ok(comm, stages)?;
             runner.pipeline(&stages, &out)
         }
     }
@@ -60,7 +61,7 @@ fn name(path: &Path, plan: &Plan) -> String {
 /// What is the same for all stages.
 struct Runner<'a> {
     args: &'a RunArgs,
-    ranks: &'a Ranks,
+    comm: &'a Comm,
     signals: Signals,
 }
 
@@ -75,7 +76,7 @@ struct Outcome<'a> {
 impl Runner<'_> {
     fn single(&self, recipe: &Recipe, out: &Path) -> Result<()> {
         let summary = self.stage(recipe, out, self.resume(out))?;
-        if self.args.dry_run || !self.ranks.is_first() {
+        if self.args.dry_run || !self.comm.is_first() {
             return Ok(());
         }
         let outcome = Outcome { recipe, scores: examine(recipe, &summary)?, summary };
@@ -93,21 +94,21 @@ impl Runner<'_> {
         self.check_pipeline(stages, &resume)?;
         let mut outcomes = Vec::with_capacity(stages.len());
         for (number, PipelineStage { recipe, out }) in (1..).zip(stages) {
-            if !self.args.quiet && self.ranks.is_first() {
+            if !self.args.quiet && self.comm.is_first() {
                 eprintln!("\n== stage {number} of {}: {}", stages.len(), recipe.name);
             }
             let summary = self.stage(recipe, out, resume.clone())?;
             if self.args.dry_run {
-                if self.ranks.is_first() {
+                if self.comm.is_first() {
                     eprintln!("the stages behind it need its model and are not rehearsed");
                 }
                 return Ok(());
             }
-            let first = self.ranks.is_first();
+            let first = self.comm.is_first();
             let scores = if first { examine(recipe, &summary)? } else { BTreeMap::new() };
             outcomes.push(Outcome { recipe, summary, scores });
         }
-        if !self.ranks.is_first() {
+        if !self.comm.is_first() {
             return Ok(());
         }
         if self.args.json {
@@ -132,9 +133,9 @@ impl Runner<'_> {
             return Err(Usage(what.to_owned()).into());
         }
         for PipelineStage { recipe, out } in stages {
-            train::check(recipe, self.ranks)?;
+            run::check(recipe, self.comm)?;
             if *resume == Resume::Never {
-                train::first_only(self.ranks, || train::refuse_existing(out))?;
+                first_only(self.comm, || run::refuse_existing(out))?;
             }
         }
         Ok(())
@@ -148,22 +149,22 @@ impl Runner<'_> {
             allow_change: args.allow_change.clone(),
             command: std::env::args().collect::<Vec<_>>().join(" "),
             signals: self.signals.clone(),
-            ranks: self.ranks.clone(),
+            comm: self.comm.clone(),
         };
         let verbosity = match (args.quiet, args.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
             _ => Verbosity::Normal,
         };
-        let mut monitor: Box<dyn Monitor> = if self.ranks.is_first() {
+        let mut monitor: Box<dyn Monitor> = if self.comm.is_first() {
             Box::new(Terminal::new(verbosity))
         } else {
             Box::new(Silent)
         };
         if args.dry_run {
-            return Ok(train::rehearse(recipe, &options, monitor.as_mut())?);
+            return Ok(run::dry_run(recipe, &options, monitor.as_mut())?);
         }
-        Ok(train::run(recipe, &options, monitor.as_mut())?)
+        Ok(run::run(recipe, &options, monitor.as_mut())?)
     }
 
     fn resume(&self, out: &Path) -> Resume {
@@ -234,7 +235,7 @@ fn show(outcome: &Outcome) -> Result<()> {
     let Some(packed) = outcome.packed() else { return Ok(()) };
     let (recipe, speaker) = (outcome.recipe, Speaker::open(packed)?);
     for prompt in &recipe.sample.prompts {
-        if recipe.stage == Stage::Pretrain {
+        if recipe.stage == StageKind::Pretrain {
             print_line(&format!("> {prompt}{}", speaker.continue_text(prompt, SPOKEN_TOKENS)?));
         } else {
             let turn = bitnet_text::Message {
@@ -248,7 +249,7 @@ fn show(outcome: &Outcome) -> Result<()> {
     if !matches!(recipe.data.source, DataSource::Generate(_)) {
         return Ok(());
     }
-    if recipe.stage == Stage::Pretrain {
+    if recipe.stage == StageKind::Pretrain {
         for (what, telling) in [("plain", Telling::Plain), ("eventful", Telling::Hq)] {
             let Score { asked, right } = speaker.probe(recipe.seed, telling, EXAMINED_STORIES)?;
             print_line(&format!(
@@ -292,7 +293,7 @@ fn print_scores(outcomes: &[Outcome]) {
 }
 
 fn print_next_steps(outcome: &Outcome) {
-    let final_dir = train::final_dir(&outcome.summary.out);
+    let final_dir = run::final_dir(&outcome.summary.out);
     print_line(&format!("\nThe trained model: {}", final_dir.display()));
     let Some(packed) = outcome.packed() else {
         print_line("Pack it to run it:");
@@ -303,7 +304,7 @@ fn print_next_steps(outcome: &Outcome) {
         return;
     };
     print_line(&format!("The packed model:  {}", packed.display()));
-    if outcome.recipe.stage == Stage::Pretrain {
+    if outcome.recipe.stage == StageKind::Pretrain {
         print_line("Let it go on with a text of yours:");
         print_line(&format!(
             "  cargo run --release -p bitnet -- generate --model {} --prompt \"Once upon a time\"",

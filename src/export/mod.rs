@@ -18,9 +18,9 @@ use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
 use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table};
 use serde::Serialize;
 
+use crate::error::TrainError;
 use crate::platform::Signals;
 use crate::recipe::{ExportFormat, Recipe};
-use crate::train::TrainError;
 pub use verify::{Verification, verify};
 
 /// What to export and where to.

@@ -7,7 +7,7 @@ use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::gguf::{Metadata, Value};
 use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
 
-use crate::train::TrainError;
+use crate::error::TrainError;
 
 /// Copies the tokenizer files of a folder; writes those that a GGUF file implies.
 pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(), TrainError> {

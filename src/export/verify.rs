@@ -16,9 +16,9 @@ use rand::Rng;
 use serde::Serialize;
 
 use crate::device;
+use crate::error::TrainError;
 use crate::model::{likeliest, streamed_logits};
 use crate::random;
-use crate::train::TrainError;
 
 /// How far a written file is from its source, and the programs that run it from each other.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -14,8 +14,6 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::train::TernaryShares;
-
 /// What is known before the first step.
 #[derive(Clone, Debug)]
 pub struct RunInfo {
@@ -127,3 +125,19 @@ pub trait Monitor {
 pub struct Silent;
 
 impl Monitor for Silent {}
+
+/// Statistics of the ternary codes of one kind of matrix, over all layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct TernaryShares {
+    /// Share of −1.
+    pub minus: f64,
+    /// Share of 0.
+    pub zero: f64,
+    /// Share of +1.
+    pub plus: f64,
+    /// Share of codes that differ from those of the last report of this process; `null` in its
+    /// first.
+    pub flipped: Option<f64>,
+    /// Rows of nothing but 0: outputs that are always 0.
+    pub dead_rows: u64,
+}

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::TernaryShares;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
-use crate::train::TernaryShares;
 
 /// How often a line is printed where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);

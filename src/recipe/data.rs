@@ -7,7 +7,7 @@ use super::item::Item;
 use super::pattern::PathPattern;
 use super::phase::Sets;
 use super::section::Section;
-use super::settings::{Stage, word};
+use super::settings::{StageKind, word};
 
 /// The name of the set that `data.train` is.
 pub const TRAIN: &str = "train";
@@ -15,11 +15,11 @@ pub const TRAIN: &str = "train";
 pub const VALIDATION: &str = "validation";
 /// The sets of a generated world in a stage; the first is what a phase without weights is trained
 /// on.
-pub fn generated_sets(stage: Stage) -> &'static [&'static str] {
+pub fn generated_sets(stage: StageKind) -> &'static [&'static str] {
     match stage {
-        Stage::Pretrain => &["general", "hq", "plain"],
-        Stage::Sft => &["questions"],
-        Stage::Dpo => &["preferences"],
+        StageKind::Pretrain => &["general", "hq", "plain"],
+        StageKind::Sft => &["questions"],
+        StageKind::Dpo => &["preferences"],
     }
 }
 
@@ -83,18 +83,18 @@ impl LongRows {
     }
 
     /// What a stage allows: a preference pair cannot be split.
-    fn words(stage: Stage) -> &'static [(&'static str, Self)] {
-        if stage == Stage::Dpo { &Self::WORDS[..2] } else { Self::WORDS }
+    fn words(stage: StageKind) -> &'static [(&'static str, Self)] {
+        if stage == StageKind::Dpo { &Self::WORDS[..2] } else { Self::WORDS }
     }
 
-    fn default(stage: Stage) -> Self {
-        if stage == Stage::Pretrain { Self::Split } else { Self::Truncate }
+    fn default(stage: StageKind) -> Self {
+        if stage == StageKind::Pretrain { Self::Split } else { Self::Truncate }
     }
 }
 
 impl Data {
     /// What phases can name.
-    pub(super) fn sets(&self, stage: Stage) -> Sets {
+    pub(super) fn sets(&self, stage: StageKind) -> Sets {
         match &self.source {
             DataSource::Files { sets, .. } => Sets {
                 names: sets.keys().cloned().collect(),
@@ -117,7 +117,7 @@ impl Data {
 }
 
 /// Reads `[data]`; `base` is the folder that relative paths start from.
-pub(super) fn read_data(root: &mut Section<'_>, stage: Stage, base: &Path) -> Data {
+pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -> Data {
     let mut table = root.section("data");
     let source = read_source(&mut table, base);
     let seq_len = table.required("seq_len", "tokens a row", Item::count);

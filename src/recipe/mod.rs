@@ -39,8 +39,8 @@ pub use phase::Phase;
 pub use rate::{Rate, Shape, Span};
 pub use schedule::{Schedule, StepRates, default_warmup};
 pub use settings::{
-    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, Optimizer,
-    Precision, Recipe, Reduction, Sample, Stage, Telemetry, TokenizerSource, Train,
+    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, LossReduction,
+    Optimizer, Precision, Recipe, Sample, StageKind, Telemetry, TokenizerSource, Train,
 };
 
 use item::Item;

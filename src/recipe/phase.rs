@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::item::{Bound, Item};
 use super::rate::{Rate, read_rate};
 use super::section::Section;
-use super::settings::Stage;
+use super::settings::StageKind;
 
 /// How far the shares of all phases may lie from 1 together.
 const SHARE_TOLERANCE: f64 = 1e-6;
@@ -34,7 +34,7 @@ pub(super) struct Sets {
 }
 
 /// Reads all `[[phase]]`; where there are none, one phase `main` is the run.
-pub(super) fn read_phases(root: &mut Section<'_>, stage: Stage, sets: &Sets) -> Vec<Phase> {
+pub(super) fn read_phases(root: &mut Section<'_>, stage: StageKind, sets: &Sets) -> Vec<Phase> {
     let list = "[[phase]] tables";
     match root.item("phase") {
         None => vec![default_phase(root, stage, sets)],
@@ -49,7 +49,7 @@ pub(super) fn read_phases(root: &mut Section<'_>, stage: Stage, sets: &Sets) -> 
     }
 }
 
-fn default_phase(root: &Section<'_>, stage: Stage, sets: &Sets) -> Phase {
+fn default_phase(root: &Section<'_>, stage: StageKind, sets: &Sets) -> Phase {
     if sets.default.is_none() && !sets.names.is_empty() {
         root.missing("phase", "[[phase]] tables with the weights of the named sets");
     }
@@ -62,7 +62,7 @@ fn default_phase(root: &Section<'_>, stage: Stage, sets: &Sets) -> Phase {
     }
 }
 
-fn read_all(list: &Item<'_>, items: &[Item<'_>], stage: Stage, sets: &Sets) -> Vec<Phase> {
+fn read_all(list: &Item<'_>, items: &[Item<'_>], stage: StageKind, sets: &Sets) -> Vec<Phase> {
     let alone = items.len() == 1;
     let read = |item: &Item<'_>| read_phase(item, stage, sets, alone);
     let phases: Vec<Phase> = items.iter().filter_map(read).collect();
@@ -73,7 +73,7 @@ fn read_all(list: &Item<'_>, items: &[Item<'_>], stage: Stage, sets: &Sets) -> V
     phases
 }
 
-fn read_phase(item: &Item<'_>, stage: Stage, sets: &Sets, alone: bool) -> Option<Phase> {
+fn read_phase(item: &Item<'_>, stage: StageKind, sets: &Sets, alone: bool) -> Option<Phase> {
     let mut table = item.section("a [[phase]] table")?;
     let name = table.required("name", "the phase's name", Item::word);
     let share = |item: &Item<'_>| item.number(Bound::Share);

@@ -9,8 +9,8 @@ use super::phase::read_phases;
 use super::schedule::default_warmup;
 use super::section::{Problems, Section};
 use super::settings::{
-    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, Optimizer,
-    Precision, Recipe, Reduction, Sample, Stage, Telemetry, TokenizerSource, Train,
+    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, LossReduction,
+    Optimizer, Precision, Recipe, Sample, StageKind, Telemetry, TokenizerSource, Train,
 };
 use super::tree::Node;
 
@@ -21,9 +21,10 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     let base = path.parent().unwrap_or(nowhere);
     let paths = Paths { shown: shown.parent().unwrap_or(nowhere), base };
     let mut root = Section::root(tree, problems);
-    let stage = root
-        .required("stage", "\"pretrain\", \"sft\" or \"dpo\"", |item| item.choice(Stage::WORDS));
-    let stage = stage.unwrap_or(Stage::Pretrain);
+    let stage = root.required("stage", "\"pretrain\", \"sft\" or \"dpo\"", |item| {
+        item.choice(StageKind::WORDS)
+    });
+    let stage = stage.unwrap_or(StageKind::Pretrain);
     let model = read_model(&mut root, paths);
     let (tokenizer, chat) = read_tokenizer(&mut root, base, model.as_ref());
     let data = read_data(&mut root, stage, base);
@@ -233,9 +234,9 @@ fn read_warmup(item: &Item<'_>, length: Length) -> Option<u64> {
     Some(warmup)
 }
 
-fn read_loss(root: &mut Section<'_>, stage: Stage) -> Loss {
+fn read_loss(root: &mut Section<'_>, stage: StageKind) -> Loss {
     let mut table = root.section("loss");
-    let reduction = table.optional("reduction", |item| item.choice(Reduction::WORDS));
+    let reduction = table.optional("reduction", |item| item.choice(LossReduction::WORDS));
     table.finish();
     Loss { reduction: reduction.unwrap_or_else(|| stage.default_reduction()) }
 }

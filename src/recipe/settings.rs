@@ -11,8 +11,8 @@ use std::str::FromStr;
 use super::data::Data;
 use super::model::ModelSource;
 use super::rate::{Rate, Shape, Span};
+use crate::distributed::CommDType;
 use crate::model::Activations;
-use crate::ranks::Wire;
 
 /// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Recipe {
     /// What the run is called: the file's stem unless the recipe says otherwise.
     pub name: String,
     /// What is learned.
-    pub stage: Stage,
+    pub stage: StageKind,
     /// The seed of every random choice.
     pub seed: u64,
     /// Where the run computes.
@@ -61,7 +61,7 @@ pub struct Recipe {
 
 /// What is learned, and so what a line of data holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum StageKind {
     /// The next token of any text.
     Pretrain,
     /// The assistant's turns of conversations.
@@ -70,7 +70,7 @@ pub enum Stage {
     Dpo,
 }
 
-impl Stage {
+impl StageKind {
     pub(super) const WORDS: &[(&str, Self)] =
         &[("pretrain", Self::Pretrain), ("sft", Self::Sft), ("dpo", Self::Dpo)];
 
@@ -92,8 +92,8 @@ impl Stage {
         Rate::Constant { value: if self == Self::Pretrain { 0.1 } else { 0.0 } }
     }
 
-    pub(super) fn default_reduction(self) -> Reduction {
-        if self == Self::Sft { Reduction::Sum } else { Reduction::Mean }
+    pub(super) fn default_reduction(self) -> LossReduction {
+        if self == Self::Sft { LossReduction::Sum } else { LossReduction::Mean }
     }
 }
 
@@ -151,10 +151,10 @@ impl Precision {
     }
 
     /// How numbers of it travel between ranks.
-    pub fn wire(self) -> Wire {
+    pub fn comm_dtype(self) -> CommDType {
         match self {
-            Self::F32 => Wire::F32,
-            Self::Bf16 => Wire::Bf16,
+            Self::F32 => CommDType::F32,
+            Self::Bf16 => CommDType::Bf16,
         }
     }
 
@@ -219,19 +219,19 @@ pub struct Optimizer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// How the losses of one step's tokens become one number.
-    pub reduction: Reduction,
+    pub reduction: LossReduction,
 }
 
 /// How the losses of one step's tokens become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
+pub enum LossReduction {
     /// Their mean over the trained tokens.
     Mean,
     /// Their sum.
     Sum,
 }
 
-impl Reduction {
+impl LossReduction {
     pub(super) const WORDS: &[(&str, Self)] = &[("mean", Self::Mean), ("sum", Self::Sum)];
 
     /// The word for it in a recipe.
@@ -371,11 +371,11 @@ mod tests {
     #[test]
     fn every_choice_has_the_word_of_the_interface() {
         assert_eq!(
-            [Stage::Pretrain, Stage::Sft, Stage::Dpo].map(Stage::name).join(" "),
+            [StageKind::Pretrain, StageKind::Sft, StageKind::Dpo].map(StageKind::name).join(" "),
             "pretrain sft dpo"
         );
         assert_eq!(Precision::Bf16.name(), "bf16");
-        assert_eq!(Reduction::Sum.name(), "sum");
+        assert_eq!(LossReduction::Sum.name(), "sum");
         for (word, format) in ExportFormat::WORDS {
             assert_eq!(word.parse::<ExportFormat>().unwrap(), *format);
             assert_eq!(format.name(), *word);

@@ -1,53 +1,151 @@
-//! The training loop and its parts, from one optimizer step ([`Accumulated`], [`AdamW`]) to a
-//! whole run ([`run`]). Models, files and terminals live in other rooms.
+//! The training loop.
+//!
+//! [`Trainer::train`] is the whole of it: draw a batch, sum its gradients, clip and update, run the
+//! callbacks that are due. The state of a run is four values: model, optimizer, step and loader
+//! position ([`TrainState`]); resuming reads them from a checkpoint and enters the same loop.
+//!
+//! * `open`, `context`: everything a recipe names, opened once ([`RunContext`])
+//! * `stage`: what pretraining, SFT and DPO bring to the loop
+//! * `step`: gradients and the optimizer step
+//! * `metrics`, `callbacks`, `save`: what happens between steps
+//!
+//! What a run is beside its training (directory, options, resuming, pipelines) is `crate::run`.
 
-mod adamw;
-mod agreement;
-mod curriculum;
-mod due;
-mod error;
-mod evaluate;
-mod guard;
-mod inputs;
-mod objective;
-mod pairs;
-mod pipeline;
-mod preference;
-mod reference;
-mod resume;
-mod run;
-mod run_dir;
+mod callbacks;
+pub(crate) mod context;
+mod metrics;
+pub(crate) mod open;
 mod sample;
-mod session;
-mod sources;
-mod step;
+mod save;
+pub(crate) mod stage;
+pub(crate) mod state;
+pub(crate) mod step;
 mod telemetry;
-mod together;
-mod training;
 
-pub use adamw::{AdamW, AdamWSettings};
-pub use agreement::{agree, first_only};
-pub(crate) use curriculum::part_size;
-pub use error::TrainError;
-pub use evaluate::{Likelihood, batch_of, likelihood};
-pub use guard::Limits;
-pub use objective::{Batch, CrossEntropy, Objective, Outcome, batch_log_probs};
-pub use pipeline::{PipelineStage, pipeline};
-pub use preference::{PairBatch, Preference, sequence_log_probs};
-pub use run::{
-    Preview, Resume, RunOptions, Shape, Summary, check, check_batch, final_dir, preview,
-    refuse_existing, rehearse, run, shape,
-};
+use std::time::Instant;
+
+pub use crate::distributed::{all_ok, first_only};
+pub use crate::error::TrainError;
+pub use crate::recipe::{LossReduction, StepRates};
 pub use sample::{SampleSettings, sample};
-pub use step::{Accumulated, MadeStep, Reduction, Skip, StepReport, StepSettings, global_norm};
-pub use telemetry::TernaryShares;
-pub(crate) use together::{Together, TogetherSettings};
+pub use stage::evaluate::{Likelihood, batch_of, likelihood};
+pub use stage::objective::{CrossEntropy, LossSum, Objective, TokenBatch, batch_log_probs};
+pub use stage::preference::{DpoObjective, PairBatch, sequence_log_probs};
+pub use step::accumulate::GradAccumulator;
+pub use step::adamw::{AdamW, AdamWSettings};
+pub use step::guard::{Limits, Skip};
+pub use step::report::{PendingStep, StepReport, StepSettings};
+pub use step::update::{OptimizerStep, global_norm, optimizer_step, single_process};
 
-/// The rates of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rates {
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
+pub(crate) use callbacks::Callbacks;
+pub(crate) use metrics::RunLog;
+
+use crate::device::runs_own_operations;
+use crate::distributed::any_stop;
+use crate::platform::Stop;
+use context::RunContext;
+use stage::{BatchRequest, Stage, StepGradients};
+use state::TrainState;
+
+/// The loop with everything it works on.
+pub(crate) struct Trainer<'a> {
+    pub(crate) context: &'a RunContext<'a>,
+    pub(crate) stage: Box<dyn Stage>,
+    pub(crate) callbacks: Callbacks<'a>,
+    /// When the run has to stop, by `train.max_minutes`.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What signals, files and the clock ask of a run, on whichever rank.
+struct Requests {
+    stop: Option<Stop>,
+    save: bool,
+}
+
+impl Trainer<'_> {
+    /// Trains to the last step, or until a signal stops the run with its state saved.
+    pub(crate) fn train(&mut self, mut state: TrainState) -> Result<TrainState, TrainError> {
+        let context = self.context;
+        loop {
+            // Callbacks of the step before; a resumed run repeats those that a signal cut off.
+            let requests = self.requests();
+            if state.progress.unfinished {
+                self.callbacks.after_step(self.stage.as_mut(), &mut state, requests.save)?;
+            }
+            if state.progress.step == context.steps {
+                return Ok(state);
+            }
+            if let Some(stop) = requests.stop {
+                return Err(self.callbacks.save_and_stop(&mut state, stop));
+            }
+
+            // Draw a batch, run it forward and backward, sum the gradients.
+            self.callbacks.step_starts();
+            let step = state.progress.step + 1;
+            let gradients = match next_gradients(context, self.stage.as_mut(), &state) {
+                // A signal in the middle: the state is still that of the step before.
+                Err(TrainError::Stopped(stop)) => {
+                    return Err(self.callbacks.save_and_stop(&mut state, stop));
+                }
+                gradients => gradients?,
+            };
+
+            // Check, clip, update.
+            let StepGradients { sum, next, places } = gradients;
+            let rates = context.schedule.at(step);
+            let settings = context.step_settings(state.progress.spikes.limits(context.guard()));
+            let (model, optimizer) = (state.model, &mut state.optimizer);
+            let (model, pending) = context.stepper.step(sum, model, optimizer, settings, rates);
+            state.model = model;
+            state.progress.advance(next, &pending);
+
+            // A device that would have to wait for its figures makes a few steps first.
+            self.callbacks.made(step, &state.progress, rates, pending, places);
+            if self.callbacks.in_flight() >= context.stepper.log_interval() {
+                self.callbacks.sync_metrics(&mut state)?;
+            }
+        }
+    }
+
+    /// What is asked of this rank or another; all ranks get the same answer.
+    fn requests(&self) -> Requests {
+        let RunContext { signals, comm, .. } = self.context;
+        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let stop = signals.stop().or(late.then_some(Stop::Terminate));
+        let save = signals.take_save() || self.callbacks.take_save_request();
+        if comm.world_size() == 1 {
+            return Requests { stop, save };
+        }
+        Requests { stop: any_stop(comm, stop), save: comm.all_reduce_max(u8::from(save)) > 0 }
+    }
+}
+
+/// The gradients of the step that follows `state`, their loss checked; changes nothing.
+pub(crate) fn next_gradients(
+    context: &RunContext,
+    stage: &mut dyn Stage,
+    state: &TrainState,
+) -> Result<StepGradients, TrainError> {
+    let (train, position) = (&context.recipe.train, &state.progress.position);
+    let step = state.progress.step + 1;
+    let phase = context.schedule.phase_of(step);
+    let (mix, batch, micro_batch) = (&context.mixes[phase], train.batch, train.micro_batch);
+    let request = BatchRequest { phase, mix, position, batch, micro_batch };
+    let gradients =
+        stage.gradients(&state.model, request, context.step_context(&context.device))?;
+    if let (1, Some(expected)) = (step, stage.first_loss()) {
+        check_first_loss(gradients.sum.loss(), expected, runs_own_operations(&context.device))?;
+    }
+    Ok(gradients)
+}
+
+/// Policy and reference of a preference run start equal, so its first loss is known (ln 2). Another
+/// loss would mean that they are not the same model, or not computed alike. Where a product may
+/// depend on the number of rows (`!exact`), one rounding can move an activation code.
+fn check_first_loss(found: f32, expected: f32, exact: bool) -> Result<(), TrainError> {
+    let tolerance = if exact { 1e-6 } else { 1e-2 };
+    if (found - expected).abs() <= tolerance {
+        return Ok(());
+    }
+    Err(TrainError::ReferenceDiffers { found, expected })
 }

@@ -1,31 +1,15 @@
-//! What becomes of the ternary weights while they are trained: how many are −1, 0 and +1, how many
-//! changed since the last report, which rows died. Reads the model and changes nothing.
+//! Statistics of the ternary weights during training: shares of −1, 0 and +1, codes that changed since
+//! the last report, dead rows. Reads the model and changes nothing.
 
 use std::collections::BTreeMap;
 
 use bitnet_format::quant::{WeightScale, ternary_codes};
 use bitnet_format::{ModelSpec, Role, TensorEntry, tensor_table};
 use rayon::prelude::*;
-use serde::Serialize;
 
+use crate::distributed::Comm;
 use crate::model::{LanguageModel, values};
-use crate::ranks::Ranks;
-
-/// The codes of one kind of matrix, over all layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct TernaryShares {
-    /// Share of −1.
-    pub minus: f64,
-    /// Share of 0.
-    pub zero: f64,
-    /// Share of +1.
-    pub plus: f64,
-    /// Share of codes that differ from those of the last report of this process; `null` in its
-    /// first.
-    pub flipped: Option<f64>,
-    /// Rows of nothing but 0: outputs that are always 0.
-    pub dead_rows: u64,
-}
+use crate::monitor::TernaryShares;
 
 /// Counts of one kind; sums over its matrices.
 #[derive(Clone, Copy, Default)]
@@ -44,24 +28,24 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Shares by kind (`q_proj`, …) and over all (`all`); empty for a dense model. Matrices are
-    /// dealt out to the ranks one by one.
+    /// Shares by kind (`q_proj`, …) and over all (`all`); empty for a dense model. Each
+    /// rank counts the matrices it owns.
     pub(crate) fn report(
         &mut self,
         spec: &ModelSpec,
         model: &LanguageModel,
-        ranks: &Ranks,
+        comm: &Comm,
     ) -> BTreeMap<String, TernaryShares> {
         let table = tensor_table(spec);
         let values = table.iter().zip(values(model)).filter(|(entry, _)| entry.is_ternary(spec));
-        let dealt = values.enumerate().filter(|(number, _)| ranks.deals_with(*number));
-        let matrices: Vec<(&TensorEntry, Vec<f32>)> = dealt
+        let own = values.enumerate().filter(|(number, _)| comm.owns(*number));
+        let matrices: Vec<(&TensorEntry, Vec<f32>)> = own
             .map(|(_, (entry, tensor))| {
                 (entry, tensor.into_data().try_into_vec().expect("parameters are f32"))
             })
             .collect();
         let codes: Vec<Vec<i8>> = matrices.par_iter().map(|(_, values)| codes(values)).collect();
-        // Every rank has all kinds, also those of which it was dealt nothing.
+        // Every rank needs all kinds, also those of which it owns no matrix.
         let ternary = table.iter().filter(|entry| entry.is_ternary(spec));
         let names = ternary.flat_map(|entry| [kind_of(entry), "all".to_owned()]);
         let mut kinds: BTreeMap<String, Counts> =
@@ -75,8 +59,8 @@ impl Telemetry {
             }
         }
         let compared = self.last.replace(codes).is_some();
-        let own: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
-        let all = ranks.sums(&own);
+        let numbers: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
+        let all = comm.all_reduce_sum(&numbers);
         let (all, _) = all.as_chunks();
         let shares = |numbers| Counts::from_numbers(numbers, compared).shares();
         kinds.into_keys().zip(all).map(|(kind, numbers)| (kind, shares(numbers))).collect()
@@ -165,7 +149,7 @@ mod tests {
         .unwrap();
         let model = LanguageModel::initial(&spec, 1, &burn::tensor::Device::flex());
         let mut telemetry = Telemetry::default();
-        let first = telemetry.report(&spec, &model, &Ranks::alone());
+        let first = telemetry.report(&spec, &model, &Comm::single());
         let kinds: Vec<_> = first.keys().map(String::as_str).collect();
         let expected =
             ["all", "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"];
@@ -174,6 +158,6 @@ mod tests {
         let all = first["all"];
         assert!((all.minus + all.zero + all.plus - 1.0).abs() < 1e-12);
         assert!(all.zero > 0.2 && all.zero < 0.45, "a Gaussian has 31 % below half its absmean");
-        assert_eq!(telemetry.report(&spec, &model, &Ranks::alone())["all"].flipped, Some(0.0));
+        assert_eq!(telemetry.report(&spec, &model, &Comm::single())["all"].flipped, Some(0.0));
     }
 }

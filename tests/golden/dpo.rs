@@ -2,14 +2,15 @@
 
 use bitnet_train::model::{Documents, LanguageModel, named_values};
 use bitnet_train::train::{
-    Accumulated, Batch, Objective, PairBatch, Preference, Reduction, sequence_log_probs,
+    DpoObjective, GradAccumulator, LossReduction, Objective, PairBatch, TokenBatch,
+    sequence_log_probs,
 };
 use burn::tensor::Device;
 
 use super::sets::{self, Set, check, host, relative_distance};
 
 /// The collated batch of a set: chosen rows, then rejected ones.
-fn rows(set: &Set) -> Batch {
+fn rows(set: &Set) -> TokenBatch {
     let file = set.file("dpo.safetensors");
     let [batch, width] = file.shape("input_ids")[..] else { panic!("[2P, T]") };
     let mask = file.ints("completion_mask");
@@ -17,7 +18,7 @@ fn rows(set: &Set) -> Batch {
         from.chunks(width).flat_map(|row| row[skip..skip + width - 1].to_vec()).collect()
     };
     let ids = file.ints("input_ids");
-    Batch {
+    TokenBatch {
         tokens: part(&ids, 0),
         targets: part(&ids, 1),
         loss_mask: part(&mask, 1).iter().map(|&trained| trained as f32).collect(),
@@ -54,7 +55,7 @@ fn golden_dpo_loss_metrics_and_gradients() {
         let (file, meta) = (set.file("dpo.safetensors"), set.meta());
         let meta = &meta["dpo"];
         let device = Device::flex().autodiff();
-        let objective = Preference { beta: meta["beta"].as_f64().unwrap() };
+        let objective = DpoObjective { beta: meta["beta"].as_f64().unwrap() };
         let batch = PairBatch { rows: rows(&set), reference: file.floats("ref_logps") };
         let model = set.model(&device);
         let outcome = objective.evaluate(&model, &batch, &device);
@@ -73,12 +74,12 @@ fn golden_dpo_loss_metrics_and_gradients() {
             let error = (mean(ours) - meta["trl_metrics"][theirs].as_f64().unwrap()).abs();
             check(&set, &format!("dpo {ours}"), error, tolerance);
         }
-        let sum = Accumulated::of(&model, &objective, &[batch], &device);
+        let sum = GradAccumulator::of(&model, &objective, &[batch], &device);
         let loss = f64::from(sum.loss());
         check(&set, "dpo loss", (loss - meta["loss_trl"].as_f64().unwrap()).abs(), 1e-5);
         let names = named_values(&model).into_iter().map(|(name, _)| name);
         let mut worst = 0.0f64;
-        for (name, gradient) in names.zip(sum.reduced_gradients(Reduction::Mean)) {
+        for (name, gradient) in names.zip(sum.reduced_gradients(LossReduction::Mean)) {
             let expected = file.floats(&format!("grad.{name}"));
             worst = worst.max(relative_distance(&host(gradient), &expected));
         }

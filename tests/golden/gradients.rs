@@ -1,7 +1,7 @@
 //! Loss and the gradient of every parameter against torch's autograd.
 
 use bitnet_train::model::named_values;
-use bitnet_train::train::{Accumulated, CrossEntropy, Reduction};
+use bitnet_train::train::{CrossEntropy, GradAccumulator, LossReduction};
 use burn::tensor::Device;
 
 use super::sets::{self, Set, check, host, relative_distance};
@@ -14,7 +14,7 @@ fn golden_mean_loss_gradients() {
         let rows = file.ints("input_ids");
         if set.file("grads.safetensors").0.names().iter().any(|name| name.starts_with("mean_all."))
         {
-            compare(&set, "mean_all", Reduction::Mean, &rows);
+            compare(&set, "mean_all", LossReduction::Mean, &rows);
             let found = f64::from(accumulate(&set, &rows).loss());
             check(
                 &set,
@@ -31,7 +31,7 @@ fn golden_masked_sum_loss_gradients() {
     for set in sets::with("grads.safetensors") {
         let meta = set.meta();
         let labels = set.file("forward.safetensors").ints("labels_mask");
-        compare(&set, "sum_masked", Reduction::Sum, &labels);
+        compare(&set, "sum_masked", LossReduction::Sum, &labels);
         let mean = f64::from(accumulate(&set, &labels).loss());
         let error = |key: &str, factor: f64| {
             let expected = meta[key].as_f64().unwrap();
@@ -43,16 +43,16 @@ fn golden_masked_sum_loss_gradients() {
     }
 }
 
-fn accumulate(set: &Set, labels: &[i32]) -> Accumulated {
+fn accumulate(set: &Set, labels: &[i32]) -> GradAccumulator {
     let device = Device::flex().autodiff();
     let file = set.file("forward.safetensors");
     let width = file.shape("input_ids")[1];
     let batch = sets::next_token_batch(&file.ints("input_ids"), labels, width);
     let model = set.model(&device);
-    Accumulated::over(&model, &CrossEntropy, &[vec![batch]], &device, &|| false).unwrap()
+    GradAccumulator::over(&model, &CrossEntropy, &[vec![batch]], &device, &|| false).unwrap()
 }
 
-fn compare(set: &Set, prefix: &str, reduction: Reduction, labels: &[i32]) {
+fn compare(set: &Set, prefix: &str, reduction: LossReduction, labels: &[i32]) {
     let expected = set.file("grads.safetensors");
     let names = named_values(&set.model(&Device::flex())).into_iter().map(|(name, _)| name);
     let gradients = accumulate(set, labels).reduced_gradients(reduction);

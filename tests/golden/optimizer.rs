@@ -1,7 +1,7 @@
 //! `AdamW` without a model against `torch.optim.AdamW`.
 
 use bitnet_train::ops::Compute;
-use bitnet_train::train::{AdamW, AdamWSettings, Rates};
+use bitnet_train::train::{AdamW, AdamWSettings, StepRates};
 use burn::tensor::{Device, Tensor};
 
 use super::sets::{self, check, host, relative_distance};
@@ -29,7 +29,7 @@ fn golden_adamw_unit() {
         let mut worst = 0.0f64;
         for step in 1..=steps {
             let stage = usize::from(step >= change);
-            let rates = Rates {
+            let rates = StepRates {
                 learning_rate: number("lr", stage),
                 weight_decay: number("wd_group0", stage),
             };

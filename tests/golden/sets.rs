@@ -6,7 +6,7 @@ use bitnet_format::tensors::{Dtype, TensorFile};
 use bitnet_format::{HfConfig, ModelSpec, TensorEntry};
 use bitnet_train::model::Documents;
 use bitnet_train::model::{LanguageModel, Weight};
-use bitnet_train::train::Batch;
+use bitnet_train::train::TokenBatch;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
 
@@ -96,14 +96,14 @@ pub(crate) fn ids(values: &[i32], shape: [usize; 2], device: &Device) -> Tensor<
 }
 
 /// Rows `[B, T + 1]` as inputs and next-token targets; `labels` below zero are not trained.
-pub(crate) fn next_token_batch(rows: &[i32], labels: &[i32], width: usize) -> Batch {
+pub(crate) fn next_token_batch(rows: &[i32], labels: &[i32], width: usize) -> TokenBatch {
     let time = width - 1;
     let batch = rows.len() / width;
     let take = |from: &[i32], skip: usize| -> Vec<i32> {
         from.chunks(width).flat_map(|row| row[skip..skip + time].to_vec()).collect()
     };
     let loss_mask = take(labels, 1).iter().map(|&label| f32::from(label >= 0)).collect();
-    Batch {
+    TokenBatch {
         tokens: take(rows, 0),
         targets: take(rows, 1),
         loss_mask,

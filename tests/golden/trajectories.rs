@@ -10,8 +10,8 @@ use std::collections::HashMap;
 
 use bitnet_train::model::{LanguageModel, Weight, named_values, values};
 use bitnet_train::train::{
-    Accumulated, AdamW, AdamWSettings, CrossEntropy, Limits, Rates, Reduction, StepReport,
-    StepSettings,
+    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, Limits, LossReduction, StepRates,
+    StepReport, StepSettings, optimizer_step,
 };
 use burn::tensor::Device;
 use serde_json::Value;
@@ -48,7 +48,7 @@ fn run(set: &Set, key: &str, form: Weight, mut each: impl FnMut(Step)) {
         eps: number(&trajectory["eps"]),
     };
     let step_settings = StepSettings {
-        reduction: Reduction::Mean,
+        reduction: LossReduction::Mean,
         grad_clip: trajectory["clip_grad_norm_max"].as_f64().unwrap_or(0.0),
         limits: Limits::NONE,
     };
@@ -64,11 +64,14 @@ fn run(set: &Set, key: &str, form: Weight, mut each: impl FnMut(Step)) {
         let number_of_step = expected["step"].as_u64().unwrap();
         let rows = &rows[(number_of_step as usize - 1) % shape[0] * size..][..size];
         let batch = sets::next_token_batch(rows, rows, shape[2]);
-        let rates =
-            Rates { learning_rate: number(&expected["lr"]), weight_decay: number(&expected["wd"]) };
-        let sum =
-            Accumulated::over(&model, &CrossEntropy, &[vec![batch]], &device, &|| false).unwrap();
-        let (after, report) = sum.apply(model.clone(), &mut optimizer, step_settings, rates);
+        let rates = StepRates {
+            learning_rate: number(&expected["lr"]),
+            weight_decay: number(&expected["wd"]),
+        };
+        let sum = GradAccumulator::over(&model, &CrossEntropy, &[vec![batch]], &device, &|| false)
+            .unwrap();
+        let (after, report) =
+            optimizer_step(sum, model.clone(), &mut optimizer, step_settings, rates);
         let (number, time) = (number_of_step, shape[2]);
         each(Step { number, expected, report, before: &model, after: &after, rows, time });
         model = after;

@@ -18,8 +18,8 @@ use bitnet_train::model::{Documents, LanguageModel, named_values, values};
 use bitnet_train::ops::reference;
 use bitnet_train::random;
 use bitnet_train::train::{
-    Accumulated, AdamW, AdamWSettings, Batch, CrossEntropy, Limits, Rates, Reduction, Skip,
-    StepSettings, batch_log_probs,
+    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, Limits, LossReduction, Skip, StepRates,
+    StepSettings, TokenBatch, batch_log_probs, optimizer_step, single_process,
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::Rng;
@@ -177,13 +177,13 @@ fn spec(quantise: bool, rich: bool) -> ModelSpec {
 }
 
 /// Rows of two documents each, a third of the targets untrained.
-fn batch(seed: u64) -> Batch {
+fn batch(seed: u64) -> TokenBatch {
     let mut draw = random::keyed(seed, "parity", 0, 0);
     let mut ids = || -> Vec<i32> {
         (0..ROWS * TIME).map(|_| (draw.next_u32() % VOCAB as u32) as i32).collect()
     };
     let start = |at: usize| if at % TIME < 9 { 0 } else { 9 };
-    Batch {
+    TokenBatch {
         tokens: ids(),
         targets: ids(),
         loss_mask: (0..ROWS * TIME).map(|at| f32::from(at % 3 > 0)).collect(),
@@ -200,10 +200,10 @@ struct Pass {
 
 fn pass(spec: &ModelSpec, device: &Device) -> Pass {
     let model = LanguageModel::initial(spec, 7, device);
-    let sum = Accumulated::over(&model, &CrossEntropy, &[vec![batch(1)]], device, &|| false);
+    let sum = GradAccumulator::over(&model, &CrossEntropy, &[vec![batch(1)]], device, &|| false);
     let sum = sum.unwrap();
     let loss = f64::from(sum.loss());
-    let gradients = sum.reduced_gradients(Reduction::Mean).into_iter().map(host).collect();
+    let gradients = sum.reduced_gradients(LossReduction::Mean).into_iter().map(host).collect();
     Pass { loss, gradients, log_probs: host(batch_log_probs(&model, &batch(1), device)) }
 }
 
@@ -242,16 +242,18 @@ fn parity_of_loss_and_gradients() {
 fn twenty_steps(spec: &ModelSpec, device: &Device) -> (Vec<[f64; 2]>, Vec<Vec<f32>>) {
     let mut model = LanguageModel::initial(spec, 7, device);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
+    let stepper = single_process(device, Vec::new(), false);
     let mut made = Vec::new();
     for step in 0..20u32 {
-        let rates = Rates { learning_rate: 3e-3 - 1e-4 * f64::from(step), weight_decay: 0.1 };
+        let rates = StepRates { learning_rate: 3e-3 - 1e-4 * f64::from(step), weight_decay: 0.1 };
         let batches = [vec![batch(u64::from(2 * step))], vec![batch(u64::from(2 * step + 1))]];
-        let sum = Accumulated::over(&model, &CrossEntropy, &batches, device, &|| false).unwrap();
-        let (next, one) = sum.make(model, &mut optimizer, StepSettings::default(), rates);
+        let sum =
+            GradAccumulator::over(&model, &CrossEntropy, &batches, device, &|| false).unwrap();
+        let (next, one) = stepper.step(sum, model, &mut optimizer, StepSettings::default(), rates);
         made.push(one);
         model = next;
     }
-    let reports = made.into_iter().map(|one| one.report(&mut optimizer));
+    let reports = made.into_iter().map(|one| stepper.sync(one, &mut optimizer));
     let figures = reports.map(|report| [f64::from(report.loss), report.grad_norm]).collect();
     assert_eq!(optimizer.updates, 20);
     (figures, values(&model).into_iter().map(host).collect())
@@ -289,7 +291,7 @@ fn parity_of_twenty_steps() {
 #[test]
 fn parity_of_steps_that_are_left_out() {
     let spec = spec(true, true);
-    let rates = Rates { learning_rate: 0.1, weight_decay: 0.1 };
+    let rates = StepRates { learning_rate: 0.1, weight_decay: 0.1 };
     let step = |device: &Device, scale: f32, limits: Limits| {
         let model = LanguageModel::from_source(&spec, device, |entry| {
             let value = if entry.name == "model.norm.weight" { scale } else { 0.5 };
@@ -299,9 +301,9 @@ fn parity_of_steps_that_are_left_out() {
         let model = model.unwrap();
         let mut optimizer = AdamW::for_model(&spec, AdamWSettings::default(), device);
         let before: Vec<_> = values(&model).into_iter().map(host).collect();
-        let sum = Accumulated::of(&model, &CrossEntropy, &[batch(1)], device);
+        let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch(1)], device);
         let settings = StepSettings { limits, ..StepSettings::default() };
-        let (after, report) = sum.apply(model, &mut optimizer, settings, rates);
+        let (after, report) = optimizer_step(sum, model, &mut optimizer, settings, rates);
         let same = values(&after).into_iter().map(host).collect::<Vec<_>>() == before;
         let moments = host(optimizer.first[0].clone()).iter().all(|&m| m == 0.0);
         (report.skipped, optimizer.updates, same, moments)

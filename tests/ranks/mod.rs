@@ -9,11 +9,12 @@ mod mpi;
 use std::path::Path;
 
 use bitnet_format::tensors::TensorFile;
+use bitnet_train::distributed::in_threads;
 use bitnet_train::monitor::Silent;
 use bitnet_train::platform::Signals;
-use bitnet_train::ranks::in_threads;
 use bitnet_train::recipe::{self, Plan};
-use bitnet_train::train::{self, Resume, RunOptions, Summary, TrainError};
+use bitnet_train::run::{self, Resume, RunOptions, Summary};
+use bitnet_train::train::TrainError;
 use serde_json::Value;
 
 use crate::parity;
@@ -41,16 +42,16 @@ fn try_run(
     let Plan::Single(recipe) = recipe::load(&lab.path(recipe), &words).unwrap() else {
         panic!("a recipe of one stage")
     };
-    in_threads(ranks, |ranks| {
+    in_threads(ranks, |comm| {
         let options = RunOptions {
             out: out.to_owned(),
             resume: resume.clone(),
             allow_change: vec!["train.reduce_precision".to_owned()],
             command: "a test".to_owned(),
             signals: Signals::default(),
-            ranks,
+            comm,
         };
-        train::run(&recipe, &options, &mut Silent)
+        run::run(&recipe, &options, &mut Silent)
     })
 }
 

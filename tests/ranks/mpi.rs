@@ -1,4 +1,4 @@
-//! Ranks by the real program under `mpirun`: signals, kills, resuming on other numbers of ranks,
+//! Several ranks of the real program under `mpirun`: signals, kills, resuming on other numbers of ranks,
 //! and ranks that disagree. Skipped with a line where there is no `mpirun`, unless
 //! `BITNET_REQUIRE_MPI` is set.
 

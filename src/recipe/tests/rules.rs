@@ -8,7 +8,7 @@ use super::*;
 fn the_recipe_of_the_interface_page_means_what_it_says() {
     let desk = Desk::new(EXAMPLE);
     let Ok(Plan::Single(recipe)) = desk.load(&[]) else { panic!() };
-    assert_eq!((recipe.name.as_str(), recipe.stage, recipe.seed), ("r", Stage::Pretrain, 1));
+    assert_eq!((recipe.name.as_str(), recipe.stage, recipe.seed), ("r", StageKind::Pretrain, 1));
     assert_eq!(recipe.path, desk.path("recipes/r.toml"));
     let ModelSource::New { spec } = &recipe.model else { panic!() };
     assert_eq!(spec.vocab_size(), None);
@@ -60,9 +60,9 @@ fn what_a_short_recipe_leaves_out_has_its_default() {
 fn each_stage_has_its_own_defaults() {
     let linear = |peak| Rate::Curve { shape: Shape::Linear, peak, end: 0.0, span: Span::Run };
     for (stage, peak, decay, reduction, long_rows) in [
-        ("pretrain", 1.5e-3, 0.1, Reduction::Mean, LongRows::Split),
-        ("sft", 1e-4, 0.0, Reduction::Sum, LongRows::Truncate),
-        ("dpo", 2e-7, 0.0, Reduction::Mean, LongRows::Truncate),
+        ("pretrain", 1.5e-3, 0.1, LossReduction::Mean, LongRows::Split),
+        ("sft", 1e-4, 0.0, LossReduction::Sum, LongRows::Truncate),
+        ("dpo", 2e-7, 0.0, LossReduction::Mean, LongRows::Truncate),
     ] {
         let recipe = recipe(SHORT, &[&format!("stage={stage}")]);
         let [phase] = recipe.phases.as_slice() else { panic!() };

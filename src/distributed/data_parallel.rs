@@ -1,0 +1,284 @@
+//! One optimizer step of several ranks, and the state they share.
+//!
+//! Gradients are exchanged when a rank's backward passes are over, because Burn's autodiff returns
+//! all of them at its end. A step is
+//!
+//! 1. reduce-scatter: each rank gets the sums of the shards it owns, added in the order of the ranks;
+//! 2. global norm: the sum over the ranks of the squares of their shards;
+//! 3. update. With a sharded optimizer (`ZeRO` stage 1, arXiv 1910.02054) the owner updates its
+//!    shards, whose moments no other rank holds, and an all-gather sends the new parameters.
+//!    Otherwise the all-gather sends the summed gradients, and every rank makes the same update.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::comm::Comm;
+use super::consensus::{all_ok, first_only};
+use super::shard_plan::{CommDType, Shard, ShardPlan};
+use crate::checkpoint::{CheckpointError, MOMENT_KINDS, Moments, StoredMoments, WriteMoment};
+use crate::error::TrainError;
+use crate::model::{LanguageModel, replace_values, take_values, values};
+use crate::recipe::StepRates;
+use crate::train::step::accumulate::{GradAccumulator, in_pool};
+use crate::train::step::adamw::{AdamW, AdamWSettings};
+use crate::train::step::report::{PendingStep, StepFigures, StepSettings};
+use crate::train::step::update::{OptimizerStep, clip_factor, global_norm};
+
+/// The update of several ranks; an [`OptimizerStep`] like that of one process.
+#[derive(Debug)]
+pub(crate) struct DataParallel {
+    comm: Comm,
+    plan: ShardPlan,
+    /// What this rank owns.
+    shards: Vec<Shard>,
+    table: Vec<TensorEntry>,
+    frozen: Vec<bool>,
+    settings: DataParallelSettings,
+    /// Time spent communicating, including waiting for other ranks.
+    communicated: Cell<Duration>,
+}
+
+/// How the ranks share work and memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DataParallelSettings {
+    /// Each rank keeps the moments of its own shards only.
+    pub(crate) sharded: bool,
+    /// The number format of gradients in transit.
+    pub(crate) comm_dtype: CommDType,
+}
+
+impl DataParallel {
+    /// For a model of this shape; `frozen[i]` says whether tensor `i` is not trained.
+    pub(crate) fn new(
+        comm: &Comm,
+        spec: &ModelSpec,
+        frozen: Vec<bool>,
+        settings: DataParallelSettings,
+    ) -> Self {
+        let table = tensor_table(spec);
+        let trained = |(entry, frozen): (&TensorEntry, &bool)| {
+            if *frozen { 0 } else { entry.elements() }
+        };
+        let plan = ShardPlan::new(comm, table.iter().zip(&frozen).map(trained));
+        let (shards, communicated) = (plan.shards(), Cell::default());
+        Self { comm: comm.clone(), plan, shards, table, frozen, settings, communicated }
+    }
+
+    fn timed<R>(&self, communicate: impl FnOnce() -> R) -> R {
+        let began = Instant::now();
+        let result = communicate();
+        self.communicated.set(self.communicated.get() + began.elapsed());
+        result
+    }
+
+    /// The values of this rank's shards.
+    fn own_shards(&self, all: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        let own = |shard: &Shard| all[shard.tensor][shard.range.clone()].to_vec();
+        self.shards.iter().map(own).collect()
+    }
+
+    /// The model of rank 0, on all ranks.
+    fn broadcast(&self, model: LanguageModel) -> LanguageModel {
+        let device = model.head().device().inner();
+        let mut all = on_host(values(&model));
+        for values in &mut all {
+            self.comm.broadcast_floats(values);
+        }
+        replace_values(model, on_device(all, &device))
+    }
+
+    /// Whether all ranks hold the same parameters, to the bit.
+    fn in_sync(&self, model: &LanguageModel) -> bool {
+        let hashes = self.comm.gather(parameter_hash(model).as_bytes());
+        hashes.iter().all(|hash| *hash == hashes[0])
+    }
+
+    /// One kind of moments: rank 0 reads each tensor, all ranks keep what is theirs.
+    fn load_moments(
+        &self,
+        kind: &str,
+        stored: Option<&StoredMoments>,
+    ) -> Result<Vec<Vec<f32>>, TrainError> {
+        let mut kept = Vec::new();
+        for (index, entry) in self.table.iter().enumerate() {
+            let stored = || stored.expect("rank 0 has opened it");
+            let found = first_only(&self.comm, || Ok(stored().read(kind, entry)?))?;
+            let mut values = found.unwrap_or_else(|| vec![0.0; entry.elements()]);
+            self.comm.broadcast_floats(&mut values);
+            if self.settings.sharded {
+                let own = self.shards.iter().filter(|shard| shard.tensor == index);
+                kept.extend(own.map(|shard| values[shard.range.clone()].to_vec()));
+            } else {
+                kept.push(values);
+            }
+        }
+        Ok(kept)
+    }
+}
+
+impl OptimizerStep for DataParallel {
+    /// The host decides whether the update is made: it has the gradients anyway. Loss and count are
+    /// those of all ranks already ([`GradAccumulator::all_reduce`]).
+    fn step(
+        &self,
+        mut sum: GradAccumulator,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: StepRates,
+    ) -> (LanguageModel, PendingStep) {
+        let (divisor, compute) = (sum.divisor(settings.reduction), model.compute());
+        let device = model.head().device().inner();
+        let mut gradients = on_host(sum.take_gradients());
+        let dtype = self.settings.comm_dtype;
+        let shards = self.timed(|| self.plan.reduce_scatter(&gradients, dtype));
+        let owned = on_device(shards, &device);
+        let squares = in_pool(|| global_norm(&owned, compute)).powi(2);
+        let norm = self.comm.all_reduce_sum(&[squares])[0].sqrt();
+        let (loss, grad_norm) = (sum.loss(), norm / divisor);
+        let passed = settings.limits.check(loss, grad_norm).is_none();
+        let figures = StepFigures::OnHost { loss, grad_norm, passed };
+        let pending = sum.into_pending(figures, settings.limits);
+        if !passed {
+            return (model, pending);
+        }
+        let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
+        let (model, old) = take_values(model);
+        let update = |optimizer: &mut AdamW, old, gradients| {
+            in_pool(|| optimizer.update(old, gradients, factor, rates, compute))
+        };
+        let new = if self.settings.sharded {
+            drop(gradients);
+            let mut all = on_host(old);
+            let own = on_device(self.own_shards(&all), &device);
+            let own = on_host(update(optimizer, own, owned.into_iter().map(Some).collect()));
+            self.timed(|| self.plan.all_gather(&own, &mut all));
+            on_device(all, &device)
+        } else {
+            let owned = on_host(owned);
+            self.timed(|| self.plan.all_gather(&owned, &mut gradients));
+            let gradients = optimizer.trained(on_device(gradients, &device));
+            update(optimizer, old, gradients)
+        };
+        (replace_values(model, new), pending)
+    }
+
+    /// A sharded optimizer has the moments of this rank's shards only.
+    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
+        if !self.settings.sharded {
+            return AdamW::for_model(spec, settings, device).with_frozen(self.frozen.clone());
+        }
+        let sizes: Vec<usize> = self.shards.iter().map(|shard| shard.range.len()).collect();
+        let decayed = self.shards.iter().map(|shard| self.table[shard.tensor].is_matrix());
+        AdamW::new(settings, &sizes, decayed.collect(), &device.clone().inner())
+    }
+
+    fn load(
+        &self,
+        _spec: &ModelSpec,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        stored: Option<&StoredMoments>,
+    ) -> Result<LanguageModel, TrainError> {
+        let device = model.head().device().inner();
+        let model = self.broadcast(model);
+        let [first, second] = MOMENT_KINDS;
+        optimizer.first = on_device(self.load_moments(first, stored)?, &device);
+        optimizer.second = on_device(self.load_moments(second, stored)?, &device);
+        Ok(model)
+    }
+
+    /// Rank 0 writes. With a sharded optimizer the other ranks send it their moments meanwhile.
+    fn save(
+        &self,
+        model: &LanguageModel,
+        optimizer: &AdamW,
+        step: u64,
+        write: &mut dyn FnMut(&dyn Moments) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        if !self.in_sync(model) {
+            return Err(TrainError::RanksDiffer { step });
+        }
+        let moments = GatheredMoments { parallel: self, optimizer, gathered: Cell::new(false) };
+        let written = if self.comm.is_first() { write(&moments) } else { Ok(()) };
+        moments.drain();
+        all_ok(&self.comm, written)
+    }
+
+    fn take_communicated(&self) -> Duration {
+        self.communicated.take()
+    }
+}
+
+/// The moments of all ranks, gathered shard by shard while a checkpoint is written.
+struct GatheredMoments<'a> {
+    parallel: &'a DataParallel,
+    optimizer: &'a AdamW,
+    /// Whether this rank took its part in the gathering.
+    gathered: Cell<bool>,
+}
+
+impl GatheredMoments<'_> {
+    /// Takes part in the gathering without writing: for the ranks that write nothing, and for a
+    /// rank 0 that failed before it came to the moments. The others would wait for it otherwise.
+    fn drain(&self) {
+        if !self.gathered.get() {
+            self.each(&mut |_, _, _| Ok(())).expect("nothing is written");
+        }
+    }
+}
+
+impl Moments for GatheredMoments<'_> {
+    /// All ranks call this; `write` is called on rank 0 only.
+    fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError> {
+        let DataParallel { comm, plan, table, frozen, settings, .. } = self.parallel;
+        self.gathered.set(true);
+        if !settings.sharded {
+            return if comm.is_first() { self.optimizer.each(write) } else { Ok(()) };
+        }
+        let mut result = Ok(());
+        for (kind, moments) in
+            MOMENT_KINDS.iter().zip([&self.optimizer.first, &self.optimizer.second])
+        {
+            // After a write error nothing more is written, but the gathering has to go on.
+            let mut put = |tensor: usize, values: &[f32]| {
+                if result.is_ok() && comm.is_first() {
+                    result = write(kind, tensor, values);
+                }
+            };
+            let own = on_host(moments.clone());
+            plan.gather(&own, |tensor, values| put(tensor, &values));
+            for (tensor, entry) in table.iter().enumerate() {
+                if frozen[tensor] {
+                    put(tensor, &vec![0.0; entry.elements()]);
+                }
+            }
+        }
+        result
+    }
+}
+
+/// Identifies the parameters of a model, to the bit.
+pub(crate) fn parameter_hash(model: &LanguageModel) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for value in values(model) {
+        hasher.update(bytemuck::cast_slice(&on_host(vec![value])[0]));
+    }
+    hasher.finalize()
+}
+
+fn on_host(tensors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
+    let host = |tensor: Tensor<1>| tensor.into_data().try_into_vec().expect("parameters are f32");
+    tensors.into_iter().map(host).collect()
+}
+
+fn on_device(values: Vec<Vec<f32>>, device: &Device) -> Vec<Tensor<1>> {
+    let tensor = |values: Vec<f32>| {
+        let length = values.len();
+        Tensor::from_data(TensorData::new(values, [length]), device)
+    };
+    values.into_iter().map(tensor).collect()
+}

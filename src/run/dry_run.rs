@@ -1,0 +1,116 @@
+//! What is learned of a run without making it: a dry run, a preview of its data, its size.
+
+use bitnet_format::ModelSpec;
+use bitnet_text::Tokenizer;
+
+use super::{
+    Resume, RunOptions, Summary, begin_stage, check_across_ranks, open_on_all_ranks,
+    refuse_existing,
+};
+use crate::data::Row;
+use crate::distributed::{Comm, all_ok, first_only};
+use crate::error::TrainError;
+use crate::monitor::Monitor;
+use crate::platform::Signals;
+use crate::recipe::Recipe;
+use crate::train::next_gradients;
+use crate::train::open::{Opener, known_spec, known_steps, open};
+use crate::train::state::TrainState;
+
+/// Does everything up to the first optimizer step that a run would make, and leaves nothing behind
+/// but the caches of data.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn dry_run(
+    recipe: &Recipe,
+    options: &RunOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary, TrainError> {
+    let comm = &options.comm;
+    check_across_ranks(recipe, comm)?;
+    first_only(comm, || match options.resume {
+        Resume::Never => refuse_existing(&options.out),
+        _ => Ok(()),
+    })?;
+    let opener = Opener { signals: &options.signals, comm, kept_tokenizer: None };
+    let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
+    begin_stage(&context, stage.as_mut(), monitor)?;
+    let state = all_ok(comm, TrainState::fresh(&context, monitor))?;
+    let loss = next_gradients(&context, stage.as_mut(), &state)?.sum.loss();
+    monitor.message(&format!(
+        "dry run: {} parameters, {} steps; the first step's loss is {loss:.4}; nothing was written",
+        context.spec.parameters(),
+        context.steps
+    ));
+    let (out, steps) = (options.out.clone(), context.steps);
+    Ok(Summary { out, steps, last_loss: Some(loss), exports: Vec::new() })
+}
+
+/// The first rows of each set as the model would see them.
+#[derive(Debug)]
+pub struct Preview {
+    /// Statistics of the documents, a line or more a set.
+    pub statistics: Vec<String>,
+    /// Rows with a name, padding included.
+    pub rows: Vec<(String, Row)>,
+    /// The tokenizer of their ids.
+    pub tokenizer: Tokenizer,
+}
+
+/// Prepares the data of a recipe and shows the first `count` items of each set.
+///
+/// # Errors
+/// As [`super::run`], up to the data.
+pub fn preview(
+    recipe: &Recipe,
+    count: usize,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<Preview, TrainError> {
+    let comm = Comm::single();
+    let opener = Opener { signals, comm: &comm, kept_tokenizer: None };
+    let (context, mut stage) = open(recipe, opener, monitor)?;
+    let mut rows = Vec::new();
+    let sets: std::collections::BTreeSet<_> =
+        context.mixes.iter().flat_map(|mix| mix.sets.iter().map(|(set, _)| set)).collect();
+    for set in sets {
+        rows.extend(stage.preview(set, count as u64)?);
+    }
+    let statistics = stage.describe()?;
+    Ok(Preview { statistics, rows, tokenizer: context.tokenizer })
+}
+
+/// What is known of a run before it is made.
+#[derive(Clone, Debug)]
+pub struct KnownRun {
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// The architecture, if it can be known.
+    pub spec: Option<ModelSpec>,
+}
+
+/// Finds the number of steps and the architecture of a recipe; data is read only to count epochs.
+/// `before` is the model of the stage before in a pipeline, whose folder need not exist yet. `None`
+/// when epochs of data are counted that cannot be tokenised yet.
+///
+/// # Errors
+/// As [`super::run`], up to the data.
+pub fn known_run(
+    recipe: &Recipe,
+    before: Option<&ModelSpec>,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<KnownRun>, TrainError> {
+    if let Some(steps) = known_steps(recipe) {
+        let spec = known_spec(recipe)?.or_else(|| before.cloned());
+        return Ok(Some(KnownRun { steps, spec }));
+    }
+    if before.is_some() {
+        return Ok(None);
+    }
+    let comm = Comm::single();
+    let (context, _) =
+        open(recipe, Opener { signals, comm: &comm, kept_tokenizer: None }, monitor)?;
+    Ok(Some(KnownRun { steps: context.steps, spec: Some(context.spec) }))
+}

@@ -1,0 +1,295 @@
+//! A run from its options to its summary: lock the directory, open what the recipe names, find the
+//! state to start from, train, publish.
+
+mod dry_run;
+mod pipeline;
+mod resume;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::staged::{OnExisting, write_file};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+pub use dry_run::{KnownRun, Preview, dry_run, known_run, preview};
+pub use pipeline::{PipelineStage, pipeline};
+
+use crate::device;
+use crate::distributed::{
+    Comm, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
+};
+use crate::error::TrainError;
+use crate::export;
+use crate::monitor::{EventFile, Monitor, RunInfo};
+use crate::platform::Signals;
+use crate::recipe::{Recipe, StageKind};
+use crate::run_dir::{
+    EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE, holds_a_run,
+};
+use crate::train::context::RunContext;
+use crate::train::open::{Opener, contradiction, open};
+use crate::train::state::TrainState;
+use crate::train::{Callbacks, RunLog, Trainer, stage};
+
+/// Where a run continues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Start anew; a directory with a run in it is refused.
+    Never,
+    /// The newest checkpoint that verifies, or step 1 when there is none.
+    Auto,
+    /// This checkpoint and no other.
+    From(PathBuf),
+}
+
+/// How a recipe is run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Where to continue.
+    pub resume: Resume,
+    /// Keys of the recipe that may differ from the run on disk.
+    pub allow_change: Vec<String>,
+    /// The command line, kept in `command.txt`.
+    pub command: String,
+    /// Signals to obey; `Signals::default()` obeys none.
+    pub signals: Signals,
+    /// The ranks that train this model; [`Comm::single`] for one process.
+    pub comm: Comm,
+}
+
+/// What a run left behind.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The run directory.
+    pub out: PathBuf,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Loss of the last step made, if one was.
+    pub last_loss: Option<f32>,
+    /// What was exported: format and path.
+    pub exports: Vec<(String, PathBuf)>,
+}
+
+/// Trains a model as the recipe says, from the first step or from where it stopped.
+///
+/// # Errors
+/// Every way a run can end early, each with its exit code; what was saved stays valid.
+pub fn run(
+    recipe: &Recipe,
+    options: &RunOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary, TrainError> {
+    let comm = &options.comm;
+    check_across_ranks(recipe, comm)?;
+    let opened = first_only(comm, || open_dir(options, monitor))?;
+    let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::of_rank_0(&options.out), None));
+    let start = Start::broadcast(comm, &dir, checkpoint)?;
+    let kept_tokenizer = start.tokenizer.as_deref();
+    let opener = Opener { signals: &options.signals, comm, kept_tokenizer };
+    let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
+    let state = match &start.checkpoint {
+        Some(checkpoint) => resume::load(&context, checkpoint, &options.allow_change, monitor)?,
+        None => fresh_on_all_ranks(&context, monitor)?,
+    };
+    if state.progress.step >= context.steps && start.finished {
+        monitor.message(&format!("{}: this run is finished", options.out.display()));
+        return Ok(summary(&context, &dir, None));
+    }
+    begin_stage(&context, stage.as_mut(), monitor)?;
+    let events = first_only(comm, || begin(&context, &dir, options, &state, monitor))?;
+    let callbacks = Callbacks::new(&context, RunLog { dir: &dir, monitor, events });
+    let limit = recipe.train.max_minutes;
+    let deadline = limit.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0));
+    let mut trainer = Trainer { context: &context, stage, callbacks, deadline };
+    let state = trainer.train(state)?;
+    trainer.callbacks.finish(&state)?;
+    let last_loss = trainer.callbacks.last_loss;
+    Ok(summary(&context, &dir, last_loss))
+}
+
+/// Where all ranks begin; what rank 0 found in the run directory.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    /// The checkpoint to continue from, a path of rank 0's.
+    checkpoint: Option<PathBuf>,
+    /// Its tokenizer.
+    tokenizer: Option<Vec<u8>>,
+    /// Whether the run was finished before.
+    finished: bool,
+}
+
+impl Start {
+    fn broadcast(
+        comm: &Comm,
+        dir: &RunDir,
+        checkpoint: Option<PathBuf>,
+    ) -> Result<Self, TrainError> {
+        let start = first_only(comm, || {
+            let tokenizer = checkpoint.as_ref().map(|path| fs_err::read(path.join(TOKENIZER_FILE)));
+            let finished = dir.join(FINAL_DIR).exists();
+            Ok(Self { tokenizer: tokenizer.transpose()?, checkpoint, finished })
+        })?;
+        let bytes = serde_json::to_vec(&start).expect("a start serialises");
+        let start = serde_json::from_slice::<Option<Self>>(&comm.broadcast(bytes));
+        Ok(start.ok().flatten().expect("rank 0 sent what it found"))
+    }
+}
+
+/// Opens the run directory and finds what to continue from.
+fn open_dir(
+    options: &RunOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<(RunDir, Option<PathBuf>), TrainError> {
+    let dir = RunDir::open(&options.out)?;
+    let start = resume::choose(&dir, &options.resume, monitor)?;
+    Ok((dir, start))
+}
+
+/// Checks what can be checked without opening anything: that all ranks have the same recipe, and
+/// that the batch has work for all of them.
+fn check_across_ranks(recipe: &Recipe, comm: &Comm) -> Result<(), TrainError> {
+    check(recipe, comm)?;
+    let version = ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    let device = ("kind of device".to_owned(), device::family(&recipe.device).to_owned());
+    let settings: Vec<KeyValue> = recipe.settings().into_iter().chain([version, device]).collect();
+    assert_equal_across_ranks(comm, &settings)
+}
+
+/// Checks that a recipe has work for all ranks.
+///
+/// # Errors
+/// Names the key.
+pub fn check(recipe: &Recipe, comm: &Comm) -> Result<(), TrainError> {
+    all_ok(comm, check_batch(recipe, comm.world_size()))
+}
+
+/// Refuses a batch that does not give work to every rank.
+///
+/// # Errors
+/// Names the key.
+pub fn check_batch(recipe: &Recipe, world_size: usize) -> Result<(), TrainError> {
+    let batch = recipe.train.batch;
+    if batch >= world_size {
+        return Ok(());
+    }
+    let what = format!("is {batch}; expected at least one for each of the {world_size} ranks");
+    Err(contradiction(recipe, "train.batch", what))
+}
+
+/// Refuses a directory that holds a run.
+///
+/// # Errors
+/// When it does.
+pub fn refuse_existing(out: &Path) -> Result<(), TrainError> {
+    if out.exists() && holds_a_run(out)? {
+        return Err(resume::holds_a_run_already(out));
+    }
+    Ok(())
+}
+
+/// Opens what a recipe names. All ranks find the same, and the exports at the end can be made.
+fn open_on_all_ranks<'a>(
+    recipe: &'a Recipe,
+    opener: Opener<'a>,
+    monitor: &mut dyn Monitor,
+) -> Result<(RunContext<'a>, Box<dyn stage::Stage>), TrainError> {
+    let comm = opener.comm;
+    let (context, stage) = all_ok(comm, open(recipe, opener, monitor))?;
+    assert_equal_across_ranks(comm, &context.key_values())?;
+    all_ok(comm, export::check_formats(recipe, &context.spec))?;
+    Ok((context, stage))
+}
+
+/// The state of step 0, with the same parameters on all ranks.
+fn fresh_on_all_ranks(
+    context: &RunContext,
+    monitor: &mut dyn Monitor,
+) -> Result<TrainState, TrainError> {
+    let state = all_ok(context.comm, TrainState::fresh(context, monitor))?;
+    if context.comm.world_size() > 1 {
+        let hash = parameter_hash(&state.model).to_hex().to_string();
+        let key_value = ("parameters of the first step".to_owned(), hash);
+        assert_equal_across_ranks(context.comm, &[key_value])?;
+    }
+    Ok(state)
+}
+
+/// Shows the statistics of the data and prepares the stage.
+fn begin_stage(
+    context: &RunContext,
+    stage: &mut dyn stage::Stage,
+    monitor: &mut dyn Monitor,
+) -> Result<(), TrainError> {
+    all_ok(context.comm, stage.describe())?.iter().for_each(|line| monitor.message(line));
+    stage.begin(context, monitor)
+}
+
+fn summary(context: &RunContext, dir: &RunDir, last_loss: Option<f32>) -> Summary {
+    let path = |format: &str| dir.join("export").join(format);
+    let formats = context.recipe.export.formats.iter().map(|format| format.name().to_owned());
+    let exports = formats.map(|format| (format.clone(), path(&format))).collect();
+    Summary { out: dir.path().to_owned(), steps: context.steps, last_loss, exports }
+}
+
+/// Writes what a run directory holds before the first step, and starts its curves.
+fn begin(
+    context: &RunContext,
+    dir: &RunDir,
+    options: &RunOptions,
+    state: &TrainState,
+    monitor: &mut dyn Monitor,
+) -> Result<EventFile, TrainError> {
+    dir.remove_leftovers()?;
+    dir.mend(METRICS_FILE)?;
+    dir.mend(SAMPLES_FILE)?;
+    require_space(context, dir)?;
+    let resolved = context.recipe.resolved_toml();
+    write_file(&dir.join(RESOLVED_FILE), resolved.as_bytes(), OnExisting::Replace)?;
+    let command = format!("{}\n", options.command);
+    write_file(&dir.join("command.txt"), command.as_bytes(), OnExisting::Replace)?;
+    let step = state.progress.step;
+    if dir.join(METRICS_FILE).exists() {
+        dir.append(METRICS_FILE, &json!({"event": "resume", "from_step": step}))?;
+    }
+    let recipe = context.recipe;
+    monitor.started(&RunInfo {
+        name: recipe.name.clone(),
+        parameters: context.spec.parameters(),
+        steps: context.steps,
+        first_step: step + 1,
+        batch: match recipe.stage {
+            StageKind::Dpo => format!("{} pairs", recipe.train.batch),
+            _ => format!("{} rows of {}", recipe.train.batch, recipe.data.seq_len),
+        },
+        ranks: context.comm.world_size(),
+    });
+    Ok(EventFile::create(&dir.join(EVENTS_DIR))?)
+}
+
+/// Refuses a run whose checkpoints will not fit on the disk (model and two moments in f32, the
+/// final folder and an export beside `keep + 1` checkpoints).
+fn require_space(context: &RunContext, dir: &RunDir) -> Result<(), TrainError> {
+    let model = 4 * context.spec.parameters() as u64;
+    let needed = (context.recipe.checkpoint.keep as u64 + 1) * 3 * model + 2 * model;
+    match crate::platform::free_space(dir.path()) {
+        Some(free) if free < needed => Err(TrainError::Io(std::io::Error::new(
+            std::io::ErrorKind::StorageFull,
+            format!(
+                "{}: {:.1} MB are free; checkpoints and export need {:.1} MB. Lower checkpoint.keep",
+                dir.path().display(),
+                free as f64 / 1e6,
+                needed as f64 / 1e6
+            ),
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The final folder of a run.
+pub fn final_dir(run_dir: &Path) -> PathBuf {
+    run_dir.join(FINAL_DIR)
+}

@@ -1,0 +1,87 @@
+//! Several recipes in a row, each from the model of the one before. Every stage has a run directory
+//! of its own, so that a pipeline stops and continues at any point of any stage.
+
+use std::path::{Path, PathBuf};
+
+use super::final_dir;
+use crate::recipe::{self, Plan, Recipe, RecipeError};
+
+/// One stage of a pipeline.
+#[derive(Clone, Debug)]
+pub struct PipelineStage {
+    /// What it does; from the second stage on, `model.init` is the final folder of the one before.
+    pub recipe: Recipe,
+    /// Its run directory.
+    pub out: PathBuf,
+}
+
+/// Overrides of these tables make a new model or tokenizer, so they count for the first stage only.
+const FIRST_STAGE_ONLY: [&str; 2] = ["model.", "tokenizer."];
+
+/// Reads all recipes of a pipeline before anything is run; `out` is the pipeline's directory, which
+/// holds one directory a stage: `1-pretrain`, `2-sft`, …
+///
+/// # Errors
+/// When one of the recipes is not valid, or is a pipeline itself.
+pub fn pipeline(
+    files: &[PathBuf],
+    overrides: &[String],
+    out: &Path,
+) -> Result<Vec<PipelineStage>, RecipeError> {
+    let unreadable =
+        |path: &Path, reason: String| RecipeError::Unreadable { path: path.to_owned(), reason };
+    let out = std::path::absolute(out).map_err(|error| unreadable(out, error.to_string()))?;
+    let mut stages: Vec<PipelineStage> = Vec::with_capacity(files.len());
+    for (number, file) in (1..).zip(files) {
+        let mut words = overrides.to_vec();
+        if let Some(before) = stages.last() {
+            words.retain(|word| !FIRST_STAGE_ONLY.iter().any(|table| word.starts_with(table)));
+            words.push(format!("model.init={}", quoted(&final_dir(&before.out))));
+        }
+        let Plan::Single(recipe) = recipe::load(file, &words)? else {
+            let reason = "is a pipeline; expected a recipe of one stage in a pipeline".to_owned();
+            return Err(unreadable(file, reason));
+        };
+        let out = out.join(format!("{number}-{}", recipe.name));
+        stages.push(PipelineStage { recipe, out });
+    }
+    Ok(stages)
+}
+
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.to_string_lossy().into_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::ModelSource;
+
+    const STAGE: &str = "stage = \"sft\"\n[data]\ngenerate = {}\nseq_len = 8\n\
+                         [train]\nsteps = 2\nbatch = 1\n";
+
+    #[test]
+    fn each_stage_starts_from_the_final_folder_of_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs_err::write(&path, text).unwrap();
+            path
+        };
+        let shape = "[model]\nhidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\n\
+                     num_attention_heads = 1\nnum_key_value_heads = 1\n\
+                     [tokenizer]\ntrain = { vocab_size = 300 }\n";
+        let first = write("base.toml", &format!("{STAGE}{shape}"));
+        let second = write("chat.toml", STAGE);
+        let words = ["train.steps=5".to_owned(), "model.hidden_size=16".to_owned()];
+        let stages = pipeline(&[first, second], &words, dir.path()).unwrap();
+        let names: Vec<_> = stages.iter().map(|stage| stage.out.file_name().unwrap()).collect();
+        assert_eq!(names, ["1-base", "2-chat"]);
+        let before = dir.path().join("1-base/final").to_string_lossy().into_owned();
+        assert_eq!(stages[1].recipe.model, ModelSource::Init(before));
+        assert!(matches!(stages[0].recipe.model, ModelSource::New { .. }));
+        for stage in stages {
+            assert_eq!(stage.recipe.train.length, crate::recipe::Length::Steps(5));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Periodic actions between steps: metrics, ternary statistics, evaluation, samples. Saving is
+//! `save`. All ranks pass here; what each of them does is decided here.
+
+use burn::module::Module;
+use serde_json::json;
+
+use super::context::RunContext;
+use super::metrics::{InFlight, RunLog, StepInFlight};
+use super::sample::{SampleSettings, sample};
+use super::stage::Stage;
+use super::state::{Progress, TrainState};
+use super::step::report::PendingStep;
+use super::telemetry::Telemetry;
+use crate::data::Place;
+use crate::error::TrainError;
+use crate::monitor::Evaluation;
+use crate::recipe::StepRates;
+use crate::run_dir::SAMPLES_FILE;
+
+/// What runs between steps, with what it remembers.
+pub(crate) struct Callbacks<'a> {
+    pub(super) context: &'a RunContext<'a>,
+    pub(super) log: RunLog<'a>,
+    telemetry: Telemetry,
+    in_flight: InFlight,
+    /// Loss of the last step that was read.
+    pub(crate) last_loss: Option<f32>,
+    /// Checkpoints in a row that a full disk prevented.
+    pub(super) failed_saves: u32,
+}
+
+impl<'a> Callbacks<'a> {
+    pub(crate) fn new(context: &'a RunContext<'a>, log: RunLog<'a>) -> Self {
+        Self {
+            context,
+            log,
+            telemetry: Telemetry::default(),
+            in_flight: InFlight::none(),
+            last_loss: None,
+            failed_saves: 0,
+        }
+    }
+
+    pub(super) fn step_starts(&mut self) {
+        self.in_flight.step_starts();
+    }
+
+    /// Notes a step that was made and not read.
+    pub(super) fn made(
+        &mut self,
+        step: u64,
+        progress: &Progress,
+        rates: StepRates,
+        pending: PendingStep,
+        places: Vec<Place>,
+    ) {
+        let (tokens, own_tokens) = (progress.tokens, progress.own_tokens);
+        let step = StepInFlight { step, tokens, own_tokens, rates, pending, places };
+        self.in_flight.steps.push(step);
+    }
+
+    /// Steps that were made and not read.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.steps.len()
+    }
+
+    /// Reads and logs the steps in flight; gives up on a run that diverges.
+    pub(super) fn sync_metrics(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
+        let last_loss = self.in_flight.sync(self.context, state, &mut self.log)?;
+        self.last_loss = last_loss.or(self.last_loss);
+        Ok(())
+    }
+
+    pub(super) fn take_save_request(&self) -> bool {
+        self.log.dir.take_save_request()
+    }
+
+    /// Runs the callbacks that are due; a signal in the middle ends the run with its state saved.
+    pub(super) fn after_step(
+        &mut self,
+        stage: &mut dyn Stage,
+        state: &mut TrainState,
+        save: bool,
+    ) -> Result<(), TrainError> {
+        match self.periodic(stage, state, save) {
+            Err(TrainError::Stopped(stop)) => Err(self.save_and_stop(state, stop)),
+            result => result,
+        }
+    }
+
+    /// Evaluation, samples and checkpoint where they are due.
+    fn periodic(
+        &mut self,
+        stage: &mut dyn Stage,
+        state: &mut TrainState,
+        save: bool,
+    ) -> Result<(), TrainError> {
+        let (recipe, step) = (self.context.recipe, state.progress.step);
+        let last = step == self.context.steps;
+        let at = |every: Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
+        let (evaluates, samples) = (recipe.eval.every, recipe.sample.every);
+        let evaluates = at(evaluates) || last && evaluates.is_some();
+        let samples = at(samples) || last && samples.is_some();
+        let saves = last || save || at(recipe.checkpoint.every);
+        if evaluates || samples || saves {
+            self.sync_metrics(state)?;
+        }
+        if at(recipe.telemetry.every) {
+            self.report_codes(state)?;
+        }
+        if evaluates {
+            self.evaluate(stage, state)?;
+        }
+        if samples {
+            self.sample(state)?;
+        }
+        // Before the checkpoint: a run that resumes from it has nothing to repeat.
+        state.progress.unfinished = false;
+        if saves {
+            self.save_checkpoint(state, last)?;
+        }
+        Ok(())
+    }
+
+    /// Logs statistics of the ternary codes.
+    fn report_codes(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        let (step, spec) = (state.progress.step, &self.context.spec);
+        let report = self.telemetry.report(spec, &state.model, self.context.comm);
+        let Some(all) = report.get("all") else { return Ok(()) };
+        self.log.append(&json!({"step": step, "ternary": report}))?;
+        self.log.monitor.ternary(step, all);
+        let mut scalars =
+            vec![("ternary/zero", all.zero), ("ternary/dead_rows", all.dead_rows as f64)];
+        scalars.extend(all.flipped.map(|flipped| ("ternary/flipped", flipped)));
+        self.log.plot(step, &scalars)
+    }
+
+    fn evaluate(
+        &mut self,
+        stage: &mut dyn Stage,
+        state: &mut TrainState,
+    ) -> Result<(), TrainError> {
+        let (context, model, step) = (self.context, state.model.valid(), state.progress.step);
+        let device = context.device.clone().inner();
+        let results = stage.evaluate(&model, context.step_context(&device))?;
+        for (name, evaluation) in &results {
+            self.log.monitor.evaluated(step, name, *evaluation);
+            let tag = format!("eval/{name}");
+            self.log.plot(step, &[(&tag, evaluation.criterion())])?;
+        }
+        if results.is_empty() {
+            return Ok(());
+        }
+        self.log.append(&json!({"step": step, "eval": results}))?;
+        let sum: f64 = results.values().map(Evaluation::criterion).sum();
+        self.keep_best(state, sum / results.len() as f64)
+    }
+
+    /// Samples from the model on rank 0; the other ranks wait.
+    fn sample(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        let context = self.context;
+        let sampled = if context.comm.is_first() { self.sample_prompts(state)? } else { Some(()) };
+        context.step_context(&context.device).finish(sampled)
+    }
+
+    /// `None` when interrupted.
+    fn sample_prompts(&mut self, state: &TrainState) -> Result<Option<()>, TrainError> {
+        let (context, model) = (self.context, state.model.valid());
+        let (wanted, step) = (&context.recipe.sample, state.progress.step);
+        let settings = SampleSettings {
+            max_tokens: wanted.max_tokens.min(context.spec.max_position_embeddings),
+            temperature: wanted.temperature,
+            seed: context.recipe.seed,
+            step,
+        };
+        for prompt in &wanted.prompts {
+            let ids = context.prompt_ids(prompt)?;
+            let interrupted = || context.signals.stop().is_some();
+            let text = sample(&model, &context.tokenizer, &ids, settings, &interrupted);
+            let Some(text) = text else { return Ok(None) };
+            self.log.monitor.sampled(step, prompt, &text);
+            let record = json!({"step": step, "prompt": prompt, "text": text});
+            self.log.dir.append(SAMPLES_FILE, &record)?;
+        }
+        Ok(Some(()))
+    }
+}

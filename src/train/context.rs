@@ -1,0 +1,187 @@
+//! What does not change from step to step: recipe, tokenizer, architecture, schedule, device, ranks.
+
+use std::path::{Path, PathBuf};
+
+use bitnet_format::{ModelSpec, StoredModel};
+use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
+use burn::tensor::Device;
+
+use super::step::adamw::{AdamW, AdamWSettings};
+use super::step::guard::Limits;
+use super::step::report::StepSettings;
+use super::step::update::OptimizerStep;
+use crate::checkpoint::FolderParts;
+use crate::data::Mix;
+use crate::distributed::{Comm, KeyValue, any_stop};
+use crate::error::TrainError;
+use crate::model::LanguageModel;
+use crate::monitor::Monitor;
+use crate::ops::Compute;
+use crate::platform::Signals;
+use crate::recipe::{Guard, Precision, Recipe, Schedule, StageKind};
+
+/// An opened run.
+pub(crate) struct RunContext<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) spec: ModelSpec,
+    /// The folder of the initial weights; `None` draws them at random.
+    pub(super) init: Option<PathBuf>,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) chat: ChatTemplate,
+    pub(crate) fingerprint: String,
+    /// What each phase draws from.
+    pub(crate) mixes: Vec<Mix>,
+    pub(crate) steps: u64,
+    pub(crate) schedule: Schedule,
+    pub(crate) device: Device,
+    pub(crate) signals: &'a Signals,
+    pub(crate) comm: &'a Comm,
+    /// How this run makes a step: on the host, on a device, or with several ranks.
+    pub(crate) stepper: Box<dyn OptimizerStep>,
+}
+
+/// Where a pass over a model is computed, with whom, and who may interrupt it.
+#[derive(Clone, Copy)]
+pub(crate) struct StepContext<'a> {
+    pub(crate) device: &'a Device,
+    pub(crate) comm: &'a Comm,
+    pub(crate) signals: &'a Signals,
+}
+
+impl StepContext<'_> {
+    pub(crate) fn interrupted(self) -> bool {
+        self.signals.stop().is_some()
+    }
+
+    /// This rank's result, unless any rank was interrupted; `own` is `None` where this rank was. A
+    /// step that one rank did not finish is finished by none.
+    pub(crate) fn finish<T>(self, own: Option<T>) -> Result<T, TrainError> {
+        let stop = if own.is_none() { self.signals.stop() } else { None };
+        match (any_stop(self.comm, stop), own) {
+            (None, Some(result)) => Ok(result),
+            (stop, _) => Err(TrainError::Stopped(stop.expect("only a signal interrupts"))),
+        }
+    }
+}
+
+impl RunContext<'_> {
+    /// What must be equal on all ranks once everything is open.
+    pub(crate) fn key_values(&self) -> Vec<KeyValue> {
+        let pair = |key: &str, value: String| (key.to_owned(), value);
+        vec![
+            pair("fingerprint of the training data", self.fingerprint.clone()),
+            pair("hash of the tokenizer", self.tokenizer_hash()),
+            pair("chat template", self.chat.identity()),
+            pair("shape of the model", format!("{:?}", self.spec)),
+        ]
+    }
+
+    pub(crate) fn tokenizer_hash(&self) -> String {
+        blake3::hash(self.tokenizer.json()).to_hex().to_string()
+    }
+
+    /// The model of step 0.
+    pub(crate) fn initial_model(
+        &self,
+        monitor: &mut dyn Monitor,
+    ) -> Result<LanguageModel, TrainError> {
+        let Some(init) = &self.init else {
+            return Ok(self.blank_model());
+        };
+        let folder = StoredModel::open(init)?;
+        let (model, kept) = LanguageModel::read_for_training(&folder, &self.device)?;
+        if kept > 0 {
+            monitor.message(&format!(
+                "{}: {kept} matrices hold ternary values already; their codes and scales are kept",
+                init.display()
+            ));
+        }
+        Ok(self.prepared(model))
+    }
+
+    /// A model of this run's shape with random weights.
+    pub(crate) fn blank_model(&self) -> LanguageModel {
+        self.prepared(LanguageModel::initial(&self.spec, self.recipe.seed, &self.device))
+    }
+
+    /// `model`, set to compute as the recipe says.
+    pub(crate) fn prepared(&self, model: LanguageModel) -> LanguageModel {
+        let train = &self.recipe.train;
+        model
+            .computed_by(Compute::of(train.precision.operands()))
+            .with_activations(train.activations())
+    }
+
+    /// Identifies the model of step 0 and how it is computed.
+    pub(crate) fn hash_initial_model(&self) -> Result<String, TrainError> {
+        let Some(init) = &self.init else {
+            return Ok(format!("seed {} {}", self.recipe.seed, self.recipe.resolved_toml()));
+        };
+        let hash = hash_model(init)?;
+        Ok(match self.recipe.train.precision {
+            Precision::F32 => hash,
+            Precision::Bf16 => format!("{hash} bf16"),
+        })
+    }
+
+    /// The optimizer of step 0.
+    pub(crate) fn new_optimizer(&self) -> AdamW {
+        let optimizer = &self.recipe.optimizer;
+        let settings =
+            AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
+        self.stepper.new_optimizer(&self.spec, settings, &self.device)
+    }
+
+    /// The context of a pass on `device`.
+    pub(crate) fn step_context<'b>(&'b self, device: &'b Device) -> StepContext<'b> {
+        StepContext { device, comm: self.comm, signals: self.signals }
+    }
+
+    pub(crate) fn step_settings(&self, limits: Limits) -> StepSettings {
+        StepSettings {
+            reduction: self.recipe.loss.reduction,
+            grad_clip: self.recipe.optimizer.grad_clip,
+            limits,
+        }
+    }
+
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.recipe.guard
+    }
+
+    /// What a model folder of this run holds beside the tensors.
+    pub(crate) fn folder_parts(&self) -> FolderParts<'_> {
+        FolderParts { spec: &self.spec, tokenizer: Some(&self.tokenizer), chat: Some(&self.chat) }
+    }
+
+    /// The tokens to generate from: a text to continue, or a user's message to answer.
+    pub(crate) fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>, TrainError> {
+        if self.recipe.stage == StageKind::Pretrain {
+            let body = self.tokenizer.encode(prompt)?;
+            return Ok(self.tokenizer.bos().into_iter().chain(body).collect());
+        }
+        let message = Message { speaker: Speaker::User, content: prompt.to_owned() };
+        Ok(self.chat.prompt(&self.tokenizer, &[message])?)
+    }
+}
+
+/// Identifies a model by its config and the bytes of its weights.
+fn hash_model(folder: &Path) -> Result<String, TrainError> {
+    let mut hasher = blake3::Hasher::new();
+    let config = folder.join(bitnet_format::folder::CONFIG_FILE);
+    let weights = StoredModel::open(folder)?.weight_files();
+    for path in std::iter::once(config).chain(weights) {
+        std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Where token caches and reference log-probabilities are kept.
+pub(super) fn cache_dir(recipe: &Recipe) -> PathBuf {
+    let home = || {
+        let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        xdg.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+    };
+    let default = || home().unwrap_or_else(std::env::temp_dir).join("bitnet-train");
+    recipe.data.cache.clone().unwrap_or_else(default)
+}

@@ -1,0 +1,172 @@
+//! The figures of steps: read from the steps in flight, logged, counted.
+//!
+//! A step is made first and synced later. On the CPU one follows the other at once; a device makes a
+//! few steps before the host reads their figures, so that it never waits.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::context::RunContext;
+use super::state::{Progress, TrainState};
+use super::step::guard::Skip;
+use super::step::report::{PendingStep, StepReport};
+use crate::data::Place;
+use crate::distributed::Comm;
+use crate::error::TrainError;
+use crate::monitor::{EventFile, Monitor, StepRecord};
+use crate::recipe::StepRates;
+use crate::run_dir::{METRICS_FILE, RunDir};
+
+/// Where the figures of a run go: its directory, the terminal, `TensorBoard`.
+pub(crate) struct RunLog<'a> {
+    pub(crate) dir: &'a RunDir,
+    pub(crate) monitor: &'a mut dyn Monitor,
+    /// Rank 0 has one; the others draw no curves.
+    pub(crate) events: Option<EventFile>,
+}
+
+impl RunLog<'_> {
+    /// Appends a line to `metrics.jsonl`.
+    pub(super) fn append(&self, record: &impl Serialize) -> Result<(), TrainError> {
+        self.dir.append(METRICS_FILE, record)
+    }
+
+    /// Adds points to the curves.
+    pub(super) fn plot(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), TrainError> {
+        match &mut self.events {
+            Some(events) => Ok(events.scalars(step, scalars)?),
+            None => Ok(()),
+        }
+    }
+
+    fn step(&mut self, record: &StepRecord) -> Result<(), TrainError> {
+        self.append(record)?;
+        self.monitor.step(record);
+        let own = [
+            ("train/loss", f64::from(record.loss)),
+            ("train/learning_rate", record.lr),
+            ("train/weight_decay", record.weight_decay),
+            ("train/grad_norm", record.grad_norm),
+            ("train/tokens_per_second", record.tokens_per_second),
+        ];
+        let names: Vec<_> = record.metrics.keys().map(|name| format!("train/{name}")).collect();
+        let more = names.iter().map(String::as_str).zip(record.metrics.values().copied());
+        let scalars: Vec<_> = own.into_iter().chain(more).collect();
+        self.plot(record.step, &scalars)
+    }
+}
+
+/// A step whose figures are unread.
+pub(super) struct StepInFlight {
+    pub(super) step: u64,
+    /// Trained targets of the run up to this step.
+    pub(super) tokens: u64,
+    /// Those of this rank.
+    pub(super) own_tokens: u64,
+    pub(super) rates: StepRates,
+    pub(super) pending: PendingStep,
+    /// The documents of this rank's share.
+    pub(super) places: Vec<Place>,
+}
+
+/// The steps since the last sync.
+pub(super) struct InFlight {
+    pub(super) steps: Vec<StepInFlight>,
+    since: Instant,
+}
+
+impl InFlight {
+    pub(super) fn none() -> Self {
+        Self { steps: Vec::new(), since: Instant::now() }
+    }
+
+    /// Starts the clock of the first step after a sync, so that callbacks are not counted.
+    pub(super) fn step_starts(&mut self) {
+        if self.steps.is_empty() {
+            self.since = Instant::now();
+        }
+    }
+
+    /// Reads, logs and counts the steps in flight; the loss of the last one, if there was any.
+    pub(super) fn sync(
+        &mut self,
+        context: &RunContext,
+        state: &mut TrainState,
+        log: &mut RunLog,
+    ) -> Result<Option<f32>, TrainError> {
+        let steps = std::mem::take(&mut self.steps);
+        let mut sync =
+            |step: &StepInFlight| context.stepper.sync(step.pending.clone(), &mut state.optimizer);
+        let reports: Vec<StepReport> = steps.iter().map(&mut sync).collect();
+        let time = self.since.elapsed() / (steps.len() as u32).max(1);
+        for (step, report) in steps.iter().zip(&reports) {
+            state.progress.spikes.push(context.guard(), report.loss, report.grad_norm);
+            state.progress.count_skip(report);
+            log_step(context, log, step, report, time)?;
+        }
+        state.progress.updates = state.optimizer.updates;
+        give_up_on_divergence(context, &state.progress)?;
+        Ok(reports.last().map(|report| report.loss))
+    }
+}
+
+fn log_step(
+    context: &RunContext,
+    log: &mut RunLog,
+    step: &StepInFlight,
+    report: &StepReport,
+    time: Duration,
+) -> Result<(), TrainError> {
+    let mut record = record(context, step, report, time);
+    let Some(skip) = report.skipped else { return log.step(&record) };
+    record.rows = places_of_all(context.comm, &step.places);
+    log.step(&record)?;
+    let why = if skip == Skip::Spike { "a spike" } else { "not finite" };
+    let (step, rows) = (step.step, record.rows.join(" "));
+    log.monitor.message(&format!("step {step} left out ({why}); its documents: {rows}"));
+    Ok(())
+}
+
+/// The documents of a step, of all ranks.
+fn places_of_all(comm: &Comm, own: &[Place]) -> Vec<String> {
+    let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+    let own = serde_json::to_vec(&own).expect("names serialise");
+    let read =
+        |bytes: Vec<u8>| -> Vec<String> { serde_json::from_slice(&bytes).expect("names we wrote") };
+    comm.gather(&own).into_iter().flat_map(read).collect()
+}
+
+fn give_up_on_divergence(context: &RunContext, progress: &Progress) -> Result<(), TrainError> {
+    let guard = context.guard();
+    let (step, in_a_row, total) = (progress.step, progress.skipped_in_a_row, progress.skipped);
+    if in_a_row >= guard.max_skipped_in_a_row || total >= guard.max_skipped {
+        return Err(TrainError::Diverged { step, in_a_row, total });
+    }
+    Ok(())
+}
+
+fn record(
+    context: &RunContext,
+    step: &StepInFlight,
+    report: &StepReport,
+    time: Duration,
+) -> StepRecord {
+    let phase = context.schedule.phase_of(step.step);
+    StepRecord {
+        step: step.step,
+        phase: context.recipe.phases[phase].name.clone(),
+        tokens: step.tokens,
+        loss: report.loss,
+        loss_bits: format!("{:08x}", report.loss.to_bits()),
+        lr: step.rates.learning_rate,
+        weight_decay: step.rates.weight_decay,
+        grad_norm: report.grad_norm,
+        tokens_per_second: report.tokens as f64 / time.as_secs_f64(),
+        skipped: report.skipped.is_some(),
+        ranks: context.comm.world_size(),
+        tokens_this_rank: step.own_tokens,
+        metrics: report.metrics.iter().copied().collect(),
+        rows: Vec::new(),
+    }
+}

@@ -1,0 +1,191 @@
+//! Opens what a recipe names beside its data: device, model folder, tokenizer, chat template,
+//! architecture.
+
+use std::path::{Path, PathBuf};
+
+use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::{ModelSpec, StoredModel};
+use bitnet_text::{ChatTemplate, Tokenizer};
+use burn::tensor::Device;
+
+use super::sources;
+use crate::data::Encoding;
+use crate::device;
+use crate::distributed::Hosts;
+use crate::error::TrainError;
+use crate::monitor::Monitor;
+use crate::platform::Signals;
+use crate::recipe::{ChatFormat, ModelSource, Precision, Recipe, TokenizerSource};
+
+/// The device of a recipe, able to compute as it says; ranks of one machine have one each.
+pub(crate) fn open_device(
+    recipe: &Recipe,
+    hosts: &Hosts,
+    monitor: &mut dyn Monitor,
+) -> Result<Device, TrainError> {
+    let found = device::open_one_of(&recipe.device, hosts.local_rank(), hosts.local_world_size())?;
+    if recipe.train.precision == Precision::Bf16 {
+        device::require_bf16(&found, &recipe.device)?;
+    }
+    if let Some(part) = device::part_name(&found) {
+        monitor.message(&format!("computing on {}: {part}", recipe.device));
+    }
+    Ok(found)
+}
+
+/// The folder that `model.init` names; a model of the hub is brought into the local cache first.
+pub(crate) fn init_folder(
+    recipe: &Recipe,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<PathBuf>, TrainError> {
+    match &recipe.model {
+        ModelSource::New { .. } => Ok(None),
+        ModelSource::Init(name) if name.starts_with("hf:") => {
+            fetch(recipe, name, signals, monitor).map(Some)
+        }
+        ModelSource::Init(folder) => Ok(Some(PathBuf::from(folder))),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(
+    recipe: &Recipe,
+    name: &str,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<PathBuf, TrainError> {
+    use crate::hub::{HubModel, fetch};
+    let model = HubModel::parse(name).expect("the name begins with hf:");
+    let model = model.map_err(|what| contradiction(recipe, "model.init", what))?;
+    let monitor = std::cell::RefCell::new(monitor);
+    let progress = |file: &str, done, total| {
+        monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
+    };
+    fetch(&model, &|| signals.stop().is_some(), &progress).map_err(|error| match signals.stop() {
+        Some(stop) => TrainError::Stopped(stop),
+        None => error.into(),
+    })
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(
+    recipe: &Recipe,
+    _name: &str,
+    _signals: &Signals,
+    _monitor: &mut dyn Monitor,
+) -> Result<PathBuf, TrainError> {
+    let what = "needs a build with the feature hub (cargo build --release --features hub); \
+                expected a local folder in this build"
+        .to_owned();
+    Err(contradiction(recipe, "model.init", what))
+}
+
+/// The chat template.
+pub(crate) fn open_chat(format: &ChatFormat) -> Result<ChatTemplate, TrainError> {
+    Ok(match format {
+        ChatFormat::B158 => ChatTemplate::b158(),
+        ChatFormat::B158Joined => ChatTemplate::b158_joined(),
+        ChatFormat::Jinja(path) => ChatTemplate::jinja(path, &fs_err::read_to_string(path)?)?,
+    })
+}
+
+/// What opening a run's tokenizer needs.
+pub(crate) struct TokenizerRequest<'a> {
+    pub(crate) recipe: &'a Recipe,
+    /// The folder that `model.init` names.
+    pub(crate) init: Option<&'a Path>,
+    pub(crate) encoding: &'a Encoding,
+}
+
+impl TokenizerRequest<'_> {
+    /// `kept` is the tokenizer of a checkpoint, which counts instead of training a new one.
+    pub(crate) fn open(
+        &self,
+        kept: Option<&[u8]>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Tokenizer, TrainError> {
+        let path = match (&self.recipe.tokenizer, kept) {
+            (TokenizerSource::Train { .. }, Some(kept)) => {
+                return Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), kept)?);
+            }
+            (TokenizerSource::Train { vocab_size }, None) => {
+                return self.train(*vocab_size, monitor);
+            }
+            (TokenizerSource::Path(path), _) => path.clone(),
+            (TokenizerSource::FromInit, _) => {
+                let Some(init) = self.init else {
+                    let what = "is missing; expected path = \"…\" or train = { vocab_size = … }";
+                    return Err(contradiction(self.recipe, "tokenizer", what.to_owned()));
+                };
+                init.join(TOKENIZER_FILE)
+            }
+        };
+        Ok(Tokenizer::from_file(&path)?)
+    }
+
+    fn train(&self, vocab_size: usize, monitor: &mut dyn Monitor) -> Result<Tokenizer, TrainError> {
+        monitor.message(&format!("training a tokenizer of {vocab_size} entries"));
+        let texts = sources::texts(self.recipe, self.encoding)?;
+        let json = bitnet_text::train_bpe(texts.into_iter(), vocab_size)?;
+        Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), &json)?)
+    }
+}
+
+/// The architecture with what only the tokenizer knows filled in.
+pub(crate) fn resolve_spec(
+    recipe: &Recipe,
+    init: Option<&Path>,
+    tokenizer: &Tokenizer,
+) -> Result<ModelSpec, TrainError> {
+    let mut spec = match (&recipe.model, init) {
+        (ModelSource::New { spec }, _) => spec
+            .complete(tokenizer.vocab_size())
+            .map_err(|what| contradiction(recipe, "model", what))?,
+        (ModelSource::Init(_), init) => {
+            StoredModel::open(init.expect("its folder was found"))?.spec().clone()
+        }
+    };
+    if spec.bos_token_id.is_none() {
+        spec.bos_token_id = tokenizer.bos();
+    }
+    if spec.eos_token_id.is_empty() {
+        spec.eos_token_id = tokenizer.eos().into_iter().chain(tokenizer.eot()).collect();
+    }
+    let (rows, needed) = (spec.vocab_size, tokenizer.vocab_size());
+    if needed > rows {
+        let what = format!("is {rows}; expected at least the tokenizer's {needed}");
+        return Err(contradiction(recipe, "model.vocab_size", what));
+    }
+    let (seq_len, longest) = (recipe.data.seq_len, spec.max_position_embeddings);
+    if seq_len > longest {
+        let what = format!(
+            "is {seq_len}; expected at most the model's max_position_embeddings, {longest}"
+        );
+        return Err(contradiction(recipe, "data.seq_len", what));
+    }
+    Ok(spec)
+}
+
+/// The model of a recipe as far as it can be known without data or network.
+pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainError> {
+    let table = match &recipe.model {
+        ModelSource::New { spec } => spec,
+        ModelSource::Init(name) => {
+            let folder = Path::new(name);
+            let there = !name.starts_with("hf:") && folder.exists();
+            return Ok(if there { Some(StoredModel::open(folder)?.spec().clone()) } else { None });
+        }
+    };
+    let entries = match &recipe.tokenizer {
+        TokenizerSource::Train { vocab_size } => *vocab_size,
+        TokenizerSource::Path(path) => Tokenizer::from_file(path)?.vocab_size(),
+        TokenizerSource::FromInit => return Ok(None),
+    };
+    table.complete(entries).map(Some).map_err(|what| contradiction(recipe, "model", what))
+}
+
+/// An error of the recipe that only what it names could show.
+pub(crate) fn contradiction(recipe: &Recipe, field: &'static str, what: String) -> TrainError {
+    TrainError::Contradiction { path: recipe.path.clone(), field, what }
+}

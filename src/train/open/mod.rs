@@ -1,0 +1,154 @@
+//! Opens everything a recipe names: device, model folder, tokenizer, data, schedule.
+
+mod inputs;
+mod sources;
+
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+
+pub(crate) use inputs::{contradiction, known_spec};
+
+use super::context::RunContext;
+use super::stage::Stage;
+use super::stage::dpo::Dpo;
+use super::stage::pretrain_sft::PretrainSft;
+use super::step::update::single_process;
+use crate::data::{LoaderSettings, LongRows, Mix};
+use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
+use crate::error::TrainError;
+use crate::monitor::Monitor;
+use crate::platform::Signals;
+use crate::recipe::{self, Length, Recipe, Schedule};
+use inputs::{TokenizerRequest, init_folder, open_chat, open_device, resolve_spec};
+use sources::Caches;
+
+/// Who opens a run.
+#[derive(Clone, Copy)]
+pub(crate) struct Opener<'a> {
+    pub(crate) signals: &'a Signals,
+    pub(crate) comm: &'a Comm,
+    /// The tokenizer of the checkpoint to resume, used instead of training a new one.
+    pub(crate) kept_tokenizer: Option<&'a [u8]>,
+}
+
+/// Opens everything a recipe names. A rank may fail here alone: ranks agree on the host list only.
+pub(crate) fn open<'a>(
+    recipe: &'a Recipe,
+    opener: Opener<'a>,
+    monitor: &mut dyn Monitor,
+) -> Result<(RunContext<'a>, Box<dyn Stage>), TrainError> {
+    let Opener { signals, comm, kept_tokenizer } = opener;
+    let hosts = Hosts::gather(comm, crate::platform::cores());
+    let device = open_device(recipe, &hosts, monitor)?;
+    let init = init_folder(recipe, signals, monitor)?;
+    let chat = open_chat(&recipe.chat)?;
+    let encoding = sources::encoding(recipe.stage, &chat);
+    let request = TokenizerRequest { recipe, init: init.as_deref(), encoding: &encoding };
+    let tokenizer = request.open(kept_tokenizer, monitor)?;
+    let spec = resolve_spec(recipe, init.as_deref(), &tokenizer)?;
+    let mut caches =
+        Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
+    let sets = caches.open_all(sources::training(recipe)?)?;
+    let validation = caches.open_all(sources::validation(recipe)?)?;
+    let fingerprint = sources::fingerprint(&sets);
+    let names: Vec<String> = sets.keys().cloned().collect();
+    let loader = loader_settings(recipe);
+    let mut stage: Box<dyn Stage> = match recipe.stage {
+        recipe::StageKind::Dpo => {
+            let (beta, micro_batch) = (recipe.dpo.beta, recipe.train.micro_batch);
+            Box::new(Dpo::new(sets, validation, loader, beta, micro_batch))
+        }
+        recipe::StageKind::Pretrain | recipe::StageKind::Sft => {
+            Box::new(PretrainSft::new(sets, validation, loader))
+        }
+    };
+    let steps = total_steps(recipe, stage.as_mut(), &names)?;
+    let schedule = Schedule::new(recipe, steps)?;
+    let mix = |phase: &recipe::Phase| Mix { sets: phase.data.clone().into_iter().collect() };
+    let mixes = recipe.phases.iter().map(mix).collect();
+    let frozen = frozen(recipe, &spec);
+    check_frozen(recipe, &spec, &frozen, monitor)?;
+    let stepper: Box<dyn super::step::update::OptimizerStep> = if comm.world_size() == 1 {
+        single_process(&device, frozen, recipe.guard.spike_sigma != 0.0)
+    } else {
+        let sharded = recipe.train.shard_optimizer;
+        let comm_dtype = recipe.train.reduce_precision.comm_dtype();
+        let settings = DataParallelSettings { sharded, comm_dtype };
+        Box::new(DataParallel::new(comm, &spec, frozen, settings))
+    };
+    let context = RunContext {
+        recipe,
+        spec,
+        init,
+        tokenizer,
+        chat,
+        fingerprint,
+        mixes,
+        steps,
+        schedule,
+        device,
+        signals,
+        comm,
+        stepper,
+    };
+    Ok((context, stage))
+}
+
+/// For each tensor of the table whether `train.freeze` names it.
+fn frozen(recipe: &Recipe, spec: &ModelSpec) -> Vec<bool> {
+    let pattern = |text: &String| glob::Pattern::new(text).expect("the recipe was checked");
+    let patterns: Vec<_> = recipe.train.freeze.iter().map(pattern).collect();
+    let named = |entry: TensorEntry| patterns.iter().any(|one| one.matches(&entry.name));
+    tensor_table(spec).into_iter().map(named).collect()
+}
+
+/// Says how many parameters `train.freeze` freezes; refuses none and all.
+fn check_frozen(
+    recipe: &Recipe,
+    spec: &ModelSpec,
+    frozen: &[bool],
+    monitor: &mut dyn Monitor,
+) -> Result<(), TrainError> {
+    if recipe.train.freeze.is_empty() {
+        return Ok(());
+    }
+    let table = tensor_table(spec);
+    let pairs = table.iter().zip(frozen).filter(|(_, frozen)| **frozen);
+    let kept: usize = pairs.map(|(entry, _)| entry.elements()).sum();
+    let all = spec.parameters();
+    if kept == 0 || kept == all {
+        let what = format!("names {kept} of {all} parameters; expected some and not all");
+        return Err(contradiction(recipe, "train.freeze", what));
+    }
+    monitor.message(&format!("frozen: {kept} of {all} parameters"));
+    Ok(())
+}
+
+fn loader_settings(recipe: &Recipe) -> LoaderSettings {
+    let policy = match recipe.data.long_rows {
+        recipe::LongRows::Truncate => LongRows::Truncate,
+        recipe::LongRows::Drop => LongRows::Drop,
+        recipe::LongRows::Split => LongRows::Split,
+    };
+    LoaderSettings { seed: recipe.seed, seq_len: recipe.data.seq_len, policy }
+}
+
+fn total_steps(recipe: &Recipe, stage: &mut dyn Stage, sets: &[String]) -> Result<u64, TrainError> {
+    let (Length::Epochs(epochs), None) = (recipe.train.length, known_steps(recipe)) else {
+        return Ok(known_steps(recipe).expect("only epochs need the data"));
+    };
+    let mut items = 0;
+    for set in sets {
+        items += stage.items(set)?;
+    }
+    Ok((items as f64 * epochs / recipe.train.batch as f64).ceil().max(1.0) as u64)
+}
+
+/// The number of steps, unless epochs are counted.
+pub(crate) fn known_steps(recipe: &Recipe) -> Option<u64> {
+    let batch = recipe.train.batch as u64;
+    match recipe.train.length {
+        Length::Steps(steps) => Some(steps),
+        Length::Tokens(tokens) => Some(tokens.div_ceil(batch * recipe.data.seq_len as u64).max(1)),
+        Length::Epochs(_) => None,
+    }
+}

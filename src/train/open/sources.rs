@@ -1,0 +1,139 @@
+//! Where the text of a run comes from, by stage, and its token caches. `data` packs the rows.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use bitnet_text::{ChatTemplate, Tokenizer};
+
+use super::super::context::cache_dir;
+use crate::data::world::{Split, Telling};
+use crate::data::{
+    CacheRequest, Content, Encoding, Source, TokenCache, world_documents, world_lessons,
+    world_preferences,
+};
+use crate::error::TrainError;
+use crate::monitor::Monitor;
+use crate::platform::Signals;
+use crate::recipe::{self, DataSource, FileSets, Recipe, StageKind};
+
+/// How the documents of a stage are read.
+pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
+    match stage {
+        StageKind::Pretrain => Encoding::Text,
+        StageKind::Sft => Encoding::Conversations(chat.clone()),
+        StageKind::Dpo => Encoding::Preferences(chat.clone()),
+    }
+}
+
+/// Named sets of documents to train on: those that a phase draws from.
+pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, Source>, TrainError> {
+    let mut sources = match &recipe.data.source {
+        DataSource::Files { sets, .. } => files(sets)?,
+        DataSource::Generate(world) => generated(recipe, Split::Train, world.stories as u64),
+    };
+    sources.retain(|name, _| is_drawn(recipe, name));
+    Ok(sources)
+}
+
+fn is_drawn(recipe: &Recipe, set: &str) -> bool {
+    recipe.phases.iter().any(|phase| phase.data.get(set).is_some_and(|&weight| weight > 0.0))
+}
+
+/// Named sets of documents to evaluate.
+pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, Source>, TrainError> {
+    match &recipe.data.source {
+        DataSource::Files { validation, .. } => files(validation),
+        DataSource::Generate(world) => {
+            let mut sources = generated(recipe, Split::HeldOut, world.held_out as u64);
+            sources.retain(|name, _| is_drawn(recipe, name));
+            Ok(sources)
+        }
+    }
+}
+
+fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, Source> {
+    let seed = recipe.seed;
+    let sources = match recipe.stage {
+        StageKind::Pretrain => vec![
+            world_documents(seed, split, Telling::General, count),
+            world_documents(seed, split, Telling::Hq, count),
+            world_documents(seed, split, Telling::Plain, count),
+        ],
+        StageKind::Sft => vec![world_lessons(seed, split, count)],
+        StageKind::Dpo => vec![world_preferences(seed, split, count)],
+    };
+    let names = recipe::generated_sets(recipe.stage).iter().map(|name| (*name).to_owned());
+    names.zip(sources).collect()
+}
+
+fn files(sets: &FileSets) -> Result<BTreeMap<String, Source>, TrainError> {
+    let expand = |patterns: &[recipe::PathPattern]| -> Result<Source, TrainError> {
+        let mut files = Vec::new();
+        for pattern in patterns {
+            files.extend(pattern.expand()?);
+        }
+        Ok(Source::Files(files))
+    };
+    sets.iter().map(|(name, patterns)| Ok((name.clone(), expand(patterns)?))).collect()
+}
+
+/// All texts that a tokenizer is to be trained on.
+pub(crate) fn texts(recipe: &Recipe, encoding: &Encoding) -> Result<Vec<String>, TrainError> {
+    let content = if matches!(encoding, Encoding::Text) { Content::Text } else { Content::Line };
+    let mut texts = Vec::new();
+    for source in training(recipe)?.values() {
+        for document in source.documents(content)? {
+            texts.push(encoding.spoken(source, document?)?);
+        }
+    }
+    Ok(texts)
+}
+
+/// Builds token caches and reports their progress.
+pub(crate) struct Caches<'a, 'm> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) encoding: &'a Encoding,
+    pub(crate) signals: &'a Signals,
+    pub(crate) monitor: &'m mut dyn Monitor,
+}
+
+impl Caches<'_, '_> {
+    pub(crate) fn open_all(
+        &mut self,
+        sources: BTreeMap<String, Source>,
+    ) -> Result<BTreeMap<String, TokenCache>, TrainError> {
+        sources
+            .into_iter()
+            .map(|(name, source)| Ok((name.clone(), self.open(&name, source)?)))
+            .collect()
+    }
+
+    fn open(&mut self, name: &str, source: Source) -> Result<TokenCache, TrainError> {
+        let monitor = RefCell::new(&mut *self.monitor);
+        let what = format!("tokenising {name}");
+        let signals = self.signals;
+        let cache = TokenCache::open_or_build(&CacheRequest {
+            cache_dir: &cache_dir(self.recipe),
+            source: &source,
+            tokenizer: self.tokenizer,
+            encoding: self.encoding,
+            interrupted: &|| signals.stop().is_some(),
+            progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
+        });
+        cache.map_err(|error| match signals.stop() {
+            Some(stop) => TrainError::Stopped(stop),
+            None => error.into(),
+        })
+    }
+}
+
+/// Identifies the training text of all sets, the tokenizer left aside.
+pub(crate) fn fingerprint(sets: &BTreeMap<String, TokenCache>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, cache) in sets {
+        hasher.update(name.as_bytes());
+        hasher.update(cache.fingerprint().as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

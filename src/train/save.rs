@@ -1,0 +1,140 @@
+//! Saving: checkpoints, the best model, the final folder and the exports.
+
+use bitnet_format::StoredModel;
+use bitnet_format::staged::{OnExisting, StagedDir};
+
+use super::callbacks::Callbacks;
+use super::context::RunContext;
+use super::metrics::RunLog;
+use super::state::{Best, TrainState};
+use crate::checkpoint::{self, Contents, Moments};
+use crate::distributed::first_only;
+use crate::error::TrainError;
+use crate::export;
+use crate::monitor::EventFile;
+use crate::platform::Stop;
+use crate::run_dir::{BEST_DIR, FINAL_DIR};
+
+/// Checkpoints in a row that a full disk may prevent before the run gives up.
+const MAX_FAILED_SAVES: u32 = 3;
+
+impl Callbacks<'_> {
+    /// Saves a checkpoint. A full disk is tolerated a few times, because training can go on without
+    /// this checkpoint; not where one `must` be saved.
+    pub(super) fn save_checkpoint(
+        &mut self,
+        state: &TrainState,
+        must: bool,
+    ) -> Result<(), TrainError> {
+        match self.save(state) {
+            Err(error) if !must && error.is_full_disk() && self.failed_saves < MAX_FAILED_SAVES => {
+                self.failed_saves += 1;
+                let message = format!("{error}; training goes on without this checkpoint");
+                self.log.monitor.message(&message);
+                Ok(())
+            }
+            Ok(()) => {
+                self.failed_saves = 0;
+                Ok(())
+            }
+            failed => failed,
+        }
+    }
+
+    /// All ranks call this; rank 0 writes.
+    fn save(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        let stepper = &self.context.stepper;
+        let step = state.progress.step;
+        stepper
+            .save(&state.model, &state.optimizer, step, &mut |moments| self.write(state, moments))
+    }
+
+    fn write(&mut self, state: &TrainState, moments: &dyn Moments) -> Result<(), TrainError> {
+        let RunContext { recipe, schedule, mixes, .. } = self.context;
+        let target = checkpoint::path_of(self.log.dir.path(), state.progress.step);
+        let contents = Contents {
+            folder: self.context.folder_parts(),
+            model: &state.model,
+            moments,
+            recipe: &recipe.resolved_toml(),
+        };
+        checkpoint::save(&target, contents, &state.progress)?;
+        self.log.monitor.saved(&target);
+        // Ends of phases are kept, and the checkpoint that this run resumed from.
+        let ends = (0..mixes.len()).map(|phase| schedule.phase_range(phase).end - 1);
+        let pinned: Vec<u64> = ends.chain(state.resumed_from).collect();
+        self.log.dir.prune(&state.progress.run_id, recipe.checkpoint.keep, &pinned)
+    }
+
+    /// Publishes the model as the best so far when its held-out loss is the lowest.
+    pub(super) fn keep_best(
+        &mut self,
+        state: &mut TrainState,
+        loss: f64,
+    ) -> Result<(), TrainError> {
+        let step = state.progress.step;
+        if state.progress.best.is_some_and(|best| best.loss <= loss) || !loss.is_finite() {
+            return Ok(());
+        }
+        let best = Best { step, loss };
+        if self.context.recipe.checkpoint.best && self.context.comm.is_first() {
+            let target = self.log.dir.join(BEST_DIR);
+            let staged = StagedDir::beside(&target, OnExisting::Replace)?;
+            let parts = self.context.folder_parts();
+            checkpoint::write_model(staged.path(), parts, &state.model)?;
+            let note = serde_json::to_string_pretty(&best).expect("two numbers serialise");
+            fs_err::write(staged.path().join("best.json"), note + "\n")?;
+            staged.publish()?;
+            let message = format!("step {step}: the best so far, saved as {BEST_DIR}");
+            self.log.monitor.message(&message);
+        }
+        state.progress.best = Some(best);
+        Ok(())
+    }
+
+    /// Saves the state unless its checkpoint is there already; returns the error to end with.
+    pub(super) fn save_and_stop(&mut self, state: &mut TrainState, stop: Stop) -> TrainError {
+        match self.save_if_missing(state) {
+            Ok(()) => TrainError::Stopped(stop),
+            Err(error) => error,
+        }
+    }
+
+    fn save_if_missing(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
+        self.sync_metrics(state)?;
+        let saved = checkpoint::path_of(self.log.dir.path(), state.progress.step);
+        let comm = self.context.comm;
+        let missing = state.progress.step > 0 && checkpoint::verify(&saved).is_err();
+        let missing = comm.all_reduce_max(u8::from(comm.is_first() && missing)) > 0;
+        if missing { self.save(state) } else { Ok(()) }
+    }
+
+    /// Writes the final folder and the exports, on rank 0.
+    pub(crate) fn finish(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        first_only(self.context.comm, || self.publish(state)).map(|_| ())
+    }
+
+    fn publish(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        let RunLog { dir, monitor, events } = &mut self.log;
+        let target = dir.join(FINAL_DIR);
+        let staged = StagedDir::beside(&target, OnExisting::Replace)?;
+        checkpoint::write_model(staged.path(), self.context.folder_parts(), &state.model)?;
+        staged.publish()?;
+        monitor.saved(&target);
+        for format in &self.context.recipe.export.formats {
+            let out = dir.join("export").join(format.file_name());
+            let request = export::Request::new(*format, &out, OnExisting::Replace);
+            let model = StoredModel::open(&target)?;
+            let what = format!("writing {}", format.name());
+            let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
+            let signals = self.context.signals;
+            let report = export::export(&model, &target, &request, signals, &mut watch)?;
+            monitor.saved(&out);
+            monitor.message(&report.to_string());
+            monitor.message(&export::verify(&model, &out)?.to_string());
+        }
+        events.as_mut().map_or(Ok(()), EventFile::flush)?;
+        monitor.finished();
+        Ok(())
+    }
+}

@@ -1,0 +1,275 @@
+//! Preference training (DPO): pairs of answers, their reference log-probabilities, and the evaluation
+//! of held-out pairs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use burn::tensor::Device;
+
+use super::evaluate::Likelihood;
+use super::objective::Objective;
+use super::preference::{DpoObjective, PairBatch};
+use super::reference::{self, ReferenceKey, ReferenceRequest};
+use super::{BatchRequest, Stage, StepGradients, lengths, list_dropped};
+use crate::data::{Epoch, Loader, LoaderSettings, Pair, PairPlan, Place, Row, TokenCache};
+use crate::error::TrainError;
+use crate::model::LanguageModel;
+use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
+use crate::train::context::{RunContext, StepContext, cache_dir};
+use crate::train::step::accumulate::{GradAccumulator, part_size};
+
+/// Log-probability of the chosen and the rejected answer of each pair of a set, by the reference.
+type LogProbs = Vec<[f32; 2]>;
+
+/// Preference pairs and the DPO objective.
+pub(crate) struct Dpo {
+    loader: Loader<PairPlan>,
+    sets: BTreeMap<String, TokenCache>,
+    validation: BTreeMap<String, TokenCache>,
+    settings: LoaderSettings,
+    objective: DpoObjective,
+    /// Pairs of a forward pass.
+    micro_batch: usize,
+    /// By set; a validation set is told from a training set of the same name by its flag.
+    references: BTreeMap<(bool, String), LogProbs>,
+}
+
+impl Dpo {
+    pub(crate) fn new(
+        sets: BTreeMap<String, TokenCache>,
+        validation: BTreeMap<String, TokenCache>,
+        settings: LoaderSettings,
+        beta: f64,
+        micro_batch: usize,
+    ) -> Self {
+        let loader = Loader::new(sets.clone(), settings);
+        let objective = DpoObjective { beta };
+        let references = BTreeMap::new();
+        Self { loader, sets, validation, settings, objective, micro_batch, references }
+    }
+
+    /// Micro-batches of pairs of one length each, so that nothing is padded to a neighbour's, each
+    /// cut into parts.
+    fn batches(
+        &self,
+        held_out: bool,
+        pairs: &[Pair],
+        micro_batch: usize,
+        device: &Device,
+    ) -> Vec<Vec<PairBatch>> {
+        let mut by_length: BTreeMap<usize, Vec<Pair>> = BTreeMap::new();
+        for pair in pairs {
+            by_length.entry(pair.chosen.tokens.len()).or_default().push(pair.clone());
+        }
+        let batch = |pairs: &[Pair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
+        let part = |pairs: &[Pair]| part_size(pairs.len(), device);
+        let parts = |pairs: &[Pair]| pairs.chunks(part(pairs)).map(batch).collect();
+        by_length.values().flat_map(|group| group.chunks(micro_batch).map(parts)).collect()
+    }
+
+    fn reference(&self, held_out: bool, pairs: &[Pair]) -> LogProbs {
+        let of = |pair: &Pair| self.references[&(held_out, pair.set.to_string())][pair.index];
+        pairs.iter().map(of).collect()
+    }
+
+    fn evaluate_set(
+        &self,
+        model: &LanguageModel,
+        set: &str,
+        context: StepContext,
+    ) -> Result<Evaluation, TrainError> {
+        let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
+        let pairs: Vec<Pair> = (0..plan.items()).map(|number| plan.item(number)).collect();
+        let batches = self.batches(true, &pairs, self.micro_batch, context.device);
+        let batches: Vec<PairBatch> = batches.into_iter().flatten().collect();
+        let own = context.finish(self.evaluate_share(model, &batches, context))?;
+        let sums = context.comm.all_reduce_sum(&own);
+        let [loss, count, logp_chosen, accuracy, margin] = sums[..] else {
+            unreachable!("as many sums as were given")
+        };
+        let mean = |sum: f64| sum / f64::max(count, 1.0);
+        let chosen = |pair: &Pair| pair.chosen.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
+        let tokens = pairs.iter().map(chosen).sum::<usize>() as u64;
+        let likelihood = Likelihood { nll: -logp_chosen, tokens };
+        let preference = PreferenceEvaluation {
+            loss: mean(loss),
+            accuracy: mean(accuracy),
+            margin: mean(margin),
+            pairs: count as u64,
+        };
+        Ok(Evaluation { preference: Some(preference), ..likelihood.evaluation() })
+    }
+
+    /// Loss, count and the three figures of this rank's share, summed; `None` when interrupted.
+    fn evaluate_share(
+        &self,
+        model: &LanguageModel,
+        batches: &[PairBatch],
+        context: StepContext,
+    ) -> Option<[f64; 5]> {
+        let mut sums = [0.0; 5];
+        for (number, batch) in batches.iter().enumerate() {
+            if context.interrupted() {
+                return None;
+            }
+            if !context.comm.owns(number) {
+                continue;
+            }
+            let outcome = self.objective.evaluate(model, batch, context.device);
+            let metric = |name: &str| {
+                let found = outcome.metrics.iter().find(|(key, _)| *key == name);
+                found.expect("a figure of every preference batch").1
+            };
+            let [chosen, accuracy, margin] = ["logp_chosen", "accuracy", "margin"].map(metric);
+            let loss = f64::from(outcome.sum.into_scalar::<f32>());
+            let own = [loss, outcome.count, chosen, accuracy, margin];
+            sums.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
+        Some(sums)
+    }
+
+    /// Reads or computes the reference log-probabilities of one set.
+    fn prepare(
+        &mut self,
+        (held_out, set): (bool, &str),
+        work: &mut ReferenceWork<'_, '_>,
+    ) -> Result<(), TrainError> {
+        let cache = if held_out { &self.validation[set] } else { &self.sets[set] };
+        let plan = PairPlan::in_file_order(cache, self.settings, set);
+        let LoaderSettings { seq_len, policy, .. } = self.settings;
+        let recipe = work.context.recipe;
+        let key = ReferenceKey {
+            data: cache.key().to_owned(),
+            model: work.model_hash.clone(),
+            rows: format!(
+                "{seq_len} {policy:?} {} {}",
+                recipe.train.precision.name(),
+                recipe.device
+            ),
+        };
+        let found = work.log_probs(&key, &plan, set)?;
+        let mut by_index = vec![[f32::NAN; 2]; cache.documents() / 2];
+        for (number, log_probs) in found.into_iter().enumerate() {
+            by_index[plan.index(number as u64)] = log_probs;
+        }
+        self.references.insert((held_out, set.to_owned()), by_index);
+        Ok(())
+    }
+}
+
+/// What computing references needs beside the pairs.
+struct ReferenceWork<'a, 'b> {
+    context: &'a RunContext<'b>,
+    monitor: &'a mut dyn Monitor,
+    model_hash: String,
+    model: Option<LanguageModel>,
+}
+
+impl ReferenceWork<'_, '_> {
+    fn log_probs(
+        &mut self,
+        key: &ReferenceKey,
+        plan: &PairPlan,
+        set: &str,
+    ) -> Result<LogProbs, TrainError> {
+        let (context, monitor) = (self.context, RefCell::new(&mut *self.monitor));
+        let what = format!("reference log-probabilities of {set}");
+        let dir = cache_dir(context.recipe);
+        let request = ReferenceRequest {
+            dir: &dir,
+            key,
+            context: context.step_context(&context.device),
+            progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
+        };
+        let held = &mut self.model;
+        reference::open_or_compute(&request, plan, &mut || {
+            if held.is_none() {
+                *held = Some(context.initial_model(&mut **monitor.borrow_mut())?);
+            }
+            Ok(held.clone().expect("it was just put there"))
+        })
+    }
+}
+
+impl Stage for Dpo {
+    fn items(&mut self, set: &str) -> Result<u64, TrainError> {
+        Ok(self.loader.plan(set, 0)?.items())
+    }
+
+    fn describe(&mut self) -> Result<Vec<String>, TrainError> {
+        let mut lines = Vec::new();
+        for set in self.sets.keys() {
+            let plan = self.loader.plan(set, 0)?;
+            let found = plan.statistics();
+            lines.push(format!(
+                "{set}: {} pairs, {:.1} % of their rows filled; {} prompts cut, {} left out",
+                found.pairs,
+                100.0 * found.tokens as f64 / found.capacity.max(1) as f64,
+                found.truncated,
+                found.dropped
+            ));
+            lines.push(lengths(set, &self.sets[set]));
+            lines.extend(list_dropped(set, &plan.left_out()));
+        }
+        Ok(lines)
+    }
+
+    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError> {
+        let plan = self.loader.plan(set, 0)?;
+        let pairs = (0..plan.items().min(count)).map(|number| (number, plan.item(number)));
+        let rows = pairs.flat_map(|(number, pair)| {
+            let name = |side: &str| format!("{set}, pair {number}, {side}");
+            [(name("chosen"), pair.chosen), (name("rejected"), pair.rejected)]
+        });
+        Ok(rows.collect())
+    }
+
+    fn begin(&mut self, context: &RunContext, monitor: &mut dyn Monitor) -> Result<(), TrainError> {
+        let model_hash = context.hash_initial_model()?;
+        let mut work = ReferenceWork { context, monitor, model_hash, model: None };
+        let train = self.sets.keys().map(|set| (false, set.clone()));
+        let names: Vec<_> =
+            train.chain(self.validation.keys().map(|set| (true, set.clone()))).collect();
+        for (held_out, set) in &names {
+            self.prepare((*held_out, set), &mut work)?;
+        }
+        Ok(())
+    }
+
+    fn gradients(
+        &mut self,
+        model: &LanguageModel,
+        request: BatchRequest,
+        context: StepContext,
+    ) -> Result<StepGradients, TrainError> {
+        let share = context.comm.share(request.batch);
+        let (pairs, next) = self.loader.share(
+            request.phase,
+            request.mix,
+            request.position,
+            request.batch,
+            share,
+        )?;
+        let batches = self.batches(false, &pairs, request.micro_batch, context.device);
+        let interrupted = || context.interrupted();
+        let sum =
+            GradAccumulator::over(model, &self.objective, &batches, context.device, &interrupted);
+        let places: Vec<Place> = pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();
+        let sum = context.finish(sum)?.all_reduce(context.comm);
+        Ok(StepGradients { sum, next, places })
+    }
+
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel,
+        context: StepContext,
+    ) -> Result<BTreeMap<String, Evaluation>, TrainError> {
+        let one = |set: &String| Ok((set.clone(), self.evaluate_set(model, set, context)?));
+        self.validation.keys().map(one).collect()
+    }
+
+    /// Policy and reference are equal, so every margin is 0.
+    fn first_loss(&self) -> Option<f32> {
+        Some(std::f32::consts::LN_2)
+    }
+}

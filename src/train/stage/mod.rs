@@ -1,0 +1,98 @@
+//! What a training stage brings to the loop: which items a step draws, what loss they are trained
+//! with, what is evaluated. The loop itself knows no stage.
+//!
+//! Pretraining and SFT train on packed sequences of tokens (`pretrain_sft`), DPO on preference pairs
+//! (`dpo`).
+
+use std::collections::BTreeMap;
+
+use crate::data::{Mix, Place, Position, Row, TokenCache};
+use crate::error::TrainError;
+use crate::model::LanguageModel;
+use crate::monitor::{Evaluation, Monitor};
+use crate::train::context::{RunContext, StepContext};
+use crate::train::step::accumulate::GradAccumulator;
+
+pub(crate) mod dpo;
+pub(crate) mod evaluate;
+pub(crate) mod objective;
+pub(crate) mod preference;
+pub(crate) mod pretrain_sft;
+pub(crate) mod reference;
+
+/// Which items a step draws.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchRequest<'a> {
+    pub(crate) phase: usize,
+    pub(crate) mix: &'a Mix,
+    pub(crate) position: &'a Position,
+    pub(crate) batch: usize,
+    pub(crate) micro_batch: usize,
+}
+
+/// Loss and gradients of this rank's share of a batch.
+pub(crate) struct StepGradients {
+    pub(crate) sum: GradAccumulator,
+    /// The loader's position behind the batch.
+    pub(crate) next: Position,
+    /// The documents in this rank's share.
+    pub(crate) places: Vec<Place>,
+}
+
+/// A training stage.
+pub(crate) trait Stage {
+    /// Items of an epoch of a set.
+    fn items(&mut self, set: &str) -> Result<u64, TrainError>;
+
+    /// Statistics of the documents of each set, a line or more.
+    fn describe(&mut self) -> Result<Vec<String>, TrainError>;
+
+    /// The first items of a set as rows, each with a name.
+    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError>;
+
+    /// Prepares what must be there before the first step of this process and takes long to make.
+    fn begin(&mut self, _: &RunContext, _: &mut dyn Monitor) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// Draws a batch and runs this rank's share of it forward and backward; stops on all ranks when
+    /// one of them was interrupted.
+    fn gradients(
+        &mut self,
+        model: &LanguageModel,
+        request: BatchRequest,
+        context: StepContext,
+    ) -> Result<StepGradients, TrainError>;
+
+    /// Evaluates every held-out set on all ranks; stops likewise. `model` is without autodiff.
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel,
+        context: StepContext,
+    ) -> Result<BTreeMap<String, Evaluation>, TrainError>;
+
+    /// The loss that the first step of a run must have, if it is known.
+    fn first_loss(&self) -> Option<f32> {
+        None
+    }
+}
+
+/// A line with the sequence lengths of a set.
+fn lengths(set: &str, cache: &TokenCache) -> String {
+    let mut lengths: Vec<u64> = (0..cache.documents()).map(|one| cache.length(one)).collect();
+    lengths.sort_unstable();
+    let at = |part: f64| lengths.get((lengths.len() as f64 * part) as usize).or(lengths.last());
+    let [median, most, longest] = [0.5, 0.95, 1.0].map(|part| at(part).copied().unwrap_or(0));
+    format!("{set}: lengths in tokens: half up to {median}, 95 % up to {most}, longest {longest}")
+}
+
+/// Dropped documents that are listed by name; the rest is only counted.
+const LISTED: usize = 10;
+
+/// A line that names the documents that were dropped.
+fn list_dropped(set: &str, places: &[Place]) -> Option<String> {
+    let named: Vec<_> = places.iter().take(LISTED).map(ToString::to_string).collect();
+    let more = places.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!places.is_empty()).then(|| format!("{set}: left out: {}{more}", named.join(" ")))
+}

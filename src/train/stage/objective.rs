@@ -1,0 +1,108 @@
+//! What a micro-batch contributes to training: a sum and a count. The division happens once, over
+//! the whole batch, so the result does not depend on how the batch was cut.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::model::{Documents, LanguageModel, Recording, target_log_probs};
+use crate::ops::{self, Targets};
+
+/// Rows of tokens as the model sees them, on the host.
+#[derive(Clone, Debug)]
+pub struct TokenBatch {
+    /// Input ids `[B, T]`, row-major.
+    pub tokens: Vec<i32>,
+    /// The id to predict at each position `[B, T]`.
+    pub targets: Vec<i32>,
+    /// 1 where the target is trained, 0 where not `[B, T]`.
+    pub loss_mask: Vec<f32>,
+    /// Where the documents begin.
+    pub documents: Documents,
+}
+
+/// The contribution of one micro-batch.
+#[derive(Debug)]
+pub struct LossSum {
+    /// The loss summed over the counted items, `[1]`, with its graph.
+    pub sum: Tensor<1>,
+    /// Counted items: trained tokens, or pairs.
+    pub count: f64,
+    /// Trained targets.
+    pub tokens: u64,
+    /// Other figures for the log, summed over the counted items.
+    pub metrics: Vec<(&'static str, f64)>,
+}
+
+/// A training objective: what is summed, and over what it is counted.
+pub trait Objective: Sync {
+    /// What one micro-batch is.
+    type Batch: Sync;
+
+    /// The rows of a micro-batch that the model reads.
+    fn rows<'b>(&self, batch: &'b Self::Batch) -> &'b TokenBatch;
+
+    /// What the final hidden states of those rows contribute; the head is `model`'s.
+    fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &Self::Batch) -> LossSum;
+
+    /// Runs the model forward on a micro-batch.
+    fn evaluate(&self, model: &LanguageModel, batch: &Self::Batch, device: &Device) -> LossSum {
+        self.loss(model, self.rows(batch).hidden(model, device), batch)
+    }
+}
+
+/// Next-token cross-entropy over the trained targets: pretraining and SFT.
+#[derive(Clone, Copy, Debug)]
+pub struct CrossEntropy;
+
+impl Objective for CrossEntropy {
+    type Batch = TokenBatch;
+
+    fn rows<'b>(&self, batch: &'b TokenBatch) -> &'b TokenBatch {
+        batch
+    }
+
+    fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &TokenBatch) -> LossSum {
+        let targets = Targets {
+            ids: Arc::new(batch.targets.clone()),
+            weights: Arc::new(batch.loss_mask.clone()),
+        };
+        let sum = ops::cross_entropy(hidden, model.head(), targets, model.compute());
+        let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
+        let tokens = batch.trained_tokens();
+        LossSum { sum, count, tokens, metrics: Vec::new() }
+    }
+}
+
+/// Log-probability of every target of a batch, `[B, T]`.
+pub fn batch_log_probs(model: &LanguageModel, batch: &TokenBatch, device: &Device) -> Tensor<2> {
+    batch.log_probs(model, batch.hidden(model, device))
+}
+
+impl TokenBatch {
+    /// Final hidden states `[B, T, C]`.
+    fn hidden(&self, model: &LanguageModel, device: &Device) -> Tensor<3> {
+        model.forward(self.ids(&self.tokens, device), &self.documents)
+    }
+
+    /// Final hidden states, and the graph that leads from their gradient to the parameters'.
+    pub(crate) fn record(&self, model: &LanguageModel, device: &Device) -> (Tensor<3>, Recording) {
+        model.record(self.ids(&self.tokens, device), &self.documents)
+    }
+
+    /// Log-probability of every target, `[B, T]`, from the final hidden states.
+    pub(crate) fn log_probs(&self, model: &LanguageModel, hidden: Tensor<3>) -> Tensor<2> {
+        let targets = self.ids(&self.targets, &hidden.device());
+        target_log_probs(hidden, model.head(), targets)
+    }
+
+    /// `[B, T]`
+    fn ids(&self, ids: &[i32], device: &Device) -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(ids.to_vec(), self.documents.dims()), device)
+    }
+
+    /// Number of trained targets.
+    pub fn trained_tokens(&self) -> u64 {
+        self.loss_mask.iter().filter(|&&trained| trained != 0.0).count() as u64
+    }
+}

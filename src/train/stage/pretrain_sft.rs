@@ -1,0 +1,116 @@
+//! Pretraining and supervised fine-tuning: packed sequences of tokens, next-token cross-entropy over
+//! the trained targets.
+
+use std::collections::BTreeMap;
+
+use super::evaluate::{batch_of, likelihood, own_share};
+use super::objective::CrossEntropy;
+use super::{BatchRequest, Stage, StepGradients, lengths, list_dropped};
+use crate::data::{EpochPlan, Loader, LoaderSettings, Row, TokenCache, validation_rows};
+use crate::error::TrainError;
+use crate::model::LanguageModel;
+use crate::monitor::Evaluation;
+use crate::train::context::StepContext;
+use crate::train::step::accumulate::{GradAccumulator, part_size};
+
+/// Packed sequences and their next-token cross-entropy.
+pub(crate) struct PretrainSft {
+    loader: Loader<EpochPlan>,
+    caches: BTreeMap<String, TokenCache>,
+    validation: BTreeMap<String, TokenCache>,
+    seq_len: usize,
+}
+
+impl PretrainSft {
+    pub(crate) fn new(
+        sets: BTreeMap<String, TokenCache>,
+        validation: BTreeMap<String, TokenCache>,
+        settings: LoaderSettings,
+    ) -> Self {
+        let seq_len = settings.seq_len;
+        Self { loader: Loader::new(sets.clone(), settings), caches: sets, validation, seq_len }
+    }
+}
+
+impl Stage for PretrainSft {
+    fn items(&mut self, set: &str) -> Result<u64, TrainError> {
+        Ok(self.loader.plan(set, 0)?.rows())
+    }
+
+    fn describe(&mut self) -> Result<Vec<String>, TrainError> {
+        let mut lines = Vec::new();
+        for set in self.caches.keys() {
+            let plan = self.loader.plan(set, 0)?;
+            let packing = plan.statistics();
+            lines.push(format!(
+                "{set}: {} documents in {} rows of {}, {:.1} % filled",
+                packing.documents,
+                packing.rows,
+                self.seq_len,
+                100.0 * packing.efficiency()
+            ));
+            let fates = [
+                (packing.truncated, "cut to a row"),
+                (packing.split, "split over rows"),
+                (packing.dropped, "left out as too long"),
+                (packing.too_short, "left out as too short"),
+                (packing.untrained, "left out because no trained token fits in a row"),
+            ];
+            lines.push(lengths(set, &self.caches[set]));
+            let fates = fates.iter().filter(|(count, _)| *count > 0);
+            let fates: Vec<_> = fates.map(|(count, fate)| format!("{count} {fate}")).collect();
+            if !fates.is_empty() {
+                lines.push(format!("{set}: {}", fates.join(", ")));
+            }
+            lines.extend(list_dropped(set, &plan.left_out()));
+        }
+        Ok(lines)
+    }
+
+    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError> {
+        let plan = self.loader.plan(set, 0)?;
+        let name = |row: u64| format!("{set}, row {row}");
+        Ok((0..plan.rows().min(count)).map(|row| (name(row), plan.row(row))).collect())
+    }
+
+    fn gradients(
+        &mut self,
+        model: &LanguageModel,
+        request: BatchRequest,
+        context: StepContext,
+    ) -> Result<StepGradients, TrainError> {
+        let share = context.comm.share(request.batch);
+        let (rows, next) = self.loader.share(
+            request.phase,
+            request.mix,
+            request.position,
+            request.batch,
+            share,
+        )?;
+        let part = |rows: &[Row]| part_size(rows.len(), context.device);
+        let parts = |rows: &[Row]| rows.chunks(part(rows)).map(batch_of).collect();
+        let batches: Vec<_> = rows.chunks(request.micro_batch).map(parts).collect();
+        let sum = GradAccumulator::over(model, &CrossEntropy, &batches, context.device, &|| {
+            context.interrupted()
+        });
+        let places = rows.into_iter().flat_map(|row| row.documents).collect();
+        let sum = context.finish(sum)?.all_reduce(context.comm);
+        Ok(StepGradients { sum, next, places })
+    }
+
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel,
+        context: StepContext,
+    ) -> Result<BTreeMap<String, Evaluation>, TrainError> {
+        let mut results = BTreeMap::new();
+        for (name, cache) in &self.validation {
+            let rows = validation_rows(cache, self.seq_len);
+            let own = own_share(rows, context.comm);
+            let own = likelihood(model, own, context.device, &|| context.interrupted());
+            let all = context.finish(own)?.all_reduce(context.comm);
+            results.insert(name.clone(), all.evaluation());
+        }
+        Ok(results)
+    }
+}

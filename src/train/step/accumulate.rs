@@ -1,0 +1,184 @@
+//! Micro-batches → summed loss and summed gradients.
+//!
+//! Losses and gradients are sums over counted items; the division by the global count happens once,
+//! in the update. So how a batch is cut into micro-batches changes nothing but roundings.
+
+use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::guard::Limits;
+use super::report::{PendingStep, StepFigures};
+use crate::device::runs_own_operations;
+use crate::distributed::Comm;
+use crate::model::{LanguageModel, replace_values, values};
+use crate::recipe::LossReduction;
+use crate::train::stage::objective::{LossSum, Objective};
+
+/// Losses and gradients, summed over micro-batches.
+#[derive(Debug, Default)]
+pub struct GradAccumulator {
+    /// The summed loss of each part, `[1]`, unread.
+    losses: Vec<Tensor<1>>,
+    /// The summed loss of all ranks, after [`GradAccumulator::all_reduce`].
+    total: Option<f64>,
+    count: f64,
+    tokens: u64,
+    /// Trained targets of this rank.
+    own_tokens: u64,
+    metrics: Vec<(&'static str, f64)>,
+    /// Flat, in table order.
+    gradients: Vec<Tensor<1>>,
+}
+
+impl GradAccumulator {
+    /// Runs micro-batches one after the other.
+    pub fn of<O: Objective>(
+        model: &LanguageModel,
+        objective: &O,
+        micro_batches: &[O::Batch],
+        device: &Device,
+    ) -> Self {
+        let mut total = Self::default();
+        for batch in micro_batches {
+            total.add(Self::one(model, objective, batch, device));
+        }
+        total
+    }
+
+    /// Runs micro-batches. The parts of each run at the same time on the threads of the pool; sums
+    /// are added in the order of the parts, so threads change no bit. `None` when `interrupted`
+    /// returns true between two micro-batches.
+    pub fn over<O: Objective>(
+        model: &LanguageModel,
+        objective: &O,
+        micro_batches: &[Vec<O::Batch>],
+        device: &Device,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Option<Self> {
+        let mut total = Self::default();
+        for parts in micro_batches {
+            if interrupted() {
+                return None;
+            }
+            let run = |batch: &O::Batch| Self::one(&detached_copy(model), objective, batch, device);
+            let sums: Vec<Self> = match parts.as_slice() {
+                // Other devices keep a queue a thread: all their work must come from one thread.
+                [batch] if !runs_own_operations(device) => {
+                    vec![Self::one(model, objective, batch, device)]
+                }
+                [batch] => vec![in_pool(|| Self::one(model, objective, batch, device))],
+                parts => parts.par_iter().map(run).collect(),
+            };
+            for sum in sums {
+                total.add(sum);
+            }
+        }
+        Some(total)
+    }
+
+    /// Forward and backward pass of one batch.
+    fn one<O: Objective>(
+        model: &LanguageModel,
+        objective: &O,
+        batch: &O::Batch,
+        device: &Device,
+    ) -> Self {
+        let (hidden, graph) = objective.rows(batch).record(model, device);
+        let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
+        let gradients = graph.gradients(model, sum.backward());
+        let losses = vec![sum.inner()];
+        Self { losses, total: None, count, tokens, own_tokens: tokens, metrics, gradients }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.losses.extend(other.losses);
+        self.count += other.count;
+        self.tokens += other.tokens;
+        self.own_tokens += other.own_tokens;
+        if self.gradients.is_empty() {
+            self.metrics = other.metrics;
+            self.gradients = other.gradients;
+            return;
+        }
+        let metrics = self.metrics.iter().zip(other.metrics);
+        self.metrics = metrics.map(|((name, sum), (_, more))| (*name, sum + more)).collect();
+        let old = std::mem::take(&mut self.gradients);
+        self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
+    }
+
+    /// Mean loss per counted item.
+    pub fn loss(&self) -> f32 {
+        (self.total.unwrap_or_else(|| self.own_total()) / self.count) as f32
+    }
+
+    fn own_total(&self) -> f64 {
+        self.losses.iter().map(|sum| f64::from(sum.clone().into_scalar::<f32>())).sum()
+    }
+
+    /// Loss, count, tokens and metrics summed over all ranks. Gradients stay this rank's own.
+    #[must_use]
+    pub(crate) fn all_reduce(mut self, comm: &Comm) -> Self {
+        if comm.world_size() == 1 {
+            return self;
+        }
+        let mut own = vec![self.own_total(), self.count, self.tokens as f64];
+        own.extend(self.metrics.iter().map(|(_, sum)| sum));
+        let sums = comm.all_reduce_sum(&own);
+        self.total = Some(sums[0]);
+        self.count = sums[1];
+        self.tokens = sums[2] as u64;
+        self.metrics.iter_mut().zip(&sums[3..]).for_each(|((_, sum), all)| *sum = *all);
+        self
+    }
+
+    pub(crate) fn take_gradients(&mut self) -> Vec<Tensor<1>> {
+        std::mem::take(&mut self.gradients)
+    }
+
+    /// The mean loss, `[1]`, on the device.
+    pub(super) fn loss_on_device(&self) -> Tensor<1> {
+        Tensor::cat(self.losses.clone(), 0).sum().div_scalar(self.count)
+    }
+
+    /// The step made of this sum, once its figures are known.
+    pub(crate) fn into_pending(self, figures: StepFigures, limits: Limits) -> PendingStep {
+        let Self { count, tokens, own_tokens, metrics, .. } = self;
+        PendingStep { figures, limits, count, tokens, own_tokens, metrics }
+    }
+
+    /// The gradients of the reduced loss, flat, in table order.
+    pub fn reduced_gradients(self, reduction: LossReduction) -> Vec<Tensor<1>> {
+        let divisor = self.divisor(reduction);
+        self.gradients.into_iter().map(|gradient| gradient.div_scalar(divisor)).collect()
+    }
+
+    /// What a sum is divided by to get the reduced loss.
+    pub(crate) fn divisor(&self, reduction: LossReduction) -> f64 {
+        match reduction {
+            LossReduction::Mean => self.count,
+            LossReduction::Sum => 1.0,
+        }
+    }
+}
+
+/// Rows, or pairs, of each part of a micro-batch, so that every thread gets one part. Small models
+/// gain most: their single operations are too small to be shared. A device that shares work itself
+/// gets the whole micro-batch.
+pub(crate) fn part_size(items: usize, device: &Device) -> usize {
+    if !runs_own_operations(device) {
+        return items.max(1);
+    }
+    items.div_ceil(rayon::current_num_threads()).max(1)
+}
+
+/// The model with its parameters as leaves of a new graph, so that several passes can be recorded
+/// at the same time. The values are shared.
+pub(crate) fn detached_copy(model: &LanguageModel) -> LanguageModel {
+    replace_values(model.clone(), values(model))
+}
+
+/// Runs `work` inside the thread pool. Work that enters the pool many times in a row would pay two
+/// thread switches each time if it came from outside.
+pub(crate) fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}

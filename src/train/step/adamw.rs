@@ -1,0 +1,189 @@
+//! `AdamW` with decoupled weight decay (arXiv 1711.05101) over the ordered parameter list, in the
+//! order of operations of `torch.optim.AdamW`. The learning rate and the decay come with every
+//! step, because two-phase training changes both.
+
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use burn::tensor::{Bool, Device, Tensor};
+
+use crate::ops::{self, Compute, Update, reference};
+use crate::recipe::StepRates;
+
+/// The constants of an [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+impl Default for AdamWSettings {
+    /// The betas of the training tips (Table 2) and torch's eps.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8 }
+    }
+}
+
+/// Moments of every parameter, flat and in table order.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    settings: AdamWSettings,
+    decayed: Vec<bool>,
+    frozen: Vec<bool>,
+    /// Updates made so far; the bias correction depends on it.
+    pub updates: u64,
+    /// First moments `[elements]`.
+    pub first: Vec<Tensor<1>>,
+    /// Second moments `[elements]`.
+    pub second: Vec<Tensor<1>>,
+}
+
+impl AdamW {
+    /// Zero moments for parameters of these `sizes`; `decayed[i]` says whether weight decay acts
+    /// on parameter `i`.
+    pub fn new(
+        settings: AdamWSettings,
+        sizes: &[usize],
+        decayed: Vec<bool>,
+        device: &Device,
+    ) -> Self {
+        assert_eq!(sizes.len(), decayed.len(), "one decision for each parameter");
+        let zeros = || sizes.iter().map(|&size| Tensor::zeros([size], device)).collect();
+        let frozen = vec![false; sizes.len()];
+        Self { settings, decayed, frozen, updates: 0, first: zeros(), second: zeros() }
+    }
+
+    /// Zero moments for a model: weight decay acts on matrices (embedding included), not on norms.
+    pub fn for_model(spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> Self {
+        let table = tensor_table(spec);
+        let sizes: Vec<usize> = table.iter().map(TensorEntry::elements).collect();
+        let decayed = table.iter().map(TensorEntry::is_matrix).collect();
+        Self::new(settings, &sizes, decayed, &device.clone().inner())
+    }
+
+    /// The same, with parameter `i` kept as it is where `frozen[i]`.
+    #[must_use]
+    pub fn with_frozen(self, frozen: Vec<bool>) -> Self {
+        assert_eq!(frozen.len(), self.frozen.len(), "one decision for each parameter");
+        Self { frozen, ..self }
+    }
+
+    /// The gradients (flat, table order), without those of frozen parameters.
+    pub fn trained(&self, gradients: Vec<Tensor<1>>) -> Vec<Option<Tensor<1>>> {
+        let pairs = gradients.into_iter().zip(&self.frozen);
+        pairs.map(|(gradient, frozen)| (!frozen).then_some(gradient)).collect()
+    }
+
+    /// One update: parameters and gradients (flat, table order), each gradient times `factor` → new
+    /// parameters; one without a gradient stays as it is.
+    pub fn update(
+        &mut self,
+        values: Vec<Tensor<1>>,
+        gradients: Vec<Option<Tensor<1>>>,
+        factor: f64,
+        rates: StepRates,
+        compute: Compute,
+    ) -> Vec<Tensor<1>> {
+        self.updates += 1;
+        each(values, gradients, |index, pair| self.update_one(index, pair, factor, rates, compute))
+    }
+
+    /// As [`AdamW::update`], but the device decides. The host counts the update as made and takes the
+    /// count back in `DeviceStep::sync`; until then the bias correction counts a skipped step too.
+    pub(crate) fn update_where(
+        &mut self,
+        mask: &UpdateMask,
+        values: Vec<Tensor<1>>,
+        gradients: Vec<Option<Tensor<1>>>,
+        rates: StepRates,
+    ) -> Vec<Tensor<1>> {
+        self.updates += 1;
+        each(values, gradients, |index, pair| self.update_one_where(index, mask, pair, rates))
+    }
+
+    fn update_one_where(
+        &mut self,
+        index: usize,
+        mask: &UpdateMask,
+        [value, gradient]: [Tensor<1>; 2],
+        rates: StepRates,
+    ) -> Tensor<1> {
+        let gradient = gradient * mask.factor.clone();
+        let old = [value, self.first[index].clone(), self.second[index].clone()];
+        let [value, first, second] = old.clone();
+        let update = self.coefficients(index, 1.0, rates);
+        let new = reference::adamw([value, gradient, first, second], update);
+        let [value, first, second] = mask.select(new, old);
+        self.first[index] = first;
+        self.second[index] = second;
+        value
+    }
+
+    fn update_one(
+        &mut self,
+        index: usize,
+        [value, gradient]: [Tensor<1>; 2],
+        factor: f64,
+        rates: StepRates,
+        compute: Compute,
+    ) -> Tensor<1> {
+        let update = self.coefficients(index, factor, rates);
+        // Taken out, so that nothing else holds them and the update works in place.
+        let empty = || Tensor::zeros([0], &value.device());
+        let first = std::mem::replace(&mut self.first[index], empty());
+        let second = std::mem::replace(&mut self.second[index], empty());
+        let [value, first, second] = ops::adamw(value, gradient, first, second, update, compute);
+        self.first[index] = first;
+        self.second[index] = second;
+        value
+    }
+
+    /// The coefficients of the update that was just counted.
+    fn coefficients(&self, index: usize, factor: f64, rates: StepRates) -> Update {
+        let AdamWSettings { beta1, beta2, eps } = self.settings;
+        let count = self.updates as f64;
+        let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
+        Update {
+            gradient: factor as f32,
+            beta1,
+            beta2,
+            eps,
+            keep: 1.0 - rates.learning_rate * decay,
+            step: rates.learning_rate / (1.0 - beta1.powf(count)),
+            root: (1.0 - beta2.powf(count)).sqrt(),
+        }
+    }
+}
+
+/// Each value after `step(index, [value, gradient])`; one without a gradient stays as it is.
+fn each(
+    values: Vec<Tensor<1>>,
+    gradients: Vec<Option<Tensor<1>>>,
+    mut step: impl FnMut(usize, [Tensor<1>; 2]) -> Tensor<1>,
+) -> Vec<Tensor<1>> {
+    let pairs = values.into_iter().zip(gradients).enumerate();
+    let new = |(index, (value, gradient))| match gradient {
+        Some(gradient) => step(index, [value, gradient]),
+        None => value,
+    };
+    pairs.map(new).collect()
+}
+
+/// A device's decision about a step, unread by the host.
+pub(crate) struct UpdateMask {
+    /// What gradients are multiplied by, `[1]`.
+    pub(crate) factor: Tensor<1>,
+    /// Whether the update is made, `[1]`.
+    pub(crate) passed: Tensor<1, Bool>,
+}
+
+impl UpdateMask {
+    /// The new tensors of a parameter where the step passed, else the old ones; `[elements]` each.
+    fn select<const N: usize>(&self, new: [Tensor<1>; N], old: [Tensor<1>; N]) -> [Tensor<1>; N] {
+        let passed = self.passed.clone().expand(new[0].dims());
+        let mut new = new.into_iter();
+        old.map(|old| old.mask_where(passed.clone(), new.next().expect("as many as old ones")))
+    }
+}

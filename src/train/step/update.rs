@@ -1,0 +1,240 @@
+//! Finite check → global-norm clip → update. Nothing changes unless loss and gradient norm pass.
+//!
+//! Three implementations of [`OptimizerStep`], one of which is chosen when a run is opened:
+//! [`HostStep`] reads loss and norm and decides; [`DeviceStep`] lets the device decide by the same
+//! comparison, so that a step waits for nothing; `distributed::DataParallel` steps with several ranks.
+
+use std::time::Duration;
+
+use bitnet_format::ModelSpec;
+use burn::tensor::{Bool, Device, Tensor};
+
+use super::accumulate::{GradAccumulator, in_pool};
+use super::adamw::{AdamW, AdamWSettings, UpdateMask};
+use super::guard::Limits;
+use super::report::{PendingStep, StepFigures, StepReport, StepSettings};
+use crate::checkpoint::{Moments, StoredMoments};
+use crate::device::runs_own_operations;
+use crate::error::TrainError;
+use crate::model::{LanguageModel, replace_values, take_values, values};
+use crate::ops::{self, Compute};
+use crate::recipe::StepRates;
+
+/// Steps that a device makes before the host reads their figures.
+const STEPS_IN_FLIGHT: usize = 8;
+
+/// Makes optimizer steps, and knows where the optimizer's state lives.
+pub trait OptimizerStep: std::fmt::Debug {
+    /// Applies the update, or skips it when loss or gradient norm does not pass its limit.
+    fn step(
+        &self,
+        sum: GradAccumulator,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: StepRates,
+    ) -> (LanguageModel, PendingStep);
+
+    /// Reads the figures of a step; may wait for the device. `optimizer` is the one that made it.
+    fn sync(&self, pending: PendingStep, _optimizer: &mut AdamW) -> StepReport {
+        pending.read()
+    }
+
+    /// Steps that may be made before [`OptimizerStep::sync`].
+    fn log_interval(&self) -> usize {
+        1
+    }
+
+    /// The optimizer of step 0, with the moments that this process keeps.
+    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW;
+
+    /// Brings what was read from a checkpoint to all ranks: the model of rank 0, and the moments
+    /// that rank 0 has `stored`.
+    ///
+    /// # Errors
+    /// When a moment is missing or broken.
+    fn load(
+        &self,
+        spec: &ModelSpec,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        stored: Option<&StoredMoments>,
+    ) -> Result<LanguageModel, TrainError> {
+        let device = model.head().device().inner();
+        let stored = stored.expect("a single process has opened it");
+        [optimizer.first, optimizer.second] = stored.read_all(spec, &device)?;
+        Ok(model)
+    }
+
+    /// Calls `write` with the moments of all parameters, on the rank that writes the checkpoint.
+    ///
+    /// # Errors
+    /// Those of `write`, and ranks whose parameters differ.
+    fn save(
+        &self,
+        _model: &LanguageModel,
+        optimizer: &AdamW,
+        _step: u64,
+        write: &mut dyn FnMut(&dyn Moments) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        write(optimizer)
+    }
+
+    /// Time spent communicating with other ranks since the last call.
+    fn take_communicated(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// The step of one process on this device; `frozen[i]` says whether tensor `i` is not trained.
+/// With `sync_every_step` no step stays in flight, because the limits depend on the steps before.
+pub fn single_process(
+    device: &Device,
+    frozen: Vec<bool>,
+    sync_every_step: bool,
+) -> Box<dyn OptimizerStep> {
+    if runs_own_operations(device) {
+        Box::new(HostStep { frozen })
+    } else {
+        let in_flight = if sync_every_step { 1 } else { STEPS_IN_FLIGHT };
+        Box::new(DeviceStep { frozen, in_flight })
+    }
+}
+
+/// The host reads loss and norm, then skips the update or makes it.
+#[derive(Debug)]
+pub(crate) struct HostStep {
+    frozen: Vec<bool>,
+}
+
+impl OptimizerStep for HostStep {
+    fn step(
+        &self,
+        mut sum: GradAccumulator,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: StepRates,
+    ) -> (LanguageModel, PendingStep) {
+        let gradients = optimizer.trained(sum.take_gradients());
+        let (divisor, compute) = (sum.divisor(settings.reduction), model.compute());
+        let norm = in_pool(|| global_norm(gradients.iter().flatten(), compute));
+        let (loss, grad_norm) = (sum.loss(), norm / divisor);
+        let passed = settings.limits.check(loss, grad_norm).is_none();
+        let figures = StepFigures::OnHost { loss, grad_norm, passed };
+        let pending = sum.into_pending(figures, settings.limits);
+        if !passed {
+            return (model, pending);
+        }
+        let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
+        // Taken out of the model, so that nothing else holds them and the update works in place.
+        let (model, values) = take_values(model);
+        let new = in_pool(|| optimizer.update(values, gradients, factor, rates, compute));
+        (replace_values(model, new), pending)
+    }
+
+    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
+        AdamW::for_model(spec, settings, device).with_frozen(self.frozen.clone())
+    }
+}
+
+/// The device computes the update, then takes it or keeps the old values.
+#[derive(Debug)]
+pub(crate) struct DeviceStep {
+    frozen: Vec<bool>,
+    in_flight: usize,
+}
+
+impl OptimizerStep for DeviceStep {
+    fn step(
+        &self,
+        mut sum: GradAccumulator,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: StepRates,
+    ) -> (LanguageModel, PendingStep) {
+        let gradients = optimizer.trained(sum.take_gradients());
+        let divisor = sum.divisor(settings.reduction);
+        let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), model.compute());
+        let squares = Tensor::cat(gradients.iter().flatten().map(squares).collect(), 0);
+        let norm = squares.sum().sqrt().div_scalar(divisor);
+        let loss = sum.loss_on_device();
+        let Limits { loss: loss_limit, grad_norm: norm_limit } = settings.limits;
+        let passed = within(&loss, loss_limit).bool_and(within(&norm, norm_limit));
+        let factor = clip_factor_on_device(&norm, settings.grad_clip).div_scalar(divisor);
+        let figures = Tensor::cat(vec![loss, norm, passed.clone().float()], 0);
+        let mask = UpdateMask { factor, passed };
+        let new = optimizer.update_where(&mask, values(&model), gradients, rates);
+        let figures = StepFigures::OnDevice(Box::new(figures));
+        (replace_values(model, new), sum.into_pending(figures, settings.limits))
+    }
+
+    /// The host counted the update as made and takes it back when the device skipped it.
+    fn sync(&self, pending: PendingStep, optimizer: &mut AdamW) -> StepReport {
+        let report = pending.read();
+        optimizer.updates -= u64::from(report.skipped.is_some());
+        report
+    }
+
+    fn log_interval(&self) -> usize {
+        self.in_flight
+    }
+
+    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
+        AdamW::for_model(spec, settings, device).with_frozen(self.frozen.clone())
+    }
+}
+
+/// One step of a single process: the update and its figures.
+pub fn optimizer_step(
+    sum: GradAccumulator,
+    model: LanguageModel,
+    optimizer: &mut AdamW,
+    settings: StepSettings,
+    rates: StepRates,
+) -> (LanguageModel, StepReport) {
+    let stepper = single_process(&model.head().device(), Vec::new(), true);
+    let (model, pending) = stepper.step(sum, model, optimizer, settings, rates);
+    (model, stepper.sync(pending, optimizer))
+}
+
+/// L2 norm over all gradients together, summed in f64 over the tensors.
+pub fn global_norm<'a>(
+    gradients: impl IntoIterator<Item = &'a Tensor<1>>,
+    compute: Compute,
+) -> f64 {
+    let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), compute).into_scalar::<f32>();
+    gradients.into_iter().map(|g| f64::from(squares(g))).sum::<f64>().sqrt()
+}
+
+/// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, with its 1e-6.
+pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
+    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+/// [`clip_factor`] of a norm `[1]`.
+fn clip_factor_on_device(norm: &Tensor<1>, limit: f64) -> Tensor<1> {
+    if limit > 0.0 {
+        norm.clone().add_scalar(1e-6).recip().mul_scalar(limit).clamp_max(1.0)
+    } else {
+        norm.ones_like()
+    }
+}
+
+/// [`Limits::check`] of one figure `[1]`; false for NaN, because no comparison with it holds.
+fn within(figure: &Tensor<1>, limit: f64) -> Tensor<1, Bool> {
+    figure.clone().lower_equal_scalar(limit.min(f64::from(f32::MAX)) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clipping_acts_only_above_the_limit() {
+        assert!((clip_factor(2.0, 1.0) - 0.5).abs() < 1e-6);
+        assert!((clip_factor(0.5, 1.0) - 1.0).abs() < f64::EPSILON);
+        assert!((clip_factor(1e9, 0.0) - 1.0).abs() < f64::EPSILON);
+    }
+}
