@@ -27,7 +27,7 @@ fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
-    let folders = ["src", "export", "tests", "examples"];
+    let folders = ["src", "export", "stories", "tests", "examples"];
     let paths = folders.iter().flat_map(|folder| files(folder, "rs"));
     paths.map(|path| (path.clone(), fs_err::read_to_string(path).unwrap())).collect()
 }
@@ -68,8 +68,15 @@ fn every_config_has_the_size_its_name_says() {
 }
 
 #[test]
-fn nothing_under_export_depends_on_burn() {
-    for name in ["bitnet-format", "bitnet-text", "bitnet-kernels", "bitnet-engine", "bitnet"] {
+fn no_crate_but_the_trainer_depends_on_burn() {
+    for name in [
+        "bitnet-format",
+        "bitnet-text",
+        "bitnet-kernels",
+        "bitnet-engine",
+        "bitnet",
+        "bitnet-stories",
+    ] {
         let output = Command::new(env!("CARGO"))
             .args(["tree", "--package", name, "--locked", "--offline", "--prefix", "none"])
             .args(["--edges", "normal,build,dev"])

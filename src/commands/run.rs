@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use bitnet_train::data::world::{Cast, Telling};
+use bitnet_stories::{Difficulty, StoryStyle};
 use bitnet_train::distributed::Comm;
 use bitnet_train::monitor::{Monitor, Silent, Terminal, Verbosity};
 use bitnet_train::platform::Signals;
@@ -70,7 +70,7 @@ struct Outcome<'a> {
     recipe: &'a Recipe,
     summary: Summary,
     /// Questions about unseen worlds, asked in a chat, by how many of a kind the story has.
-    scores: BTreeMap<Cast, Score>,
+    scores: BTreeMap<Difficulty, Score>,
 }
 
 impl Runner<'_> {
@@ -201,8 +201,8 @@ impl Outcome<'_> {
             "exports": exports,
             "peak_rss_bytes": bitnet_train::platform::peak_memory(),
         });
-        for (cast, Score { asked, right }) in &self.scores {
-            line["questions"][word(*cast)] = json!({"asked": asked, "right": right});
+        for (difficulty, Score { asked, right }) in &self.scores {
+            line["questions"][word(*difficulty)] = json!({"asked": asked, "right": right});
         }
         line
     }
@@ -214,7 +214,7 @@ fn packed(summary: &Summary) -> Option<&Path> {
 }
 
 /// Asks the packed model about worlds it never saw, where it was trained on the generated one.
-fn examine(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Cast, Score>> {
+fn examine(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Difficulty, Score>> {
     match (packed(summary), &recipe.data.source) {
         (Some(packed), DataSource::Generate(_)) => {
             Speaker::open(packed)?.examine(recipe.seed, EXAMINED_STORIES)
@@ -223,10 +223,10 @@ fn examine(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Cast, Score>> 
     }
 }
 
-fn word(cast: Cast) -> &'static str {
-    match cast {
-        Cast::One => "one_of_a_kind",
-        Cast::Three => "three_of_a_kind",
+fn word(difficulty: Difficulty) -> &'static str {
+    match difficulty {
+        Difficulty::OneOfEach => "one_of_a_kind",
+        Difficulty::ThreeOfEach => "three_of_a_kind",
     }
 }
 
@@ -250,8 +250,8 @@ fn show(outcome: &Outcome) -> Result<()> {
         return Ok(());
     }
     if recipe.stage == StageKind::Pretrain {
-        for (what, telling) in [("plain", Telling::Plain), ("eventful", Telling::Hq)] {
-            let Score { asked, right } = speaker.probe(recipe.seed, telling, EXAMINED_STORIES)?;
+        for (what, style) in [("plain", StoryStyle::Plain), ("eventful", StoryStyle::Hq)] {
+            let Score { asked, right } = speaker.probe(recipe.seed, style, EXAMINED_STORIES)?;
             print_line(&format!(
                 "sentences about {what} stories of unseen worlds finished exactly: \
                  {right} of {asked}"
@@ -279,15 +279,15 @@ fn print_scores(outcomes: &[Outcome]) {
     print_line("\nquestions about unseen worlds, answered exactly right by the packed model:");
     print_line("                one person, box and thing    three of each");
     for outcome in outcomes {
-        let cell = |cast: Cast| {
-            let score = outcome.scores.get(&cast).copied().unwrap_or_default();
+        let cell = |difficulty: Difficulty| {
+            let score = outcome.scores.get(&difficulty).copied().unwrap_or_default();
             format!("{:>4} of {} ({:>5.1} %)", score.right, score.asked, 100.0 * score.share())
         };
         print_line(&format!(
             "  after {:<10}{:>26}{:>25}",
             outcome.recipe.name,
-            cell(Cast::One),
-            cell(Cast::Three)
+            cell(Difficulty::OneOfEach),
+            cell(Difficulty::ThreeOfEach)
         ));
     }
 }

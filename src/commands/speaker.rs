@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Threads, generate};
+use bitnet_stories::{Difficulty, Probe, Split, StoryStyle, dialogue, story};
 use bitnet_text::{ChatTemplate, Message, Speaker as By, Tokenizer};
-use bitnet_train::data::world::{Cast, Lesson, Probe, Split, Telling, lesson, story};
 use bitnet_train::train::TrainError;
 
 /// Tokens that an answer may be longer than the right one.
@@ -83,16 +83,16 @@ impl Speaker {
     /// answer counts; later questions follow the right answers to the earlier ones.
     ///
     /// By how many of a kind the story has.
-    pub(crate) fn examine(&self, seed: u64, stories: u64) -> Result<BTreeMap<Cast, Score>> {
+    pub(crate) fn examine(&self, seed: u64, stories: u64) -> Result<BTreeMap<Difficulty, Score>> {
         let mut scores = BTreeMap::new();
         for index in 0..stories {
-            let lesson = lesson(seed, Split::HeldOut, index);
+            let dialogue = dialogue(seed, Split::HeldOut, index);
             let mut said = Vec::new();
-            for (at, exchange) in lesson.exchanges.iter().enumerate() {
-                said.push(turn(By::User, &question(&lesson, at)));
+            for (at, exchange) in dialogue.turns.iter().enumerate() {
+                said.push(turn(By::User, &dialogue.user_message(at)));
                 let room = self.length(&exchange.answer)? + SPARE_TOKENS;
                 if let Some(answer) = self.answer(&said, room)? {
-                    let score: &mut Score = scores.entry(lesson.cast).or_default();
+                    let score: &mut Score = scores.entry(dialogue.difficulty).or_default();
                     score.count(answer.trim() == exchange.answer);
                 }
                 said.push(turn(By::Assistant, &exchange.answer));
@@ -102,10 +102,10 @@ impl Speaker {
     }
 
     /// Lets the model finish sentences about stories of unseen worlds, as a pretrained model can.
-    pub(crate) fn probe(&self, seed: u64, telling: Telling, stories: u64) -> Result<Score> {
+    pub(crate) fn probe(&self, seed: u64, style: StoryStyle, stories: u64) -> Result<Score> {
         let mut score = Score::default();
         for index in 0..stories {
-            for Probe { prompt, answer } in story(seed, Split::HeldOut, telling, index).probes {
+            for Probe { prompt, answer } in story(seed, Split::HeldOut, style, index).probes {
                 let room = self.length(&answer)? + 2;
                 let long = self.length(&prompt)? + room + 1;
                 if long <= self.model.spec().max_position_embeddings {
@@ -118,11 +118,11 @@ impl Speaker {
 
     /// A conversation about one story with the model's own answers.
     pub(crate) fn converse(&self, seed: u64, index: u64) -> Result<Vec<Message>> {
-        let lesson = lesson(seed, Split::HeldOut, index);
+        let dialogue = dialogue(seed, Split::HeldOut, index);
         let mut said = Vec::new();
-        for at in 0..lesson.exchanges.len() {
-            said.push(turn(By::User, &question(&lesson, at)));
-            let room = self.length(&lesson.exchanges[at].answer)? + SPARE_TOKENS;
+        for at in 0..dialogue.turns.len() {
+            said.push(turn(By::User, &dialogue.user_message(at)));
+            let room = self.length(&dialogue.turns[at].answer)? + SPARE_TOKENS;
             let Some(answer) = self.answer(&said, room)? else { break };
             said.push(turn(By::Assistant, answer.trim()));
         }
@@ -132,12 +132,6 @@ impl Speaker {
     fn length(&self, text: &str) -> Result<usize> {
         Ok(self.tokenizer.encode(text).map_err(TrainError::from)?.len())
     }
-}
-
-/// The first question stands behind the story.
-fn question(lesson: &Lesson, at: usize) -> String {
-    let asked = &lesson.exchanges[at].question;
-    if at == 0 { format!("{} {asked}", lesson.story) } else { asked.clone() }
 }
 
 fn turn(speaker: By, content: &str) -> Message {

@@ -27,14 +27,13 @@ mod plan;
 mod row;
 mod source;
 mod tokenise;
-pub mod world;
 
 pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, TokenCache};
 pub use documents::{Content, Document, DocumentReader, MAX_DOCUMENT_BYTES};
 pub use encoding::Encoding;
 pub use error::DataError;
 pub use evaluation::validation_rows;
-pub use generate::{world_documents, world_lessons, world_preferences};
+pub use generate::{generated_dialogues, generated_preferences, generated_stories};
 pub use json_lines::{JsonLine, JsonLines};
 pub use loader::{Cursor, Epoch, Loader, LoaderSettings, Mix, Position};
 pub use lock::{FileLock, LockHolder};

@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use bitnet_stories::{Split, StoryStyle};
 use bitnet_text::{ChatTemplate, Tokenizer};
 
 use super::super::context::cache_dir;
-use crate::data::world::{Split, Telling};
 use crate::data::{
-    CacheRequest, Content, Encoding, Source, TokenCache, world_documents, world_lessons,
-    world_preferences,
+    CacheRequest, Content, Encoding, Source, TokenCache, generated_dialogues,
+    generated_preferences, generated_stories,
 };
 use crate::error::TrainError;
 use crate::monitor::Monitor;
@@ -55,12 +55,12 @@ fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, Sour
     let seed = recipe.seed;
     let sources = match recipe.stage {
         StageKind::Pretrain => vec![
-            world_documents(seed, split, Telling::General, count),
-            world_documents(seed, split, Telling::Hq, count),
-            world_documents(seed, split, Telling::Plain, count),
+            generated_stories(seed, split, StoryStyle::General, count),
+            generated_stories(seed, split, StoryStyle::Hq, count),
+            generated_stories(seed, split, StoryStyle::Plain, count),
         ],
-        StageKind::Sft => vec![world_lessons(seed, split, count)],
-        StageKind::Dpo => vec![world_preferences(seed, split, count)],
+        StageKind::Sft => vec![generated_dialogues(seed, split, count)],
+        StageKind::Dpo => vec![generated_preferences(seed, split, count)],
     };
     let names = recipe::generated_sets(recipe.stage).iter().map(|name| (*name).to_owned());
     names.zip(sources).collect()

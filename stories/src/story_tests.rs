@@ -1,18 +1,24 @@
-//! What every story must keep: events that can happen, answers that are true, worlds that never
-//! meet, a vocabulary that stays closed.
+//! Properties of every long story: possible events, true answers, disjoint splits, a closed
+//! vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rand::SeedableRng;
 
-use super::*;
+use crate::builder::Step;
+use crate::question::questions;
+use crate::scenario::Scenario;
+use crate::story::story_rng;
+use crate::*;
 
-const TELLINGS: [Telling; 2] = [Telling::General, Telling::Hq];
+const STYLES: [StoryStyle; 2] = [StoryStyle::General, StoryStyle::Hq];
+
+fn scenario(seed: u64, split: Split, style: StoryStyle, index: u64) -> Scenario {
+    Scenario::sample(&mut story_rng(seed, split, style, index))
+}
 
 fn stories(split: Split, count: u64) -> impl Iterator<Item = Story> {
-    TELLINGS
-        .into_iter()
-        .flat_map(move |telling| (0..count).map(move |i| story(3, split, telling, i)))
+    STYLES.into_iter().flat_map(move |style| (0..count).map(move |i| story(3, split, style, i)))
 }
 
 fn words(text: &str) -> impl Iterator<Item = String> {
@@ -22,7 +28,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 
 #[test]
 fn a_story_and_its_probe_are_frozen() {
-    let first = story(7, Split::HeldOut, Telling::Hq, 108);
+    let first = story(7, Split::HeldOut, StoryStyle::Hq, 108);
     assert_eq!(
         first.text,
         "One morning, there was a quiet goat named Ben in the castle. His friend Jack, a \
@@ -41,36 +47,26 @@ fn a_story_and_its_probe_are_frozen() {
         (asked, first.probes[0].answer.as_str()),
         ("Where was the blue doll? The blue doll was in the", " pink trunk.")
     );
-    assert_eq!(blake3_of_many_stories(), "e10dc8fccdfccb5b");
-}
-
-/// A digest of many stories: any change of a word or of a draw shows here.
-fn blake3_of_many_stories() -> String {
-    let mut hasher = blake3::Hasher::new();
-    for story in stories(Split::Train, 500) {
-        hasher.update(story.text.as_bytes());
-    }
-    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 #[test]
 fn every_event_is_possible_and_every_note_true() {
-    for telling in TELLINGS {
+    for style in STYLES {
         for index in 0..1000 {
-            let episode = episode(5, Split::Train, telling, index);
-            let mut world = episode.start.clone();
-            for beat in &episode.beats {
-                match *beat {
-                    Beat::Event(event) => {
-                        assert_eq!(world.apply(event), Ok(()), "story {index}: {event:?}");
+            let scenario = scenario(5, Split::Train, style, index);
+            let mut scene = scenario.start.clone();
+            for step in &scenario.steps {
+                match *step {
+                    Step::Event(event) => {
+                        assert_eq!(scene.apply(event), Ok(()), "story {index}: {event:?}");
                     }
-                    Beat::Note(note, roles) => {
-                        assert!(note.holds(&world, roles), "story {index}: {note:?}");
+                    Step::Remark(remark, slots) => {
+                        assert!(remark.holds(&scene, slots), "story {index}: {remark:?}");
                     }
-                    Beat::Turn(_) => {}
+                    Step::TimeShift(_) => {}
                 }
             }
-            assert_eq!(world, episode.end, "story {index}");
+            assert_eq!(scene, scenario.end, "story {index}");
         }
     }
 }
@@ -79,9 +75,9 @@ fn every_event_is_possible_and_every_note_true() {
 fn every_answer_is_a_fact_of_the_final_world() {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
     for index in 0..2000 {
-        let episode = episode(5, Split::HeldOut, Telling::Hq, index);
-        let facts = episode.end.facts();
-        let asked = questions(&episode, &mut rng);
+        let scenario = scenario(5, Split::HeldOut, StoryStyle::Hq, index);
+        let facts = scenario.end.facts();
+        let asked = questions(&scenario, &mut rng);
         assert!(!asked.is_empty(), "story {index} has nothing to ask");
         for question in asked {
             assert!(facts.contains(&question.fact), "story {index}: {}", question.statement());
@@ -92,7 +88,7 @@ fn every_answer_is_a_fact_of_the_final_world() {
 #[test]
 fn every_probe_continues_as_the_full_telling_does() {
     for index in 0..500 {
-        let story = story(5, Split::HeldOut, Telling::Hq, index);
+        let story = story(5, Split::HeldOut, StoryStyle::Hq, index);
         for probe in &story.probes {
             let question = probe.prompt.rfind('?').unwrap();
             let stem = probe.prompt[question + 1..].trim_start();
@@ -115,7 +111,7 @@ fn the_vocabulary_is_closed() {
     assert!((150..=400).contains(&vocabulary.len()), "{} words", vocabulary.len());
 }
 
-/// Which of the forms of questions a probe ends with: its words that no world chooses.
+/// Which of the forms of questions a probe ends with: its words that no scene chooses.
 fn form(probe: &Probe) -> &'static str {
     let asked = probe.prompt.rsplit_once(['.', '!']).unwrap().1.trim();
     match asked.split_whitespace().collect::<Vec<_>>()[..3] {
@@ -145,9 +141,9 @@ fn no_answer_can_be_guessed_from_its_frequency() {
 #[test]
 fn the_answer_and_something_else_of_its_kind_are_in_the_story() {
     for index in 0..2000 {
-        let start = episode(9, Split::HeldOut, Telling::General, index).start;
+        let start = scenario(9, Split::HeldOut, StoryStyle::General, index).start;
         assert!(start.people.len() > 1 && start.containers.len() > 1 && start.things.len() > 1);
-        for probe in story(9, Split::HeldOut, Telling::General, index).probes {
+        for probe in story(9, Split::HeldOut, StoryStyle::General, index).probes {
             let answer = probe.answer.trim_end_matches('.');
             assert!(probe.prompt.contains(answer), "{answer} is not in: {}", probe.prompt);
         }
@@ -182,4 +178,26 @@ fn sentences_begin_with_a_capital_and_stories_end_with_a_full_stop() {
         }
         assert!(!story.text.contains("  ") && !story.text.contains(" ."), "{}", story.text);
     }
+}
+
+/// Freezes all texts of the dataset: any change of a word or of a random draw shows here.
+#[test]
+fn the_dataset_is_frozen() {
+    let mut hasher = blake3::Hasher::new();
+    for split in [Split::Train, Split::HeldOut] {
+        for index in 0..500 {
+            let one = dialogue(3, split, index);
+            let mut fields = vec![one.story];
+            fields.extend(one.turns.into_iter().flat_map(|it| [it.question, it.answer]));
+            let it = preference(3, split, index);
+            fields.extend([it.story, it.question, it.chosen, it.rejected]);
+            for style in [StoryStyle::General, StoryStyle::Hq, StoryStyle::Plain] {
+                let it = story(3, split, style, index);
+                fields.push(it.text);
+                fields.extend(it.probes.into_iter().flat_map(|it| [it.prompt, it.answer]));
+            }
+            hasher.update(fields.join("\n").as_bytes());
+        }
+    }
+    assert_eq!(&hasher.finalize().to_hex()[..16], "38282d4051cea08c");
 }

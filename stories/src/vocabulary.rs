@@ -1,36 +1,29 @@
-//! The word lists of the tiny world: who may live in it, where, with what, in which colours.
-//!
-//! Every noun and adjective a story can use is in these tables. The sentences around them live in
-//! `phrases`; which of them a world holds is drawn in `genesis`.
+//! The vocabulary: names, places, nouns and adjectives that a scene can use. All other words are in
+//! `templates`.
 
-/// How a person is referred to.
+/// The pronouns of a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gender {
-    /// She, her, her.
+pub(crate) enum Gender {
     She,
-    /// He, him, his.
     He,
 }
 
 impl Gender {
-    /// The pronoun of a subject.
-    pub const fn subject(self) -> &'static str {
+    pub(crate) const fn subject(self) -> &'static str {
         match self {
             Self::She => "she",
             Self::He => "he",
         }
     }
 
-    /// The pronoun of an object.
-    pub const fn object(self) -> &'static str {
+    pub(crate) const fn object(self) -> &'static str {
         match self {
             Self::She => "her",
             Self::He => "him",
         }
     }
 
-    /// The possessive.
-    pub const fn possessive(self) -> &'static str {
+    pub(crate) const fn possessive(self) -> &'static str {
         match self {
             Self::She => "her",
             Self::He => "his",
@@ -39,7 +32,7 @@ impl Gender {
 }
 
 /// Names, each with one gender for good, so that pronouns can be learnt.
-pub(super) const NAMES: &[(&str, Gender)] = &[
+pub(crate) const NAMES: &[(&str, Gender)] = &[
     ("Mia", Gender::She),
     ("Anna", Gender::She),
     ("Lily", Gender::She),
@@ -63,21 +56,21 @@ pub(super) const NAMES: &[(&str, Gender)] = &[
 ];
 
 /// What a person may be besides a girl or a boy.
-pub(super) const ANIMALS: &[&str] =
+pub(crate) const ANIMALS: &[&str] =
     &["rabbit", "fox", "bear", "mouse", "dog", "cat", "duck", "goat", "pig", "hen"];
 
 /// What a person is like.
-pub(super) const NATURES: &[&str] =
+pub(crate) const NATURES: &[&str] =
     &["little", "kind", "clever", "brave", "friendly", "young", "quiet", "merry"];
 
 /// Places, all of them places one is *in*, so that one answer form fits every place.
-pub(super) const PLACES: &[&str] = &[
+pub(crate) const PLACES: &[&str] = &[
     "garden", "kitchen", "park", "barn", "forest", "yard", "shop", "field", "school", "library",
     "meadow", "castle", "cave", "tent", "hall", "cellar",
 ];
 
 /// Containers, and whether they have a lid that opens and closes.
-pub(super) const CONTAINERS: &[(&str, bool)] = &[
+pub(crate) const CONTAINERS: &[(&str, bool)] = &[
     ("box", true),
     ("bag", false),
     ("chest", true),
@@ -89,14 +82,14 @@ pub(super) const CONTAINERS: &[(&str, bool)] = &[
 ];
 
 /// Colours. None begins with a vowel sound, so a first mention always takes "a".
-pub(super) const COLOURS: &[&str] =
+pub(crate) const COLOURS: &[&str] =
     &["red", "green", "yellow", "blue", "white", "black", "brown", "pink", "grey", "purple"];
 
 /// The colours at the head of [`COLOURS`] that fruit may have.
-pub(super) const FRUIT_COLOURS: usize = 3;
+pub(crate) const FRUIT_COLOURS: usize = 3;
 
 /// Things one can hold, and whether they are fruit.
-pub(super) const THINGS: &[(&str, bool)] = &[
+pub(crate) const THINGS: &[(&str, bool)] = &[
     ("key", false),
     ("ball", false),
     ("ring", false),

@@ -1,17 +1,19 @@
-//! What every lesson and every preference must keep: answers that the story states, worlds that
-//! never meet, candidates enough that no answer can be guessed.
+//! Properties of every dialogue and preference: the story states the answer, splits are disjoint,
+//! and no answer can be guessed from its frequency.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::*;
+use crate::short_story::ShortStory;
+use crate::story::keyed_rng;
+use crate::*;
 
 const COUNT: u64 = 2000;
 
-fn lessons(split: Split, count: u64) -> impl Iterator<Item = Lesson> {
-    (0..count).map(move |index| lesson(3, split, index))
+fn dialogues(split: Split, count: u64) -> impl Iterator<Item = StoryDialogue> {
+    (0..count).map(move |index| dialogue(3, split, index))
 }
 
-fn preferences(split: Split, count: u64) -> impl Iterator<Item = Preference> {
+fn preferences(split: Split, count: u64) -> impl Iterator<Item = StoryPreference> {
     (0..count).map(move |index| preference(3, split, index))
 }
 
@@ -21,10 +23,10 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn a_lesson_and_a_preference_are_frozen() {
-    let one = lesson(7, Split::HeldOut, 3);
+    let one = dialogue(7, Split::HeldOut, 3);
     let said: Vec<String> =
-        one.exchanges.iter().map(|it| format!("{} {}", it.question, it.answer)).collect();
-    assert_eq!(one.cast, Cast::Three);
+        one.turns.iter().map(|it| format!("{} {}", it.question, it.answer)).collect();
+    assert_eq!(one.difficulty, Difficulty::ThreeOfEach);
     assert_eq!(
         one.story,
         "A brown stone was in the brown chest. Tom was in the shop. Finn was in the \
@@ -35,8 +37,8 @@ fn a_lesson_and_a_preference_are_frozen() {
         said.join(" "),
         "What colour was the ball? It was blue. What was in the red bucket? The doll."
     );
-    let one = lesson(7, Split::HeldOut, 2);
-    assert_eq!(one.cast, Cast::One);
+    let one = dialogue(7, Split::HeldOut, 2);
+    assert_eq!(one.difficulty, Difficulty::OneOfEach);
     assert_eq!(
         one.story,
         "Leo was in the kitchen. Leo had a grey kite. Leo put the kite in the white \
@@ -48,24 +50,13 @@ fn a_lesson_and_a_preference_are_frozen() {
         [&*one.chosen, &one.rejected],
         ["In the tent.", "Kate was in the tent. The lamp was in the purple case."]
     );
-    let plain = story(7, Split::HeldOut, Telling::Plain, 2);
+    let plain = story(7, Split::HeldOut, StoryStyle::Plain, 2);
     assert_eq!(
         plain.text,
         "Rosa had a yellow ball. Rosa was in the cellar. Rosa went to the cave. Rosa put \
          the ball in the white basket. Where was the ball? The ball was in the white \
          basket. Where was Rosa? Rosa was in the cave."
     );
-}
-
-#[test]
-fn many_lessons_are_frozen() {
-    let mut hasher = blake3::Hasher::new();
-    for index in 0..500 {
-        hasher.update(format!("{:?}", lesson(3, Split::Train, index)).as_bytes());
-        hasher.update(format!("{:?}", preference(3, Split::Train, index)).as_bytes());
-        hasher.update(story(3, Split::Train, Telling::Plain, index).text.as_bytes());
-    }
-    assert_eq!(&hasher.finalize().to_hex()[..16], "57ca4ef0c28e065e");
 }
 
 fn sentences(story: &str) -> impl DoubleEndedIterator<Item = &str> {
@@ -75,9 +66,9 @@ fn sentences(story: &str) -> impl DoubleEndedIterator<Item = &str> {
 /// Reads the story as a stranger would and answers from that.
 #[test]
 fn a_reader_who_takes_the_last_statement_answers_right() {
-    for lesson in lessons(Split::HeldOut, COUNT) {
-        for Exchange { question, answer } in &lesson.exchanges {
-            assert_eq!(&read(&lesson.story, question), answer, "{} {question}", lesson.story);
+    for dialogue in dialogues(Split::HeldOut, COUNT) {
+        for QuestionAnswer { question, answer } in &dialogue.turns {
+            assert_eq!(&read(&dialogue.story, question), answer, "{} {question}", dialogue.story);
         }
     }
 }
@@ -121,42 +112,42 @@ fn read(story: &str, question: &str) -> String {
     }
 }
 
-/// What a world begins with decides its split, so that even small worlds never meet.
+/// What a scene begins with decides its split, so that even small scenes never meet.
 #[test]
 fn no_world_that_is_held_out_occurs_in_training() {
-    let worlds = |split| (0..2000).map(move |index| account_of(3, split, index));
-    let trained: HashSet<String> = worlds(Split::Train).collect();
-    assert!(worlds(Split::HeldOut).all(|world| !trained.contains(&world)));
-    let mut stories: HashSet<String> = lessons(Split::Train, 10_000).map(|it| it.story).collect();
+    let scenes = |split| (0..2000).map(move |index| opening_of(3, split, index));
+    let trained: HashSet<String> = scenes(Split::Train).collect();
+    assert!(scenes(Split::HeldOut).all(|scene| !trained.contains(&scene)));
+    let mut stories: HashSet<String> = dialogues(Split::Train, 10_000).map(|it| it.story).collect();
     stories.extend(preferences(Split::Train, 5_000).map(|it| it.story));
-    let plain = |index| story(3, Split::Train, Telling::Plain, index).text;
+    let plain = |index| story(3, Split::Train, StoryStyle::Plain, index).text;
     let plain: Vec<String> = (0..10_000).map(plain).collect();
-    for it in lessons(Split::HeldOut, 500) {
+    for it in dialogues(Split::HeldOut, 500) {
         assert!(!stories.contains(&it.story), "{}", it.story);
         assert!(plain.iter().all(|text| !text.starts_with(&it.story)), "{}", it.story);
     }
     assert!(preferences(Split::HeldOut, 500).all(|it| !stories.contains(&it.story)));
 }
 
-/// What a small world begins with.
-fn account_of(seed: u64, split: Split, index: u64) -> String {
-    let mut rng = telling::keyed(seed, b"test of a world ", index);
-    let start = account::Account::generate(&mut rng, (1, 1, 1), split).start;
+/// What a small scene begins with.
+fn opening_of(seed: u64, split: Split, index: u64) -> String {
+    let mut rng = keyed_rng(seed, b"test of a world ", index);
+    let start = ShortStory::sample(&mut rng, (1, 1, 1), split).start;
     format!("{start:?}")
 }
 
 #[test]
 fn lessons_are_short_and_ask_of_everything() {
     let mut forms = BTreeMap::new();
-    for lesson in lessons(Split::Train, COUNT) {
-        let sentences = sentences(&lesson.story).count();
-        let expected = if lesson.cast == Cast::One { 2..=5 } else { 6..=10 };
-        assert!(expected.contains(&sentences), "{}", lesson.story);
-        assert!((2..=4).contains(&lesson.exchanges.len()), "{}", lesson.story);
-        let asked: BTreeSet<&str> = lesson.exchanges.iter().map(|it| &*it.question).collect();
-        assert_eq!(asked.len(), lesson.exchanges.len(), "nothing is asked twice");
-        for exchange in &lesson.exchanges {
-            *forms.entry(form(&exchange.question)).or_insert(0) += 1;
+    for dialogue in dialogues(Split::Train, COUNT) {
+        let sentences = sentences(&dialogue.story).count();
+        let expected = if dialogue.difficulty == Difficulty::OneOfEach { 2..=5 } else { 6..=10 };
+        assert!(expected.contains(&sentences), "{}", dialogue.story);
+        assert!((2..=4).contains(&dialogue.turns.len()), "{}", dialogue.story);
+        let asked: BTreeSet<&str> = dialogue.turns.iter().map(|it| &*it.question).collect();
+        assert_eq!(asked.len(), dialogue.turns.len(), "nothing is asked twice");
+        for turn in &dialogue.turns {
+            *forms.entry(form(&turn.question)).or_insert(0) += 1;
         }
     }
     assert_eq!(forms.len(), 6, "{forms:?}");
@@ -178,9 +169,8 @@ fn form(question: &str) -> &'static str {
 #[test]
 fn no_answer_of_a_lesson_can_be_guessed_from_its_frequency() {
     let mut counts: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
-    for exchange in lessons(Split::HeldOut, COUNT).flat_map(|lesson| lesson.exchanges) {
-        *counts.entry(form(&exchange.question)).or_default().entry(exchange.answer).or_default() +=
-            1;
+    for turn in dialogues(Split::HeldOut, COUNT).flat_map(|dialogue| dialogue.turns) {
+        *counts.entry(form(&turn.question)).or_default().entry(turn.answer).or_default() += 1;
     }
     for (form, answers) in counts {
         let (most, total) = (answers.values().max().unwrap(), answers.values().sum::<usize>());
@@ -190,17 +180,17 @@ fn no_answer_of_a_lesson_can_be_guessed_from_its_frequency() {
 
 #[test]
 fn lessons_use_no_word_that_stories_do_not() {
-    let told = |telling| (0..3000).map(move |index| story(3, Split::Train, telling, index).text);
-    let stories: BTreeSet<String> = told(Telling::General)
-        .chain(told(Telling::Hq))
+    let told = |style| (0..3000).map(move |index| story(3, Split::Train, style, index).text);
+    let stories: BTreeSet<String> = told(StoryStyle::General)
+        .chain(told(StoryStyle::Hq))
         .flat_map(|text| words(&text).map(str::to_lowercase).collect::<Vec<_>>())
         .collect();
     let mut said: BTreeSet<String> = BTreeSet::new();
-    for lesson in lessons(Split::Train, COUNT) {
-        said.extend(words(&lesson.story).map(str::to_lowercase));
-        for exchange in &lesson.exchanges {
-            said.extend(words(&exchange.question).map(str::to_lowercase));
-            said.extend(words(&exchange.answer).map(str::to_lowercase));
+    for dialogue in dialogues(Split::Train, COUNT) {
+        said.extend(words(&dialogue.story).map(str::to_lowercase));
+        for turn in &dialogue.turns {
+            said.extend(words(&turn.question).map(str::to_lowercase));
+            said.extend(words(&turn.answer).map(str::to_lowercase));
         }
     }
     for it in preferences(Split::Train, COUNT) {
@@ -228,7 +218,7 @@ fn the_chosen_answer_is_right_and_the_rejected_is_wrong_or_longer() {
 #[test]
 fn the_plain_telling_states_what_it_asks() {
     for index in 0..500 {
-        let plain = story(5, Split::HeldOut, Telling::Plain, index);
+        let plain = story(5, Split::HeldOut, StoryStyle::Plain, index);
         assert!(plain.probes.len() > 1, "{}", plain.text);
         for probe in &plain.probes {
             let question = probe.prompt.rfind('?').unwrap();

@@ -1,48 +1,47 @@
-//! How a tiny world begins: its people, places, containers and things, drawn from a seed.
-//!
-//! What then happens is planned in `plot`.
+//! Samples the scene at the beginning of a story: people, places, containers and things.
 
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::model::{
-    Container, ContainerId, Lid, Person, PersonId, PlaceId, Spot, Thing, ThingId, World,
-};
-use super::names::{
+use crate::scene::{Container, ContainerId, Lid, Person, PersonId, PlaceId, Scene, Spot, Thing};
+use crate::vocabulary::{
     ANIMALS, COLOURS, CONTAINERS, FRUIT_COLOURS, Gender, NAMES, NATURES, PLACES, THINGS,
 };
 
-const PLACES_IN_A_WORLD: usize = 4;
+const PLACES_IN_A_SCENE: usize = 4;
 
-/// How many people, containers and things; few enough that the opening of a story stays short.
-const NUMBERS: &[(usize, usize, usize)] = &[(2, 2, 2), (2, 2, 3), (2, 3, 2), (3, 2, 2), (3, 2, 3)];
+/// The number of people, of containers and of things.
+pub(crate) type SceneSize = (usize, usize, usize);
 
-impl World {
-    /// Draws the beginning of a world: two or three people, each in a place of their own, two or
+/// Few of each, so that the opening of a story stays short.
+const SIZES: &[SceneSize] = &[(2, 2, 2), (2, 2, 3), (2, 3, 2), (3, 2, 2), (3, 2, 3)];
+
+impl Scene {
+    /// Samples the scene of a long story: two or three people, each in a place of their own, two or
     /// three containers, and two or three things of which the hero has the first.
-    pub fn generate(rng: &mut ChaCha8Rng) -> Self {
+    pub(crate) fn sample(rng: &mut ChaCha8Rng) -> Self {
         let places = places(rng);
-        let numbers = pick(rng, NUMBERS);
-        Self::furnished(rng, places, numbers)
+        let size = pick(rng, SIZES);
+        Self::populate(rng, places, size)
     }
 
-    /// As [`World::generate`], with that many people (one to three), containers and things (no
-    /// more than four), and no two things of one noun.
-    pub(super) fn of_size(rng: &mut ChaCha8Rng, numbers: (usize, usize, usize)) -> Self {
+    /// Samples a scene of that size (up to three people, four containers and four things) in which
+    /// no two things share a noun.
+    pub(crate) fn of_size(rng: &mut ChaCha8Rng, size: SceneSize) -> Self {
         loop {
             let places = places(rng);
-            let world = Self::furnished(rng, places, numbers);
-            if (0..world.things.len()).all(|id| world.is_only_one(ThingId(id))) {
-                return world;
+            let scene = Self::populate(rng, places, size);
+            if scene.thing_ids().all(|id| scene.is_only_one(id)) {
+                return scene;
             }
         }
     }
 
-    fn furnished(
+    fn populate(
         rng: &mut ChaCha8Rng,
         places: Vec<&'static str>,
-        (of_people, of_containers, of_things): (usize, usize, usize),
+        (of_people, of_containers, of_things): SceneSize,
     ) -> Self {
         let mut people = people(rng, of_people);
         if of_people == 1 {
@@ -50,15 +49,13 @@ impl World {
         }
         let containers = containers(rng, of_containers);
         let things = things(rng, of_things, of_people, of_containers);
-        let mut world = Self { people, places, things, containers };
-        world.let_some_like_what_is_there(rng);
-        world
+        let mut scene = Self { people, places, things, containers };
+        scene.align_likings(rng);
+        scene
     }
-}
 
-impl World {
-    /// Likings that nothing in the world answers to would never matter to a story.
-    fn let_some_like_what_is_there(&mut self, rng: &mut ChaCha8Rng) {
+    /// Lets most people like the colour of a thing in the scene; other likings never matter.
+    fn align_likings(&mut self, rng: &mut ChaCha8Rng) {
         for person in &mut self.people {
             if rng.random_bool(0.6) {
                 person.likes = self.things[rng.random_range(0..self.things.len())].colour;
@@ -68,12 +65,12 @@ impl World {
 }
 
 fn places(rng: &mut ChaCha8Rng) -> Vec<&'static str> {
-    PLACES.sample(rng, PLACES_IN_A_WORLD).copied().collect()
+    PLACES.sample(rng, PLACES_IN_A_SCENE).copied().collect()
 }
 
 fn people(rng: &mut ChaCha8Rng, number: usize) -> Vec<Person> {
     let names: Vec<_> = NAMES.sample(rng, number).copied().collect();
-    let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
+    let mut places: Vec<usize> = (0..PLACES_IN_A_SCENE).collect();
     places.shuffle(rng);
     names
         .iter()
@@ -99,11 +96,11 @@ fn person(
     Person { name, gender, kind, nature, place: PlaceId(place), friend, likes }
 }
 
-/// Containers of different colours, often of the same kind: then the colour alone tells them apart.
+/// Containers of different colours, often with the same noun: then only the colour tells them apart.
 fn containers(rng: &mut ChaCha8Rng, number: usize) -> Vec<Container> {
     let colours: Vec<_> = COLOURS.sample(rng, number).copied().collect();
     let shared = rng.random_bool(0.4).then(|| pick(rng, CONTAINERS));
-    let mut places: Vec<usize> = (0..PLACES_IN_A_WORLD).collect();
+    let mut places: Vec<usize> = (0..PLACES_IN_A_SCENE).collect();
     places.shuffle(rng);
     let draw = |(colour, place)| {
         let (noun, lid) = shared.unwrap_or_else(|| pick(rng, CONTAINERS));
@@ -153,11 +150,11 @@ fn free_spot(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Spot {
     match rng.random_range(0..3) {
         0 if people > 2 => Spot::With(PersonId(2)),
         0 | 1 => Spot::Inside(ContainerId(rng.random_range(0..containers))),
-        _ => Spot::Lying(PlaceId(rng.random_range(0..PLACES_IN_A_WORLD))),
+        _ => Spot::Lying(PlaceId(rng.random_range(0..PLACES_IN_A_SCENE))),
     }
 }
 
 /// One entry of a table that is never empty.
-pub(super) fn pick<T: Copy>(rng: &mut ChaCha8Rng, table: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut ChaCha8Rng, table: &[T]) -> T {
     *table.choose(rng).expect("tables have entries")
 }
