@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The table of docs/SCALING.md: how 2B4T's shape would train on 8 to 256 ranks, by the formula that
+"""The table of docs/src/scaling.md: how 2B4T's shape would train on 8 to 256 ranks, by the formula that
 `bitnet-train plan --ranks N --link GBPS` prints, from rates measured elsewhere.
 
   scripts/scaling_table.py --tokens 3190 --update 0.65 --reduce 2.8    what `bench` and `plan` told of m

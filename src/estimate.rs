@@ -1,7 +1,7 @@
 //! What a run will need before it is run: memory by part, and time from a short probe. Nothing here
 //! reads data or writes anything.
 //!
-//! The factors of the memory estimate were fitted to measured peaks (docs/LOG.md, "What a run
+//! The factors of the memory estimate were fitted to measured peaks (docs/src/log.md, "What a run
 //! needs, again"); they change with the operations in `ops` and `model`.
 
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ const SUMMED_GRADIENTS: f64 = 1.6;
 /// Share of the activations that is there at the peak, beside the gradients that take their place.
 const KEPT_AT_ONCE: f64 = 0.83;
 
-/// What MPI holds of its own, fitted to the peaks of docs/SCALING.md.
+/// What MPI holds of its own, fitted to the peaks of docs/src/scaling.md.
 const MPI_BYTES: u64 = 25_000_000;
 
 /// Several ranks that train together, as far as memory and time are concerned.
@@ -299,7 +299,7 @@ mod tests {
     const S: &str = include_str!("../configs/s.toml");
     const M: &str = include_str!("../configs/m.toml");
 
-    /// docs/SCALING.md: the larger peak of two ranks with a thread each, in MB.
+    /// docs/src/scaling.md: the larger peak of two ranks with a thread each, in MB.
     #[test]
     fn the_estimate_of_a_rank_is_within_a_tenth_of_what_was_measured() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
@@ -328,7 +328,7 @@ mod tests {
         found as f64 / (measured * 1_000_000) as f64 - 1.0
     }
 
-    /// docs/LOG.md, "What a run needs, a third time": peak RSS in MB of two steps of a run.
+    /// docs/src/log.md, "What a run needs, a third time": peak RSS in MB of two steps of a run.
     #[test]
     fn the_estimate_is_within_a_tenth_of_what_was_measured() {
         let (kept, again) = (Activations::Kept, Activations::Recomputed);

@@ -1,4 +1,6 @@
-//! Rules of the house that a machine can check.
+//! Rules of the project that a machine can check.
+
+mod links;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,7 +98,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
 }
 
 #[test]
-fn every_file_says_which_room_it_is() {
+fn every_file_says_in_its_first_lines_what_it_is_for() {
     for (path, text) in sources() {
         assert!(text.starts_with("//!"), "{}", path.display());
     }
@@ -116,7 +118,7 @@ fn one_file_names_mpi() {
 }
 
 #[test]
-fn unsafe_stays_in_its_rooms() {
+fn unsafe_stays_in_the_listed_files() {
     let allowed = [
         "export/kernels/src/attention.rs",
         "export/kernels/src/avx2.rs",

@@ -53,12 +53,11 @@ fn written(documents: &[Dialogue], marked: bool) -> TokenCache {
     TokenCache::of(files, Arc::new([Arc::from("sample")]), String::new(), CacheOrigin::Built)
 }
 
-/// The real data, or a visible line and `None` where it is absent.
-pub(crate) fn shared_data() -> Option<PathBuf> {
+/// Real text that lies beside the repository, if it is there; prints a line either way.
+pub(crate) fn data_outside_the_repository() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is absent", path.display());
-    None
+    let there = path.is_dir();
+    let what = if there { "reads" } else { "skipped, nothing at" };
+    eprintln!("outside the repository: {what} {}", path.display());
+    there.then_some(path)
 }

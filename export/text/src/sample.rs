@@ -109,12 +109,12 @@ pub(crate) fn paragraphs() -> impl Iterator<Item = String> + Send {
     .map(str::to_owned)
 }
 
-/// The shared tokenizers with known ids, or a visible line where they are not.
-pub(crate) fn shared() -> Option<PathBuf> {
+/// Tokenizers with known ids that lie beside the repository, if they are there; prints a line
+/// either way.
+pub(crate) fn tokenizers_outside_the_repository() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("skipped: shared data is not here");
-    None
+    let there = folder.is_dir();
+    let what = if there { "reads" } else { "skipped, nothing at" };
+    eprintln!("outside the repository: {what} {}", folder.display());
+    there.then_some(folder)
 }

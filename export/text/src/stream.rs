@@ -90,7 +90,7 @@ fn after(text: &str, sent: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{load, sentence_piece, shared, trained};
+    use crate::sample::{load, sentence_piece, tokenizers_outside_the_repository, trained};
     use proptest::prelude::*;
     use std::sync::LazyLock;
 
@@ -140,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn golden_texts_stream_as_they_decode() {
-        let Some(shared) = shared() else { return };
+    fn outside_the_repository_golden_texts_stream_as_they_decode() {
+        let Some(shared) = tokenizers_outside_the_repository() else { return };
         for name in ["bpe512", "dolma2"] {
             let tokenizer =
                 Tokenizer::from_file(&shared.join(name).join("tokenizer.json")).unwrap();

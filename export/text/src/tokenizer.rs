@@ -208,7 +208,10 @@ fn special(file: &File) -> Vec<(String, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{load as sample, paragraphs, sentence_piece, shared, tiny, trained};
+    use crate::sample::{
+        load as sample, paragraphs, sentence_piece, tiny, tokenizers_outside_the_repository,
+        trained,
+    };
     use serde_json::{Value, json};
 
     fn golden(folder: &Path) -> Vec<Value> {
@@ -221,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn shared_tokenizers_give_the_golden_ids_and_texts() {
-        let Some(shared) = shared() else { return };
+    fn tokenizers_outside_the_repository_give_the_golden_ids_and_texts() {
+        let Some(shared) = tokenizers_outside_the_repository() else { return };
         for name in ["bpe4096", "bpe512", "gpt2", "dolma2"] {
             let tokenizer =
                 Tokenizer::from_file(&shared.join(name).join("tokenizer.json")).unwrap();
@@ -247,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn shared_tokenizers_load_whole_and_their_template_is_bos_then_text() {
-        let Some(shared) = shared() else { return };
+    fn tokenizers_outside_the_repository_load_whole_and_their_template_is_bos_then_text() {
+        let Some(shared) = tokenizers_outside_the_repository() else { return };
         for (name, size, bos, eos, eot) in [
             ("bpe4096", 4096, Some(4088), Some(4089), Some(4095)),
             ("bpe512", 512, Some(504), Some(505), Some(511)),

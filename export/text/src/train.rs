@@ -137,7 +137,7 @@ fn failed(error: impl Display) -> TextError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{paragraphs, shared, trained};
+    use crate::sample::{paragraphs, tokenizers_outside_the_repository, trained};
     use serde_json::{Value, json};
 
     fn parts(vocab_size: usize) -> Value {
@@ -207,8 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn everything_but_vocabulary_and_merges_is_as_in_the_published_file() {
-        let Some(shared) = shared() else { return };
+    fn outside_the_repository_everything_but_vocabulary_and_merges_is_as_published() {
+        let Some(shared) = tokenizers_outside_the_repository() else { return };
         let bytes = fs_err::read(shared.join("bpe512/tokenizer.json")).unwrap();
         let mut published: Value = serde_json::from_slice(&bytes).unwrap();
         let mut ours = parts(512);

@@ -304,7 +304,7 @@ impl Vocabulary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{shared, trained};
+    use crate::sample::{tokenizers_outside_the_repository, trained};
     use proptest::prelude::*;
 
     fn back(tokenizer: &Tokenizer, rows: usize) -> Tokenizer {
@@ -343,8 +343,8 @@ mod tests {
     }
 
     #[test]
-    fn shared_tokenizers_survive_it_too() {
-        let Some(shared) = shared() else { return };
+    fn tokenizers_outside_the_repository_survive_it_too() {
+        let Some(shared) = tokenizers_outside_the_repository() else { return };
         for (name, split) in [
             ("bpe4096", SplitPattern::LlamaBpe),
             ("bpe512", SplitPattern::LlamaBpe),

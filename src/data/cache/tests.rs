@@ -1,7 +1,7 @@
 //! Tests of the token cache: what is built when, and what is left behind.
 
 use super::*;
-use crate::data::sample::{byte_tokenizer, cached, shared_data};
+use crate::data::sample::{byte_tokenizer, cached, data_outside_the_repository};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -183,8 +183,8 @@ fn of_many_at_once_one_builds_and_the_others_use_the_result() {
 /// The manifest counts text without BOS and EOS; a cache holds both for each document. Only
 /// files whose size is still the one in the manifest are compared.
 #[test]
-fn shared_data_has_the_token_counts_of_its_manifest() {
-    let Some(shared) = shared_data() else { return };
+fn data_outside_the_repository_has_the_token_counts_of_its_manifest() {
+    let Some(shared) = data_outside_the_repository() else { return };
     let path = shared.join("tokenizers/bpe4096/tokenizer.json");
     let tokenizer = Tokenizer::from_file(&path).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,9 @@ use serde_json::Value;
 use std::path::Path;
 
 use super::*;
-use crate::sample::{load, sentence_piece, shared, special, tiny, trained};
+use crate::sample::{
+    load, sentence_piece, special, tiny, tokenizers_outside_the_repository, trained,
+};
 use Speaker::{Assistant, System, User};
 
 /// What transformers' copy of the template says, word for word.
@@ -88,7 +90,7 @@ struct Row {
 }
 
 fn golden() -> Option<(Tokenizer, Vec<Row>)> {
-    let folder = shared()?.join("bpe4096");
+    let folder = tokenizers_outside_the_repository()?.join("bpe4096");
     let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json")).unwrap();
     let lines = fs_err::read_to_string(folder.join("golden_chat.jsonl")).unwrap();
     Some((tokenizer, lines.lines().map(row).collect()))
@@ -113,7 +115,7 @@ fn row(line: &str) -> Row {
 }
 
 #[test]
-fn golden_conversations_apart_in_rust_and_as_jinja() {
+fn outside_the_repository_golden_conversations_apart_in_rust_and_as_jinja() {
     let Some((tokenizer, rows)) = golden() else { return };
     assert_eq!(rows.len(), 10);
     for template in [ChatTemplate::b158(), jinja(native::SOURCE), jinja(PUBLISHED)] {
@@ -130,7 +132,7 @@ fn golden_conversations_apart_in_rust_and_as_jinja() {
 }
 
 #[test]
-fn golden_conversations_joined() {
+fn outside_the_repository_golden_conversations_joined() {
     let Some((tokenizer, rows)) = golden() else { return };
     let template = ChatTemplate::b158_joined();
     for row in &rows {
@@ -151,7 +153,7 @@ fn golden_conversations_joined() {
 }
 
 #[test]
-fn a_token_across_header_and_content_is_trained() {
+fn outside_the_repository_a_token_across_header_and_content_is_trained() {
     let Some((tokenizer, _)) = golden() else { return };
     let messages = [say(User, "hi"), say(Assistant, "hello there")];
     let dialogue = ChatTemplate::b158_joined().encode(&tokenizer, &messages).unwrap();
