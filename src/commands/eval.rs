@@ -3,7 +3,9 @@
 use anyhow::Result;
 use bitnet_format::StoredModel;
 use bitnet_text::ChatTemplate;
-use bitnet_train::data::{CacheRequest, Encoding, Source, TokenCache, validation_rows};
+use bitnet_train::data::{
+    CacheRequest, DocumentSource, Encoding, TokenCache, validation_sequences,
+};
 use bitnet_train::device;
 use bitnet_train::model::LanguageModel;
 use bitnet_train::platform::Signals;
@@ -28,7 +30,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("bitnet-eval-{}", std::process::id()));
     let cache = TokenCache::open_or_build(&CacheRequest {
         cache_dir: &scratch,
-        source: &Source::Files(args.data.clone()),
+        source: &DocumentSource::Files(args.data.clone()),
         tokenizer: &tokenizer,
         encoding: &encoding,
         interrupted: &|| signals.stop().is_some(),
@@ -38,7 +40,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         let context = folder.spec().max_position_embeddings;
         let seq_len = args.seq_len.unwrap_or_else(|| context.min(512)).min(context);
         let interrupted = || signals.stop().is_some();
-        let sum = likelihood(&model, validation_rows(&cache, seq_len), &device, &interrupted);
+        let sum = likelihood(&model, validation_sequences(&cache, seq_len), &device, &interrupted);
         (sum, cache.statistics().bytes)
     });
     // The tokens were wanted once; leave nothing behind, whatever happened.

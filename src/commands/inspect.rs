@@ -6,7 +6,7 @@ use anyhow::Result;
 use bitnet_format::StoredModel;
 use bitnet_format::report::report;
 use bitnet_text::Tokenizer;
-use bitnet_train::data::Row;
+use bitnet_train::data::PackedSequence;
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe};
@@ -65,9 +65,10 @@ fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
 }
 
 /// The parts of a row that do not see each other; padding is left out.
-fn segments(row: &Row) -> Vec<std::ops::Range<usize>> {
+fn segments(row: &PackedSequence) -> Vec<std::ops::Range<usize>> {
     let length = row.tokens.len();
-    let mut starts: Vec<usize> = (0..length).filter(|&at| row.starts[at] as usize == at).collect();
+    let mut starts: Vec<usize> =
+        (0..length).filter(|&at| row.segment_starts[at] as usize == at).collect();
     starts.push(length);
     let ranges = starts.windows(2).map(|ends| ends[0]..ends[1]);
     let read = |range: &std::ops::Range<usize>| {
@@ -81,7 +82,7 @@ fn segments(row: &Row) -> Vec<std::ops::Range<usize>> {
 /// A segment as text, its tokens parted by `|`.
 fn rendered(
     tokenizer: &Tokenizer,
-    row: &Row,
+    row: &PackedSequence,
     segment: std::ops::Range<usize>,
     marks: &Marks,
 ) -> String {

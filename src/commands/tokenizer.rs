@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bitnet_format::staged::{OnExisting, write_file};
-use bitnet_train::data::{Content, Source};
+use bitnet_train::data::{DocumentFormat, DocumentSource};
 use bitnet_train::train::TrainError;
 
 use super::print_line;
@@ -14,9 +14,9 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
         let path = args.out.clone();
         return Err(TrainError::from(bitnet_format::FormatError::Exists { path }).into());
     }
-    let source = Source::Files(args.data.clone());
+    let source = DocumentSource::Files(args.data.clone());
     let mut texts = Vec::new();
-    for document in source.documents(Content::Text).map_err(TrainError::from)? {
+    for document in source.documents(DocumentFormat::Text).map_err(TrainError::from)? {
         texts.push(document.map_err(TrainError::from)?.text);
     }
     let json =

@@ -1,17 +1,19 @@
-//! What a line of fine-tuning data says: a conversation to learn, or a prompt with a better and a
-//! worse answer. Every way such a line can be wrong is found here and told by field.
-//!
-//! Files are read in `json_lines`, tokens are made by the chat template of `bitnet-text`.
+//! Parses lines of fine-tuning data: conversations, and prompts with a chosen and a rejected
+//! answer. Errors name the field.
+
+use std::path::PathBuf;
 
 use bitnet_text::{Message, Speaker};
 use serde_json::{Map, Value};
 
+use super::document::SourceLocation;
+use super::error::DataError;
 use super::json_lines::kind;
 
 /// A prompt with two answers to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Preference {
-    /// What was said before; the last turn is the user's.
+pub struct PreferenceExample {
+    /// The messages before the answer; the last is the user's.
     pub prompt: Vec<Message>,
     /// The better answer.
     pub chosen: String,
@@ -19,15 +21,23 @@ pub struct Preference {
     pub rejected: String,
 }
 
-/// What is wrong with a line, and where in it.
+/// A wrong field of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct FieldError {
     /// Dotted path of the field.
     pub field: String,
-    /// What belongs there.
+    /// The expected value.
     pub expected: &'static str,
-    /// What is there.
+    /// The actual value.
     pub got: String,
+}
+
+impl FieldError {
+    pub(crate) fn at(self, location: &SourceLocation) -> DataError {
+        let Self { field, expected, got } = self;
+        let path = PathBuf::from(&*location.source);
+        DataError::Field { path, line: location.line, field, expected, got }
+    }
 }
 
 type Object = Map<String, Value>;
@@ -36,50 +46,54 @@ type Object = Map<String, Value>;
 /// `conversations` (from, value), or Alpaca's `instruction`, `input` and `output`.
 ///
 /// # Errors
-/// An unknown role, content that is no text or empty, no turn at all, no turn of the assistant's
-/// at the end.
-pub fn conversation(object: &Object) -> Result<Vec<Message>, Mistake> {
+/// If a role is unknown, if content is not text or is empty, or if the last turn is not the
+/// assistant's.
+pub fn conversation(object: &Object) -> Result<Vec<Message>, FieldError> {
     let (field, messages) = if let Some(list) = object.get("messages") {
-        ("messages", turns("messages", list, TURN)?)
+        ("messages", turns("messages", list, OPENAI)?)
     } else if let Some(list) = object.get("conversations") {
         ("conversations", turns("conversations", list, SHARE_GPT)?)
     } else if object.contains_key("instruction") {
         ("output", alpaca(object)?)
     } else {
         let expected = "messages, conversations (ShareGPT) or instruction and output (Alpaca)";
-        return Err(mistake("messages", expected, keys(object)));
+        return Err(field_error("messages", expected, keys(object)));
     };
     match messages.last().map(|last| last.speaker) {
         Some(Speaker::Assistant) => Ok(messages),
         Some(other) => {
             let field = format!("{field}.{}", messages.len() - 1);
-            Err(mistake(&field, "the assistant's turn at the end", other.word()))
+            Err(field_error(&field, "the assistant's turn at the end", other.word()))
         }
-        None => Err(mistake(field, "at least one turn", "an empty list")),
+        None => Err(field_error(field, "at least one turn", "an empty list")),
     }
 }
 
-/// A preference: `prompt`, `chosen` and `rejected`, each text or a list of messages. Without
-/// `prompt`, or where they repeat it, the lists of `chosen` and `rejected` begin with it.
+/// A preference: `prompt`, `chosen` and `rejected`, each text or a list of messages. The lists of
+/// `chosen` and `rejected` may repeat the prompt, and must if there is no `prompt`.
 ///
 /// # Errors
-/// As [`conversation`]; also prompts that differ, and answers that do not.
-pub fn preference(object: &Object) -> Result<Preference, Mistake> {
-    let prompt = object.get("prompt").map(|value| said("prompt", value, Speaker::User));
+/// As [`conversation`]; also if the prompts differ or the answers do not.
+pub fn preference(object: &Object) -> Result<PreferenceExample, FieldError> {
+    let prompt = object.get("prompt").map(|value| messages_of("prompt", value, Speaker::User));
     let prompt = prompt.transpose()?;
     let (before_chosen, chosen) = answer(object, "chosen", prompt.as_deref())?;
     let (before_rejected, rejected) = answer(object, "rejected", prompt.as_deref())?;
     if before_chosen != before_rejected {
         let got = "another one than that of `chosen`";
-        return Err(mistake("rejected", "the same prompt before both answers", got));
+        return Err(field_error("rejected", "the same prompt before both answers", got));
     }
     if chosen.trim() == rejected.trim() {
-        return Err(mistake("rejected", "an answer that differs from `chosen`", "the same text"));
+        return Err(field_error(
+            "rejected",
+            "an answer that differs from `chosen`",
+            "the same text",
+        ));
     }
     match before_chosen.last().map(|last| last.speaker) {
-        Some(Speaker::User) => Ok(Preference { prompt: before_chosen, chosen, rejected }),
-        Some(other) => Err(mistake("prompt", "the user's turn at its end", other.word())),
-        None => Err(mistake("prompt", "what the user said", "nothing")),
+        Some(Speaker::User) => Ok(PreferenceExample { prompt: before_chosen, chosen, rejected }),
+        Some(other) => Err(field_error("prompt", "the user's turn at its end", other.word())),
+        None => Err(field_error("prompt", "what the user said", "nothing")),
     }
 }
 
@@ -88,42 +102,44 @@ fn answer(
     object: &Object,
     field: &str,
     prompt: Option<&[Message]>,
-) -> Result<(Vec<Message>, String), Mistake> {
+) -> Result<(Vec<Message>, String), FieldError> {
     let value = object.get(field).unwrap_or(&Value::Null);
-    let mut messages = said(field, value, Speaker::Assistant)?;
+    let mut messages = messages_of(field, value, Speaker::Assistant)?;
     let last = messages.pop().filter(|last| last.speaker == Speaker::Assistant);
     let Some(last) = last else {
-        return Err(mistake(field, "the assistant's answer at its end", "another turn"));
+        return Err(field_error(field, "the assistant's answer at its end", "another turn"));
     };
     match prompt {
         None => Ok((messages, last.content)),
         Some(prompt) if messages.is_empty() || messages == prompt => {
             Ok((prompt.to_vec(), last.content))
         }
-        Some(_) => Err(mistake(field, "the turns of `prompt` before the answer", "other turns")),
+        Some(_) => {
+            Err(field_error(field, "the turns of `prompt` before the answer", "other turns"))
+        }
     }
 }
 
-/// Text of one speaker, one message, or a list of messages.
-fn said(field: &str, value: &Value, speaker: Speaker) -> Result<Vec<Message>, Mistake> {
+/// The messages of a value: text of `speaker`, one message, or a list of messages.
+fn messages_of(field: &str, value: &Value, speaker: Speaker) -> Result<Vec<Message>, FieldError> {
     match value {
         Value::String(_) => Ok(vec![Message { speaker, content: content(field, value)? }]),
-        Value::Object(_) => turns(field, &Value::Array(vec![value.clone()]), TURN),
-        Value::Array(_) => turns(field, value, TURN),
-        other => Err(mistake(field, "text or a list of messages", kind(other))),
+        Value::Object(_) => turns(field, &Value::Array(vec![value.clone()]), OPENAI),
+        Value::Array(_) => turns(field, value, OPENAI),
+        other => Err(field_error(field, "text or a list of messages", kind(other))),
     }
 }
 
-/// The names of a message's two keys, and the words for its speakers.
+/// The keys of a message, and the names of its roles.
 #[derive(Clone, Copy)]
-struct Keys {
+struct MessageKeys {
     role: &'static str,
     content: &'static str,
     words: &'static [(&'static str, Speaker)],
     expected: &'static str,
 }
 
-const TURN: Keys = Keys {
+const OPENAI: MessageKeys = MessageKeys {
     role: "role",
     content: "content",
     words: &[
@@ -133,7 +149,7 @@ const TURN: Keys = Keys {
     ],
     expected: "\"system\", \"user\" or \"assistant\"",
 };
-const SHARE_GPT: Keys = Keys {
+const SHARE_GPT: MessageKeys = MessageKeys {
     role: "from",
     content: "value",
     words: &[
@@ -147,56 +163,60 @@ const SHARE_GPT: Keys = Keys {
     expected: "\"system\", \"human\" or \"gpt\"",
 };
 
-fn turns(field: &str, list: &Value, keys: Keys) -> Result<Vec<Message>, Mistake> {
+fn turns(field: &str, list: &Value, keys: MessageKeys) -> Result<Vec<Message>, FieldError> {
     let Value::Array(list) = list else {
-        return Err(mistake(field, "a list of messages", kind(list)));
+        return Err(field_error(field, "a list of messages", kind(list)));
     };
     if list.is_empty() {
-        return Err(mistake(field, "at least one message", "an empty list"));
+        return Err(field_error(field, "at least one message", "an empty list"));
     }
     list.iter().enumerate().map(|(at, turn)| message(field, at, turn, keys)).collect()
 }
 
-fn message(field: &str, at: usize, turn: &Value, keys: Keys) -> Result<Message, Mistake> {
+fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Message, FieldError> {
     let Value::Object(turn) = turn else {
-        return Err(mistake(&format!("{field}.{at}"), "a message", kind(turn)));
+        return Err(field_error(&format!("{field}.{at}"), "a message", kind(turn)));
     };
     let place = |key: &str| format!("{field}.{at}.{key}");
     let role = turn.get(keys.role).unwrap_or(&Value::Null);
     let word = role.as_str().unwrap_or_default();
     let Some((_, speaker)) = keys.words.iter().find(|(known, _)| *known == word) else {
         let got = if word.is_empty() { kind(role).to_owned() } else { format!("{word:?}") };
-        return Err(mistake(&place(keys.role), keys.expected, got));
+        return Err(field_error(&place(keys.role), keys.expected, got));
     };
     if at > 0 && *speaker == Speaker::System {
-        return Err(mistake(&place(keys.role), "\"system\" in the first message only", "it here"));
+        return Err(field_error(
+            &place(keys.role),
+            "\"system\" in the first message only",
+            "it here",
+        ));
     }
     let value = turn.get(keys.content).unwrap_or(&Value::Null);
     Ok(Message { speaker: *speaker, content: content(&place(keys.content), value)? })
 }
 
-fn content(field: &str, value: &Value) -> Result<String, Mistake> {
+fn content(field: &str, value: &Value) -> Result<String, FieldError> {
     match value {
         Value::String(text) if text.trim().is_empty() => {
-            Err(mistake(field, "text", "an empty string"))
+            Err(field_error(field, "text", "an empty string"))
         }
         Value::String(text) => Ok(text.clone()),
-        other => Err(mistake(field, "text", kind(other))),
+        other => Err(field_error(field, "text", kind(other))),
     }
 }
 
-fn alpaca(object: &Object) -> Result<Vec<Message>, Mistake> {
+fn alpaca(object: &Object) -> Result<Vec<Message>, FieldError> {
     let field = |name: &str| content(name, object.get(name).unwrap_or(&Value::Null));
-    let mut asked = field("instruction")?;
+    let mut instruction = field("instruction")?;
     let input = object.get("input").filter(|input| **input != Value::Null && *input != "");
     if let Some(input) = input {
-        asked = format!("{asked}\n\n{}", content("input", input)?);
+        instruction = format!("{instruction}\n\n{}", content("input", input)?);
     }
     let mut messages = Vec::with_capacity(3);
     if object.get("system").is_some_and(|system| *system != Value::Null && *system != "") {
         messages.push(Message { speaker: Speaker::System, content: field("system")? });
     }
-    messages.push(Message { speaker: Speaker::User, content: asked });
+    messages.push(Message { speaker: Speaker::User, content: instruction });
     messages.push(Message { speaker: Speaker::Assistant, content: field("output")? });
     Ok(messages)
 }
@@ -206,8 +226,8 @@ fn keys(object: &Object) -> String {
     if keys.is_empty() { "an empty object".to_owned() } else { keys.join(", ") }
 }
 
-fn mistake(field: &str, expected: &'static str, got: impl Into<String>) -> Mistake {
-    Mistake { field: field.to_owned(), expected, got: got.into() }
+fn field_error(field: &str, expected: &'static str, got: impl Into<String>) -> FieldError {
+    FieldError { field: field.to_owned(), expected, got: got.into() }
 }
 
 #[cfg(test)]
@@ -225,7 +245,7 @@ mod tests {
     }
 
     fn wrong(value: Value) -> String {
-        let Mistake { field, expected, got } = conversation(&object(value)).unwrap_err();
+        let FieldError { field, expected, got } = conversation(&object(value)).unwrap_err();
         format!("[{field}] expected {expected}, got {got}")
     }
 
@@ -294,7 +314,7 @@ mod tests {
     fn a_prompt_may_stand_alone_or_before_both_answers() {
         let user = json!({"role": "user", "content": "q"});
         let said = |text: &str| json!({"role": "assistant", "content": text});
-        let expected = Preference {
+        let expected = PreferenceExample {
             prompt: vec![Message { speaker: Speaker::User, content: "q".into() }],
             chosen: "a".into(),
             rejected: "b".into(),
@@ -312,7 +332,7 @@ mod tests {
     #[test]
     fn every_mistake_in_a_preference_is_named_by_its_field() {
         let wrong = |value: Value| {
-            let Mistake { field, expected, got } = preference(&object(value)).unwrap_err();
+            let FieldError { field, expected, got } = preference(&object(value)).unwrap_err();
             format!("[{field}] expected {expected}, got {got}")
         };
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});

@@ -1,153 +1,160 @@
-//! Documents out of files: every line of a `.jsonl` file is one (for plain text: its field `text`),
-//! and so is a `.txt` file. Files are streamed; what is held is one document.
-//!
-//! Ordering, tokenising and caching do not live here.
+//! The documents of a set: lines of `.jsonl` files, whole `.txt` files, or the output of a
+//! generator. Files are streamed; one document is in memory at a time.
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES};
 use super::error::DataError;
 use super::json_lines::JsonLines;
 
-/// The largest `.txt` file or line of a `.jsonl` file: all of Shakespeare fits ten times, a file that
-/// lost its line ends does not.
-pub const MAX_DOCUMENT_BYTES: u64 = 64 << 20;
-
-/// The field of a `.jsonl` object that holds the text.
-const TEXT_FIELD: &str = "text";
-
-/// One document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Document {
-    /// Which file of the list it is from, from 0.
-    pub file: usize,
-    /// Its line in the file, from 1.
-    pub line: u64,
-    /// The text, or the line of JSON; never empty.
-    pub text: String,
+/// A generator of documents: a pure function of an index.
+#[derive(Clone)]
+pub struct DocumentGenerator {
+    /// Names everything that the documents depend on besides the index.
+    pub(crate) key: String,
+    pub(crate) count: u64,
+    pub(crate) make: Arc<dyn Fn(u64) -> String + Send + Sync>,
 }
 
-/// What of a line is the document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// Its field `text`; files of text are read too.
-    Text,
-    /// The whole line, which holds one JSON object.
-    Line,
+impl fmt::Debug for DocumentGenerator {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "DocumentGenerator({:?}, {})", self.key, self.count)
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Lines,
-    Whole,
-}
-
-/// The documents of a list of files, in order. The first error ends the iteration.
+/// The documents in order. Empty ones are skipped and counted; the first error ends the iteration.
 #[derive(Debug)]
-pub struct DocumentReader {
-    files: Vec<(PathBuf, Kind)>,
-    content: Content,
-    /// The file that is opened next.
-    next: usize,
-    lines: Option<JsonLines>,
-    /// Bytes of the files that are done with.
-    bytes: u64,
+pub struct DocumentStream {
+    input: Option<Input>,
     empty: u64,
 }
 
-impl DocumentReader {
-    /// Looks at the names only: a wrong one is reported before any work is done.
-    pub fn open(files: &[PathBuf], content: Content) -> Result<Self, DataError> {
+#[derive(Debug)]
+enum Input {
+    Files(FileReader),
+    Generator { generator: DocumentGenerator, next: u64 },
+}
+
+#[derive(Debug)]
+struct FileReader {
+    files: Vec<(PathBuf, FileKind)>,
+    format: DocumentFormat,
+    /// The index of the file that is opened next.
+    next: usize,
+    lines: Option<JsonLines>,
+    /// Bytes of the files that are finished.
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum FileKind {
+    JsonLines,
+    PlainText,
+}
+
+impl DocumentStream {
+    /// Checks only the names of the files: a wrong one is reported before any work is done.
+    pub(crate) fn of_files(files: &[PathBuf], format: DocumentFormat) -> Result<Self, DataError> {
         if files.is_empty() {
             return Err(DataError::NoFiles);
         }
-        let known = |path: &PathBuf| Ok((path.clone(), kind(path, content)?));
+        let known = |path: &PathBuf| Ok((path.clone(), file_kind(path, format)?));
         let files = files.iter().map(known).collect::<Result<_, DataError>>()?;
-        Ok(Self { files, content, next: 0, lines: None, bytes: 0, empty: 0 })
+        let reader = FileReader { files, format, next: 0, lines: None, bytes: 0 };
+        Ok(Self { input: Some(Input::Files(reader)), empty: 0 })
     }
 
-    /// Bytes of the files read so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes + self.lines.as_ref().map_or(0, JsonLines::bytes)
+    pub(crate) fn of_generator(generator: DocumentGenerator) -> Self {
+        Self { input: Some(Input::Generator { generator, next: 0 }), empty: 0 }
     }
 
-    /// Documents without text met so far; they are skipped.
+    /// Progress: bytes of files, or documents of a generator.
+    pub fn done(&self) -> u64 {
+        match &self.input {
+            Some(Input::Files(reader)) => reader.done(),
+            Some(Input::Generator { next, .. }) => *next,
+            None => 0,
+        }
+    }
+
+    /// The number of documents without text so far.
     pub fn empty(&self) -> u64 {
         self.empty
     }
-
-    fn advance(&mut self) -> Result<Option<Document>, DataError> {
-        loop {
-            let document = if self.lines.is_some() {
-                self.next_line()?
-            } else if self.next < self.files.len() {
-                self.next_file()?
-            } else {
-                return Ok(None);
-            };
-            match document {
-                Some(document) if document.text.is_empty() => self.empty += 1,
-                Some(document) => return Ok(Some(document)),
-                None => {}
-            }
-        }
-    }
-
-    fn next_line(&mut self) -> Result<Option<Document>, DataError> {
-        let Some(lines) = &mut self.lines else { return Ok(None) };
-        let Some(object) = lines.next().transpose()? else {
-            self.bytes += lines.bytes();
-            self.lines = None;
-            return Ok(None);
-        };
-        let line = object.line;
-        let text = match self.content {
-            Content::Text => lines.string(object, TEXT_FIELD)?,
-            Content::Line => lines.current().to_owned(),
-        };
-        Ok(Some(Document { file: self.next - 1, line, text }))
-    }
-
-    fn next_file(&mut self) -> Result<Option<Document>, DataError> {
-        let (path, kind) = &self.files[self.next];
-        self.next += 1;
-        if *kind == Kind::Lines {
-            self.lines = Some(JsonLines::open(path)?);
-            return Ok(None);
-        }
-        let text = read_whole(path, MAX_DOCUMENT_BYTES)?;
-        self.bytes += text.len() as u64;
-        Ok(Some(Document { file: self.next - 1, line: 1, text }))
-    }
 }
 
-impl Iterator for DocumentReader {
+impl Iterator for DocumentStream {
     type Item = Result<Document, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance();
-        if next.is_err() {
-            self.lines = None;
-            self.next = self.files.len();
+        loop {
+            let next = match self.input.as_mut()? {
+                Input::Files(reader) => reader.read().transpose(),
+                Input::Generator { generator, next } => generate(generator, next).map(Ok),
+            };
+            match next {
+                Some(Ok(document)) if document.text.is_empty() => self.empty += 1,
+                Some(Err(_)) => {
+                    self.input = None;
+                    return next;
+                }
+                _ => return next,
+            }
         }
-        next.transpose()
     }
 }
 
-fn kind(path: &Path, content: Content) -> Result<Kind, DataError> {
+fn generate(generator: &DocumentGenerator, next: &mut u64) -> Option<Document> {
+    (*next < generator.count).then(|| {
+        let text = (generator.make)(*next);
+        *next += 1;
+        Document { file: 0, line: *next, text }
+    })
+}
+
+impl FileReader {
+    fn done(&self) -> u64 {
+        self.bytes + self.lines.as_ref().map_or(0, JsonLines::bytes)
+    }
+
+    fn read(&mut self) -> Result<Option<Document>, DataError> {
+        loop {
+            if let Some(lines) = &mut self.lines {
+                if let Some((line, text)) = lines.next(self.format)? {
+                    return Ok(Some(Document { file: self.next - 1, line, text }));
+                }
+                self.bytes += lines.bytes();
+                self.lines = None;
+            }
+            let Some((path, kind)) = self.files.get(self.next) else { return Ok(None) };
+            self.next += 1;
+            match kind {
+                FileKind::JsonLines => self.lines = Some(JsonLines::open(path)?),
+                FileKind::PlainText => {
+                    let text = read_text(path, MAX_DOCUMENT_BYTES)?;
+                    self.bytes += text.len() as u64;
+                    return Ok(Some(Document { file: self.next - 1, line: 1, text }));
+                }
+            }
+        }
+    }
+}
+
+fn file_kind(path: &Path, format: DocumentFormat) -> Result<FileKind, DataError> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
-    match (&*extension, content) {
-        ("jsonl", _) => Ok(Kind::Lines),
-        ("txt", Content::Text) => Ok(Kind::Whole),
-        (other, _) => {
-            let expected = if content == Content::Text { ".jsonl or .txt" } else { ".jsonl" };
-            let (path, got) = (path.to_owned(), other.to_owned());
-            Err(DataError::Extension { path, expected, got })
-        }
-    }
+    let expected = match (&*extension, format) {
+        ("jsonl", _) => return Ok(FileKind::JsonLines),
+        ("txt", DocumentFormat::Text) => return Ok(FileKind::PlainText),
+        (_, DocumentFormat::Text) => ".jsonl or .txt",
+        (_, DocumentFormat::JsonLine) => ".jsonl",
+    };
+    Err(DataError::Extension { path: path.to_owned(), expected, got: extension.into_owned() })
 }
 
-fn read_whole(path: &Path, limit: u64) -> Result<String, DataError> {
+fn read_text(path: &Path, limit: u64) -> Result<String, DataError> {
     let mut bytes = Vec::new();
     fs_err::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -185,7 +192,7 @@ mod tests {
 
         fn read(&self, names: &[&str]) -> Result<Vec<(usize, u64, String)>, DataError> {
             let files: Vec<_> = names.iter().map(|name| self.0.path().join(name)).collect();
-            let documents = DocumentReader::open(&files, Content::Text)?;
+            let documents = DocumentStream::of_files(&files, DocumentFormat::Text)?;
             documents.map(|one| one.map(|one| (one.file, one.line, one.text))).collect()
         }
 
@@ -217,15 +224,24 @@ mod tests {
         let folder =
             Folder::new(&[("a.jsonl", b"{\"text\":\"\"}\n{\"text\":\"x\"}\n"), ("b.txt", b"")]);
         let files = ["a.jsonl", "b.txt"].map(|name| folder.0.path().join(name));
-        let mut reader = DocumentReader::open(&files, Content::Text).unwrap();
+        let mut reader = DocumentStream::of_files(&files, DocumentFormat::Text).unwrap();
         assert_eq!(reader.by_ref().count(), 1);
-        assert_eq!((reader.empty(), reader.bytes()), (2, 25));
+        assert_eq!((reader.empty(), reader.done()), (2, 25));
+    }
+
+    #[test]
+    fn nothing_follows_an_error() {
+        let folder = Folder::new(&[("a.jsonl", b"[]\n{\"text\":\"x\"}\n")]);
+        let files = [folder.0.path().join("a.jsonl")];
+        let mut documents = DocumentStream::of_files(&files, DocumentFormat::Text).unwrap();
+        assert!(documents.next().unwrap().is_err());
+        assert!(documents.next().is_none());
     }
 
     #[test]
     fn an_empty_set_is_an_error() {
         assert_eq!(
-            DocumentReader::open(&[], Content::Text).unwrap_err().to_string(),
+            DocumentStream::of_files(&[], DocumentFormat::Text).unwrap_err().to_string(),
             "the data set has no files; expected at least one .jsonl or .txt file, got none"
         );
     }
@@ -311,7 +327,7 @@ mod tests {
     fn a_text_file_above_the_limit_is_refused() {
         let folder = Folder::new(&[("a.txt", b"12345")]);
         let path = folder.0.path().join("a.txt");
-        assert_eq!(read_whole(&path, 5).unwrap(), "12345");
-        assert!(matches!(read_whole(&path, 4), Err(DataError::TooLarge { line: 1, .. })));
+        assert_eq!(read_text(&path, 5).unwrap(), "12345");
+        assert!(matches!(read_text(&path, 4), Err(DataError::TooLarge { line: 1, .. })));
     }
 }

@@ -1,18 +1,20 @@
-//! How the documents of a set become sequences of token ids, and which of these are trained.
+//! Encodes documents as sequences of token ids, and decides which tokens are trained.
 //!
-//! Plain text gives one sequence, all of it trained; a conversation gives one in which only the
-//! assistant's turns are; a preference gives two, the chosen one first. Where ids and marks are
-//! kept is `cache`'s, what a line may say `conversation`'s.
+//! ```text
+//! text           one sequence    every token is trained
+//! conversation   one sequence    the assistant's turns are trained
+//! preference     two sequences   (chosen, rejected) the last answer of each is trained
+//! ```
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use bitnet_text::{ChatTemplate, Dialogue, Message, Speaker, TextError, Tokenizer};
 use serde_json::{Map, Value};
 
-use super::conversation::{self, Mistake, Preference};
-use super::documents::Document;
+use super::conversation::{self, FieldError, PreferenceExample};
+use super::document::{Document, DocumentFormat, SourceLocation};
 use super::error::DataError;
-use super::source::Source;
+use super::source::DocumentSource;
 
 /// What the lines of a set are, and how they become tokens.
 #[derive(Clone, Debug)]
@@ -27,27 +29,36 @@ pub enum Encoding {
 
 /// Why a document cannot be encoded.
 #[derive(Debug)]
-pub(crate) enum Trouble {
-    /// The line says what it must not.
-    Row(Mistake),
-    /// The tokenizer or the template refuses.
+pub(crate) enum EncodeError {
+    /// A field of the line is wrong.
+    Field(FieldError),
+    /// The tokenizer or the template failed.
     Text(TextError),
 }
 
-impl From<Mistake> for Trouble {
-    fn from(mistake: Mistake) -> Self {
-        Self::Row(mistake)
+impl EncodeError {
+    pub(crate) fn at(self, location: SourceLocation) -> DataError {
+        match self {
+            Self::Field(error) => error.at(&location),
+            Self::Text(error) => DataError::Encode { location, what: error.to_string() },
+        }
     }
 }
 
-impl From<TextError> for Trouble {
+impl From<FieldError> for EncodeError {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
+    }
+}
+
+impl From<TextError> for EncodeError {
     fn from(error: TextError) -> Self {
         Self::Text(error)
     }
 }
 
 impl Encoding {
-    /// What identifies it beside data and tokenizer, for the key of a cache.
+    /// Its part of the key of a cache.
     pub fn identity(&self) -> String {
         match self {
             Self::Text => "text".to_owned(),
@@ -56,14 +67,14 @@ impl Encoding {
         }
     }
 
-    /// Whether a document is a whole line of JSON, instead of text.
-    pub(crate) fn reads_lines(&self) -> bool {
-        !matches!(self, Self::Text)
+    /// What a document of this kind is.
+    pub fn format(&self) -> DocumentFormat {
+        if matches!(self, Self::Text) { DocumentFormat::Text } else { DocumentFormat::JsonLine }
     }
 
-    /// Whether each id carries a mark that says if it is trained.
+    /// Whether only some tokens are trained, so that the cache marks them.
     pub(crate) fn is_marked(&self) -> bool {
-        self.reads_lines()
+        self.format() == DocumentFormat::JsonLine
     }
 
     /// The sequences of a document; `text` is never empty.
@@ -71,7 +82,7 @@ impl Encoding {
         &self,
         tokenizer: &Tokenizer,
         text: &str,
-    ) -> Result<Vec<Dialogue>, Trouble> {
+    ) -> Result<Vec<Dialogue>, EncodeError> {
         match self {
             Self::Text => {
                 let ids = tokenizer.encode_document(text)?;
@@ -83,54 +94,58 @@ impl Encoding {
             }
             Self::Preferences(template) => {
                 let preference = conversation::preference(&object(text)?)?;
-                pair(template, tokenizer, &preference)
+                encode_pair(template, tokenizer, &preference)
             }
         }
     }
 
-    /// What a tokenizer is trained on: the text of a document, or what is said in it.
-    pub fn spoken(&self, source: &Source, document: Document) -> Result<String, DataError> {
-        self.plain_text(document.text).map_err(|Mistake { field, expected, got }| {
-            let path = PathBuf::from(&*source.names()[document.file]);
-            DataError::Field { path, line: document.line, field, expected, got }
+    /// The text that a tokenizer is trained on: that of the document or of all its messages.
+    pub fn training_text(
+        &self,
+        source: &DocumentSource,
+        document: Document,
+    ) -> Result<String, DataError> {
+        self.plain_text(document.text).map_err(|error| {
+            let source = Arc::clone(&source.names()[document.file]);
+            error.at(&SourceLocation { source, line: document.line })
         })
     }
 
-    fn plain_text(&self, text: String) -> Result<String, Mistake> {
-        let said = match self {
+    fn plain_text(&self, text: String) -> Result<String, FieldError> {
+        let messages = match self {
             Self::Text => return Ok(text),
             Self::Conversations(_) => conversation::conversation(&object(&text)?)?,
             Self::Preferences(_) => {
-                let Preference { mut prompt, chosen, rejected } =
+                let PreferenceExample { mut prompt, chosen, rejected } =
                     conversation::preference(&object(&text)?)?;
                 let answer = |content| Message { speaker: Speaker::Assistant, content };
                 prompt.extend([answer(chosen), answer(rejected)]);
                 prompt
             }
         };
-        Ok(said.into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n"))
+        Ok(messages.into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n"))
     }
 }
 
-fn object(text: &str) -> Result<Map<String, Value>, Mistake> {
-    serde_json::from_str(text).map_err(|error| Mistake {
+fn object(text: &str) -> Result<Map<String, Value>, FieldError> {
+    serde_json::from_str(text).map_err(|error| FieldError {
         field: String::new(),
         expected: "one JSON object a line",
         got: error.to_string(),
     })
 }
 
-/// Both sides, trained on the last answer alone and equal up to it.
-fn pair(
+/// Both sides, which are equal up to the last answer and trained on it alone.
+fn encode_pair(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
-    preference: &Preference,
-) -> Result<Vec<Dialogue>, Trouble> {
+    preference: &PreferenceExample,
+) -> Result<Vec<Dialogue>, EncodeError> {
     let side = |answer: &String| {
         let mut messages = preference.prompt.clone();
         messages.push(Message { speaker: Speaker::Assistant, content: answer.clone() });
         let mut dialogue = template.encode(tokenizer, &messages)?;
-        let begin = last_answer(&dialogue.trained);
+        let begin = last_answer_start(&dialogue.trained);
         dialogue.trained[..begin].fill(false);
         Ok::<_, TextError>((dialogue, begin))
     };
@@ -139,7 +154,7 @@ fn pair(
     if begin != other || chosen.ids[..begin] != rejected.ids[..begin] {
         // A template that joins header and answer can draw the answer's first letters into the
         // prompt's last token.
-        return Err(Trouble::Row(Mistake {
+        return Err(EncodeError::Field(FieldError {
             field: "rejected".to_owned(),
             expected: "a prompt that has the same tokens before both answers",
             got: "other tokens (the chat template joins prompt and answer)".to_owned(),
@@ -148,8 +163,8 @@ fn pair(
     Ok(vec![chosen, rejected])
 }
 
-/// Where the last run of trained tokens begins.
-fn last_answer(trained: &[bool]) -> usize {
+/// The start of the last run of trained tokens.
+fn last_answer_start(trained: &[bool]) -> usize {
     let end = trained.iter().rposition(|&trained| trained).map_or(0, |last| last + 1);
     trained[..end].iter().rposition(|&trained| !trained).map_or(0, |before| before + 1)
 }
@@ -157,7 +172,7 @@ fn last_answer(trained: &[bool]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::sample::byte_tokenizer;
+    use crate::data::fixtures::byte_tokenizer;
 
     const PAIR: &str = r#"{"prompt":[{"role":"user","content":"a"},
         {"role":"assistant","content":"b"},{"role":"user","content":"c"}],
@@ -165,7 +180,8 @@ mod tests {
 
     #[test]
     fn the_last_run_of_trained_tokens_is_found() {
-        let run = |marks: &[u8]| last_answer(&marks.iter().map(|&m| m == 1).collect::<Vec<_>>());
+        let run =
+            |marks: &[u8]| last_answer_start(&marks.iter().map(|&m| m == 1).collect::<Vec<_>>());
         assert_eq!(run(&[0, 1, 1, 0, 0, 1, 1]), 5);
         assert_eq!(run(&[0, 1, 1, 0]), 1);
         assert_eq!(run(&[1, 1]), 0);
@@ -190,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokenizer_learns_from_what_was_said() {
+    fn a_tokenizer_is_trained_on_the_text_of_the_messages() {
         let text = Encoding::Preferences(ChatTemplate::b158()).plain_text(PAIR.to_owned());
         assert_eq!(text.unwrap(), "a\nb\nc\nd\nee");
     }

@@ -1,38 +1,37 @@
-//! Everything that can go wrong between a data file and a row. No code that detects it lives here.
+//! The errors of this module.
 
 use std::io;
 use std::path::PathBuf;
 
 use bitnet_format::FormatError;
 
-use super::documents::MAX_DOCUMENT_BYTES;
-use super::row::Place;
+use super::document::{MAX_DOCUMENT_BYTES, SourceLocation};
 
 /// What is wrong with the data.
 ///
 /// Messages have the form `<file>:<line> [<field>]: <what>; expected …, got …`.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The operating system refused: missing file, permission, full disk.
+    /// An error of the operating system: missing file, permission, full disk.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The cache cannot be written.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// A set without a file, for example because a pattern matched nothing.
+    /// A set without files, for example because a pattern matched nothing.
     #[error("the data set has no files; expected at least one .jsonl or .txt file, got none")]
     NoFiles,
-    /// A file of a kind that is not read.
+    /// A file with an unsupported extension.
     #[error("{path}: unknown kind of file; expected {expected}, got {got:?}")]
     Extension {
         /// The file.
         path: PathBuf,
-        /// What is read.
+        /// The supported extensions.
         expected: &'static str,
         /// Its extension.
         got: String,
     },
-    /// Bytes that are no text.
+    /// A file that is not UTF-8.
     #[error("{path}:{line}: not UTF-8 at column {column}; expected text, got byte 0x{byte:02x}")]
     NotUtf8 {
         /// The file.
@@ -51,31 +50,31 @@ pub enum DataError {
         path: PathBuf,
         /// Line, from 1.
         line: u64,
-        /// What the parser met and in which column.
+        /// What the parser found, with its column.
         what: String,
     },
-    /// The file ends in the middle of an object: it was cut short, or is still being written.
+    /// The file ends in the middle of an object. It was cut short, or is still being written.
     #[error("{path}:{line}: the last line is torn; expected a whole object, got {bytes} bytes")]
     Torn {
         /// The file.
         path: PathBuf,
         /// The last line, from 1.
         line: u64,
-        /// Length of what is there of it.
+        /// Length of the incomplete line.
         bytes: usize,
     },
-    /// An object lacks a field, or the field is of another type.
+    /// A missing field, or a field of another type.
     #[error("{path}:{line} [{field}]: wrong value; expected {expected}, got {got}")]
     Field {
         /// The file.
         path: PathBuf,
         /// Line, from 1.
         line: u64,
-        /// The key at fault.
+        /// The field.
         field: String,
-        /// What belongs there.
+        /// The expected value.
         expected: &'static str,
-        /// What is there.
+        /// The actual value.
         got: String,
     },
     /// A document so large that tokenising it would fill the memory.
@@ -89,7 +88,7 @@ pub enum DataError {
         /// Line, from 1.
         line: u64,
     },
-    /// There is nothing to train on.
+    /// A set without text.
     #[error("{origin}: no documents; expected at least one with text, got {empty} empty ones")]
     NoDocuments {
         /// The files or the generator.
@@ -98,18 +97,18 @@ pub enum DataError {
         empty: u64,
     },
     /// The tokenizer could not encode a document.
-    #[error("{place}: cannot be tokenised: {what}")]
+    #[error("{location}: cannot be tokenised: {what}")]
     Encode {
         /// The document.
-        place: Place,
-        /// What the tokenizer said.
+        location: SourceLocation,
+        /// The tokenizer's error.
         what: String,
     },
-    /// The tokenizer gave an id without a row in the embedding table.
-    #[error("{place}: token id out of range; expected below {vocab_size}, got {id}")]
+    /// The tokenizer returned an id outside the vocabulary.
+    #[error("{location}: token id out of range; expected below {vocab_size}, got {id}")]
     IdOutOfRange {
         /// The document.
-        place: Place,
+        location: SourceLocation,
         /// Size of the vocabulary.
         vocab_size: usize,
         /// The id.
@@ -121,15 +120,15 @@ pub enum DataError {
         /// The files.
         origin: String,
     },
-    /// A mix names a set that is not there.
+    /// A mixture names an unknown set.
     #[error("[data]: unknown set; expected one of {known}, got {set:?}")]
     UnknownSet {
         /// The name.
         set: String,
-        /// The sets there are.
+        /// The known sets.
         known: String,
     },
-    /// A weight that cannot be drawn by.
+    /// A weight that is negative or not finite.
     #[error("[data] {set:?}: bad weight; expected a finite number from 0, got {got}")]
     Weight {
         /// The set.
@@ -137,7 +136,7 @@ pub enum DataError {
         /// Its weight.
         got: f64,
     },
-    /// A mix without a set that can be drawn.
+    /// A mixture in which no set has a positive weight.
     #[error("[data]: nothing to draw from; expected a set with a weight above 0, got none")]
     NoWeight,
     /// An epoch of a set has no row: every document was too short or dropped as too long.
@@ -154,17 +153,16 @@ pub enum DataError {
         documents: u64,
         /// Those of fewer than two tokens.
         too_short: u64,
-        /// Those longer than a row, under [`super::LongRows::Drop`].
+        /// Those longer than a row, under [`super::LongDocuments::Drop`].
         dropped: u64,
     },
-    /// A signal asked for a stop; nothing half-done was left.
+    /// Stopped by a signal; nothing incomplete is left on disk.
     #[error("interrupted while preparing the data")]
     Interrupted,
 }
 
 impl DataError {
-    /// The kind of the operating system's error, if it was one: decides between "bad input" and
-    /// "bad environment".
+    /// The kind of an error of the operating system. It tells a bad environment from bad input.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {
             Self::Io(error) | Self::Format(FormatError::Io(error)) => Some(error.kind()),

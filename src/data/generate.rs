@@ -2,29 +2,31 @@
 
 use bitnet_stories::{Split, StoryStyle, dialogue, preference, story};
 
-use super::source::Source;
+use super::source::DocumentSource;
 
 /// The first `count` stories of a style.
-pub fn generated_stories(seed: u64, split: Split, style: StoryStyle, count: u64) -> Source {
+pub fn generated_stories(seed: u64, split: Split, style: StoryStyle, count: u64) -> DocumentSource {
     let name = match style {
         StoryStyle::General => "general",
         StoryStyle::Hq => "hq",
         StoryStyle::Plain => "plain",
     };
     let key = key(seed, split, name);
-    Source::generated(key, count, move |index| story(seed, split, style, index).text)
+    DocumentSource::generated(key, count, move |index| story(seed, split, style, index).text)
 }
 
 /// Dialogues about stories: `{"messages": …}`.
-pub fn generated_dialogues(seed: u64, split: Split, count: u64) -> Source {
+pub fn generated_dialogues(seed: u64, split: Split, count: u64) -> DocumentSource {
     let key = key(seed, split, "lessons");
-    Source::generated(key, count, move |index| dialogue(seed, split, index).to_json_line())
+    DocumentSource::generated(key, count, move |index| dialogue(seed, split, index).to_json_line())
 }
 
 /// Preferences about stories: `{"prompt": …, "chosen": …, "rejected": …}`.
-pub fn generated_preferences(seed: u64, split: Split, count: u64) -> Source {
+pub fn generated_preferences(seed: u64, split: Split, count: u64) -> DocumentSource {
     let key = key(seed, split, "preferences");
-    Source::generated(key, count, move |index| preference(seed, split, index).to_json_line())
+    DocumentSource::generated(key, count, move |index| {
+        preference(seed, split, index).to_json_line()
+    })
 }
 
 /// Identifies the documents in the names of cache files. It keeps its old words, so that caches
@@ -40,9 +42,9 @@ fn key(seed: u64, split: Split, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::documents::Content;
+    use crate::data::document::DocumentFormat;
 
-    fn fingerprint(source: &Source) -> String {
+    fn fingerprint(source: &DocumentSource) -> String {
         source.fingerprint(&|| false).unwrap()
     }
 
@@ -50,7 +52,7 @@ mod tests {
     fn the_documents_are_the_stories() {
         let source = generated_stories(3, Split::Train, StoryStyle::General, 2);
         let texts: Vec<_> =
-            source.documents(Content::Text).unwrap().map(|one| one.unwrap().text).collect();
+            source.documents(DocumentFormat::Text).unwrap().map(|one| one.unwrap().text).collect();
         let story = |index| story(3, Split::Train, StoryStyle::General, index).text;
         assert_eq!(texts, [story(0), story(1)]);
     }

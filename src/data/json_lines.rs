@@ -1,5 +1,4 @@
-//! `.jsonl` files, one object a line, streamed. What the objects mean is for those who ask:
-//! `documents` for plain text, the fine-tuning stages for conversations.
+//! Streams a `.jsonl` file: one JSON object a line.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,82 +6,60 @@ use std::path::{Path, PathBuf};
 use fs_err::File;
 use serde_json::{Map, Value};
 
-use super::documents::MAX_DOCUMENT_BYTES;
+use super::document::{DocumentFormat, MAX_DOCUMENT_BYTES};
 use super::error::DataError;
 
-/// One line of a file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JsonLine {
-    /// Its number, from 1.
-    pub line: u64,
-    /// What stands in it.
-    pub object: Map<String, Value>,
-}
+/// The field that holds the text of a document.
+const TEXT_FIELD: &str = "text";
 
-/// The objects of a file in order. Lines end at `\n` and nowhere else (JSON strings may hold
-/// U+2028), blank lines are skipped, and a last line without `\n` counts when it is whole.
+/// The lines of a file in order. Only `\n` ends a line, because JSON strings may contain U+2028.
+/// Blank lines are skipped. A last line without `\n` counts if it is complete.
 #[derive(Debug)]
-pub struct JsonLines {
+pub(crate) struct JsonLines {
     path: PathBuf,
     reader: BufReader<File>,
     limit: u64,
     line: u64,
     bytes: u64,
     buffer: Vec<u8>,
-    failed: bool,
 }
 
 impl JsonLines {
-    /// Opens a file.
-    pub fn open(path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         Self::with_limit(path, MAX_DOCUMENT_BYTES)
     }
 
     fn with_limit(path: &Path, limit: u64) -> Result<Self, DataError> {
         let reader = BufReader::with_capacity(1 << 18, File::open(path)?);
-        let path = path.to_owned();
-        Ok(Self { path, reader, limit, line: 0, bytes: 0, buffer: Vec::new(), failed: false })
+        Ok(Self { path: path.to_owned(), reader, limit, line: 0, bytes: 0, buffer: Vec::new() })
     }
 
     /// Bytes read so far.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The text of the line that was read last.
-    pub(crate) fn current(&self) -> &str {
-        std::str::from_utf8(&self.buffer)
-            .expect("a line was checked when it was parsed")
-            .trim_ascii()
-    }
-
-    /// The string in `field` of a line, or what is wrong with it.
-    pub fn string(&self, line: JsonLine, field: &str) -> Result<String, DataError> {
-        let JsonLine { line, mut object } = line;
-        match object.swap_remove(field) {
-            Some(Value::String(text)) => Ok(text),
-            other => Err(DataError::Field {
-                path: self.path.clone(),
-                line,
-                field: field.to_owned(),
-                expected: "a string",
-                got: other.as_ref().map_or("no such key", kind).to_owned(),
-            }),
-        }
-    }
-
-    /// Reads the next line that is not blank; `None` at the end.
-    fn advance(&mut self) -> Result<Option<JsonLine>, DataError> {
+    /// The next document and its line; `None` at the end of the file.
+    pub(crate) fn next(
+        &mut self,
+        format: DocumentFormat,
+    ) -> Result<Option<(u64, String)>, DataError> {
         while self.fill()? {
-            if !self.buffer.trim_ascii().is_empty() {
-                let object = self.parse()?;
-                return Ok(Some(JsonLine { line: self.line, object }));
+            let text = std::str::from_utf8(&self.buffer).map_err(|error| self.not_utf8(error))?;
+            if text.trim_ascii().is_empty() {
+                continue;
             }
+            let object = self.parse(text)?;
+            let text = match format {
+                DocumentFormat::Text => self.text_field(object)?,
+                DocumentFormat::JsonLine => text.trim_ascii().to_owned(),
+            };
+            return Ok(Some((self.line, text)));
         }
         Ok(None)
     }
 
-    /// Puts one raw line into the buffer; `false` at the end of the file.
+    /// Puts one line into the buffer; `false` at the end of the file.
     fn fill(&mut self) -> Result<bool, DataError> {
         self.buffer.clear();
         let mut bounded = self.reader.by_ref().take(self.limit + 1);
@@ -95,19 +72,26 @@ impl JsonLines {
         Ok(read > 0)
     }
 
-    fn parse(&self) -> Result<Map<String, Value>, DataError> {
-        let text = std::str::from_utf8(&self.buffer).map_err(|error| self.not_utf8(error))?;
+    fn parse(&self, text: &str) -> Result<Map<String, Value>, DataError> {
         match serde_json::from_str(text) {
             Ok(Value::Object(object)) => Ok(object),
             Ok(other) => Err(self.invalid(kind(&other).to_owned())),
-            Err(error) if error.is_eof() && !self.is_ended() => Err(self.torn()),
+            Err(error) if error.is_eof() && !self.buffer.ends_with(b"\n") => Err(self.torn()),
             Err(error) => Err(self.invalid(describe(&error))),
         }
     }
 
-    /// Whether the line in the buffer ends as lines do.
-    fn is_ended(&self) -> bool {
-        self.buffer.ends_with(b"\n")
+    fn text_field(&self, mut object: Map<String, Value>) -> Result<String, DataError> {
+        match object.swap_remove(TEXT_FIELD) {
+            Some(Value::String(text)) => Ok(text),
+            other => Err(DataError::Field {
+                path: self.path.clone(),
+                line: self.line,
+                field: TEXT_FIELD.to_owned(),
+                expected: "a string",
+                got: other.as_ref().map_or("no such key", kind).to_owned(),
+            }),
+        }
     }
 
     fn not_utf8(&self, error: std::str::Utf8Error) -> DataError {
@@ -128,20 +112,7 @@ impl JsonLines {
     }
 }
 
-impl Iterator for JsonLines {
-    type Item = Result<JsonLine, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let next = self.advance();
-        self.failed = next.is_err();
-        next.transpose()
-    }
-}
-
-/// What a JSON value is, in the words of a message.
+/// The type of a JSON value, for messages.
 pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -153,7 +124,7 @@ pub(crate) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The parser's words, with the column and without its line, which is always the first.
+/// The parser's message with its column. Its line is always 1 and is left out.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
@@ -164,39 +135,30 @@ fn describe(error: &serde_json::Error) -> String {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Vec<JsonLine>, DataError> {
+    fn read(bytes: &[u8]) -> Result<Vec<(u64, String)>, DataError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
         fs_err::write(&path, bytes).unwrap();
-        JsonLines::with_limit(&path, 100).unwrap().collect()
+        let mut lines = JsonLines::with_limit(&path, 100).unwrap();
+        std::iter::from_fn(|| lines.next(DocumentFormat::JsonLine).transpose()).collect()
     }
 
     #[test]
     fn blank_lines_are_skipped_and_counted_in_line_numbers() {
-        let rows = read(b"\n{\"a\":1}\r\n \t \n{\"a\":2}").unwrap();
-        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4]);
+        let lines = read(b"\n{\"a\":1}\r\n \t \n{\"a\":2}").unwrap();
+        assert_eq!(lines, [(2, "{\"a\":1}".to_owned()), (4, "{\"a\":2}".to_owned())]);
     }
 
     #[test]
     fn only_a_line_feed_ends_a_line() {
-        let rows = read("{\"a\":\"x\u{2028}y\u{85}z\"}\n".as_bytes()).unwrap();
-        assert_eq!(rows[0].object["a"], "x\u{2028}y\u{85}z");
+        let line = "{\"a\":\"x\u{2028}y\u{85}z\"}";
+        assert_eq!(read(format!("{line}\n").as_bytes()).unwrap(), [(1, line.to_owned())]);
     }
 
     #[test]
     fn a_line_longer_than_the_limit_is_refused_without_reading_it_all() {
         let long = format!("{{\"a\":\"{}\"}}\n", "x".repeat(200));
         assert!(matches!(read(long.as_bytes()), Err(DataError::TooLarge { line: 1, .. })));
-    }
-
-    #[test]
-    fn nothing_follows_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.jsonl");
-        fs_err::write(&path, "[]\n{}\n").unwrap();
-        let mut lines = JsonLines::open(&path).unwrap();
-        assert!(lines.next().unwrap().is_err());
-        assert!(lines.next().is_none());
     }
 
     proptest::proptest! {

@@ -1,47 +1,49 @@
-//! From text to rows of token ids: documents are read (`documents`), encoded once (`encoding`,
-//! `cache`), ordered (`order`), packed into rows of equal length (`packing`) or paired (`pairs`),
-//! and handed out (`loader`).
+//! From text to packed sequences of token ids.
 //!
-//! What a row looks like is decided here and nowhere else; tensors and batches are `train`'s, the
-//! tokenizer is `bitnet-text`'s. The text of the project's own tiny world comes from `world`.
+//! ```text
+//! DocumentSource → DocumentStream → Encoding → TokenCache    once per data set
+//!                                                  ↓
+//! order → packing → SequencePlan or PairPlan                 once per epoch
+//!                                                  ↓
+//! Loader → packed sequences or preference pairs              in the order of the run
+//! ```
 //!
-//! Nothing in this room draws a random number that is not keyed by (seed, purpose, counter), so
-//! the rows of a run are a pure function of its recipe and of the [`Position`] in it.
+//! `train` turns sequences into tensors; `bitnet-text` has the tokenizer and the chat template.
+//! Random draws are keyed by (seed, purpose, counter), so the items of a run are a pure function of
+//! its recipe and of the [`LoaderState`].
 
 mod cache;
-mod cache_file;
-mod checksum;
 pub mod conversation;
+mod document;
 mod documents;
 mod encoding;
+mod epoch;
 mod error;
-mod evaluation;
 mod generate;
 mod json_lines;
 mod loader;
 mod lock;
 mod order;
 mod packing;
-mod pairs;
-mod plan;
-mod row;
+mod pair_plan;
+mod sequence;
+mod sequence_plan;
 mod source;
-mod tokenise;
 
 pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, TokenCache};
-pub use documents::{Content, Document, DocumentReader, MAX_DOCUMENT_BYTES};
+pub use document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES, SourceLocation};
+pub use documents::{DocumentGenerator, DocumentStream};
 pub use encoding::Encoding;
+pub use epoch::{EpochPlan, LoaderSettings};
 pub use error::DataError;
-pub use evaluation::validation_rows;
 pub use generate::{generated_dialogues, generated_preferences, generated_stories};
-pub use json_lines::{JsonLine, JsonLines};
-pub use loader::{Cursor, Epoch, Loader, LoaderSettings, Mix, Position};
+pub use loader::{DataMixture, EpochPosition, Loader, LoaderState};
 pub use lock::{FileLock, LockHolder};
-pub use packing::{LongRows, PackingStatistics};
-pub use pairs::{Pair, PairPlan, PairStatistics};
-pub use plan::EpochPlan;
-pub use row::{Place, Row};
-pub use source::{Generated, Source, SourceDocuments};
+pub use packing::{LongDocuments, PackingStatistics};
+pub use pair_plan::{PairPlan, PreferencePair};
+pub use sequence::PackedSequence;
+pub use sequence_plan::{SequencePlan, validation_sequences};
+pub use source::DocumentSource;
 
 #[cfg(test)]
-mod sample;
+mod fixtures;

@@ -1,5 +1,5 @@
-//! The order of documents in an epoch: a permutation keyed by (seed, set, epoch), written out here
-//! so that no release of a library changes the data order of a run.
+//! The order of documents in an epoch: a permutation keyed by (seed, set, epoch). The shuffle is
+//! implemented here, so that no release of a library changes the data order of a run.
 
 use rand::Rng;
 

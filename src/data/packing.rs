@@ -1,102 +1,113 @@
-//! Which part of which document goes into which row.
+//! Packing: which part of which document goes into which row.
 //!
-//! Pure arithmetic on lengths: a document of n tokens gives n−1 pairs of input and target, and a
-//! row holds `seq_len` pairs. Tokens are read in `row`, the order comes from `order`.
+//! This is arithmetic on lengths only. A document of n tokens gives n−1 pairs of input and target,
+//! and a row holds `seq_len` pairs. With rows of 8 pairs and documents a (5 pairs), b (6), c (3):
+//!
+//! ```text
+//! split      aaaaabbb   bbbccc..        one stream, cut every 8 pairs
+//!                 |        |            a segment begins at each document and at each row
+//! truncate   aaaaaccc   bbbbbb..        whole documents, each in the fullest row it fits in
+//! ```
+//!
+//! The dots are padding. `sequence` reads the tokens, `order` orders the documents.
 
 use serde::{Deserialize, Serialize};
 
-/// Rows that are open at the same time while whole documents are packed. More of them leave less
-/// padding and mix distant documents.
+/// The number of rows that are open at the same time while whole documents are packed. More open
+/// rows leave less padding, but mix documents that are far apart in the order.
 const OPEN_ROWS: usize = 32;
 
 /// What happens to a document that is longer than a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LongRows {
-    /// Text: the pairs of all documents form one stream that is cut every `seq_len` pairs; a
-    /// document that goes on in the next row is a new segment there, and only an epoch's last row
-    /// is padded. Conversations: a long one becomes several pieces of at most a row.
+pub enum LongDocuments {
+    /// Text: the pairs of all documents form one stream that is cut every `seq_len` pairs. A
+    /// document that continues in the next row starts a new segment there, and only the last row of
+    /// an epoch is padded. Conversations: a long one becomes several pieces of at most one row.
     Split,
-    /// A document is cut to one row. No document is ever split over two: one that does not fit
+    /// A document is cut to one row. Documents are never split over two rows: one that does not fit
     /// into the rest of an open row goes into another.
     Truncate,
     /// As `Truncate`, but longer documents are left out.
     Drop,
 }
 
-/// What packing did to the documents of an epoch.
+/// What packing did to the documents of an epoch. Preference pairs count as one document each.
+///
+/// Documents that are left out are counted and reported, because the loss would not show them:
+/// truncation can remove all trained tokens of a conversation whose answer comes last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PackingStatistics {
-    /// Documents that came in.
+    /// All documents.
     pub documents: u64,
     /// Left out because they have no pair: fewer than two tokens.
     pub too_short: u64,
-    /// Left out because they are longer than a row.
+    /// Left out because they are too long.
     pub dropped: u64,
-    /// Cut to the length of a row.
+    /// Cut to the length of a row (preference pairs: the start of the prompt is cut).
     pub truncated: u64,
-    /// Left out because what fits in a row holds no trained token.
+    /// Left out because the part that fits in a row has no trained token.
     pub untrained: u64,
-    /// Lying in more than one row.
+    /// Split over several rows.
     pub split: u64,
     /// Rows of the epoch.
     pub rows: u64,
-    /// Pairs in them, padding not counted.
+    /// Pairs of input and target in them, without padding.
     pub pairs: u64,
-    /// Pairs there is room for.
+    /// The same with padding.
     pub capacity: u64,
 }
 
 impl PackingStatistics {
-    /// The part of the rows that is not padding, from 0 to 1.
+    /// The fraction of the rows that is not padding.
     pub fn efficiency(&self) -> f64 {
         self.pairs as f64 / self.capacity.max(1) as f64
     }
 }
 
-/// Neighbouring pairs of one document.
+/// Consecutive pairs of one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// The document's number in the cache.
+    /// The index of the document in the cache.
     pub(crate) document: usize,
-    /// The first input, counted in the document.
+    /// The index of the first input in the document.
     pub(crate) from: usize,
-    /// How many pairs; at least one.
+    /// The number of pairs; at least one.
     pub(crate) pairs: usize,
 }
 
-/// What packing asks about documents.
-pub(crate) trait Lengths {
+/// What packing needs to know about documents.
+pub(crate) trait DocumentLengths {
     /// Tokens of a document.
     fn tokens(&self, document: usize) -> usize;
     /// Whether any of these pairs of a document has a trained target.
     fn trains(&self, segment: Segment) -> bool;
 }
 
-/// The rows of an epoch, each found without walking through those before it.
+/// The rows of an epoch, with random access.
 #[derive(Debug)]
-pub(crate) struct Packing {
+pub(crate) struct PackedLayout {
     seq_len: u64,
-    /// Documents, or pieces of them, in order: the document and its first pair.
+    /// Documents or pieces of them, in order: the document and its first pair.
     entries: Vec<(usize, usize)>,
-    /// For each the pairs up to its end.
+    /// For each entry the number of pairs up to its end.
     ends: Vec<u64>,
-    /// Where documents stay whole: for each row its first entry, and the end.
+    /// The first entry of each row, and the end; `None` if rows are cut from one stream.
     rows: Option<Vec<usize>>,
-    /// Documents of which no row holds anything although they have trained tokens.
+    /// Documents with trained tokens that no row contains.
     left_out: Vec<usize>,
     statistics: PackingStatistics,
 }
 
-impl Packing {
+impl PackedLayout {
     /// Packs text: every pair is trained.
     pub(crate) fn of_text(
         order: &[usize],
-        lengths: &impl Lengths,
+        lengths: &impl DocumentLengths,
         seq_len: usize,
-        policy: LongRows,
+        policy: LongDocuments,
     ) -> Self {
-        if policy != LongRows::Split {
+        if policy != LongDocuments::Split {
             return Self::of_wholes(order, lengths, seq_len, policy);
         }
         let mut packing = Self::empty(order.len(), seq_len);
@@ -111,17 +122,17 @@ impl Packing {
         packing
     }
 
-    /// Packs documents, or pieces of them, that are never cut by the end of a row.
+    /// Packs documents, or pieces of them, that the end of a row never cuts.
     pub(crate) fn of_wholes(
         order: &[usize],
-        lengths: &impl Lengths,
+        lengths: &impl DocumentLengths,
         seq_len: usize,
-        policy: LongRows,
+        policy: LongDocuments,
     ) -> Self {
         let mut packing = Self::empty(order.len(), seq_len);
         let mut wholes = Vec::with_capacity(order.len());
         for &document in order {
-            packing.admit(document, lengths, policy, &mut wholes);
+            packing.add(document, lengths, policy, &mut wholes);
         }
         packing.fill(&wholes);
         packing.count_rows();
@@ -144,12 +155,12 @@ impl Packing {
         self.statistics
     }
 
-    /// Documents that were dropped as too long, or whose trained tokens lie beyond a row.
+    /// Documents that were dropped, or whose trained tokens do not fit in a row.
     pub(crate) fn left_out(&self) -> &[usize] {
         &self.left_out
     }
 
-    /// The segments of a row in order; what they leave free is padding.
+    /// The segments of a row, in order. The rest of the row is padding.
     pub(crate) fn segments(&self, row: u64) -> Vec<Segment> {
         assert!(row < self.statistics.rows, "row {row} of {}", self.statistics.rows);
         match &self.rows {
@@ -157,35 +168,35 @@ impl Packing {
                 let row = row as usize;
                 (rows[row]..rows[row + 1]).map(|index| self.segment(index, 0, u64::MAX)).collect()
             }
-            None => self.stretch(row * self.seq_len, (row + 1) * self.seq_len),
+            None => self.stream_segments(row * self.seq_len, (row + 1) * self.seq_len),
         }
     }
 
-    /// What of a document is packed, and what became of the rest.
-    fn admit(
+    /// Adds the parts of a document that are packed to `wholes`, and counts the rest.
+    fn add(
         &mut self,
         document: usize,
-        lengths: &impl Lengths,
-        policy: LongRows,
+        lengths: &impl DocumentLengths,
+        policy: LongDocuments,
         wholes: &mut Vec<Segment>,
     ) {
-        let (pairs, room) = (lengths.tokens(document).saturating_sub(1), self.seq_len as usize);
+        let (pairs, row) = (lengths.tokens(document).saturating_sub(1), self.seq_len as usize);
         let before = wholes.len();
-        let piece = |from: usize| Segment { document, from, pairs: room.min(pairs - from) };
+        let piece = |from: usize| Segment { document, from, pairs: row.min(pairs - from) };
         match policy {
             _ if pairs == 0 => return self.statistics.too_short += 1,
-            LongRows::Drop if pairs > room => {
+            LongDocuments::Drop if pairs > row => {
                 self.statistics.dropped += 1;
                 return self.left_out.push(document);
             }
-            LongRows::Split => {
-                let pieces = (0..pairs).step_by(room).map(piece);
+            LongDocuments::Split => {
+                let pieces = (0..pairs).step_by(row).map(piece);
                 wholes.extend(pieces.filter(|piece| lengths.trains(*piece)));
-                self.statistics.split += u64::from(pairs > room);
+                self.statistics.split += u64::from(pairs > row);
             }
-            LongRows::Drop | LongRows::Truncate => {
+            LongDocuments::Drop | LongDocuments::Truncate => {
                 wholes.extend(Some(piece(0)).filter(|piece| lengths.trains(*piece)));
-                self.statistics.truncated += u64::from(pairs > room);
+                self.statistics.truncated += u64::from(pairs > row);
             }
         }
         if wholes.len() == before {
@@ -194,8 +205,8 @@ impl Packing {
         }
     }
 
-    /// Each whole goes into that of the open rows which it fills best. With too many open, the
-    /// oldest is closed. Rows come in the order in which they were opened.
+    /// Best fit: each document goes into the open row in which it leaves the least space. If too many
+    /// rows are open, the oldest is closed. Rows are ordered by when they were opened.
     fn fill(&mut self, wholes: &[Segment]) {
         let mut rows: Vec<(usize, Vec<Segment>)> = Vec::new();
         let mut oldest = 0;
@@ -225,7 +236,7 @@ impl Packing {
         self.ends.push(self.pairs() + segment.pairs as u64);
     }
 
-    /// Pairs of all documents admitted.
+    /// Pairs of all entries.
     fn pairs(&self) -> u64 {
         self.ends.last().copied().unwrap_or(0)
     }
@@ -250,8 +261,8 @@ impl Packing {
         self.statistics = PackingStatistics { rows, pairs, capacity, ..self.statistics };
     }
 
-    /// The pairs `from..to` of the stream of all documents.
-    fn stretch(&self, from: u64, to: u64) -> Vec<Segment> {
+    /// The segments of the pairs `from..to` of the stream.
+    fn stream_segments(&self, from: u64, to: u64) -> Vec<Segment> {
         let first = self.ends.partition_point(|&end| end <= from);
         let inside = |index: &usize| self.start(*index) < to;
         (first..self.entries.len())
@@ -260,7 +271,7 @@ impl Packing {
             .collect()
     }
 
-    /// What of an entry lies in the pairs `from..to` of the stream.
+    /// The part of an entry in the pairs `from..to` of the stream.
     fn segment(&self, index: usize, from: u64, to: u64) -> Segment {
         let start = self.start(index);
         let (first, end) = (start.max(from), self.ends[index].min(to));
@@ -274,10 +285,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Lengths in tokens, and from which token on a document is trained.
-    struct Made<'a>(&'a [u64], usize);
+    /// Lengths in tokens, and the first trained token of every document.
+    struct TestLengths<'a>(&'a [u64], usize);
 
-    impl Lengths for Made<'_> {
+    impl DocumentLengths for TestLengths<'_> {
         fn tokens(&self, document: usize) -> usize {
             self.0[document] as usize
         }
@@ -287,19 +298,19 @@ mod tests {
         }
     }
 
-    fn pack(lengths: &[u64], seq_len: usize, policy: LongRows) -> Packing {
+    fn pack(lengths: &[u64], seq_len: usize, policy: LongDocuments) -> PackedLayout {
         let order: Vec<usize> = (0..lengths.len()).collect();
-        Packing::of_text(&order, &Made(lengths, 0), seq_len, policy)
+        PackedLayout::of_text(&order, &TestLengths(lengths, 0), seq_len, policy)
     }
 
     /// Conversations of which every token from `first` on is trained.
-    fn pack_conversations(lengths: &[u64], first: usize, policy: LongRows) -> Packing {
+    fn pack_conversations(lengths: &[u64], first: usize, policy: LongDocuments) -> PackedLayout {
         let order: Vec<usize> = (0..lengths.len()).collect();
-        Packing::of_wholes(&order, &Made(lengths, first), 4, policy)
+        PackedLayout::of_wholes(&order, &TestLengths(lengths, first), 4, policy)
     }
 
     /// (document, from, pairs) of every row.
-    fn rows(packing: &Packing) -> Vec<Vec<(usize, usize, usize)>> {
+    fn rows(packing: &PackedLayout) -> Vec<Vec<(usize, usize, usize)>> {
         let plain = |segment: &Segment| (segment.document, segment.from, segment.pairs);
         let row = |row| packing.segments(row).iter().map(plain).collect();
         (0..packing.statistics().rows).map(row).collect()
@@ -307,7 +318,7 @@ mod tests {
 
     #[test]
     fn splitting_cuts_one_stream_of_pairs_and_pads_only_its_end() {
-        let packing = pack(&[4, 2, 8, 1, 3], 4, LongRows::Split);
+        let packing = pack(&[4, 2, 8, 1, 3], 4, LongDocuments::Split);
         assert_eq!(
             rows(&packing),
             [
@@ -325,7 +336,7 @@ mod tests {
 
     #[test]
     fn truncating_cuts_long_documents_and_never_splits_one() {
-        let packing = pack(&[3, 3, 9, 0, 5, 2], 4, LongRows::Truncate);
+        let packing = pack(&[3, 3, 9, 0, 5, 2], 4, LongDocuments::Truncate);
         assert_eq!(
             rows(&packing),
             [vec![(0, 0, 2), (1, 0, 2)], vec![(2, 0, 4)], vec![(4, 0, 4)], vec![(5, 0, 1)]]
@@ -336,16 +347,16 @@ mod tests {
 
     #[test]
     fn dropping_leaves_long_documents_out_and_keeps_those_that_just_fit() {
-        let packing = pack(&[5, 6, 3, 4], 4, LongRows::Drop);
+        let packing = pack(&[5, 6, 3, 4], 4, LongDocuments::Drop);
         assert_eq!(rows(&packing), [vec![(0, 0, 4)], vec![(2, 0, 2)], vec![(3, 0, 3)]]);
         assert_eq!((packing.statistics().truncated, packing.statistics().dropped), (0, 1));
     }
 
     #[test]
     fn a_conversation_whose_answer_does_not_fit_is_left_out_and_listed() {
-        let packing = pack_conversations(&[9, 4, 6], 3, LongRows::Truncate);
+        let packing = pack_conversations(&[9, 4, 6], 3, LongDocuments::Truncate);
         assert_eq!(rows(&packing), [vec![(0, 0, 4)], vec![(1, 0, 3)], vec![(2, 0, 4)]]);
-        let packing = pack_conversations(&[9, 7, 3], 6, LongRows::Truncate);
+        let packing = pack_conversations(&[9, 7, 3], 6, LongDocuments::Truncate);
         assert_eq!(rows(&packing), Vec::<Vec<_>>::new());
         let statistics = packing.statistics();
         assert_eq!((statistics.untrained, statistics.truncated), (3, 2));
@@ -354,14 +365,14 @@ mod tests {
 
     #[test]
     fn a_long_conversation_is_split_into_pieces_and_those_without_an_answer_are_left_out() {
-        let packing = pack_conversations(&[11, 3], 6, LongRows::Split);
+        let packing = pack_conversations(&[11, 3], 6, LongDocuments::Split);
         assert_eq!(rows(&packing), [vec![(0, 4, 4)], vec![(0, 8, 2)]]);
         assert_eq!((packing.statistics().split, packing.left_out()), (1, [1].as_slice()));
     }
 
     #[test]
     fn a_short_document_fills_the_gap_that_a_long_one_left() {
-        let packing = pack(&[4, 5, 4, 2, 2], 4, LongRows::Truncate);
+        let packing = pack(&[4, 5, 4, 2, 2], 4, LongDocuments::Truncate);
         assert_eq!(
             rows(&packing),
             [vec![(0, 0, 3), (3, 0, 1)], vec![(1, 0, 4)], vec![(2, 0, 3), (4, 0, 1)]]
@@ -371,7 +382,7 @@ mod tests {
 
     #[test]
     fn documents_without_a_pair_give_no_rows() {
-        for policy in [LongRows::Split, LongRows::Truncate, LongRows::Drop] {
+        for policy in [LongDocuments::Split, LongDocuments::Truncate, LongDocuments::Drop] {
             assert_eq!(rows(&pack(&[0, 1], 4, policy)), Vec::<Vec<_>>::new());
             assert_eq!(rows(&pack(&[], 4, policy)), Vec::<Vec<_>>::new());
         }
@@ -379,7 +390,7 @@ mod tests {
 
     #[test]
     fn policies_are_spelled_as_in_the_recipe() {
-        let policies = [LongRows::Split, LongRows::Truncate, LongRows::Drop];
+        let policies = [LongDocuments::Split, LongDocuments::Truncate, LongDocuments::Drop];
         let text = serde_json::to_string(&policies).unwrap();
         assert_eq!(text, r#"["split","truncate","drop"]"#);
     }
@@ -389,7 +400,7 @@ mod tests {
         fn splitting_uses_every_pair_once_and_in_order(
             lengths in prop::collection::vec(0..40_u64, 0..30), seq_len in 1..20_usize,
         ) {
-            let packing = pack(&lengths, seq_len, LongRows::Split);
+            let packing = pack(&lengths, seq_len, LongDocuments::Split);
             let rows = rows(&packing);
             let pairs = rows.iter().flatten().flat_map(|&(document, from, pairs)| {
                 (from..from + pairs).map(move |pair| (document, pair))
@@ -406,7 +417,7 @@ mod tests {
         fn whole_documents_are_packed_once_and_no_two_rows_would_fit_in_one(
             lengths in prop::collection::vec(0..40_u64, 0..30), seq_len in 1..20_usize, cut: bool,
         ) {
-            let policy = if cut { LongRows::Truncate } else { LongRows::Drop };
+            let policy = if cut { LongDocuments::Truncate } else { LongDocuments::Drop };
             let packing = pack(&lengths, seq_len, policy);
             let rows = rows(&packing);
             let size = |row: &Vec<(_, _, usize)>| row.iter().map(|part| part.2).sum::<usize>();

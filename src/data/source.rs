@@ -1,47 +1,38 @@
-//! Where documents come from, files or a generator, and the fingerprint by which the same data is
-//! known again. Reading files lives in `documents`.
+//! Where documents come from, and the fingerprint of the data. `documents` reads them.
 
-use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::documents::{Content, Document, DocumentReader};
+use super::document::DocumentFormat;
+use super::documents::{DocumentGenerator, DocumentStream};
 use super::error::DataError;
 
-/// How much of a file is hashed between two looks at `interrupted`.
+/// Bytes of a file that are hashed between two calls of `interrupted`.
 const HASHED_AT_ONCE: usize = 1 << 20;
-/// How many documents of a generator are hashed, evenly spread.
+/// Documents of a generator that are hashed, evenly spread.
 const GENERATED_SAMPLES: u64 = 16;
 
 /// Documents in a fixed order.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum DocumentSource {
     /// `.jsonl` and `.txt` files.
     Files(Vec<PathBuf>),
-    /// Documents that are made when they are asked for.
-    Generated(Generated),
+    /// Documents that are generated on demand.
+    Generated(DocumentGenerator),
 }
 
-/// A generator of documents: a pure function of an index.
-#[derive(Clone)]
-pub struct Generated {
-    key: String,
-    count: u64,
-    make: Arc<dyn Fn(u64) -> String + Send + Sync>,
-}
-
-/// A file as the fingerprint sees it.
+/// What the fingerprint of a data set takes from a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FileRecord {
+pub(crate) struct FileFingerprint {
     name: String,
     bytes: u64,
     blake3: String,
 }
 
-impl Source {
+impl DocumentSource {
     /// The documents `make(0)` to `make(count - 1)`; `key` names everything that `make` depends
     /// on besides the index.
     pub fn generated(
@@ -49,46 +40,41 @@ impl Source {
         count: u64,
         make: impl Fn(u64) -> String + Send + Sync + 'static,
     ) -> Self {
-        Self::Generated(Generated { key, count, make: Arc::new(make) })
+        Self::Generated(DocumentGenerator { key, count, make: Arc::new(make) })
     }
 
     /// Documents already in memory.
     pub fn in_memory(name: &str, texts: Vec<String>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for text in &texts {
-            part(&mut hasher, text.as_bytes());
+            hash_part(&mut hasher, text.as_bytes());
         }
         let key = format!("{name} {}", &hasher.finalize().to_hex()[..16]);
         let count = texts.len() as u64;
         Self::generated(key, count, move |index| texts[index as usize].clone())
     }
 
-    /// All documents in order; empty ones are left out.
-    pub fn documents(&self, content: Content) -> Result<SourceDocuments, DataError> {
-        Ok(match self {
-            Self::Files(files) => {
-                SourceDocuments(Reading::Files(DocumentReader::open(files, content)?))
-            }
-            Self::Generated(generated) => {
-                let generated = generated.clone();
-                SourceDocuments(Reading::Generated { generated, next: 0, empty: 0 })
-            }
-        })
+    /// All documents in order, without empty ones.
+    pub fn documents(&self, format: DocumentFormat) -> Result<DocumentStream, DataError> {
+        match self {
+            Self::Files(files) => DocumentStream::of_files(files, format),
+            Self::Generated(generator) => Ok(DocumentStream::of_generator(generator.clone())),
+        }
     }
 
-    /// 64 hexadecimal digits that change with every byte, with every file added, renamed or
-    /// removed, and with their order; folders do not matter.
+    /// 64 hexadecimal digits that change with every byte of the files, with their names and order,
+    /// but not with their folders.
     ///
-    /// Of a generator the key, the number of documents and 16 of them are taken.
+    /// The fingerprint of a generator covers its key, the number of documents and 16 of them.
     pub fn fingerprint(&self, interrupted: &dyn Fn() -> bool) -> Result<String, DataError> {
         Ok(self.identify(interrupted)?.0)
     }
 
-    /// The fingerprint, and the files it is made of.
+    /// The fingerprint, and the files that it covers.
     pub(crate) fn identify(
         &self,
         interrupted: &dyn Fn() -> bool,
-    ) -> Result<(String, Vec<FileRecord>), DataError> {
+    ) -> Result<(String, Vec<FileFingerprint>), DataError> {
         let mut hasher = blake3::Hasher::new_derive_key("bitnet-train data set v1");
         let mut records = Vec::new();
         match self {
@@ -97,59 +83,53 @@ impl Source {
                     return Err(DataError::NoFiles);
                 }
                 for path in files {
-                    let record = FileRecord::of(path, interrupted)?;
-                    part(&mut hasher, record.name.as_bytes());
-                    part(&mut hasher, &record.bytes.to_le_bytes());
-                    part(&mut hasher, record.blake3.as_bytes());
+                    let record = FileFingerprint::of(path, interrupted)?;
+                    hash_part(&mut hasher, record.name.as_bytes());
+                    hash_part(&mut hasher, &record.bytes.to_le_bytes());
+                    hash_part(&mut hasher, record.blake3.as_bytes());
                     records.push(record);
                 }
             }
-            Self::Generated(generated) => generated.hash_into(&mut hasher),
+            Self::Generated(generator) => generator.hash_into(&mut hasher),
         }
         Ok((hasher.finalize().to_hex().to_string(), records))
     }
 
-    /// What [`SourceDocuments::done`] will reach: bytes of files, documents of a generator.
+    /// The final value of [`DocumentStream::done`]: bytes of files, documents of a generator.
     pub(crate) fn size(&self) -> Result<u64, DataError> {
         match self {
             Self::Files(files) => {
                 let size = |path| Ok(fs_err::metadata(path)?.len());
                 files.iter().map(size).sum()
             }
-            Self::Generated(generated) => Ok(generated.count),
+            Self::Generated(generator) => Ok(generator.count),
         }
     }
 
-    /// How messages name the parts, in the order of [`Document::file`].
+    /// The names of the files in messages, in the order of `Document::file`.
     pub(crate) fn names(&self) -> Arc<[Arc<str>]> {
         match self {
             Self::Files(files) => {
                 files.iter().map(|path| path.display().to_string().into()).collect()
             }
-            Self::Generated(generated) => [generated.key.as_str().into()].into(),
+            Self::Generated(generator) => [generator.key.as_str().into()].into(),
         }
     }
 }
 
-impl Generated {
+impl DocumentGenerator {
     fn hash_into(&self, hasher: &mut blake3::Hasher) {
-        part(hasher, self.key.as_bytes());
-        part(hasher, &self.count.to_le_bytes());
+        hash_part(hasher, self.key.as_bytes());
+        hash_part(hasher, &self.count.to_le_bytes());
         let samples = GENERATED_SAMPLES.min(self.count);
         for sample in 0..samples {
             let index = u128::from(self.count) * u128::from(sample) / u128::from(samples);
-            part(hasher, (self.make)(index as u64).as_bytes());
+            hash_part(hasher, (self.make)(index as u64).as_bytes());
         }
     }
 }
 
-impl fmt::Debug for Generated {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Generated({:?}, {})", self.key, self.count)
-    }
-}
-
-impl FileRecord {
+impl FileFingerprint {
     fn of(path: &Path, interrupted: &dyn Fn() -> bool) -> Result<Self, DataError> {
         let mut file = fs_err::File::open(path)?;
         let mut hasher = blake3::Hasher::new();
@@ -170,59 +150,10 @@ impl FileRecord {
     }
 }
 
-/// Hashes a part with its length, so that no two lists of parts look the same.
-pub(crate) fn part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+/// Hashes a part with its length, so that different lists of parts never hash alike.
+pub(crate) fn hash_part(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     hasher.update(bytes);
-}
-
-/// The documents of a [`Source`]; the first error ends them.
-#[derive(Debug)]
-pub struct SourceDocuments(Reading);
-
-#[derive(Debug)]
-enum Reading {
-    Files(DocumentReader),
-    Generated { generated: Generated, next: u64, empty: u64 },
-}
-
-impl SourceDocuments {
-    /// How far it is: bytes of files, documents of a generator.
-    pub fn done(&self) -> u64 {
-        match &self.0 {
-            Reading::Files(reader) => reader.bytes(),
-            Reading::Generated { next, .. } => *next,
-        }
-    }
-
-    /// Documents without text met so far.
-    pub fn empty(&self) -> u64 {
-        match &self.0 {
-            Reading::Files(reader) => reader.empty(),
-            Reading::Generated { empty, .. } => *empty,
-        }
-    }
-}
-
-impl Iterator for SourceDocuments {
-    type Item = Result<Document, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.0 {
-            Reading::Files(reader) => reader.next(),
-            Reading::Generated { generated, next, empty } => {
-                while *next < generated.count {
-                    let text = (generated.make)(*next);
-                    *next += 1;
-                    if !text.is_empty() {
-                        return Some(Ok(Document { file: 0, line: *next, text }));
-                    }
-                    *empty += 1;
-                }
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -230,7 +161,7 @@ mod tests {
     use super::*;
 
     fn fingerprint(files: &[PathBuf]) -> String {
-        Source::Files(files.to_vec()).fingerprint(&|| false).unwrap()
+        DocumentSource::Files(files.to_vec()).fingerprint(&|| false).unwrap()
     }
 
     fn folder() -> (tempfile::TempDir, Vec<PathBuf>) {
@@ -265,13 +196,14 @@ mod tests {
     #[test]
     fn hashing_stops_when_interrupted() {
         let (_dir, files) = folder();
-        let stopped = Source::Files(files).fingerprint(&|| true);
+        let stopped = DocumentSource::Files(files).fingerprint(&|| true);
         assert!(matches!(stopped, Err(DataError::Interrupted)));
     }
 
     #[test]
     fn a_generator_that_changes_under_its_key_gets_another_fingerprint() {
-        let source = |word: &'static str| Source::generated("k".into(), 100, move |_| word.into());
+        let source =
+            |word: &'static str| DocumentSource::generated("k".into(), 100, move |_| word.into());
         let fingerprint = |word| source(word).fingerprint(&|| false).unwrap();
         assert_ne!(fingerprint("a"), fingerprint("b"));
     }
@@ -279,7 +211,8 @@ mod tests {
     #[test]
     fn generated_documents_count_progress_and_skip_empty_texts() {
         let texts = ["x", "", "z"].map(str::to_owned).to_vec();
-        let mut documents = Source::in_memory("test", texts).documents(Content::Text).unwrap();
+        let mut documents =
+            DocumentSource::in_memory("test", texts).documents(DocumentFormat::Text).unwrap();
         let lines: Vec<_> = documents.by_ref().map(|one| one.unwrap().line).collect();
         assert_eq!((lines, documents.done(), documents.empty()), (vec![1, 3], 3, 1));
     }

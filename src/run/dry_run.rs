@@ -7,7 +7,7 @@ use super::{
     Resume, RunOptions, Summary, begin_stage, check_across_ranks, open_on_all_ranks,
     refuse_existing,
 };
-use crate::data::Row;
+use crate::data::PackedSequence;
 use crate::distributed::{Comm, all_ok, first_only};
 use crate::error::TrainError;
 use crate::monitor::Monitor;
@@ -53,7 +53,7 @@ pub struct Preview {
     /// Statistics of the documents, a line or more a set.
     pub statistics: Vec<String>,
     /// Rows with a name, padding included.
-    pub rows: Vec<(String, Row)>,
+    pub rows: Vec<(String, PackedSequence)>,
     /// The tokenizer of their ids.
     pub tokenizer: Tokenizer,
 }

@@ -11,7 +11,7 @@ use super::stage::Stage;
 use super::state::{Progress, TrainState};
 use super::step::report::PendingStep;
 use super::telemetry::Telemetry;
-use crate::data::Place;
+use crate::data::SourceLocation;
 use crate::error::TrainError;
 use crate::monitor::Evaluation;
 use crate::recipe::StepRates;
@@ -52,7 +52,7 @@ impl<'a> Callbacks<'a> {
         progress: &Progress,
         rates: StepRates,
         pending: PendingStep,
-        places: Vec<Place>,
+        places: Vec<SourceLocation>,
     ) {
         let (tokens, own_tokens) = (progress.tokens, progress.own_tokens);
         let step = StepInFlight { step, tokens, own_tokens, rates, pending, places };

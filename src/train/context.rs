@@ -11,7 +11,7 @@ use super::step::guard::Limits;
 use super::step::report::StepSettings;
 use super::step::update::OptimizerStep;
 use crate::checkpoint::FolderParts;
-use crate::data::Mix;
+use crate::data::DataMixture;
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::model::LanguageModel;
@@ -30,7 +30,7 @@ pub(crate) struct RunContext<'a> {
     pub(crate) chat: ChatTemplate,
     pub(crate) fingerprint: String,
     /// What each phase draws from.
-    pub(crate) mixes: Vec<Mix>,
+    pub(crate) mixes: Vec<DataMixture>,
     pub(crate) steps: u64,
     pub(crate) schedule: Schedule,
     pub(crate) device: Device,

@@ -11,7 +11,7 @@ use super::context::RunContext;
 use super::state::{Progress, TrainState};
 use super::step::guard::Skip;
 use super::step::report::{PendingStep, StepReport};
-use crate::data::Place;
+use crate::data::SourceLocation;
 use crate::distributed::Comm;
 use crate::error::TrainError;
 use crate::monitor::{EventFile, Monitor, StepRecord};
@@ -67,7 +67,7 @@ pub(super) struct StepInFlight {
     pub(super) rates: StepRates,
     pub(super) pending: PendingStep,
     /// The documents of this rank's share.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<SourceLocation>,
 }
 
 /// The steps since the last sync.
@@ -129,7 +129,7 @@ fn log_step(
 }
 
 /// The documents of a step, of all ranks.
-fn places_of_all(comm: &Comm, own: &[Place]) -> Vec<String> {
+fn places_of_all(comm: &Comm, own: &[SourceLocation]) -> Vec<String> {
     let own: Vec<String> = own.iter().map(ToString::to_string).collect();
     let own = serde_json::to_vec(&own).expect("names serialise");
     let read =

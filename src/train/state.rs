@@ -6,7 +6,7 @@ use super::context::RunContext;
 use super::step::adamw::AdamW;
 use super::step::guard::{Skip, SpikeWindow};
 use super::step::report::{PendingStep, StepReport};
-use crate::data::Position;
+use crate::data::LoaderState;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
@@ -34,7 +34,7 @@ pub(crate) struct Progress {
     /// Updates made: steps less skipped ones.
     pub(crate) updates: u64,
     /// Where the data loader stands.
-    pub(crate) position: Position,
+    pub(crate) position: LoaderState,
     pub(crate) skipped_in_a_row: u32,
     pub(crate) skipped: u32,
     /// Whether the callbacks of this step (evaluation, samples) are still to be run.
@@ -77,7 +77,7 @@ impl Progress {
             tokens: 0,
             own_tokens: 0,
             updates: 0,
-            position: Position::default(),
+            position: LoaderState::default(),
             skipped_in_a_row: 0,
             skipped: 0,
             unfinished: false,
@@ -90,7 +90,7 @@ impl Progress {
     }
 
     /// Counts a step that was made and whose figures may be unread; its callbacks are due.
-    pub(crate) fn advance(&mut self, next: Position, pending: &PendingStep) {
+    pub(crate) fn advance(&mut self, next: LoaderState, pending: &PendingStep) {
         self.position = next;
         self.step += 1;
         self.tokens += pending.tokens;

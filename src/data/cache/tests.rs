@@ -1,12 +1,15 @@
 //! Tests of the token cache: what is built when, and what is left behind.
 
 use super::*;
-use crate::data::sample::{byte_tokenizer, cached, data_outside_the_repository};
+use crate::data::DocumentSource;
+use crate::data::encoding::Encoding;
+use crate::data::fixtures::{byte_tokenizer, cached, data_outside_the_repository};
+use bitnet_text::Tokenizer;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-fn source(texts: &[&str]) -> Source {
-    Source::in_memory("test", texts.iter().map(ToString::to_string).collect())
+fn source(texts: &[&str]) -> DocumentSource {
+    DocumentSource::in_memory("test", texts.iter().map(ToString::to_string).collect())
 }
 
 fn entries(dir: &Path) -> Vec<String> {
@@ -30,7 +33,7 @@ fn documents_stand_between_bos_and_eos_in_their_order() {
     assert_eq!((tokens(&cache, 1).len(), cache.documents()), (4, 2));
     let statistics = cache.statistics();
     assert_eq!((statistics.documents, statistics.tokens, statistics.bytes), (2, 8, 4));
-    assert_eq!((statistics.empty_documents, cache.place(1).line), (1, 3));
+    assert_eq!((statistics.empty_documents, cache.location(1).line), (1, 3));
     assert_eq!(cache.origin(), &CacheOrigin::Built);
 }
 
@@ -40,9 +43,9 @@ fn files_are_named_as_they_were_asked_for() {
     let (rows, whole) = (dir.path().join("a.jsonl"), dir.path().join("b.txt"));
     fs_err::write(&rows, "\n{\"text\":\"x\"}\n").unwrap();
     fs_err::write(&whole, "y").unwrap();
-    let source = Source::Files(vec![rows.clone(), whole.clone()]);
+    let source = DocumentSource::Files(vec![rows.clone(), whole.clone()]);
     let cache = cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap();
-    let places = [0, 1].map(|document| cache.place(document).to_string());
+    let places = [0, 1].map(|document| cache.location(document).to_string());
     assert_eq!(places, [format!("{}:2", rows.display()), format!("{}:1", whole.display())]);
     assert_eq!(cache.fingerprint(), source.fingerprint(&|| false).unwrap());
 }
@@ -98,7 +101,7 @@ fn leftovers_of_a_killed_process_are_removed() {
 #[test]
 fn an_interruption_at_any_moment_leaves_nothing_but_the_lock_file() {
     let dir = tempfile::tempdir().unwrap();
-    let source = Source::generated("k".into(), 3, |_| "x".into());
+    let source = DocumentSource::generated("k".into(), 3, |_| "x".into());
     let open = |polls: usize| {
         let left = AtomicUsize::new(polls);
         let interrupted = || left.fetch_sub(1, Ordering::Relaxed) == 0;
@@ -128,7 +131,7 @@ fn progress_reaches_the_size_of_the_source() {
     let request = CacheRequest {
         encoding: &Encoding::Text,
         cache_dir: &dir.path().join("cache"),
-        source: &Source::Files(vec![path]),
+        source: &DocumentSource::Files(vec![path]),
         tokenizer: &byte_tokenizer(),
         interrupted: &|| false,
         progress: &|done, total| last.set((done, total)),
@@ -142,7 +145,7 @@ fn a_set_of_empty_documents_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
     fs_err::write(&path, "{\"text\":\"\"}\n").unwrap();
-    let source = Source::Files(vec![path]);
+    let source = DocumentSource::Files(vec![path]);
     let error = cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap_err();
     assert!(matches!(error, DataError::NoDocuments { empty: 1, .. }));
     assert_eq!(entries(&dir.path().join("cache")).len(), 1);
@@ -153,7 +156,7 @@ fn files_that_change_while_they_are_read_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.txt");
     fs_err::write(&path, "before").unwrap();
-    let source = Source::Files(vec![path.clone()]);
+    let source = DocumentSource::Files(vec![path.clone()]);
     let request = CacheRequest {
         encoding: &Encoding::Text,
         cache_dir: &dir.path().join("cache"),
@@ -193,7 +196,7 @@ fn data_outside_the_repository_has_the_token_counts_of_its_manifest() {
         ("general-00004-of-00005.jsonl", 518, 990_199),
         ("tinyshakespeare.txt", 1, 405_693),
     ] {
-        let source = Source::Files(vec![shared.join("pretrain").join(file)]);
+        let source = DocumentSource::Files(vec![shared.join("pretrain").join(file)]);
         let begun = Instant::now();
         let statistics = cached(dir.path(), &source, &tokenizer).unwrap().statistics();
         eprintln!("{file}: {statistics:?} in {:?}", begun.elapsed());

@@ -12,7 +12,7 @@ use super::stage::Stage;
 use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
 use super::step::update::single_process;
-use crate::data::{LoaderSettings, LongRows, Mix};
+use crate::data::{DataMixture, LoaderSettings, LongDocuments};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
 use crate::monitor::Monitor;
@@ -63,7 +63,8 @@ pub(crate) fn open<'a>(
     };
     let steps = total_steps(recipe, stage.as_mut(), &names)?;
     let schedule = Schedule::new(recipe, steps)?;
-    let mix = |phase: &recipe::Phase| Mix { sets: phase.data.clone().into_iter().collect() };
+    let mix =
+        |phase: &recipe::Phase| DataMixture { sets: phase.data.clone().into_iter().collect() };
     let mixes = recipe.phases.iter().map(mix).collect();
     let frozen = frozen(recipe, &spec);
     check_frozen(recipe, &spec, &frozen, monitor)?;
@@ -125,9 +126,9 @@ fn check_frozen(
 
 fn loader_settings(recipe: &Recipe) -> LoaderSettings {
     let policy = match recipe.data.long_rows {
-        recipe::LongRows::Truncate => LongRows::Truncate,
-        recipe::LongRows::Drop => LongRows::Drop,
-        recipe::LongRows::Split => LongRows::Split,
+        recipe::LongRows::Truncate => LongDocuments::Truncate,
+        recipe::LongRows::Drop => LongDocuments::Drop,
+        recipe::LongRows::Split => LongDocuments::Split,
     };
     LoaderSettings { seed: recipe.seed, seq_len: recipe.data.seq_len, policy }
 }

@@ -8,7 +8,7 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 
 use super::super::context::cache_dir;
 use crate::data::{
-    CacheRequest, Content, Encoding, Source, TokenCache, generated_dialogues,
+    CacheRequest, DocumentFormat, DocumentSource, Encoding, TokenCache, generated_dialogues,
     generated_preferences, generated_stories,
 };
 use crate::error::TrainError;
@@ -26,7 +26,7 @@ pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
 }
 
 /// Named sets of documents to train on: those that a phase draws from.
-pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, Source>, TrainError> {
+pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = match &recipe.data.source {
         DataSource::Files { sets, .. } => files(sets)?,
         DataSource::Generate(world) => generated(recipe, Split::Train, world.stories as u64),
@@ -40,7 +40,7 @@ fn is_drawn(recipe: &Recipe, set: &str) -> bool {
 }
 
 /// Named sets of documents to evaluate.
-pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, Source>, TrainError> {
+pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     match &recipe.data.source {
         DataSource::Files { validation, .. } => files(validation),
         DataSource::Generate(world) => {
@@ -51,7 +51,7 @@ pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, Source>, Tr
     }
 }
 
-fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, Source> {
+fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, DocumentSource> {
     let seed = recipe.seed;
     let sources = match recipe.stage {
         StageKind::Pretrain => vec![
@@ -66,24 +66,28 @@ fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, Sour
     names.zip(sources).collect()
 }
 
-fn files(sets: &FileSets) -> Result<BTreeMap<String, Source>, TrainError> {
-    let expand = |patterns: &[recipe::PathPattern]| -> Result<Source, TrainError> {
+fn files(sets: &FileSets) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
+    let expand = |patterns: &[recipe::PathPattern]| -> Result<DocumentSource, TrainError> {
         let mut files = Vec::new();
         for pattern in patterns {
             files.extend(pattern.expand()?);
         }
-        Ok(Source::Files(files))
+        Ok(DocumentSource::Files(files))
     };
     sets.iter().map(|(name, patterns)| Ok((name.clone(), expand(patterns)?))).collect()
 }
 
 /// All texts that a tokenizer is to be trained on.
 pub(crate) fn texts(recipe: &Recipe, encoding: &Encoding) -> Result<Vec<String>, TrainError> {
-    let content = if matches!(encoding, Encoding::Text) { Content::Text } else { Content::Line };
+    let content = if matches!(encoding, Encoding::Text) {
+        DocumentFormat::Text
+    } else {
+        DocumentFormat::JsonLine
+    };
     let mut texts = Vec::new();
     for source in training(recipe)?.values() {
         for document in source.documents(content)? {
-            texts.push(encoding.spoken(source, document?)?);
+            texts.push(encoding.training_text(source, document?)?);
         }
     }
     Ok(texts)
@@ -101,7 +105,7 @@ pub(crate) struct Caches<'a, 'm> {
 impl Caches<'_, '_> {
     pub(crate) fn open_all(
         &mut self,
-        sources: BTreeMap<String, Source>,
+        sources: BTreeMap<String, DocumentSource>,
     ) -> Result<BTreeMap<String, TokenCache>, TrainError> {
         sources
             .into_iter()
@@ -109,7 +113,7 @@ impl Caches<'_, '_> {
             .collect()
     }
 
-    fn open(&mut self, name: &str, source: Source) -> Result<TokenCache, TrainError> {
+    fn open(&mut self, name: &str, source: DocumentSource) -> Result<TokenCache, TrainError> {
         let monitor = RefCell::new(&mut *self.monitor);
         let what = format!("tokenising {name}");
         let signals = self.signals;

@@ -11,7 +11,10 @@ use super::objective::Objective;
 use super::preference::{DpoObjective, PairBatch};
 use super::reference::{self, ReferenceKey, ReferenceRequest};
 use super::{BatchRequest, Stage, StepGradients, lengths, list_dropped};
-use crate::data::{Epoch, Loader, LoaderSettings, Pair, PairPlan, Place, Row, TokenCache};
+use crate::data::{
+    EpochPlan, Loader, LoaderSettings, PackedSequence, PairPlan, PreferencePair, SourceLocation,
+    TokenCache,
+};
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
@@ -53,22 +56,24 @@ impl Dpo {
     fn batches(
         &self,
         held_out: bool,
-        pairs: &[Pair],
+        pairs: &[PreferencePair],
         micro_batch: usize,
         device: &Device,
     ) -> Vec<Vec<PairBatch>> {
-        let mut by_length: BTreeMap<usize, Vec<Pair>> = BTreeMap::new();
+        let mut by_length: BTreeMap<usize, Vec<PreferencePair>> = BTreeMap::new();
         for pair in pairs {
             by_length.entry(pair.chosen.tokens.len()).or_default().push(pair.clone());
         }
-        let batch = |pairs: &[Pair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
-        let part = |pairs: &[Pair]| part_size(pairs.len(), device);
-        let parts = |pairs: &[Pair]| pairs.chunks(part(pairs)).map(batch).collect();
+        let batch =
+            |pairs: &[PreferencePair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
+        let part = |pairs: &[PreferencePair]| part_size(pairs.len(), device);
+        let parts = |pairs: &[PreferencePair]| pairs.chunks(part(pairs)).map(batch).collect();
         by_length.values().flat_map(|group| group.chunks(micro_batch).map(parts)).collect()
     }
 
-    fn reference(&self, held_out: bool, pairs: &[Pair]) -> LogProbs {
-        let of = |pair: &Pair| self.references[&(held_out, pair.set.to_string())][pair.index];
+    fn reference(&self, held_out: bool, pairs: &[PreferencePair]) -> LogProbs {
+        let of =
+            |pair: &PreferencePair| self.references[&(held_out, pair.set.to_string())][pair.index];
         pairs.iter().map(of).collect()
     }
 
@@ -79,7 +84,8 @@ impl Dpo {
         context: StepContext,
     ) -> Result<Evaluation, TrainError> {
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
-        let pairs: Vec<Pair> = (0..plan.items()).map(|number| plan.item(number)).collect();
+        let pairs: Vec<PreferencePair> =
+            (0..plan.items()).map(|number| plan.item(number)).collect();
         let batches = self.batches(true, &pairs, self.micro_batch, context.device);
         let batches: Vec<PairBatch> = batches.into_iter().flatten().collect();
         let own = context.finish(self.evaluate_share(model, &batches, context))?;
@@ -88,7 +94,9 @@ impl Dpo {
             unreachable!("as many sums as were given")
         };
         let mean = |sum: f64| sum / f64::max(count, 1.0);
-        let chosen = |pair: &Pair| pair.chosen.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
+        let chosen = |pair: &PreferencePair| {
+            pair.chosen.loss_mask.iter().filter(|&&mask| mask > 0.0).count()
+        };
         let tokens = pairs.iter().map(chosen).sum::<usize>() as u64;
         let likelihood = Likelihood { nll: -logp_chosen, tokens };
         let preference = PreferenceEvaluation {
@@ -203,8 +211,8 @@ impl Stage for Dpo {
             let found = plan.statistics();
             lines.push(format!(
                 "{set}: {} pairs, {:.1} % of their rows filled; {} prompts cut, {} left out",
-                found.pairs,
-                100.0 * found.tokens as f64 / found.capacity.max(1) as f64,
+                found.documents,
+                100.0 * found.efficiency(),
                 found.truncated,
                 found.dropped
             ));
@@ -214,7 +222,11 @@ impl Stage for Dpo {
         Ok(lines)
     }
 
-    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError> {
+    fn preview(
+        &mut self,
+        set: &str,
+        count: u64,
+    ) -> Result<Vec<(String, PackedSequence)>, TrainError> {
         let plan = self.loader.plan(set, 0)?;
         let pairs = (0..plan.items().min(count)).map(|number| (number, plan.item(number)));
         let rows = pairs.flat_map(|(number, pair)| {
@@ -243,7 +255,7 @@ impl Stage for Dpo {
         context: StepContext,
     ) -> Result<StepGradients, TrainError> {
         let share = context.comm.share(request.batch);
-        let (pairs, next) = self.loader.share(
+        let (pairs, next) = self.loader.items(
             request.phase,
             request.mix,
             request.position,
@@ -254,7 +266,8 @@ impl Stage for Dpo {
         let interrupted = || context.interrupted();
         let sum =
             GradAccumulator::over(model, &self.objective, &batches, context.device, &interrupted);
-        let places: Vec<Place> = pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();
+        let places: Vec<SourceLocation> =
+            pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();
         let sum = context.finish(sum)?.all_reduce(context.comm);
         Ok(StepGradients { sum, next, places })
     }

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 
 use super::objective::{TokenBatch, batch_log_probs};
-use crate::data::Row;
+use crate::data::PackedSequence;
 use crate::distributed::Comm;
 use crate::model::{Documents, LanguageModel};
 use crate::monitor::Evaluation;
@@ -36,7 +36,10 @@ impl Likelihood {
 }
 
 /// The rows that this rank evaluates, in the batches that a single process would make.
-pub(crate) fn own_share(rows: impl Iterator<Item = Row>, comm: &Comm) -> impl Iterator<Item = Row> {
+pub(crate) fn own_share(
+    rows: impl Iterator<Item = PackedSequence>,
+    comm: &Comm,
+) -> impl Iterator<Item = PackedSequence> {
     let batches = rows.enumerate().map(|(number, row)| (number / ROWS_AT_ONCE, row));
     batches.filter(|(batch, _)| comm.owns(*batch)).map(|(_, row)| row)
 }
@@ -44,7 +47,7 @@ pub(crate) fn own_share(rows: impl Iterator<Item = Row>, comm: &Comm) -> impl It
 /// Evaluates `rows`; `None` when `interrupted` returns true in between. `model` is without autodiff.
 pub fn likelihood(
     model: &LanguageModel,
-    rows: impl Iterator<Item = Row>,
+    rows: impl Iterator<Item = PackedSequence>,
     device: &Device,
     interrupted: &dyn Fn() -> bool,
 ) -> Option<Likelihood> {
@@ -70,13 +73,14 @@ pub fn likelihood(
 }
 
 /// Rows of one length as a batch.
-pub fn batch_of(rows: &[Row]) -> TokenBatch {
+pub fn batch_of(rows: &[PackedSequence]) -> TokenBatch {
     let time = rows.first().map_or(0, |row| row.tokens.len());
-    let join = |part: fn(&Row) -> &Vec<i32>| rows.iter().flat_map(part).copied().collect();
+    let join =
+        |part: fn(&PackedSequence) -> &Vec<i32>| rows.iter().flat_map(part).copied().collect();
     TokenBatch {
         tokens: join(|row| &row.tokens),
         targets: join(|row| &row.targets),
         loss_mask: rows.iter().flat_map(|row| &row.loss_mask).copied().collect(),
-        documents: Documents::from_starts(rows.len(), time, join(|row| &row.starts)),
+        documents: Documents::from_starts(rows.len(), time, join(|row| &row.segment_starts)),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::{Mix, Place, Position, Row, TokenCache};
+use crate::data::{DataMixture, LoaderState, PackedSequence, SourceLocation, TokenCache};
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor};
@@ -24,8 +24,8 @@ pub(crate) mod reference;
 #[derive(Clone, Copy)]
 pub(crate) struct BatchRequest<'a> {
     pub(crate) phase: usize,
-    pub(crate) mix: &'a Mix,
-    pub(crate) position: &'a Position,
+    pub(crate) mix: &'a DataMixture,
+    pub(crate) position: &'a LoaderState,
     pub(crate) batch: usize,
     pub(crate) micro_batch: usize,
 }
@@ -34,9 +34,9 @@ pub(crate) struct BatchRequest<'a> {
 pub(crate) struct StepGradients {
     pub(crate) sum: GradAccumulator,
     /// The loader's position behind the batch.
-    pub(crate) next: Position,
+    pub(crate) next: LoaderState,
     /// The documents in this rank's share.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<SourceLocation>,
 }
 
 /// A training stage.
@@ -48,7 +48,11 @@ pub(crate) trait Stage {
     fn describe(&mut self) -> Result<Vec<String>, TrainError>;
 
     /// The first items of a set as rows, each with a name.
-    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError>;
+    fn preview(
+        &mut self,
+        set: &str,
+        count: u64,
+    ) -> Result<Vec<(String, PackedSequence)>, TrainError>;
 
     /// Prepares what must be there before the first step of this process and takes long to make.
     fn begin(&mut self, _: &RunContext, _: &mut dyn Monitor) -> Result<(), TrainError> {
@@ -90,7 +94,7 @@ fn lengths(set: &str, cache: &TokenCache) -> String {
 const LISTED: usize = 10;
 
 /// A line that names the documents that were dropped.
-fn list_dropped(set: &str, places: &[Place]) -> Option<String> {
+fn list_dropped(set: &str, places: &[SourceLocation]) -> Option<String> {
     let named: Vec<_> = places.iter().take(LISTED).map(ToString::to_string).collect();
     let more = places.len().saturating_sub(LISTED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::evaluate::batch_of;
 use super::objective::{LossSum, Objective, TokenBatch, batch_log_probs};
-use crate::data::Pair;
+use crate::data::PreferencePair;
 use crate::model::LanguageModel;
 
 /// Pairs whose rows have one length, with their reference log-probabilities.
@@ -24,7 +24,7 @@ pub struct PairBatch {
 impl PairBatch {
     /// Pairs of rows of one length; `reference[i]` are the log-probabilities of pair `i`, chosen
     /// and rejected.
-    pub fn new(pairs: &[Pair], reference: &[[f32; 2]]) -> Self {
+    pub fn new(pairs: &[PreferencePair], reference: &[[f32; 2]]) -> Self {
         let chosen = pairs.iter().map(|pair| pair.chosen.clone());
         let rejected = pairs.iter().map(|pair| pair.rejected.clone());
         let rows = batch_of(&chosen.chain(rejected).collect::<Vec<_>>());

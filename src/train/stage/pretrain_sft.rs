@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use super::evaluate::{batch_of, likelihood, own_share};
 use super::objective::CrossEntropy;
 use super::{BatchRequest, Stage, StepGradients, lengths, list_dropped};
-use crate::data::{EpochPlan, Loader, LoaderSettings, Row, TokenCache, validation_rows};
+use crate::data::{
+    EpochPlan, Loader, LoaderSettings, PackedSequence, SequencePlan, TokenCache,
+    validation_sequences,
+};
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Evaluation;
@@ -15,7 +18,7 @@ use crate::train::step::accumulate::{GradAccumulator, part_size};
 
 /// Packed sequences and their next-token cross-entropy.
 pub(crate) struct PretrainSft {
-    loader: Loader<EpochPlan>,
+    loader: Loader<SequencePlan>,
     caches: BTreeMap<String, TokenCache>,
     validation: BTreeMap<String, TokenCache>,
     seq_len: usize,
@@ -34,7 +37,7 @@ impl PretrainSft {
 
 impl Stage for PretrainSft {
     fn items(&mut self, set: &str) -> Result<u64, TrainError> {
-        Ok(self.loader.plan(set, 0)?.rows())
+        Ok(self.loader.plan(set, 0)?.items())
     }
 
     fn describe(&mut self) -> Result<Vec<String>, TrainError> {
@@ -67,10 +70,14 @@ impl Stage for PretrainSft {
         Ok(lines)
     }
 
-    fn preview(&mut self, set: &str, count: u64) -> Result<Vec<(String, Row)>, TrainError> {
+    fn preview(
+        &mut self,
+        set: &str,
+        count: u64,
+    ) -> Result<Vec<(String, PackedSequence)>, TrainError> {
         let plan = self.loader.plan(set, 0)?;
         let name = |row: u64| format!("{set}, row {row}");
-        Ok((0..plan.rows().min(count)).map(|row| (name(row), plan.row(row))).collect())
+        Ok((0..plan.items().min(count)).map(|row| (name(row), plan.item(row))).collect())
     }
 
     fn gradients(
@@ -80,15 +87,15 @@ impl Stage for PretrainSft {
         context: StepContext,
     ) -> Result<StepGradients, TrainError> {
         let share = context.comm.share(request.batch);
-        let (rows, next) = self.loader.share(
+        let (rows, next) = self.loader.items(
             request.phase,
             request.mix,
             request.position,
             request.batch,
             share,
         )?;
-        let part = |rows: &[Row]| part_size(rows.len(), context.device);
-        let parts = |rows: &[Row]| rows.chunks(part(rows)).map(batch_of).collect();
+        let part = |rows: &[PackedSequence]| part_size(rows.len(), context.device);
+        let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
         let batches: Vec<_> = rows.chunks(request.micro_batch).map(parts).collect();
         let sum = GradAccumulator::over(model, &CrossEntropy, &batches, context.device, &|| {
             context.interrupted()
@@ -105,7 +112,7 @@ impl Stage for PretrainSft {
     ) -> Result<BTreeMap<String, Evaluation>, TrainError> {
         let mut results = BTreeMap::new();
         for (name, cache) in &self.validation {
-            let rows = validation_rows(cache, self.seq_len);
+            let rows = validation_sequences(cache, self.seq_len);
             let own = own_share(rows, context.comm);
             let own = likelihood(model, own, context.device, &|| context.interrupted());
             let all = context.finish(own)?.all_reduce(context.comm);

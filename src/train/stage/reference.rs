@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::evaluate::batch_of;
 use super::preference::{host, recorded_log_probs};
-use crate::data::{Epoch, FileLock, Pair, PairPlan};
+use crate::data::{EpochPlan, FileLock, PairPlan, PreferencePair};
 use crate::device::runs_own_operations;
 use crate::distributed::{all_ok, first_only};
 use crate::error::TrainError;
@@ -201,7 +201,7 @@ fn release_graphs(device: &Device) {
     let _ = nothing.sum().backward();
 }
 
-fn log_probs(model: &LanguageModel, pair: &Pair, device: &Device) -> [f32; 2] {
+fn log_probs(model: &LanguageModel, pair: &PreferencePair, device: &Device) -> [f32; 2] {
     let rows = batch_of(&[pair.chosen.clone(), pair.rejected.clone()]);
     let both = host(recorded_log_probs(model, &rows, device));
     [both[0], both[1]]

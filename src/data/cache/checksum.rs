@@ -1,17 +1,17 @@
-//! Knowing a large file again without reading all of it: its size and a hash.
+//! Checks a large file by its size and a hash of parts of it.
 
 use std::path::Path;
 
 use bitnet_format::FileBytes;
 use serde::{Deserialize, Serialize};
 
-/// Files up to this size are hashed whole when a cache is opened. Of larger ones this many bytes
-/// are hashed, in blocks spread evenly from head to tail: a cut or overwritten file is still
-/// found, a single flipped bit may not be.
+/// Files up to this size are hashed completely when a cache is opened. Of a larger file this many
+/// bytes are hashed, in blocks spread evenly from start to end. That detects a file that was cut or
+/// overwritten, but not every flipped bit.
 const HASHED: usize = 64 << 20;
 const HASHED_BLOCKS: usize = 64;
 
-/// What a file of a cache must look like.
+/// The size and checksum of a file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileCheck {
@@ -25,7 +25,7 @@ impl FileCheck {
         Self { bytes: bytes.len() as u64, blake3 }
     }
 
-    /// Maps the file if it is the one that was checked; else the reason why it is not.
+    /// Maps the file if size and checksum match, and otherwise says what does not.
     pub(crate) fn open(&self, dir: &Path, name: &str) -> Result<FileBytes, String> {
         let bytes = FileBytes::map(&dir.join(name)).map_err(|error| error.to_string())?;
         let length = bytes.len() as u64;

@@ -1,7 +1,14 @@
-//! The files of a token cache: `tokens.bin` (ids, `u16` or `u32`, little-endian), `documents.bin`
-//! (a record a document) and `meta.json` (what the other two must look like).
+//! The files of a token cache. All numbers are little-endian.
 //!
-//! When a cache is made, and under which name, is decided in `cache`.
+//! ```text
+//! tokens.bin     id id id | id id | id id id id …     u16, or u32 for a large vocabulary
+//!                doc 0      doc 1   doc 2
+//! documents.bin  end 3 …  | end 5 … | end 9 …         32 bytes each: end, text bytes, file, line
+//! meta.json      the identity of the cache; size and checksum of the other two
+//! ```
+//!
+//! A document's tokens run from the `end` before it to its own. In a marked cache an id is stored as
+//! `2 * id + trained`, so ids and loss mask are read in one pass.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -12,9 +19,9 @@ use fs_err::File;
 use serde::{Deserialize, Serialize};
 
 use super::checksum::FileCheck;
-use super::documents::Document;
-use super::error::DataError;
-use super::source::FileRecord;
+use crate::data::document::Document;
+use crate::data::error::DataError;
+use crate::data::source::FileFingerprint;
 
 /// Version of the layout; part of every cache's key.
 pub(crate) const LAYOUT_VERSION: u32 = 2;
@@ -27,16 +34,16 @@ const META_FILE: &str = "meta.json";
 const NARROW_VOCAB: usize = 1 << 16;
 const RECORD_BYTES: usize = 32;
 
-/// What is known of a document.
+/// The record of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DocumentRecord {
-    /// Tokens of all documents up to the end of this one.
+    /// The number of tokens of all documents up to this one.
     pub(crate) end: u64,
-    /// Length of the text.
+    /// Length of the text in bytes.
     pub(crate) text_bytes: u64,
-    /// Which file it is from.
+    /// The index of its file.
     pub(crate) file: u64,
-    /// Its line there.
+    /// Its line in the file.
     pub(crate) line: u64,
 }
 
@@ -58,7 +65,7 @@ impl DocumentRecord {
     }
 }
 
-/// What a cache is of; all of it ends up in `meta.json`.
+/// Identifies a cache; stored in `meta.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CacheIdentity {
@@ -66,14 +73,14 @@ pub(crate) struct CacheIdentity {
     pub(crate) key: String,
     pub(crate) fingerprint: String,
     pub(crate) vocab_size: usize,
-    /// Whether each id is doubled, plus 1 where it is trained; unmarked, all are.
+    /// Whether ids carry a mark; without it, every token is trained.
     pub(crate) marked: bool,
-    pub(crate) files: Vec<FileRecord>,
+    pub(crate) files: Vec<FileFingerprint>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Meta {
+struct CacheMeta {
     identity: CacheIdentity,
     empty_documents: u64,
     tokens: FileCheck,
@@ -99,7 +106,7 @@ impl CacheWriter {
         Ok(Self { dir, tokens, documents, token_bytes, marked: identity.marked, end: 0 })
     }
 
-    /// A sequence of a document; its ids are below the size of the vocabulary.
+    /// Appends a sequence of a document. Its ids are below the vocabulary size.
     pub(crate) fn append(&mut self, document: &Document, of: &Dialogue) -> Result<(), DataError> {
         for (id, trained) in of.ids.iter().zip(&of.trained) {
             let cell = if self.marked { id << 1 | u32::from(*trained) } else { *id };
@@ -115,7 +122,7 @@ impl CacheWriter {
         Ok(self.documents.write_all(&record.to_bytes())?)
     }
 
-    /// Writes `meta.json`, which makes the other files a cache.
+    /// Completes the cache with `meta.json`.
     pub(crate) fn finish(
         mut self,
         identity: CacheIdentity,
@@ -126,26 +133,26 @@ impl CacheWriter {
         let check =
             |name| Ok::<_, DataError>(FileCheck::of(&FileBytes::map(&self.dir.join(name))?));
         let (tokens, documents) = (check(TOKENS_FILE)?, check(DOCUMENTS_FILE)?);
-        let meta = Meta { identity, empty_documents, tokens, documents };
+        let meta = CacheMeta { identity, empty_documents, tokens, documents };
         let text = serde_json::to_vec_pretty(&meta).expect("plain fields become JSON");
         Ok(fs_err::write(self.dir.join(META_FILE), text)?)
     }
 }
 
-/// The mapped files of a cache whose sizes, checksums and index were found to be right.
+/// The memory-mapped files of a cache with valid sizes, checksums and index.
 #[derive(Debug)]
 pub(crate) struct CacheFiles {
-    meta: Meta,
+    meta: CacheMeta,
     tokens: FileBytes,
     documents: FileBytes,
     token_bytes: usize,
 }
 
 impl CacheFiles {
-    /// Maps and checks; the error is the reason why the cache must be made anew.
+    /// Maps and checks the files. The error says why the cache must be rebuilt.
     pub(crate) fn open(dir: &Path, identity: &CacheIdentity) -> Result<Self, String> {
         let text = fs_err::read(dir.join(META_FILE)).map_err(|error| error.to_string())?;
-        let meta: Meta =
+        let meta: CacheMeta =
             serde_json::from_slice(&text).map_err(|error| format!("{META_FILE}: {error}"))?;
         if meta.identity != *identity {
             return Err(format!("{META_FILE}: it is of other data"));
@@ -180,7 +187,6 @@ impl CacheFiles {
         self.meta.empty_documents
     }
 
-    /// What names this cache among others.
     pub(crate) fn key(&self) -> &str {
         &self.meta.identity.key
     }
@@ -211,12 +217,12 @@ impl CacheFiles {
     fn extend_cells(&self, from: u64, to: u64, out: &mut Vec<i32>) {
         let bytes = &self.tokens[from as usize * self.token_bytes..to as usize * self.token_bytes];
         match self.token_bytes {
-            2 => out.extend(pieces(bytes).map(|id| i32::from(u16::from_le_bytes(id)))),
-            _ => out.extend(pieces(bytes).map(|id| u32::from_le_bytes(id) as i32)),
+            2 => out.extend(chunks(bytes).map(|id| i32::from(u16::from_le_bytes(id)))),
+            _ => out.extend(chunks(bytes).map(|id| u32::from_le_bytes(id) as i32)),
         }
     }
 
-    /// The records must count up to exactly the tokens there are.
+    /// The records must count up to exactly the tokens in the file.
     fn check_index(&self) -> Result<(), String> {
         let whole = self.documents.len().is_multiple_of(RECORD_BYTES);
         let mut ends = self.records().map(|record| record.end);
@@ -232,9 +238,9 @@ impl CacheFiles {
     }
 }
 
-fn pieces<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    let (pieces, _) = bytes.as_chunks();
-    pieces.iter().copied()
+fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    let (chunks, _) = bytes.as_chunks();
+    chunks.iter().copied()
 }
 
 impl CacheIdentity {
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_of_damage_is_found() {
+    fn every_kind_of_damage_is_found() {
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 1);
         let extend = |bytes: &mut Vec<u8>| bytes.push(0);
         let empty = Vec::clear;
@@ -337,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_lies_under_a_right_checksum_is_found() {
+    fn a_wrong_index_with_a_valid_checksum_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = CacheWriter::create(dir.path(), &identity(300)).unwrap();
         let document = Document { file: 5, line: 1, text: "x".to_owned() };

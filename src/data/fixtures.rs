@@ -1,17 +1,17 @@
-//! Caches and tokenizers that several test modules share. Nothing outside tests lives here.
+//! Caches and tokenizers that several test modules share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bitnet_text::{Dialogue, Tokenizer, train_bpe};
 
+use super::cache::file::{CacheFiles, CacheIdentity, CacheWriter, LAYOUT_VERSION};
 use super::cache::{CacheOrigin, CacheRequest, TokenCache};
-use super::cache_file::{CacheFiles, CacheIdentity, CacheWriter, LAYOUT_VERSION};
-use super::documents::Document;
+use super::document::Document;
 use super::error::DataError;
-use super::source::Source;
+use super::source::DocumentSource;
 
-/// One token a byte, between 256 and 257.
+/// One token per byte, between 256 (start) and 257 (end).
 pub(crate) fn byte_tokenizer() -> Tokenizer {
     let json = train_bpe(std::iter::once("ab".to_owned()), 264).unwrap();
     Tokenizer::from_bytes(Path::new("bytes.json"), &json).unwrap()
@@ -20,7 +20,7 @@ pub(crate) fn byte_tokenizer() -> Tokenizer {
 /// Opens or builds without interruption.
 pub(crate) fn cached(
     cache_dir: &Path,
-    source: &Source,
+    source: &DocumentSource,
     tokenizer: &Tokenizer,
 ) -> Result<TokenCache, DataError> {
     TokenCache::open_or_build(&CacheRequest::new(cache_dir, source, tokenizer))
@@ -32,7 +32,7 @@ pub(crate) fn cache_of(documents: &[Vec<u32>]) -> TokenCache {
     written(&documents.iter().map(whole).collect::<Vec<_>>(), false)
 }
 
-/// The same of sequences that say which of their tokens are trained.
+/// The same for sequences with marks.
 pub(crate) fn cache_of_dialogues(documents: &[Dialogue]) -> TokenCache {
     written(documents, true)
 }

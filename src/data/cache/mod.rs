@@ -1,67 +1,45 @@
-//! The token cache: every document of a set, tokenised once and mapped from then on.
+//! The token cache: every document of a set, tokenised once and memory-mapped from then on.
 //!
-//! A cache lies in `<cache_dir>/<key>/`. The key is a hash of the layout's version, this crate's
-//! version, the tokenizer's bytes and the data's fingerprint, so nothing is ever out of date: other
-//! data has another key. It is built under `<key>.lock` by one process while others wait, and
-//! published by rename. The layout of the files lives in `cache_file`, the work in `tokenise`.
+//! ```text
+//! <cache_dir>/
+//!   3f2a…e1.lock       held while the cache is built; other processes wait
+//!   3f2a…e1.tmp-…/     the cache under construction, renamed when complete
+//!   3f2a…e1/           the first 32 digits of its key
+//!     tokens.bin       the ids of all documents, one after the other
+//!     documents.bin    one record per document
+//!     meta.json        identity, sizes and checksums of the two
+//! ```
+//!
+//! The key is a hash of everything the tokens depend on, so a cache is never out of date: other data
+//! has another key. The final folder appears by one rename, so it is either absent or complete, even
+//! if a process is killed. `file` describes the files, `tokenise` builds them.
+
+mod checksum;
+pub(super) mod file;
+mod request;
+mod tokenise;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_text::Tokenizer;
-
-use super::cache_file::{CacheFiles, CacheIdentity, LAYOUT_VERSION};
-use super::documents::Content;
-use super::encoding::Encoding;
+use super::document::SourceLocation;
 use super::error::DataError;
 use super::lock::FileLock;
-use super::row::Place;
-use super::source::{Source, part};
-use super::tokenise::tokenise;
+use file::{CacheFiles, CacheIdentity};
+pub use request::CacheRequest;
 
 /// Hexadecimal digits of the key that name the directory.
 const NAME_DIGITS: usize = 32;
 
-/// Which tokens are wanted, and who is told about the work.
-pub struct CacheRequest<'a> {
-    /// Where caches lie; made where needed.
-    pub cache_dir: &'a Path,
-    /// The documents.
-    pub source: &'a Source,
-    /// How text becomes tokens.
-    pub tokenizer: &'a Tokenizer,
-    /// What a document is and which of its tokens are trained.
-    pub encoding: &'a Encoding,
-    /// Polled for every batch of a few hundred kilobytes and while waiting; `true` ends the work
-    /// with [`DataError::Interrupted`].
-    pub interrupted: &'a dyn Fn() -> bool,
-    /// Told (done, total) in bytes of files, or in documents of a generator, while building.
-    pub progress: &'a dyn Fn(u64, u64),
-}
-
-impl<'a> CacheRequest<'a> {
-    /// A request for plain text that nobody watches or interrupts.
-    pub fn new(cache_dir: &'a Path, source: &'a Source, tokenizer: &'a Tokenizer) -> Self {
-        let encoding = &Encoding::Text;
-        let (interrupted, progress) = (&|| false, &|_, _| {});
-        Self { cache_dir, source, tokenizer, encoding, interrupted, progress }
-    }
-
-    /// What of a line is a document.
-    pub(crate) fn content(&self) -> Content {
-        if self.encoding.reads_lines() { Content::Line } else { Content::Text }
-    }
-}
-
-/// How a cache came about, for messages.
+/// How a cache was obtained, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheOrigin {
-    /// It was there.
+    /// It existed.
     Reused,
-    /// It was made now.
+    /// It was built now.
     Built,
-    /// One was there but damaged, and was replaced.
+    /// It existed, was damaged, and was replaced.
     Rebuilt {
         /// What was wrong.
         why: String,
@@ -73,20 +51,20 @@ pub enum CacheOrigin {
 pub struct CacheStatistics {
     /// Documents with text.
     pub documents: u64,
-    /// Tokens, those around each document included.
+    /// Tokens, including those around each document.
     pub tokens: u64,
     /// UTF-8 bytes of the texts.
     pub bytes: u64,
-    /// Documents that were left out because they have no text.
+    /// Documents without text, which were skipped.
     pub empty_documents: u64,
 }
 
 /// The tokens of a set. Cloning shares them.
 #[derive(Clone, Debug)]
-pub struct TokenCache(Arc<Contents>);
+pub struct TokenCache(Arc<Inner>);
 
 #[derive(Debug)]
-struct Contents {
+struct Inner {
     files: CacheFiles,
     names: Arc<[Arc<str>]>,
     fingerprint: String,
@@ -95,11 +73,11 @@ struct Contents {
 }
 
 impl TokenCache {
-    /// Opens the cache of this data and tokenizer, and builds it first where that is needed.
+    /// Opens the cache of this data and tokenizer, and builds it first if needed.
     ///
-    /// An interruption leaves nothing behind but the lock file; so does an error.
+    /// An interruption or an error leaves only the lock file.
     pub fn open_or_build(request: &CacheRequest<'_>) -> Result<Self, DataError> {
-        let identity = identify(request)?;
+        let identity = request.identify()?;
         let dir = request.cache_dir.join(&identity.key[..NAME_DIGITS]);
         if let Ok(files) = CacheFiles::open(&dir, &identity) {
             return Ok(Self::new(request, identity, files, CacheOrigin::Reused));
@@ -113,7 +91,7 @@ impl TokenCache {
             Err(_) => CacheOrigin::Built,
         };
         remove_leftovers(&dir)?;
-        tokenise(request, identity.clone(), &dir)?;
+        tokenise::build(request, identity.clone(), &dir)?;
         let files = CacheFiles::open(&dir, &identity).map_err(std::io::Error::other)?;
         Ok(Self::new(request, identity, files, origin))
     }
@@ -139,7 +117,7 @@ impl TokenCache {
             bytes: files.records().map(|record| record.text_bytes).sum(),
             empty_documents: files.empty_documents(),
         };
-        Self(Arc::new(Contents { files, names, fingerprint, statistics, origin }))
+        Self(Arc::new(Inner { files, names, fingerprint, statistics, origin }))
     }
 
     /// Sizes of the set.
@@ -147,17 +125,17 @@ impl TokenCache {
         self.0.statistics
     }
 
-    /// [`Source::fingerprint`] of the data.
+    /// [`DocumentSource::fingerprint`] of the data.
     pub fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
 
-    /// How this cache came about.
+    /// How this cache was obtained.
     pub fn origin(&self) -> &CacheOrigin {
         &self.0.origin
     }
 
-    /// What names this cache among others: data, tokenizer and encoding together.
+    /// Identifies data, tokenizer and encoding together.
     pub fn key(&self) -> &str {
         self.0.files.key()
     }
@@ -167,12 +145,12 @@ impl TokenCache {
         self.0.files.is_marked()
     }
 
-    /// Number of sequences: of documents, or twice that of preferences.
+    /// The number of sequences: one per document, two per preference.
     pub fn documents(&self) -> usize {
         self.0.files.documents()
     }
 
-    /// Tokens of a document, those around it included.
+    /// Tokens of a document, including those around it.
     pub fn length(&self, document: usize) -> u64 {
         self.0.files.record(document).end - self.0.files.start(document)
     }
@@ -180,17 +158,17 @@ impl TokenCache {
     /// Appends tokens of a document, counted from its first, to `out`.
     ///
     /// # Panics
-    /// When the document has not so many.
+    /// If the document has fewer tokens.
     pub fn extend(&self, document: usize, tokens: Range<usize>, out: &mut Vec<i32>) {
         assert!(tokens.end as u64 <= self.length(document), "tokens within the document");
         let start = self.0.files.start(document);
         self.0.files.extend(start + tokens.start as u64, start + tokens.end as u64, out);
     }
 
-    /// Appends for the tokens of a document whether they are trained, 1 or 0.
+    /// Appends for tokens of a document whether they are trained, 1 or 0.
     ///
     /// # Panics
-    /// When the document has not so many.
+    /// If the document has fewer tokens.
     pub fn extend_mask(&self, document: usize, tokens: Range<usize>, out: &mut Vec<f32>) {
         assert!(tokens.end as u64 <= self.length(document), "tokens within the document");
         let start = self.0.files.start(document);
@@ -212,28 +190,16 @@ impl TokenCache {
     }
 
     /// Where a document comes from.
-    pub fn place(&self, document: usize) -> Place {
+    pub fn location(&self, document: usize) -> SourceLocation {
         let record = self.0.files.record(document);
-        Place { source: Arc::clone(&self.0.names[record.file as usize]), line: record.line }
+        SourceLocation {
+            source: Arc::clone(&self.0.names[record.file as usize]),
+            line: record.line,
+        }
     }
 }
 
-fn identify(request: &CacheRequest<'_>) -> Result<CacheIdentity, DataError> {
-    request.source.documents(request.content())?; // names are checked before anything is hashed
-    let (fingerprint, files) = request.source.identify(request.interrupted)?;
-    let mut hasher = blake3::Hasher::new_derive_key("bitnet-train token cache");
-    part(&mut hasher, &LAYOUT_VERSION.to_le_bytes());
-    part(&mut hasher, env!("CARGO_PKG_VERSION").as_bytes());
-    part(&mut hasher, blake3::hash(request.tokenizer.json()).as_bytes());
-    part(&mut hasher, fingerprint.as_bytes());
-    part(&mut hasher, request.encoding.identity().as_bytes());
-    let key = hasher.finalize().to_hex().to_string();
-    let vocab_size = request.tokenizer.vocab_size();
-    let marked = request.encoding.is_marked();
-    Ok(CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, marked, files })
-}
-
-/// Removes what killed processes left of this cache. Only the holder of the lock calls it.
+/// Removes what killed processes left of this cache. The caller holds the lock.
 fn remove_leftovers(dir: &Path) -> Result<(), DataError> {
     let prefix = format!("{}.tmp-", dir.file_name().unwrap_or_default().to_string_lossy());
     let parent = dir.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);

@@ -1,0 +1,53 @@
+//! A request for a token cache, and what identifies the cache it names.
+
+use std::path::Path;
+
+use bitnet_text::Tokenizer;
+
+use super::file::{CacheIdentity, LAYOUT_VERSION};
+use crate::data::encoding::Encoding;
+use crate::data::error::DataError;
+use crate::data::source::{DocumentSource, hash_part};
+
+/// Which tokens are wanted, with callbacks for progress and interruption.
+pub struct CacheRequest<'a> {
+    /// The folder of all caches; created if missing.
+    pub cache_dir: &'a Path,
+    /// The documents.
+    pub source: &'a DocumentSource,
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// What a document is and which of its tokens are trained.
+    pub encoding: &'a Encoding,
+    /// Called for every batch of a few hundred kilobytes and while waiting; `true` stops the work
+    /// with [`DataError::Interrupted`].
+    pub interrupted: &'a dyn Fn() -> bool,
+    /// Called while building with (done, total) in bytes of files, or in documents of a generator.
+    pub progress: &'a dyn Fn(u64, u64),
+}
+
+impl<'a> CacheRequest<'a> {
+    /// A request for plain text, without callbacks.
+    pub fn new(cache_dir: &'a Path, source: &'a DocumentSource, tokenizer: &'a Tokenizer) -> Self {
+        let encoding = &Encoding::Text;
+        let (interrupted, progress) = (&|| false, &|_, _| {});
+        Self { cache_dir, source, tokenizer, encoding, interrupted, progress }
+    }
+
+    /// The cache of this request. Its key covers everything the tokens depend on: layout, crate
+    /// version, tokenizer, data and encoding.
+    pub(super) fn identify(&self) -> Result<CacheIdentity, DataError> {
+        self.source.documents(self.encoding.format())?; // checks names before hashing anything
+        let (fingerprint, files) = self.source.identify(self.interrupted)?;
+        let mut hasher = blake3::Hasher::new_derive_key("bitnet-train token cache");
+        hash_part(&mut hasher, &LAYOUT_VERSION.to_le_bytes());
+        hash_part(&mut hasher, env!("CARGO_PKG_VERSION").as_bytes());
+        hash_part(&mut hasher, blake3::hash(self.tokenizer.json()).as_bytes());
+        hash_part(&mut hasher, fingerprint.as_bytes());
+        hash_part(&mut hasher, self.encoding.identity().as_bytes());
+        let key = hasher.finalize().to_hex().to_string();
+        let vocab_size = self.tokenizer.vocab_size();
+        let marked = self.encoding.is_marked();
+        Ok(CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, marked, files })
+    }
+}

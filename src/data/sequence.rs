@@ -1,0 +1,84 @@
+//! A packed sequence: model inputs, their targets, and where each segment begins.
+//!
+//! `packing` decides which documents share a sequence.
+
+use super::cache::TokenCache;
+use super::document::SourceLocation;
+use super::packing::Segment;
+
+/// The id that fills the rest of a sequence. It is never trained on.
+const PADDING: i32 = 0;
+
+/// A sequence of `seq_len` tokens. All vectors except `documents` have that length.
+///
+/// ```text
+/// documents        [a b c] and [x y z], each followed by its next token
+/// tokens           a b c x y z . .        `.` is padding
+/// targets          b c d y z w . .
+/// loss_mask        1 1 1 1 1 1 0 0
+/// segment_starts   0 0 0 3 3 3 6 6
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PackedSequence {
+    /// Inputs.
+    pub tokens: Vec<i32>,
+    /// For each input the token that follows it in its document.
+    pub targets: Vec<i32>,
+    /// 1 if the target is trained on; 0 if not, and in the padding.
+    pub loss_mask: Vec<f32>,
+    /// For each token the index at which its segment begins. A segment is a document, the part of
+    /// one in this sequence, or the padding. Attention does not cross segments.
+    pub segment_starts: Vec<i32>,
+    /// The documents in the sequence, in order.
+    pub documents: Vec<SourceLocation>,
+}
+
+impl PackedSequence {
+    /// Reads the tokens of `segments` and pads to `seq_len`.
+    pub(crate) fn from_segments(cache: &TokenCache, seq_len: usize, segments: &[Segment]) -> Self {
+        let mut sequence = Self::default();
+        for segment in segments {
+            let (from, end) = (segment.from, segment.from + segment.pairs);
+            cache.extend(segment.document, from..end, &mut sequence.tokens);
+            cache.extend(segment.document, from + 1..end + 1, &mut sequence.targets);
+            cache.extend_mask(segment.document, from + 1..end + 1, &mut sequence.loss_mask);
+            sequence.end_segment();
+            sequence.documents.push(cache.location(segment.document));
+        }
+        sequence.pad(seq_len);
+        sequence
+    }
+
+    /// Reads one document without the `cut` tokens after its first, padded to `length`. Padding
+    /// belongs to the only segment.
+    pub(crate) fn from_document(
+        cache: &TokenCache,
+        document: usize,
+        cut: usize,
+        length: usize,
+    ) -> Self {
+        let (first, end) = (cut + 1, cache.length(document) as usize);
+        let mut sequence = Self::default();
+        cache.extend(document, 0..1, &mut sequence.tokens);
+        cache.extend(document, first..end - 1, &mut sequence.tokens);
+        cache.extend(document, first..end, &mut sequence.targets);
+        cache.extend_mask(document, first..end, &mut sequence.loss_mask);
+        sequence.segment_starts = vec![0; length];
+        sequence.documents.push(cache.location(document));
+        sequence.pad(length);
+        sequence
+    }
+
+    fn pad(&mut self, length: usize) {
+        self.tokens.resize(length, PADDING);
+        self.targets.resize(length, PADDING);
+        self.loss_mask.resize(length, 0.0);
+        self.end_segment();
+    }
+
+    /// Makes the tokens since the last call one segment.
+    fn end_segment(&mut self) {
+        let start = self.segment_starts.len() as i32;
+        self.segment_starts.resize(self.tokens.len(), start);
+    }
+}
