@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use bitnet_format::ModelSpec;
 use bitnet_format::tensors::TensorFile;
 use bitnet_kernels::Operands;
-use bitnet_train::model::{Documents, LanguageModel, Weight};
-use bitnet_train::ops::Compute;
+use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts};
+use bitnet_train::ops::OpBackend;
 use bitnet_train::random;
 use bitnet_train::train::{
     AdamW, AdamWSettings, CrossEntropy, GradAccumulator, StepRates, StepSettings, TokenBatch,
@@ -120,7 +120,7 @@ struct Reference {
     steps: usize,
     batch: usize,
     time: usize,
-    compute: Compute,
+    backend: OpBackend,
     device: Device,
 }
 
@@ -157,10 +157,7 @@ impl Reference {
             batch,
             time,
             train: config["train"].clone(),
-            compute: Compute {
-                operands: if args.bf16 { Operands::Bf16 } else { Operands::F32 },
-                ..Compute::default()
-            },
+            backend: OpBackend::native(if args.bf16 { Operands::Bf16 } else { Operands::F32 }),
             device: Device::flex().autodiff(),
         })
     }
@@ -187,7 +184,7 @@ impl Reference {
     }
 
     fn initial_model(&self) -> Result<LanguageModel> {
-        let form = if self.spec.quantise { Weight::Latent } else { Weight::Dense };
+        let form = if self.spec.quantise { LinearWeight::Latent } else { LinearWeight::Dense };
         let model = match &self.start {
             Start::Drawn(seed) => LanguageModel::initial(&self.spec, *seed, &self.device),
             Start::Stored(weights) => {
@@ -196,7 +193,7 @@ impl Reference {
                 })?
             }
         };
-        Ok(model.computed_by(self.compute))
+        Ok(model.with_backend(self.backend))
     }
 
     fn train(&self, steps: usize) -> Result<Curve> {
@@ -268,7 +265,7 @@ fn windows(tokens: &[u16], starts: impl Iterator<Item = usize>, time: usize) -> 
         rows += 1;
     }
     let loss_mask = vec![1.0; inputs.len()];
-    let documents = Documents::whole_rows(rows, time);
+    let documents = SegmentStarts::whole_rows(rows, time);
     TokenBatch { tokens: inputs, targets, loss_mask, documents }
 }
 

@@ -108,10 +108,9 @@ pub fn cpu() -> Device {
     Device::flex()
 }
 
-/// Whether the operations of `ops::flex` run there. They share a micro-batch out over threads and
-/// leave every number in reach of the host; other devices get the same work in tensor operations,
-/// whole, and are asked for numbers rarely.
-pub fn runs_own_operations(device: &Device) -> bool {
+/// Whether the native operations of `ops` run on a device. A model asks once, when it is built, and
+/// holds the answer as its `ops::OpBackend`.
+pub fn runs_native_ops(device: &Device) -> bool {
     *device == Device::flex()
 }
 
@@ -121,7 +120,7 @@ pub fn shares_memory(device: &Device) -> bool {
     if *device == ndarray() {
         return true;
     }
-    runs_own_operations(device)
+    runs_native_ops(device)
 }
 
 /// Refuses a device that cannot multiply bf16 operands.
@@ -129,7 +128,7 @@ pub fn shares_memory(device: &Device) -> bool {
 /// # Errors
 /// When it cannot.
 pub fn require_bf16(device: &Device, name: &str) -> Result<(), NoBf16> {
-    let able = runs_own_operations(device) || device.supports_dtype(FloatDType::BF16);
+    let able = runs_native_ops(device) || device.supports_dtype(FloatDType::BF16);
     if able { Ok(()) } else { Err(NoBf16 { device: name.to_owned() }) }
 }
 

@@ -7,12 +7,13 @@
 use std::time::{Duration, Instant};
 
 use bitnet_format::ModelSpec;
+use bitnet_kernels::Operands;
 use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::distributed::{CommDType, ShardPlan, bucket_of, in_threads};
-use crate::model::{Activations, LanguageModel};
-use crate::ops::{Compute, logits_at_once};
+use crate::model::{ActivationMemory, LanguageModel};
+use crate::ops::{OpBackend, logits_at_once};
 use crate::recipe::StepRates;
 use crate::speed::random_parts;
 use crate::train::stage::objective::CrossEntropy;
@@ -90,7 +91,7 @@ pub struct Load {
     /// Micro-batches a step.
     pub micro_batches: u64,
     /// What a forward pass leaves in memory.
-    pub activations: Activations,
+    pub activations: ActivationMemory,
 }
 
 /// Memory by part, in bytes.
@@ -139,7 +140,7 @@ impl Memory {
 pub fn memory(spec: &ModelSpec, load: Load, ranks: RankLayout, device: &Device) -> Memory {
     let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
     let parameters = spec.parameters() as u64;
-    let parts = load.parts(device);
+    let parts = load.parts(OpBackend::of(device, Operands::F32));
     let tokens = load.rows() * load.seq_len;
     let summed = if load.micro_batches > 1 { SUMMED_GRADIENTS } else { 0.0 };
     // A tied embedding has two gradients until they are added: as embedding and as head.
@@ -164,7 +165,7 @@ pub fn memory(spec: &ModelSpec, load: Load, ranks: RankLayout, device: &Device) 
 /// gives, gate, up and their product in f32, and the inputs of the products in 8 bits; the gradients
 /// of the block that is on its way back come on top. Where blocks are computed again, one block's
 /// of these, and what enters each.
-fn bytes_of_a_token(spec: &ModelSpec, activations: Activations) -> u64 {
+fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
     let (width, ffn) = (spec.hidden_size as u64, spec.intermediate_size as u64);
     let heads = (spec.num_attention_heads * spec.head_dim) as u64;
     let keys = (spec.num_key_value_heads * spec.head_dim) as u64;
@@ -172,8 +173,8 @@ fn bytes_of_a_token(spec: &ModelSpec, activations: Activations) -> u64 {
     let a_block = F32 * floats + 2 * width + heads + ffn;
     let (blocks, gradients) = (spec.num_hidden_layers as u64, 6 * F32 * ffn);
     match activations {
-        Activations::Kept => blocks * a_block + gradients,
-        Activations::Recomputed => (blocks + 1) * F32 * width + a_block + gradients,
+        ActivationMemory::Kept => blocks * a_block + gradients,
+        ActivationMemory::Recomputed => (blocks + 1) * F32 * width + a_block + gradients,
     }
 }
 
@@ -184,8 +185,8 @@ impl Load {
     }
 
     /// Into how many parts a micro-batch is cut.
-    fn parts(self, device: &Device) -> u64 {
-        self.items.div_ceil(part_size(self.items as usize, device) as u64)
+    fn parts(self, backend: OpBackend) -> u64 {
+        self.items.div_ceil(part_size(self.items as usize, backend) as u64)
     }
 }
 
@@ -271,11 +272,11 @@ pub fn reduction_rate() -> f64 {
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
 /// rounds (cut into parts as a run is); it needs the memory that [`memory`] says.
-pub fn probe(spec: &ModelSpec, load: Load, compute: Compute, device: &Device) -> Pace {
+pub fn probe(spec: &ModelSpec, load: Load, backend: OpBackend, device: &Device) -> Pace {
     let model = LanguageModel::initial(spec, 0, device);
-    let mut model = model.computed_by(compute).with_activations(load.activations);
+    let mut model = model.with_backend(backend).with_activations(load.activations);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
-    let parts = random_parts(spec, load.rows() as usize, load.seq_len as usize, device);
+    let parts = random_parts(spec, load.rows() as usize, load.seq_len as usize, backend);
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
     for _ in 0..2 {
         let began = Instant::now();
@@ -310,7 +311,7 @@ mod tests {
             (M, 2, 512, true, 705),
         ] {
             let spec: ModelSpec = toml::from_str(config).unwrap();
-            let activations = Activations::Kept;
+            let activations = ActivationMemory::Kept;
             let load = Load { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
             let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
             let found = pool.install(|| memory(&spec, load, ranks, &device::cpu())).total();
@@ -331,7 +332,7 @@ mod tests {
     /// docs/src/log.md, "What a run needs, a third time": peak RSS in MB of two steps of a run.
     #[test]
     fn the_estimate_is_within_a_tenth_of_what_was_measured() {
-        let (kept, again) = (Activations::Kept, Activations::Recomputed);
+        let (kept, again) = (ActivationMemory::Kept, ActivationMemory::Recomputed);
         for (config, threads, items, seq_len, micro_batches, activations, measured) in [
             (S, 2, 8, 256, 1, kept, 439),
             (S, 2, 8, 256, 1, again, 297),

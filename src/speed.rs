@@ -8,8 +8,8 @@ use burn::tensor::Device;
 use rand::Rng;
 
 use crate::distributed::{Comm, CommDType, DataParallel, DataParallelSettings};
-use crate::model::{Activations, Documents, LanguageModel};
-use crate::ops::Compute;
+use crate::model::{ActivationMemory, LanguageModel, SegmentStarts};
+use crate::ops::OpBackend;
 use crate::random;
 use crate::recipe::StepRates;
 use crate::train::stage::objective::{CrossEntropy, TokenBatch};
@@ -28,9 +28,9 @@ pub struct Workload {
     /// Tokens of a row.
     pub seq_len: usize,
     /// How it is computed.
-    pub compute: Compute,
+    pub backend: OpBackend,
     /// What its forward passes leave in memory.
-    pub activations: Activations,
+    pub activations: ActivationMemory,
     /// The ranks that make a step together.
     pub comm: Comm,
     /// Whether each of them keeps only the moments of its shards.
@@ -53,10 +53,10 @@ pub struct StepTime {
 /// Calls `each` on every rank after every one of `steps` steps on one batch that stays the same.
 pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl FnMut(StepTime)) {
     let model = LanguageModel::initial(&work.spec, 0, device);
-    let mut model = model.computed_by(work.compute).with_activations(work.activations);
+    let mut model = model.with_backend(work.backend).with_activations(work.activations);
     let frozen = vec![false; tensor_table(&work.spec).len()];
     let stepper: Box<dyn OptimizerStep> = if work.comm.world_size() == 1 {
-        single_process(device, frozen, true)
+        single_process(work.backend, frozen, true)
     } else {
         let Workload { sharded, comm_dtype, .. } = *work;
         let settings = DataParallelSettings { sharded, comm_dtype };
@@ -64,7 +64,7 @@ pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl Fn
     };
     let mut optimizer = stepper.new_optimizer(&work.spec, AdamWSettings::default(), device);
     let rows = work.comm.share(work.rows).len();
-    let batch = [random_parts(&work.spec, rows, work.seq_len, device)];
+    let batch = [random_parts(&work.spec, rows, work.seq_len, work.backend)];
     let (settings, rates) =
         (StepSettings::default(), StepRates { learning_rate: 1e-3, weight_decay: 0.1 });
     for _ in 0..steps {
@@ -84,9 +84,9 @@ pub(crate) fn random_parts(
     spec: &ModelSpec,
     rows: usize,
     time: usize,
-    device: &Device,
+    backend: OpBackend,
 ) -> Vec<TokenBatch> {
-    let part = part_size(rows, device);
+    let part = part_size(rows, backend);
     let parts = (0..rows).step_by(part).enumerate();
     parts.map(|(index, from)| random_batch(spec, index, part.min(rows - from), time)).collect()
 }
@@ -100,6 +100,6 @@ fn random_batch(spec: &ModelSpec, index: usize, rows: usize, time: usize) -> Tok
         tokens: ids(),
         targets: ids(),
         loss_mask: vec![1.0; rows * time],
-        documents: Documents::whole_rows(rows, time),
+        documents: SegmentStarts::whole_rows(rows, time),
     }
 }

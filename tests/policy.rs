@@ -163,8 +163,8 @@ fn one_file_names_the_backends() {
     for (path, text) in sources() {
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
         let own = name == "src/device.rs" || !name.starts_with("src/");
-        // The operations on flex's own buffers are the one other place that must know it.
-        let own = own || name.starts_with("src/ops/flex/");
+        // The native operations work on flex's own buffers.
+        let own = own || name.starts_with("src/ops/");
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();
         let makers =
             ["flex", "ndarray", "wgpu", "vulkan", "cuda"].map(|one| format!("Device::{one}("));

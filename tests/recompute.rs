@@ -1,8 +1,8 @@
 //! Blocks that are computed again for the backward pass give the bits of blocks that are kept.
 
 use bitnet_kernels::Operands;
-use bitnet_train::model::{Activations, Documents, LanguageModel};
-use bitnet_train::ops::Compute;
+use bitnet_train::model::{ActivationMemory, LanguageModel, SegmentStarts};
+use bitnet_train::ops::OpBackend;
 use bitnet_train::random;
 use bitnet_train::train::{
     CrossEntropy, DpoObjective, GradAccumulator, LossReduction, Objective, PairBatch, TokenBatch,
@@ -21,7 +21,7 @@ fn model(extra: &str, operands: Operands) -> LanguageModel {
     ))
     .unwrap();
     let model = LanguageModel::initial(&spec, 5, &Device::flex().autodiff());
-    model.computed_by(Compute::of(operands))
+    model.with_backend(OpBackend::native(operands))
 }
 
 /// Rows of random tokens, each of three documents of random lengths, a third of it not trained.
@@ -43,7 +43,7 @@ fn packed_rows(rows: usize, seed: u64) -> TokenBatch {
         tokens,
         targets,
         loss_mask: kept.iter().map(|&one| f32::from(one > 0)).collect(),
-        documents: Documents::from_starts(rows, TIME, starts),
+        documents: SegmentStarts::new(rows, TIME, starts),
     }
 }
 
@@ -64,14 +64,14 @@ fn assert_equal_either_way<O: Objective>(
     what: &str,
 ) {
     let device = Device::flex().autodiff();
-    let of = |activations: Activations, reduction| {
+    let of = |activations: ActivationMemory, reduction| {
         let model = model.clone().with_activations(activations);
         let sum = GradAccumulator::over(&model, objective, micro_batches, &device, &|| false);
         bits(sum.unwrap(), reduction)
     };
     for reduction in [LossReduction::Mean, LossReduction::Sum] {
-        let (loss, gradients) = of(Activations::Kept, reduction);
-        let (again, computed_again) = of(Activations::Recomputed, reduction);
+        let (loss, gradients) = of(ActivationMemory::Kept, reduction);
+        let (again, computed_again) = of(ActivationMemory::Recomputed, reduction);
         assert_eq!(loss, again, "{what}: loss bits");
         assert_eq!(gradients.len(), computed_again.len(), "{what}");
         for (number, pair) in gradients.iter().zip(&computed_again).enumerate() {
@@ -125,7 +125,7 @@ fn a_loss_that_is_not_finite_is_so_with_recomputed_blocks_too() {
     let model = model("tie_word_embeddings = true", Operands::F32);
     let mut batch = packed_rows(1, 1);
     batch.loss_mask[3] = f32::NAN;
-    let model = model.with_activations(Activations::Recomputed);
+    let model = model.with_activations(ActivationMemory::Recomputed);
     let device = Device::flex().autodiff();
     let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch], &device);
     assert!(sum.loss().is_nan());

@@ -5,8 +5,8 @@ use bitnet_format::ModelSpec;
 use bitnet_kernels::Kernel;
 use bitnet_train::device;
 use bitnet_train::distributed::{Comm, Hosts};
-use bitnet_train::model::Activations;
-use bitnet_train::ops::Compute;
+use bitnet_train::model::ActivationMemory;
+use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::{self, peak_memory};
 use bitnet_train::recipe::Precision;
 use bitnet_train::speed::{StepTime, Workload, measure};
@@ -26,13 +26,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 }
 
 fn run_on(args: &BenchArgs, comm: &Comm) -> Result<()> {
-    let work = workload(args, comm)?;
+    let mut work = workload(args, comm)?;
     let hosts = Hosts::gather(comm, platform::cores());
     let (place, here) = (hosts.local_rank(), hosts.local_world_size());
     let device = device::open_one_of(&args.device, place, here).map_err(TrainError::from)?;
-    if work.compute.operands == Precision::Bf16.operands() {
+    if work.backend.operands == Precision::Bf16.operands() {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
     }
+    work.backend = work.backend.on(&device);
     let mut steps = Vec::new();
     measure(&work, WARM_UP + args.steps, &device, |step| {
         let (number, time) = (steps.len() + 1, step.time.as_secs_f64());
@@ -66,7 +67,7 @@ fn run_on(args: &BenchArgs, comm: &Comm) -> Result<()> {
         "parameters": work.spec.parameters(),
         "precision": args.precision,
         "recompute": args.recompute,
-        "kernel": work.compute.kernel.name(),
+        "kernel": work.backend.kernel.name(),
         "threads": rayon::current_num_threads(),
         "device": args.device,
         "ranks": comm.world_size(),
@@ -102,16 +103,17 @@ fn workload(args: &BenchArgs, comm: &Comm) -> Result<Workload> {
     }
     let operands = precision("--precision", &args.precision)?.operands();
     let comm_dtype = precision("--reduce-precision", &args.reduce_precision)?.comm_dtype();
-    let mut compute = Compute::of(operands);
+    let mut backend = OpBackend::native(operands);
     if let Some(name) = &args.kernel {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
         let unknown = || Usage(format!("--kernel {name}: this CPU has {}", all.join(", ")));
-        compute.kernel = Kernel::named(name).ok_or_else(unknown)?;
+        backend.kernel = Kernel::named(name).ok_or_else(unknown)?;
     }
-    let activations = if args.recompute { Activations::Recomputed } else { Activations::Kept };
+    let activations =
+        if args.recompute { ActivationMemory::Recomputed } else { ActivationMemory::Kept };
     let (rows, seq_len, sharded) = (args.batch, args.seq_len, args.shard_optimizer);
     let comm = comm.clone();
-    Ok(Workload { spec, rows, seq_len, compute, activations, comm, sharded, comm_dtype })
+    Ok(Workload { spec, rows, seq_len, backend, activations, comm, sharded, comm_dtype })
 }
 
 fn precision(flag: &str, word: &str) -> Result<Precision, Usage> {

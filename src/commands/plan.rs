@@ -8,7 +8,7 @@ use bitnet_format::ModelSpec;
 use bitnet_train::device;
 use bitnet_train::estimate::{self, Load, Memory, Pace, RankLayout, Speeds, StepEstimate};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
-use bitnet_train::ops::Compute;
+use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe, Schedule, StageKind};
 use bitnet_train::run::{self, KnownRun};
@@ -75,8 +75,9 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     if !fits {
         print_line("time: not probed, the run does not fit into the free memory of this machine");
     } else if !args.no_probe {
-        let compute = Compute::of(recipe.train.precision.operands());
-        let pace = estimate::probe(&spec, load, compute, &device.map_err(TrainError::from)?);
+        let device = device.map_err(TrainError::from)?;
+        let backend = OpBackend::of(&device, recipe.train.precision.operands());
+        let pace = estimate::probe(&spec, load, backend, &device);
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
         let alone = args.ranks == 1;
         let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };

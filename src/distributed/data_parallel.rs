@@ -130,13 +130,13 @@ impl OptimizerStep for DataParallel {
         settings: StepSettings,
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
-        let (divisor, compute) = (sum.divisor(settings.reduction), model.compute());
+        let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
         let device = model.head().device().inner();
         let mut gradients = on_host(sum.take_gradients());
         let dtype = self.settings.comm_dtype;
         let shards = self.timed(|| self.plan.reduce_scatter(&gradients, dtype));
         let owned = on_device(shards, &device);
-        let squares = in_pool(|| global_norm(&owned, compute)).powi(2);
+        let squares = in_pool(|| global_norm(&owned, backend)).powi(2);
         let norm = self.comm.all_reduce_sum(&[squares])[0].sqrt();
         let (loss, grad_norm) = (sum.loss(), norm / divisor);
         let passed = settings.limits.check(loss, grad_norm).is_none();
@@ -148,7 +148,7 @@ impl OptimizerStep for DataParallel {
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         let (model, old) = take_values(model);
         let update = |optimizer: &mut AdamW, old, gradients| {
-            in_pool(|| optimizer.update(old, gradients, factor, rates, compute))
+            in_pool(|| optimizer.update(old, gradients, factor, rates, backend))
         };
         let new = if self.settings.sharded {
             drop(gradients);

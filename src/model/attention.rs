@@ -5,9 +5,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::model::rope::RopeTable;
-use crate::model::{BitLinear, Documents, Parts, RmsNorm};
-use crate::ops::reference::LazySight;
-use crate::ops::{self, AttentionShape, Compute};
+use crate::model::{BitLinear, LoadedTensors, RmsNorm, SegmentStarts};
+use crate::ops::{self, AttentionShape, LazyMask, OpBackend};
 
 /// Self-attention of one block.
 #[derive(Module, Debug)]
@@ -24,27 +23,37 @@ pub struct Attention {
     pub o_proj: BitLinear,
 }
 
-/// What all layers of one forward pass share: how heads lie, where tokens stand and what they see.
+/// What all layers of a forward pass share: the shape of heads, positions and mask.
 pub(crate) struct AttentionContext(AttentionShape);
 
 impl AttentionContext {
-    pub(crate) fn new(documents: &Documents, rope: &RopeTable) -> Self {
-        let [batch, time] = documents.dims();
-        let (cosines, sines) = rope.turns(&documents.positions());
-        let [heads, key_heads, width] = rope.heads();
-        let (starts, sight) = (documents.starts(), LazySight::default());
-        Self(AttentionShape { batch, time, heads, key_heads, width, starts, cosines, sines, sight })
+    pub(crate) fn new(segments: &SegmentStarts, rope: &RopeTable) -> Self {
+        let [batch, time] = segments.dims();
+        let (cos, sin) = rope.cos_sin(&segments.positions());
+        let [heads, kv_heads, head_dim] = rope.heads();
+        let (segment_starts, mask) = (segments.starts(), LazyMask::default());
+        Self(AttentionShape {
+            batch,
+            time,
+            heads,
+            kv_heads,
+            head_dim,
+            segment_starts,
+            cos,
+            sin,
+            mask,
+        })
     }
 }
 
 impl Attention {
-    pub(crate) fn assemble(spec: &ModelSpec, parts: &mut Parts) -> Self {
+    pub(crate) fn assemble(spec: &ModelSpec, tensors: &mut LoadedTensors) -> Self {
         Self {
-            q_proj: parts.linear(),
-            k_proj: parts.linear(),
-            v_proj: parts.linear(),
-            attn_sub_norm: spec.sub_norms.then(|| parts.norm(spec)),
-            o_proj: parts.linear(),
+            q_proj: tensors.linear(),
+            k_proj: tensors.linear(),
+            v_proj: tensors.linear(),
+            attn_sub_norm: spec.sub_norms.then(|| tensors.norm(spec)),
+            o_proj: tensors.linear(),
         }
     }
 
@@ -53,15 +62,15 @@ impl Attention {
         &self,
         x: Tensor<3>,
         context: &AttentionContext,
-        compute: Compute,
+        backend: OpBackend,
     ) -> Tensor<3> {
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let qkv = BitLinear::forward_together(projections, x, compute);
-        let mixed = ops::attention(qkv, &context.0, compute); // [B, T, H·D]
+        let qkv = BitLinear::forward_together(projections, x, backend);
+        let mixed = ops::attention(qkv, &context.0, backend); // [B, T, H·D]
         let mixed = match &self.attn_sub_norm {
-            Some(norm) => norm.forward(mixed, compute),
+            Some(norm) => norm.forward(mixed, backend),
             None => mixed,
         };
-        self.o_proj.forward(mixed, compute)
+        self.o_proj.forward(mixed, backend)
     }
 }

@@ -1,11 +1,11 @@
-//! The gated feed-forward half: `down(norm(act(gate(x)) · up(x)))`.
+//! The gated feed-forward half of a block: `down(norm(act(gate(x)) · up(x)))`.
 
 use bitnet_format::{HiddenAct, ModelSpec};
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::model::{BitLinear, Parts, RmsNorm};
-use crate::ops::{self, Compute};
+use crate::model::{BitLinear, LoadedTensors, RmsNorm};
+use crate::ops::{self, OpBackend};
 
 /// Feed-forward half of one block.
 #[derive(Module, Debug)]
@@ -23,25 +23,25 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    pub(crate) fn assemble(spec: &ModelSpec, parts: &mut Parts) -> Self {
+    pub(crate) fn assemble(spec: &ModelSpec, tensors: &mut LoadedTensors) -> Self {
         Self {
-            gate_proj: parts.linear(),
-            up_proj: parts.linear(),
-            ffn_sub_norm: spec.sub_norms.then(|| parts.norm(spec)),
-            down_proj: parts.linear(),
+            gate_proj: tensors.linear(),
+            up_proj: tensors.linear(),
+            ffn_sub_norm: spec.sub_norms.then(|| tensors.norm(spec)),
+            down_proj: tensors.linear(),
             act: spec.hidden_act,
         }
     }
 
     /// `x [B, T, C]` → `[B, T, C]`
-    pub(crate) fn forward(&self, x: Tensor<3>, compute: Compute) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
         let projections = [&self.gate_proj, &self.up_proj];
-        let gate_up = BitLinear::forward_together(projections, x, compute);
-        let gated = ops::gated(gate_up, self.act, compute); // [B, T, F]
+        let gate_up = BitLinear::forward_together(projections, x, backend);
+        let gated = ops::gated(gate_up, self.act, backend); // [B, T, F]
         let gated = match &self.ffn_sub_norm {
-            Some(norm) => norm.forward(gated, compute),
+            Some(norm) => norm.forward(gated, backend),
             None => gated,
         };
-        self.down_proj.forward(gated, compute)
+        self.down_proj.forward(gated, backend)
     }
 }

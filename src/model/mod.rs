@@ -1,12 +1,11 @@
-//! The BitNet b1.58 transformer as Burn modules. This room reads like the paper and knows nothing
-//! of data, files or training.
+//! The BitNet b1.58 transformer as Burn modules. It reads like the paper (arXiv 2504.12285, §2) and
+//! knows nothing of data, files or training.
 //!
-//! Notable features (arXiv 2504.12285, §2; `bitnet-b158` §1.3):
 //! - `BitLinear`: ternary weights (absmean), 8-bit activations (per-token absmax), straight-through;
-//! - no biases; `RMSNorm` before every block half and again before each output projection (sub-norms);
+//! - no biases; `RMSNorm` before each half of a block and before its output projection (sub-norms);
 //! - rotary positions in half-split pairs, grouped-query attention, a gated feed-forward half;
 //! - embedding and head stay full precision, tied or not;
-//! - several documents share a row: positions restart, attention never crosses a boundary.
+//! - several documents share a sequence: positions restart, attention stays inside a document.
 //!
 //! Shape letters: `B` batch, `T` time, `C` model width, `H` heads, `D` head width, `F` FFN width,
 //! `V` vocabulary. Matrices are `[out, in]`. Field names are Hugging Face's, so a module path plus
@@ -14,34 +13,35 @@
 
 mod attention;
 mod bit_linear;
-mod documents;
-mod loss;
+mod forward_graph;
+mod logits;
 mod mlp;
 mod norm;
 mod parameters;
-mod recording;
 mod rope;
+mod segments;
 mod source;
 mod streamed;
 
 pub use attention::Attention;
-pub use bit_linear::{BitLinear, Weight};
-pub use documents::Documents;
-pub use loss::{likeliest, target_log_probs, token_logits};
+pub use bit_linear::{BitLinear, LinearWeight};
+pub use forward_graph::{ActivationMemory, ForwardGraph};
+pub use logits::{argmax, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use parameters::{gradients, named_values, replace_values, take_values, values};
-pub use recording::{Activations, Recording};
+pub use segments::SegmentStarts;
 pub use source::FreshModel;
 pub use streamed::streamed_logits;
 
 use bitnet_format::{ModelSpec, Role, TensorEntry, tensor_table};
+use bitnet_kernels::Operands;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
-use crate::ops::Compute;
+use crate::ops::OpBackend;
 
 /// A causal language model: transformer and head.
 #[derive(Module, Debug)]
@@ -51,9 +51,9 @@ pub struct LanguageModel {
     /// The head when it is not tied to the embedding.
     pub lm_head: Option<Head>,
     #[module(skip)]
-    compute: Compute,
+    backend: OpBackend,
     #[module(skip)]
-    activations: Activations,
+    activations: ActivationMemory,
 }
 
 /// Embedding, blocks and final norm.
@@ -90,60 +90,76 @@ pub struct Block {
 }
 
 impl LanguageModel {
-    /// Builds a model whose tensors come from `source`, one call for each entry of the tensor
-    /// table with its values in row-major order.
+    /// Builds a model whose tensors come from `source`, called once for each entry of the tensor
+    /// table; values are in row-major order. It computes in f32 with the operations that suit
+    /// `device`.
     ///
     /// # Errors
-    /// Whatever `source` reports.
+    /// Those of `source`.
     pub fn from_source<E>(
         spec: &ModelSpec,
         device: &Device,
-        mut source: impl FnMut(&TensorEntry) -> Result<(Vec<f32>, Weight), E>,
+        mut source: impl FnMut(&TensorEntry) -> Result<(Vec<f32>, LinearWeight), E>,
     ) -> Result<Self, E> {
         let table = tensor_table(spec);
         let mut tensors = Vec::with_capacity(table.len());
         for entry in table {
             let (values, form) = source(&entry)?;
-            tensors.push(Loaded {
-                data: TensorData::new(values, entry.shape.clone()),
-                form,
-                entry,
-            });
+            let data = TensorData::new(values, entry.shape.clone());
+            tensors.push(LoadedTensor { entry, data, form });
         }
-        Ok(Self::assemble(spec, &mut Parts { tensors: tensors.into_iter(), device }))
+        Ok(Self::assemble(spec, &mut LoadedTensors { tensors: tensors.into_iter(), device }))
     }
 
-    fn assemble(spec: &ModelSpec, parts: &mut Parts) -> Self {
-        let embed_tokens = parts.head();
-        let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, parts)).collect();
-        let norm = parts.norm(spec);
+    fn assemble(spec: &ModelSpec, tensors: &mut LoadedTensors) -> Self {
+        let embed_tokens = tensors.head();
+        let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, tensors)).collect();
+        let norm = tensors.norm(spec);
         let rope = RopeTable::new(spec);
         let model = Transformer { embed_tokens, layers, norm, rope };
-        let lm_head = (!spec.tie_word_embeddings).then(|| parts.head());
-        let (compute, activations) = (Compute::default(), Activations::default());
-        Self { model, lm_head, compute, activations }
+        let lm_head = (!spec.tie_word_embeddings).then(|| tensors.head());
+        let backend = OpBackend::of(tensors.device, Operands::F32);
+        Self { model, lm_head, backend, activations: ActivationMemory::default() }
     }
 
-    /// The same model, computed otherwise.
+    /// The same model with another [`OpBackend`], one that runs on the model's device.
     #[must_use]
-    pub fn computed_by(self, compute: Compute) -> Self {
-        Self { compute, ..self }
+    pub fn with_backend(self, backend: OpBackend) -> Self {
+        Self { backend, ..self }
     }
 
-    /// How it is computed.
-    pub fn compute(&self) -> Compute {
-        self.compute
+    /// How its operations are computed.
+    pub fn backend(&self) -> OpBackend {
+        self.backend
     }
 
-    /// The same model, keeping something else in memory when it is recorded.
+    /// The same model, whose recorded forward passes keep this much in memory.
     #[must_use]
-    pub fn with_activations(self, activations: Activations) -> Self {
+    pub fn with_activations(self, activations: ActivationMemory) -> Self {
         Self { activations, ..self }
     }
 
     /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`
-    pub fn forward(&self, tokens: Tensor<2, Int>, documents: &Documents) -> Tensor<3> {
-        self.model.forward(tokens, documents, self.compute)
+    pub fn forward(&self, tokens: Tensor<2, Int>, segments: &SegmentStarts) -> Tensor<3> {
+        let transformer = &self.model;
+        let context = transformer.attention_context(segments);
+        let block = |x, layer: &Block| layer.forward(x, &context, self.backend);
+        let x = transformer.layers.iter().fold(transformer.embed(tokens), block);
+        transformer.norm.forward(x, self.backend)
+    }
+
+    /// The residual stream after the embedding and after each block, the last one normalised:
+    /// `num_hidden_layers + 1` tensors `[B, T, C]`, as Hugging Face's `hidden_states`.
+    pub fn hidden_states(
+        &self,
+        tokens: Tensor<2, Int>,
+        segments: &SegmentStarts,
+    ) -> Vec<Tensor<3>> {
+        let context = self.model.attention_context(segments);
+        let mut states = self.model.residuals(tokens, &context, self.backend);
+        let last = states.pop().expect("residuals start with the embedding");
+        states.push(self.model.norm.forward(last, self.backend));
+        states
     }
 
     /// The head's matrix `[V, C]`, the embedding when tied.
@@ -153,29 +169,8 @@ impl LanguageModel {
 }
 
 impl Transformer {
-    /// `tokens [B, T]` → `[B, T, C]`
-    pub fn forward(
-        &self,
-        tokens: Tensor<2, Int>,
-        documents: &Documents,
-        compute: Compute,
-    ) -> Tensor<3> {
-        let mut x = self.embed(tokens);
-        let context = AttentionContext::new(documents, &self.rope);
-        for layer in &self.layers {
-            x = layer.forward(x, &context, compute);
-        }
-        self.norm.forward(x, compute)
-    }
-
-    /// The residual stream after the embedding and after each block, the last one normalised:
-    /// `num_hidden_layers + 1` tensors `[B, T, C]`, as Hugging Face's `hidden_states`.
-    pub fn hidden_states(&self, tokens: Tensor<2, Int>, documents: &Documents) -> Vec<Tensor<3>> {
-        let (context, compute) = (AttentionContext::new(documents, &self.rope), Compute::default());
-        let mut states = self.residuals(tokens, &context, compute);
-        let last = states.pop().expect("the embedding is there");
-        states.push(self.norm.forward(last, compute));
-        states
+    fn attention_context(&self, segments: &SegmentStarts) -> AttentionContext {
+        AttentionContext::new(segments, &self.rope)
     }
 
     /// The residual stream after the embedding and after each block.
@@ -183,12 +178,11 @@ impl Transformer {
         &self,
         tokens: Tensor<2, Int>,
         context: &AttentionContext,
-        compute: Compute,
+        backend: OpBackend,
     ) -> Vec<Tensor<3>> {
         let mut states = vec![self.embed(tokens)];
-        for layer in &self.layers {
-            let last = states.last().expect("the embedding is there").clone();
-            states.push(layer.forward(last, context, compute));
+        for (index, layer) in self.layers.iter().enumerate() {
+            states.push(layer.forward(states[index].clone(), context, backend));
         }
         states
     }
@@ -202,57 +196,57 @@ impl Transformer {
 }
 
 impl Block {
-    fn assemble(spec: &ModelSpec, parts: &mut Parts) -> Self {
+    fn assemble(spec: &ModelSpec, tensors: &mut LoadedTensors) -> Self {
         Self {
-            input_layernorm: parts.norm(spec),
-            self_attn: Attention::assemble(spec, parts),
-            post_attention_layernorm: parts.norm(spec),
-            mlp: Mlp::assemble(spec, parts),
+            input_layernorm: tensors.norm(spec),
+            self_attn: Attention::assemble(spec, tensors),
+            post_attention_layernorm: tensors.norm(spec),
+            mlp: Mlp::assemble(spec, tensors),
         }
     }
 
     /// `x [B, T, C]` → `[B, T, C]`
-    fn forward(&self, x: Tensor<3>, context: &AttentionContext, compute: Compute) -> Tensor<3> {
-        let normed = self.input_layernorm.forward(x.clone(), compute);
-        let x = x + self.self_attn.forward(normed, context, compute);
-        let normed = self.post_attention_layernorm.forward(x.clone(), compute);
-        x + self.mlp.forward(normed, compute)
+    fn forward(&self, x: Tensor<3>, context: &AttentionContext, backend: OpBackend) -> Tensor<3> {
+        let normed = self.input_layernorm.forward(x.clone(), backend);
+        let x = x + self.self_attn.forward(normed, context, backend);
+        let normed = self.post_attention_layernorm.forward(x.clone(), backend);
+        x + self.mlp.forward(normed, backend)
     }
 }
 
-/// A tensor read from somewhere, on its way into a module.
-struct Loaded {
+/// A tensor that was read or drawn and waits for its module.
+struct LoadedTensor {
     entry: TensorEntry,
     data: TensorData,
-    form: Weight,
+    form: LinearWeight,
 }
 
-/// The tensors of a model in table order, handed out to the modules as they are built.
-pub(crate) struct Parts<'a> {
-    tensors: std::vec::IntoIter<Loaded>,
+/// The tensors of a model in table order, which is the order in which modules are built.
+pub(crate) struct LoadedTensors<'a> {
+    tensors: std::vec::IntoIter<LoadedTensor>,
     device: &'a Device,
 }
 
-impl Parts<'_> {
-    fn next(&mut self) -> Loaded {
-        self.tensors.next().expect("modules are built in the order of the tensor table")
+impl LoadedTensors<'_> {
+    /// The next tensor, whose role must be one that the module expects.
+    fn next(&mut self, expected: impl Fn(Role) -> bool) -> LoadedTensor {
+        let next = self.tensors.next().expect("modules are built in the order of the tensor table");
+        assert!(expected(next.entry.role), "{}", next.entry.name);
+        next
     }
 
     fn head(&mut self) -> Head {
-        let part = self.next();
-        assert!(matches!(part.entry.role, Role::Embedding | Role::Head), "{}", part.entry.name);
-        Head { weight: Param::from_data(part.data, self.device) }
+        let tensor = self.next(|role| matches!(role, Role::Embedding | Role::Head));
+        Head { weight: Param::from_data(tensor.data, self.device) }
     }
 
     fn norm(&mut self, spec: &ModelSpec) -> RmsNorm {
-        let part = self.next();
-        assert!(part.entry.role == Role::Norm, "{}", part.entry.name);
-        RmsNorm::new(Param::from_data(part.data, self.device), spec.rms_norm_eps)
+        let tensor = self.next(|role| role == Role::Norm);
+        RmsNorm::new(Param::from_data(tensor.data, self.device), spec.rms_norm_eps)
     }
 
     fn linear(&mut self) -> BitLinear {
-        let part = self.next();
-        assert!(matches!(part.entry.role, Role::Linear(_)), "{}", part.entry.name);
-        BitLinear::new(Param::from_data(part.data, self.device), part.form)
+        let tensor = self.next(|role| matches!(role, Role::Linear(_)));
+        BitLinear::new(Param::from_data(tensor.data, self.device), tensor.form)
     }
 }

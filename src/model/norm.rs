@@ -1,10 +1,9 @@
-//! `RMSNorm` in f32, in the order of transformers' `BitNetRMSNorm`: normalise, then gain.
-//! The arithmetic is in `ops`.
+//! The root-mean-square norm as a module; the arithmetic is in `ops::rms_norm`.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::ops::{self, Compute};
+use crate::ops::{self, OpBackend};
 
 /// Root-mean-square normalisation over the last dimension with a learned gain.
 #[derive(Module, Debug)]
@@ -22,7 +21,7 @@ impl RmsNorm {
     }
 
     /// `x [B, T, C]` → `[B, T, C]`
-    pub fn forward(&self, x: Tensor<3>, compute: Compute) -> Tensor<3> {
-        ops::rms_norm(x, self.weight.val(), self.eps, compute)
+    pub fn forward(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        ops::rms_norm(x, self.weight.val(), self.eps, backend)
     }
 }

@@ -28,16 +28,16 @@ impl RopeTable {
     }
 
     /// Cosines and sines of tokens at `positions`, each `[positions, D/2]`.
-    pub(crate) fn turns(&self, positions: &[i32]) -> (Arc<Vec<f32>>, Arc<Vec<f32>>) {
+    pub(crate) fn cos_sin(&self, positions: &[i32]) -> (Arc<Vec<f32>>, Arc<Vec<f32>>) {
         let half = self.frequencies.len();
         // Rows repeat positions, so each is computed once.
         let known = positions.iter().max().map_or(0, |&last| last + 1);
-        let turn = |f: fn(f32) -> f32| {
+        let table = |f: fn(f32) -> f32| {
             let one = |position: i32| self.frequencies.iter().map(move |x| f(position as f32 * x));
-            let table: Vec<f32> = (0..known).flat_map(one).collect();
-            let at = |&position: &i32| &table[position as usize * half..][..half];
+            let by_position: Vec<f32> = (0..known).flat_map(one).collect();
+            let at = |&position: &i32| &by_position[position as usize * half..][..half];
             Arc::new(positions.iter().flat_map(at).copied().collect())
         };
-        (turn(f32::cos), turn(f32::sin))
+        (table(f32::cos), table(f32::sin))
     }
 }

@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use crate::model::{LanguageModel, Weight};
+use crate::model::{LanguageModel, LinearWeight};
 use crate::random;
 
 impl LanguageModel {
@@ -65,17 +65,17 @@ impl LanguageModel {
 pub(crate) fn as_meant(
     model: &StoredModel,
     entry: &TensorEntry,
-) -> Result<(Vec<f32>, Weight), FormatError> {
+) -> Result<(Vec<f32>, LinearWeight), FormatError> {
     Ok(match model.matrix(entry)? {
         Matrix::Latent(values) => (values, linear_form(model.spec())),
         Matrix::Ternary { codes, scale } => {
-            (codes.into_iter().map(f32::from).collect(), Weight::Frozen(scale))
+            (codes.into_iter().map(f32::from).collect(), LinearWeight::Frozen(scale))
         }
     })
 }
 
-fn linear_form(spec: &ModelSpec) -> Weight {
-    if spec.quantise { Weight::Latent } else { Weight::Dense }
+fn linear_form(spec: &ModelSpec) -> LinearWeight {
+    if spec.quantise { LinearWeight::Latent } else { LinearWeight::Dense }
 }
 
 fn draw(spec: &ModelSpec, entry: &TensorEntry, seed: u64) -> Vec<f32> {

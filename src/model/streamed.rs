@@ -3,13 +3,14 @@
 
 use bitnet_format::convert::Source;
 use bitnet_format::{FormatError, Role, StoredModel, TensorEntry, tensor_table};
+use bitnet_kernels::Operands;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::attention::AttentionContext;
 use super::rope::RopeTable;
 use super::source::as_meant;
-use super::{Block, Documents, Loaded, Parts, RmsNorm, token_logits};
-use crate::ops::Compute;
+use super::{Block, LoadedTensor, LoadedTensors, RmsNorm, SegmentStarts, token_logits};
+use crate::ops::OpBackend;
 
 /// Rows of the head that are multiplied together.
 const HEAD_ROWS: usize = 8192;
@@ -26,13 +27,14 @@ pub fn streamed_logits(
     let table = tensor_table(model.spec());
     let (batch, time) = (rows.len(), rows[0].len());
     let mut x = embed(model, &table[0], rows, device)?;
-    let documents = Documents::whole_rows(batch, time);
+    let documents = SegmentStarts::whole_rows(batch, time);
     let context = AttentionContext::new(&documents, &RopeTable::new(model.spec()));
+    let backend = OpBackend::of(device, Operands::F32);
     for layer in 0..model.spec().num_hidden_layers {
-        x = block(model, &table, layer, device)?.forward(x, &context, Compute::default());
+        x = block(model, &table, layer, device)?.forward(x, &context, backend);
     }
     let norm = table.iter().rfind(|entry| entry.role == Role::Norm).expect("a model has norms");
-    let hidden = read_norm(model, norm, device)?.forward(x, Compute::default()).flatten(0, 1);
+    let hidden = read_norm(model, norm, device)?.forward(x, backend).flatten(0, 1);
     let head = table.last().filter(|entry| entry.role == Role::Head).unwrap_or(&table[0]);
     logits(model, head, hidden, device)
 }
@@ -60,7 +62,7 @@ fn block(
     let prefix = format!("model.layers.{layer}.");
     let entries = table.iter().filter(|entry| entry.name.starts_with(&prefix));
     let tensors: Result<Vec<_>, _> = entries.map(|entry| load(model, entry)).collect();
-    let mut parts = Parts { tensors: tensors?.into_iter(), device };
+    let mut parts = LoadedTensors { tensors: tensors?.into_iter(), device };
     Ok(Block::assemble(model.spec(), &mut parts))
 }
 
@@ -70,13 +72,13 @@ fn read_norm(
     device: &Device,
 ) -> Result<RmsNorm, FormatError> {
     let tensors = vec![load(model, entry)?];
-    Ok(Parts { tensors: tensors.into_iter(), device }.norm(model.spec()))
+    Ok(LoadedTensors { tensors: tensors.into_iter(), device }.norm(model.spec()))
 }
 
-fn load(model: &StoredModel, entry: &TensorEntry) -> Result<Loaded, FormatError> {
+fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, FormatError> {
     let (values, form) = as_meant(model, entry)?;
     let data = TensorData::new(values, entry.shape.clone());
-    Ok(Loaded { entry: entry.clone(), data, form })
+    Ok(LoadedTensor { entry: entry.clone(), data, form })
 }
 
 /// `hidden [B · T, C]` → `[B · T, V]`, some rows of the head at a time.

@@ -12,7 +12,7 @@ use super::data::Data;
 use super::model::ModelSource;
 use super::rate::{Rate, Shape, Span};
 use crate::distributed::CommDType;
-use crate::model::Activations;
+use crate::model::ActivationMemory;
 
 /// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,8 +194,8 @@ pub struct Train {
 
 impl Train {
     /// What a forward pass leaves in memory.
-    pub fn activations(&self) -> Activations {
-        if self.recompute { Activations::Recomputed } else { Activations::Kept }
+    pub fn activations(&self) -> ActivationMemory {
+        if self.recompute { ActivationMemory::Recomputed } else { ActivationMemory::Kept }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
-use crate::ops::Compute;
+use crate::ops::OpBackend;
 use crate::platform::Signals;
 use crate::recipe::{Guard, Precision, Recipe, Schedule, StageKind};
 
@@ -34,6 +34,8 @@ pub(crate) struct RunContext<'a> {
     pub(crate) steps: u64,
     pub(crate) schedule: Schedule,
     pub(crate) device: Device,
+    /// How its operations are computed.
+    pub(crate) backend: OpBackend,
     pub(crate) signals: &'a Signals,
     pub(crate) comm: &'a Comm,
     /// How this run makes a step: on the host, on a device, or with several ranks.
@@ -106,10 +108,7 @@ impl RunContext<'_> {
 
     /// `model`, set to compute as the recipe says.
     pub(crate) fn prepared(&self, model: LanguageModel) -> LanguageModel {
-        let train = &self.recipe.train;
-        model
-            .computed_by(Compute::of(train.precision.operands()))
-            .with_activations(train.activations())
+        model.with_backend(self.backend).with_activations(self.recipe.train.activations())
     }
 
     /// Identifies the model of step 0 and how it is computed.

@@ -40,7 +40,6 @@ pub use step::update::{OptimizerStep, global_norm, optimizer_step, single_proces
 pub(crate) use callbacks::Callbacks;
 pub(crate) use metrics::RunLog;
 
-use crate::device::runs_own_operations;
 use crate::distributed::any_stop;
 use crate::platform::Stop;
 use context::RunContext;
@@ -134,7 +133,7 @@ pub(crate) fn next_gradients(
     let gradients =
         stage.gradients(&state.model, request, context.step_context(&context.device))?;
     if let (1, Some(expected)) = (step, stage.first_loss()) {
-        check_first_loss(gradients.sum.loss(), expected, runs_own_operations(&context.device))?;
+        check_first_loss(gradients.sum.loss(), expected, context.backend.is_native())?;
     }
     Ok(gradients)
 }

@@ -5,7 +5,7 @@ use bitnet_text::Tokenizer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::Rng;
 
-use crate::model::{Documents, LanguageModel, likeliest, token_logits};
+use crate::model::{LanguageModel, SegmentStarts, argmax, token_logits};
 use crate::random;
 
 /// How a sample is drawn.
@@ -52,13 +52,13 @@ fn last_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> 
     let time = ids.len();
     let data = TensorData::new(ids.iter().map(|&id| id as i32).collect(), [1, time]);
     let tokens: Tensor<2, Int> = Tensor::from_data(data, device);
-    let hidden = model.forward(tokens, &Documents::whole_rows(1, time));
+    let hidden = model.forward(tokens, &SegmentStarts::whole_rows(1, time));
     let last = hidden.narrow(1, time - 1, 1).flatten(0, 1);
     token_logits(last, model.head()).into_data().try_into_vec().expect("logits are f32")
 }
 
 fn choose(logits: &[f32], temperature: f64, random: &mut impl Rng) -> u32 {
-    let best = likeliest(logits);
+    let best = argmax(logits);
     if temperature <= 0.0 {
         return best as u32;
     }

@@ -1,6 +1,6 @@
 //! Preference training against TRL: log-probabilities, loss, logged figures and every gradient.
 
-use bitnet_train::model::{Documents, LanguageModel, named_values};
+use bitnet_train::model::{LanguageModel, SegmentStarts, named_values};
 use bitnet_train::train::{
     DpoObjective, GradAccumulator, LossReduction, Objective, PairBatch, TokenBatch,
     sequence_log_probs,
@@ -22,13 +22,13 @@ fn rows(set: &Set) -> TokenBatch {
         tokens: part(&ids, 0),
         targets: part(&ids, 1),
         loss_mask: part(&mask, 1).iter().map(|&trained| trained as f32).collect(),
-        documents: Documents::whole_rows(batch, width - 1),
+        documents: SegmentStarts::whole_rows(batch, width - 1),
     }
 }
 
 fn reference_model(set: &Set) -> LanguageModel {
     let file = set.file("dpo_reference_model.safetensors");
-    let form = bitnet_train::model::Weight::Latent;
+    let form = bitnet_train::model::LinearWeight::Latent;
     let source = |entry: &bitnet_format::TensorEntry| {
         file.0.floats(&entry.name, &entry.shape).map(|values| (values, form))
     };

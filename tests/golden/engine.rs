@@ -4,7 +4,7 @@
 use bitnet_engine::{Model, Threads, Workspace};
 use bitnet_format::StoredModel;
 use bitnet_format::convert::hf::write_packed;
-use bitnet_train::model::{Documents, LanguageModel, token_logits};
+use bitnet_train::model::{LanguageModel, SegmentStarts, token_logits};
 use burn::tensor::Device;
 
 use super::sets::{self, check, host, ids, largest_difference};
@@ -19,7 +19,7 @@ fn golden_training_forward_over_packed_codes() {
         let shape = file.shape("input_ids");
         let shape = [shape[0], shape[1]];
         let tokens = ids(&file.ints("input_ids"), shape, &device);
-        let hidden = model.forward(tokens, &Documents::whole_rows(shape[0], shape[1]));
+        let hidden = model.forward(tokens, &SegmentStarts::whole_rows(shape[0], shape[1]));
         let found = host(token_logits(hidden.flatten(0, 1), model.head()));
         let expected =
             set.file("packed/expected.safetensors").floats("logits_autobitlinear_offline_f32");
@@ -46,8 +46,8 @@ fn golden_engine_agrees_with_the_training_forward_on_our_own_export() {
             let mut workspace = Workspace::new(&threads);
             let found =
                 engine.forward_all(&mut workspace, &mut engine.new_cache(), &tokens).unwrap();
-            let hidden =
-                reference.forward(ids(row, [1, width], &device), &Documents::whole_rows(1, width));
+            let hidden = reference
+                .forward(ids(row, [1, width], &device), &SegmentStarts::whole_rows(1, width));
             let expected = host(token_logits(hidden.flatten(0, 1), reference.head()));
             let error = largest_difference(found, &expected);
             check(&set, "engine against training forward", error, 1e-4);

@@ -1,6 +1,6 @@
 //! The forward pass against `BitNetForCausalLM`.
 
-use bitnet_train::model::{Documents, target_log_probs, token_logits};
+use bitnet_train::model::{SegmentStarts, target_log_probs, token_logits};
 use burn::tensor::Device;
 
 use super::sets::{self, check, host, ids, largest_difference};
@@ -13,8 +13,8 @@ fn golden_hidden_states_and_logits() {
         let shape = file.shape("input_ids");
         let shape = [shape[0], shape[1]];
         let tokens = ids(&file.ints("input_ids"), shape, &device);
-        let documents = Documents::whole_rows(shape[0], shape[1]);
-        let states = model.model.hidden_states(tokens, &documents);
+        let documents = SegmentStarts::whole_rows(shape[0], shape[1]);
+        let states = model.hidden_states(tokens, &documents);
         for (layer, state) in states.iter().enumerate() {
             let expected = file.floats(&format!("hidden.{layer}"));
             let error = largest_difference(&host(state.clone()), &expected);
@@ -52,7 +52,7 @@ fn golden_packed_documents_see_only_themselves() {
         let tokens = file.ints("packdoc.input_ids");
         let positions = file.ints("packdoc.position_ids");
         let starts = positions.iter().enumerate().map(|(i, position)| i as i32 - position);
-        let documents = Documents::from_starts(1, tokens.len(), starts.collect());
+        let documents = SegmentStarts::new(1, tokens.len(), starts.collect());
         let hidden = model.forward(ids(&tokens, [1, tokens.len()], &device), &documents);
         let logits = token_logits(hidden.flatten(0, 1), model.head());
         let error = largest_difference(&host(logits), &file.floats("packdoc.logits"));

@@ -1,6 +1,7 @@
 //! `AdamW` without a model against `torch.optim.AdamW`.
 
-use bitnet_train::ops::Compute;
+use bitnet_kernels::Operands;
+use bitnet_train::ops::OpBackend;
 use bitnet_train::train::{AdamW, AdamWSettings, StepRates};
 use burn::tensor::{Device, Tensor};
 
@@ -39,7 +40,7 @@ fn golden_adamw_unit() {
                 vec![Some(at(0)), Some(at(1))],
                 1.0,
                 rates,
-                Compute::default(),
+                OpBackend::native(Operands::F32),
             );
             for (i, value) in values.iter().enumerate() {
                 let expected = file.floats(&format!("p{i}.step{step}"));

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::tensors::{Dtype, TensorFile};
 use bitnet_format::{HfConfig, ModelSpec, TensorEntry};
-use bitnet_train::model::Documents;
-use bitnet_train::model::{LanguageModel, Weight};
+use bitnet_train::model::SegmentStarts;
+use bitnet_train::model::{LanguageModel, LinearWeight};
 use bitnet_train::train::TokenBatch;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
@@ -61,10 +61,10 @@ impl Set {
     }
 
     pub(crate) fn model(&self, device: &Device) -> LanguageModel {
-        self.model_with(Weight::Latent, device)
+        self.model_with(LinearWeight::Latent, device)
     }
 
-    pub(crate) fn model_with(&self, form: Weight, device: &Device) -> LanguageModel {
+    pub(crate) fn model_with(&self, form: LinearWeight, device: &Device) -> LanguageModel {
         let file = self.file("model.safetensors");
         let source = |entry: &TensorEntry| {
             file.0.floats(&entry.name, &entry.shape).map(|values| (values, form))
@@ -107,7 +107,7 @@ pub(crate) fn next_token_batch(rows: &[i32], labels: &[i32], width: usize) -> To
         tokens: take(rows, 0),
         targets: take(rows, 1),
         loss_mask,
-        documents: Documents::whole_rows(batch, time),
+        documents: SegmentStarts::whole_rows(batch, time),
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use bitnet_train::model::{LanguageModel, Weight, named_values, values};
+use bitnet_train::model::{LanguageModel, LinearWeight, named_values, values};
 use bitnet_train::train::{
     AdamW, AdamWSettings, CrossEntropy, GradAccumulator, Limits, LossReduction, StepRates,
     StepReport, StepSettings, optimizer_step,
@@ -38,7 +38,7 @@ struct Step<'a> {
 }
 
 /// Runs the steps that `meta[key]` lists; calls `each` after every one.
-fn run(set: &Set, key: &str, form: Weight, mut each: impl FnMut(Step)) {
+fn run(set: &Set, key: &str, form: LinearWeight, mut each: impl FnMut(Step)) {
     let (device, meta) = (Device::flex().autodiff(), set.meta());
     let trajectory = &meta[key];
     let number = |value: &Value| value.as_f64().unwrap();
@@ -131,7 +131,7 @@ fn golden_trajectory_a() {
     for set in sets::with("traj_A.safetensors") {
         let file = set.file("traj_A.safetensors");
         let mut follower = Follower::new(&set);
-        run(&set, "trajectory_A", Weight::Latent, |step| {
+        run(&set, "trajectory_A", LinearWeight::Latent, |step| {
             follower.step(&step);
             for (name, value) in named_values(step.after) {
                 let key = format!("step{}.{name}", step.number);
@@ -150,7 +150,7 @@ fn golden_trajectory_a() {
 fn golden_trajectory_b_follows_rates_and_clipping() {
     for set in sets::with("traj_B.safetensors") {
         let mut follower = Follower::new(&set);
-        run(&set, "trajectory_B", Weight::Latent, |step| follower.step(&step));
+        run(&set, "trajectory_B", LinearWeight::Latent, |step| follower.step(&step));
         follower.finish("trajectory B");
     }
 }
@@ -159,7 +159,7 @@ fn golden_trajectory_b_follows_rates_and_clipping() {
 fn golden_trajectory_a_in_transformers_order_holds_the_asked_tolerances() {
     for set in sets::with("traj_A.safetensors") {
         let (mut early, mut late) = (0.0f64, 0.0f64);
-        run(&set, "trajectory_A", Weight::Dequantised, |step| {
+        run(&set, "trajectory_A", LinearWeight::Dequantised, |step| {
             let error =
                 (f64::from(step.report.loss) - step.expected["loss"].as_f64().unwrap()).abs();
             if step.number <= 10 { early = early.max(error) } else { late = late.max(error) }

@@ -14,8 +14,8 @@ use std::sync::OnceLock;
 use bitnet_format::ModelSpec;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
 use bitnet_train::device;
-use bitnet_train::model::{Documents, LanguageModel, named_values, values};
-use bitnet_train::ops::reference;
+use bitnet_train::model::{LanguageModel, SegmentStarts, named_values, values};
+use bitnet_train::ops;
 use bitnet_train::random;
 use bitnet_train::train::{
     AdamW, AdamWSettings, CrossEntropy, GradAccumulator, Limits, LossReduction, Skip, StepRates,
@@ -76,8 +76,8 @@ fn matrix(values: &[f32], columns: usize, device: &Device) -> Tensor<2> {
 
 /// The device's codes of latents, and for each that is not the definition's its distance from the
 /// nearest threshold.
-fn wrong_codes(latents: &[f32], columns: usize, device: &Device) -> Vec<f64> {
-    let (found, _) = reference::ternary(matrix(latents, columns, device));
+fn wrong_weight_codes(latents: &[f32], columns: usize, device: &Device) -> Vec<f64> {
+    let (found, _) = ops::weight_codes(matrix(latents, columns, device));
     let scale = WeightScale::of_latents(latents);
     let expected = ternary_codes(latents, scale);
     let places = host(found).into_iter().zip(expected).zip(latents);
@@ -86,10 +86,10 @@ fn wrong_codes(latents: &[f32], columns: usize, device: &Device) -> Vec<f64> {
     wrong.map(|(_, &latent)| distance(latent)).collect()
 }
 
-/// The same for the 8-bit levels of rows; distances in parts of the range.
-fn wrong_levels(rows: &[f32], columns: usize, device: &Device) -> Vec<f64> {
+/// The same for the 8-bit codes of rows; distances in parts of the range.
+fn wrong_activation_codes(rows: &[f32], columns: usize, device: &Device) -> Vec<f64> {
     let x = matrix(rows, columns, device).unsqueeze::<3>();
-    let found = host(reference::activations(&x).0);
+    let found = host(ops::activation_codes(&x).0);
     let mut wrong = Vec::new();
     for (row, found) in rows.chunks(columns).zip(found.chunks(columns)) {
         let mut expected = vec![0i8; columns];
@@ -112,17 +112,17 @@ fn parity_of_the_quantisers_on_the_fixtures_is_exact() {
             for part in ["", "tie_", "zero_"] {
                 let key = format!("unit.wq.{part}in");
                 let columns = file.shape(&key)[1];
-                let wrong = wrong_codes(&file.floats(&key), columns, device);
+                let wrong = wrong_weight_codes(&file.floats(&key), columns, device);
                 assert!(wrong.is_empty(), "{name} {key}: {wrong:?}");
             }
             for part in ["", "tie_"] {
                 let key = format!("unit.aq.{part}in");
                 let columns = file.shape(&key)[1];
-                let wrong = wrong_levels(&file.floats(&key), columns, device);
+                let wrong = wrong_activation_codes(&file.floats(&key), columns, device);
                 assert!(wrong.is_empty(), "{name} {key}: {wrong:?}");
             }
             for (tensor, values) in named_values(&set.model(&Device::flex())) {
-                let wrong = wrong_codes(&host(values.clone()), 1, device);
+                let wrong = wrong_weight_codes(&host(values.clone()), 1, device);
                 assert!(wrong.is_empty(), "{name} {tensor}: {wrong:?}");
             }
         }
@@ -136,10 +136,10 @@ fn parity_of_the_quantisers_elsewhere_fails_only_at_thresholds() {
         let mut wrong = [Vec::new(), Vec::new()];
         for seed in 0..4 {
             let values = draw(seed, "quantised", 512 * COLUMNS);
-            wrong[0].extend(wrong_codes(&values, COLUMNS, device));
-            wrong[1].extend(wrong_levels(&values, COLUMNS, device));
+            wrong[0].extend(wrong_weight_codes(&values, COLUMNS, device));
+            wrong[1].extend(wrong_activation_codes(&values, COLUMNS, device));
         }
-        for (what, wrong) in ["ternary codes", "8-bit levels"].into_iter().zip(wrong) {
+        for (what, wrong) in ["ternary codes", "8-bit codes"].into_iter().zip(wrong) {
             let (count, all) = (wrong.len(), 4 * 512 * COLUMNS);
             let farthest = wrong.into_iter().fold(0.0, f64::max);
             check(name, &format!("{count} of {all} {what}, from threshold"), farthest, 1e-6);
@@ -154,7 +154,7 @@ fn parity_of_rounding_at_ties() {
     let mut row: Vec<f32> = (-127..127).map(|level| level as f32 + 0.5).collect();
     row.extend([127.0, -127.0]);
     for (name, device) in devices() {
-        let wrong = wrong_levels(&row, row.len(), device);
+        let wrong = wrong_activation_codes(&row, row.len(), device);
         assert!(wrong.is_empty(), "{name}: {} of {}", wrong.len(), row.len());
     }
 }
@@ -187,7 +187,7 @@ fn batch(seed: u64) -> TokenBatch {
         tokens: ids(),
         targets: ids(),
         loss_mask: (0..ROWS * TIME).map(|at| f32::from(at % 3 > 0)).collect(),
-        documents: Documents::from_starts(ROWS, TIME, (0..ROWS * TIME).map(start).collect()),
+        documents: SegmentStarts::new(ROWS, TIME, (0..ROWS * TIME).map(start).collect()),
     }
 }
 
@@ -242,7 +242,7 @@ fn parity_of_loss_and_gradients() {
 fn twenty_steps(spec: &ModelSpec, device: &Device) -> (Vec<[f64; 2]>, Vec<Vec<f32>>) {
     let mut model = LanguageModel::initial(spec, 7, device);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
-    let stepper = single_process(device, Vec::new(), false);
+    let stepper = single_process(model.backend(), Vec::new(), false);
     let mut made = Vec::new();
     for step in 0..20u32 {
         let rates = StepRates { learning_rate: 3e-3 - 1e-4 * f64::from(step), weight_decay: 0.1 };
@@ -296,7 +296,7 @@ fn parity_of_steps_that_are_left_out() {
         let model = LanguageModel::from_source(&spec, device, |entry| {
             let value = if entry.name == "model.norm.weight" { scale } else { 0.5 };
             let values = (0..entry.elements()).map(|i| value + (i % 7) as f32 * 0.1).collect();
-            Ok::<_, ()>((values, bitnet_train::model::Weight::Latent))
+            Ok::<_, ()>((values, bitnet_train::model::LinearWeight::Latent))
         });
         let model = model.unwrap();
         let mut optimizer = AdamW::for_model(&spec, AdamWSettings::default(), device);

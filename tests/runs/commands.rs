@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Threads, generate};
 use bitnet_format::StoredModel;
-use bitnet_train::model::{Documents, LanguageModel, token_logits};
+use bitnet_train::model::{LanguageModel, SegmentStarts, token_logits};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ fn all_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> {
     let time = ids.len();
     let data = TensorData::new(ids.iter().map(|&id| id as i32).collect(), [1, time]);
     let tokens: Tensor<2, Int> = Tensor::from_data(data, device);
-    let hidden = model.forward(tokens, &Documents::whole_rows(1, time));
+    let hidden = model.forward(tokens, &SegmentStarts::whole_rows(1, time));
     token_logits(hidden.flatten(0, 1), model.head()).into_data().try_to_vec().unwrap()
 }
 

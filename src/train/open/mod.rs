@@ -16,6 +16,7 @@ use crate::data::{DataMixture, LoaderSettings, LongDocuments};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
 use crate::monitor::Monitor;
+use crate::ops::OpBackend;
 use crate::platform::Signals;
 use crate::recipe::{self, Length, Recipe, Schedule};
 use inputs::{TokenizerRequest, init_folder, open_chat, open_device, resolve_spec};
@@ -68,8 +69,9 @@ pub(crate) fn open<'a>(
     let mixes = recipe.phases.iter().map(mix).collect();
     let frozen = frozen(recipe, &spec);
     check_frozen(recipe, &spec, &frozen, monitor)?;
+    let backend = OpBackend::of(&device, recipe.train.precision.operands());
     let stepper: Box<dyn super::step::update::OptimizerStep> = if comm.world_size() == 1 {
-        single_process(&device, frozen, recipe.guard.spike_sigma != 0.0)
+        single_process(backend, frozen, recipe.guard.spike_sigma != 0.0)
     } else {
         let sharded = recipe.train.shard_optimizer;
         let comm_dtype = recipe.train.reduce_precision.comm_dtype();
@@ -87,6 +89,7 @@ pub(crate) fn open<'a>(
         steps,
         schedule,
         device,
+        backend,
         signals,
         comm,
         stepper,

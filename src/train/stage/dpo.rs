@@ -4,8 +4,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
-
 use super::evaluate::Likelihood;
 use super::objective::Objective;
 use super::preference::{DpoObjective, PairBatch};
@@ -18,6 +16,7 @@ use crate::data::{
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
+use crate::ops::OpBackend;
 use crate::train::context::{RunContext, StepContext, cache_dir};
 use crate::train::step::accumulate::{GradAccumulator, part_size};
 
@@ -58,7 +57,7 @@ impl Dpo {
         held_out: bool,
         pairs: &[PreferencePair],
         micro_batch: usize,
-        device: &Device,
+        backend: OpBackend,
     ) -> Vec<Vec<PairBatch>> {
         let mut by_length: BTreeMap<usize, Vec<PreferencePair>> = BTreeMap::new();
         for pair in pairs {
@@ -66,7 +65,7 @@ impl Dpo {
         }
         let batch =
             |pairs: &[PreferencePair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
-        let part = |pairs: &[PreferencePair]| part_size(pairs.len(), device);
+        let part = |pairs: &[PreferencePair]| part_size(pairs.len(), backend);
         let parts = |pairs: &[PreferencePair]| pairs.chunks(part(pairs)).map(batch).collect();
         by_length.values().flat_map(|group| group.chunks(micro_batch).map(parts)).collect()
     }
@@ -86,7 +85,7 @@ impl Dpo {
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
         let pairs: Vec<PreferencePair> =
             (0..plan.items()).map(|number| plan.item(number)).collect();
-        let batches = self.batches(true, &pairs, self.micro_batch, context.device);
+        let batches = self.batches(true, &pairs, self.micro_batch, model.backend());
         let batches: Vec<PairBatch> = batches.into_iter().flatten().collect();
         let own = context.finish(self.evaluate_share(model, &batches, context))?;
         let sums = context.comm.all_reduce_sum(&own);
@@ -262,7 +261,7 @@ impl Stage for Dpo {
             request.batch,
             share,
         )?;
-        let batches = self.batches(false, &pairs, request.micro_batch, context.device);
+        let batches = self.batches(false, &pairs, request.micro_batch, model.backend());
         let interrupted = || context.interrupted();
         let sum =
             GradAccumulator::over(model, &self.objective, &batches, context.device, &interrupted);

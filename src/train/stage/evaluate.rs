@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use super::objective::{TokenBatch, batch_log_probs};
 use crate::data::PackedSequence;
 use crate::distributed::Comm;
-use crate::model::{Documents, LanguageModel};
+use crate::model::{LanguageModel, SegmentStarts};
 use crate::monitor::Evaluation;
 
 /// Rows of one forward pass.
@@ -81,6 +81,6 @@ pub fn batch_of(rows: &[PackedSequence]) -> TokenBatch {
         tokens: join(|row| &row.tokens),
         targets: join(|row| &row.targets),
         loss_mask: rows.iter().flat_map(|row| &row.loss_mask).copied().collect(),
-        documents: Documents::from_starts(rows.len(), time, join(|row| &row.segment_starts)),
+        documents: SegmentStarts::new(rows.len(), time, join(|row| &row.segment_starts)),
     }
 }

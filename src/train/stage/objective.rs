@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::model::{Documents, LanguageModel, Recording, target_log_probs};
+use crate::model::{ForwardGraph, LanguageModel, SegmentStarts, target_log_probs};
 use crate::ops::{self, Targets};
 
 /// Rows of tokens as the model sees them, on the host.
@@ -18,7 +18,7 @@ pub struct TokenBatch {
     /// 1 where the target is trained, 0 where not `[B, T]`.
     pub loss_mask: Vec<f32>,
     /// Where the documents begin.
-    pub documents: Documents,
+    pub documents: SegmentStarts,
 }
 
 /// The contribution of one micro-batch.
@@ -67,7 +67,7 @@ impl Objective for CrossEntropy {
             ids: Arc::new(batch.targets.clone()),
             weights: Arc::new(batch.loss_mask.clone()),
         };
-        let sum = ops::cross_entropy(hidden, model.head(), targets, model.compute());
+        let sum = ops::cross_entropy(hidden, model.head(), targets, model.backend());
         let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
         let tokens = batch.trained_tokens();
         LossSum { sum, count, tokens, metrics: Vec::new() }
@@ -86,7 +86,11 @@ impl TokenBatch {
     }
 
     /// Final hidden states, and the graph that leads from their gradient to the parameters'.
-    pub(crate) fn record(&self, model: &LanguageModel, device: &Device) -> (Tensor<3>, Recording) {
+    pub(crate) fn record(
+        &self,
+        model: &LanguageModel,
+        device: &Device,
+    ) -> (Tensor<3>, ForwardGraph) {
         model.record(self.ids(&self.tokens, device), &self.documents)
     }
 

@@ -94,7 +94,7 @@ impl Stage for PretrainSft {
             request.batch,
             share,
         )?;
-        let part = |rows: &[PackedSequence]| part_size(rows.len(), context.device);
+        let part = |rows: &[PackedSequence]| part_size(rows.len(), model.backend());
         let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
         let batches: Vec<_> = rows.chunks(request.micro_batch).map(parts).collect();
         let sum = GradAccumulator::over(model, &CrossEntropy, &batches, context.device, &|| {

@@ -16,7 +16,6 @@ use rayon::prelude::*;
 use super::evaluate::batch_of;
 use super::preference::{host, recorded_log_probs};
 use crate::data::{EpochPlan, FileLock, PairPlan, PreferencePair};
-use crate::device::runs_own_operations;
 use crate::distributed::{all_ok, first_only};
 use crate::error::TrainError;
 use crate::model::LanguageModel;
@@ -174,7 +173,7 @@ fn compute(
     let StepContext { device, comm, .. } = request.context;
     let of = |number: u64| encode(log_probs(&detached_copy(model), &plan.item(number), device));
     // No more pairs than threads: a thread that waits within one pair would begin another.
-    let shared = runs_own_operations(device);
+    let shared = model.backend().is_native();
     let at_once = if shared { rayon::current_num_threads().min(255) as u8 } else { 1 };
     // All ranks must make rounds of the same size, however many threads each has.
     let at_once = usize::from(comm.all_reduce_max(at_once)) * comm.world_size();

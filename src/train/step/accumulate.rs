@@ -8,9 +8,9 @@ use rayon::prelude::*;
 
 use super::guard::Limits;
 use super::report::{PendingStep, StepFigures};
-use crate::device::runs_own_operations;
 use crate::distributed::Comm;
 use crate::model::{LanguageModel, replace_values, values};
+use crate::ops::OpBackend;
 use crate::recipe::LossReduction;
 use crate::train::stage::objective::{LossSum, Objective};
 
@@ -63,7 +63,7 @@ impl GradAccumulator {
             let run = |batch: &O::Batch| Self::one(&detached_copy(model), objective, batch, device);
             let sums: Vec<Self> = match parts.as_slice() {
                 // Other devices keep a queue a thread: all their work must come from one thread.
-                [batch] if !runs_own_operations(device) => {
+                [batch] if !model.backend().is_native() => {
                     vec![Self::one(model, objective, batch, device)]
                 }
                 [batch] => vec![in_pool(|| Self::one(model, objective, batch, device))],
@@ -164,8 +164,8 @@ impl GradAccumulator {
 /// Rows, or pairs, of each part of a micro-batch, so that every thread gets one part. Small models
 /// gain most: their single operations are too small to be shared. A device that shares work itself
 /// gets the whole micro-batch.
-pub(crate) fn part_size(items: usize, device: &Device) -> usize {
-    if !runs_own_operations(device) {
+pub(crate) fn part_size(items: usize, backend: OpBackend) -> usize {
+    if !backend.is_native() {
         return items.max(1);
     }
     items.div_ceil(rayon::current_num_threads()).max(1)

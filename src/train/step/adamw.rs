@@ -5,7 +5,7 @@
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use burn::tensor::{Bool, Device, Tensor};
 
-use crate::ops::{self, Compute, Update, reference};
+use crate::ops::{self, AdamWUpdate, OpBackend};
 use crate::recipe::StepRates;
 
 /// The constants of an [`AdamW`].
@@ -84,10 +84,10 @@ impl AdamW {
         gradients: Vec<Option<Tensor<1>>>,
         factor: f64,
         rates: StepRates,
-        compute: Compute,
+        backend: OpBackend,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
-        each(values, gradients, |index, pair| self.update_one(index, pair, factor, rates, compute))
+        each(values, gradients, |index, pair| self.update_one(index, pair, factor, rates, backend))
     }
 
     /// As [`AdamW::update`], but the device decides. The host counts the update as made and takes the
@@ -98,9 +98,12 @@ impl AdamW {
         values: Vec<Tensor<1>>,
         gradients: Vec<Option<Tensor<1>>>,
         rates: StepRates,
+        backend: OpBackend,
     ) -> Vec<Tensor<1>> {
         self.updates += 1;
-        each(values, gradients, |index, pair| self.update_one_where(index, mask, pair, rates))
+        each(values, gradients, |index, pair| {
+            self.update_one_where(index, mask, pair, rates, backend)
+        })
     }
 
     fn update_one_where(
@@ -109,12 +112,13 @@ impl AdamW {
         mask: &UpdateMask,
         [value, gradient]: [Tensor<1>; 2],
         rates: StepRates,
+        backend: OpBackend,
     ) -> Tensor<1> {
         let gradient = gradient * mask.factor.clone();
         let old = [value, self.first[index].clone(), self.second[index].clone()];
         let [value, first, second] = old.clone();
         let update = self.coefficients(index, 1.0, rates);
-        let new = reference::adamw([value, gradient, first, second], update);
+        let new = ops::adamw(value, gradient, first, second, update, backend);
         let [value, first, second] = mask.select(new, old);
         self.first[index] = first;
         self.second[index] = second;
@@ -127,25 +131,25 @@ impl AdamW {
         [value, gradient]: [Tensor<1>; 2],
         factor: f64,
         rates: StepRates,
-        compute: Compute,
+        backend: OpBackend,
     ) -> Tensor<1> {
         let update = self.coefficients(index, factor, rates);
         // Taken out, so that nothing else holds them and the update works in place.
         let empty = || Tensor::zeros([0], &value.device());
         let first = std::mem::replace(&mut self.first[index], empty());
         let second = std::mem::replace(&mut self.second[index], empty());
-        let [value, first, second] = ops::adamw(value, gradient, first, second, update, compute);
+        let [value, first, second] = ops::adamw(value, gradient, first, second, update, backend);
         self.first[index] = first;
         self.second[index] = second;
         value
     }
 
     /// The coefficients of the update that was just counted.
-    fn coefficients(&self, index: usize, factor: f64, rates: StepRates) -> Update {
+    fn coefficients(&self, index: usize, factor: f64, rates: StepRates) -> AdamWUpdate {
         let AdamWSettings { beta1, beta2, eps } = self.settings;
         let count = self.updates as f64;
         let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
-        Update {
+        AdamWUpdate {
             gradient: factor as f32,
             beta1,
             beta2,

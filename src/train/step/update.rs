@@ -14,10 +14,9 @@ use super::adamw::{AdamW, AdamWSettings, UpdateMask};
 use super::guard::Limits;
 use super::report::{PendingStep, StepFigures, StepReport, StepSettings};
 use crate::checkpoint::{Moments, StoredMoments};
-use crate::device::runs_own_operations;
 use crate::error::TrainError;
 use crate::model::{LanguageModel, replace_values, take_values, values};
-use crate::ops::{self, Compute};
+use crate::ops::{self, OpBackend};
 use crate::recipe::StepRates;
 
 /// Steps that a device makes before the host reads their figures.
@@ -86,14 +85,14 @@ pub trait OptimizerStep: std::fmt::Debug {
     }
 }
 
-/// The step of one process on this device; `frozen[i]` says whether tensor `i` is not trained.
+/// The step of one process with this backend; `frozen[i]` says whether tensor `i` is not trained.
 /// With `sync_every_step` no step stays in flight, because the limits depend on the steps before.
 pub fn single_process(
-    device: &Device,
+    backend: OpBackend,
     frozen: Vec<bool>,
     sync_every_step: bool,
 ) -> Box<dyn OptimizerStep> {
-    if runs_own_operations(device) {
+    if backend.is_native() {
         Box::new(HostStep { frozen })
     } else {
         let in_flight = if sync_every_step { 1 } else { STEPS_IN_FLIGHT };
@@ -117,8 +116,8 @@ impl OptimizerStep for HostStep {
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
         let gradients = optimizer.trained(sum.take_gradients());
-        let (divisor, compute) = (sum.divisor(settings.reduction), model.compute());
-        let norm = in_pool(|| global_norm(gradients.iter().flatten(), compute));
+        let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
+        let norm = in_pool(|| global_norm(gradients.iter().flatten(), backend));
         let (loss, grad_norm) = (sum.loss(), norm / divisor);
         let passed = settings.limits.check(loss, grad_norm).is_none();
         let figures = StepFigures::OnHost { loss, grad_norm, passed };
@@ -129,7 +128,7 @@ impl OptimizerStep for HostStep {
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         // Taken out of the model, so that nothing else holds them and the update works in place.
         let (model, values) = take_values(model);
-        let new = in_pool(|| optimizer.update(values, gradients, factor, rates, compute));
+        let new = in_pool(|| optimizer.update(values, gradients, factor, rates, backend));
         (replace_values(model, new), pending)
     }
 
@@ -156,7 +155,7 @@ impl OptimizerStep for DeviceStep {
     ) -> (LanguageModel, PendingStep) {
         let gradients = optimizer.trained(sum.take_gradients());
         let divisor = sum.divisor(settings.reduction);
-        let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), model.compute());
+        let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), model.backend());
         let squares = Tensor::cat(gradients.iter().flatten().map(squares).collect(), 0);
         let norm = squares.sum().sqrt().div_scalar(divisor);
         let loss = sum.loss_on_device();
@@ -165,7 +164,7 @@ impl OptimizerStep for DeviceStep {
         let factor = clip_factor_on_device(&norm, settings.grad_clip).div_scalar(divisor);
         let figures = Tensor::cat(vec![loss, norm, passed.clone().float()], 0);
         let mask = UpdateMask { factor, passed };
-        let new = optimizer.update_where(&mask, values(&model), gradients, rates);
+        let new = optimizer.update_where(&mask, values(&model), gradients, rates, model.backend());
         let figures = StepFigures::OnDevice(Box::new(figures));
         (replace_values(model, new), sum.into_pending(figures, settings.limits))
     }
@@ -194,7 +193,7 @@ pub fn optimizer_step(
     settings: StepSettings,
     rates: StepRates,
 ) -> (LanguageModel, StepReport) {
-    let stepper = single_process(&model.head().device(), Vec::new(), true);
+    let stepper = single_process(model.backend(), Vec::new(), true);
     let (model, pending) = stepper.step(sum, model, optimizer, settings, rates);
     (model, stepper.sync(pending, optimizer))
 }
@@ -202,9 +201,9 @@ pub fn optimizer_step(
 /// L2 norm over all gradients together, summed in f64 over the tensors.
 pub fn global_norm<'a>(
     gradients: impl IntoIterator<Item = &'a Tensor<1>>,
-    compute: Compute,
+    backend: OpBackend,
 ) -> f64 {
-    let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), compute).into_scalar::<f32>();
+    let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), backend).into_scalar::<f32>();
     gradients.into_iter().map(|g| f64::from(squares(g))).sum::<f64>().sqrt()
 }
 

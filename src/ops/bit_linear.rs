@@ -1,0 +1,332 @@
+//! `BitLinear` (arXiv 2402.17764 and 2504.12285, §2): 8-bit activations times ternary weights.
+//!
+//! ```text
+//! a[t] = 127 / max|x[t]|            q[t] = round(x[t] · a[t])         activation codes, one scale a token
+//! m    = mean|w|                    T    = clamp(round(w / m), ±1)    weight codes, one scale a matrix
+//! y[t,o] = (Σ q[t,i] · T[o,i]) · m / a[t]
+//! ```
+//!
+//! The codes are multiplied first and scaled afterwards. Sums of integers below 2²⁴ are exact in f32
+//! in any order, so every device, the int8 kernels and the engine have the same accumulator to the
+//! bit. Dequantising first would round each product, and the order of the sum would show.
+//!
+//! Rounding has no useful derivative. The straight-through estimator (STE) treats both quantisers as
+//! the identity in the backward pass and gives the scales no gradient:
+//!
+//! ```text
+//! dx[t] = dy[t] · (T·m)        dw = Σ_t dyᵀ[t] · (q[t] / a[t])
+//! ```
+//!
+//! Matrices that share an input (queries, keys and values; gate and up) are multiplied together:
+//! their rows are stacked, the activations are quantised once, and the outputs lie side by side.
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
+
+use std::sync::Arc;
+
+use bitnet_format::quant::{SCALE_EPS, WeightScale};
+use bitnet_kernels::{
+    Activations, Left, Operands, Order, Right, Scale, Size, TernaryPanels, Work, matmul,
+};
+use burn::backend::{Dispatch, TensorMetadata};
+use burn::tensor::{Shape, Tensor};
+use burn_flex::FlexTensor;
+
+use crate::device;
+use crate::ops::native::{
+    NativeDispatch, NativeOp, floats, in_rows_with, product, tensor, with_last,
+};
+use crate::ops::{OpBackend, matmul_with};
+
+/// Quantised linear layers over latents with one input: `x [B, T, in]`, one to three matrices
+/// `[outᵢ, in]` → `[B, T, Σ outᵢ]`
+///
+/// # Panics
+/// With no matrix or more than three.
+pub fn bit_linear<const N: usize>(
+    x: Tensor<3>,
+    latents: [Tensor<2>; N],
+    backend: OpBackend,
+) -> Tensor<3> {
+    if !backend.is_native() {
+        return reference(x, latents, backend.operands);
+    }
+    let (x, op) = (x.into_dispatch(), NativeBitLinear { backend });
+    let mut latents = latents.into_iter().map(Tensor::into_dispatch);
+    let y = match (latents.next(), latents.next(), latents.next(), latents.next()) {
+        (Some(a), None, None, None) => Dispatch::run2(x, a, op),
+        (Some(a), Some(b), None, None) => Dispatch::run3(x, a, b, op),
+        (Some(a), Some(b), Some(c), None) => Dispatch::run4(x, a, b, c, op),
+        _ => panic!("one to three matrices"),
+    };
+    Tensor::from_dispatch(y)
+}
+
+/// With bf16 operands the codes are still exact, but a backend returns the product in bf16 too.
+fn reference<const N: usize>(
+    x: Tensor<3>,
+    latents: [Tensor<2>; N],
+    operands: Operands,
+) -> Tensor<3> {
+    let (codes, scale) = activation_codes(&x);
+    let matrices = latents.map(weight_codes);
+    let of_rows =
+        |(codes, scale): &(Tensor<2>, Tensor<2>)| scale.clone().expand([1, codes.dims()[0]]);
+    let weight_scales = Tensor::cat(matrices.iter().map(of_rows).collect(), 1); // [1, Σ out]
+    let weights = Tensor::cat(matrices.map(|(codes, _)| codes).into(), 0);
+    let sums = matmul_with(operands, codes, weights.transpose().unsqueeze());
+    // The order of `ActivationScale::rescale`: times the weight scale, then over the token's.
+    sums * weight_scales.unsqueeze() / scale
+}
+
+/// A quantised linear layer over codes `[out, in]` that were packed before.
+pub fn frozen_linear(x: Tensor<3>, codes: Tensor<2>, weight: WeightScale) -> Tensor<3> {
+    let (activations, scale) = activation_codes(&x);
+    let sums = activations.matmul(codes.transpose().unsqueeze());
+    sums.mul_scalar(weight.multiplier()).div(scale)
+}
+
+/// The same layer in transformers' order: dequantise both sides, then multiply floats. Its products
+/// round where ours are exact; it exists for comparisons with programs that work this way.
+pub fn dequantised_linear(x: Tensor<3>, latents: Tensor<2>) -> Tensor<3> {
+    let (codes, scale) = activation_codes(&x);
+    let dequantised = codes.detach() / scale;
+    let x = dequantised + (x.clone() - x.detach());
+    let (codes, scale) = weight_codes(latents.clone());
+    let dequantised = codes.detach() / scale.recip();
+    let latents = dequantised + (latents.clone() - latents.detach());
+    x.matmul(latents.transpose().unsqueeze())
+}
+
+/// 8-bit codes of activations `[B, T, C]` that carry their gradient, and their scales `[B, T, 1]`.
+pub fn activation_codes(x: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    let values = x.clone().detach();
+    let scale = values.clone().abs().max_dim(2).clamp_min(SCALE_EPS).recip().mul_scalar(127.0);
+    let codes = (values * scale.clone()).round().clamp(-128.0, 127.0);
+    (straight_through(codes, x, &scale), scale)
+}
+
+/// Ternary codes of latents `[out, in]` that carry their gradient, and their scale `[1, 1]`.
+pub fn weight_codes(latents: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    let values = latents.clone().detach();
+    let scale = absmean(&values);
+    let inverse = scale.clone().recip();
+    let codes = (values * inverse.clone()).round().clamp(-1.0, 1.0);
+    (straight_through(codes, &latents, &inverse), scale)
+}
+
+/// The scale of latents, `[1, 1]`. Where the host shares the device's memory it is the format's own
+/// definition. Elsewhere reading the sum back would stall the device, so the device sums in f32 and
+/// in its own order.
+fn absmean(latents: &Tensor<2>) -> Tensor<2> {
+    let device = latents.device();
+    if !device::shares_memory(&device) {
+        return latents.clone().abs().mean_dim(1).mean_dim(0).clamp_min(SCALE_EPS);
+    }
+    let data = latents.clone().inner().into_data();
+    let scale = WeightScale::of_latents(data.as_slice().expect("latents are f32"));
+    Tensor::from_floats([[scale.multiplier()]], &device)
+}
+
+/// `codes` with the gradient of `x · scale`: the term that is added is exactly zero.
+fn straight_through<const D: usize>(
+    codes: Tensor<D>,
+    x: &Tensor<D>,
+    scale: &Tensor<D>,
+) -> Tensor<D> {
+    codes + (x.clone() - x.clone().detach()) * scale.clone()
+}
+
+#[derive(Clone, Debug)]
+struct NativeBitLinear {
+    backend: OpBackend,
+}
+
+/// Codes of one byte and the scales; no float activations.
+#[derive(Clone, Debug)]
+struct SavedBitLinear {
+    /// Activation codes `[M, in]`.
+    activations: Arc<Vec<i8>>,
+    /// `1 / a` of each token.
+    inverse_scales: Arc<Vec<f32>>,
+    /// Weight codes of all matrices, stacked: `[Σ out, in]`.
+    weights: Arc<Vec<i8>>,
+    /// `m` of each row's matrix, `[Σ out]`.
+    weight_scales: Arc<Vec<f32>>,
+    /// Rows of each matrix.
+    heights: Vec<usize>,
+    /// Shape of the input, `[.., in]`.
+    shape: Shape,
+    backend: OpBackend,
+}
+
+/// The inputs are `x` and then the matrices.
+impl<const N: usize> NativeOp<N> for NativeBitLinear {
+    type Saved = SavedBitLinear;
+
+    fn forward(self, inputs: [FlexTensor; N]) -> (FlexTensor, SavedBitLinear) {
+        let inputs = inputs.map(|tensor| tensor.to_contiguous());
+        let (x, latents) = inputs.split_first().expect("an input before the matrices");
+        let (shape, kernel) = (x.shape(), self.backend.kernel);
+        let width = shape[shape.num_dims() - 1];
+        let matrices: Vec<_> = latents.iter().map(floats).collect();
+        let (panels, weights) = TernaryPanels::of_latents(kernel, &matrices, width);
+        let (y, activations, scales) = self.multiply(floats(x), &panels, width);
+        let saved = SavedBitLinear {
+            activations: Arc::new(activations),
+            inverse_scales: Arc::new(scales.into_iter().map(|scale| 1.0 / scale).collect()),
+            weights: Arc::new(weights),
+            weight_scales: Arc::new(panels.scales().to_vec()),
+            heights: matrices.iter().map(|matrix| matrix.len() / width).collect(),
+            shape: shape.clone(),
+            backend: self.backend,
+        };
+        (tensor(y, with_last(&shape, panels.rows())), saved)
+    }
+
+    fn backward(saved: SavedBitLinear, dy: FlexTensor) -> [FlexTensor; N] {
+        let dy = dy.to_contiguous();
+        let (dx, mut rest) = saved.gradients(floats(&dy));
+        let width = rest.len() / saved.weight_scales.len();
+        let matrices = saved.heights.iter().map(|&height| {
+            let after = rest.split_off(height * width);
+            tensor(std::mem::replace(&mut rest, after), Shape::from([height, width]))
+        });
+        let mut all = std::iter::once(tensor(dx, saved.shape)).chain(matrices);
+        std::array::from_fn(|_| all.next().expect("a gradient for each input"))
+    }
+}
+
+impl NativeBitLinear {
+    /// Outputs `[M, Σ out]`, activation codes `[M, in]` and the scale of each token.
+    fn multiply(
+        &self,
+        values: &[f32],
+        panels: &TernaryPanels,
+        width: usize,
+    ) -> (Vec<f32>, Vec<i8>, Vec<f32>) {
+        let (kernel, out, tokens) = (self.backend.kernel, panels.rows(), values.len() / width);
+        let mut y = vec![0.0; tokens * out];
+        let mut codes = vec![0; values.len()];
+        let mut scales = vec![0.0; tokens];
+        let mut saved: Vec<_> = codes.chunks_mut(width).zip(&mut scales).collect();
+        in_rows_with(&mut y, out, &mut saved, |first, y, saved| {
+            let values = &values[first * width..][..saved.len() * width];
+            let x = Activations::quantise(kernel, values, width);
+            matmul(kernel, panels, &x, 0..out, y);
+            let rows =
+                saved.iter_mut().zip(y.chunks_exact_mut(out)).zip(values.chunks_exact(width));
+            for (token, (((codes, scale), y), values)) in rows.enumerate() {
+                codes.copy_from_slice(x.codes(token));
+                **scale = x.scale(token).multiplier();
+                // An integer code cannot hold NaN, and training must see it.
+                if kernel.compiled(AnyNan(values)) {
+                    y.fill(f32::NAN);
+                    **scale = f32::NAN;
+                }
+            }
+        });
+        (y, codes, scales)
+    }
+}
+
+/// Whether any of the values is NaN, without a branch for each value.
+struct AnyNan<'a>(&'a [f32]);
+
+impl Work for AnyNan<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        self.0.iter().fold(false, |found, value| found | value.is_nan())
+    }
+}
+
+impl SavedBitLinear {
+    /// Gradients of the input and of the stacked matrices `[Σ out, in]`. Each is a float product
+    /// with one operand of small integers, which bf16 holds exactly too; the scale goes into the
+    /// other operand before it is rounded.
+    fn gradients(&self, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
+        let width = self.weights.len() / out;
+        let mut dx = vec![0.0; tokens * width];
+        let size = Size { rows: tokens, depth: out, columns: width };
+        let scale = Scale::Each(&self.weight_scales);
+        let left = Left { values: dy, order: Order::Inner, stride: out, first: 0, scale };
+        product(self.backend, size, left, Right::Codes(&self.weights), false, &mut dx);
+        let mut dw = vec![0.0; out * width];
+        let size = Size { rows: out, depth: tokens, columns: width };
+        let scale = Scale::Each(&self.inverse_scales);
+        let left = Left { values: dy, order: Order::Outer, stride: out, first: 0, scale };
+        product(self.backend, size, left, Right::Codes(&self.activations), false, &mut dw);
+        (dx, dw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{
+        PRECISIONS, assert_within, cases, compare, draw, gradient, host, leaf, with_gradients,
+    };
+    use proptest::prelude::*;
+
+    /// Compares layers of these heights with one input, and the bits of their outputs in f32.
+    fn check<const N: usize>([batch, time, width]: [usize; 3], heights: [usize; N], seed: u64) {
+        let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
+        let w = std::array::from_fn(|i| {
+            let seed = seed.wrapping_add(i as u64);
+            leaf(draw(seed, "w", heights[i] * width), [heights[i], width])
+        });
+        let run = |backend: OpBackend| {
+            with_gradients(&bit_linear::<N>(x.clone(), w.clone(), backend), seed, |grads| {
+                let mut all = vec![gradient(&x, grads)];
+                all.extend(w.iter().map(|w| gradient(w, grads)));
+                all
+            })
+        };
+        compare("linear", 1.0, run);
+        let exact = run(OpBackend::reference(Operands::F32)).swap_remove(0);
+        for operands in PRECISIONS {
+            let found = run(OpBackend::native(operands)).swap_remove(0);
+            assert_eq!(found, exact, "sums of integers: the outputs have the same bits");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases(24))]
+
+        #[test]
+        fn one_layer_equals_its_reference(
+            batch in 1usize..4, time in 1usize..40, width in 1usize..90, out in 1usize..70, seed: u64,
+        ) {
+            check([batch, time, width], [out], seed);
+        }
+
+        #[test]
+        fn layers_with_one_input_equal_their_references(
+            time in 1usize..40, width in 1usize..70, out in prop::array::uniform3(1usize..40),
+            seed: u64,
+        ) {
+            check([1, time, width], out, seed);
+            check([1, time, width], [out[0], out[1]], seed);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_reaches_the_output() {
+        let x = leaf(vec![1.0, f32::NAN, 2.0, 3.0], [1, 2, 2]);
+        let w = leaf(vec![1.0, -1.0], [1, 2]);
+        let y = host(bit_linear(x, [w], OpBackend::native(Operands::F32)));
+        assert!(y[0].is_nan() && y[1].is_finite());
+    }
+
+    #[test]
+    fn zero_rows_give_zero_and_finite_gradients() {
+        let x = leaf(vec![0.0; 6], [1, 2, 3]);
+        let w = leaf(vec![0.0; 6], [2, 3]);
+        let y = bit_linear(x.clone(), [w.clone()], OpBackend::native(Operands::F32));
+        let all = with_gradients(&y, 1, |grads| vec![gradient(&x, grads), gradient(&w, grads)]);
+        assert_within(&all[..1], &[vec![0.0; 4]], 0.0, "y");
+        assert!(all.iter().flatten().all(|value| value.is_finite()));
+    }
+}

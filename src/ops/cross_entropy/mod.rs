@@ -1,0 +1,112 @@
+//! Next-token cross-entropy, fused with the head: `L = Σ_t weight[t] · (ln Σ_v exp(z[t,v]) − z[t,target])`
+//! with logits `z = hidden · headᵀ`.
+//!
+//! The gradient of the logits is known as soon as the logits are,
+//!
+//! ```text
+//! dz[t,v] = weight[t] · (p[t,v] − 1 where v is the target)        p = softmax(z)
+//! ```
+//!
+//! so both implementations compute the gradients of hidden states and head in the forward pass, some
+//! tokens at a time, and never keep `[tokens, vocabulary]` logits (as arXiv 2410.10989 does). The
+//! backward pass multiplies what was kept by the gradient of the loss.
+
+mod columns;
+mod cpu;
+mod reference;
+
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::Tensor;
+
+use crate::ops::OpBackend;
+use crate::ops::native::NativeDispatch;
+
+pub(crate) use cpu::logits_at_once;
+
+/// What the loss counts: for each token `[B·T]` its target and its weight.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// The id to predict.
+    pub ids: Arc<Vec<i32>>,
+    /// Factor of the token's loss; 0 where nothing is trained.
+    pub weights: Arc<Vec<f32>>,
+}
+
+/// Next-token loss: `hidden [B, T, C]`, `head [V, C]` → `Σ weight · -log p(target)`, `[1]`
+pub fn cross_entropy(
+    hidden: Tensor<3>,
+    head: Tensor<2>,
+    targets: Targets,
+    backend: OpBackend,
+) -> Tensor<1> {
+    if !backend.is_native() {
+        return reference::cross_entropy(hidden, head, &targets, backend.operands);
+    }
+    let op = cpu::NativeCrossEntropy { targets, backend };
+    Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), head.into_dispatch(), op))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::target_log_probs;
+    use crate::ops::testing::{
+        PRECISIONS, assert_within, cases, draw, gradient, leaf, tolerance, with_gradients,
+    };
+    use burn::tensor::{Int, TensorData};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(cases(24))]
+
+        #[test]
+        fn the_loss_equals_the_log_probabilities_it_sums(
+            time in 1usize..300, width in 1usize..50, vocab in 2usize..200, seed: u64,
+        ) {
+            check(time, width, vocab, seed);
+        }
+    }
+
+    /// Several blocks of words and chunks of tokens, then a vocabulary too large for its exponentials
+    /// to be kept.
+    #[test]
+    fn the_loss_over_a_large_vocabulary_equals_the_log_probabilities_it_sums() {
+        check(700, 12, 1100, 1);
+        check(513, 6, 9000, 2);
+    }
+
+    /// Loss and gradients over random hidden states, some of them not trained, against
+    /// log-probabilities whose gradients Burn's autodiff derives.
+    fn check(time: usize, width: usize, vocab: usize, seed: u64) {
+        let hidden = leaf(draw(seed, "hidden", time * width), [1, time, width]);
+        let head = leaf(draw(seed, "head", vocab * width), [vocab, width]);
+        let weight = |x: &f32| if *x < -0.5 { 0.0 } else { x.abs() };
+        let weights: Vec<f32> = draw(seed, "weights", time).iter().map(weight).collect();
+        let id = |x: &f32| (x.abs() * 1e4) as i32 % vocab as i32;
+        let ids: Vec<i32> = draw(seed, "ids", time).iter().map(id).collect();
+        let run = |loss: Tensor<1>| {
+            with_gradients(&loss, seed, |grads| {
+                vec![gradient(&hidden, grads), gradient(&head, grads)]
+            })
+        };
+        let device = hidden.device();
+        let at = TensorData::new(ids.clone(), [1, time]);
+        let at = Tensor::<2, Int>::from_data(at, &device);
+        let log_probs = target_log_probs(hidden.clone(), head.clone(), at);
+        let weighted = TensorData::new(weights.clone(), [1, time]);
+        let weighted = log_probs * Tensor::<2>::from_data(weighted, &device);
+        let expected = run(weighted.sum().neg());
+        let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
+        for operands in PRECISIONS {
+            // Sums over more words differ by more.
+            let within = tolerance(operands) * (1.0 + vocab as f64 / 1000.0);
+            for backend in [OpBackend::native(operands), OpBackend::reference(operands)] {
+                let (hidden, head) = (hidden.clone(), head.clone());
+                let found = run(cross_entropy(hidden, head, targets.clone(), backend));
+                assert_within(&found, &expected, within, &format!("loss, {backend:?}"));
+            }
+        }
+    }
+}
