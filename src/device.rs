@@ -1,26 +1,26 @@
-//! The only file that names a backend: what devices are called, which of them this build has and
-//! this machine offers, and what sets them apart. Nothing is computed here.
+//! Devices by name: which ones this build supports and this machine has, and how they differ. Apart
+//! from the native operations this is the only file that names a backend.
 //!
-//! * `flex`: any CPU, on this project's own operations; always there.
-//! * `ndarray`: any CPU, on plain tensor operations; for comparison.
+//! * `flex`: any CPU, with the native operations of `ops`; always available.
+//! * `ndarray`: any CPU, with plain tensor operations; for comparison.
 //! * `wgpu`, `wgpu:N`, `wgpu:KIND`: any GPU with a driver for Vulkan, Metal or DirectX, shaders in
-//!   WGSL; `KIND` is discrete, integrated, virtual, cpu or other, `N` a place in the list of
-//!   adapters. Without either the fastest kind that is there.
-//! * `vulkan`, likewise: the same adapters, shaders in SPIR-V.
+//!   WGSL. `N` is an index in the list of adapters, `KIND` one of discrete, integrated, virtual, cpu,
+//!   other. Without either, the fastest kind that the machine has.
+//! * `vulkan`: the same adapters, shaders in SPIR-V.
 //! * `cuda`, `cuda:N`: an NVIDIA card.
 
 use burn::tensor::{Device, FloatDType};
 
-/// A device was asked for that this build does not have or this machine does not offer.
+/// The requested device is not in this build or not on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("device \"{asked}\" {why}; expected one of: {}", offered.join(", "))]
+#[error("device \"{asked}\" {why}; expected one of: {}", available.join(", "))]
 pub struct NoDevice {
     asked: String,
     why: String,
-    offered: Vec<String>,
+    available: Vec<String>,
 }
 
-/// A device cannot compute with what `train.precision` asks for.
+/// The device does not support `train.precision = "bf16"`.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "train.precision is \"bf16\", and the device \"{device}\" does not compute with it; expected \
@@ -30,8 +30,7 @@ pub struct NoBf16 {
     device: String,
 }
 
-/// Backends by name, and whether this build has them. Each but the first is a Cargo feature of the
-/// same name.
+/// Backends by name, and whether this build has them. All but the first are Cargo features.
 const FAMILIES: [(&str, bool); 5] = [
     ("flex", true),
     ("ndarray", cfg!(feature = "ndarray")),
@@ -40,11 +39,11 @@ const FAMILIES: [(&str, bool); 5] = [
     ("cuda", cfg!(feature = "cuda")),
 ];
 
-/// Kinds of adapters, the one that is taken first where none is asked for.
+/// Kinds of adapters, in the order in which they are chosen.
 const KINDS: [&str; 5] = ["discrete", "integrated", "virtual", "other", "cpu"];
 
-/// A device that this machine offers, with its place in [`KINDS`].
-struct Offer {
+/// A device of this machine; `kind` is an index of [`KINDS`].
+struct FoundDevice {
     kind: usize,
     device: Device,
 }
@@ -52,23 +51,23 @@ struct Offer {
 /// Opens a device by its recipe name, ready for training.
 ///
 /// # Errors
-/// When this build does not have it, or this machine does not offer it.
+/// When it is not in this build or not on this machine.
 pub fn open(name: &str) -> Result<Device, NoDevice> {
-    let (family, which) = parts(name);
-    let refused = |why: String| NoDevice { asked: name.to_owned(), why, offered: offered() };
+    let (family, which) = split_name(name);
+    let refused = |why: String| NoDevice { asked: name.to_owned(), why, available: available() };
     match FAMILIES.iter().find(|(known, _)| *known == family) {
-        None => Err(refused("is no device's name".into())),
+        None => Err(refused("is not a device name".into())),
         Some((_, false)) => Err(refused(format!(
             "is not in this build (cargo build --release --features {family})"
         ))),
-        Some((_, true)) => choose(offers(family), which)
+        Some((_, true)) => choose(found_devices(family), which)
             .map(Device::autodiff)
             .ok_or_else(|| refused("is not on this machine".into())),
     }
 }
 
-/// Opens the device of one of several ranks on a machine. CPUs they share; of other devices each
-/// rank takes the next of the best kind, or of the kind that is named.
+/// Opens the device of one of several ranks on a machine. Ranks share the CPU; of other devices,
+/// each takes its own of the best kind, or of the kind that is named.
 ///
 /// # Errors
 /// As [`open`], and when there are fewer devices than ranks.
@@ -77,33 +76,32 @@ pub fn open_one_of(name: &str, place: usize, ranks: usize) -> Result<Device, NoD
     if ranks == 1 || shares_memory(&first.clone().inner()) {
         return Ok(first);
     }
-    let (family, which) = parts(name);
-    let mut offers = candidates(offers(family), which);
-    if offers.len() < ranks {
-        let there = offers.len();
+    let (family, which) = split_name(name);
+    let mut found = candidates(found_devices(family), which);
+    if found.len() < ranks {
+        let there = found.len();
         return Err(NoDevice {
             asked: name.to_owned(),
             why: format!(
-                "stands for {there} here, and {ranks} ranks of this machine want one each"
+                "matches {there} here, but each of the {ranks} ranks on this machine needs its own"
             ),
-            offered: offered(),
+            available: available(),
         });
     }
-    Ok(offers.swap_remove(place).device.autodiff())
+    Ok(found.swap_remove(place).device.autodiff())
 }
 
-/// Its family: what ranks must have in common.
+/// The family of a device name, which all ranks must have in common.
 pub fn family(name: &str) -> &str {
-    parts(name).0
+    split_name(name).0
 }
 
-/// Family, and which of it.
-fn parts(name: &str) -> (&str, Option<&str>) {
+/// Family, and which of its devices.
+fn split_name(name: &str) -> (&str, Option<&str>) {
     name.split_once(':').map_or((name, None), |(family, which)| (family, Some(which)))
 }
 
-/// The device on which stored models are checked and evaluated where nothing else is asked for:
-/// the CPU, without gradients.
+/// The CPU without autodiff: the default for checking and evaluating stored models.
 pub fn cpu() -> Device {
     Device::flex()
 }
@@ -114,7 +112,7 @@ pub fn runs_native_ops(device: &Device) -> bool {
     *device == Device::flex()
 }
 
-/// Whether its memory is the host's, so that looking at a number costs nothing.
+/// Whether its memory is the host's, so that reading a number costs nothing.
 pub fn shares_memory(device: &Device) -> bool {
     #[cfg(feature = "ndarray")]
     if *device == ndarray() {
@@ -123,67 +121,67 @@ pub fn shares_memory(device: &Device) -> bool {
     runs_native_ops(device)
 }
 
-/// Refuses a device that cannot multiply bf16 operands.
+/// Checks that a device can multiply bf16 operands.
 ///
 /// # Errors
 /// When it cannot.
 pub fn require_bf16(device: &Device, name: &str) -> Result<(), NoBf16> {
-    let able = runs_native_ops(device) || device.supports_dtype(FloatDType::BF16);
-    if able { Ok(()) } else { Err(NoBf16 { device: name.to_owned() }) }
+    let supported = runs_native_ops(device) || device.supports_dtype(FloatDType::BF16);
+    if supported { Ok(()) } else { Err(NoBf16 { device: name.to_owned() }) }
 }
 
-/// The part's own name, where the device has one.
+/// The product name of the device, if it has one.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-pub fn part_name(device: &Device) -> Option<String> {
+pub fn product_name(device: &Device) -> Option<String> {
     device.identity().map(|identity| identity.name)
 }
 
-/// The part's own name: a CPU has none here.
+/// The product name of the device: a CPU has none here.
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
-pub fn part_name(_: &Device) -> Option<String> {
+pub fn product_name(_: &Device) -> Option<String> {
     None
 }
 
-/// One of the offers: by place, by kind, or the first of the best kind.
-fn choose(mut offers: Vec<Offer>, which: Option<&str>) -> Option<Device> {
+/// Chooses a device: by index, by kind, or the first of the best kind.
+fn choose(mut found: Vec<FoundDevice>, which: Option<&str>) -> Option<Device> {
     let place = match which {
-        None => (0..offers.len()).min_by_key(|&place| offers[place].kind),
+        None => (0..found.len()).min_by_key(|&place| found[place].kind),
         Some(word) => match word.parse() {
-            Ok(place) => (place < offers.len()).then_some(place),
-            Err(_) => offers.iter().position(|offer| KINDS[offer.kind] == word),
+            Ok(place) => (place < found.len()).then_some(place),
+            Err(_) => found.iter().position(|one| KINDS[one.kind] == word),
         },
     };
-    place.map(|place| offers.swap_remove(place).device)
+    place.map(|place| found.swap_remove(place).device)
 }
 
-/// The offers among which several ranks choose: those of a kind, or of the best kind.
-fn candidates(offers: Vec<Offer>, which: Option<&str>) -> Vec<Offer> {
+/// The devices that several ranks share out: those of the named kind, or of the best kind.
+fn candidates(found: Vec<FoundDevice>, which: Option<&str>) -> Vec<FoundDevice> {
     if let Some(place) = which.and_then(|word| word.parse::<usize>().ok()) {
-        return offers.into_iter().skip(place).take(1).collect();
+        return found.into_iter().skip(place).take(1).collect();
     }
     let named = which.and_then(|word| KINDS.iter().position(|kind| *kind == word));
-    let kind = named.or_else(|| offers.iter().map(|offer| offer.kind).min());
-    offers.into_iter().filter(|offer| Some(offer.kind) == kind).collect()
+    let kind = named.or_else(|| found.iter().map(|one| one.kind).min());
+    found.into_iter().filter(|one| Some(one.kind) == kind).collect()
 }
 
-/// Everything that can be asked for.
-fn offered() -> Vec<String> {
+/// All device names that [`open`] accepts here.
+fn available() -> Vec<String> {
     let built = FAMILIES.iter().filter(|(_, built)| *built);
-    built.flat_map(|(family, _)| named(family, &offers(family))).collect()
+    built.flat_map(|(family, _)| named(family, &found_devices(family))).collect()
 }
 
-fn named(family: &str, offers: &[Offer]) -> Vec<String> {
+fn named(family: &str, found: &[FoundDevice]) -> Vec<String> {
     if ["flex", "ndarray"].contains(&family) {
         return vec![family.to_owned()];
     }
     let name =
-        |(place, offer): (usize, &Offer)| format!("{family}:{place} ({})", KINDS[offer.kind]);
-    offers.iter().enumerate().map(name).collect()
+        |(place, one): (usize, &FoundDevice)| format!("{family}:{place} ({})", KINDS[one.kind]);
+    found.iter().enumerate().map(name).collect()
 }
 
-/// What this machine offers of a backend that is in this build.
-fn offers(family: &str) -> Vec<Offer> {
-    let on_the_host = |device| vec![Offer { kind: KINDS.len() - 1, device }];
+/// The devices of this machine for a backend of this build.
+fn found_devices(family: &str) -> Vec<FoundDevice> {
+    let on_the_host = |device| vec![FoundDevice { kind: KINDS.len() - 1, device }];
     match family {
         "flex" => on_the_host(Device::flex()),
         #[cfg(feature = "ndarray")]
@@ -195,26 +193,26 @@ fn offers(family: &str) -> Vec<Offer> {
         #[cfg(feature = "cuda")]
         "cuda" => {
             let cards = Device::enumerate(burn::tensor::DeviceType::Cuda);
-            cards.iter().map(|device| Offer { kind: 0, device: device.clone() }).collect()
+            cards.iter().map(|device| FoundDevice { kind: 0, device: device.clone() }).collect()
         }
-        _ => unreachable!("a name of FAMILIES that is built in"),
+        _ => unreachable!("the family is one of FAMILIES and in this build"),
     }
 }
 
-/// Upstream has announced the end of this backend; until then it is a second opinion.
+/// Deprecated upstream; until it is removed, tests compare with it.
 #[cfg(feature = "ndarray")]
-#[expect(deprecated, reason = "a second opinion as long as it lasts")]
+#[expect(deprecated, reason = "tests compare with it until upstream removes it")]
 fn ndarray() -> Device {
     Device::ndarray()
 }
 
-/// The adapters of a graphics interface. A device does not tell its kind, but equals the one that
-/// `of_kind` makes of it.
+/// The adapters of a graphics interface. A device does not report its kind, but equals the device
+/// that `of_kind` makes for that kind.
 #[cfg(feature = "wgpu")]
 fn adapters(
     interface: burn::tensor::DeviceType,
     of_kind: fn(burn::tensor::DeviceKind) -> Device,
-) -> Vec<Offer> {
+) -> Vec<FoundDevice> {
     use burn::tensor::DeviceKind::{Cpu, DiscreteGpu, IntegratedGpu, VirtualGpu};
     let found = Device::enumerate(interface);
     let kind = |device: &Device| {
@@ -222,7 +220,7 @@ fn adapters(
         let is = [any(DiscreteGpu), any(IntegratedGpu), any(VirtualGpu), false, any(|_| Cpu)];
         is.iter().position(|&is| is).unwrap_or(3)
     };
-    found.iter().map(|device| Offer { kind: kind(device), device: device.clone() }).collect()
+    found.iter().map(|device| FoundDevice { kind: kind(device), device: device.clone() }).collect()
 }
 
 #[cfg(test)]
@@ -231,7 +229,7 @@ mod tests {
 
     /// Two discrete cards, an integrated one and the CPU's adapter.
     fn offered(which: Option<&str>) -> usize {
-        let offer = |kind| Offer { kind, device: Device::flex() };
+        let offer = |kind| FoundDevice { kind, device: Device::flex() };
         candidates([1, 0, 4, 0].map(offer).into(), which).len()
     }
 

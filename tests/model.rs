@@ -74,7 +74,7 @@ fn parameters_are_visited_in_the_order_of_the_tensor_table() {
     }
 }
 
-/// A model of some shape with a vocabulary that is no multiple of anything.
+/// A small model; vocabularies of any size are allowed.
 fn small_model(hidden: usize, vocab: usize, device: &Device) -> LanguageModel {
     let spec = toml::from_str(&format!(
         "hidden_size = {hidden}\nintermediate_size = {}\nnum_hidden_layers = 2\n\
@@ -117,7 +117,7 @@ proptest! {
 
     /// Preference training compares log-probabilities computed in different batches.
     #[test]
-    fn what_a_row_gives_does_not_depend_on_the_rows_beside_it(
+    fn the_result_of_a_row_does_not_depend_on_the_rows_beside_it(
         hidden in prop::sample::select(vec![32usize, 64, 256]), vocab in 64usize..1100,
         time in prop::sample::select(vec![7usize, 32, 64, 96, 129]), rows in 2usize..9, seed: u64,
     ) {

@@ -1,4 +1,4 @@
-//! Blocks that are computed again for the backward pass give the bits of blocks that are kept.
+//! Blocks that are computed again for the backward pass give the same bits as blocks that are kept.
 
 use bitnet_kernels::Operands;
 use bitnet_train::model::{ActivationMemory, LanguageModel, SegmentStarts};
@@ -13,7 +13,7 @@ use rand::RngExt;
 const VOCAB: usize = 90;
 const TIME: usize = 24;
 
-/// A model of three blocks with `extra` lines in its config.
+/// A model of three blocks; `extra` is added to its config.
 fn model(extra: &str, operands: Operands) -> LanguageModel {
     let spec = toml::from_str(&format!(
         "hidden_size = 32\nintermediate_size = 52\nnum_hidden_layers = 3\nvocab_size = {VOCAB}\n\
@@ -24,7 +24,7 @@ fn model(extra: &str, operands: Operands) -> LanguageModel {
     model.with_backend(OpBackend::native(operands))
 }
 
-/// Rows of random tokens, each of three documents of random lengths, a third of it not trained.
+/// Rows of three documents of random lengths each; a third of the tokens is not trained.
 fn packed_rows(rows: usize, seed: u64) -> TokenBatch {
     let mut dice = random::keyed(seed, "rows", 0, 0);
     let mut ids = |end: usize| -> Vec<i32> {
@@ -47,7 +47,7 @@ fn packed_rows(rows: usize, seed: u64) -> TokenBatch {
     }
 }
 
-/// The bits of a batch's loss, its other figures and every gradient.
+/// The bits of a batch's loss and of every gradient.
 fn bits(sum: GradAccumulator, reduction: LossReduction) -> (u32, Vec<Vec<u32>>) {
     let loss = sum.loss().to_bits();
     let gradients = sum.reduced_gradients(reduction).into_iter().map(|gradient| {
@@ -57,7 +57,7 @@ fn bits(sum: GradAccumulator, reduction: LossReduction) -> (u32, Vec<Vec<u32>>) 
     (loss, gradients.collect())
 }
 
-fn assert_equal_either_way<O: Objective>(
+fn assert_same_bits<O: Objective>(
     model: &LanguageModel,
     objective: &O,
     micro_batches: &[Vec<O::Batch>],
@@ -93,7 +93,7 @@ fn recomputed_blocks_give_the_same_bits_in_every_shape_of_model() {
         for operands in [Operands::F32, Operands::Bf16] {
             let (model, what) = (model(shape, operands), format!("{shape} {operands:?}"));
             let batches = [vec![packed_rows(3, 1)]];
-            assert_equal_either_way(&model, &CrossEntropy, &batches, &what);
+            assert_same_bits(&model, &CrossEntropy, &batches, &what);
         }
     }
 }
@@ -105,7 +105,7 @@ fn recomputed_blocks_give_the_same_bits_in_several_micro_batches_of_several_part
         let batches: Vec<Vec<TokenBatch>> = (0..3)
             .map(|n| vec![packed_rows(2, 3 * n), packed_rows(2, 3 * n + 1), packed_rows(1, n)])
             .collect();
-        assert_equal_either_way(&model, &CrossEntropy, &batches, tied);
+        assert_same_bits(&model, &CrossEntropy, &batches, tied);
     }
 }
 
@@ -117,11 +117,11 @@ fn recomputed_blocks_give_the_same_bits_for_preferences() {
         reference: vec![-60.0, -59.0, -61.0, -60.5],
     };
     let batches = [vec![pairs(1), pairs(2)], vec![pairs(3)]];
-    assert_equal_either_way(&model, &DpoObjective { beta: 0.1 }, &batches, "pairs");
+    assert_same_bits(&model, &DpoObjective { beta: 0.1 }, &batches, "pairs");
 }
 
 #[test]
-fn a_loss_that_is_not_finite_is_so_with_recomputed_blocks_too() {
+fn recomputed_blocks_let_a_loss_that_is_not_finite_through() {
     let model = model("tie_word_embeddings = true", Operands::F32);
     let mut batch = packed_rows(1, 1);
     batch.loss_mask[3] = f32::NAN;

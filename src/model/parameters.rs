@@ -1,19 +1,19 @@
-//! The model's parameters as one ordered list, the order of `bitnet_format::tensor_table`.
-//! Optimizer, clipping and checkpoint walk this list and need to know no module.
+//! The model's parameters as one list of flat tensors, in the order of `bitnet_format::tensor_table`.
+//! Optimizer, clipping and checkpoints walk this list and need not know any module.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
 use crate::model::LanguageModel;
 
-/// All parameters, flat, without autodiff: one tensor `[elements]` for each table entry.
+/// All parameters without autodiff: one flat tensor `[elements]` for each table entry.
 pub fn values(model: &LanguageModel) -> Vec<Tensor<1>> {
     named_values(model).into_iter().map(|(_, value)| value).collect()
 }
 
 /// All parameters with their Hugging Face names.
 pub fn named_values(model: &LanguageModel) -> Vec<(String, Tensor<1>)> {
-    let mut visitor = Values { path: Vec::new(), found: Vec::new() };
+    let mut visitor = CollectValues { path: Vec::new(), found: Vec::new() };
     model.visit(&mut visitor);
     visitor.found
 }
@@ -31,23 +31,23 @@ pub fn gradients(module: &impl Module, grads: &mut Gradients) -> Vec<Tensor<1>> 
 
 /// The model with parameter `i` replaced by `new[i]` (flat, same number of elements).
 pub fn replace_values(model: LanguageModel, new: Vec<Tensor<1>>) -> LanguageModel {
-    model.map(&mut Replace { new: new.into_iter() })
+    model.map(&mut ReplaceValues { new: new.into_iter() })
 }
 
-/// All parameters, flat, without autodiff, in table order, each the only holder of its memory as
-/// far as the model was; and the model with nothing but their shapes.
+/// Moves all parameters out of the model, so that an optimizer can update them in place. What is
+/// left is a model of the same shapes without memory, to be filled by [`replace_values`].
 pub fn take_values(model: LanguageModel) -> (LanguageModel, Vec<Tensor<1>>) {
-    let mut mapper = Take { found: Vec::new() };
+    let mut mapper = TakeValues { found: Vec::new() };
     let shapes = model.map(&mut mapper);
     (shapes, mapper.found)
 }
 
-struct Values {
+struct CollectValues {
     path: Vec<String>,
     found: Vec<(String, Tensor<1>)>,
 }
 
-impl ModuleVisitor for Values {
+impl ModuleVisitor for CollectValues {
     fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.to_owned());
     }
@@ -74,27 +74,27 @@ impl ModuleVisitor for TakeGradients<'_> {
     }
 }
 
-struct Take {
+struct TakeValues {
     found: Vec<Tensor<1>>,
 }
 
-impl ModuleMapper for Take {
+impl ModuleMapper for TakeValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|old| {
             let (shape, device, tracked) = (old.dims(), old.device(), old.is_autodiff());
             self.found.push(old.inner().flatten(0, D - 1));
-            // One number that counts as all.
+            // A view: one number stands for all elements.
             let nothing = Tensor::<1>::zeros([1], &device.inner()).reshape([1; D]).expand(shape);
             if tracked { nothing.autodiff().require_grad() } else { nothing }
         })
     }
 }
 
-struct Replace {
+struct ReplaceValues {
     new: std::vec::IntoIter<Tensor<1>>,
 }
 
-impl ModuleMapper for Replace {
+impl ModuleMapper for ReplaceValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let new = self.new.next().expect("one new value for each parameter");
         param.map(|old| {

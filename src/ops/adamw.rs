@@ -2,10 +2,11 @@
 //! that gradient clipping needs. Neither is part of an autodiff graph.
 //!
 //! ```text
-//! g = gradient · factor                      mean over the batch, and clipping
+//! g = gradient · factor                        mean over the batch, and clipping
 //! m = m + (g − m) · (1 − β₁)
 //! v = v · β₂ + g² · (1 − β₂)
-//! w = w · keep − m · step / (√v / root + ε)  keep = 1 − lr·decay, step = lr / (1 − β₁ᵗ), root = √(1 − β₂ᵗ)
+//! w = w · keep − m · step / (√v / root + ε)    keep = 1 − lr·decay, step = lr / (1 − β₁ᵗ),
+//!                                              root = √(1 − β₂ᵗ)
 //! ```
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 

@@ -1,37 +1,38 @@
-//! How close a forward pass comes to a rounding boundary, computed in f64 by code of its own.
+//! How close a forward pass comes to a rounding boundary, computed in f64 by an implementation that
+//! shares no code with the library.
 //!
-//! Two sound f32 implementations differ in the last bits; where an activation lies that close to
-//! the middle between two levels they pick different ones, and the loss moves by about 1e-3. A
-//! trajectory may differ from torch's only from a step on for which this file shows such a value.
+//! Two correct f32 implementations differ in the last bits. Where an activation is that close to the
+//! middle between two codes they choose different ones, and the loss moves by about 1e-3. So a
+//! trajectory may leave torch's only after a step for which this file finds such a value.
 
 use std::collections::HashMap;
 
 use bitnet_format::quant::WeightScale;
 use bitnet_format::{HiddenAct, ModelSpec};
 
-/// The smallest distance, in quantisation levels, of any activation or weight of this forward
-/// pass from a rounding boundary. `rows [B, T]`.
+/// The smallest distance of any activation or weight of this forward pass from a rounding boundary,
+/// in units of the codes. `rows [B, T]`.
 pub(crate) fn smallest_margin(
     spec: &ModelSpec,
     weights: &HashMap<String, Vec<f32>>,
     rows: &[i32],
     time: usize,
 ) -> f64 {
-    let mut pass = Pass { spec, weights, time, margin: f64::INFINITY };
+    let mut pass = ReferencePass { spec, weights, time, margin: f64::INFINITY };
     for row in rows.chunks(time) {
         pass.forward(row);
     }
     pass.margin
 }
 
-struct Pass<'a> {
+struct ReferencePass<'a> {
     spec: &'a ModelSpec,
     weights: &'a HashMap<String, Vec<f32>>,
     time: usize,
     margin: f64,
 }
 
-impl Pass<'_> {
+impl ReferencePass<'_> {
     fn forward(&mut self, tokens: &[i32]) {
         let width = self.spec.hidden_size;
         let table = &self.weights["model.embed_tokens.weight"];
@@ -82,9 +83,9 @@ impl Pass<'_> {
         let mut out = Vec::new();
         for row in x.chunks(width) {
             let a = 127.0 / row.iter().fold(1e-5, |max: f64, v| max.max(v.abs()));
-            let levels: Vec<f64> = row.iter().map(|v| self.round(v * a)).collect();
+            let activations: Vec<f64> = row.iter().map(|v| self.round(v * a)).collect();
             for code_row in codes.chunks(width) {
-                let dot: f64 = levels.iter().zip(code_row).map(|(q, t)| q * t).sum();
+                let dot: f64 = activations.iter().zip(code_row).map(|(q, t)| q * t).sum();
                 out.push(dot * f64::from(scale.multiplier()) / a);
             }
         }
@@ -92,7 +93,7 @@ impl Pass<'_> {
     }
 
     fn round(&mut self, value: f64) -> f64 {
-        // Beyond ±1.5 levels of the outermost code no boundary matters; within, all do.
+        // Counts boundaries beyond the outermost code too, which only makes the margin smaller.
         self.margin = self.margin.min((value - value.floor() - 0.5).abs());
         value.round_ties_even()
     }

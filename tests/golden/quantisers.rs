@@ -1,4 +1,4 @@
-//! The two quantisers alone, bit for bit.
+//! The two quantisers against transformers, bit for bit.
 
 use bitnet_format::quant::{WeightScale, quantise_row, ternary_codes};
 

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::tensors::{Dtype, TensorFile};
 use bitnet_format::{HfConfig, ModelSpec, TensorEntry};
-use bitnet_train::model::SegmentStarts;
-use bitnet_train::model::{LanguageModel, LinearWeight};
+use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts};
 use bitnet_train::train::TokenBatch;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
 
-/// One fixture set; it may hold any subset of the files.
+/// One fixture set: a folder with some of the fixture files.
 pub(crate) struct Set {
     pub(crate) dir: PathBuf,
 }
@@ -20,13 +19,15 @@ pub(crate) fn all() -> Vec<Set> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
     let mut sets = sets_of(&own);
     if let Some(folders) = std::env::var_os("BITNET_FIXTURES") {
-        let folders = std::env::split_paths(&folders).filter(|path| !path.as_os_str().is_empty());
-        sets.extend(folders.flat_map(|folder| sets_of(&folder)));
+        for folder in std::env::split_paths(&folders).filter(|path| !path.as_os_str().is_empty()) {
+            println!("golden: reads {} too, outside the repository", folder.display());
+            sets.extend(sets_of(&folder));
+        }
     }
     sets
 }
 
-/// The sets that hold `file`; at least the repository's own must.
+/// The sets with this `file`; at least the repository's own has it.
 pub(crate) fn with(file: &str) -> Vec<Set> {
     let sets: Vec<_> = all().into_iter().filter(|set| set.dir.join(file).exists()).collect();
     assert!(!sets.is_empty(), "no fixture set holds {file}");

@@ -1,12 +1,12 @@
 //! Every device of this build against `flex`: quantisers, losses, gradients and twenty steps of a
 //! tiny model. Each test prints the largest difference it saw.
 //!
-//! Two models are compared. The dense twin has no thresholds, so what differs is the rounding of
-//! sums. In the quantised model such a rounding now and then moves an activation across a
-//! threshold, to the next of 255 levels, and what follows differs by more than rounding.
+//! Two models are compared. The dense baseline has no thresholds, so only the rounding of sums
+//! differs. In the quantised model such a rounding sometimes moves an activation across a threshold
+//! to the neighbouring code, and everything after it differs by more than rounding.
 //!
-//! A device that is missing is skipped with a line on stderr; `BITNET_REQUIRE_DEVICE` names one
-//! whose absence is a failure.
+//! Devices that this machine lacks are skipped with a line on stderr. `BITNET_REQUIRE_DEVICE` names
+//! one whose absence is a failure.
 
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -27,7 +27,7 @@ use rand_distr::{Distribution, Normal};
 
 use crate::golden::sets::{self, host, relative_distance};
 
-/// The devices of this build that this machine offers, `flex` left out.
+/// The devices of this build and this machine, except `flex`.
 pub(crate) fn devices() -> &'static [(String, Device)] {
     static FOUND: OnceLock<Vec<(String, Device)>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -45,14 +45,14 @@ fn open(name: String, required: &str) -> Option<(String, Device)> {
         Ok(device) => Some((name, device)),
         Err(error) if required == name => panic!("BITNET_REQUIRE_DEVICE: {error}"),
         Err(error) => {
-            say(&format!("parity skipped: {error}"));
+            print_unbuffered(&format!("parity skipped: {error}"));
             None
         }
     }
 }
 
-/// A line that is seen even where the test harness keeps the output of passing tests to itself.
-fn say(line: &str) {
+/// Prints a line that is seen even where the test harness hides the output of passing tests.
+fn print_unbuffered(line: &str) {
     let mut stderr = std::io::stderr().lock();
     stderr.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
@@ -74,7 +74,7 @@ fn matrix(values: &[f32], columns: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
 }
 
-/// The device's codes of latents, and for each that is not the definition's its distance from the
+/// For each code that differs from the format's definition, the distance of its latent from the
 /// nearest threshold.
 fn wrong_weight_codes(latents: &[f32], columns: usize, device: &Device) -> Vec<f64> {
     let (found, _) = ops::weight_codes(matrix(latents, columns, device));
@@ -130,7 +130,7 @@ fn parity_of_the_quantisers_on_the_fixtures_is_exact() {
 }
 
 #[test]
-fn parity_of_the_quantisers_elsewhere_fails_only_at_thresholds() {
+fn parity_of_the_quantisers_on_random_values_fails_only_at_thresholds() {
     const COLUMNS: usize = 256;
     for (name, device) in devices() {
         let mut wrong = [Vec::new(), Vec::new()];
@@ -163,8 +163,7 @@ const TIME: usize = 24;
 const ROWS: usize = 4;
 const VOCAB: usize = 90;
 
-/// Everything a model can be, twice: with sub-norms, relu² and one matrix for embedding and head,
-/// or with none of these.
+/// A model with sub-norms, relu² and a tied head, or with none of these.
 fn spec(quantise: bool, rich: bool) -> ModelSpec {
     let act = if rich { "relu2" } else { "silu" };
     let text = format!(
@@ -269,7 +268,7 @@ fn steps_together(found: &[[f64; 2]], expected: &[[f64; 2]]) -> usize {
 fn parity_of_twenty_steps() {
     for (name, device) in devices() {
         for quantise in [false, true] {
-            // One level that flips moves a weight, and that the next step's codes.
+            // A code that flips moves a weight, which moves the codes of the next step.
             let (what, tolerance) = if quantise { ("ternary", 5e-2) } else { ("dense", 1e-4) };
             let spec = spec(quantise, true);
             let (expected, expected_weights) = twenty_steps(&spec, &Device::flex().autodiff());
@@ -289,7 +288,7 @@ fn parity_of_twenty_steps() {
 }
 
 #[test]
-fn parity_of_steps_that_are_left_out() {
+fn parity_of_skipped_steps() {
     let spec = spec(true, true);
     let rates = StepRates { learning_rate: 0.1, weight_decay: 0.1 };
     let step = |device: &Device, scale: f32, limits: Limits| {

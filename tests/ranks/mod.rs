@@ -268,7 +268,7 @@ fn parity_of_two_ranks_on_each_device() {
         }
         let error = bitnet_train::device::open_one_of(name, 0, 64).unwrap_err();
         let told = error.to_string();
-        assert!(told.contains("and 64 ranks of this machine want one each"), "{told}");
+        assert!(told.contains("each of the 64 ranks on this machine needs its own"), "{told}");
         assert_eq!(TrainError::from(error).exit_code(), 5);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn open_device(
     if recipe.train.precision == Precision::Bf16 {
         device::require_bf16(&found, &recipe.device)?;
     }
-    if let Some(part) = device::part_name(&found) {
+    if let Some(part) = device::product_name(&found) {
         monitor.message(&format!("computing on {}: {part}", recipe.device));
     }
     Ok(found)
