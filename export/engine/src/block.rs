@@ -13,7 +13,7 @@ use crate::feed_forward::gated;
 use crate::linear::ternary;
 use crate::model::Batch;
 use crate::norm::RmsNorm;
-use crate::rope::Turns;
+use crate::rope::RotaryCache;
 use crate::workspace::{Buffers, room};
 
 /// The weights of one block. `q`, `k`, `v` are one matrix, so are gate and up.
@@ -53,7 +53,7 @@ impl Block {
 
     /// `x [T, C]` → `change [T, C]`
     fn attention(&self, compute: Compute, buffers: &mut Buffers, layer: usize, batch: &mut Batch) {
-        let Buffers { x, normalised, qkv, queries, attended, change, turns, products, .. } =
+        let Buffers { x, normalised, qkv, queries, attended, change, rotary, products, .. } =
             buffers;
         let (tokens, width) = (x.len() / self.qkv.columns(), self.heads.queries * self.heads.width);
         let normalised = self.input_norm.of(compute.threads, x, normalised);
@@ -61,7 +61,7 @@ impl Block {
         ternary(compute, &self.qkv, normalised, products, qkv);
         let (queries, attended) = (room(queries, tokens * width), room(attended, tokens * width));
         batch.each(layer, |rows, cache| {
-            self.split_qkv(rows.clone(), qkv, turns, cache, queries);
+            self.split_qkv(rows.clone(), qkv, rotary, cache, queries);
             let places = rows.start * width..rows.end * width;
             attend(compute, self.heads, &queries[places.clone()], cache, &mut attended[places]);
         });
@@ -71,13 +71,13 @@ impl Block {
         ternary(compute, &self.output, attended, products, room(change, x.len()));
     }
 
-    /// Turns queries and keys of some rows, moves keys and values to the cache, the queries
+    /// Rotates queries and keys of some rows, moves keys and values to the cache, the queries
     /// `[T, H·D]` to where attention reads them.
     fn split_qkv(
         &self,
         rows: Range<usize>,
         qkv: &mut [f32],
-        turns: &Turns,
+        rotary: &RotaryCache,
         cache: &mut LayerCache,
         queries: &mut [f32],
     ) {
@@ -85,7 +85,7 @@ impl Block {
         let keys_end = queries_end + self.heads.keys * self.heads.width;
         for row in rows {
             let qkv = &mut qkv[row * width..][..width];
-            turns.apply(row, &mut qkv[..keys_end]);
+            rotary.rotate(row, &mut qkv[..keys_end]);
             queries[row * queries_end..][..queries_end].copy_from_slice(&qkv[..queries_end]);
             cache.push(&qkv[queries_end..keys_end], &qkv[keys_end..]);
         }

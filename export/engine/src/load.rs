@@ -15,8 +15,8 @@ use crate::attention::Heads;
 use crate::block::Block;
 use crate::linear::Table;
 use crate::norm::RmsNorm;
-use crate::rope::Rope;
 use crate::{EngineError, Model};
+use bitnet_format::rope::RopeFrequencies;
 
 impl Model {
     /// [`Model::load_with`] the head as the file holds it.
@@ -53,7 +53,7 @@ impl Model {
             (0..spec.num_hidden_layers).map(|_| reader.block()).collect::<Result<_, _>>()?;
         let norm = reader.norm()?;
         let head = if tied { None } else { Some(reader.table(precision)?) };
-        let rope = Rope::new(&spec);
+        let rope = RopeFrequencies::new(spec.rope_theta, spec.head_dim);
         Ok(Self { spec, kernel: Kernel::detect(), rope, embedding, blocks, norm, head })
     }
 }

@@ -13,9 +13,9 @@ use crate::cache::LayerCache;
 use crate::compute::Compute;
 use crate::linear::Table;
 use crate::norm::RmsNorm;
-use crate::rope::Rope;
 use crate::workspace::{Buffers, Products, room};
 use crate::{EngineError, KvCache, Workspace};
+use bitnet_format::rope::RopeFrequencies;
 
 /// Tokens that go through the blocks together; bounds the memory of a long prompt.
 const TOGETHER: usize = 128;
@@ -24,7 +24,7 @@ const TOGETHER: usize = 128;
 pub struct Model {
     pub(crate) spec: ModelSpec,
     pub(crate) kernel: Kernel,
-    pub(crate) rope: Rope,
+    pub(crate) rope: RopeFrequencies,
     pub(crate) embedding: Table,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: RmsNorm,
@@ -212,7 +212,7 @@ impl Model {
         for (x, token) in x.chunks_exact_mut(width).zip(batch.ids()) {
             self.embedding.copy_row(token as usize, x);
         }
-        self.rope.turn_to(batch.positions(), &mut buffers.turns);
+        buffers.rotary.set(&self.rope, batch.positions());
         for (layer, block) in self.blocks.iter().enumerate() {
             block.forward(compute, buffers, layer, &mut batch);
         }

@@ -7,7 +7,7 @@ use bitnet_kernels::Activations;
 
 use crate::Threads;
 use crate::model::Part;
-use crate::rope::Turns;
+use crate::rope::RotaryCache;
 
 /// A team of threads and the memory that forward passes work in.
 ///
@@ -54,7 +54,7 @@ pub(crate) struct Buffers {
     pub(crate) inner: Vec<f32>,
     /// What is added to the residual stream, `[T, C]`.
     pub(crate) change: Vec<f32>,
-    pub(crate) turns: Turns,
+    pub(crate) rotary: RotaryCache,
     pub(crate) products: Products,
 }
 

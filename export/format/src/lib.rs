@@ -29,6 +29,7 @@ mod pairs;
 mod parts;
 pub mod quant;
 pub mod report;
+pub mod rope;
 pub mod shards;
 mod spec;
 pub mod staged;
