@@ -27,7 +27,7 @@ impl RotaryCache {
     pub(crate) fn rotate(&self, token: usize, heads: &mut [f32]) {
         let here = token * self.pairs..(token + 1) * self.pairs;
         let (cosines, sines) = (&self.cosines[here.clone()], &self.sines[here]);
-        heads.chunks_exact_mut(2 * self.pairs).for_each(|head| rotate(head, cosines, sines));
+        heads.chunks_exact_mut(2 * self.pairs).for_each(|head| rotate(head, cosines, sines, 1.0));
     }
 }
 
@@ -43,7 +43,7 @@ mod tests {
         let (mut found, mut expected) = ([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]);
         cache.rotate(2, &mut found);
         let (cosines, sines): (Vec<f32>, Vec<f32>) = rope.at(7).unzip();
-        rotate(&mut expected, &cosines, &sines);
+        rotate(&mut expected, &cosines, &sines, 1.0);
         assert_eq!(found, expected);
         cache.set(&rope, 0..1);
         let mut head = [1.0, 2.0, 3.0, 4.0];

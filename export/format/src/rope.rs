@@ -41,12 +41,14 @@ impl RopeFrequencies {
     }
 }
 
-/// Rotates one head `[D]` by the cosines and sines `[D/2]` of its position; negated sines rotate back.
+/// Rotates one head `[D]` by the cosines and sines `[D/2]` of its position, or back if `direction` is
+/// -1 instead of 1.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
-pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
+pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], direction: f32) {
     let (low, high) = head.split_at_mut(cosines.len());
     for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
+        let sin = direction * sin;
         (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
     }
 }
@@ -149,7 +151,7 @@ mod tests {
     fn component_j_rotates_with_component_j_plus_half() {
         let mut head = [1.0, 2.0, 3.0, 4.0];
         let ([cos, slow_cos], [sin, slow_sin]) = ([0.6, 0.8], [0.8, 0.6]);
-        rotate(&mut head, &[cos, slow_cos], &[sin, slow_sin]);
+        rotate(&mut head, &[cos, slow_cos], &[sin, slow_sin], 1.0);
         let expected = [
             cos - 3.0 * sin,
             2.0 * slow_cos - 4.0 * slow_sin,

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use bitnet_format::rope::rotate;
 use bitnet_kernels::Work;
 use bitnet_kernels::attention::{LANES, exp, largest, sum};
 
@@ -31,11 +32,7 @@ impl Work for Rotate<'_> {
         let tables = cos.chunks_exact(half).zip(sin.chunks_exact(half));
         for (token, (cos, sin)) in values.chunks_exact_mut(2 * half * heads).zip(tables) {
             for head in token.chunks_exact_mut(2 * half) {
-                let (low, high) = head.split_at_mut(half);
-                for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                    let sin = direction * sin;
-                    (*low, *high) = (*low * cos - *high * sin, *high * cos + *low * sin);
-                }
+                rotate(head, cos, sin, direction);
             }
         }
     }
