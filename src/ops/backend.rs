@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use bitnet_kernels::{Kernel, Operands};
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::device;
 
@@ -46,5 +46,16 @@ impl OpBackend {
     /// same bits however a batch is cut; tensor operations on other devices do neither.
     pub fn is_native(self) -> bool {
         self.native
+    }
+
+    /// A float product of the references, its operands rounded first where that is asked for.
+    pub(crate) fn matmul<const D: usize>(self, left: Tensor<D>, right: Tensor<D>) -> Tensor<D> {
+        match self.operands {
+            Operands::F32 => left.matmul(right),
+            Operands::Bf16 => {
+                let [left, right] = [left, right].map(|tensor| tensor.cast(FloatDType::BF16));
+                left.matmul(right).cast(FloatDType::F32)
+            }
+        }
     }
 }

@@ -24,18 +24,16 @@
 use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
-use bitnet_kernels::{
-    Activations, Left, Operands, Order, Right, Scale, Size, TernaryPanels, Work, matmul,
-};
+use bitnet_kernels::{Activations, Left, Order, Right, Scale, Size, TernaryPanels, Work, matmul};
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
 use crate::device;
+use crate::ops::OpBackend;
 use crate::ops::native::{
     NativeDispatch, NativeOp, floats, in_rows_with, product, tensor, with_last,
 };
-use crate::ops::{OpBackend, matmul_with};
 
 /// Quantised linear layers over latents with one input: `x [B, T, in]`, one to three matrices
 /// `[outᵢ, in]` → `[B, T, Σ outᵢ]`
@@ -48,7 +46,7 @@ pub fn bit_linear<const N: usize>(
     backend: OpBackend,
 ) -> Tensor<3> {
     if !backend.is_native() {
-        return reference(x, latents, backend.operands);
+        return reference(x, latents, backend);
     }
     let (x, op) = (x.into_dispatch(), NativeBitLinear { backend });
     let mut latents = latents.into_iter().map(Tensor::into_dispatch);
@@ -65,7 +63,7 @@ pub fn bit_linear<const N: usize>(
 fn reference<const N: usize>(
     x: Tensor<3>,
     latents: [Tensor<2>; N],
-    operands: Operands,
+    backend: OpBackend,
 ) -> Tensor<3> {
     let (codes, scale) = activation_codes(&x);
     let matrices = latents.map(weight_codes);
@@ -73,7 +71,7 @@ fn reference<const N: usize>(
         |(codes, scale): &(Tensor<2>, Tensor<2>)| scale.clone().expand([1, codes.dims()[0]]);
     let weight_scales = Tensor::cat(matrices.iter().map(of_rows).collect(), 1); // [1, Σ out]
     let weights = Tensor::cat(matrices.map(|(codes, _)| codes).into(), 0);
-    let sums = matmul_with(operands, codes, weights.transpose().unsqueeze());
+    let sums = backend.matmul(codes, weights.transpose().unsqueeze());
     // The order of `ActivationScale::rescale`: times the weight scale, then over the token's.
     sums * weight_scales.unsqueeze() / scale
 }
@@ -268,6 +266,7 @@ mod tests {
     use crate::ops::testing::{
         PRECISIONS, assert_within, cases, compare, draw, gradient, host, leaf, with_gradients,
     };
+    use bitnet_kernels::Operands;
     use proptest::prelude::*;
 
     /// Compares layers of these heights with one input, and the bits of their outputs in f32.

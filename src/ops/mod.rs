@@ -25,9 +25,6 @@ mod rms_norm;
 #[cfg(test)]
 mod testing;
 
-use bitnet_kernels::Operands;
-use burn::tensor::{FloatDType, Tensor};
-
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionShape, LazyMask, attention};
 pub use backend::OpBackend;
@@ -38,17 +35,6 @@ pub(crate) use cross_entropy::logits_at_once;
 pub use cross_entropy::{Targets, cross_entropy};
 pub use gated::gated;
 pub use rms_norm::rms_norm;
-
-/// A float product of the references, with its operands rounded first where that is asked for.
-fn matmul_with<const D: usize>(operands: Operands, left: Tensor<D>, right: Tensor<D>) -> Tensor<D> {
-    match operands {
-        Operands::F32 => left.matmul(right),
-        Operands::Bf16 => {
-            let [left, right] = [left, right].map(|tensor| tensor.cast(FloatDType::BF16));
-            left.matmul(right).cast(FloatDType::F32)
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

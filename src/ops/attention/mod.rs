@@ -64,7 +64,7 @@ impl AttentionShape {
 /// Attention of whole sequences: `qkv [B, T, (H + 2 KV)·D]` → `[B, T, H·D]`
 pub fn attention(qkv: Tensor<3>, shape: &AttentionShape, backend: OpBackend) -> Tensor<3> {
     if !backend.is_native() {
-        return reference::attention(qkv, shape, backend.operands);
+        return reference::attention(qkv, shape, backend);
     }
     let op = cpu::NativeAttention { shape: shape.clone(), backend };
     Tensor::from_dispatch(Dispatch::run1(qkv.into_dispatch(), op))

@@ -2,18 +2,17 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bitnet_kernels::Operands;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
 use super::AttentionShape;
-use crate::ops::matmul_with;
+use crate::ops::OpBackend;
 
 /// The score of a masked key: its weight is exactly 0. Shaders need not support infinities.
 const MASKED: f32 = -1e30;
 
 /// The `G = H / KV` query heads of a group are stacked along time, so that keys and values are
 /// never repeated.
-pub(super) fn attention(qkv: Tensor<3>, shape: &AttentionShape, operands: Operands) -> Tensor<3> {
+pub(super) fn attention(qkv: Tensor<3>, shape: &AttentionShape, backend: OpBackend) -> Tensor<3> {
     let AttentionShape { batch, time, heads, kv_heads, head_dim, .. } = *shape;
     let (group, mask) = (shape.group(), shape.mask.on(shape, &qkv.device()));
     let split = |first: usize, count: usize| {
@@ -24,12 +23,12 @@ pub(super) fn attention(qkv: Tensor<3>, shape: &AttentionShape, operands: Operan
     let k = mask.rotary(split(heads, kv_heads));
     let v = split(heads + kv_heads, kv_heads);
     let q = q.reshape([batch, kv_heads, group * time, head_dim]);
-    let scores = matmul_with(operands, q, k.swap_dims(2, 3)); // [B, KV, G·T, T]
+    let scores = backend.matmul(q, k.swap_dims(2, 3)); // [B, KV, G·T, T]
     let scores = scores.reshape([batch, kv_heads, group, time, time]);
     let masked = mask.masked.clone().expand([batch, kv_heads, group, time, time]);
     let weights = activation::softmax(scores.mask_fill(masked, MASKED), 4);
     let weights = weights.reshape([batch, kv_heads, group * time, time]);
-    let y = matmul_with(operands, weights, v);
+    let y = backend.matmul(weights, v);
     let y = y.reshape([batch, heads, time, head_dim]).swap_dims(1, 2);
     y.reshape([batch, time, heads * head_dim])
 }

@@ -42,7 +42,7 @@ pub fn cross_entropy(
     backend: OpBackend,
 ) -> Tensor<1> {
     if !backend.is_native() {
-        return reference::cross_entropy(hidden, head, &targets, backend.operands);
+        return reference::cross_entropy(hidden, head, &targets, backend);
     }
     let op = cpu::NativeCrossEntropy { targets, backend };
     Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), head.into_dispatch(), op))

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use bitnet_kernels::Operands;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
 use super::Targets;
-use crate::ops::matmul_with;
+use crate::ops::OpBackend;
 
 /// Tokens whose logits exist at the same time.
 const LOGIT_TOKENS: usize = 1024;
@@ -17,7 +16,7 @@ pub(super) fn cross_entropy(
     hidden: Tensor<3>,
     head: Tensor<2>,
     targets: &Targets,
-    operands: Operands,
+    backend: OpBackend,
 ) -> Tensor<1> {
     let [batch, time, width] = hidden.dims();
     let hidden = hidden.reshape([batch * time, width]);
@@ -36,8 +35,8 @@ pub(super) fn cross_entropy(
         let log_probs = activation::log_softmax(logits, 1);
         sum = sum + chosen.loss(&log_probs);
         let error = chosen.logit_gradient(log_probs); // [count, V]
-        hidden_gradients.push(matmul_with(operands, error.clone(), frozen.clone()));
-        head_gradient = head_gradient + matmul_with(operands, error.transpose(), chunk);
+        hidden_gradients.push(backend.matmul(error.clone(), frozen.clone()));
+        head_gradient = head_gradient + backend.matmul(error.transpose(), chunk);
     }
     let along = |x: Tensor<2>, gradient: Tensor<2>| ((x.clone() - x.detach()) * gradient).sum();
     sum + along(hidden, Tensor::cat(hidden_gradients, 0)) + along(head, head_gradient)
