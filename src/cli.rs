@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Train and fine-tune BitNet b1.58 ternary language models.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(crate) struct Cli {
+pub(crate) struct TrainerCli {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Option<TrainerCommand>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
 }
@@ -57,7 +57,7 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum TrainerCommand {
     /// Show what a recipe will do and need: schedule, memory, time.
     Plan(PlanArgs),
     /// Look at what a model would see, or at what it holds.
@@ -72,7 +72,7 @@ pub(crate) enum Command {
     /// Write a fresh BF16 master of any shape, its weights drawn at random.
     Init(InitArgs),
     /// Measure how fast a shape trains here, on random tokens.
-    Bench(BenchArgs),
+    Bench(TrainBenchArgs),
 }
 
 /// A number above 0 that is no infinity.
@@ -217,7 +217,7 @@ pub(crate) enum LinearClass {
 
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
-pub(crate) struct BenchArgs {
+pub(crate) struct TrainBenchArgs {
     /// The shape.
     #[arg(long, value_name = "CONFIG.toml")]
     pub(crate) config: PathBuf,

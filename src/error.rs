@@ -10,7 +10,7 @@ use bitnet_text::TextError;
 use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::device::{NoBf16, NoDevice};
-use crate::platform::Stop;
+use crate::platform::StopSignal;
 use crate::recipe::RecipeError;
 
 /// Why a run ended early.
@@ -144,10 +144,10 @@ pub enum TrainError {
     },
     /// A signal asked for a stop; the state was saved.
     #[error("stopped by a signal; continue with --resume auto")]
-    Stopped(Stop),
+    Stopped(StopSignal),
     /// A signal stopped an export; nothing was written under its final name.
     #[error("stopped by a signal; nothing was written")]
-    ExportStopped(Stop),
+    ExportStopped(StopSignal),
 }
 
 impl TrainError {

@@ -38,7 +38,7 @@ pub mod device;
 pub mod distributed;
 mod error;
 pub mod estimate;
-pub mod export;
+pub mod exporter;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod model;

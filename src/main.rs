@@ -11,7 +11,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     allocator::keep_pages();
-    let cli = cli::Cli::parse();
+    let cli = cli::TrainerCli::parse();
     match commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),

@@ -1,16 +1,18 @@
-//! The only file that makes calls of one operating system: signals, free space, memory.
-//! Elsewhere than on Unix the fallbacks below are used; the README says which platforms were run.
+//! Everything that differs between operating systems: signals, cores, free space, memory, host name.
+//! Systems other than Unix use the fallbacks below; the README lists the platforms that were tried.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Signals that arrived, polled by long work between its pieces.
+pub use bitnet_format::process::{free_memory, peak_memory};
+
+/// Signals received so far; long work polls them.
 ///
-/// The first SIGINT or SIGTERM (or SIGUSR2, which `mpirun` hands on) asks for a safe stop; a second
-/// one ends the process at once, which tears nothing because files appear under their final name
-/// only when complete.
+/// The first SIGINT or SIGTERM (or SIGUSR2, which `mpirun` forwards) asks for a safe stop. A second
+/// one ends the process at once. That leaves no half-written file, because files get their final
+/// name only when complete.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     interrupt: Arc<AtomicBool>,
@@ -20,14 +22,14 @@ pub struct Signals {
 
 /// Why a run was asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopSignal {
     /// SIGINT: Ctrl-C.
     Interrupt,
-    /// SIGTERM: a scheduler's polite request.
+    /// SIGTERM: what schedulers send before they kill.
     Terminate,
 }
 
-impl Stop {
+impl StopSignal {
     /// The exit code after a safe save: 128 + the signal's number.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -38,12 +40,12 @@ impl Stop {
 }
 
 impl Signals {
-    /// Starts listening. Signals that nobody listens for keep their default action.
+    /// Installs the handlers. All other signals keep their default action.
     pub fn listen() -> std::io::Result<Self> {
         let signals = Self::default();
         for (signal, flag, stop) in [
-            (signal_hook::consts::SIGINT, &signals.interrupt, Stop::Interrupt),
-            (signal_hook::consts::SIGTERM, &signals.terminate, Stop::Terminate),
+            (signal_hook::consts::SIGINT, &signals.interrupt, StopSignal::Interrupt),
+            (signal_hook::consts::SIGTERM, &signals.terminate, StopSignal::Terminate),
         ] {
             listen_for_stop(signal, flag, stop)?;
         }
@@ -54,7 +56,7 @@ impl Signals {
     #[cfg(unix)]
     fn listen_for_more(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGUSR1, SIGUSR2};
-        listen_for_stop(SIGUSR2, &self.terminate, Stop::Terminate)?;
+        listen_for_stop(SIGUSR2, &self.terminate, StopSignal::Terminate)?;
         signal_hook::flag::register(SIGUSR1, Arc::clone(&self.save)).map(|_| ())
     }
 
@@ -64,24 +66,25 @@ impl Signals {
     }
 
     /// Whether a stop was asked for.
-    pub fn stop(&self) -> Option<Stop> {
+    pub fn stop(&self) -> Option<StopSignal> {
         if self.interrupt.load(Ordering::Relaxed) {
-            Some(Stop::Interrupt)
+            Some(StopSignal::Interrupt)
         } else if self.terminate.load(Ordering::Relaxed) {
-            Some(Stop::Terminate)
+            Some(StopSignal::Terminate)
         } else {
             None
         }
     }
 
-    /// Whether SIGUSR1 arrived since the last call: save and go on.
+    /// Whether SIGUSR1 arrived since the last call: save and continue.
     pub fn take_save(&self) -> bool {
         self.save.swap(false, Ordering::Relaxed)
     }
 }
 
-fn listen_for_stop(signal: i32, flag: &Arc<AtomicBool>, stop: Stop) -> std::io::Result<()> {
-    // The order matters: the second arrival finds the flag set and ends the process.
+fn listen_for_stop(signal: i32, flag: &Arc<AtomicBool>, stop: StopSignal) -> std::io::Result<()> {
+    // Handlers run in this order: the first signal passes the check and then sets the flag, the
+    // second finds it set and ends the process.
     let code = i32::from(stop.exit_code());
     signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(flag))?;
     signal_hook::flag::register(signal, Arc::clone(flag)).map(|_| ())
@@ -113,32 +116,10 @@ pub fn free_space(_path: &Path) -> Option<u64> {
     None
 }
 
-/// Memory in bytes that programs can still have; `None` where unknown.
-#[cfg(target_os = "linux")]
-pub fn free_memory() -> Option<u64> {
-    let status = fs_err::read_to_string("/proc/meminfo").ok()?;
-    let line = status.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// Memory in bytes that programs can still have; `None` where unknown.
-#[cfg(not(target_os = "linux"))]
-pub fn free_memory() -> Option<u64> {
-    None
-}
-
-/// Largest resident memory of this process so far in bytes; `None` where unknown.
-#[cfg(target_os = "linux")]
-pub fn peak_memory() -> Option<u64> {
-    let status = fs_err::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// Largest resident memory of this process so far in bytes; `None` where unknown.
-#[cfg(not(target_os = "linux"))]
-pub fn peak_memory() -> Option<u64> {
-    None
+/// The name of this machine, as the kernel or the environment gives it; `None` where unknown.
+pub(crate) fn host_name() -> Option<String> {
+    let from_kernel = fs_err::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = from_kernel.or_else(|| std::env::var("HOSTNAME").ok());
+    let name = name.or_else(|| std::env::var("COMPUTERNAME").ok())?;
+    Some(name.trim().to_owned())
 }

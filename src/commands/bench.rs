@@ -15,17 +15,17 @@ use serde_json::json;
 
 use super::print_line;
 use super::ranks::with_ranks;
-use crate::cli::BenchArgs;
+use crate::cli::TrainBenchArgs;
 use crate::failure::{Usage, say};
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
 
-pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+pub(crate) fn run(args: &TrainBenchArgs) -> Result<()> {
     with_ranks(args.threads, args.oversubscribe, |comm| run_on(args, comm))
 }
 
-fn run_on(args: &BenchArgs, comm: &Comm) -> Result<()> {
+fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     let mut work = workload(args, comm)?;
     let hosts = Hosts::gather(comm, platform::cores());
     let (place, here) = (hosts.local_rank(), hosts.local_world_size());
@@ -80,7 +80,7 @@ fn run_on(args: &BenchArgs, comm: &Comm) -> Result<()> {
     Ok(())
 }
 
-fn workload(args: &BenchArgs, comm: &Comm) -> Result<Workload> {
+fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<Workload> {
     let mut spec = ModelSpec::from_file(&args.config).map_err(TrainError::from)?;
     if let Some(size) = args.vocab_size {
         spec.vocab_size = size;

@@ -7,7 +7,7 @@ use bitnet_format::blocks::i2_s::I2sLayout;
 use bitnet_format::convert::gguf::Table;
 use bitnet_format::staged::OnExisting;
 use bitnet_format::{StoredModel, WeightForm};
-use bitnet_train::export::{self, Request};
+use bitnet_train::exporter::{self, ExportRequest};
 use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
 use bitnet_train::platform::{Signals, peak_memory};
 use bitnet_train::recipe::ExportFormat;
@@ -27,9 +27,10 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let start = Instant::now();
     let what = format!("writing {}", args.format);
     let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
-    let report = export::export(&model, &args.model, &request, &signals, &mut watch)?;
+    let report = exporter::export(&model, &args.model, &request, &signals, &mut watch)?;
     let seconds = start.elapsed().as_secs_f64();
-    let verification = if args.no_verify { None } else { Some(export::verify(&model, &args.out)?) };
+    let verification =
+        if args.no_verify { None } else { Some(exporter::verify(&model, &args.out)?) };
     let bytes = size_of(&args.out)?;
     if args.json {
         let mut result = json!({
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-fn request(args: &ExportArgs) -> Result<Request<'_>> {
+fn request(args: &ExportArgs) -> Result<ExportRequest<'_>> {
     let format: ExportFormat =
         args.format.parse().map_err(|error| Usage(format!("--format: {error}")))?;
     let is_gguf = args.format.starts_with("gguf");
@@ -63,7 +64,7 @@ fn request(args: &ExportArgs) -> Result<Request<'_>> {
         return Err(Usage("--linear-class: only hf-packed has a choice".to_owned()).into());
     }
     let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
-    let mut request = Request::new(format, &args.out, on_existing);
+    let mut request = ExportRequest::new(format, &args.out, on_existing);
     if let Some(word) = &args.embedding {
         let found = Table::WORDS.iter().find(|(known, _)| known == word);
         let words: Vec<_> = Table::WORDS.iter().map(|(word, _)| *word).collect();

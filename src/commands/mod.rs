@@ -1,6 +1,7 @@
 //! One file a command: from what was typed to what is done and printed.
 
 mod bench;
+mod chat_model;
 mod eval;
 mod export;
 mod init;
@@ -8,7 +9,6 @@ mod inspect;
 mod plan;
 mod ranks;
 mod run;
-mod speaker;
 mod tokenizer;
 
 use std::path::Path;
@@ -18,21 +18,21 @@ use bitnet_format::FormatError;
 use bitnet_text::Tokenizer;
 use bitnet_train::train::TrainError;
 
-use crate::cli::{Cli, Command, Inspect};
+use crate::cli::{Inspect, TrainerCli, TrainerCommand};
 use crate::failure::Usage;
 
 /// Runs the command that was typed.
-pub(crate) fn run(cli: &Cli) -> Result<()> {
+pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
     match &cli.command {
         None => run::run(&cli.run),
-        Some(Command::Plan(args)) => plan::run(args),
-        Some(Command::Inspect(Inspect::Data(args))) => inspect::data(args),
-        Some(Command::Inspect(Inspect::Model(args))) => inspect::model(args),
-        Some(Command::Tokenizer(args)) => tokenizer::run(args),
-        Some(Command::Eval(args)) => eval::run(args),
-        Some(Command::Export(args)) => export::run(args),
-        Some(Command::Init(args)) => init::run(args),
-        Some(Command::Bench(args)) => bench::run(args),
+        Some(TrainerCommand::Plan(args)) => plan::run(args),
+        Some(TrainerCommand::Inspect(Inspect::Data(args))) => inspect::data(args),
+        Some(TrainerCommand::Inspect(Inspect::Model(args))) => inspect::model(args),
+        Some(TrainerCommand::Tokenizer(args)) => tokenizer::run(args),
+        Some(TrainerCommand::Eval(args)) => eval::run(args),
+        Some(TrainerCommand::Export(args)) => export::run(args),
+        Some(TrainerCommand::Init(args)) => init::run(args),
+        Some(TrainerCommand::Bench(args)) => bench::run(args),
     }
 }
 

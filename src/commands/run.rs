@@ -13,16 +13,16 @@ use bitnet_train::run::{self, PipelineStage, Resume, RunOptions, Summary};
 use bitnet_train::train::{TrainError, all_ok, first_only};
 use serde_json::{Value, json};
 
+use super::chat_model::{ChatModel, ExactMatches};
 use super::print_line;
 use super::ranks::with_ranks;
-use super::speaker::{Score, Speaker};
 use crate::cli::RunArgs;
 use crate::failure::Usage;
 
 /// Tokens the packed model speaks for each prompt at the end of a run.
-const SPOKEN_TOKENS: usize = 60;
+const GENERATED_TOKENS: usize = 60;
 /// Held-out stories of the generated world that are asked about at the end of a run.
-const EXAMINED_STORIES: u64 = 200;
+const EVALUATED_STORIES: u64 = 200;
 /// Held-out conversations that are shown.
 const SHOWN_CONVERSATIONS: u64 = 2;
 
@@ -70,7 +70,7 @@ struct Outcome<'a> {
     recipe: &'a Recipe,
     summary: Summary,
     /// Questions about unseen worlds, asked in a chat, by how many of a kind the story has.
-    scores: BTreeMap<Difficulty, Score>,
+    scores: BTreeMap<Difficulty, ExactMatches>,
 }
 
 impl Runner<'_> {
@@ -79,7 +79,7 @@ impl Runner<'_> {
         if self.args.dry_run || !self.comm.is_first() {
             return Ok(());
         }
-        let outcome = Outcome { recipe, scores: examine(recipe, &summary)?, summary };
+        let outcome = Outcome { recipe, scores: exact_match(recipe, &summary)?, summary };
         if self.args.json {
             print_line(&outcome.json().to_string());
             return Ok(());
@@ -105,7 +105,7 @@ impl Runner<'_> {
                 return Ok(());
             }
             let first = self.comm.is_first();
-            let scores = if first { examine(recipe, &summary)? } else { BTreeMap::new() };
+            let scores = if first { exact_match(recipe, &summary)? } else { BTreeMap::new() };
             outcomes.push(Outcome { recipe, summary, scores });
         }
         if !self.comm.is_first() {
@@ -201,7 +201,7 @@ impl Outcome<'_> {
             "exports": exports,
             "peak_rss_bytes": bitnet_train::platform::peak_memory(),
         });
-        for (difficulty, Score { asked, right }) in &self.scores {
+        for (difficulty, ExactMatches { asked, right }) in &self.scores {
             line["questions"][word(*difficulty)] = json!({"asked": asked, "right": right});
         }
         line
@@ -214,10 +214,10 @@ fn packed(summary: &Summary) -> Option<&Path> {
 }
 
 /// Asks the packed model about worlds it never saw, where it was trained on the generated one.
-fn examine(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Difficulty, Score>> {
+fn exact_match(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Difficulty, ExactMatches>> {
     match (packed(summary), &recipe.data.source) {
         (Some(packed), DataSource::Generate(_)) => {
-            Speaker::open(packed)?.examine(recipe.seed, EXAMINED_STORIES)
+            ChatModel::open(packed)?.exact_match(recipe.seed, EVALUATED_STORIES)
         }
         _ => Ok(BTreeMap::new()),
     }
@@ -233,16 +233,14 @@ fn word(difficulty: Difficulty) -> &'static str {
 /// Lets the packed model speak.
 fn show(outcome: &Outcome) -> Result<()> {
     let Some(packed) = outcome.packed() else { return Ok(()) };
-    let (recipe, speaker) = (outcome.recipe, Speaker::open(packed)?);
+    let (recipe, model) = (outcome.recipe, ChatModel::open(packed)?);
     for prompt in &recipe.sample.prompts {
         if recipe.stage == StageKind::Pretrain {
-            print_line(&format!("> {prompt}{}", speaker.continue_text(prompt, SPOKEN_TOKENS)?));
+            print_line(&format!("> {prompt}{}", model.continue_text(prompt, GENERATED_TOKENS)?));
         } else {
-            let turn = bitnet_text::Message {
-                speaker: bitnet_text::Speaker::User,
-                content: prompt.clone(),
-            };
-            let answer = speaker.answer(&[turn], SPOKEN_TOKENS)?.unwrap_or_default();
+            let turn =
+                bitnet_text::Message { role: bitnet_text::Role::User, content: prompt.clone() };
+            let answer = model.answer(&[turn], GENERATED_TOKENS)?.unwrap_or_default();
             print_line(&format!("User: {prompt}\nAssistant: {}", answer.trim()));
         }
     }
@@ -251,7 +249,8 @@ fn show(outcome: &Outcome) -> Result<()> {
     }
     if recipe.stage == StageKind::Pretrain {
         for (what, style) in [("plain", StoryStyle::Plain), ("eventful", StoryStyle::Hq)] {
-            let Score { asked, right } = speaker.probe(recipe.seed, style, EXAMINED_STORIES)?;
+            let ExactMatches { asked, right } =
+                model.probe(recipe.seed, style, EVALUATED_STORIES)?;
             print_line(&format!(
                 "sentences about {what} stories of unseen worlds finished exactly: \
                  {right} of {asked}"
@@ -261,9 +260,9 @@ fn show(outcome: &Outcome) -> Result<()> {
     }
     for index in 0..SHOWN_CONVERSATIONS {
         print_line("");
-        for message in speaker.converse(recipe.seed, index)? {
-            let word = match message.speaker {
-                bitnet_text::Speaker::Assistant => "Assistant",
+        for message in model.converse(recipe.seed, index)? {
+            let word = match message.role {
+                bitnet_text::Role::Assistant => "Assistant",
                 _ => "User",
             };
             print_line(&format!("{word}: {}", message.content));

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use bitnet_text::{Message, Speaker};
+use bitnet_text::{Message, Role};
 use serde_json::{Map, Value};
 
 use super::document::SourceLocation;
@@ -59,11 +59,11 @@ pub fn conversation(object: &Object) -> Result<Vec<Message>, FieldError> {
         let expected = "messages, conversations (ShareGPT) or instruction and output (Alpaca)";
         return Err(field_error("messages", expected, keys(object)));
     };
-    match messages.last().map(|last| last.speaker) {
-        Some(Speaker::Assistant) => Ok(messages),
+    match messages.last().map(|last| last.role) {
+        Some(Role::Assistant) => Ok(messages),
         Some(other) => {
             let field = format!("{field}.{}", messages.len() - 1);
-            Err(field_error(&field, "the assistant's turn at the end", other.word()))
+            Err(field_error(&field, "the assistant's turn at the end", other.name()))
         }
         None => Err(field_error(field, "at least one turn", "an empty list")),
     }
@@ -75,7 +75,7 @@ pub fn conversation(object: &Object) -> Result<Vec<Message>, FieldError> {
 /// # Errors
 /// As [`conversation`]; also if the prompts differ or the answers do not.
 pub fn preference(object: &Object) -> Result<PreferenceExample, FieldError> {
-    let prompt = object.get("prompt").map(|value| messages_of("prompt", value, Speaker::User));
+    let prompt = object.get("prompt").map(|value| messages_of("prompt", value, Role::User));
     let prompt = prompt.transpose()?;
     let (before_chosen, chosen) = answer(object, "chosen", prompt.as_deref())?;
     let (before_rejected, rejected) = answer(object, "rejected", prompt.as_deref())?;
@@ -90,9 +90,9 @@ pub fn preference(object: &Object) -> Result<PreferenceExample, FieldError> {
             "the same text",
         ));
     }
-    match before_chosen.last().map(|last| last.speaker) {
-        Some(Speaker::User) => Ok(PreferenceExample { prompt: before_chosen, chosen, rejected }),
-        Some(other) => Err(field_error("prompt", "the user's turn at its end", other.word())),
+    match before_chosen.last().map(|last| last.role) {
+        Some(Role::User) => Ok(PreferenceExample { prompt: before_chosen, chosen, rejected }),
+        Some(other) => Err(field_error("prompt", "the user's turn at its end", other.name())),
         None => Err(field_error("prompt", "what the user said", "nothing")),
     }
 }
@@ -104,8 +104,8 @@ fn answer(
     prompt: Option<&[Message]>,
 ) -> Result<(Vec<Message>, String), FieldError> {
     let value = object.get(field).unwrap_or(&Value::Null);
-    let mut messages = messages_of(field, value, Speaker::Assistant)?;
-    let last = messages.pop().filter(|last| last.speaker == Speaker::Assistant);
+    let mut messages = messages_of(field, value, Role::Assistant)?;
+    let last = messages.pop().filter(|last| last.role == Role::Assistant);
     let Some(last) = last else {
         return Err(field_error(field, "the assistant's answer at its end", "another turn"));
     };
@@ -120,10 +120,10 @@ fn answer(
     }
 }
 
-/// The messages of a value: text of `speaker`, one message, or a list of messages.
-fn messages_of(field: &str, value: &Value, speaker: Speaker) -> Result<Vec<Message>, FieldError> {
+/// The messages of a value: text of `role`, one message, or a list of messages.
+fn messages_of(field: &str, value: &Value, role: Role) -> Result<Vec<Message>, FieldError> {
     match value {
-        Value::String(_) => Ok(vec![Message { speaker, content: content(field, value)? }]),
+        Value::String(_) => Ok(vec![Message { role, content: content(field, value)? }]),
         Value::Object(_) => turns(field, &Value::Array(vec![value.clone()]), OPENAI),
         Value::Array(_) => turns(field, value, OPENAI),
         other => Err(field_error(field, "text or a list of messages", kind(other))),
@@ -135,30 +135,26 @@ fn messages_of(field: &str, value: &Value, speaker: Speaker) -> Result<Vec<Messa
 struct MessageKeys {
     role: &'static str,
     content: &'static str,
-    words: &'static [(&'static str, Speaker)],
+    words: &'static [(&'static str, Role)],
     expected: &'static str,
 }
 
 const OPENAI: MessageKeys = MessageKeys {
     role: "role",
     content: "content",
-    words: &[
-        ("system", Speaker::System),
-        ("user", Speaker::User),
-        ("assistant", Speaker::Assistant),
-    ],
+    words: &[("system", Role::System), ("user", Role::User), ("assistant", Role::Assistant)],
     expected: "\"system\", \"user\" or \"assistant\"",
 };
 const SHARE_GPT: MessageKeys = MessageKeys {
     role: "from",
     content: "value",
     words: &[
-        ("system", Speaker::System),
-        ("human", Speaker::User),
-        ("user", Speaker::User),
-        ("gpt", Speaker::Assistant),
-        ("chatgpt", Speaker::Assistant),
-        ("assistant", Speaker::Assistant),
+        ("system", Role::System),
+        ("human", Role::User),
+        ("user", Role::User),
+        ("gpt", Role::Assistant),
+        ("chatgpt", Role::Assistant),
+        ("assistant", Role::Assistant),
     ],
     expected: "\"system\", \"human\" or \"gpt\"",
 };
@@ -180,11 +176,11 @@ fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Me
     let place = |key: &str| format!("{field}.{at}.{key}");
     let role = turn.get(keys.role).unwrap_or(&Value::Null);
     let word = role.as_str().unwrap_or_default();
-    let Some((_, speaker)) = keys.words.iter().find(|(known, _)| *known == word) else {
+    let Some((_, role)) = keys.words.iter().find(|(known, _)| *known == word) else {
         let got = if word.is_empty() { kind(role).to_owned() } else { format!("{word:?}") };
         return Err(field_error(&place(keys.role), keys.expected, got));
     };
-    if at > 0 && *speaker == Speaker::System {
+    if at > 0 && *role == Role::System {
         return Err(field_error(
             &place(keys.role),
             "\"system\" in the first message only",
@@ -192,7 +188,7 @@ fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Me
         ));
     }
     let value = turn.get(keys.content).unwrap_or(&Value::Null);
-    Ok(Message { speaker: *speaker, content: content(&place(keys.content), value)? })
+    Ok(Message { role: *role, content: content(&place(keys.content), value)? })
 }
 
 fn content(field: &str, value: &Value) -> Result<String, FieldError> {
@@ -214,10 +210,10 @@ fn alpaca(object: &Object) -> Result<Vec<Message>, FieldError> {
     }
     let mut messages = Vec::with_capacity(3);
     if object.get("system").is_some_and(|system| *system != Value::Null && *system != "") {
-        messages.push(Message { speaker: Speaker::System, content: field("system")? });
+        messages.push(Message { role: Role::System, content: field("system")? });
     }
-    messages.push(Message { speaker: Speaker::User, content: instruction });
-    messages.push(Message { speaker: Speaker::Assistant, content: field("output")? });
+    messages.push(Message { role: Role::User, content: instruction });
+    messages.push(Message { role: Role::Assistant, content: field("output")? });
     Ok(messages)
 }
 
@@ -241,7 +237,7 @@ mod tests {
     }
 
     fn plain(messages: &[Message]) -> Vec<(&str, &str)> {
-        messages.iter().map(|one| (one.speaker.word(), one.content.as_str())).collect()
+        messages.iter().map(|one| (one.role.name(), one.content.as_str())).collect()
     }
 
     fn wrong(value: Value) -> String {
@@ -315,7 +311,7 @@ mod tests {
         let user = json!({"role": "user", "content": "q"});
         let said = |text: &str| json!({"role": "assistant", "content": text});
         let expected = PreferenceExample {
-            prompt: vec![Message { speaker: Speaker::User, content: "q".into() }],
+            prompt: vec![Message { role: Role::User, content: "q".into() }],
             chosen: "a".into(),
             rejected: "b".into(),
         };

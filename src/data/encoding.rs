@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use bitnet_text::{ChatTemplate, Dialogue, Message, Speaker, TextError, Tokenizer};
+use bitnet_text::{ChatTemplate, Dialogue, Message, Role, TextError, Tokenizer};
 use serde_json::{Map, Value};
 
 use super::conversation::{self, FieldError, PreferenceExample};
@@ -118,7 +118,7 @@ impl Encoding {
             Self::Preferences(_) => {
                 let PreferenceExample { mut prompt, chosen, rejected } =
                     conversation::preference(&object(&text)?)?;
-                let answer = |content| Message { speaker: Speaker::Assistant, content };
+                let answer = |content| Message { role: Role::Assistant, content };
                 prompt.extend([answer(chosen), answer(rejected)]);
                 prompt
             }
@@ -143,7 +143,7 @@ fn encode_pair(
 ) -> Result<Vec<Dialogue>, EncodeError> {
     let side = |answer: &String| {
         let mut messages = preference.prompt.clone();
-        messages.push(Message { speaker: Speaker::Assistant, content: answer.clone() });
+        messages.push(Message { role: Role::Assistant, content: answer.clone() });
         let mut dialogue = template.encode(tokenizer, &messages)?;
         let begin = last_answer_start(&dialogue.trained);
         dialogue.trained[..begin].fill(false);

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fs_err::{File, OpenOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::platform;
+
 /// How often a taken lock is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -86,7 +88,11 @@ impl fmt::Display for LockHolder {
 }
 
 fn sign(file: &mut File) -> io::Result<()> {
-    let identity = Identity { pid: std::process::id(), host: host(), since: seconds_now() };
+    let identity = Identity {
+        pid: std::process::id(),
+        host: platform::host_name().unwrap_or_else(|| "this machine".to_owned()),
+        since: seconds_now(),
+    };
     let mut line = serde_json::to_vec(&identity).expect("plain fields become JSON");
     line.push(b'\n');
     file.set_len(0)?;
@@ -96,14 +102,6 @@ fn sign(file: &mut File) -> io::Result<()> {
 
 fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-}
-
-/// The name of this machine, for people only.
-fn host() -> String {
-    let from_kernel = fs_err::read_to_string("/proc/sys/kernel/hostname").ok();
-    let named = from_kernel.or_else(|| std::env::var("HOSTNAME").ok());
-    let named = named.or_else(|| std::env::var("COMPUTERNAME").ok());
-    named.map_or_else(|| "this machine".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::comm::Comm;
 use crate::error::TrainError;
-use crate::platform::Stop;
+use crate::platform::StopSignal;
 
 /// How the work of one rank ended, as the ranks tell each other.
 #[derive(Serialize, Deserialize)]
@@ -62,10 +62,10 @@ pub fn first_only<T>(
 }
 
 /// The stop signal that any rank received.
-pub(crate) fn any_stop(comm: &Comm, own: Option<Stop>) -> Option<Stop> {
-    let code = own.map_or(0, Stop::exit_code);
+pub(crate) fn any_stop(comm: &Comm, own: Option<StopSignal>) -> Option<StopSignal> {
+    let code = own.map_or(0, StopSignal::exit_code);
     let code = if comm.world_size() == 1 { code } else { comm.all_reduce_max(code) };
-    [Stop::Interrupt, Stop::Terminate].into_iter().find(|stop| stop.exit_code() == code)
+    [StopSignal::Interrupt, StopSignal::Terminate].into_iter().find(|stop| stop.exit_code() == code)
 }
 
 /// Something that must be equal on all ranks: its name, and its value on this rank.
@@ -151,9 +151,10 @@ mod tests {
 
     #[test]
     fn a_signal_to_any_rank_is_a_signal_to_all() {
-        let stops =
-            in_threads(3, |comm| any_stop(&comm, (comm.rank() == 2).then_some(Stop::Interrupt)));
-        assert_eq!(stops, [Some(Stop::Interrupt); 3]);
+        let stops = in_threads(3, |comm| {
+            any_stop(&comm, (comm.rank() == 2).then_some(StopSignal::Interrupt))
+        });
+        assert_eq!(stops, [Some(StopSignal::Interrupt); 3]);
         assert_eq!(in_threads(2, |comm| any_stop(&comm, None)), [None; 2]);
     }
 

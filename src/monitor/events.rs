@@ -1,5 +1,16 @@
-//! `TensorBoard` event files: how figures become records, written without a protobuf library.
-//! Which figures are worth writing, and when, is decided by the training loop, not here.
+//! `TensorBoard` event files, written without a protobuf library. The training loop decides which
+//! figures are written and when.
+//!
+//! A file is a sequence of `TFRecord` frames, all numbers little-endian:
+//!
+//! ```text
+//! | length: u64 | masked CRC-32C of length: u32 | payload | masked CRC-32C of payload: u32 |
+//! ```
+//!
+//! The payload is a protobuf message `Event { 1: wall_time: double, 2: step: int64,
+//! 3: file_version: string, 5: summary }`; a summary holds `Value { 1: tag, 2: simple_value }`. A
+//! protobuf field is a key (`number << 3 | wire type`) and its content; wire type 0 is a varint,
+//! 1 eight bytes, 2 a length and as many bytes, 5 four bytes.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
@@ -7,20 +18,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err::File;
 
-/// What the first record of a file says.
+use crate::platform::host_name;
+
+/// Content of the first record of every file.
 const FILE_VERSION: &str = "brain.Event:2";
-/// Added to a rotated checksum, so that the checksum of data with checksums stays meaningful.
+/// `TFRecord` rotates each checksum and adds this: a CRC over data that itself contains CRCs would
+/// otherwise lose its strength.
 const MASK_DELTA: u32 = 0xa282_ead8;
 
-/// An event file that is being written. What is buffered is lost without [`EventFile::flush`] when
-/// the process is killed; dropping the file writes it.
+/// An open event file. Dropping it writes what is buffered; a killed process loses what was not
+/// [flushed](EventFile::flush).
 #[derive(Debug)]
 pub struct EventFile {
     file: BufWriter<File>,
 }
 
 impl EventFile {
-    /// Starts a new file in `dir`, which is made where it is missing. No file is ever overwritten.
+    /// Creates a new file in `dir`, and `dir` if missing. Never overwrites a file.
     pub fn create(dir: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
         let now = since_epoch();
@@ -32,22 +46,22 @@ impl EventFile {
         Ok(this)
     }
 
-    /// Where the file lies.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         self.file.get_ref().path()
     }
 
-    /// Writes one figure of a step.
+    /// Writes one value of a step.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> io::Result<()> {
         self.scalars(step, &[(tag, value)])
     }
 
-    /// Writes several figures of a step as one event. Values are kept in single precision.
+    /// Writes several values of a step as one event, in single precision.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> io::Result<()> {
         self.file.write_all(&record(&scalar_event(since_epoch(), step, values)))
     }
 
-    /// Hands everything to the operating system, so that a viewer sees it.
+    /// Passes buffered records to the operating system, where a viewer can read them.
     pub fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
@@ -55,7 +69,8 @@ impl EventFile {
 
 /// The first free name of this second, host and process.
 fn create_new(dir: &Path, seconds: u64) -> io::Result<File> {
-    let prefix = format!("events.out.tfevents.{seconds:010}.{}.{}", host(), std::process::id());
+    let prefix =
+        format!("events.out.tfevents.{seconds:010}.{}.{}", host_in_file_name(), std::process::id());
     let mut number = 0_u32;
     loop {
         match File::create_new(dir.join(format!("{prefix}.{number}"))) {
@@ -66,13 +81,11 @@ fn create_new(dir: &Path, seconds: u64) -> io::Result<File> {
 }
 
 /// The name of this machine as part of a file name.
-fn host() -> String {
-    let from_kernel = fs_err::read_to_string("/proc/sys/kernel/hostname").ok();
-    let named = from_kernel.or_else(|| std::env::var("HOSTNAME").ok());
-    let named = named.or_else(|| std::env::var("COMPUTERNAME").ok()).unwrap_or_default();
+fn host_in_file_name() -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' };
-    let named: String = named.trim().chars().take(64).map(plain).collect();
-    if named.is_empty() { "localhost".to_owned() } else { named }
+    let name = host_name().unwrap_or_default();
+    let name: String = name.chars().take(64).map(plain).collect();
+    if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
 fn since_epoch() -> Duration {

@@ -6,7 +6,7 @@ mod plot;
 mod terminal;
 
 pub use events::EventFile;
-pub use plot::{Glyphs, plot, sparkline};
+pub use plot::{Glyphs, plot};
 pub use terminal::{Terminal, Verbosity};
 
 use std::collections::BTreeMap;

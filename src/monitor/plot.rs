@@ -1,7 +1,6 @@
-//! Small plots made of characters. What is plotted, its title and its x axis belong to the caller;
-//! nothing here knows of a run or writes to a terminal.
+//! Small plots made of characters. The caller adds title and x axis, and prints the lines.
 
-/// Columns of the y axis's labels, the same in every plot so that plots line up.
+/// Columns of the y axis's labels, fixed so that plots line up.
 const LABEL_WIDTH: usize = 8;
 /// Columns before the drawing: label, a space, the axis.
 const GUTTER: usize = LABEL_WIDTH + 2;
@@ -42,21 +41,13 @@ impl Glyphs {
             (Self::Ascii, false) => '|',
         }
     }
-
-    /// From low to high.
-    fn ramp(self) -> [char; 8] {
-        match self {
-            Self::Unicode => ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
-            Self::Ascii => ['.', ':', '-', '=', '+', '*', '#', '@'],
-        }
-    }
 }
 
 /// A line plot of `height` lines, none wider than `width` characters, with the highest and the
 /// lowest drawn value as labels on the left; a constant series has one label, in the middle.
 ///
-/// A long series is averaged in buckets, a short one is stretched. What is not finite is a gap.
-/// Without room for labels they are left out, and the axis with them.
+/// A long series is averaged in buckets, a short one interpolated. Non-finite values leave gaps.
+/// A plot too narrow for labels has neither labels nor axis.
 pub fn plot(series: &[f64], width: usize, height: usize, glyphs: Glyphs) -> Vec<String> {
     let gutter = if width > GUTTER { GUTTER } else { 0 };
     let (across, down) = glyphs.dots();
@@ -73,14 +64,6 @@ pub fn plot(series: &[f64], width: usize, height: usize, glyphs: Glyphs) -> Vec<
         format!("{}{drawn}", if gutter > 0 { &axis } else { "" }).trim_end().to_owned()
     };
     (0..height).map(line).collect()
-}
-
-/// A series on one line of at most `width` characters; a short series takes a character a value.
-pub fn sparkline(series: &[f64], width: usize, glyphs: Glyphs) -> String {
-    let values = average(series, width.min(series.len()));
-    let (range, ramp) = (Range::of(&values), glyphs.ramp());
-    let level = |value: &f64| range.filter(|_| value.is_finite()).map(|r| r.level(*value, 8));
-    values.iter().map(|value| level(value).map_or(' ', |level| ramp[level])).collect()
 }
 
 /// The lowest and the highest finite value.
@@ -114,7 +97,7 @@ impl Range {
     }
 }
 
-/// Texts of both ends: with four digits, more where those would be the same, fewer for want of room.
+/// Labels of both ends: four digits, more where the two would be equal, fewer where they do not fit.
 fn label_pair(low: f64, high: f64) -> [String; 2] {
     let pair = |digits| [short(low, digits), short(high, digits)];
     let fits = |pair: &[String; 2]| pair.iter().all(|text| text.len() <= LABEL_WIDTH);
@@ -123,7 +106,7 @@ fn label_pair(low: f64, high: f64) -> [String; 2] {
     distinct.or_else(|| (1..=4).rev().map(pair).find(fits)).unwrap_or_default()
 }
 
-/// A number with so many significant digits, plain where that is short and scientific elsewhere.
+/// A number with `digits` significant digits: plain from 0.001 to 99,999, else scientific.
 fn short(value: f64, digits: usize) -> String {
     let scientific = format!("{value:.*e}", digits - 1);
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -154,7 +137,7 @@ fn resample(series: &[f64], columns: usize) -> Vec<f64> {
     }
 }
 
-/// Means of `buckets` equal pieces, of what is finite in them.
+/// Means of the finite values of `buckets` equal parts.
 fn average(series: &[f64], buckets: usize) -> Vec<f64> {
     let start = |bucket| bucket * series.len() / buckets;
     (0..buckets).map(|bucket| mean(&series[start(bucket)..start(bucket + 1)])).collect()
@@ -166,7 +149,7 @@ fn mean(values: &[f64]) -> f64 {
     if count == 0 { f64::NAN } else { finite().map(|value| value / count as f64).sum() }
 }
 
-/// The series between two of its values; beside a gap the nearer one.
+/// Linear interpolation; next to a gap, the nearer value.
 fn interpolate(series: &[f64], position: f64) -> f64 {
     let left = (position as usize).min(series.len() - 1);
     let right = (left + 1).min(series.len() - 1);
@@ -179,7 +162,7 @@ fn interpolate(series: &[f64], position: f64) -> f64 {
     }
 }
 
-/// The dots of every cell, line after line; neighbours are joined by vertical strokes.
+/// The dots of every cell, row by row. Vertical strokes join neighbouring columns.
 fn draw(
     values: &[f64],
     range: Option<Range>,
@@ -202,7 +185,7 @@ fn draw(
     cells
 }
 
-/// The rows a column fills, coming from its neighbour's row.
+/// The rows that a column fills, from its left neighbour's row to its own.
 fn stroke(before: Option<usize>, here: usize) -> std::ops::RangeInclusive<usize> {
     match before {
         Some(before) if before < here => before + 1..=here,
@@ -211,7 +194,15 @@ fn stroke(before: Option<usize>, here: usize) -> std::ops::RangeInclusive<usize>
     }
 }
 
-/// A dot's bit in a braille character.
+/// A dot's bit in a Unicode braille pattern (U+2800 and on): the bottom row came later and has the
+/// two high bits.
+///
+/// ```text
+/// 01 08
+/// 02 10
+/// 04 20
+/// 40 80
+/// ```
 fn dot(x: usize, y: usize) -> u8 {
     [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]][y][x]
 }
@@ -254,15 +245,10 @@ mod tests {
             "   2.295 +        **********************",
         ];
         assert_eq!(plot(&loss, 40, 5, Glyphs::Ascii), ascii);
-        assert_eq!(sparkline(&loss, 20, Glyphs::Unicode), "█▄▃▃▂▂▂▂▁▁▁▁▁▁▁▁▁▁▁▁");
-        assert_eq!(sparkline(&loss, 20, Glyphs::Ascii), "@=--::::............");
     }
 
     #[test]
-    fn what_is_not_finite_is_a_gap() {
-        let series = [1.0, 2.0, NAN, 4.0, 3.0, INF];
-        assert_eq!(sparkline(&series, 20, Glyphs::Unicode), "▁▃ █▆ ");
-        assert_eq!(sparkline(&series, 3, Glyphs::Unicode), "▁█▅");
+    fn non_finite_values_are_gaps() {
         let expected = ["       4 +     **", "         |       *", "       1 +***"];
         assert_eq!(plot(&[1.0, 1.0, NAN, 4.0, 3.0], 18, 3, Glyphs::Ascii), expected);
         let nothing = plot(&[NAN, INF], 18, 2, Glyphs::Ascii);
@@ -275,8 +261,6 @@ mod tests {
         assert_eq!(plot(&[5.0; 9], 13, 3, Glyphs::Unicode), expected);
         assert_eq!(plot(&[7.0], 13, 1, Glyphs::Ascii), ["       7 +*"]);
         assert_eq!(plot(&[], 13, 1, Glyphs::Unicode), ["         │"]);
-        assert_eq!(sparkline(&[5.0; 3], 8, Glyphs::Unicode), "▄▄▄");
-        assert_eq!(sparkline(&[], 8, Glyphs::Unicode), "");
     }
 
     #[test]
@@ -287,7 +271,6 @@ mod tests {
                 let lines = plot(&series, width, height, glyphs);
                 assert_eq!(lines.len(), height);
                 assert!(lines.iter().all(|line| line.chars().count() <= width));
-                assert!(sparkline(&series, width, glyphs).chars().count() <= width);
             }
         }
         assert_eq!(plot(&[1.0, 2.0], 3, 1, Glyphs::Ascii), ["***"]);

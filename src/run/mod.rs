@@ -21,7 +21,7 @@ use crate::distributed::{
     Comm, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
 };
 use crate::error::TrainError;
-use crate::export;
+use crate::exporter;
 use crate::monitor::{EventFile, Monitor, RunInfo};
 use crate::platform::Signals;
 use crate::recipe::{Recipe, StageKind};
@@ -200,7 +200,7 @@ fn open_on_all_ranks<'a>(
     let comm = opener.comm;
     let (context, stage) = all_ok(comm, open(recipe, opener, monitor))?;
     assert_equal_across_ranks(comm, &context.key_values())?;
-    all_ok(comm, export::check_formats(recipe, &context.spec))?;
+    all_ok(comm, exporter::check_formats(recipe, &context.spec))?;
     Ok((context, stage))
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::{ModelSpec, StoredModel};
-use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
+use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
 
 use super::step::adamw::{AdamW, AdamWSettings};
@@ -159,7 +159,7 @@ impl RunContext<'_> {
             let body = self.tokenizer.encode(prompt)?;
             return Ok(self.tokenizer.bos().into_iter().chain(body).collect());
         }
-        let message = Message { speaker: Speaker::User, content: prompt.to_owned() };
+        let message = Message { role: Role::User, content: prompt.to_owned() };
         Ok(self.chat.prompt(&self.tokenizer, &[message])?)
     }
 }

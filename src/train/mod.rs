@@ -41,7 +41,7 @@ pub(crate) use callbacks::Callbacks;
 pub(crate) use metrics::RunLog;
 
 use crate::distributed::any_stop;
-use crate::platform::Stop;
+use crate::platform::StopSignal;
 use context::RunContext;
 use stage::{BatchRequest, Stage, StepGradients};
 use state::TrainState;
@@ -57,7 +57,7 @@ pub(crate) struct Trainer<'a> {
 
 /// What signals, files and the clock ask of a run, on whichever rank.
 struct Requests {
-    stop: Option<Stop>,
+    stop: Option<StopSignal>,
     save: bool,
 }
 
@@ -110,7 +110,7 @@ impl Trainer<'_> {
     fn requests(&self) -> Requests {
         let RunContext { signals, comm, .. } = self.context;
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let stop = signals.stop().or(late.then_some(Stop::Terminate));
+        let stop = signals.stop().or(late.then_some(StopSignal::Terminate));
         let save = signals.take_save() || self.callbacks.take_save_request();
         if comm.world_size() == 1 {
             return Requests { stop, save };

@@ -10,9 +10,9 @@ use super::state::{Best, TrainState};
 use crate::checkpoint::{self, Contents, Moments};
 use crate::distributed::first_only;
 use crate::error::TrainError;
-use crate::export;
+use crate::exporter;
 use crate::monitor::EventFile;
-use crate::platform::Stop;
+use crate::platform::StopSignal;
 use crate::run_dir::{BEST_DIR, FINAL_DIR};
 
 /// Checkpoints in a row that a full disk may prevent before the run gives up.
@@ -93,7 +93,7 @@ impl Callbacks<'_> {
     }
 
     /// Saves the state unless its checkpoint is there already; returns the error to end with.
-    pub(super) fn save_and_stop(&mut self, state: &mut TrainState, stop: Stop) -> TrainError {
+    pub(super) fn save_and_stop(&mut self, state: &mut TrainState, stop: StopSignal) -> TrainError {
         match self.save_if_missing(state) {
             Ok(()) => TrainError::Stopped(stop),
             Err(error) => error,
@@ -123,15 +123,15 @@ impl Callbacks<'_> {
         monitor.saved(&target);
         for format in &self.context.recipe.export.formats {
             let out = dir.join("export").join(format.file_name());
-            let request = export::Request::new(*format, &out, OnExisting::Replace);
+            let request = exporter::ExportRequest::new(*format, &out, OnExisting::Replace);
             let model = StoredModel::open(&target)?;
             let what = format!("writing {}", format.name());
             let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
             let signals = self.context.signals;
-            let report = export::export(&model, &target, &request, signals, &mut watch)?;
+            let report = exporter::export(&model, &target, &request, signals, &mut watch)?;
             monitor.saved(&out);
             monitor.message(&report.to_string());
-            monitor.message(&export::verify(&model, &out)?.to_string());
+            monitor.message(&exporter::verify(&model, &out)?.to_string());
         }
         events.as_mut().map_or(Ok(()), EventFile::flush)?;
         monitor.finished();

@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use bitnet_engine::{Continuation, EngineError, Kernel, KvCache, Model, Workspace};
 use bitnet_format::ModelSpec;
+use bitnet_format::process::peak_memory;
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
 use serde_json::{Value, json};
 
-use crate::cli::{BenchArgs, Cache, Head};
+use crate::cli::{BenchArgs, CacheArg, HeadArg};
 use crate::failure::BadInput;
 use crate::open;
 
@@ -51,10 +52,10 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "decode_tokens_per_second_all": decode,
         "prompt_tokens": args.prompt_tokens, "generate_tokens": args.generate_tokens,
         "context_tokens": args.context_tokens, "sequences": args.sequences,
-        "cache": if args.cache.cache == Cache::F16 { "f16" } else { "f32" },
+        "cache": if args.cache.cache == CacheArg::F16 { "f16" } else { "f32" },
         "load_seconds": loaded, "peak_rss_bytes": peak_memory(),
         "kernel": model.kernel().name(), "threads": threads.count(),
-        "head": if args.head == Head::Int8 { "int8" } else { "file" },
+        "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
         "huge_pages": huge_page_bytes().is_some_and(|bytes| bytes > 0),
         "huge_page_bytes": huge_page_bytes(), "parameters": spec.parameters(),
     });
@@ -114,7 +115,7 @@ fn time_prefill(model: &Model, args: &BenchArgs, workspace: &mut Workspace) -> a
     Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Tokens a second of all sequences together, each taking its likeliest token. The contexts are
+/// Tokens a second of all sequences together, each taking its argmax token. The contexts are
 /// left as they were.
 fn time_decode(
     model: &Model,
@@ -131,8 +132,8 @@ fn time_decode(
             .map(|(cache, tokens)| Continuation { cache, tokens })
             .collect();
         let logits = model.forward_batch(workspace, &mut sequences)?;
-        let likeliest = logits.chunks(model.spec().vocab_size).map(likeliest).collect();
-        ids = likeliest;
+        let argmax = logits.chunks(model.spec().vocab_size).map(argmax).collect();
+        ids = argmax;
     }
     let seconds = start.elapsed().as_secs_f64();
     for cache in caches.iter_mut() {
@@ -141,7 +142,7 @@ fn time_decode(
     Ok((args.generate_tokens * caches.len()) as f64 / seconds)
 }
 
-fn likeliest(logits: &[f32]) -> u32 {
+fn argmax(logits: &[f32]) -> u32 {
     let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
     (0..logits.len()).fold(0, best) as u32
 }
@@ -164,12 +165,4 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 fn in_words(result: &Value) -> String {
     let Some(all) = result.as_object() else { return result.to_string() };
     all.iter().map(|(key, value)| format!("{key:<32} {value}")).collect::<Vec<_>>().join("\n")
-}
-
-/// Largest resident memory of this process so far in bytes; `None` where unknown.
-fn peak_memory() -> Option<u64> {
-    let status = fs_err::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bitnet_engine::{GenerateRequest, KvCache, Model, Threads, generate};
-use bitnet_text::{ChatTemplate, Message, Speaker, Tokenizer};
+use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 
 use crate::cli::ChatArgs;
 use crate::{generate as sampling, open};
 
 /// A conversation with a model.
-struct Session<'a> {
+struct ChatSession<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     chat: ChatTemplate,
@@ -38,8 +38,8 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         stop_ids,
         max_tokens: args.max_tokens,
     };
-    let system = args.system.iter().map(|text| turn(Speaker::System, text)).collect();
-    let mut session = Session {
+    let system = args.system.iter().map(|text| turn(Role::System, text)).collect();
+    let mut session = ChatSession {
         cache: open::cache(&model, &args.cache),
         model: &model,
         tokenizer: &tokenizer,
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
 }
 
 /// Reads turns until the input ends.
-fn converse(session: &mut Session, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<()> {
     let terminal = stdin().is_terminal() && stdout().is_terminal();
     if terminal {
         eprintln!("/reset forgets what was said, /exit leaves, Ctrl-C stops an answer");
@@ -83,7 +83,7 @@ fn converse(session: &mut Session, interrupt: &Interrupt) -> anyhow::Result<()> 
     }
 }
 
-impl Session<'_> {
+impl ChatSession<'_> {
     /// Adds the user's turn and the answer to it; what is spoken goes to `out` as it comes.
     fn answer(
         &mut self,
@@ -91,7 +91,7 @@ impl Session<'_> {
         out: &mut dyn FnMut(&str) -> std::io::Result<()>,
         interrupted: &dyn Fn() -> bool,
     ) -> anyhow::Result<()> {
-        self.said.push(turn(Speaker::User, text));
+        self.said.push(turn(Role::User, text));
         let Some(prompt) = self.fitting_prompt()? else {
             self.said.pop();
             let most = self.model.spec().max_position_embeddings;
@@ -127,14 +127,14 @@ impl Session<'_> {
         self.cached = prompt;
         self.cached.extend(generated.tokens);
         self.cached.truncate(self.cache.len());
-        self.said.push(turn(Speaker::Assistant, answer.trim_end()));
+        self.said.push(turn(Role::Assistant, answer.trim_end()));
         Ok(())
     }
 
     /// The prompt for all that was said, without the oldest turns where there is no room for them;
     /// `None` when the last turn alone leaves no room for an answer.
     fn fitting_prompt(&mut self) -> anyhow::Result<Option<Vec<u32>>> {
-        let first = usize::from(self.said.first().is_some_and(|it| it.speaker == Speaker::System));
+        let first = usize::from(self.said.first().is_some_and(|it| it.role == Role::System));
         let mut forgotten = 0;
         loop {
             let prompt = self.chat.prompt(self.tokenizer, &self.said)?;
@@ -193,8 +193,8 @@ impl Interrupt {
     }
 }
 
-fn turn(speaker: Speaker, content: &str) -> Message {
-    Message { speaker, content: content.to_owned() }
+fn turn(role: Role, content: &str) -> Message {
+    Message { role, content: content.to_owned() }
 }
 
 fn write_now(text: &str) -> std::io::Result<()> {

@@ -44,7 +44,7 @@ pub(crate) struct GenerateArgs {
     pub(crate) sampling: SamplingArgs,
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
-    pub(crate) head: Head,
+    pub(crate) head: HeadArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
@@ -69,7 +69,7 @@ pub(crate) struct ChatArgs {
     pub(crate) sampling: SamplingArgs,
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
-    pub(crate) head: Head,
+    pub(crate) head: HeadArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
@@ -103,19 +103,19 @@ pub(crate) struct SamplingArgs {
 pub(crate) struct CacheArgs {
     /// Hold keys and values as computed, or rounded to half precision in half the memory
     #[arg(long, value_enum, value_name = "f32|f16", default_value = "f32")]
-    pub(crate) cache: Cache,
+    pub(crate) cache: CacheArg,
 }
 
 /// What keys and values are held in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Cache {
+pub(crate) enum CacheArg {
     F32,
     F16,
 }
 
 /// How the head is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Head {
+pub(crate) enum HeadArg {
     File,
     Int8,
 }
@@ -140,7 +140,7 @@ pub(crate) struct ScoreArgs {
     pub(crate) ids: PathBuf,
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "file")]
-    pub(crate) head: Head,
+    pub(crate) head: HeadArg,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     /// Print `logprobs` and `argmax` of each line as a JSON object
@@ -186,7 +186,7 @@ pub(crate) struct BenchArgs {
     pub(crate) limits: bool,
     /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
-    pub(crate) head: Head,
+    pub(crate) head: HeadArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]

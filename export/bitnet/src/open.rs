@@ -9,7 +9,7 @@ use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_kernels::huge_page_bytes;
 use bitnet_text::Tokenizer;
 
-use crate::cli::{Cache, CacheArgs, Head, ThreadArgs};
+use crate::cli::{CacheArg, CacheArgs, HeadArg, ThreadArgs};
 use crate::failure::BadInput;
 
 /// Says plainly that there is nothing at a path.
@@ -22,24 +22,24 @@ pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The model at a path.
-pub(crate) fn model(path: &Path, head: Head) -> anyhow::Result<Model> {
+pub(crate) fn model(path: &Path, head: HeadArg) -> anyhow::Result<Model> {
     check_path(path)?;
     Ok(Model::load_with(path, precision(head))?)
 }
 
 /// How the head is to be held.
-pub(crate) fn precision(head: Head) -> HeadPrecision {
+pub(crate) fn precision(head: HeadArg) -> HeadPrecision {
     match head {
-        Head::File => HeadPrecision::File,
-        Head::Int8 => HeadPrecision::Int8,
+        HeadArg::File => HeadPrecision::File,
+        HeadArg::Int8 => HeadPrecision::Int8,
     }
 }
 
 /// An empty context for a model.
 pub(crate) fn cache(model: &Model, args: &CacheArgs) -> KvCache {
     let precision = match args.cache {
-        Cache::F32 => CachePrecision::F32,
-        Cache::F16 => CachePrecision::F16,
+        CacheArg::F32 => CachePrecision::F32,
+        CacheArg::F16 => CachePrecision::F16,
     };
     KvCache::with_precision(model.spec(), precision)
 }

@@ -27,6 +27,7 @@ pub mod norm;
 pub mod packed;
 mod pairs;
 mod parts;
+pub mod process;
 pub mod quant;
 pub mod report;
 pub mod rope;

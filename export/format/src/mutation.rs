@@ -31,8 +31,8 @@ pub(crate) fn survive_all(good: &[u8], read: impl Fn(Vec<u8>) -> bool) {
     }
     eprintln!("{runs} damaged files, {readable} still readable, slowest {slowest:?}");
     assert!(readable < runs, "the damage was noticed");
-    if let Some(peak) = peak_memory_kib() {
-        assert!(peak < 1 << 20, "the process once held {peak} KiB");
+    if let Some(peak) = crate::process::peak_memory() {
+        assert!(peak < 1 << 30, "the process once held {peak} bytes");
     }
 }
 
@@ -108,11 +108,4 @@ impl Random {
     fn below(&mut self, end: usize) -> usize {
         (self.next() % (end.max(1) as u64)) as usize
     }
-}
-
-/// The most memory this process ever held, where the system says.
-fn peak_memory_kib() -> Option<u64> {
-    let status = fs_err::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
 }

@@ -1,90 +1,63 @@
-//! Checks on a `tokenizer.json` before the `tokenizers` library sees it: that library panics on
-//! some contradictions and quietly renumbers tokens on others. The post-processor's checks live
-//! in `template`; loading lives in `tokenizer`.
+//! Checks a `tokenizer.json` before the `tokenizers` library sees it: that library panics on some
+//! contradictions and silently renumbers tokens on others. `post_processor` has the checks of that
+//! part; `library` loads the file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use crate::error::TextError;
-use crate::file::{self, Added, File, Merge, Model};
-use crate::template;
+use crate::post_processor;
+use crate::token_table::TokenTable;
+use crate::tokenizer_json::{self, AddedEntry, BpeModel, Merge, TokenizerJson};
 
-/// Refuses every contradiction between the parts of the file, and gives back its contents.
-pub(crate) fn check(path: &Path, bytes: &[u8]) -> Result<File, TextError> {
-    let file = file::parse(path, bytes)?;
-    let limit = 2 * (file.model.vocab.0.len() + file.added_tokens.len()) as u64;
-    let mut book = Book { path, limit, ids: HashMap::new(), tokens: HashMap::new() };
-    vocab(&mut book, &file.model)?;
-    model(&book, &file)?;
+/// Refuses contradictions between the parts of the file and returns its contents.
+pub(crate) fn check(path: &Path, bytes: &[u8]) -> Result<TokenizerJson, TextError> {
+    let file = tokenizer_json::parse(path, bytes)?;
+    let mut table = TokenTable::new(path, file.model.vocab.0.len() + file.added_tokens.len());
+    vocab(&mut table, &file.model)?;
+    model(&table, &file)?;
     for token in &file.added_tokens {
-        added(&mut book, token)?;
+        added(&mut table, token)?;
     }
     once(path, &file.added_tokens)?;
     if let Some(post) = &file.post_processor {
-        template::check(&book, "post_processor", post)?;
+        post_processor::check(&table, "post_processor", post)?;
     }
     Ok(file)
 }
 
-/// Tokens and ids of one file, in both directions.
-pub(crate) struct Book<'a> {
-    pub(crate) path: &'a Path,
-    limit: u64,
-    ids: HashMap<&'a str, u32>,
-    tokens: HashMap<u32, &'a str>,
-}
-
-impl<'a> Book<'a> {
-    pub(crate) fn id(&self, token: &str) -> Option<u32> {
-        self.ids.get(token).copied()
-    }
-
-    fn enter(&mut self, field: &'static str, token: &'a str, id: u64) -> Result<(), TextError> {
-        let (path, limit) = (self.path.to_owned(), self.limit);
-        let Some(small) = u32::try_from(id).ok().filter(|_| id < limit) else {
-            return Err(TextError::IdTooLarge { path, field, token: token.to_owned(), id, limit });
-        };
-        if let Some(first) = self.tokens.insert(small, token) {
-            let (first, second) = (first.to_owned(), token.to_owned());
-            return Err(TextError::IdTwice { path, field, id: small, first, second });
-        }
-        self.ids.insert(token, small);
-        Ok(())
-    }
-}
-
-fn vocab<'a>(book: &mut Book<'a>, model: &'a Model) -> Result<(), TextError> {
+fn vocab<'a>(table: &mut TokenTable<'a>, model: &'a BpeModel) -> Result<(), TextError> {
     for (token, id) in &model.vocab.0 {
-        if book.id(token).is_some() {
-            let (path, token) = (book.path.to_owned(), token.clone());
+        if table.id(token).is_some() {
+            let (path, token) = (table.path.to_owned(), token.clone());
             return Err(TextError::TokenTwice { path, token });
         }
-        book.enter("model.vocab", token, *id)?;
+        table.insert("model.vocab", token, *id)?;
     }
     Ok(())
 }
 
-fn model(book: &Book, file: &File) -> Result<(), TextError> {
+fn model(table: &TokenTable, file: &TokenizerJson) -> Result<(), TextError> {
     let model = &file.model;
     if let Some(got) = model.dropout.filter(|rate| *rate != 0.0) {
-        return Err(TextError::Dropout { path: book.path.to_owned(), got });
+        return Err(TextError::Dropout { path: table.path.to_owned(), got });
     }
-    if let Some(token) = model.unk_token.as_ref().filter(|token| book.id(token).is_none()) {
-        let (path, token) = (book.path.to_owned(), token.clone());
+    if let Some(token) = model.unk_token.as_ref().filter(|token| table.id(token).is_none()) {
+        let (path, token) = (table.path.to_owned(), token.clone());
         return Err(TextError::UnkToken { path, token });
     }
-    merges(book, file)
+    merges(table, file)
 }
 
-fn merges(book: &Book, file: &File) -> Result<(), TextError> {
+fn merges(table: &TokenTable, file: &TokenizerJson) -> Result<(), TextError> {
     let prefix = file.model.continuing_subword_prefix.as_deref().unwrap_or("");
     let special = file.added_tokens.iter().filter(|token| token.special);
     let special: HashSet<&str> = special.map(|token| token.content.as_str()).collect();
     for (index, entry) in file.model.merges.iter().enumerate() {
-        let made = merge(book, index, entry, prefix)?;
+        let made = merge(table, index, entry, prefix)?;
         if made.is_some_and(|made| special.contains(made.as_str())) {
             let what = "makes a special token out of plain text; expected none to".to_owned();
-            return Err(TextError::merge(book.path, index, what));
+            return Err(TextError::merge(table.path, index, what));
         }
     }
     Ok(())
@@ -92,12 +65,12 @@ fn merges(book: &Book, file: &File) -> Result<(), TextError> {
 
 /// The token a merge makes; `None` for the version line that old files begin with.
 fn merge(
-    book: &Book,
+    table: &TokenTable,
     index: usize,
     entry: &Merge,
     prefix: &str,
 ) -> Result<Option<String>, TextError> {
-    let bad = |what: String| TextError::merge(book.path, index, what);
+    let bad = |what: String| TextError::merge(table.path, index, what);
     let (left, right) = match entry {
         Merge::Pair(left, right) => (left.as_str(), right.as_str()),
         Merge::Line(line) if line.starts_with("#version") => return Ok(None),
@@ -110,28 +83,28 @@ fn merge(
         bad(format!("expected the second token to begin with {prefix:?}, got {right:?}"))
     })?;
     let made = format!("{left}{rest}");
-    let unknown = [left, right, &made].into_iter().find(|token| book.id(token).is_none());
+    let unknown = [left, right, &made].into_iter().find(|token| table.id(token).is_none());
     if let Some(token) = unknown {
         return Err(bad(format!("expected tokens of the vocabulary, got {token:?}")));
     }
     Ok(Some(made))
 }
 
-fn added<'a>(book: &mut Book<'a>, token: &'a Added) -> Result<(), TextError> {
+fn added<'a>(table: &mut TokenTable<'a>, token: &'a AddedEntry) -> Result<(), TextError> {
     if token.content.is_empty() {
-        return Err(TextError::added(book.path, "", "empty; expected at least one letter"));
+        return Err(TextError::added(table.path, "", "empty; expected at least one letter"));
     }
-    match book.id(&token.content) {
+    match table.id(&token.content) {
         Some(id) if u64::from(id) == token.id => Ok(()),
         Some(id) => {
             let what = format!("two ids; expected {id} as listed before, got {}", token.id);
-            Err(TextError::added(book.path, &token.content, what))
+            Err(TextError::added(table.path, &token.content, what))
         }
-        None => book.enter("added_tokens", &token.content, token.id),
+        None => table.insert("added_tokens", &token.content, token.id),
     }
 }
 
-fn once(path: &Path, tokens: &[Added]) -> Result<(), TextError> {
+fn once(path: &Path, tokens: &[AddedEntry]) -> Result<(), TextError> {
     let mut seen = HashSet::new();
     match tokens.iter().find(|token| !seen.insert(token.content.as_str())) {
         Some(token) => {
@@ -144,7 +117,7 @@ fn once(path: &Path, tokens: &[Added]) -> Result<(), TextError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::tiny;
+    use crate::test_tokenizers::tiny;
     use serde_json::{Value, json};
 
     /// The message for the tiny tokenizer with the value at `pointer` replaced.

@@ -1,11 +1,10 @@
-//! Everything that can go wrong between text and token ids. No code that detects it lives here.
+//! The errors of this crate. The modules that detect them are elsewhere.
 
 use std::path::{Path, PathBuf};
 
 use bitnet_format::FormatError;
 
-use crate::file::MAX_FILE_BYTES;
-use crate::train::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB};
+use crate::limits::{MAX_FILE_BYTES, MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB};
 
 /// What went wrong while reading, using or training a tokenizer, or with a chat template.
 ///
@@ -18,7 +17,7 @@ pub enum TextError {
     /// A GGUF file does not open.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// A GGUF file cannot say it, or says what is no tokenizer.
+    /// A GGUF file cannot express this tokenizer, or holds none.
     #[error("{path} [{field}]: {what}")]
     Inexpressible {
         /// The file.
@@ -175,17 +174,17 @@ pub enum TextError {
         /// The token that should be there.
         token: &'static str,
     },
-    /// A chat template cannot be read, does not end, or loses what was said.
+    /// A chat template does not parse, does not terminate, or loses a message.
     #[error("{}: {what}", place(path, *line))]
     ChatTemplate {
         /// The template's file.
         path: PathBuf,
-        /// Line, from 1, where one is to blame.
+        /// Line, from 1, where one is at fault.
         line: Option<usize>,
         /// What is wrong, with what was expected.
         what: String,
     },
-    /// A vocabulary nobody can train.
+    /// A vocabulary size outside the trainable range.
     #[error("[vocab_size]: out of range; expected {MIN_VOCAB} to {MAX_VOCAB}, got {got}")]
     VocabSize {
         /// The size asked for.

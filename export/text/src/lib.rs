@@ -1,7 +1,7 @@
 //! Text and token ids: tokenizer loading, checking and training, streaming decoding, and how a
 //! conversation is written in tokens.
 //!
-//! The front door of the crate. No model, no sampling and no reading of data files lives here.
+//! Models, sampling and the reading of data files are elsewhere.
 
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -10,24 +10,27 @@ mod bytes;
 mod chat;
 mod check;
 mod error;
-mod file;
 mod gguf;
-mod hf_config;
-mod load;
-mod spaces;
+mod library;
+mod limits;
+mod post_processor;
 mod stream;
-mod template;
+mod token_table;
 mod tokenizer;
+mod tokenizer_config;
+mod tokenizer_json;
 mod train;
 mod vocabulary;
+mod whitespace;
 
-pub use chat::{ChatTemplate, Dialogue, Message, Speaker};
+pub use chat::{ChatTemplate, Dialogue, Message, Role};
 pub use error::TextError;
-pub use hf_config::TOKENIZER_CONFIG_FILE;
+pub use limits::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
-pub use train::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS, train_bpe};
+pub use tokenizer_config::TOKENIZER_CONFIG_FILE;
+pub use train::train_bpe;
 pub use vocabulary::{SplitPattern, TokenKind, Vocabulary};
 
 #[cfg(test)]
-mod sample;
+mod test_tokenizers;

@@ -1,61 +1,73 @@
-//! Ids to text one at a time, as a chat prints them. Whole texts are decoded in `tokenizer`.
+//! Decodes ids one at a time, as a chat prints them. `tokenizer` decodes whole texts.
+//!
+//! A token is a run of bytes, not of characters, so a character may be split over several tokens:
+//!
+//! ```text
+//! ids     127    102            64
+//! bytes   0xC3 | 0xA9         | 0x61
+//! pushed  ""     "é"            "a"
+//! ```
+//!
+//! Bytes that may still begin a character are held back until the next id decides.
 
 use crate::bytes::token_bytes;
 use crate::tokenizer::Tokenizer;
 
-/// Incremental decoding that never yields a torn UTF-8 character.
+/// Incremental decoding that never splits a UTF-8 character.
 ///
-/// All pieces together are what [`Tokenizer::decode`] gives for all the ids.
+/// The concatenated pieces are what [`Tokenizer::decode`] gives for all the ids.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    state: State,
+    pending: Pending,
 }
 
 #[derive(Debug)]
-enum State {
+enum Pending {
     /// Byte-level: the bytes of a character that is not complete yet, three at most.
     Bytes(Vec<u8>),
     /// Any other decoder: ids that still shape the text, and how much of it was given out.
     Window { ids: Vec<u32>, sent: usize },
 }
 
-impl<'a> TextStream<'a> {
-    pub(crate) fn new(tokenizer: &'a Tokenizer) -> Self {
-        let state = if tokenizer.is_byte_level() {
-            State::Bytes(Vec::new())
+impl Tokenizer {
+    /// Decodes ids one at a time.
+    pub fn stream(&self) -> TextStream<'_> {
+        let pending = if self.is_byte_level() {
+            Pending::Bytes(Vec::new())
         } else {
-            State::Window { ids: Vec::new(), sent: 0 }
+            Pending::Window { ids: Vec::new(), sent: 0 }
         };
-        Self { tokenizer, state }
+        TextStream { tokenizer: self, pending }
     }
 }
 
 impl TextStream<'_> {
     /// Takes the next id and gives the text that became certain, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
-        match &mut self.state {
-            State::Bytes(rest) => {
+        match &mut self.pending {
+            Pending::Bytes(rest) => {
                 let token = self.tokenizer.plain_token(id).unwrap_or_default();
                 rest.extend(token_bytes(&token));
                 take_certain(rest)
             }
-            State::Window { ids, sent } => push_window(self.tokenizer, ids, sent, id),
+            Pending::Window { ids, sent } => push_window(self.tokenizer, ids, sent, id),
         }
     }
 
     /// Gives the rest; bytes that make no character become U+FFFD.
     pub fn finish(self) -> String {
-        match self.state {
-            State::Bytes(rest) => String::from_utf8_lossy(&rest).into_owned(),
-            State::Window { ids, sent } => after(&self.tokenizer.decode(&ids), sent),
+        match self.pending {
+            Pending::Bytes(rest) => String::from_utf8_lossy(&rest).into_owned(),
+            Pending::Window { ids, sent } => after(&self.tokenizer.decode(&ids), sent),
         }
     }
 }
 
 /// Takes from `bytes` all but the beginning of a character that may still be completed.
 fn take_certain(bytes: &mut Vec<u8>) -> String {
-    // Only the last chunk can be torn: what follows the others says that they are invalid.
+    // Only the last chunk can be incomplete: an earlier one is followed by bytes that show it to
+    // be invalid, so it becomes U+FFFD at once. `error_len` is `None` for "needs more bytes".
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     let torn = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
     let certain = if torn { bytes.len() - last.len() } else { bytes.len() };
@@ -90,7 +102,9 @@ fn after(text: &str, sent: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{load, sentence_piece, tokenizers_outside_the_repository, trained};
+    use crate::test_tokenizers::{
+        load, sentence_piece, tokenizers_outside_the_repository, trained,
+    };
     use proptest::prelude::*;
     use std::sync::LazyLock;
 

@@ -1,5 +1,5 @@
-//! The tokenizer itself: text to ids, ids to text. The checks of a file live in `check`, the call
-//! of the library's loader in `load`, decoding bit by bit in `stream`, training in `train`.
+//! The tokenizer: text to ids and ids to text. `check` validates its file, `library` loads it,
+//! `stream` decodes id by id, `train` makes new ones.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,9 @@ use tokenizers::DecoderWrapper;
 
 use crate::check;
 use crate::error::TextError;
-use crate::file::{self, Added, File};
-use crate::load;
-use crate::spaces;
-use crate::stream::TextStream;
+use crate::library;
+use crate::tokenizer_json::{self, AddedEntry, TokenizerJson};
+use crate::whitespace;
 
 const BOS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
 const EOS: [&str; 3] = ["<|end_of_text|>", "<|endoftext|>", "</s>"];
@@ -35,15 +34,15 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Reads a `tokenizer.json` of the byte-pair kind.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
-        Self::from_bytes(path, &file::read(path)?)
+        Self::from_bytes(path, &tokenizer_json::read(path)?)
     }
 
     /// The same from bytes already in memory; `path` is only for messages.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, TextError> {
         let file = check::check(path, bytes)?;
-        let control = |names: &[&str]| load::control(path, &file.added_tokens, names);
+        let control = |names: &[&str]| library::control(path, &file.added_tokens, names);
         let tokenizer = Self {
-            inner: load::load(path, bytes)?,
+            inner: library::load(path, bytes)?,
             path: path.to_owned(),
             json: bytes.to_vec(),
             vocab_size: vocab_size(&file),
@@ -56,7 +55,7 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The largest id and one: rows of the embedding table. Added tokens are included.
+    /// The largest id plus one: rows of the embedding. Added tokens are included.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
@@ -67,14 +66,14 @@ impl Tokenizer {
     /// An error only for a text with hundreds of thousands of whitespace characters in a row: the
     /// library would silently stop finding words there.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        spaces::check(text).map_err(|what| self.encode_error(what))?;
+        whitespace::check(text).map_err(|what| self.encode_error(what))?;
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding.map_err(|error| self.encode_error(error.to_string()))?.get_ids().to_vec())
     }
 
     /// The ids of a text and, for each, the byte of the text before which it ends.
     pub(crate) fn encode_with_ends(&self, text: &str) -> Result<Vec<(u32, usize)>, TextError> {
-        spaces::check(text).map_err(|what| self.encode_error(what))?;
+        whitespace::check(text).map_err(|what| self.encode_error(what))?;
         let encoding = self.inner.encode(text, false);
         let encoding = encoding.map_err(|error| self.encode_error(error.to_string()))?;
         let ends = encoding.get_offsets().iter().map(|(_, end)| *end);
@@ -147,11 +146,6 @@ impl Tokenizer {
         found.map(|(spelling, _)| spelling.as_str())
     }
 
-    /// Decodes ids one at a time.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream::new(self)
-    }
-
     /// The spelling of an id that [`Tokenizer::decode`] would show.
     pub(crate) fn plain_token(&self, id: u32) -> Option<String> {
         let token = self.inner.id_to_token(id)?;
@@ -164,8 +158,8 @@ impl Tokenizer {
     }
 
     /// The library numbers added tokens itself and only logs where the file says otherwise.
-    fn agrees_with(&self, file: &File) -> Result<(), TextError> {
-        for Added { id, content, special } in &file.added_tokens {
+    fn agrees_with(&self, file: &TokenizerJson) -> Result<(), TextError> {
+        for AddedEntry { id, content, special } in &file.added_tokens {
             let got = self.token_id(content);
             if got.map(u64::from) != Some(*id) {
                 let got = got.map_or("none".to_owned(), |got| got.to_string());
@@ -191,13 +185,13 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-fn vocab_size(file: &File) -> usize {
+fn vocab_size(file: &TokenizerJson) -> usize {
     let vocab = file.model.vocab.0.iter().map(|(_, id)| *id);
     let added = file.added_tokens.iter().map(|token| token.id);
     vocab.chain(added).max().map_or(0, |id| id as usize + 1)
 }
 
-fn special(file: &File) -> Vec<(String, u32)> {
+fn special(file: &TokenizerJson) -> Vec<(String, u32)> {
     let added = file.added_tokens.iter().filter(|token| token.special);
     let mut special: Vec<_> = added.map(|token| (token.content.clone(), token.id as u32)).collect();
     special.retain(|(spelling, _)| !spelling.is_empty());
@@ -208,7 +202,7 @@ fn special(file: &File) -> Vec<(String, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{
+    use crate::test_tokenizers::{
         load as sample, paragraphs, sentence_piece, tiny, tokenizers_outside_the_repository,
         trained,
     };

@@ -16,28 +16,8 @@ use tokenizers::tokenizer::{
 };
 
 use crate::error::TextError;
-use crate::spaces;
-
-/// The special tokens of a trained tokenizer, in the order of their ids, which are the last ones.
-pub const SPECIAL_TOKENS: [&str; 8] = [
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|finetune_right_pad_id|>",
-    "<|reserved_special_token_0|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eom_id|>",
-    "<|eot_id|>",
-];
-
-/// The smallest vocabulary: every byte and the special tokens.
-pub const MIN_VOCAB: usize = 256 + SPECIAL_TOKENS.len();
-
-/// The largest vocabulary: above it the trainer's tables alone fill the memory.
-pub const MAX_VOCAB: usize = 1 << 20;
-
-/// The library counts pairs in an `i32`, and a pair can be as frequent as bytes are many.
-pub(crate) const MAX_TRAIN_BYTES: u64 = i32::MAX as u64;
+use crate::limits::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
+use crate::whitespace;
 
 pub(crate) const SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
@@ -94,7 +74,7 @@ fn count(
         total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TRAIN_BYTES
     });
     let words = |text: &str| {
-        spaces::check(text)?;
+        whitespace::check(text)?;
         let mut pieces = PreTokenizedString::from(text);
         split.pre_tokenize(&mut pieces)?;
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
@@ -137,7 +117,7 @@ fn failed(error: impl Display) -> TextError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{paragraphs, tokenizers_outside_the_repository, trained};
+    use crate::test_tokenizers::{paragraphs, tokenizers_outside_the_repository, trained};
     use serde_json::{Value, json};
 
     fn parts(vocab_size: usize) -> Value {
@@ -180,7 +160,7 @@ mod tests {
     #[test]
     fn the_longest_whitespace_allowed_does_not_end_the_splitting() {
         let text = " ".repeat(899_999) + "\u{3000}x y";
-        assert!(spaces::check(&text).is_ok());
+        assert!(whitespace::check(&text).is_ok());
         let mut pieces = PreTokenizedString::from(text.as_str());
         split().unwrap().pre_tokenize(&mut pieces).unwrap();
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);

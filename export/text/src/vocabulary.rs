@@ -9,8 +9,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::error::TextError;
-use crate::file::{self, Merge};
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer_json::{self, Merge};
 use crate::train::SPLIT;
 
 /// A tokenizer as a GGUF file says it.
@@ -163,7 +163,7 @@ impl Tokenizer {
     /// When text is normalised or split in a way that GGUF has no name for, or when there are more
     /// tokens than rows.
     pub fn vocabulary(&self, rows: usize) -> Result<Vocabulary, TextError> {
-        let file = file::parse(self.path(), self.json())?;
+        let file = tokenizer_json::parse(self.path(), self.json())?;
         let split = self.split_pattern()?;
         if self.vocab_size() > rows {
             let what = format!("has {} tokens; expected at most {rows}", self.vocab_size());
@@ -304,7 +304,7 @@ impl Vocabulary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{tokenizers_outside_the_repository, trained};
+    use crate::test_tokenizers::{tokenizers_outside_the_repository, trained};
     use proptest::prelude::*;
 
     fn back(tokenizer: &Tokenizer, rows: usize) -> Tokenizer {

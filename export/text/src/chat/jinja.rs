@@ -1,5 +1,9 @@
-//! Running a Jinja template that nobody has read: bounded in steps, depth, time and output, and
-//! blind to the machine. What its result means lives in `cut` and `rendered`.
+//! Runs untrusted Jinja templates in a sandbox.
+//!
+//! A template comes with a downloaded model. It gets no file loader, no environment and no clock,
+//! only the roles and placeholders of a conversation. Five limits stop what does not terminate:
+//! source size, interpreter steps, recursion depth, output size and wall time. Each covers a case
+//! that the others miss; the tests at the end list them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,22 +17,23 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::Speaker;
-use super::cut::placeholder;
+use super::Role;
+use super::placeholder::placeholder;
 use crate::error::TextError;
 
-/// The largest templates in use have a tenth of it.
+/// Ten times the largest templates in use.
 const MAX_SOURCE_BYTES: usize = 128 << 10;
-/// Some hundred steps a message are usual.
+/// A message usually takes a few hundred.
 const MAX_STEPS: u64 = 1_000_000;
-/// One call of a macro counts for several.
+/// A macro call counts more than once.
 const MAX_DEPTH: usize = 200;
-/// What a template writes beside the contents: some dozen bytes a message.
+/// Without contents: usually a few dozen bytes a message.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
-/// Rendering takes less than a millisecond; only a step that does very much work gets here.
+/// Rendering takes less than a millisecond. This catches single steps that do too much work, such
+/// as replacing letters in a huge string.
 const MAX_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
-/// The engine walks long expressions, and frees nested lists, by recursion: a template within the
-/// other limits needs up to a quarter of this. Memory is only taken where it is touched.
+/// The engine evaluates long expressions and frees nested lists recursively: within the other
+/// limits a template needs up to a quarter of this. Untouched stack costs no memory.
 const STACK_BYTES: usize = 512 << 20;
 
 const NAME: &str = "chat";
@@ -41,9 +46,9 @@ pub(super) struct Jinja {
     environment: Arc<Environment<'static>>,
 }
 
-/// What a template is told beside the messages.
+/// Template variables beside the messages.
 #[derive(Clone, Copy)]
-pub(super) struct Terms<'a> {
+pub(super) struct RenderInputs<'a> {
     pub(super) bos: &'a str,
     pub(super) eos: &'a str,
     pub(super) generation_prompt: bool,
@@ -58,7 +63,7 @@ impl Jinja {
             return Err(failed((None, what)));
         }
         let owned = source.to_owned();
-        let environment = bounded(move || compile(owned)).map_err(failed)?;
+        let environment = with_limits(move || compile(owned)).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             source: source.into(),
@@ -74,11 +79,11 @@ impl Jinja {
         chat_error(&self.path, line, what)
     }
 
-    /// The text of a conversation in which placeholders stand for the contents.
-    pub(super) fn render(&self, speakers: &[Speaker], terms: Terms) -> Result<String, TextError> {
+    /// Renders a conversation with placeholders for the contents.
+    pub(super) fn render(&self, roles: &[Role], inputs: RenderInputs) -> Result<String, TextError> {
         let environment = Arc::clone(&self.environment);
-        let context = context(speakers, terms);
-        bounded(move || render(&environment, context))
+        let context = context(roles, inputs);
+        with_limits(move || render(&environment, context))
             .map_err(|(line, what)| self.error(line, what))
     }
 }
@@ -96,7 +101,7 @@ fn chat_error(path: &Path, line: Option<usize>, what: String) -> TextError {
     TextError::ChatTemplate { path: path.to_owned(), line, what }
 }
 
-/// The environment in which transformers renders: blocks swallow the line they stand on.
+/// The settings of transformers: block tags swallow the line they stand on.
 fn compile(source: String) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -114,32 +119,32 @@ fn raise(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-fn context(speakers: &[Speaker], terms: Terms) -> Value {
-    let messages = speakers.iter().enumerate().map(|(index, speaker)| {
+fn context(roles: &[Role], inputs: RenderInputs) -> Value {
+    let messages = roles.iter().enumerate().map(|(index, role)| {
         let content = Value::from(placeholder(index));
-        Value::from(BTreeMap::from([("role", Value::from(speaker.word())), ("content", content)]))
+        Value::from(BTreeMap::from([("role", Value::from(role.name())), ("content", content)]))
     });
     Value::from(BTreeMap::from([
         ("messages", Value::from(messages.collect::<Vec<_>>())),
-        ("add_generation_prompt", Value::from(terms.generation_prompt)),
-        ("bos_token", Value::from(terms.bos)),
-        ("eos_token", Value::from(terms.eos)),
-        // Given by transformers even where there are none: templates ask `tools is not none`.
+        ("add_generation_prompt", Value::from(inputs.generation_prompt)),
+        ("bos_token", Value::from(inputs.bos)),
+        ("eos_token", Value::from(inputs.eos)),
+        // transformers defines these even when unused: templates test `tools is not none`.
         ("tools", Value::from(())),
         ("documents", Value::from(())),
     ]))
 }
 
 fn render(environment: &Environment, context: Value) -> Result<String, Error> {
-    let mut output = Bounded(Vec::new());
+    let mut output = LimitedOutput(Vec::new());
     environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
     String::from_utf8(output.0)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-struct Bounded(Vec<u8>);
+struct LimitedOutput(Vec<u8>);
 
-impl io::Write for Bounded {
+impl io::Write for LimitedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
             return Err(io::Error::other("too much output"));
@@ -153,9 +158,10 @@ impl io::Write for Bounded {
     }
 }
 
-/// Works on a thread with a deep stack, and waits only so long for it. An error is a line, where
-/// one is to blame, and what is wrong.
-fn bounded<T: Send + 'static>(
+/// Runs `work` on a thread with a deep stack, for at most [`MAX_TIME`]. An error is a line, where
+/// known, and a description. A thread that runs out of time is abandoned: it cannot be killed, but
+/// its step limit ends it.
+fn with_limits<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, (Option<usize>, String)> {
     let (sender, receiver) = mpsc::channel();
@@ -367,7 +373,7 @@ mod tests {
     fn blocks_swallow_their_lines_as_in_transformers() {
         let source = "a\n  {% if true %}\nb\n  {% endif %}\n  {{ 'c' }}\n";
         let template = Jinja::new(Path::new("t.jinja"), source).unwrap();
-        let terms = Terms { bos: "", eos: "", generation_prompt: false };
-        assert_eq!(template.render(&[], terms).unwrap(), "a\nb\n  c");
+        let inputs = RenderInputs { bos: "", eos: "", generation_prompt: false };
+        assert_eq!(template.render(&[], inputs).unwrap(), "a\nb\n  c");
     }
 }

@@ -1,35 +1,35 @@
-//! Conversations as token ids: who speaks, what is trained, where the assistant begins. Training
-//! and the chat program both ask here, so they cannot disagree.
+//! Conversations as token ids, with the tokens that are trained. Training and the chat program use
+//! the same code, so their prompts cannot differ.
 //!
-//! The template of 2B4T lives in `native`; templates in Jinja are run in `jinja`, cut up in
-//! `cut` and turned into ids in `rendered`. Reading conversations from files lives elsewhere.
+//! `b158` is the template of 2B4T. For Jinja templates, `jinja` renders, `placeholder` splits the
+//! result, `to_tokens` encodes it.
 
-mod cut;
+mod b158;
 mod jinja;
-mod native;
-mod rendered;
+mod placeholder;
+mod to_tokens;
 
 use std::path::Path;
 
 use crate::error::TextError;
 use crate::tokenizer::{EOT, Tokenizer};
+use b158::HeaderEncoding;
 use jinja::Jinja;
-use native::Cut;
 
-/// Who says a message.
+/// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Speaker {
-    /// Sets the scene, before the conversation.
+pub enum Role {
+    /// Instructions before the conversation.
     System,
-    /// Asks.
+    /// The person.
     User,
-    /// Answers: what a model learns to say.
+    /// The model; its messages are trained.
     Assistant,
 }
 
-impl Speaker {
-    /// The word in data files and templates: `system`, `user` or `assistant`.
-    pub fn word(self) -> &'static str {
+impl Role {
+    /// The name in data files and templates: `system`, `user` or `assistant`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
             Self::User => "user",
@@ -37,18 +37,18 @@ impl Speaker {
         }
     }
 
-    /// The speaker of exactly that word.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::System, Self::User, Self::Assistant].into_iter().find(|one| one.word() == word)
+    /// The role with exactly this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::System, Self::User, Self::Assistant].into_iter().find(|role| role.name() == name)
     }
 }
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Who says it.
-    pub speaker: Speaker,
-    /// What is said. Whitespace around it is not part of it, and it may be empty.
+    /// Who wrote it.
+    pub role: Role,
+    /// The text; may be empty. Surrounding whitespace is dropped when it is encoded.
     pub content: String,
 }
 
@@ -57,7 +57,7 @@ pub struct Message {
 pub struct Dialogue {
     /// The tokens.
     pub ids: Vec<u32>,
-    /// As many marks: `true` where the token is something the assistant says.
+    /// One flag for each token: `true` where it belongs to an answer.
     pub trained: Vec<bool>,
 }
 
@@ -70,26 +70,26 @@ impl Dialogue {
 
 /// How a conversation is written in tokens.
 ///
-/// Whatever the template, what was said never becomes a special token, even where it spells one,
-/// and whitespace around it (that of Python's `str.strip`) is dropped.
+/// With any template, message contents never become special tokens, even where they spell one, and
+/// surrounding whitespace (as Python's `str.strip` defines it) is dropped.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    kind: Kind,
+    kind: TemplateKind,
 }
 
 #[derive(Clone, Debug)]
-enum Kind {
-    B158(Cut),
+enum TemplateKind {
+    B158(HeaderEncoding),
     Jinja(Jinja),
 }
 
 impl ChatTemplate {
     /// The template of `BitNet` b1.58 2B4T: `System: …<|eot_id|>User: …<|eot_id|>Assistant: …`,
-    /// header and content encoded apart.
+    /// header and content encoded separately.
     ///
     /// A tokenizer without `<|eot_id|>` ends turns with its end-of-text token.
     pub fn b158() -> Self {
-        Self { kind: Kind::B158(Cut::Apart) }
+        Self { kind: TemplateKind::B158(HeaderEncoding::Separate) }
     }
 
     /// The same text, header and content of a turn encoded as one string: the ids that
@@ -99,33 +99,33 @@ impl ChatTemplate {
     /// counts as content. [`ChatTemplate::prompt`] still ends in a bare space, so with this
     /// template it is not a prefix of what was trained.
     pub fn b158_joined() -> Self {
-        Self { kind: Kind::B158(Cut::Joined) }
+        Self { kind: TemplateKind::B158(HeaderEncoding::Joined) }
     }
 
     /// A Jinja template, such as the `chat_template` of a Hugging Face repository; `path` is only
-    /// for messages. It is compiled, and tried out on a short conversation.
+    /// for messages. It is compiled and tested on a short conversation.
     ///
-    /// The template never sees what was said: it is given a placeholder for each content, and
-    /// must render every placeholder once, unchanged and in order. Its own text may name special
-    /// tokens (`lstrip` and `rstrip` of these are not applied); its own text and every content
-    /// are encoded apart. A template that loops, recurses or writes without end is stopped with
-    /// an error. It can include no other file and sees nothing of the machine.
+    /// The template never sees the contents. It gets a placeholder for each and must render every
+    /// placeholder once, unchanged and in order. Its own text may name special tokens (their
+    /// `lstrip` and `rstrip` are not applied); that text and every content are encoded separately.
+    /// A template that does not terminate or writes too much ends in an error. It cannot include
+    /// files or reach anything outside.
     ///
-    /// Trained are the assistant's contents, and the special token right after each. Whitespace
-    /// that the template puts between the two is trained with them: the model must say it to
+    /// Trained are the assistant's contents and the special token right after each. Whitespace
+    /// that the template puts between the two is trained as well: the model has to generate it to
     /// reach the end.
     pub fn jinja(path: &Path, source: &str) -> Result<Self, TextError> {
         let template = Jinja::new(path, source)?;
-        rendered::probe(&template)?;
-        Ok(Self { kind: Kind::Jinja(template) })
+        to_tokens::probe(&template)?;
+        Ok(Self { kind: TemplateKind::Jinja(template) })
     }
 
-    /// What identifies the template, for fingerprints: its kind and its source.
+    /// Identifies the template in fingerprints: its kind and its source.
     pub fn identity(&self) -> String {
         let kind = match &self.kind {
-            Kind::B158(Cut::Apart) => "b158",
-            Kind::B158(Cut::Joined) => "b158 joined",
-            Kind::Jinja(_) => "jinja",
+            TemplateKind::B158(HeaderEncoding::Separate) => "b158",
+            TemplateKind::B158(HeaderEncoding::Joined) => "b158 joined",
+            TemplateKind::Jinja(_) => "jinja",
         };
         format!("{kind}\n{}", self.jinja_source())
     }
@@ -136,19 +136,19 @@ impl ChatTemplate {
     /// [`ChatTemplate::jinja_source_for`].
     pub fn jinja_source(&self) -> &str {
         match &self.kind {
-            Kind::B158(_) => native::SOURCE,
-            Kind::Jinja(template) => template.source(),
+            TemplateKind::B158(_) => b158::SOURCE,
+            TemplateKind::Jinja(template) => template.source(),
         }
     }
 
-    /// The same with the token that ends turns in this tokenizer.
+    /// [`ChatTemplate::jinja_source`] with the token that ends turns in this tokenizer.
     pub fn jinja_source_for(&self, tokenizer: &Tokenizer) -> Result<String, TextError> {
         match &self.kind {
-            Kind::B158(_) => {
-                let end = tokenizer.special_spelling(native::turn_end(tokenizer)?);
-                Ok(native::SOURCE.replace(EOT[0], end.unwrap_or(EOT[0])))
+            TemplateKind::B158(_) => {
+                let end = tokenizer.special_spelling(b158::turn_end(tokenizer)?);
+                Ok(b158::SOURCE.replace(EOT[0], end.unwrap_or(EOT[0])))
             }
-            Kind::Jinja(template) => Ok(template.source().to_owned()),
+            TemplateKind::Jinja(template) => Ok(template.source().to_owned()),
         }
     }
 
@@ -160,23 +160,27 @@ impl ChatTemplate {
         messages: &[Message],
     ) -> Result<Dialogue, TextError> {
         match &self.kind {
-            Kind::B158(cut) => native::encode(*cut, tokenizer, messages),
-            Kind::Jinja(template) => rendered::encode(template, tokenizer, messages, false),
+            TemplateKind::B158(encoding) => b158::encode(*encoding, tokenizer, messages),
+            TemplateKind::Jinja(template) => {
+                to_tokens::encode(template, tokenizer, messages, false)
+            }
         }
     }
 
-    /// The tokens after which the assistant speaks.
+    /// The prompt for the assistant's next answer.
     ///
     /// With [`ChatTemplate::b158`] they are the first tokens of [`ChatTemplate::encode`] of the
-    /// same messages and any answer. With a Jinja template that is the template's own affair.
+    /// same messages and any answer. A Jinja template may or may not have this property.
     pub fn prompt(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
     ) -> Result<Vec<u32>, TextError> {
         match &self.kind {
-            Kind::B158(cut) => native::prompt(*cut, tokenizer, messages),
-            Kind::Jinja(template) => Ok(rendered::encode(template, tokenizer, messages, true)?.ids),
+            TemplateKind::B158(encoding) => b158::prompt(*encoding, tokenizer, messages),
+            TemplateKind::Jinja(template) => {
+                Ok(to_tokens::encode(template, tokenizer, messages, true)?.ids)
+            }
         }
     }
 
@@ -184,16 +188,16 @@ impl ChatTemplate {
     /// template puts after an answer. Empty where the tokenizer has none of them.
     pub fn stop_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let mut ids: Vec<u32> = tokenizer.eot().into_iter().chain(tokenizer.eos()).collect();
-        if let Kind::Jinja(template) = &self.kind {
-            let end = rendered::answer_end(template, tokenizer);
+        if let TemplateKind::Jinja(template) = &self.kind {
+            let end = to_tokens::answer_end(template, tokenizer);
             ids.extend(end.filter(|id| !ids.contains(id)));
         }
         ids
     }
 }
 
-/// Without the whitespace around it, as Python's `str.strip` and so Jinja's `trim` understand it:
-/// that of Unicode and four separators of ASCII.
+/// Strips whitespace as Python's `str.strip`, and so Jinja's `trim`, does: Unicode whitespace and
+/// four ASCII separators.
 fn strip(text: &str) -> &str {
     text.trim_matches(|letter: char| {
         letter.is_whitespace() || matches!(letter, '\u{1c}'..='\u{1f}')

@@ -1,46 +1,46 @@
 //! Checks on the post-processor of a `tokenizer.json`. This crate never runs it, but the file is
-//! copied beside checkpoints, and other programs index its tables without looking.
+//! copied into checkpoints, and other programs index its tables without bounds checks.
 
 use serde_json::{Map, Value};
 
-use crate::check::Book;
 use crate::error::TextError;
+use crate::token_table::TokenTable;
 
 /// Every token a post-processor adds must exist under the id it gives.
-pub(crate) fn check(book: &Book, field: &str, post: &Value) -> Result<(), TextError> {
+pub(crate) fn check(table: &TokenTable, field: &str, post: &Value) -> Result<(), TextError> {
     match post["type"].as_str() {
-        Some("Sequence") => sequence(book, field, post),
-        Some("TemplateProcessing") => template(book, field, post),
-        Some("BertProcessing" | "RobertaProcessing") => frame(book, field, post),
-        // Null and ByteLevel add no token; what is unknown the library refuses.
+        Some("Sequence") => sequence(table, field, post),
+        Some("TemplateProcessing") => template(table, field, post),
+        Some("BertProcessing" | "RobertaProcessing") => frame(table, field, post),
+        // Null and ByteLevel add no token; the library refuses unknown types.
         _ => Ok(()),
     }
 }
 
-fn sequence(book: &Book, field: &str, post: &Value) -> Result<(), TextError> {
+fn sequence(table: &TokenTable, field: &str, post: &Value) -> Result<(), TextError> {
     let parts = post["processors"].as_array().into_iter().flatten();
     for (index, part) in parts.enumerate() {
-        check(book, &format!("{field}.processors.{index}"), part)?;
+        check(table, &format!("{field}.processors.{index}"), part)?;
     }
     Ok(())
 }
 
-fn template(book: &Book, field: &str, post: &Value) -> Result<(), TextError> {
+fn template(table: &TokenTable, field: &str, post: &Value) -> Result<(), TextError> {
     let none = Map::new();
-    let table = post["special_tokens"].as_object().unwrap_or(&none);
-    for (name, entry) in table {
-        declared(book, &format!("{field}.special_tokens.{name}"), entry)?;
+    let declared_tokens = post["special_tokens"].as_object().unwrap_or(&none);
+    for (name, entry) in declared_tokens {
+        declared(table, &format!("{field}.special_tokens.{name}"), entry)?;
     }
     for side in ["single", "pair"] {
-        pieces(book, &format!("{field}.{side}"), &post[side], table)?;
+        pieces(table, &format!("{field}.{side}"), &post[side], declared_tokens)?;
     }
-    // One text is all there is: another would be an index past the end, none would lose the text.
+    // Readers encode one text: a second would be an index past the end, none would drop the text.
     let texts: Vec<_> = texts(&post["single"]).collect();
     if texts == ["A"] {
         return Ok(());
     }
     let what = format!("expected the text A exactly once, got {texts:?}");
-    Err(TextError::post(book.path, &format!("{field}.single"), what))
+    Err(TextError::post(table.path, &format!("{field}.single"), what))
 }
 
 fn texts(template: &Value) -> impl Iterator<Item = &str> {
@@ -49,56 +49,56 @@ fn texts(template: &Value) -> impl Iterator<Item = &str> {
 }
 
 fn pieces(
-    book: &Book,
+    table: &TokenTable,
     field: &str,
     template: &Value,
-    table: &Map<String, Value>,
+    declared_tokens: &Map<String, Value>,
 ) -> Result<(), TextError> {
     let pieces = template.as_array().into_iter().flatten();
     let mut names = pieces.filter_map(|piece| piece["SpecialToken"]["id"].as_str());
-    match names.find(|name| !table.contains_key(*name)) {
+    match names.find(|name| !declared_tokens.contains_key(*name)) {
         Some(name) => {
             let what = format!("expected a token of special_tokens, got {name:?}");
-            Err(TextError::post(book.path, field, what))
+            Err(TextError::post(table.path, field, what))
         }
         None => Ok(()),
     }
 }
 
 /// One entry of `special_tokens`: as many ids as tokens, each the id the vocabulary has.
-fn declared(book: &Book, field: &str, entry: &Value) -> Result<(), TextError> {
+fn declared(table: &TokenTable, field: &str, entry: &Value) -> Result<(), TextError> {
     let list = |key: &str| entry[key].as_array().map_or(&[][..], Vec::as_slice);
     let (ids, tokens) = (list("ids"), list("tokens"));
     if ids.is_empty() || ids.len() != tokens.len() {
         let (ids, tokens) = (ids.len(), tokens.len());
         let what = format!("expected as many ids as tokens, got {ids} and {tokens}");
-        return Err(TextError::post(book.path, field, what));
+        return Err(TextError::post(table.path, field, what));
     }
-    tokens.iter().zip(ids).try_for_each(|(token, id)| same(book, field, token, id))
+    tokens.iter().zip(ids).try_for_each(|(token, id)| same(table, field, token, id))
 }
 
 /// `BertProcessing` and `RobertaProcessing` name two tokens, as `["</s>", 2]`.
-fn frame(book: &Book, field: &str, post: &Value) -> Result<(), TextError> {
+fn frame(table: &TokenTable, field: &str, post: &Value) -> Result<(), TextError> {
     for key in ["cls", "sep"] {
-        same(book, &format!("{field}.{key}"), &post[key][0], &post[key][1])?;
+        same(table, &format!("{field}.{key}"), &post[key][0], &post[key][1])?;
     }
     Ok(())
 }
 
-fn same(book: &Book, field: &str, token: &Value, id: &Value) -> Result<(), TextError> {
-    let known = token.as_str().and_then(|token| book.id(token));
+fn same(table: &TokenTable, field: &str, token: &Value, id: &Value) -> Result<(), TextError> {
+    let known = token.as_str().and_then(|token| table.id(token));
     let what = match known {
         Some(known) if id.as_u64() == Some(known.into()) => return Ok(()),
         Some(known) => format!("wrong id of {token}; expected {known}, got {id}"),
         None => format!("expected a token of the vocabulary, got {token}"),
     };
-    Err(TextError::post(book.path, field, what))
+    Err(TextError::post(table.path, field, what))
 }
 
 #[cfg(test)]
 mod tests {
     use crate::check;
-    use crate::sample::tiny;
+    use crate::test_tokenizers::tiny;
     use serde_json::{Value, json};
     use std::path::Path;
 

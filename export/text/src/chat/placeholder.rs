@@ -1,50 +1,50 @@
-//! Placeholders for what was said, and finding them again in what a template rendered. The
-//! template is run in `jinja`; tokens are made in `rendered`.
+//! Placeholders that stand for message contents while a template renders, and finding them again
+//! in its output. `jinja` runs the template, `to_tokens` encodes the result.
 
-use super::Speaker;
+use super::Role;
 
-/// Both of a private use area: no template has a reason to write them.
+/// Both are private-use characters, which templates have no reason to write.
 const OPEN: char = '\u{f0000}';
 const CLOSE: char = '\u{f0001}';
 
-/// A piece of rendered text.
+/// A part of rendered text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
-    /// The template's own words; never empty.
+pub(super) enum RenderedPart<'a> {
+    /// Text of the template; never empty.
     Literal(&'a str),
-    /// What the message of this number says.
+    /// The content of the message with this index.
     Content(usize),
 }
 
-/// What stands for the content of message `index`. It has letters of both cases, a quote and an
-/// angle bracket, so that a template that rewrites contents (`lower`, `tojson`, `escape`) shows.
+/// Stands for the content of message `index`. Its letters of both cases, quote and angle bracket
+/// reveal a template that rewrites contents (`lower`, `tojson`, `escape`).
 pub(super) fn placeholder(index: usize) -> String {
     format!("{OPEN}aB\"<{index}{CLOSE}")
 }
 
-/// The pieces of a rendered conversation, in which every placeholder must be, once and in order.
-pub(super) fn pieces<'a>(
+/// Splits a rendered conversation, which must contain each placeholder once and in order.
+pub(super) fn split_at_placeholders<'a>(
     rendered: &'a str,
-    speakers: &[Speaker],
-) -> Result<Vec<Piece<'a>>, String> {
-    let mut pieces = Vec::with_capacity(2 * speakers.len() + 1);
+    roles: &[Role],
+) -> Result<Vec<RenderedPart<'a>>, String> {
+    let mut pieces = Vec::with_capacity(2 * roles.len() + 1);
     let mut rest = rendered;
-    for index in 0..speakers.len() {
+    for index in 0..roles.len() {
         let (literal, tail) = rest.split_at(next_mark(rest));
         let placeholder = placeholder(index);
         let Some(after) = tail.strip_prefix(&placeholder) else {
-            return Err(complaint(rendered, tail, index, speakers));
+            return Err(complaint(rendered, tail, index, roles));
         };
-        pieces.push(Piece::Literal(literal));
-        pieces.push(Piece::Content(index));
+        pieces.push(RenderedPart::Literal(literal));
+        pieces.push(RenderedPart::Content(index));
         rest = after;
     }
     let (literal, tail) = rest.split_at(next_mark(rest));
     if !tail.is_empty() {
-        return Err(complaint(rendered, tail, speakers.len(), speakers));
+        return Err(complaint(rendered, tail, roles.len(), roles));
     }
-    pieces.push(Piece::Literal(literal));
-    pieces.retain(|piece| *piece != Piece::Literal(""));
+    pieces.push(RenderedPart::Literal(literal));
+    pieces.retain(|piece| *piece != RenderedPart::Literal(""));
     Ok(pieces)
 }
 
@@ -53,12 +53,12 @@ fn next_mark(text: &str) -> usize {
 }
 
 /// Why `tail` does not begin with the placeholder that is due.
-fn complaint(rendered: &str, tail: &str, due: usize, speakers: &[Speaker]) -> String {
-    let named = |index: usize| format!("messages.{index} ({})", speakers[index].word());
-    let found = (0..speakers.len()).find(|index| tail.starts_with(&placeholder(*index)));
+fn complaint(rendered: &str, tail: &str, due: usize, roles: &[Role]) -> String {
+    let named = |index: usize| format!("messages.{index} ({})", roles[index].name());
+    let found = (0..roles.len()).find(|index| tail.starts_with(&placeholder(*index)));
     let (index, what) = match found {
         Some(index) if index < due => (index, "rendered twice"),
-        _ if due == speakers.len() => return "contents are taken apart; expected each once".into(),
+        _ if due == roles.len() => return "contents are taken apart; expected each once".into(),
         Some(_) if rendered.contains(&placeholder(due)) => (due, "out of order"),
         None if !tail.is_empty() => (due, "rewritten"),
         _ => (due, "left out"),
@@ -69,36 +69,36 @@ fn complaint(rendered: &str, tail: &str, due: usize, speakers: &[Speaker]) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Speaker::{Assistant, System, User};
+    use Role::{Assistant, System, User};
 
-    const SPEAKERS: [Speaker; 3] = [System, User, Assistant];
+    const ROLES: [Role; 3] = [System, User, Assistant];
 
     fn wrong(rendered: &str) -> String {
-        pieces(rendered, &SPEAKERS).unwrap_err()
+        split_at_placeholders(rendered, &ROLES).unwrap_err()
     }
 
     #[test]
     fn pieces_are_literals_and_contents() {
         let (a, b, c) = (placeholder(0), placeholder(1), placeholder(2));
         assert_eq!(
-            pieces(&format!("S:{a}{b}\n{c}"), &SPEAKERS).unwrap(),
+            split_at_placeholders(&format!("S:{a}{b}\n{c}"), &ROLES).unwrap(),
             [
-                Piece::Literal("S:"),
-                Piece::Content(0),
-                Piece::Content(1),
-                Piece::Literal("\n"),
-                Piece::Content(2)
+                RenderedPart::Literal("S:"),
+                RenderedPart::Content(0),
+                RenderedPart::Content(1),
+                RenderedPart::Literal("\n"),
+                RenderedPart::Content(2)
             ]
         );
-        assert_eq!(pieces("hi", &[]).unwrap(), [Piece::Literal("hi")]);
-        assert_eq!(pieces("", &[]).unwrap(), []);
+        assert_eq!(split_at_placeholders("hi", &[]).unwrap(), [RenderedPart::Literal("hi")]);
+        assert_eq!(split_at_placeholders("", &[]).unwrap(), []);
     }
 
     #[test]
     fn ten_and_one_are_not_confused() {
         let rendered: String = (0..12).map(placeholder).collect();
-        let expected: Vec<_> = (0..12).map(Piece::Content).collect();
-        assert_eq!(pieces(&rendered, &[User; 12]).unwrap(), expected);
+        let expected: Vec<_> = (0..12).map(RenderedPart::Content).collect();
+        assert_eq!(split_at_placeholders(&rendered, &[User; 12]).unwrap(), expected);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::chat::ChatTemplate;
 use crate::error::TextError;
-use crate::file;
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer_json;
 
 /// The file's name in a model folder.
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
@@ -45,7 +45,7 @@ impl ChatTemplate {
         }
         let broken =
             |what: String| TextError::ChatTemplate { path: path.clone(), line: None, what };
-        let config: Value = serde_json::from_slice(&file::read(&path)?)
+        let config: Value = serde_json::from_slice(&tokenizer_json::read(&path)?)
             .map_err(|error| broken(error.to_string()))?;
         match config.get("chat_template") {
             None | Some(Value::Null) => Ok(Self::b158()),
@@ -61,7 +61,7 @@ impl ChatTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::trained;
+    use crate::test_tokenizers::trained;
 
     fn folder(config: Option<&str>) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

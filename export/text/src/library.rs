@@ -8,13 +8,13 @@ use std::path::Path;
 use tokenizers::PostProcessorWrapper;
 
 use crate::error::TextError;
-use crate::file::Added;
+use crate::tokenizer_json::AddedEntry;
 
 /// The first of `names` that is an added token. One that is not special is refused: documents
 /// that spell it would end where they should not.
 pub(crate) fn control(
     path: &Path,
-    added: &[Added],
+    added: &[AddedEntry],
     names: &[&str],
 ) -> Result<Option<u32>, TextError> {
     let find = |name: &&str| added.iter().find(|token| token.content == *name);
@@ -55,7 +55,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use crate::Tokenizer;
-    use crate::sample::{special, tiny};
+    use crate::test_tokenizers::{special, tiny};
     use serde_json::{Value, json};
     use std::path::Path;
 

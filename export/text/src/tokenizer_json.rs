@@ -10,21 +10,19 @@ use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::TextError;
-
-/// No tokenizer comes near this; a weights file given by mistake does.
-pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
+use crate::limits::MAX_FILE_BYTES;
 
 #[derive(Deserialize)]
-pub(crate) struct File {
+pub(crate) struct TokenizerJson {
     #[serde(default)]
-    pub(crate) added_tokens: Vec<Added>,
+    pub(crate) added_tokens: Vec<AddedEntry>,
     #[serde(default)]
     pub(crate) post_processor: Option<Value>,
-    pub(crate) model: Model,
+    pub(crate) model: BpeModel,
 }
 
 #[derive(Deserialize, Clone)]
-pub(crate) struct Added {
+pub(crate) struct AddedEntry {
     pub(crate) id: u64,
     pub(crate) content: String,
     #[serde(default)]
@@ -32,11 +30,11 @@ pub(crate) struct Added {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct Model {
+pub(crate) struct BpeModel {
     pub(crate) dropout: Option<f64>,
     pub(crate) unk_token: Option<String>,
     pub(crate) continuing_subword_prefix: Option<String>,
-    pub(crate) vocab: Vocab,
+    pub(crate) vocab: VocabEntries,
     pub(crate) merges: Vec<Merge>,
 }
 
@@ -48,42 +46,42 @@ pub(crate) enum Merge {
 }
 
 /// The vocabulary in file order. A map would hide a token that is named twice.
-pub(crate) struct Vocab(pub(crate) Vec<(String, u64)>);
+pub(crate) struct VocabEntries(pub(crate) Vec<(String, u64)>);
 
-impl<'de> Deserialize<'de> for Vocab {
+impl<'de> Deserialize<'de> for VocabEntries {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Entries)
+        deserializer.deserialize_map(VocabVisitor)
     }
 }
 
-struct Entries;
+struct VocabVisitor;
 
-impl<'de> Visitor<'de> for Entries {
-    type Value = Vocab;
+impl<'de> Visitor<'de> for VocabVisitor {
+    type Value = VocabEntries;
 
     fn expecting(&self, out: &mut fmt::Formatter) -> fmt::Result {
         out.write_str("an object of tokens and their ids")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabEntries, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
             entries.push(entry);
         }
-        Ok(Vocab(entries))
+        Ok(VocabEntries(entries))
     }
 }
 
-/// Only the kind of the model: read first, because other kinds lack the fields of [`Model`].
+/// Only the kind of the model: read first, because other kinds lack the fields of [`BpeModel`].
 #[derive(Deserialize)]
-struct Head {
-    model: Kind,
+struct ModelHeader {
+    model: ModelType,
     #[serde(flatten)]
     _rest: IgnoredAny,
 }
 
 #[derive(Deserialize)]
-struct Kind {
+struct ModelType {
     #[serde(rename = "type")]
     kind: Option<String>,
 }
@@ -103,9 +101,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TextError> {
 }
 
 /// Parses a byte-pair tokenizer; any other kind is an error that names the kind.
-pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<File, TextError> {
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<TokenizerJson, TextError> {
     begins_as_object(path, bytes)?;
-    let head: Head = from_json(path, bytes)?;
+    let head: ModelHeader = from_json(path, bytes)?;
     match head.model.kind {
         Some(got) if got != "BPE" => Err(TextError::NotBpe { path: path.to_owned(), got }),
         _ => from_json(path, bytes),

@@ -25,7 +25,7 @@ pub use verify::{Verification, verify};
 
 /// What to export and where to.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct ExportRequest<'a> {
     /// The layout.
     pub format: ExportFormat,
     /// The folder or file to write.
@@ -38,7 +38,7 @@ pub struct Request<'a> {
     pub scales: WeightForm,
 }
 
-impl<'a> Request<'a> {
+impl<'a> ExportRequest<'a> {
     /// The usual form: F16 embedding, scales that multiply.
     pub fn new(format: ExportFormat, out: &'a Path, on_existing: OnExisting) -> Self {
         let (table, scales) = (Table::F16, WeightForm::PackedMultiplying);
@@ -48,7 +48,7 @@ impl<'a> Request<'a> {
 
 /// What was done.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct ExportReport {
     /// Values of ternary matrices.
     pub ternary_parameters: usize,
     /// All other values.
@@ -61,7 +61,7 @@ pub struct Report {
     pub remarks: Vec<String>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ExportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ternary and {} other", self.ternary_parameters, self.other_parameters)?;
         write!(f, " parameters")?;
@@ -132,10 +132,10 @@ fn ternary_blocks(format: ExportFormat) -> Option<Ternary> {
 pub fn export(
     model: &StoredModel,
     source: &Path,
-    request: &Request,
+    request: &ExportRequest,
     signals: &Signals,
     watch: &mut dyn FnMut(usize, usize),
-) -> Result<Report, TrainError> {
+) -> Result<ExportReport, TrainError> {
     check_form(source, model.spec(), request.format, request.table)?;
     let start = Instant::now();
     let mut progress = |done, total| {
@@ -156,7 +156,7 @@ pub fn export(
         (error, _) => error,
     })?;
     remarks.extend(objections(&StoredModel::open(request.out)?));
-    Ok(Report {
+    Ok(ExportReport {
         ternary_parameters: written.ternary,
         other_parameters: model.spec().parameters() - written.ternary,
         adjusted: written.adjusted,
@@ -168,7 +168,7 @@ pub fn export(
 fn write_file(
     model: &StoredModel,
     source: &Path,
-    request: &Request,
+    request: &ExportRequest,
     ternary: Ternary,
     progress: Progress,
 ) -> Result<(Written, Vec<String>), TrainError> {
@@ -184,7 +184,7 @@ fn write_file(
 fn write_folder(
     model: &StoredModel,
     source: &Path,
-    request: &Request,
+    request: &ExportRequest,
     progress: Progress,
 ) -> Result<(Written, Vec<String>), TrainError> {
     let staged = StagedDir::beside(request.out, request.on_existing)?;
