@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
-use bitnet_format::tensors::{TensorData, TensorFile, write_tensors};
-use bitnet_format::writer::{Planned, TensorWriter};
-use bitnet_format::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
+use bitnet_format::tensors::TensorFile;
+use bitnet_format::writer::{TensorData, TensorPlan, TensorWriter, write_tensors};
+use bitnet_format::{
+    DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table,
+};
 use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
 use burn::tensor::{Device, Tensor};
-use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -177,13 +178,9 @@ fn write_moments(
     moments: &dyn Moments,
 ) -> Result<(), CheckpointError> {
     let table = tensor_table(spec);
-    let planned = |kind: &&str| -> Vec<Planned> {
-        let one = |entry: &TensorEntry| Planned {
-            name: moment_name(kind, entry),
-            dtype: Dtype::F32,
-            shape: entry.shape.clone(),
-        };
-        table.iter().map(one).collect()
+    let planned = |kind: &&str| -> Vec<TensorPlan> {
+        let moment = |entry| TensorPlan::new(moment_name(kind, entry), DType::F32, &entry.shape);
+        table.iter().map(moment).collect()
     };
     let mut file = TensorWriter::create(path, MOMENT_KINDS.iter().flat_map(planned).collect())?;
     moments.each(&mut |kind, index, values| {

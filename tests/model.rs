@@ -1,7 +1,7 @@
 //! Models as training and evaluation use them: what a step, a cut batch or a stored checkpoint must
 //! not change.
 
-use bitnet_format::tensor_table;
+use bitnet_format::{TensorSource, tensor_table};
 use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts, named_values, values};
 use bitnet_train::random;
 use bitnet_train::train::{
@@ -159,7 +159,7 @@ fn the_summed_loss_and_its_gradients_do_not_depend_on_how_a_batch_is_cut() {
 fn packed_and_dequantised(dir: &std::path::Path) -> [bitnet_format::StoredModel; 2] {
     use bitnet_format::StoredModel;
     use bitnet_format::convert::hf::write_packed;
-    use bitnet_format::tensors::{TensorData as Floats, write_tensors};
+    use bitnet_format::writer::{TensorData as Floats, write_tensors};
     use bitnet_format::{HfConfig, WeightForm};
     let spec: bitnet_format::ModelSpec = toml::from_str(
         "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 2\nvocab_size = 40\n\

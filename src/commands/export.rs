@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bitnet_format::blocks::i2_s::I2sLayout;
-use bitnet_format::convert::gguf::Table;
+use bitnet_format::convert::gguf::EMBEDDING_TYPES;
 use bitnet_format::staged::OnExisting;
 use bitnet_format::{StoredModel, WeightForm};
 use bitnet_train::exporter::{self, ExportRequest};
@@ -66,10 +66,10 @@ fn request(args: &ExportArgs) -> Result<ExportRequest<'_>> {
     let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
     let mut request = ExportRequest::new(format, &args.out, on_existing);
     if let Some(word) = &args.embedding {
-        let found = Table::WORDS.iter().find(|(known, _)| known == word);
-        let words: Vec<_> = Table::WORDS.iter().map(|(word, _)| *word).collect();
+        let found = EMBEDDING_TYPES.iter().find(|(known, _)| known == word);
+        let words: Vec<_> = EMBEDDING_TYPES.iter().map(|(word, _)| *word).collect();
         let expected = || Usage(format!("--embedding: expected {}", words.join(" or ")));
-        request.table = found.ok_or_else(expected)?.1;
+        request.embedding = found.ok_or_else(expected)?.1;
     }
     if args.linear_class == Some(LinearClass::Bitlinear) {
         request.scales = WeightForm::PackedDividing;

@@ -10,12 +10,14 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bitnet_format::convert::gguf::{self, GgufForm, Table, Ternary};
-use bitnet_format::convert::{Progress, Written, hf};
+use bitnet_format::convert::gguf::{self, GgufForm};
+use bitnet_format::convert::{ConversionProgress, Converted, hf};
 use bitnet_format::folder::CONFIG_FILE;
-use bitnet_format::report::objections;
+use bitnet_format::report::compatibility_warnings;
 use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
-use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table};
+use bitnet_format::{
+    DType, FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table,
+};
 use serde::Serialize;
 
 use crate::error::TrainError;
@@ -33,7 +35,7 @@ pub struct ExportRequest<'a> {
     /// What to do when it is there.
     pub on_existing: OnExisting,
     /// Embedding and head of a GGUF file.
-    pub table: Table,
+    pub embedding: DType,
     /// What a packed folder's scales do: multiply (`autobitlinear`) or divide (`bitlinear`).
     pub scales: WeightForm,
 }
@@ -41,8 +43,8 @@ pub struct ExportRequest<'a> {
 impl<'a> ExportRequest<'a> {
     /// The usual form: F16 embedding, scales that multiply.
     pub fn new(format: ExportFormat, out: &'a Path, on_existing: OnExisting) -> Self {
-        let (table, scales) = (Table::F16, WeightForm::PackedMultiplying);
-        Self { format, out, on_existing, table, scales }
+        let (embedding, scales) = (DType::F16, WeightForm::PackedMultiplying);
+        Self { format, out, on_existing, embedding, scales }
     }
 }
 
@@ -97,7 +99,7 @@ pub fn check_formats(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError
                 other => format!("{}: {other}", format.name()),
             },
         };
-        check_form(&recipe.path, spec, format, Table::F16).map_err(refused)
+        check_form(&recipe.path, spec, format, DType::F16).map_err(refused)
     })
 }
 
@@ -105,21 +107,21 @@ fn check_form(
     path: &Path,
     spec: &ModelSpec,
     format: ExportFormat,
-    table: Table,
+    embedding: DType,
 ) -> Result<(), FormatError> {
     match ternary_blocks(format) {
-        Some(ternary) => gguf::check(path, spec, ternary, table),
+        Some(ternary) => gguf::check(path, spec, ternary, embedding),
         None if format == ExportFormat::HfPacked => hf::check_packable(path, spec),
         None => Ok(()),
     }
 }
 
 /// The blocks of a GGUF format.
-fn ternary_blocks(format: ExportFormat) -> Option<Ternary> {
+fn ternary_blocks(format: ExportFormat) -> Option<DType> {
     match format {
-        ExportFormat::GgufI2S => Some(Ternary::I2S),
-        ExportFormat::GgufTq1 => Some(Ternary::Tq1),
-        ExportFormat::GgufTq2 => Some(Ternary::Tq2),
+        ExportFormat::GgufI2S => Some(DType::I2S),
+        ExportFormat::GgufTq1 => Some(DType::Tq1_0),
+        ExportFormat::GgufTq2 => Some(DType::Tq2_0),
         ExportFormat::HfBf16 | ExportFormat::HfPacked => None,
     }
 }
@@ -136,7 +138,7 @@ pub fn export(
     signals: &Signals,
     watch: &mut dyn FnMut(usize, usize),
 ) -> Result<ExportReport, TrainError> {
-    check_form(source, model.spec(), request.format, request.table)?;
+    check_form(source, model.spec(), request.format, request.embedding)?;
     let start = Instant::now();
     let mut progress = |done, total| {
         // Small models are done before anybody could read a line.
@@ -155,7 +157,7 @@ pub fn export(
         }
         (error, _) => error,
     })?;
-    remarks.extend(objections(&StoredModel::open(request.out)?));
+    remarks.extend(compatibility_warnings(&StoredModel::open(request.out)?));
     Ok(ExportReport {
         ternary_parameters: written.ternary,
         other_parameters: model.spec().parameters() - written.ternary,
@@ -169,12 +171,12 @@ fn write_file(
     model: &StoredModel,
     source: &Path,
     request: &ExportRequest,
-    ternary: Ternary,
-    progress: Progress,
-) -> Result<(Written, Vec<String>), TrainError> {
+    ternary: DType,
+    progress: ConversionProgress,
+) -> Result<(Converted, Vec<String>), TrainError> {
     let (tokenizer, remarks) = tokenizer::for_gguf(source, model.spec())?;
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
-    let form = GgufForm { ternary, table: request.table, name, tokenizer };
+    let form = GgufForm { ternary, embedding: request.embedding, name, tokenizer };
     let staged = StagedFile::beside(request.out, request.on_existing)?;
     let written = gguf::write_gguf(staged.path(), model, &form, progress)?;
     staged.publish()?;
@@ -185,8 +187,8 @@ fn write_folder(
     model: &StoredModel,
     source: &Path,
     request: &ExportRequest,
-    progress: Progress,
-) -> Result<(Written, Vec<String>), TrainError> {
+    progress: ConversionProgress,
+) -> Result<(Converted, Vec<String>), TrainError> {
     let staged = StagedDir::beside(request.out, request.on_existing)?;
     let written = if request.format == ExportFormat::HfPacked {
         hf::write_packed_form(staged.path(), model, request.scales, progress)?
@@ -203,8 +205,8 @@ fn write_master(
     model: &StoredModel,
     source: &Path,
     to: &Path,
-    progress: Progress,
-) -> Result<Written, TrainError> {
+    progress: ConversionProgress,
+) -> Result<Converted, TrainError> {
     if model.is_packed() {
         let what = "holds packed codes without the latent weights that a master is made of; \
                     expected a checkpoint or a folder with float matrices";
@@ -225,7 +227,7 @@ fn write_master(
     let table = tensor_table(model.spec());
     let matrices = table.iter().filter(|entry| entry.is_ternary(model.spec()));
     let ternary = matrices.map(TensorEntry::elements).sum();
-    Ok(Written { ternary, ..Written::default() })
+    Ok(Converted { ternary, ..Converted::default() })
 }
 
 /// Copies a file in parts, so that a stop is noticed.

@@ -9,9 +9,8 @@ use std::fmt;
 use std::path::Path;
 
 use bitnet_engine::{Model, Threads, Workspace};
-use bitnet_format::convert::Source;
 use bitnet_format::matrix::Matrix;
-use bitnet_format::{FormatError, StoredModel, tensor_table};
+use bitnet_format::{FormatError, StoredModel, TensorSource, tensor_table};
 use rand::Rng;
 use serde::Serialize;
 

@@ -34,7 +34,7 @@ pub use segments::SegmentStarts;
 pub use source::FreshModel;
 pub use streamed::streamed_logits;
 
-use bitnet_format::{ModelSpec, Role, TensorEntry, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
 use bitnet_kernels::Operands;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -229,24 +229,24 @@ pub(crate) struct LoadedTensors<'a> {
 
 impl LoadedTensors<'_> {
     /// The next tensor, whose role must be one that the module expects.
-    fn next(&mut self, expected: impl Fn(Role) -> bool) -> LoadedTensor {
+    fn next(&mut self, expected: impl Fn(TensorRole) -> bool) -> LoadedTensor {
         let next = self.tensors.next().expect("modules are built in the order of the tensor table");
         assert!(expected(next.entry.role), "{}", next.entry.name);
         next
     }
 
     fn head(&mut self) -> Head {
-        let tensor = self.next(|role| matches!(role, Role::Embedding | Role::Head));
+        let tensor = self.next(|role| matches!(role, TensorRole::Embedding | TensorRole::Head));
         Head { weight: Param::from_data(tensor.data, self.device) }
     }
 
     fn norm(&mut self, spec: &ModelSpec) -> RmsNorm {
-        let tensor = self.next(|role| role == Role::Norm);
+        let tensor = self.next(|role| role == TensorRole::Norm);
         RmsNorm::new(Param::from_data(tensor.data, self.device), spec.rms_norm_eps)
     }
 
     fn linear(&mut self) -> BitLinear {
-        let tensor = self.next(|role| matches!(role, Role::Linear(_)));
+        let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
         BitLinear::new(Param::from_data(tensor.data, self.device), tensor.form)
     }
 }

@@ -1,11 +1,12 @@
-//! Where a model's first tensors come from: drawn, or read from a stored model.
+//! The initial tensors of a model: drawn at random, or read from a stored model.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use bitnet_format::convert::Source;
 use bitnet_format::matrix::Matrix;
-use bitnet_format::{FormatError, ModelSpec, Role, StoredModel, TensorEntry};
+use bitnet_format::{
+    FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, TensorView,
+};
 use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -25,21 +26,21 @@ impl LanguageModel {
         model
     }
 
-    /// A stored model as it is meant: latents (a checkpoint, a BF16 master), or codes that were
-    /// quantised before (a packed folder, a GGUF file, or float matrices that hold only 0 and ±s).
+    /// A stored model: latents (a checkpoint, a BF16 master), or codes that were quantised before
+    /// (a packed folder, a GGUF file, or float matrices that hold only 0 and ±s).
     ///
     /// # Errors
-    /// When a tensor is missing, has another shape or holds what is not a number.
+    /// When a tensor is missing, has another shape or holds NaN or infinity.
     pub fn read(model: &StoredModel, device: &Device) -> Result<Self, FormatError> {
-        Self::from_source(model.spec(), device, |entry| as_meant(model, entry))
+        Self::from_source(model.spec(), device, |entry| dequantised(model, entry))
     }
 
     /// A stored model, every matrix as latents; and how many of them were ternary already:
     /// these get latents that quantise to the same codes and scale.
     ///
     /// # Errors
-    /// As [`LanguageModel::read`]; also when the model is packed, since what training changes, the
-    /// latents, is gone from it.
+    /// As [`LanguageModel::read`]; also when the model is packed, since it no
+    /// longer has the latents that training changes.
     pub fn read_for_training(
         model: &StoredModel,
         device: &Device,
@@ -61,8 +62,8 @@ impl LanguageModel {
     }
 }
 
-/// The values of a tensor and what they are.
-pub(crate) fn as_meant(
+/// The values of a tensor, and how the forward pass uses them.
+pub(crate) fn dequantised(
     model: &StoredModel,
     entry: &TensorEntry,
 ) -> Result<(Vec<f32>, LinearWeight), FormatError> {
@@ -98,20 +99,20 @@ impl Stream {
     fn draw(&mut self, spec: &ModelSpec, entry: &TensorEntry, count: usize) -> Vec<f32> {
         self.drawn += count;
         let range = match entry.role {
-            Role::Norm => return vec![1.0; count],
-            Role::Embedding => spec.embedding_initializer_range,
-            Role::Linear(_) | Role::Head => spec.initializer_range,
+            TensorRole::Norm => return vec![1.0; count],
+            TensorRole::Embedding => spec.embedding_initializer_range,
+            TensorRole::Linear(_) | TensorRole::Head => spec.initializer_range,
         };
         let normal = Normal::new(0.0, range as f32).expect("a spec's ranges are finite");
         normal.sample_iter(&mut self.random).take(count).collect()
     }
 }
 
-/// The values of [`LanguageModel::initial`] as something to convert, never in memory as a whole.
+/// The values of [`LanguageModel::initial`] as a source to convert, never in memory as a whole.
 pub struct FreshModel {
     spec: ModelSpec,
     seed: u64,
-    /// Where the tensor that is being read stands.
+    /// The tensor that is being read, and how far: reading on draws nothing twice.
     stream: RefCell<Option<Stream>>,
 }
 
@@ -127,17 +128,13 @@ impl FreshModel {
     }
 }
 
-impl Source for FreshModel {
+impl TensorSource for FreshModel {
     fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
-    fn matrix(&self, entry: &TensorEntry) -> Result<Matrix, FormatError> {
-        Ok(Matrix::Latent(draw(&self.spec, entry, self.seed)))
-    }
-
-    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
-        let width = entry.elements() / entry.shape[0];
+    fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
+        let width = entry.row_length();
         let (start, count) = (rows.start * width, rows.len() * width);
         let mut open = self.stream.borrow_mut();
         let here = open.take().filter(|open| open.name == entry.name && open.drawn == start);
@@ -148,7 +145,7 @@ impl Source for FreshModel {
         });
         let values = stream.draw(&self.spec, entry, count);
         *open = Some(stream);
-        Ok(values)
+        Ok(TensorView::floats(values))
     }
 }
 

@@ -1,14 +1,15 @@
-//! The forward pass over a stored model that is never in memory as a whole: block after block is
-//! read, used and dropped. For checking large models where there is room for one block.
+//! The forward pass over a stored model that is never in memory as a whole: each block is read,
+//! used and dropped. It checks large models with the memory of one block.
 
-use bitnet_format::convert::Source;
-use bitnet_format::{FormatError, Role, StoredModel, TensorEntry, tensor_table};
+use bitnet_format::{
+    FormatError, StoredModel, TensorEntry, TensorRole, TensorSource, tensor_table,
+};
 use bitnet_kernels::Operands;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::attention::AttentionContext;
 use super::rope::RopeTable;
-use super::source::as_meant;
+use super::source::dequantised;
 use super::{Block, LoadedTensor, LoadedTensors, RmsNorm, SegmentStarts, token_logits};
 use crate::ops::OpBackend;
 
@@ -33,9 +34,10 @@ pub fn streamed_logits(
     for layer in 0..model.spec().num_hidden_layers {
         x = block(model, &table, layer, device)?.forward(x, &context, backend);
     }
-    let norm = table.iter().rfind(|entry| entry.role == Role::Norm).expect("a model has norms");
+    let norm =
+        table.iter().rfind(|entry| entry.role == TensorRole::Norm).expect("a model has norms");
     let hidden = read_norm(model, norm, device)?.forward(x, backend).flatten(0, 1);
-    let head = table.last().filter(|entry| entry.role == Role::Head).unwrap_or(&table[0]);
+    let head = table.last().filter(|entry| entry.role == TensorRole::Head).unwrap_or(&table[0]);
     logits(model, head, hidden, device)
 }
 
@@ -76,7 +78,7 @@ fn read_norm(
 }
 
 fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, FormatError> {
-    let (values, form) = as_meant(model, entry)?;
+    let (values, form) = dequantised(model, entry)?;
     let data = TensorData::new(values, entry.shape.clone());
     Ok(LoadedTensor { entry: entry.clone(), data, form })
 }

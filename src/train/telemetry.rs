@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bitnet_format::quant::{WeightScale, ternary_codes};
-use bitnet_format::{ModelSpec, Role, TensorEntry, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
 use rayon::prelude::*;
 
 use crate::distributed::Comm;
@@ -73,7 +73,7 @@ fn codes(latents: &[f32]) -> Vec<i8> {
 
 /// The part of the name that says what the matrix does: `q_proj`.
 fn kind_of(entry: &TensorEntry) -> String {
-    debug_assert!(matches!(entry.role, Role::Linear(_)));
+    debug_assert!(matches!(entry.role, TensorRole::Linear(_)));
     entry.name.rsplit('.').nth(1).unwrap_or_default().to_owned()
 }
 

@@ -2,8 +2,8 @@
 
 use bitnet_format::StoredModel;
 use bitnet_format::convert::hf::write_packed;
-use bitnet_format::tensors::{Dtype, TensorFile};
-use bitnet_format::{WeightForm, tensor_table};
+use bitnet_format::tensors::TensorFile;
+use bitnet_format::{DType, TensorSource, WeightForm, tensor_table};
 
 use super::sets::{self, check};
 
@@ -47,7 +47,7 @@ fn golden_packed_codes_are_read_back() {
             if entry.is_ternary(folder.spec()) {
                 let (packed, _) = folder.ternary(&entry).unwrap();
                 let name = format!("code.{}", entry.name.trim_end_matches(".weight"));
-                let codes = expected.0.raw(&name, &entry.shape, Dtype::I8).unwrap();
+                let codes = expected.0.raw(&name, &entry.shape, DType::I8).unwrap();
                 assert_eq!(packed.codes(), bytemuck::cast_slice::<u8, i8>(&codes), "{name}");
             }
         }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_format::tensors::{Dtype, TensorFile};
-use bitnet_format::{HfConfig, ModelSpec, TensorEntry};
+use bitnet_format::tensors::TensorFile;
+use bitnet_format::{DType, HfConfig, ModelSpec, TensorEntry};
 use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts};
 use bitnet_train::train::TokenBatch;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -87,7 +87,7 @@ impl Fixture {
     }
 
     pub(crate) fn ints(&self, name: &str) -> Vec<i32> {
-        let raw = self.0.raw(name, &self.shape(name), Dtype::I64).unwrap();
+        let raw = self.0.raw(name, &self.shape(name), DType::I64).unwrap();
         raw.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as i32).collect()
     }
 }

@@ -153,8 +153,9 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
 #[test]
 fn a_gguf_file_of_the_other_layout_is_read_when_told() {
     use bitnet_format::blocks::i2_s::{I2sLayout, pack};
-    use bitnet_format::convert::Source;
-    use bitnet_format::gguf::{GgufFile, GgufWriter, TensorKind};
+    use bitnet_format::gguf::{GgufFile, GgufWriter};
+    use bitnet_format::writer::TensorPlan;
+    use bitnet_format::{DType, TensorSource};
     let lab = master("");
     exported(&lab, "master", "hf-packed", "packed", &[]);
     exported(&lab, "packed", "gguf-i2_s", "x.gguf", &["--embedding", "f32"]);
@@ -162,10 +163,10 @@ fn a_gguf_file_of_the_other_layout_is_read_when_told() {
     let file = GgufFile::open(&lab.path("x.gguf")).unwrap();
     let model = bitnet_format::StoredModel::open(&lab.path("x.gguf")).unwrap();
     let plan: Vec<_> =
-        file.tensors().iter().map(|t| (t.name.clone(), t.shape.clone(), t.kind)).collect();
+        file.tensors().iter().map(|t| TensorPlan::new(&t.name, t.dtype, &t.shape)).collect();
     let mut writer = GgufWriter::create(&lab.path("arm.gguf"), file.metadata(), &plan).unwrap();
     for (entry, info) in bitnet_format::tensor_table(model.spec()).iter().zip(file.tensors()) {
-        if info.kind == TensorKind::I2S {
+        if info.dtype == DType::I2S {
             let (codes, scale) = model.matrix(entry).unwrap().quantised();
             writer.write(&pack(&codes, scale, I2sLayout::Blocks64)).unwrap();
         } else {

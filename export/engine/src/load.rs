@@ -1,14 +1,13 @@
 //! From a stored model to a [`Model`]: tensors in the order of the one table, repacked for this
 //! CPU as they are read.
 
-use std::ops::Range;
 use std::path::Path;
 use std::vec::IntoIter;
 
-use bitnet_format::convert::{Source, row_chunks};
-use bitnet_format::packed::PackedTernary;
-use bitnet_format::quant::WeightScale;
-use bitnet_format::{FloatType, FormatError, ModelSpec, StoredModel, TensorEntry, tensor_table};
+use bitnet_format::source::row_chunks;
+use bitnet_format::{
+    DType, FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, tensor_table,
+};
 use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels};
 
 use crate::attention::Heads;
@@ -41,7 +40,7 @@ impl Model {
     }
 
     pub(crate) fn assemble(
-        weights: &dyn Weights,
+        weights: &dyn TensorSource,
         precision: HeadPrecision,
     ) -> Result<Self, FormatError> {
         let spec = weights.spec().clone();
@@ -67,62 +66,41 @@ pub enum HeadPrecision {
     Int8,
 }
 
-/// Where a model's weights come from.
-pub(crate) trait Weights {
-    /// What the model is.
-    fn spec(&self) -> &ModelSpec;
-    /// Some rows of a float tensor.
-    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError>;
-    /// A ternary matrix.
-    fn ternary(&self, entry: &TensorEntry) -> Result<(PackedTernary, WeightScale), FormatError>;
-    /// A dense matrix at the precision it has.
-    fn dense(&self, entry: &TensorEntry) -> Result<DenseMatrix, FormatError>;
+/// A dense matrix in the type that it is stored in; blocks are kept as they are.
+fn dense(source: &dyn TensorSource, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
+    let dtype = source.read(entry, 0..1)?.dtype;
+    let mut matrix = DenseMatrix::empty(entry.shape[1], precision_of(dtype));
+    matrix.reserve(entry.shape[0]);
+    for rows in row_chunks(entry) {
+        if dtype.is_block_quantised() {
+            let pushed = matrix.push_blocks(&source.read(entry, rows)?.bytes());
+            pushed.map_err(|error| source.error(entry, error.to_string()))?;
+        } else {
+            matrix.push_rows(&source.rows(entry, rows)?);
+        }
+    }
+    Ok(matrix)
 }
 
-impl Weights for StoredModel {
-    fn spec(&self) -> &ModelSpec {
-        self.spec()
-    }
-
-    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
-        Source::rows(self, entry, rows)
-    }
-
-    fn ternary(&self, entry: &TensorEntry) -> Result<(PackedTernary, WeightScale), FormatError> {
-        self.ternary(entry)
-    }
-
-    fn dense(&self, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
-        let precision = match self.float_type(entry) {
-            FloatType::Bf16 => Precision::Bf16,
-            FloatType::F16 => Precision::F16,
-            FloatType::F32 => Precision::F32,
-            FloatType::Q8_0 => Precision::Q8_0,
-            FloatType::Q6K => Precision::Q6K,
-        };
-        let mut matrix = DenseMatrix::empty(entry.shape[1], precision);
-        matrix.reserve(entry.shape[0]);
-        for rows in row_chunks(entry) {
-            if matches!(precision, Precision::Q8_0 | Precision::Q6K) {
-                let bytes = self.row_bytes(entry, rows)?;
-                matrix.push_blocks(&bytes).map_err(|error| self.fault(entry, error))?;
-            } else {
-                matrix.push_rows(&Source::rows(self, entry, rows)?);
-            }
-        }
-        Ok(matrix)
+fn precision_of(dtype: DType) -> Precision {
+    match dtype {
+        DType::Bf16 => Precision::Bf16,
+        DType::F16 => Precision::F16,
+        DType::Q8_0 => Precision::Q8_0,
+        DType::Q6K => Precision::Q6K,
+        _ => Precision::F32,
     }
 }
 
 /// Walks the tensor table once; each call takes the next tensor.
 struct Reader<'a> {
-    weights: &'a dyn Weights,
+    weights: &'a dyn TensorSource,
     spec: &'a ModelSpec,
     entries: IntoIter<TensorEntry>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(weights: &'a dyn Weights) -> Self {
+    fn new(weights: &'a dyn TensorSource) -> Self {
         let spec = weights.spec();
         Self { weights, spec, entries: tensor_table(spec).into_iter() }
     }
@@ -134,7 +112,7 @@ impl<'a> Reader<'a> {
     fn table(&mut self, precision: HeadPrecision) -> Result<Table, FormatError> {
         let entry = self.next();
         match precision {
-            HeadPrecision::File => Ok(Table::File(self.weights.dense(&entry)?)),
+            HeadPrecision::File => Ok(Table::File(dense(self.weights, &entry)?)),
             HeadPrecision::Int8 => {
                 let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
                 for rows in row_chunks(&entry) {

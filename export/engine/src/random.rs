@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
-use bitnet_format::{FormatError, ModelSpec, Role, TensorEntry};
-use bitnet_kernels::{DenseMatrix, Precision};
+use bitnet_format::{
+    DType, FormatError, ModelSpec, TensorEntry, TensorRole, TensorSource, TensorView,
+};
+use half::bf16;
 
-use crate::load::Weights;
 use crate::{HeadPrecision, Model};
 
 impl Model {
@@ -31,36 +31,36 @@ fn draws(seed: &str, first: usize) -> impl Iterator<Item = u64> {
     })
 }
 
-impl Weights for Drawn<'_> {
+impl TensorSource for Drawn<'_> {
     fn spec(&self) -> &ModelSpec {
         self.0
     }
 
-    fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
-        let count = rows.len() * entry.elements() / entry.shape[0];
-        if entry.role == Role::Norm {
-            return Ok(vec![1.0; count]);
-        }
-        let value = |x: u64| (x >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-        Ok(draws(&entry.name, rows.start).skip(1).take(count).map(value).collect())
+    fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
+        Ok(match entry.role {
+            TensorRole::Norm => TensorView::floats(vec![1.0; rows.len()]),
+            TensorRole::Linear(_) => TensorView::packed(codes(entry), scale()),
+            TensorRole::Embedding | TensorRole::Head => noise(entry, rows),
+        })
     }
+}
 
-    fn ternary(&self, entry: &TensorEntry) -> Result<(PackedTernary, WeightScale), FormatError> {
-        let scale = WeightScale::from_stored(0.02).expect("a positive number");
-        let bytes = draws(&entry.name, 0).skip(1).take(entry.elements() / 4).map(|x| {
-            let byte = (x >> 56) as u8;
-            byte & !((byte >> 1) & 0x55) // no field holds 3
-        });
-        let packed = PackedTernary::from_bytes(entry.shape[0], entry.shape[1], bytes.collect());
-        Ok((packed.expect("rows that can be packed"), scale))
-    }
+fn scale() -> WeightScale {
+    WeightScale::from_stored(0.02).expect("a positive number")
+}
 
-    fn dense(&self, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
-        let mut matrix = DenseMatrix::empty(entry.shape[1], Precision::Bf16);
-        matrix.reserve(entry.shape[0]);
-        for row in 0..entry.shape[0] {
-            matrix.push_rows(&self.rows(entry, row..row + 1)?);
-        }
-        Ok(matrix)
-    }
+/// Evenly drawn ternary codes, four in a byte.
+fn codes(entry: &TensorEntry) -> Vec<u8> {
+    let bytes = draws(&entry.name, 0).skip(1).take(entry.elements() / 4).map(|x| {
+        let byte = (x >> 56) as u8;
+        byte & !((byte >> 1) & 0x55) // no field holds 3
+    });
+    bytes.collect()
+}
+
+/// Small BF16 values, each row a stream of its own.
+fn noise(entry: &TensorEntry, rows: Range<usize>) -> TensorView {
+    let value = |x: u64| bf16::from_f32((x >> 40) as f32 / (1u64 << 24) as f32 - 0.5);
+    let row = |row| draws(&entry.name, row).skip(1).take(entry.row_length()).map(value);
+    TensorView::stored(DType::Bf16, rows.flat_map(row).flat_map(bf16::to_le_bytes).collect())
 }

@@ -7,12 +7,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::matrix::Matrix;
-use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
-use crate::shards::TensorSet;
-use crate::tensors::Dtype;
-use crate::{FloatType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
+use crate::tensors::TensorFile;
+use crate::{
+    DType, FormatError, HfConfig, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm,
+    tensor_table,
+};
 
 /// The model's shape in a folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -27,7 +27,7 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 #[derive(Debug)]
 pub struct ModelFolder {
     config: HfConfig,
-    tensors: TensorSet,
+    tensors: TensorFile,
 }
 
 impl ModelFolder {
@@ -37,18 +37,13 @@ impl ModelFolder {
         let config = HfConfig::read(&dir.join(CONFIG_FILE))?;
         let (model, index) = (dir.join(MODEL_FILE), dir.join(INDEX_FILE));
         let tensors = if index.exists() && !model.exists() {
-            TensorSet::sharded(&index)?
+            TensorFile::open_sharded(&index)?
         } else {
-            TensorSet::single(&model)?
+            TensorFile::open(&model)?
         };
         let folder = Self { config, tensors };
         folder.check_names()?;
         Ok(folder)
-    }
-
-    /// What the model is.
-    pub fn spec(&self) -> &ModelSpec {
-        &self.config.spec
     }
 
     /// How its matrices are stored.
@@ -62,102 +57,71 @@ impl ModelFolder {
         self.tensors.paths()
     }
 
-    /// A float tensor: embedding, head, norm, or a latent matrix.
-    pub fn floats(&self, entry: &TensorEntry) -> Result<Vec<f32>, FormatError> {
-        self.tensors.finite_floats(&entry.name, &entry.shape)
-    }
-
-    /// Some rows of such a tensor.
-    pub fn rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
-        self.tensors.finite_rows(&entry.name, &entry.shape, rows)
-    }
-
-    /// The bytes of some rows of a tensor, as they are stored.
-    pub fn row_bytes(
-        &self,
-        entry: &TensorEntry,
-        rows: Range<usize>,
-    ) -> Result<Vec<u8>, FormatError> {
-        self.tensors.row_bytes(&entry.name, &entry.shape, rows)
-    }
-
-    /// The file that holds a tensor, for messages.
-    pub fn path_of(&self, name: &str) -> &Path {
-        self.tensors.path_of(name)
-    }
-
-    /// How a float tensor is stored.
-    pub fn float_type(&self, name: &str) -> FloatType {
-        match self.tensors.info(name).map(|info| info.dtype) {
-            Ok(Dtype::BF16) => FloatType::Bf16,
-            Ok(Dtype::F16) => FloatType::F16,
-            _ => FloatType::F32,
-        }
-    }
-
-    /// Whether every tensor is stored in BF16: then a master is what it is already.
+    /// Whether every tensor is stored in BF16, so that the folder is a BF16 master already.
     pub fn is_bf16(&self) -> bool {
-        self.tensors.names().iter().all(|name| self.float_type(name) == FloatType::Bf16)
+        let is_bf16 = |name: &String| self.tensors.info(name).is_ok_and(|t| t.dtype == DType::Bf16);
+        self.tensors.names().iter().all(is_bf16)
     }
 
-    /// A tensor as it is meant: the codes and the scale of a matrix that was quantised before,
-    /// packed or as float values, and otherwise its values.
-    pub fn matrix(&self, entry: &TensorEntry) -> Result<Matrix, FormatError> {
-        if !entry.is_ternary(self.spec()) {
-            return Ok(Matrix::Latent(self.floats(entry)?));
-        }
-        if self.form() == WeightForm::Latent {
-            return Ok(Matrix::from_floats(self.floats(entry)?));
-        }
-        let (packed, scale) = self.ternary(entry)?;
-        Ok(Matrix::Ternary { codes: packed.codes(), scale })
+    fn is_packed(&self, entry: &TensorEntry) -> bool {
+        self.config.form != WeightForm::Latent && entry.is_ternary(&self.config.spec)
     }
 
-    /// A packed matrix with its scale, whatever the folder calls a scale.
-    pub fn ternary(
-        &self,
-        entry: &TensorEntry,
-    ) -> Result<(PackedTernary, WeightScale), FormatError> {
-        let path = self.tensors.path_of(&entry.name);
-        let broken = |what: String| FormatError::tensor(path, &entry.name, what);
-        let (rows, columns) = (entry.shape[0], entry.shape[1]);
-        let bytes = self.tensors.raw(&entry.name, &[rows.div_ceil(4), columns], Dtype::U8)?;
-        let packed = PackedTernary::from_bytes(rows, columns, bytes)
-            .map_err(|error| broken(error.to_string()))?;
+    /// The scale of a packed matrix, whichever way the folder stores it.
+    fn scale(&self, entry: &TensorEntry) -> Result<WeightScale, FormatError> {
         let stored = self.tensors.floats(&scale_name(&entry.name), &[1])?[0];
         let multiplier = match self.config.form {
             WeightForm::PackedDividing => 1.0 / stored,
             WeightForm::Latent | WeightForm::PackedMultiplying => stored,
         };
-        let scale = WeightScale::from_stored(multiplier).ok_or_else(|| {
-            broken(format!("has weight_scale {stored}; expected a positive finite number"))
-        })?;
-        Ok((packed, scale))
+        WeightScale::from_stored(multiplier).ok_or_else(|| {
+            let what = format!("has weight_scale {stored}; expected a positive finite number");
+            self.tensors.error(&entry.name, what)
+        })
     }
 
     fn check_names(&self) -> Result<(), FormatError> {
-        let packed = self.config.form != WeightForm::Latent;
         let mut expected = Vec::new();
         for entry in tensor_table(&self.config.spec) {
-            if packed && entry.is_ternary(&self.config.spec) {
+            if self.is_packed(&entry) {
                 expected.push(scale_name(&entry.name));
             }
             expected.push(entry.name);
         }
-        let broken = |name: &str, what| FormatError::tensor(self.tensors.path_of(name), name, what);
         if let Some(name) = expected.iter().find(|name| !self.tensors.contains(name)) {
-            return Err(broken(name, "is missing"));
+            return Err(self.tensors.error(name, "is missing"));
         }
         // A tied model may still carry a copy of its head; everything else unknown is a mistake.
         let known = |name: &String| expected.contains(name) || self.is_tied_head(name);
         match self.tensors.names().iter().find(|name| !known(name)) {
-            Some(name) => Err(broken(name, "is not a tensor of this model")),
+            Some(name) => Err(self.tensors.error(name, "is not a tensor of this model")),
             None => Ok(()),
         }
     }
 
     fn is_tied_head(&self, name: &str) -> bool {
         self.config.spec.tie_word_embeddings && name == "lm_head.weight"
+    }
+}
+
+impl TensorSource for ModelFolder {
+    fn spec(&self) -> &ModelSpec {
+        &self.config.spec
+    }
+
+    fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
+        if !self.is_packed(entry) {
+            let (dtype, bytes) = self.tensors.float_rows(&entry.name, &entry.shape, rows)?;
+            return Ok(TensorView::stored(dtype, bytes));
+        }
+        assert_eq!(rows, 0..entry.shape[0], "a packed matrix is read whole");
+        let shape = [entry.shape[0].div_ceil(4), entry.shape[1]];
+        let bytes = self.tensors.raw(&entry.name, &shape, DType::U8)?;
+        Ok(TensorView::packed(bytes, self.scale(entry)?))
+    }
+
+    fn error(&self, entry: &TensorEntry, what: String) -> FormatError {
+        self.tensors.error(&entry.name, what)
     }
 }
 
@@ -170,7 +134,9 @@ pub(crate) fn scale_name(weight: &str) -> String {
 mod tests {
     use super::*;
     use crate::convert::hf::write_packed;
-    use crate::tensors::{TensorData, TensorFile, write_tensors};
+    use crate::matrix::Matrix;
+    use crate::packed::PackedTernary;
+    use crate::writer::{TensorData, write_tensors};
 
     fn spec(extra: &str) -> ModelSpec {
         toml::from_str(&format!(
@@ -321,8 +287,8 @@ mod tests {
         let info = file.info(name).unwrap();
         let shape = info.shape.as_slice();
         match info.dtype {
-            Dtype::U8 => TensorData::u8(shape, file.raw(name, shape, Dtype::U8).unwrap()),
-            Dtype::BF16 => TensorData::bf16(shape, &file.floats(name, shape).unwrap()),
+            DType::U8 => TensorData::u8(shape, file.raw(name, shape, DType::U8).unwrap()),
+            DType::Bf16 => TensorData::bf16(shape, &file.floats(name, shape).unwrap()),
             _ => TensorData::f32_owned(shape, &file.floats(name, shape).unwrap()),
         }
     }

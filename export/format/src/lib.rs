@@ -1,10 +1,13 @@
 //! Ternary models as data: what a model is ([`ModelSpec`]), which tensors it has
 //! ([`tensor_table`]), how a matrix of latents becomes {-1, 0, +1} ([`quant`], [`matrix`]) and
-//! how all of that lies in files ([`packed`], [`tensors`], [`shards`], [`folder`]).
+//! how all of that is stored in files ([`tensors`], [`folder`], [`gguf`]).
 //!
-//! This crate holds no model, no arithmetic on activations beyond their 8-bit code, and no text.
-//! Training, converters, kernels and the engine all meet here, so it depends on none of them.
-//! Bytes from a file are checked once, where they enter; after that the types carry the proof.
+//! Reading a tensor takes one call, whatever the file: a [`TensorSource`] such as [`StoredModel`]
+//! gives rows of a [`TensorEntry`] as a [`TensorView`] of type, bytes and scale.
+//!
+//! This crate runs no model, computes no activations beyond their 8-bit codes, and knows no text.
+//! Training, converters, kernels and the engine use it, so it depends on none of them. Bytes from
+//! a file are checked once, when they are read; from then on the types guarantee validity.
 //!
 //! Shape letters used throughout: `N` rows (outputs), `K` columns (inputs). A matrix is `[N, K]`
 //! = `[out, in]` everywhere.
@@ -14,6 +17,7 @@
 
 pub mod blocks;
 pub mod convert;
+mod dtype;
 mod error;
 pub mod folder;
 pub mod gguf;
@@ -21,27 +25,30 @@ mod hf_config;
 mod map;
 pub mod master;
 pub mod matrix;
+mod model;
 #[cfg(test)]
 mod mutation;
 pub mod norm;
+mod ordered_map;
 pub mod packed;
-mod pairs;
 mod parts;
 pub mod process;
 pub mod quant;
 pub mod report;
 pub mod rope;
 pub mod shards;
+pub mod source;
 mod spec;
 pub mod staged;
-mod stored;
 mod table;
 pub mod tensors;
 pub mod writer;
 
+pub use dtype::DType;
 pub use error::FormatError;
 pub use hf_config::{HfConfig, WeightForm};
 pub use map::FileBytes;
+pub use model::StoredModel;
+pub use source::{TensorSource, TensorView};
 pub use spec::{HiddenAct, ModelSpec};
-pub use stored::{FloatType, StoredModel};
-pub use table::{LinearKind, Role, TensorEntry, tensor_table};
+pub use table::{LinearKind, TensorEntry, TensorRole, tensor_table};

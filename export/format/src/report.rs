@@ -1,19 +1,19 @@
-//! What a stored model holds, in words: its config, its tensors, the shares of its ternary codes,
-//! and what other programs will make of it. Shown by both programs; nothing here decides anything.
+//! A stored model described as text, for `inspect`: its config, its tensors, the shares of its
+//! ternary codes, and which other programs are known not to read it.
 
-use crate::convert::Source;
-use crate::gguf::{GgufModel, TensorKind, Value, architecture::Architecture};
+use crate::gguf::{GgufModel, Value, architecture::Architecture};
 use crate::matrix::Matrix;
 use crate::quant::{WeightScale, ternary_codes};
 use crate::{
-    FormatError, HiddenAct, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table,
+    DType, FormatError, HiddenAct, ModelSpec, StoredModel, TensorEntry, TensorSource, WeightForm,
+    tensor_table,
 };
 
 /// The lines of a report, the config first. Every tensor is read once.
 pub fn report(model: &StoredModel, mut line: impl FnMut(&str)) -> Result<(), FormatError> {
     let spec = model.spec();
     line(&format!("{:<24} {}", "parameters", spec.parameters()));
-    line(&format!("{:<24} {}", "matrices", form_in_words(model)));
+    line(&format!("{:<24} {}", "matrices", storage(model)));
     if let Ok(serde_json::Value::Object(keys)) = serde_json::to_value(spec) {
         for (key, value) in keys {
             line(&format!("{key:<24} {value}"));
@@ -28,31 +28,31 @@ pub fn report(model: &StoredModel, mut line: impl FnMut(&str)) -> Result<(), For
     line("");
     for entry in &table {
         let shape = format!("{:?}", entry.shape);
-        line(&format!("{:<width$} {shape:<16} {}", entry.name, content(model, entry)?));
+        line(&format!("{:<width$} {shape:<16} {}", entry.name, statistics(model, entry)?));
     }
     line("");
-    for objection in objections(model) {
-        line(&format!("note: {objection}"));
+    for warning in compatibility_warnings(model) {
+        line(&format!("note: {warning}"));
     }
     Ok(())
 }
 
-/// What other programs are known not to take, or to take wrongly.
-pub fn objections(model: &StoredModel) -> Vec<String> {
+/// What other programs are known to refuse or to read wrongly in this model.
+pub fn compatibility_warnings(model: &StoredModel) -> Vec<String> {
     let mut all = Vec::new();
     match model {
-        StoredModel::Folder(folder) => all.push(folder_objection(folder.form()).to_owned()),
-        StoredModel::Gguf(gguf) => gguf_objections(gguf, &mut all),
+        StoredModel::Folder(folder) => all.push(folder_warning(folder.form()).to_owned()),
+        StoredModel::Gguf(gguf) => gguf_warnings(gguf, &mut all),
     }
     let spec = model.spec();
     if spec.quantise && spec.hidden_act == HiddenAct::Relu2 && !spec.sub_norms {
         all.push("relu2 without sub-norms: only this project's programs run it".to_owned());
     }
-    all.extend(unheld_forms(spec));
+    all.extend(impossible_formats(spec));
     all
 }
 
-fn folder_objection(form: WeightForm) -> &'static str {
+fn folder_warning(form: WeightForm) -> &'static str {
     match form {
         WeightForm::Latent => {
             "float latents: transformers runs them (quantization_mode online); llama.cpp's \
@@ -69,9 +69,9 @@ fn folder_objection(form: WeightForm) -> &'static str {
     }
 }
 
-fn gguf_objections(gguf: &GgufModel, all: &mut Vec<String>) {
-    let mut kinds = tensor_table(gguf.spec()).into_iter().map(|entry| gguf.kind(&entry));
-    let i2_s = kinds.any(|kind| kind == TensorKind::I2S);
+fn gguf_warnings(gguf: &GgufModel, all: &mut Vec<String>) {
+    let table = tensor_table(gguf.spec());
+    let i2_s = table.iter().any(|entry| gguf.dtype(entry) == DType::I2S);
     if i2_s {
         all.push(
             "I2_S (type 36): bitnet.cpp and ik_llama.cpp read it, llama.cpp and its relatives do \
@@ -101,8 +101,8 @@ fn gguf_objections(gguf: &GgufModel, all: &mut Vec<String>) {
         );
     }
     let text = |key: &str| gguf.file().metadata().get(key);
-    let has_words = text("tokenizer.ggml.tokens").is_some();
-    if has_words && text("tokenizer.ggml.pre").is_none() {
+    let has_vocabulary = text("tokenizer.ggml.tokens").is_some();
+    if has_vocabulary && text("tokenizer.ggml.pre").is_none() {
         all.push("no tokenizer.ggml.pre: readers fall back to another way of splitting".to_owned());
     }
     if matches!(text("tokenizer.chat_template"), Some(Value::String(t)) if t.contains("BITNETAssistant"))
@@ -111,8 +111,8 @@ fn gguf_objections(gguf: &GgufModel, all: &mut Vec<String>) {
     }
 }
 
-/// Forms that cannot hold this shape.
-fn unheld_forms(spec: &ModelSpec) -> Vec<String> {
+/// Formats that cannot hold this shape.
+fn impossible_formats(spec: &ModelSpec) -> Vec<String> {
     let columns = |block: usize| {
         let table = tensor_table(spec);
         let odd =
@@ -132,11 +132,11 @@ fn unheld_forms(spec: &ModelSpec) -> Vec<String> {
 
 fn metadata(gguf: &GgufModel, line: &mut impl FnMut(&str)) {
     for (key, value) in gguf.file().metadata().iter() {
-        line(&format!("{key:<40} {}", in_short(value)));
+        line(&format!("{key:<40} {}", shortened(value)));
     }
 }
 
-fn in_short(value: &Value) -> String {
+fn shortened(value: &Value) -> String {
     match value {
         Value::String(text) if text.chars().count() > 60 => {
             format!("{:?}… ({} characters)", text.chars().take(60).collect::<String>(), text.len())
@@ -145,7 +145,7 @@ fn in_short(value: &Value) -> String {
     }
 }
 
-fn form_in_words(model: &StoredModel) -> String {
+fn storage(model: &StoredModel) -> String {
     match model {
         StoredModel::Folder(folder) => match folder.form() {
             WeightForm::Latent => "floats".to_owned(),
@@ -156,15 +156,15 @@ fn form_in_words(model: &StoredModel) -> String {
     }
 }
 
-fn content(model: &StoredModel, entry: &TensorEntry) -> Result<String, FormatError> {
-    let kind = match model {
-        StoredModel::Gguf(gguf) => format!("{:<6}", gguf.kind(entry).name()),
+fn statistics(model: &StoredModel, entry: &TensorEntry) -> Result<String, FormatError> {
+    let dtype = match model {
+        StoredModel::Gguf(gguf) => format!("{:<6}", gguf.dtype(entry).name()),
         StoredModel::Folder(_) => String::new(),
     };
     if !entry.is_ternary(model.spec()) {
-        return Ok(kind + &floats(&model.floats(entry)?));
+        return Ok(dtype + &floats(&model.floats(entry)?));
     }
-    Ok(kind
+    Ok(dtype
         + &match model.matrix(entry)? {
             Matrix::Ternary { codes, scale } => shares(&codes, scale),
             Matrix::Latent(values) => {

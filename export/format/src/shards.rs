@@ -1,182 +1,108 @@
-//! The tensors of a model folder as one set: a single file, or shards with an index.
+//! Models in several safetensors files, and the index that lists them.
 //!
 //! The index (`model.safetensors.index.json`) maps tensor names to files in its `weight_map`. It
-//! is somebody else's text, so a file name in it is checked before it meets the file system: one
-//! plain name beside the index, nothing that leaves the folder. A file under such a name may be
-//! a symbolic link; Hugging Face's cache is made of them. Index and shards must then agree on
-//! every tensor, so the index adds nothing to what the shards hold.
+//! comes from elsewhere, so a file name in it is checked before any file is opened: one plain name
+//! beside the index, nothing that leaves the folder. A file under such a name may be a symbolic
+//! link; Hugging Face's cache is made of them. Index and shards must agree on every tensor, so the
+//! index adds nothing to what the shards hold.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 
 use crate::FormatError;
-use crate::pairs::Pairs;
+use crate::ordered_map::OrderedMap;
 use crate::tensors::{TensorFile, check_names};
 
 /// No index is larger: a million tensors fit.
 const LARGEST_INDEX: u64 = 64 << 20;
 
-/// Open safetensors files that together hold each tensor once.
-#[derive(Debug)]
-pub struct TensorSet {
-    /// The single file or the index: what a missing tensor is missing from.
-    source: PathBuf,
-    files: Vec<TensorFile>,
-    /// The position in `files` of each tensor.
-    places: BTreeMap<String, usize>,
+impl TensorFile {
+    /// Opens the shards that an index names, each once, and checks them against the index.
+    pub fn open_sharded(index: &Path) -> Result<Self, FormatError> {
+        let weight_map = read_index(index)?;
+        let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, shard) in &weight_map {
+            shards.entry(shard).or_default().push(tensor);
+        }
+        let open = |(shard, tensors): (&&str, &Vec<&str>)| open_shard(index, shard, tensors);
+        let files = shards.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut all = Self::empty(index);
+        for (file, shard) in files.into_iter().zip(shards.keys()) {
+            refuse_unlisted(index, &file, shard, &weight_map)?;
+            all.append(file);
+        }
+        Ok(all)
+    }
 }
 
-impl TensorSet {
-    /// All tensors of one file.
-    pub fn single(path: &Path) -> Result<Self, FormatError> {
-        let file = TensorFile::open(path)?;
-        let places = file.names().into_iter().map(|name| (name, 0)).collect();
-        Ok(Self { source: path.to_owned(), files: vec![file], places })
-    }
+/// The names of the files that an index lists, each checked: a plain name, safe to open beside
+/// the index on every system.
+///
+/// # Errors
+/// What is wrong with the index. The files themselves are not looked at.
+pub fn shard_files(index: &Path) -> Result<BTreeSet<String>, FormatError> {
+    Ok(read_index(index)?.into_values().collect())
+}
 
-    /// The shards that an index names, each opened once and checked against the index.
-    pub fn sharded(index: &Path) -> Result<Self, FormatError> {
-        let mut set = Self { source: index.to_owned(), files: Vec::new(), places: BTreeMap::new() };
-        for (shard, tensors) in read_index(index)? {
-            set.add_shard(&shard, tensors)?;
-        }
-        set.refuse_unlisted()?;
-        Ok(set)
+fn open_shard(index: &Path, shard: &str, tensors: &[&str]) -> Result<TensorFile, FormatError> {
+    let path = index.with_file_name(shard);
+    if !path.exists() {
+        let what = format!("{shard:?} is missing; expected every file of the weight_map");
+        return Err(FormatError::container(index, what));
     }
-
-    /// The files in order of their names, for hashing.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path().to_owned()).collect()
+    let file = TensorFile::open(&path)?;
+    match tensors.iter().find(|name| !file.contains(name)) {
+        Some(name) => Err(FormatError::tensor(&path, name, "is missing; the index puts it here")),
+        None => Ok(file),
     }
+}
 
-    /// The file that holds a tensor; of a tensor that is nowhere, the file that should name it.
-    pub fn path_of(&self, name: &str) -> &Path {
-        self.places.get(name).map_or(&self.source, |&place| self.files[place].path())
-    }
-
-    /// All tensor names, file after file.
-    pub fn names(&self) -> Vec<String> {
-        self.files.iter().flat_map(TensorFile::names).collect()
-    }
-
-    /// Whether a tensor is there.
-    pub fn contains(&self, name: &str) -> bool {
-        self.places.contains_key(name)
-    }
-
-    /// Shape and element type of a tensor.
-    pub fn info(&self, name: &str) -> Result<&TensorInfo, FormatError> {
-        self.file_of(name)?.info(name)
-    }
-
-    /// As [`TensorFile::raw`].
-    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Vec<u8>, FormatError> {
-        self.file_of(name)?.raw(name, shape, dtype)
-    }
-
-    /// As [`TensorFile::floats`].
-    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
-        self.file_of(name)?.floats(name, shape)
-    }
-
-    /// As [`TensorFile::finite_floats`].
-    pub fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
-        self.file_of(name)?.finite_floats(name, shape)
-    }
-
-    /// As [`TensorFile::row_bytes`].
-    pub fn row_bytes(
-        &self,
-        name: &str,
-        shape: &[usize],
-        rows: Range<usize>,
-    ) -> Result<Vec<u8>, FormatError> {
-        self.file_of(name)?.row_bytes(name, shape, rows)
-    }
-
-    /// As [`TensorFile::finite_rows`].
-    pub fn finite_rows(
-        &self,
-        name: &str,
-        shape: &[usize],
-        rows: Range<usize>,
-    ) -> Result<Vec<f32>, FormatError> {
-        self.file_of(name)?.finite_rows(name, shape, rows)
-    }
-
-    fn file_of(&self, name: &str) -> Result<&TensorFile, FormatError> {
-        match self.places.get(name) {
-            Some(&place) => Ok(&self.files[place]),
-            None => Err(FormatError::tensor(&self.source, name, "is missing")),
+/// Refuses a tensor that the index does not place in this shard: it would be a hidden duplicate,
+/// or never be read.
+fn refuse_unlisted(
+    index: &Path,
+    file: &TensorFile,
+    shard: &str,
+    weight_map: &BTreeMap<String, String>,
+) -> Result<(), FormatError> {
+    for name in file.names() {
+        match weight_map.get(&name) {
+            Some(listed) if listed == shard => {}
+            Some(other) => {
+                let other = index.with_file_name(other);
+                let what = format!("occurs twice; the index puts it into {}", other.display());
+                return Err(file.error(&name, what));
+            }
+            None => return Err(file.error(&name, "is not in the index")),
         }
     }
-
-    fn add_shard(&mut self, shard: &str, tensors: Vec<String>) -> Result<(), FormatError> {
-        let path = self.source.with_file_name(shard);
-        if !path.exists() {
-            let what = format!("{shard:?} is missing; expected every file of the weight_map");
-            return Err(FormatError::container(&self.source, what));
-        }
-        let file = TensorFile::open(&path)?;
-        if let Some(name) = tensors.iter().find(|name| !file.contains(name)) {
-            return Err(FormatError::tensor(&path, name, "is missing; the index puts it here"));
-        }
-        let place = self.files.len();
-        self.places.extend(tensors.into_iter().map(|name| (name, place)));
-        self.files.push(file);
-        Ok(())
-    }
-
-    /// A tensor of a shard that the index does not know there would be a second, hidden one.
-    fn refuse_unlisted(&self) -> Result<(), FormatError> {
-        for (place, file) in self.files.iter().enumerate() {
-            let listed = |name: &String| self.places.get(name) == Some(&place);
-            let names = file.names();
-            let Some(name) = names.iter().find(|name| !listed(name)) else { continue };
-            let what = match self.places.get(name) {
-                None => "is not in the index".to_owned(),
-                Some(&other) => {
-                    let other = self.files[other].path().display();
-                    format!("occurs twice; the index puts it into {other}")
-                }
-            };
-            return Err(FormatError::tensor(file.path(), name, what));
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: Pairs<String>,
+    weight_map: OrderedMap<String>,
 }
 
-/// The tensors of each shard, by the shard's file name.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>, FormatError> {
+/// The shard of each tensor.
+fn read_index(path: &Path) -> Result<BTreeMap<String, String>, FormatError> {
     let meta = fs_err::metadata(path)?;
     if !meta.is_file() || meta.len() > LARGEST_INDEX {
         let what = format!("expected a file of at most {LARGEST_INDEX} bytes, got {}", meta.len());
         return Err(FormatError::container(path, what));
     }
-    let Index { weight_map: Pairs(pairs) } = serde_json::from_slice(&fs_err::read(path)?)
+    let Index { weight_map: OrderedMap(pairs) } = serde_json::from_slice(&fs_err::read(path)?)
         .map_err(|error| FormatError::config(path, "", error.to_string()))?;
     check_names(pairs.iter().map(|(name, _)| name.as_str()))
         .map_err(|what| FormatError::container(path, what))?;
-    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (tensor, file) in pairs {
-        if !is_shard_name(&file) {
-            let expected = "expected a plain file name that ends in .safetensors";
-            let what = format!("is put into the file {file:?}; {expected}");
-            return Err(FormatError::tensor(path, &tensor, what));
-        }
-        shards.entry(file).or_default().push(tensor);
+    if let Some((tensor, file)) = pairs.iter().find(|(_, file)| !is_shard_name(file)) {
+        let expected = "expected a plain file name that ends in .safetensors";
+        let what = format!("is put into the file {file:?}; {expected}");
+        return Err(FormatError::tensor(path, tensor, what));
     }
-    Ok(shards)
+    Ok(pairs.into_iter().collect())
 }
 
 /// One plain file name on every system: no separator, drive, stream, hidden file or device.
@@ -203,8 +129,10 @@ fn is_device_name(file: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensors::{TensorData, write_tensors};
+    use crate::DType;
+    use crate::writer::{TensorData, write_tensors};
     use serde_json::json;
+    use std::path::PathBuf;
 
     struct Folder(tempfile::TempDir);
 
@@ -227,13 +155,13 @@ mod tests {
             write_tensors(&self.path(name), named).unwrap();
         }
 
-        fn open_text(&self, index: &str) -> Result<TensorSet, String> {
+        fn open_text(&self, index: &str) -> Result<TensorFile, String> {
             let path = self.path("model.safetensors.index.json");
             fs_err::write(&path, index).unwrap();
-            TensorSet::sharded(&path).map_err(|error| error.to_string())
+            TensorFile::open_sharded(&path).map_err(|error| error.to_string())
         }
 
-        fn open(&self, weight_map: serde_json::Value) -> Result<TensorSet, String> {
+        fn open(&self, weight_map: serde_json::Value) -> Result<TensorFile, String> {
             let index = json!({"metadata": {"total_size": 16}, "weight_map": weight_map});
             self.open_text(&index.to_string())
         }
@@ -257,7 +185,7 @@ mod tests {
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(set.floats("b", &[2]).unwrap(), [2.0, 3.0]);
         assert_eq!(set.finite_floats("c", &[1]).unwrap(), [4.0]);
-        assert_eq!(set.raw("a", &[1], Dtype::F32).unwrap(), 1f32.to_le_bytes());
+        assert_eq!(set.raw("a", &[1], DType::F32).unwrap(), 1f32.to_le_bytes());
         assert_eq!(set.info("c").unwrap().shape, [1]);
         assert!(set.contains("c") && !set.contains("d"));
     }
@@ -356,9 +284,9 @@ mod tests {
         }
         let index = snapshot.join("index.json");
         fs_err::write(&index, json!({"weight_map": good()}).to_string()).unwrap();
-        assert_eq!(TensorSet::sharded(&index).unwrap().floats("c", &[1]).unwrap(), [4.0]);
+        assert_eq!(TensorFile::open_sharded(&index).unwrap().floats("c", &[1]).unwrap(), [4.0]);
         fs_err::remove_file(folder.path("2.safetensors")).unwrap();
-        let error = TensorSet::sharded(&index).unwrap_err().to_string();
+        let error = TensorFile::open_sharded(&index).unwrap_err().to_string();
         assert!(error.contains("\"2.safetensors\" is missing"), "{error}");
     }
 
@@ -388,14 +316,14 @@ mod tests {
         let folder = Folder::new();
         let path = folder.path("index.json");
         fs_err::File::create(&path).unwrap().set_len(LARGEST_INDEX + 1).unwrap();
-        let error = TensorSet::sharded(&path).unwrap_err().to_string();
+        let error = TensorFile::open_sharded(&path).unwrap_err().to_string();
         assert!(error.ends_with("expected a file of at most 67108864 bytes, got 67108865"));
     }
 
     #[test]
     fn one_file_is_a_set_too() {
         let folder = Folder::new();
-        let set = TensorSet::single(&folder.path("1.safetensors")).unwrap();
+        let set = TensorFile::open(&folder.path("1.safetensors")).unwrap();
         assert_eq!(set.paths(), [folder.path("1.safetensors")]);
         assert_eq!(set.floats("a", &[1]).unwrap(), [1.0]);
         let missing = set.floats("c", &[1]).unwrap_err().to_string();

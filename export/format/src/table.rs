@@ -1,7 +1,7 @@
 //! The one ordered list of a model's tensors: Hugging Face name, `[out, in]` shape, role.
 //!
-//! Model, optimizer, checkpoint, export and engine all walk this list; nobody spells a tensor
-//! name anywhere else.
+//! Model, optimizer, checkpoint, export and engine all walk this list; no other code spells a
+//! tensor name.
 
 use crate::ModelSpec;
 
@@ -20,7 +20,7 @@ pub enum LinearKind {
 
 /// What a tensor is for, which decides how it is trained, packed and stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum TensorRole {
     /// The token embedding `[V, C]`, the head too when tied. Never ternary.
     Embedding,
     /// A matrix of a block: ternary when the model is quantised.
@@ -39,7 +39,7 @@ pub struct TensorEntry {
     /// `[out, in]`, or `[width]` for a norm.
     pub shape: Vec<usize>,
     /// What it is for.
-    pub role: Role,
+    pub role: TensorRole,
 }
 
 impl TensorEntry {
@@ -48,27 +48,33 @@ impl TensorEntry {
         self.shape.iter().product()
     }
 
-    /// Matrices are decayed, norms are not (`interface.md`, "Defaults").
+    /// Number of values in a row; 1 for a norm.
+    pub fn row_length(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
+    /// Matrices have weight decay, norms have none.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() == 2
     }
 
     /// Whether a quantised model holds this tensor as ternary codes.
     pub fn is_ternary(&self, spec: &ModelSpec) -> bool {
-        spec.quantise && matches!(self.role, Role::Linear(_))
+        spec.quantise && matches!(self.role, TensorRole::Linear(_))
     }
 }
 
 /// All tensors of a model, in the order of the forward pass.
 pub fn tensor_table(spec: &ModelSpec) -> Vec<TensorEntry> {
     let width = spec.hidden_size;
-    let mut table = vec![matrix("model.embed_tokens", spec.vocab_size, width, Role::Embedding)];
+    let mut table =
+        vec![matrix("model.embed_tokens", spec.vocab_size, width, TensorRole::Embedding)];
     for layer in 0..spec.num_hidden_layers {
         push_block(&mut table, spec, layer);
     }
     table.push(norm("model.norm", width));
     if !spec.tie_word_embeddings {
-        table.push(matrix("lm_head", spec.vocab_size, width, Role::Head));
+        table.push(matrix("lm_head", spec.vocab_size, width, TensorRole::Head));
     }
     table
 }
@@ -77,8 +83,9 @@ fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
     let (width, ffn) = (spec.hidden_size, spec.intermediate_size);
     let (queries, keys) = (spec.query_width(), spec.key_value_width());
     let at = |part: &str| format!("model.layers.{layer}.{part}");
-    let linear =
-        |part: &str, rows, columns, kind| matrix(&at(part), rows, columns, Role::Linear(kind));
+    let linear = |part: &str, rows, columns, kind| {
+        matrix(&at(part), rows, columns, TensorRole::Linear(kind))
+    };
     table.push(norm(&at("input_layernorm"), width));
     table.push(linear("self_attn.q_proj", queries, width, LinearKind::Q));
     table.push(linear("self_attn.k_proj", keys, width, LinearKind::K));
@@ -96,12 +103,12 @@ fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
     table.push(linear("mlp.down_proj", width, ffn, LinearKind::Down));
 }
 
-fn matrix(part: &str, rows: usize, columns: usize, role: Role) -> TensorEntry {
+fn matrix(part: &str, rows: usize, columns: usize, role: TensorRole) -> TensorEntry {
     TensorEntry { name: format!("{part}.weight"), shape: vec![rows, columns], role }
 }
 
 fn norm(part: &str, width: usize) -> TensorEntry {
-    TensorEntry { name: format!("{part}.weight"), shape: vec![width], role: Role::Norm }
+    TensorEntry { name: format!("{part}.weight"), shape: vec![width], role: TensorRole::Norm }
 }
 
 #[cfg(test)]
@@ -142,6 +149,6 @@ mod tests {
     fn sub_norms_and_an_untied_head_are_config() {
         let table = tensor_table(&spec("sub_norms = false\ntie_word_embeddings = false"));
         assert!(table.iter().all(|entry| !entry.name.contains("sub_norm")));
-        assert_eq!(table.last().unwrap().role, Role::Head);
+        assert_eq!(table.last().unwrap().role, TensorRole::Head);
     }
 }

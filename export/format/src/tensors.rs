@@ -1,35 +1,49 @@
-//! Safetensors files, read strictly and written in name order.
+//! Safetensors files, read strictly: one file, or several that together hold a model.
 //!
-//! Parsing is the `safetensors` crate's. This room adds what that crate leaves open: duplicate
-//! names, hostile names, element types we do not read, and conversion of BF16 and F16 to f32.
+//! The `safetensors` crate parses the header. This module adds what that crate leaves open:
+//! duplicate names, names with control characters, element types we do not read, and conversion
+//! of BF16 and F16 to f32. Tensors are read on demand, some rows at a time.
 
-use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-pub use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::IgnoredAny;
 
-use crate::FormatError;
-use crate::pairs::Pairs;
+use crate::blocks::dequantise;
+use crate::ordered_map::OrderedMap;
 use crate::parts::FileParts;
 use crate::quant::first_not_finite;
-use crate::writer::{Planned, TensorWriter, little_endian};
+use crate::{DType, FormatError};
 
-/// An open safetensors file whose header has been checked; its tensors are read on demand.
+/// Open safetensors files that together hold each tensor once; their headers have been checked.
 #[derive(Debug)]
 pub struct TensorFile {
-    file: FileParts,
-    data_start: usize,
-    header: Metadata,
+    /// The single file, or the index of the shards: what a missing tensor is missing from.
+    pub(crate) source: PathBuf,
+    files: Vec<FileParts>,
+    /// In file order, shard after shard.
+    names: Vec<String>,
+    tensors: HashMap<String, StoredTensor>,
+}
+
+/// What a safetensors header says about one tensor.
+#[derive(Clone, Debug)]
+pub struct StoredTensor {
+    /// How its values are stored.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The position of its file in [`TensorFile::files`].
+    file: usize,
+    /// Where its values lie in that file.
+    bytes: Range<u64>,
 }
 
 impl TensorFile {
-    /// Opens and checks the header.
+    /// Opens one file and checks its header.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
         if !fs_err::metadata(path)?.is_file() {
             return Err(FormatError::container(path, "is not a regular file"));
@@ -41,140 +55,164 @@ impl TensorFile {
     fn checked(file: FileParts) -> Result<Self, FormatError> {
         let path = file.path().to_owned();
         let broken = |what: String| FormatError::container(&path, what);
-        let header_bytes = read_header(&file)?;
-        let header: Metadata = match SafeTensors::read_metadata(&header_bytes) {
-            Ok((_, header)) => header,
-            // The header alone is all the library gets to see.
-            Err(SafeTensorError::MetadataIncompleteBuffer) => {
-                serde_json::from_slice(&header_bytes[8..])
-                    .map_err(|error| broken(format!("not a safetensors file: {error}")))?
-            }
-            Err(error) => return Err(broken(format!("not a safetensors file: {error}"))),
-        };
-        check_header_names(&header_bytes[8..]).map_err(broken)?;
-        let data = file.len() - header_bytes.len() as u64;
+        let (header_len, header) = read_header(&file)?;
+        let data = file.len() - header_len;
         if data != header.data_len() as u64 {
             let described = header.data_len();
             return Err(broken(format!(
                 "the header describes {described} bytes of data, got {data}"
             )));
         }
-        Ok(Self { file, data_start: header_bytes.len(), header })
+        let names = header.offset_keys();
+        let mut tensors = HashMap::with_capacity(names.len());
+        for name in &names {
+            let info = header.info(name).expect("a name of the header");
+            let dtype = DType::from_safetensors(info.dtype).ok_or_else(|| {
+                let what = format!("has type {:?}, which is not read", info.dtype);
+                FormatError::tensor(&path, name, what)
+            })?;
+            let (start, end) = info.data_offsets;
+            let bytes = header_len + start as u64..header_len + end as u64;
+            let tensor = StoredTensor { dtype, shape: info.shape.clone(), file: 0, bytes };
+            tensors.insert(name.clone(), tensor);
+        }
+        Ok(Self { source: path, files: vec![file], names, tensors })
     }
 
-    /// The file's path, for messages.
-    pub fn path(&self) -> &Path {
-        self.file.path()
+    /// No tensors yet, for [`TensorFile::append`]; `source` is the index.
+    pub(crate) fn empty(source: &Path) -> Self {
+        let (files, names, tensors) = Default::default();
+        Self { source: source.to_owned(), files, names, tensors }
+    }
+
+    /// Adds the tensors of another shard, none of which is here.
+    pub(crate) fn append(&mut self, shard: Self) {
+        let first = self.files.len();
+        self.files.extend(shard.files);
+        self.names.extend(shard.names);
+        self.tensors.extend(shard.tensors.into_iter().map(|(name, mut tensor)| {
+            tensor.file += first;
+            (name, tensor)
+        }));
+    }
+
+    /// The files in order of their names, for hashing.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.path().to_owned()).collect()
+    }
+
+    /// The file that holds a tensor, for messages. For a tensor that is in none: the file that
+    /// should name it.
+    pub fn path_of(&self, name: &str) -> &Path {
+        self.tensors.get(name).map_or(&self.source, |tensor| self.files[tensor.file].path())
     }
 
     /// All tensor names, in file order.
     pub fn names(&self) -> Vec<String> {
-        self.header.offset_keys()
+        self.names.clone()
     }
 
     /// Whether a tensor is there.
     pub fn contains(&self, name: &str) -> bool {
-        self.header.info(name).is_some()
+        self.tensors.contains_key(name)
     }
 
     /// Shape and element type of a tensor.
-    pub fn info(&self, name: &str) -> Result<&TensorInfo, FormatError> {
-        self.header.info(name).ok_or_else(|| FormatError::tensor(self.path(), name, "is missing"))
+    pub fn info(&self, name: &str) -> Result<&StoredTensor, FormatError> {
+        self.tensors.get(name).ok_or_else(|| self.error(name, "is missing"))
     }
 
     /// The raw little-endian bytes of a tensor of the expected shape and type.
-    pub fn raw(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Vec<u8>, FormatError> {
-        let info = self.info(name)?;
-        self.check_shape(name, info, shape)?;
-        if info.dtype != dtype {
-            let what = format!("has type {:?}; expected {dtype:?}", info.dtype);
-            return Err(FormatError::tensor(self.path(), name, what));
+    pub fn raw(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Vec<u8>, FormatError> {
+        let tensor = self.shaped(name, shape)?;
+        if tensor.dtype != dtype {
+            let (found, expected) = (tensor.dtype.name(), dtype.name());
+            return Err(self.error(name, format!("has type {found}; expected {expected}")));
         }
-        self.read(info, 0..info.data_offsets.1 - info.data_offsets.0)
+        self.read(tensor, tensor.bytes.clone())
     }
 
     /// A tensor of F32, BF16 or F16 values as f32.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
         let rows = shape.first().copied().unwrap_or(1);
-        self.float_rows(name, shape, 0..rows)
+        let (dtype, bytes) = self.float_rows(name, shape, 0..rows)?;
+        dequantise(dtype, &bytes, shape.iter().product())
+            .map_err(|error| self.error(name, error.to_string()))
     }
 
-    /// Some rows of such a tensor, a row being what the first index picks.
+    /// Like [`TensorFile::floats`], refusing NaN and infinity.
+    pub fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
+        let values = self.floats(name, shape)?;
+        match first_not_finite(&values) {
+            None => Ok(values),
+            Some(at) => {
+                let what = format!("holds {} at index {at}; expected finite", values[at]);
+                Err(self.error(name, what))
+            }
+        }
+    }
+
+    /// Some rows of a tensor of F32, BF16 or F16 values as they are stored, a row being what the
+    /// first index picks.
     pub fn float_rows(
         &self,
         name: &str,
         shape: &[usize],
         rows: Range<usize>,
-    ) -> Result<Vec<f32>, FormatError> {
-        let bytes = self.row_bytes(name, shape, rows)?;
-        let dtype = self.info(name)?.dtype;
-        to_f32(dtype, &bytes).ok_or_else(|| {
-            let what = format!("has type {dtype:?}; expected F32, BF16 or F16");
-            FormatError::tensor(self.path(), name, what)
-        })
-    }
-
-    /// The bytes of some rows of a tensor, as they are stored.
-    pub fn row_bytes(
-        &self,
-        name: &str,
-        shape: &[usize],
-        rows: Range<usize>,
-    ) -> Result<Vec<u8>, FormatError> {
-        let info = self.info(name)?;
-        self.check_shape(name, info, shape)?;
-        let row_bytes = shape.iter().skip(1).product::<usize>() * info.dtype.bitsize() / 8;
-        self.read(info, rows.start * row_bytes..rows.end * row_bytes)
-    }
-
-    /// Like [`TensorFile::floats`], refusing NaN and infinity.
-    pub fn finite_floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, FormatError> {
-        let rows = shape.first().copied().unwrap_or(1);
-        self.finite_rows(name, shape, 0..rows)
-    }
-
-    /// Like [`TensorFile::float_rows`], refusing NaN and infinity.
-    pub fn finite_rows(
-        &self,
-        name: &str,
-        shape: &[usize],
-        rows: Range<usize>,
-    ) -> Result<Vec<f32>, FormatError> {
-        let first = rows.start * shape.iter().skip(1).product::<usize>();
-        let values = self.float_rows(name, shape, rows)?;
-        match first_not_finite(&values) {
-            None => Ok(values),
-            Some(at) => {
-                let (value, index) = (values[at], first + at);
-                let what = format!("holds {value} at index {index}; expected finite");
-                Err(FormatError::tensor(self.path(), name, what))
-            }
+    ) -> Result<(DType, Vec<u8>), FormatError> {
+        let tensor = self.shaped(name, shape)?;
+        let dtype = tensor.dtype;
+        if !matches!(dtype, DType::F32 | DType::Bf16 | DType::F16) {
+            let what = format!("has type {}; expected F32, BF16 or F16", dtype.name());
+            return Err(self.error(name, what));
         }
+        let width = shape.iter().skip(1).product::<usize>() as u64;
+        let at = |row: usize| {
+            let bytes = dtype.bytes_of(row as u64 * width, 1).expect("a part of a checked tensor");
+            tensor.bytes.start + bytes
+        };
+        Ok((dtype, self.read(tensor, at(rows.start)..at(rows.end))?))
     }
 
-    fn check_shape(
-        &self,
-        name: &str,
-        info: &TensorInfo,
-        shape: &[usize],
-    ) -> Result<(), FormatError> {
-        if info.shape == shape {
-            return Ok(());
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor, FormatError> {
+        let tensor = self.info(name)?;
+        if tensor.shape == shape {
+            return Ok(tensor);
         }
-        let what = format!("has shape {:?}; expected {shape:?}", info.shape);
-        Err(FormatError::tensor(self.path(), name, what))
+        Err(self.error(name, format!("has shape {:?}; expected {shape:?}", tensor.shape)))
     }
 
-    /// Part of a tensor's bytes.
-    fn read(&self, info: &TensorInfo, part: Range<usize>) -> Result<Vec<u8>, FormatError> {
-        let start = self.data_start + info.data_offsets.0;
-        let range = (start + part.start) as u64..(start + part.end) as u64;
-        Ok(self.file.read(range)?)
+    fn read(&self, tensor: &StoredTensor, bytes: Range<u64>) -> Result<Vec<u8>, FormatError> {
+        Ok(self.files[tensor.file].read(bytes)?)
+    }
+
+    /// An error that names a tensor and its file.
+    pub(crate) fn error(&self, name: &str, what: impl Into<String>) -> FormatError {
+        FormatError::tensor(self.path_of(name), name, what)
     }
 }
 
+/// How many bytes lie before the data, and what they say of it.
+fn read_header(file: &FileParts) -> Result<(u64, Metadata), FormatError> {
+    let broken = |what: String| FormatError::container(file.path(), what);
+    let bytes = header_bytes(file)?;
+    let header = match SafeTensors::read_metadata(&bytes) {
+        Ok((_, header)) => Ok(header),
+        // The library sees the header without the data and has checked everything else.
+        Err(SafeTensorError::MetadataIncompleteBuffer) => {
+            serde_json::from_slice(&bytes[8..]).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let header = header.map_err(|error| broken(format!("not a safetensors file: {error}")))?;
+    let OrderedMap(tensors) = serde_json::from_slice::<OrderedMap<IgnoredAny>>(&bytes[8..])
+        .map_err(|error| broken(error.to_string()))?;
+    check_names(tensors.iter().map(|(name, _)| name.as_str())).map_err(broken)?;
+    Ok((bytes.len() as u64, header))
+}
+
 /// The length and the text of the header: as many bytes as the first eight say.
-fn read_header(file: &FileParts) -> Result<Vec<u8>, FormatError> {
+fn header_bytes(file: &FileParts) -> Result<Vec<u8>, FormatError> {
     let broken =
         |what: &str| FormatError::container(file.path(), format!("not a safetensors file: {what}"));
     if file.len() < 8 {
@@ -194,26 +232,6 @@ fn read_header(file: &FileParts) -> Result<Vec<u8>, FormatError> {
 /// No header is larger: the `safetensors` crate says the same.
 const LARGEST_HEADER: u64 = 100_000_000;
 
-/// Little-endian values of a float type as f32; `None` for other types.
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match dtype {
-        Dtype::F32 => {
-            let words = bytes.chunks_exact(4);
-            Some(words.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-        }
-        Dtype::BF16 => Some(halves().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
-        Dtype::F16 => Some(halves().map(|bits| f16::from_bits(bits).to_f32()).collect()),
-        _ => None,
-    }
-}
-
-fn check_header_names(header: &[u8]) -> Result<(), String> {
-    let Pairs(tensors) =
-        serde_json::from_slice::<Pairs<IgnoredAny>>(header).map_err(|error| error.to_string())?;
-    check_names(tensors.iter().map(|(name, _)| name.as_str()))
-}
-
 /// Refuses names that occur twice (parsers disagree on which one counts) and names that could
 /// steer a terminal.
 pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
@@ -229,63 +247,11 @@ pub(crate) fn check_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<()
     Ok(())
 }
 
-/// A tensor about to be written.
-#[derive(Clone, Debug)]
-pub struct TensorData<'a> {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Cow<'a, [u8]>,
-}
-
-impl<'a> TensorData<'a> {
-    /// f32 values as they are.
-    pub fn f32(shape: &[usize], values: &'a [f32]) -> Self {
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each place");
-        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes: little_endian(values) }
-    }
-
-    /// f32 values to keep.
-    pub fn f32_owned(shape: &[usize], values: &[f32]) -> TensorData<'static> {
-        let bytes = TensorData::f32(shape, values).bytes.into_owned();
-        TensorData { dtype: Dtype::F32, shape: shape.to_vec(), bytes: Cow::Owned(bytes) }
-    }
-
-    /// f32 values rounded to BF16, to nearest, ties to even.
-    pub fn bf16(shape: &[usize], values: &[f32]) -> Self {
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each place");
-        let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
-        Self { dtype: Dtype::BF16, shape: shape.to_vec(), bytes: Cow::Owned(bytes) }
-    }
-
-    /// Bytes as they are.
-    pub fn u8(shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
-        let bytes = bytes.into();
-        assert_eq!(bytes.len(), shape.iter().product::<usize>(), "one byte for each place");
-        Self { dtype: Dtype::U8, shape: shape.to_vec(), bytes }
-    }
-}
-
-/// Writes a safetensors file. Equal tensors give equal bytes: no time, host or path is stored.
-pub fn write_tensors<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (String, TensorData<'a>)>,
-) -> Result<(), FormatError> {
-    let tensors: Vec<_> = tensors.into_iter().collect();
-    let plan = tensors.iter().map(|(name, data)| Planned {
-        name: name.clone(),
-        dtype: data.dtype,
-        shape: data.shape.clone(),
-    });
-    let mut writer = TensorWriter::create(path, plan.collect())?;
-    for (name, data) in &tensors {
-        writer.write_whole(name, &data.bytes)?;
-    }
-    writer.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::writer::{TensorData, write_tensors};
+    use half::{bf16, f16};
     use serde_json::json;
     use std::path::PathBuf;
 
@@ -318,7 +284,7 @@ mod tests {
         let file = TensorFile::open(&path).unwrap();
         assert_eq!(file.floats("b", &[3]).unwrap(), values);
         assert_eq!(file.floats("a", &[1, 1]).unwrap(), [1.0], "the tie goes to even");
-        assert_eq!(file.raw("c", &[2], Dtype::U8).unwrap(), [7, 8]);
+        assert_eq!(file.raw("c", &[2], DType::U8).unwrap(), [7, 8]);
     }
 
     #[test]
@@ -346,7 +312,7 @@ mod tests {
         let file = TensorFile::open(&path).unwrap();
         let shape = file.floats("x", &[3]).unwrap_err().to_string();
         assert!(shape.ends_with("[x]: has shape [2]; expected [3]"), "{shape}");
-        let dtype = file.raw("x", &[2], Dtype::U8).unwrap_err().to_string();
+        let dtype = file.raw("x", &[2], DType::U8).unwrap_err().to_string();
         assert!(dtype.ends_with("[x]: has type F32; expected U8"), "{dtype}");
         let nan = file.finite_floats("x", &[2]).unwrap_err().to_string();
         assert!(nan.ends_with("[x]: holds NaN at index 1; expected finite"), "{nan}");

@@ -1,4 +1,4 @@
-//! Safetensors files written tensor by tensor, in any order, without holding more than a part.
+//! Writes safetensors files tensor by tensor, in any order, a part of a tensor at a time.
 //!
 //! The header is the `safetensors` crate's own: element types by falling size, then names. Equal
 //! tensors give equal bytes: no time, host or path is stored.
@@ -9,26 +9,26 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
+use half::bf16;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use crate::FormatError;
+use crate::{DType, FormatError};
 
-/// A tensor that will be written: name, element type, shape.
+/// A tensor that a file will hold.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Planned {
+pub struct TensorPlan {
     /// Its name.
     pub name: String,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its shape.
+    /// How its values are stored.
+    pub dtype: DType,
+    /// Its shape, `[out, in]`.
     pub shape: Vec<usize>,
 }
 
-impl Planned {
-    /// Bytes of its values.
-    pub fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+impl TensorPlan {
+    /// A tensor of this name, type and shape.
+    pub fn new(name: impl Into<String>, dtype: DType, shape: &[usize]) -> Self {
+        Self { name: name.into(), dtype, shape: shape.to_vec() }
     }
 }
 
@@ -46,16 +46,21 @@ pub struct TensorWriter {
 
 impl TensorWriter {
     /// Creates the file with its header; its tensors follow in any order.
-    pub fn create(path: &Path, mut tensors: Vec<Planned>) -> Result<Self, FormatError> {
-        tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    ///
+    /// # Panics
+    /// If a name occurs twice or a type is none of safetensors.
+    pub fn create(path: &Path, tensors: Vec<TensorPlan>) -> Result<Self, FormatError> {
+        let typed = |TensorPlan { name, dtype, shape }| {
+            (DType::safetensors(dtype).expect("a type of safetensors"), name, shape)
+        };
+        let mut tensors: Vec<_> = tensors.into_iter().map(typed).collect();
+        tensors.sort_by(|(a, a_name, _), (b, b_name, _)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
         let (mut places, mut infos, mut end) = (BTreeMap::new(), Vec::new(), 0);
-        for tensor in tensors {
+        for (dtype, name, shape) in tensors {
             let start = end;
-            end += tensor.bytes();
-            let (dtype, shape) = (tensor.dtype, tensor.shape);
-            let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
-            places.insert(tensor.name.clone(), start as u64..end as u64);
-            infos.push((tensor.name, info));
+            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            places.insert(name.clone(), start as u64..end as u64);
+            infos.push((name, TensorInfo { dtype, shape, data_offsets: (start, end) }));
         }
         assert_eq!(places.len(), infos.len(), "every name is planned once");
         let header = header_text(infos).map_err(|what| FormatError::container(path, what))?;
@@ -110,6 +115,56 @@ impl TensorWriter {
     }
 }
 
+/// A tensor about to be written.
+#[derive(Clone, Debug)]
+pub struct TensorData<'a> {
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> TensorData<'a> {
+    /// f32 values as they are.
+    pub fn f32(shape: &[usize], values: &'a [f32]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each element");
+        Self { dtype: DType::F32, shape: shape.to_vec(), bytes: little_endian(values) }
+    }
+
+    /// f32 values to keep.
+    pub fn f32_owned(shape: &[usize], values: &[f32]) -> TensorData<'static> {
+        let bytes = TensorData::f32(shape, values).bytes.into_owned();
+        TensorData { dtype: DType::F32, shape: shape.to_vec(), bytes: Cow::Owned(bytes) }
+    }
+
+    /// f32 values rounded to BF16, to nearest, ties to even.
+    pub fn bf16(shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "one value for each element");
+        let bytes = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
+        Self { dtype: DType::Bf16, shape: shape.to_vec(), bytes: Cow::Owned(bytes) }
+    }
+
+    /// Bytes as they are.
+    pub fn u8(shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        let bytes = bytes.into();
+        assert_eq!(bytes.len(), shape.iter().product::<usize>(), "one byte for each element");
+        Self { dtype: DType::U8, shape: shape.to_vec(), bytes }
+    }
+}
+
+/// Writes a safetensors file. Equal tensors give equal bytes: no time, host or path is stored.
+pub fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (String, TensorData<'a>)>,
+) -> Result<(), FormatError> {
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    let plan = tensors.iter().map(|(name, data)| TensorPlan::new(name, data.dtype, &data.shape));
+    let mut writer = TensorWriter::create(path, plan.collect())?;
+    for (name, data) in &tensors {
+        writer.write_whole(name, &data.bytes)?;
+    }
+    writer.finish()
+}
+
 /// f32 values as a file holds them.
 pub(crate) fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
@@ -132,20 +187,17 @@ fn header_text(infos: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
 mod tests {
     use super::*;
     use crate::tensors::TensorFile;
-
-    fn planned(name: &str, dtype: Dtype, shape: &[usize]) -> Planned {
-        Planned { name: name.to_owned(), dtype, shape: shape.to_vec() }
-    }
+    use safetensors::Dtype;
 
     #[test]
     fn bytes_are_those_of_the_library_whatever_the_order_of_writing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         let plan = vec![
-            planned("a.weight", Dtype::U8, &[2, 3]),
-            planned("b", Dtype::F32, &[1]),
-            planned("c", Dtype::BF16, &[3]),
-            planned("0", Dtype::BF16, &[1]),
+            TensorPlan::new("a.weight", DType::U8, &[2, 3]),
+            TensorPlan::new("b", DType::F32, &[1]),
+            TensorPlan::new("c", DType::Bf16, &[3]),
+            TensorPlan::new("0", DType::Bf16, &[1]),
         ];
         let mut writer = TensorWriter::create(&path, plan).unwrap();
         writer.start("a.weight").unwrap();
@@ -177,7 +229,7 @@ mod tests {
     #[should_panic(expected = "every planned tensor is written")]
     fn a_file_with_a_hole_is_never_finished() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = vec![planned("a", Dtype::U8, &[1])];
+        let plan = vec![TensorPlan::new("a", DType::U8, &[1])];
         let _ = TensorWriter::create(&dir.path().join("x"), plan).unwrap().finish();
     }
 }

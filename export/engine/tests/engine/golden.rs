@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use bitnet_engine::{Model, Workspace};
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, ModelFolder};
-use bitnet_format::tensor_table;
-use bitnet_format::tensors::{Dtype, TensorData, TensorFile, write_tensors};
+use bitnet_format::tensors::TensorFile;
+use bitnet_format::writer::{TensorData, write_tensors};
+use bitnet_format::{DType, TensorSource, tensor_table};
 
 use crate::random_model::threads;
 
@@ -41,7 +42,7 @@ fn inputs(set: &Path) -> Option<Vec<Vec<u32>>> {
     }
     let file = TensorFile::open(&path).unwrap();
     let shape = file.info("input_ids").unwrap().shape.clone();
-    let bytes = file.raw("input_ids", &shape, Dtype::I64).unwrap();
+    let bytes = file.raw("input_ids", &shape, DType::I64).unwrap();
     let ids = bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes) as u32);
     let ids: Vec<u32> = ids.collect();
     Some(ids.chunks(shape[1]).map(<[u32]>::to_vec).collect())
@@ -75,7 +76,7 @@ fn golden_codes_are_read_exactly() {
             let name = format!("code.{}", entry.name.trim_end_matches(".weight"));
             if entry.is_ternary(folder.spec()) && expected.contains(&name) {
                 let (packed, _) = folder.ternary(&entry).unwrap();
-                let bytes = expected.raw(&name, &entry.shape, Dtype::I8).unwrap();
+                let bytes = expected.raw(&name, &entry.shape, DType::I8).unwrap();
                 let codes: Vec<i8> = bytes.iter().map(|&byte| byte as i8).collect();
                 assert!(packed.codes() == codes, "{} {name}", set.display());
             }
@@ -110,8 +111,8 @@ fn invert_scales(from: &Path, to: &Path) {
         let info = file.info(&name).unwrap();
         let data = if name.ends_with("weight_scale") {
             TensorData::f32_owned(&[1], &[1.0 / file.floats(&name, &[1]).unwrap()[0]])
-        } else if info.dtype == Dtype::U8 {
-            TensorData::u8(&info.shape, file.raw(&name, &info.shape, Dtype::U8).unwrap())
+        } else if info.dtype == DType::U8 {
+            TensorData::u8(&info.shape, file.raw(&name, &info.shape, DType::U8).unwrap())
         } else {
             TensorData::bf16(&info.shape, &file.floats(&name, &info.shape).unwrap())
         };

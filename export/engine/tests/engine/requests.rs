@@ -5,8 +5,8 @@ use std::path::Path;
 use bitnet_engine::{EngineError, Model, Workspace, score};
 use bitnet_format::convert::hf::write_packed;
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE};
-use bitnet_format::tensors::{TensorData, write_tensors};
-use bitnet_format::{HfConfig, StoredModel, TensorEntry, WeightForm, tensor_table};
+use bitnet_format::writer::{TensorData, write_tensors};
+use bitnet_format::{HfConfig, StoredModel, TensorEntry, TensorSource, WeightForm, tensor_table};
 
 use crate::random_model::{SMALL, model, threads};
 

@@ -9,7 +9,9 @@
 //! asserts only what a caller's bug can break. A reader takes bytes as they lie in a file, copies
 //! nothing before their length fits, and refuses what no writer makes.
 
-use half::f16;
+use half::{bf16, f16};
+
+use crate::DType;
 
 mod fields;
 pub mod i2_s;
@@ -20,7 +22,7 @@ mod tests;
 pub mod tq1_0;
 pub mod tq2_0;
 
-/// Why bytes are not the blocks of so many values.
+/// Why bytes are not the blocks of a tensor.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
     /// A part of a block cannot be stored.
@@ -41,6 +43,12 @@ pub enum BlockError {
         /// Bytes there are.
         found: usize,
     },
+    /// The type holds codes or integers.
+    #[error("has type {name}; expected a float type")]
+    NotFloat {
+        /// The type.
+        name: &'static str,
+    },
     /// A byte that no ternary values make.
     #[error("byte {offset} is {byte:#04x}, a code that no ternary value has")]
     UnusedCode {
@@ -57,6 +65,45 @@ pub enum BlockError {
         /// Offset of the scale's first byte.
         offset: usize,
     },
+}
+
+/// The values of a float type, plain or in blocks, as f32.
+///
+/// # Errors
+/// If the length does not fit, a block has no finite scale, or the type is no float type.
+pub fn dequantise(dtype: DType, bytes: &[u8], elements: usize) -> Result<Vec<f32>, BlockError> {
+    match dtype {
+        DType::F32 => plain(bytes, elements, f32::from_le_bytes),
+        DType::F16 => plain(bytes, elements, |bytes| f16::from_le_bytes(bytes).to_f32()),
+        DType::Bf16 => plain(bytes, elements, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        DType::Q8_0 => q8_0::dequantise(bytes, elements),
+        DType::Q6K => q6_k::dequantise(bytes, elements),
+        other => Err(BlockError::NotFloat { name: other.name() }),
+    }
+}
+
+fn plain<const N: usize>(
+    bytes: &[u8],
+    elements: usize,
+    to_f32: impl Fn([u8; N]) -> f32,
+) -> Result<Vec<f32>, BlockError> {
+    check_length(bytes, elements, elements.saturating_mul(N))?;
+    Ok(bytes.as_chunks().0.iter().map(|&bytes| to_f32(bytes)).collect())
+}
+
+/// The bytes of values in a float type: whole blocks where it has blocks.
+///
+/// # Panics
+/// If the type is no float type, or the values do not fill blocks.
+pub fn quantise(dtype: DType, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        DType::Q8_0 => q8_0::quantise(values),
+        DType::Q6K => q6_k::quantise(values),
+        other => panic!("{} is no float type", other.name()),
+    }
 }
 
 /// Checks that `bytes` are as long as `elements` values in blocks of `block_bytes` bytes.

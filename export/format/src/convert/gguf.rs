@@ -4,119 +4,64 @@ use std::path::Path;
 
 use half::f16;
 
-use super::{Counter, Progress, Source, Written, check_ternary, row_chunks};
+use super::{ConversionProgress, Converted, Counter, check_ternary};
 use crate::blocks::i2_s::{self, I2sLayout};
-use crate::blocks::{q6_k, q8_0, tq1_0, tq2_0};
+use crate::blocks::{quantise, tq1_0, tq2_0};
 use crate::gguf::architecture::{Architecture, describe, describe_ids, tensor_name};
-use crate::gguf::{GgufWriter, Metadata, TensorKind, Value};
+use crate::gguf::{GgufWriter, Metadata, Value};
 use crate::quant::WeightScale;
-use crate::{FormatError, ModelSpec, Role, TensorEntry, tensor_table};
+use crate::source::{TensorSource, row_chunks};
+use crate::writer::TensorPlan;
+use crate::{DType, FormatError, ModelSpec, TensorEntry, TensorRole, tensor_table};
 
-/// How ternary matrices are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ternary {
-    /// bitnet.cpp's, 2 bits a weight and one f32 scale a matrix.
-    I2S,
-    /// llama.cpp's, 1.6875 bits a weight, an F16 scale a block of 256.
-    Tq1,
-    /// llama.cpp's, 2.0625 bits a weight, an F16 scale a block of 256.
-    Tq2,
-}
+/// The types of embedding and head to choose from, by their names on the command line. Every
+/// reader takes F16.
+pub const EMBEDDING_TYPES: [(&str, DType); 4] =
+    [("f32", DType::F32), ("f16", DType::F16), ("q8_0", DType::Q8_0), ("q6_k", DType::Q6K)];
 
-impl Ternary {
-    pub(super) fn kind(self) -> TensorKind {
-        match self {
-            Self::I2S => TensorKind::I2S,
-            Self::Tq1 => TensorKind::Tq1_0,
-            Self::Tq2 => TensorKind::Tq2_0,
-        }
-    }
-
-    /// Columns must be a multiple of this.
-    fn block(self) -> usize {
-        match self {
-            Self::I2S => i2_s::BLOCK,
-            Self::Tq1 | Self::Tq2 => tq2_0::BLOCK,
-        }
-    }
-
-    /// `general.file_type`, `LLAMA_FTYPE_MOSTLY_…`.
-    fn file_type(self) -> u32 {
-        match self {
-            Self::I2S => 40,
-            Self::Tq1 => 36,
-            Self::Tq2 => 37,
-        }
+/// `general.file_type`, `LLAMA_FTYPE_MOSTLY_…`.
+fn file_type(ternary: DType) -> u32 {
+    match ternary {
+        DType::I2S => 40,
+        DType::Tq1_0 => 36,
+        DType::Tq2_0 => 37,
+        other => panic!("{} is no ternary type", other.name()),
     }
 }
 
-/// How the embedding, and a head of its own, are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
-    /// 32 bits.
-    F32,
-    /// 16 bits, what every reader takes.
-    F16,
-    /// 8.5 bits.
-    Q8_0,
-    /// 6.5625 bits.
-    Q6K,
-}
-
-impl Table {
-    /// The choices by the word for them.
-    pub const WORDS: &[(&str, Self)] =
-        &[("f32", Self::F32), ("f16", Self::F16), ("q8_0", Self::Q8_0), ("q6_k", Self::Q6K)];
-
-    fn kind(self) -> TensorKind {
-        match self {
-            Self::F32 => TensorKind::F32,
-            Self::F16 => TensorKind::F16,
-            Self::Q8_0 => TensorKind::Q8_0,
-            Self::Q6K => TensorKind::Q6K,
-        }
-    }
-
-    /// Columns must be a multiple of this.
-    fn block(self) -> usize {
-        match self {
-            Self::F32 | Self::F16 => 1,
-            Self::Q8_0 => q8_0::BLOCK,
-            Self::Q6K => q6_k::BLOCK,
-        }
-    }
-
-    fn bytes(self, values: &[f32]) -> Vec<u8> {
-        match self {
-            Self::F32 => f32_bytes(values),
-            Self::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-            Self::Q8_0 => q8_0::quantise(values),
-            Self::Q6K => q6_k::quantise(values),
-        }
-    }
-
-    /// The largest magnitude it holds.
-    fn largest(self) -> f32 {
-        match self {
-            Self::F32 => f32::MAX,
-            Self::F16 => f16::MAX.to_f32(),
-            Self::Q8_0 => f16::MAX.to_f32() * 126.0,
-            Self::Q6K => f16::MAX.to_f32() * 4000.0,
-        }
+/// The largest magnitude that a float type holds.
+fn largest(dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => f16::MAX.to_f32(),
+        DType::Q8_0 => f16::MAX.to_f32() * 126.0,
+        DType::Q6K => f16::MAX.to_f32() * 4000.0,
+        _ => f32::MAX,
     }
 }
 
 /// What to write.
 #[derive(Clone, Debug)]
 pub struct GgufForm {
-    /// The matrices of the blocks.
-    pub ternary: Ternary,
-    /// Embedding and head.
-    pub table: Table,
+    /// The matrices of the blocks: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or
+    /// [`DType::Tq1_0`] (1.6875 bits) or [`DType::Tq2_0`] (2.0625 bits), both of llama.cpp.
+    pub ternary: DType,
+    /// Embedding and head: one of [`EMBEDDING_TYPES`].
+    pub embedding: DType,
     /// `general.name`.
     pub name: String,
-    /// What the file says of its tokenizer: all keys under `tokenizer`.
+    /// The tokenizer: all keys under `tokenizer`.
     pub tokenizer: Metadata,
+}
+
+impl GgufForm {
+    /// The type of a tensor in the file; norms are always F32.
+    fn dtype(&self, entry: &TensorEntry) -> DType {
+        match entry.role {
+            TensorRole::Norm => DType::F32,
+            TensorRole::Embedding | TensorRole::Head => self.embedding,
+            TensorRole::Linear(_) => self.ternary,
+        }
+    }
 }
 
 /// Writes a GGUF file at `path`.
@@ -125,24 +70,21 @@ pub struct GgufForm {
 /// [`check`]'s before anything is written; a scale or a value that the types cannot hold.
 pub fn write_gguf(
     path: &Path,
-    source: &dyn Source,
+    source: &dyn TensorSource,
     form: &GgufForm,
-    mut progress: Progress,
-) -> Result<Written, FormatError> {
+    mut progress: ConversionProgress,
+) -> Result<Converted, FormatError> {
     let spec = source.spec();
-    check(path, spec, form.ternary, form.table)?;
+    check(path, spec, form.ternary, form.embedding)?;
     let architecture = Architecture::of(path, spec)?;
     let table = tensor_table(spec);
-    let kind = |entry: &TensorEntry| match entry.role {
-        Role::Norm => TensorKind::F32,
-        Role::Embedding | Role::Head => form.table.kind(),
-        Role::Linear(_) => form.ternary.kind(),
-    };
-    let plan: Vec<_> =
-        table.iter().map(|entry| (tensor_name(entry), entry.shape.clone(), kind(entry))).collect();
+    let plan: Vec<_> = table
+        .iter()
+        .map(|entry| TensorPlan::new(tensor_name(entry), form.dtype(entry), &entry.shape))
+        .collect();
     let mut writer = GgufWriter::create(path, &metadata(spec, architecture, form), &plan)?;
     let mut counter = Counter::new(spec, &mut progress);
-    let mut written = Written::default();
+    let mut written = Converted::default();
     for entry in &table {
         if entry.is_ternary(spec) {
             let (codes, scale) = source.matrix(entry)?.quantised();
@@ -151,7 +93,7 @@ pub fn write_gguf(
             written.ternary += codes.len();
             counter.add(codes.len())?;
         } else {
-            write_floats(&mut writer, path, source, entry, form.table, &mut counter)?;
+            write_floats(&mut writer, path, source, entry, form.dtype(entry), &mut counter)?;
         }
         writer.end_tensor()?;
     }
@@ -166,20 +108,21 @@ pub fn write_gguf(
 pub fn check(
     path: &Path,
     spec: &ModelSpec,
-    ternary: Ternary,
-    table: Table,
+    ternary: DType,
+    embedding: DType,
 ) -> Result<(), FormatError> {
     check_ternary(path, spec)?;
     Architecture::of(path, spec)?;
     for entry in tensor_table(spec) {
-        let (block, kind) = match entry.role {
-            Role::Norm => continue,
-            Role::Embedding | Role::Head => (table.block(), table.kind()),
-            Role::Linear(_) => (ternary.block(), ternary.kind()),
+        let dtype = match entry.role {
+            TensorRole::Norm => continue,
+            TensorRole::Embedding | TensorRole::Head => embedding,
+            TensorRole::Linear(_) => ternary,
         };
-        if !entry.shape[1].is_multiple_of(block) {
-            let (columns, kind) = (entry.shape[1], kind.name());
-            let what = format!("has {columns} columns; {kind} needs a multiple of {block}");
+        let (columns, block) = (entry.shape[1], dtype.block());
+        if !(columns as u64).is_multiple_of(block) {
+            let name = dtype.name();
+            let what = format!("has {columns} columns; {name} needs a multiple of {block}");
             return Err(FormatError::tensor(path, &entry.name, what));
         }
     }
@@ -191,7 +134,7 @@ fn metadata(spec: &ModelSpec, architecture: Architecture, form: &GgufForm) -> Me
     let text = |text: &str| Value::String(text.to_owned());
     metadata.insert("general.architecture", text(architecture.name()));
     metadata.insert("general.name", text(&form.name));
-    metadata.insert("general.file_type", Value::U32(form.ternary.file_type()));
+    metadata.insert("general.file_type", Value::U32(file_type(form.ternary)));
     metadata.insert("general.quantization_version", Value::U32(2));
     describe(&mut metadata, architecture, spec);
     for (key, value) in form.tokenizer.iter() {
@@ -218,11 +161,11 @@ fn in_file_order(
 fn ternary_bytes(
     path: &Path,
     entry: &TensorEntry,
-    form: Ternary,
+    dtype: DType,
     codes: &[i8],
     scale: WeightScale,
 ) -> Result<Vec<u8>, FormatError> {
-    if form == Ternary::I2S {
+    if dtype == DType::I2S {
         return Ok(i2_s::pack(codes, scale, I2sLayout::Blocks128));
     }
     let half = f16::from_f32(scale.multiplier());
@@ -230,30 +173,25 @@ fn ternary_bytes(
         let what = format!("has the scale {}, which F16 does not hold", scale.multiplier());
         return Err(FormatError::tensor(path, &entry.name, what));
     }
-    Ok(if form == Ternary::Tq1 { tq1_0::pack(codes, half) } else { tq2_0::pack(codes, half) })
+    Ok(if dtype == DType::Tq1_0 { tq1_0::pack(codes, half) } else { tq2_0::pack(codes, half) })
 }
 
 fn write_floats(
     writer: &mut GgufWriter,
     path: &Path,
-    source: &dyn Source,
+    source: &dyn TensorSource,
     entry: &TensorEntry,
-    table: Table,
+    dtype: DType,
     counter: &mut Counter,
 ) -> Result<(), FormatError> {
-    let form = if entry.role == Role::Norm { Table::F32 } else { table };
     for rows in row_chunks(entry) {
         let values = source.rows(entry, rows)?;
-        if let Some(value) = values.iter().find(|value| value.abs() > form.largest()) {
-            let what = format!("holds {value}, which {} does not hold", form.kind().name());
+        if let Some(value) = values.iter().find(|value| value.abs() > largest(dtype)) {
+            let what = format!("holds {value}, which {} does not hold", dtype.name());
             return Err(FormatError::tensor(path, &entry.name, what));
         }
-        writer.write(&form.bytes(&values))?;
+        writer.write(&quantise(dtype, &values))?;
         counter.add(values.len())?;
     }
     Ok(())
-}
-
-fn f32_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use half::bf16;
-use safetensors::Dtype;
 
-use super::{Counter, FromValues, Progress, Source, Written, check_ternary, row_chunks, unwatched};
+use super::{ConversionProgress, Converted, Counter, check_ternary, no_progress};
+use crate::blocks::quantise;
 use crate::folder::{CONFIG_FILE, MODEL_FILE, scale_name};
 use crate::master::keep_codes;
 use crate::matrix::Matrix;
 use crate::packed::PackedTernary;
-use crate::writer::{Planned, TensorWriter};
-use crate::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
+use crate::source::{FromValues, TensorSource, row_chunks};
+use crate::writer::{TensorPlan, TensorWriter};
+use crate::{DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
 
 /// Writes a packed folder into the existing directory `dir`.
 ///
@@ -23,16 +24,16 @@ use crate::{FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_ta
 /// A matrix whose rows do not fill bytes is refused by name before anything is written.
 pub fn write_packed_form(
     dir: &Path,
-    source: &dyn Source,
+    source: &dyn TensorSource,
     form: WeightForm,
-    mut progress: Progress,
-) -> Result<Written, FormatError> {
+    mut progress: ConversionProgress,
+) -> Result<Converted, FormatError> {
     let (path, spec) = (dir.join(MODEL_FILE), source.spec());
     check_packable(&path, spec)?;
     let table = tensor_table(spec);
     let mut writer = TensorWriter::create(&path, planned_packed(spec, &table))?;
     let mut counter = Counter::new(spec, &mut progress);
-    let mut written = Written::default();
+    let mut written = Converted::default();
     for entry in &table {
         if !entry.is_ternary(spec) {
             write_bf16(&mut writer, source, entry, &mut counter)?;
@@ -65,7 +66,7 @@ pub fn write_packed(
     latents: impl FnMut(&TensorEntry) -> Result<Vec<f32>, FormatError>,
 ) -> Result<(), FormatError> {
     let source = FromValues::new(spec, latents);
-    write_packed_form(dir, &source, WeightForm::PackedMultiplying, &mut unwatched)?;
+    write_packed_form(dir, &source, WeightForm::PackedMultiplying, &mut no_progress)?;
     Ok(())
 }
 
@@ -78,15 +79,16 @@ pub fn write_packed(
 /// Whatever the source or the disk reports.
 pub fn write_master(
     dir: &Path,
-    source: &dyn Source,
-    mut progress: Progress,
-) -> Result<Written, FormatError> {
+    source: &dyn TensorSource,
+    mut progress: ConversionProgress,
+) -> Result<Converted, FormatError> {
     let (path, spec) = (dir.join(MODEL_FILE), source.spec());
     let table = tensor_table(spec);
-    let plan = table.iter().map(|entry| planned(&entry.name, Dtype::BF16, &entry.shape)).collect();
+    let plan =
+        table.iter().map(|entry| TensorPlan::new(&entry.name, DType::Bf16, &entry.shape)).collect();
     let mut writer = TensorWriter::create(&path, plan)?;
     let mut counter = Counter::new(spec, &mut progress);
-    let mut written = Written::default();
+    let mut written = Converted::default();
     for entry in &table {
         if !entry.is_ternary(spec) {
             write_bf16(&mut writer, source, entry, &mut counter)?;
@@ -106,7 +108,8 @@ pub fn write_master(
                 master.values
             }
         };
-        writer.write_whole(&entry.name, &bf16_bytes(&values))?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        writer.write_whole(&entry.name, &bytes)?;
         written.ternary += values.len();
         counter.add(values.len())?;
     }
@@ -123,36 +126,31 @@ fn write_config(dir: &Path, spec: &ModelSpec, form: WeightForm) -> Result<(), Fo
 /// A float tensor to the nearest BF16 values, part by part.
 fn write_bf16(
     writer: &mut TensorWriter,
-    source: &dyn Source,
+    source: &dyn TensorSource,
     entry: &TensorEntry,
     counter: &mut Counter,
 ) -> Result<(), FormatError> {
     writer.start(&entry.name)?;
     for rows in row_chunks(entry) {
         let values = source.rows(entry, rows)?;
-        let rounded: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
-        writer.write(&bf16_bytes(&rounded))?;
+        writer.write(&quantise(DType::Bf16, &values))?;
         counter.add(values.len())?;
     }
     Ok(())
 }
 
-fn bf16_bytes(values: &[bf16]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-fn planned(name: &str, dtype: Dtype, shape: &[usize]) -> Planned {
-    Planned { name: name.to_owned(), dtype, shape: shape.to_vec() }
-}
-
-fn planned_packed(spec: &ModelSpec, table: &[TensorEntry]) -> Vec<Planned> {
+fn planned_packed(spec: &ModelSpec, table: &[TensorEntry]) -> Vec<TensorPlan> {
     let mut plan = Vec::new();
     for entry in table {
         if entry.is_ternary(spec) {
-            plan.push(planned(&entry.name, Dtype::U8, &[entry.shape[0] / 4, entry.shape[1]]));
-            plan.push(planned(&scale_name(&entry.name), Dtype::F32, &[1]));
+            plan.push(TensorPlan::new(
+                &entry.name,
+                DType::U8,
+                &[entry.shape[0] / 4, entry.shape[1]],
+            ));
+            plan.push(TensorPlan::new(scale_name(&entry.name), DType::F32, &[1]));
         } else {
-            plan.push(planned(&entry.name, Dtype::BF16, &entry.shape));
+            plan.push(TensorPlan::new(&entry.name, DType::Bf16, &entry.shape));
         }
     }
     plan

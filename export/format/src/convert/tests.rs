@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use super::gguf::{GgufForm, Table, Ternary, write_gguf};
+use super::gguf::{GgufForm, write_gguf};
 use super::hf::{write_master, write_packed, write_packed_form};
-use super::{FromValues, Source, unwatched};
+use super::no_progress;
 use crate::gguf::Metadata;
 use crate::quant::WeightScale;
-use crate::{FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table};
+use crate::source::FromValues;
+use crate::{
+    DType, FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, WeightForm, tensor_table,
+};
 
 const SHAPES: [&str; 3] = [
     "eos_token_id = 3",
@@ -37,13 +40,13 @@ fn values(entry: &TensorEntry) -> Result<Vec<f32>, FormatError> {
     Ok(values)
 }
 
-fn form(ternary: Ternary, table: Table) -> GgufForm {
-    GgufForm { ternary, table, name: "test".to_owned(), tokenizer: Metadata::default() }
+fn form(ternary: DType, embedding: DType) -> GgufForm {
+    GgufForm { ternary, embedding, name: "test".to_owned(), tokenizer: Metadata::default() }
 }
 
-fn gguf_of(dir: &Path, source: &dyn Source, form: &GgufForm) -> StoredModel {
+fn gguf_of(dir: &Path, source: &dyn TensorSource, form: &GgufForm) -> StoredModel {
     let path = dir.join("x.gguf");
-    write_gguf(&path, source, form, &mut unwatched).unwrap();
+    write_gguf(&path, source, form, &mut no_progress).unwrap();
     StoredModel::open(&path).unwrap()
 }
 
@@ -56,17 +59,17 @@ fn gguf_keeps_every_code_and_its_scale() {
     for extra in SHAPES {
         let spec = spec(extra);
         let source = FromValues::new(&spec, values);
-        for ternary in [Ternary::I2S, Ternary::Tq1, Ternary::Tq2] {
+        for ternary in [DType::I2S, DType::Tq1_0, DType::Tq2_0] {
             let dir = tempfile::tempdir().unwrap();
-            let model = gguf_of(dir.path(), &source, &form(ternary, Table::F16));
+            let model = gguf_of(dir.path(), &source, &form(ternary, DType::F16));
             assert_eq!(model.spec(), &spec);
             for entry in ternary_entries(&spec) {
                 let (codes, scale) = source.matrix(&entry).unwrap().quantised();
                 let (read, stored) = model.matrix(&entry).unwrap().quantised();
                 assert!(codes == read, "{}", entry.name);
                 let held = match ternary {
-                    Ternary::I2S => scale.multiplier(),
-                    Ternary::Tq1 | Ternary::Tq2 => half::f16::from_f32(scale.multiplier()).to_f32(),
+                    DType::I2S => scale.multiplier(),
+                    _ => half::f16::from_f32(scale.multiplier()).to_f32(),
                 };
                 assert_eq!(Some(stored), WeightScale::from_stored(held), "{}", entry.name);
             }
@@ -79,10 +82,10 @@ fn an_embedding_is_held_as_well_as_its_type_can() {
     let spec = spec(SHAPES[1]);
     let source = FromValues::new(&spec, values);
     for (table, tolerance) in
-        [(Table::F32, 0.0), (Table::F16, 1e-5), (Table::Q8_0, 1e-4), (Table::Q6K, 5e-4)]
+        [(DType::F32, 0.0), (DType::F16, 1e-5), (DType::Q8_0, 1e-4), (DType::Q6K, 5e-4)]
     {
         let dir = tempfile::tempdir().unwrap();
-        let model = gguf_of(dir.path(), &source, &form(Ternary::I2S, table));
+        let model = gguf_of(dir.path(), &source, &form(DType::I2S, table));
         for entry in tensor_table(&spec).iter().filter(|entry| !entry.is_ternary(&spec)) {
             let tolerance = if entry.is_matrix() { tolerance } else { 0.0 };
             let (ours, theirs) = (values(entry).unwrap(), model.floats(entry).unwrap());
@@ -108,8 +111,8 @@ fn packed_to_gguf_and_back_is_the_same_folder() {
         // BF16 embeddings pass F32 unharmed.
         write_packed(&first, &spec, values).unwrap();
         let packed = StoredModel::open(&first).unwrap();
-        let gguf = gguf_of(dir.path(), &packed, &form(Ternary::I2S, Table::F32));
-        write_packed_form(&second, &gguf, WeightForm::PackedMultiplying, &mut unwatched).unwrap();
+        let gguf = gguf_of(dir.path(), &packed, &form(DType::I2S, DType::F32));
+        write_packed_form(&second, &gguf, WeightForm::PackedMultiplying, &mut no_progress).unwrap();
         let read = |folder: &Path| fs_err::read(folder.join("model.safetensors")).unwrap();
         assert!(read(&first) == read(&second), "{extra}");
     }
@@ -120,7 +123,7 @@ fn dividing_scales_are_read_as_what_they_mean() {
     let spec = spec(SHAPES[0]);
     let dir = tempfile::tempdir().unwrap();
     let source = FromValues::new(&spec, values);
-    write_packed_form(dir.path(), &source, WeightForm::PackedDividing, &mut unwatched).unwrap();
+    write_packed_form(dir.path(), &source, WeightForm::PackedDividing, &mut no_progress).unwrap();
     let model = StoredModel::open(dir.path()).unwrap();
     for entry in ternary_entries(&spec) {
         let (codes, scale) = source.matrix(&entry).unwrap().quantised();
@@ -135,7 +138,7 @@ fn a_master_keeps_the_codes_of_its_latents() {
     let spec = spec(SHAPES[0]);
     let dir = tempfile::tempdir().unwrap();
     let source = FromValues::new(&spec, values);
-    let written = write_master(dir.path(), &source, &mut unwatched).unwrap();
+    let written = write_master(dir.path(), &source, &mut no_progress).unwrap();
     assert!(written.adjusted > 0 && written.lost.is_empty(), "{written:?}");
     let model = StoredModel::open(dir.path()).unwrap();
     assert!(matches!(&model, StoredModel::Folder(folder) if folder.is_bf16()));
@@ -145,7 +148,7 @@ fn a_master_keeps_the_codes_of_its_latents() {
     }
     // From there on nothing changes any more.
     let again = tempfile::tempdir().unwrap();
-    let written = write_master(again.path(), &model, &mut unwatched).unwrap();
+    let written = write_master(again.path(), &model, &mut no_progress).unwrap();
     assert_eq!(written.adjusted, 0);
     let read = |dir: &Path| fs_err::read(dir.join("model.safetensors")).unwrap();
     assert!(read(dir.path()) == read(again.path()));
@@ -161,28 +164,28 @@ fn shapes_that_a_form_cannot_hold_are_refused_by_tensor_before_anything_is_writt
     let path = dir.path().join("x.gguf");
     let refused = |spec: &ModelSpec, form: &GgufForm| {
         let source = FromValues::new(spec, values);
-        let error = write_gguf(&path, &source, form, &mut unwatched).unwrap_err().to_string();
+        let error = write_gguf(&path, &source, form, &mut no_progress).unwrap_err().to_string();
         assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");
         error
     };
     for (name, width) in [("s.toml", 688), ("m.toml", 1376)] {
-        for (ternary, block) in [(Ternary::I2S, 128), (Ternary::Tq1, 256), (Ternary::Tq2, 256)] {
-            let error = refused(&config(name), &form(ternary, Table::F16));
+        for (ternary, block) in [(DType::I2S, 128), (DType::Tq1_0, 256), (DType::Tq2_0, 256)] {
+            let error = refused(&config(name), &form(ternary, DType::F16));
             let what = format!(
                 "[model.layers.0.mlp.down_proj.weight]: has {width} columns; {} needs a multiple \
                  of {block}",
-                ternary.kind().name()
+                ternary.name()
             );
             assert!(error.ends_with(&what), "{error}");
         }
     }
     let narrow = ModelSpec { hidden_size: 128, head_dim: 32, ..spec("") };
-    let error = refused(&narrow, &form(Ternary::I2S, Table::Q6K));
+    let error = refused(&narrow, &form(DType::I2S, DType::Q6K));
     assert!(error.contains("[model.embed_tokens.weight]: has 128 columns; Q6_K"), "{error}");
     let dense = ModelSpec { quantise: false, ..spec("") };
-    assert!(refused(&dense, &form(Ternary::I2S, Table::F16)).contains("is a dense model"));
+    assert!(refused(&dense, &form(DType::I2S, DType::F16)).contains("is a dense model"));
     let odd = ModelSpec { sub_norms: false, ..spec("") };
-    assert!(refused(&odd, &form(Ternary::I2S, Table::F16)).contains("[hidden_act]"));
+    assert!(refused(&odd, &form(DType::I2S, DType::F16)).contains("[hidden_act]"));
 }
 
 #[test]
@@ -198,13 +201,13 @@ fn values_that_a_type_cannot_hold_are_refused_by_tensor() {
     };
     let write = |ternary, table, values: &dyn Fn(&TensorEntry) -> Result<Vec<f32>, FormatError>| {
         let source = FromValues::new(&spec, values);
-        write_gguf(&dir.path().join("x"), &source, &form(ternary, table), &mut unwatched)
+        write_gguf(&dir.path().join("x"), &source, &form(ternary, table), &mut no_progress)
     };
-    let error = write(Ternary::I2S, Table::F16, &large).unwrap_err().to_string();
+    let error = write(DType::I2S, DType::F16, &large).unwrap_err().to_string();
     assert!(error.ends_with("[model.embed_tokens.weight]: holds 70000, which F16 does not hold"));
-    assert!(write(Ternary::I2S, Table::F32, &large).is_ok());
+    assert!(write(DType::I2S, DType::F32, &large).is_ok());
     let huge = |entry: &TensorEntry| Ok(vec![1e6; entry.elements()]);
-    let error = write(Ternary::Tq2, Table::F32, &huge).unwrap_err().to_string();
+    let error = write(DType::Tq2_0, DType::F32, &huge).unwrap_err().to_string();
     assert!(error.ends_with("has the scale 1000000, which F16 does not hold"), "{error}");
 }
 

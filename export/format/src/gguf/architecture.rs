@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Metadata, Value};
 use crate::table::LinearKind;
-use crate::{FormatError, HiddenAct, ModelSpec, Role, TensorEntry};
+use crate::{FormatError, HiddenAct, ModelSpec, TensorEntry, TensorRole};
 
 /// An architecture of llama.cpp and its relatives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Architecture {
     /// llama.cpp keeps the two values that a position turns side by side, Hugging Face half a head
     /// apart.
     pub fn source_row(self, entry: &TensorEntry, spec: &ModelSpec, row: usize) -> usize {
-        let turned = matches!(entry.role, Role::Linear(LinearKind::Q | LinearKind::K));
+        let turned = matches!(entry.role, TensorRole::Linear(LinearKind::Q | LinearKind::K));
         if self != Self::Llama || !turned {
             return row;
         }

@@ -1,11 +1,11 @@
 //! Metadata values to bytes and back.
 
-use super::cursor::Cursor;
+use super::cursor::HeaderCursor;
 use super::layout::LARGEST_HEADER;
 use super::value::{Array, Value, ValueType};
 
 /// The type id, then the value.
-pub(super) fn decode_value(cursor: &mut Cursor) -> Result<Value, String> {
+pub(super) fn decode_value(cursor: &mut HeaderCursor) -> Result<Value, String> {
     let value_type = decode_type(cursor)?;
     Ok(match value_type {
         ValueType::U8 => Value::U8(cursor.scalar(u8::from_le_bytes)?),
@@ -15,7 +15,7 @@ pub(super) fn decode_value(cursor: &mut Cursor) -> Result<Value, String> {
         ValueType::U32 => Value::U32(cursor.scalar(u32::from_le_bytes)?),
         ValueType::I32 => Value::I32(cursor.scalar(i32::from_le_bytes)?),
         ValueType::F32 => Value::F32(cursor.scalar(f32::from_le_bytes)?),
-        ValueType::Bool => Value::Bool(decode_truth(cursor.scalar(u8::from_le_bytes)?)?),
+        ValueType::Bool => Value::Bool(decode_bool(cursor.scalar(u8::from_le_bytes)?)?),
         ValueType::String => Value::String(decode_string(cursor)?),
         ValueType::Array => Value::Array(decode_array(cursor)?),
         ValueType::U64 => Value::U64(cursor.scalar(u64::from_le_bytes)?),
@@ -25,7 +25,7 @@ pub(super) fn decode_value(cursor: &mut Cursor) -> Result<Value, String> {
 }
 
 /// The element type, the count, the elements.
-fn decode_array(cursor: &mut Cursor) -> Result<Array, String> {
+fn decode_array(cursor: &mut HeaderCursor) -> Result<Array, String> {
     let element_type = decode_type(cursor)?;
     let count = cursor.u64()?;
     Ok(match element_type {
@@ -38,7 +38,7 @@ fn decode_array(cursor: &mut Cursor) -> Result<Array, String> {
         ValueType::F32 => Array::F32(cursor.scalars(count, f32::from_le_bytes)?),
         ValueType::Bool => {
             let bytes = cursor.scalars(count, u8::from_le_bytes)?;
-            Array::Bool(bytes.into_iter().map(decode_truth).collect::<Result<_, _>>()?)
+            Array::Bool(bytes.into_iter().map(decode_bool).collect::<Result<_, _>>()?)
         }
         ValueType::String => Array::String(decode_strings(cursor, count)?),
         ValueType::Array => return Err("is an array of arrays, which is not read".to_owned()),
@@ -48,12 +48,12 @@ fn decode_array(cursor: &mut Cursor) -> Result<Array, String> {
     })
 }
 
-fn decode_type(cursor: &mut Cursor) -> Result<ValueType, String> {
+fn decode_type(cursor: &mut HeaderCursor) -> Result<ValueType, String> {
     let id = cursor.u32()?;
     ValueType::from_id(id).ok_or_else(|| format!("has the value type {id}; expected 0 to 12"))
 }
 
-fn decode_truth(byte: u8) -> Result<bool, String> {
+fn decode_bool(byte: u8) -> Result<bool, String> {
     match byte {
         0 => Ok(false),
         1 => Ok(true),
@@ -61,12 +61,12 @@ fn decode_truth(byte: u8) -> Result<bool, String> {
     }
 }
 
-fn decode_string(cursor: &mut Cursor) -> Result<String, String> {
+fn decode_string(cursor: &mut HeaderCursor) -> Result<String, String> {
     Ok(cursor.text(LARGEST_HEADER as u64)?.to_owned())
 }
 
-fn decode_strings(cursor: &mut Cursor, count: u64) -> Result<Vec<String>, String> {
-    cursor.expect_room(count, 8)?;
+fn decode_strings(cursor: &mut HeaderCursor, count: u64) -> Result<Vec<String>, String> {
+    cursor.expect_items(count, 8)?;
     let within = |index| move |what| format!("element {index} {what}");
     (0..count).map(|index| decode_string(cursor).map_err(within(index))).collect()
 }

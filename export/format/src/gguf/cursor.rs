@@ -4,12 +4,12 @@
 
 /// A position in the header of a file.
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
+pub(super) struct HeaderCursor<'a> {
     bytes: &'a [u8],
     position: usize,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> HeaderCursor<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, position: 0 }
     }
@@ -58,7 +58,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Refuses a count of things that cannot all follow.
-    pub(super) fn expect_room(&self, count: u64, least_bytes_each: u64) -> Result<(), String> {
+    pub(super) fn expect_items(&self, count: u64, least_bytes_each: u64) -> Result<(), String> {
         self.expect(count.saturating_mul(least_bytes_each))
     }
 
@@ -85,22 +85,22 @@ mod tests {
 
     #[test]
     fn fields_are_read_in_order_and_never_past_the_end() {
-        let mut cursor = Cursor::new(&[1, 0, 0, 0, 2, 0, 3, 0, 9]);
+        let mut cursor = HeaderCursor::new(&[1, 0, 0, 0, 2, 0, 3, 0, 9]);
         assert_eq!(cursor.u32(), Ok(1));
         assert_eq!(cursor.scalars(2, u16::from_le_bytes), Ok(vec![2, 3]));
         let cut = cursor.u32().unwrap_err();
         assert_eq!(cut, "is cut off: it takes 4 bytes, 1 are left");
         assert_eq!(cursor.position(), 8, "a failed read takes nothing");
         assert!(cursor.scalars(u64::MAX, u64::from_le_bytes).is_err());
-        assert!(cursor.expect_room(u64::MAX, 2).is_err());
-        assert!(cursor.expect_room(1, 1).is_ok());
+        assert!(cursor.expect_items(u64::MAX, 2).is_err());
+        assert!(cursor.expect_items(1, 1).is_ok());
     }
 
     #[test]
     fn text_is_short_and_utf8() {
         let text = |length: u64, bytes: &[u8]| {
             let bytes = [&length.to_le_bytes(), bytes].concat();
-            Cursor::new(&bytes).text(8).map(str::to_owned)
+            HeaderCursor::new(&bytes).text(8).map(str::to_owned)
         };
         assert_eq!(text(2, b"hi").unwrap(), "hi");
         assert_eq!(text(0, b"").unwrap(), "");

@@ -1,10 +1,16 @@
-//! The key-value pairs of a GGUF file, in file order, with getters that name the key at fault.
+//! The key-value pairs of a GGUF file, in file order, with getters whose errors name the key.
 
 use std::path::{Path, PathBuf};
 
-use super::layout;
+use super::layout::is_key;
 use super::value::{Array, Value};
 use crate::FormatError;
+
+const ALIGNMENT_KEY: &str = "general.alignment";
+const DEFAULT_ALIGNMENT: u32 = 32;
+
+/// The strictest element type needs 8.
+const LEAST_ALIGNMENT: u32 = 8;
 
 /// Ordered pairs with unique keys. Equality looks at the pairs alone.
 #[derive(Clone, Debug)]
@@ -37,14 +43,14 @@ impl Metadata {
         Self { source: source.to_owned(), pairs }
     }
 
-    /// Appends a pair, or replaces the value of a key that is there and leaves it in its place.
+    /// Appends a pair, or replaces the value of a key that is there and leaves it where it is.
     ///
     /// # Panics
     ///
     /// When the key is not 1 to 65535 bytes of plain printable ASCII.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
-        assert!(layout::is_key(&key), "{key:?} is a key");
+        assert!(is_key(&key), "{key:?} is a key");
         match self.pairs.iter_mut().find(|(other, _)| *other == key) {
             Some((_, old)) => *old = value,
             None => self.pairs.push((key, value)),
@@ -151,7 +157,20 @@ impl Metadata {
         })
     }
 
-    /// An error about one of the pairs, for checks that lie outside this room.
+    /// Tensor data starts at multiples of this many bytes.
+    pub(super) fn alignment(&self) -> Result<u64, FormatError> {
+        match self.get(ALIGNMENT_KEY) {
+            None => Ok(DEFAULT_ALIGNMENT.into()),
+            Some(&Value::U32(n)) if n.is_power_of_two() && n >= LEAST_ALIGNMENT => Ok(n.into()),
+            Some(other) => {
+                let found = other.describe();
+                let what = format!("is {found}; expected a power of two from 8, as a u32");
+                Err(self.error(ALIGNMENT_KEY, what))
+            }
+        }
+    }
+
+    /// An error about one of the pairs, for checks outside this module.
     pub fn error(&self, key: &str, what: impl Into<String>) -> FormatError {
         FormatError::config(&self.source, key, what)
     }
@@ -208,6 +227,24 @@ mod tests {
     }
 
     #[test]
+    fn alignment_defaults_to_32_and_must_be_a_sane_u32() {
+        let mut metadata = Metadata::new();
+        assert_eq!(metadata.alignment().unwrap(), 32);
+        for good in [8u32, 64, 4096, 1 << 31] {
+            metadata.insert(ALIGNMENT_KEY, good);
+            assert_eq!(metadata.alignment().unwrap(), u64::from(good));
+        }
+        let bad = [0, 1, 4, 12, 33].map(Value::U32);
+        let wrong_type = [Value::U64(32), Value::I32(32), Value::F32(32.0), Value::from("32")];
+        for value in bad.into_iter().chain(wrong_type) {
+            metadata.insert(ALIGNMENT_KEY, value);
+            let error = metadata.alignment().unwrap_err().to_string();
+            assert!(error.starts_with("metadata [general.alignment]: is "), "{error}");
+            assert!(error.ends_with("; expected a power of two from 8, as a u32"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_missing_key_is_an_error_only_where_it_is_required() {
         let metadata = sample();
         assert_eq!(message(metadata.u32("x")), "metadata [x]: is missing");
@@ -243,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn inserting_twice_keeps_the_place() {
+    fn inserting_twice_keeps_the_position() {
         let mut metadata = sample();
         metadata.insert("count", 8);
         assert_eq!(metadata.len(), sample().len());

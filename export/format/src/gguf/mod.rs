@@ -1,16 +1,19 @@
 //! GGUF files, the single-file format of llama.cpp and bitnet.cpp: read strictly, written in one
 //! pass.
 //!
-//! This room knows the container: metadata, tensor infos, alignment, sizes. Which keys and
-//! tensors a model needs is `architecture`'s and `model`'s business, how values lie inside a block
-//! that of `blocks`. Every length a
-//! file claims is compared with what the file has left before anything is allocated, and each
-//! check costs the same however large the claim is.
+//! ```text
+//! "GGUF" version | numbers of tensors and pairs | key type value … | name shape type offset … |
+//! padding | tensor, padding | tensor, padding …
+//! ```
+//!
+//! `reader` and `writer` know the container: metadata, tensor infos, alignment, sizes.
+//! `architecture` knows the keys and names of a model, `model` combines both, and
+//! [`crate::blocks`] decodes values. Every length that a file claims is compared with what the
+//! file has left before anything is allocated, and each check takes constant time.
 
 pub mod architecture;
 mod codec;
 mod cursor;
-mod kind;
 mod layout;
 mod metadata;
 mod model;
@@ -20,14 +23,8 @@ mod tests;
 mod value;
 mod writer;
 
-pub use kind::TensorKind;
 pub use metadata::Metadata;
 pub use model::GgufModel;
-pub use reader::{GgufFile, TensorInfo};
+pub use reader::{GgufFile, GgufTensor};
 pub use value::{Array, Value};
 pub use writer::GgufWriter;
-
-const MAGIC: [u8; 4] = *b"GGUF";
-
-/// The version we write. Version 2 has the same little-endian layout and is read too.
-const VERSION: u32 = 3;

@@ -5,16 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::codec::decode_value;
-use super::cursor::Cursor;
-use super::kind::{TensorKind, foreign_name};
+use super::cursor::HeaderCursor;
 use super::layout::{
-    LARGEST_HEADER, LONGEST_KEY, LONGEST_TENSOR_NAME, MOST_DIMENSIONS, MOST_PAIRS, MOST_TENSORS,
-    alignment, is_key, is_tensor_name, tensor_bytes,
+    LARGEST_HEADER, LONGEST_KEY, LONGEST_TENSOR_NAME, MAGIC, MOST_DIMENSIONS, MOST_PAIRS,
+    MOST_TENSORS, VERSION, is_key, is_tensor_name, tensor_bytes,
 };
 use super::metadata::Metadata;
-use super::{MAGIC, VERSION};
 use crate::parts::FileParts;
-use crate::{FileBytes, FormatError};
+use crate::{DType, FileBytes, FormatError};
 
 /// The oldest version whose layout is that of [`VERSION`].
 const OLDEST_VERSION: u32 = 2;
@@ -30,26 +28,26 @@ const LEAST_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 pub struct GgufFile {
     file: FileParts,
     metadata: Metadata,
-    tensors: Vec<TensorInfo>,
+    tensors: Vec<GgufTensor>,
     /// The position in `tensors` of each name.
     places: HashMap<String, usize>,
 }
 
 /// What a GGUF file says about one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
+pub struct GgufTensor {
     /// Unique in its file; plain printable ASCII.
     pub name: String,
     /// 1 to 4 dimensions, slowest first: `[out, in]`. The file has them in ggml's order, `in`
     /// first.
     pub shape: Vec<usize>,
     /// How the values are stored.
-    pub kind: TensorKind,
+    pub dtype: DType,
     /// Where they lie, from the start of the file.
     bytes: Range<usize>,
 }
 
-impl TensorInfo {
+impl GgufTensor {
     /// Bytes of the values, without padding.
     #[expect(clippy::len_without_is_empty, reason = "no tensor is empty")]
     pub fn len(&self) -> usize {
@@ -63,7 +61,7 @@ impl GgufFile {
         if !fs_err::metadata(path)?.is_file() {
             return Err(FormatError::container(path, "is not a regular file"));
         }
-        // Nobody knows where the header ends before it is read, so it is mapped; the tensors are not.
+        // Where the header ends is known only after reading it, so it is mapped; tensors are not.
         let file = FileParts::open(path)?;
         Self::checked(file, &FileBytes::map(path)?)
     }
@@ -77,7 +75,7 @@ impl GgufFile {
     fn checked(file: FileParts, bytes: &[u8]) -> Result<Self, FormatError> {
         let path = file.path();
         let header = &bytes[..bytes.len().min(LARGEST_HEADER)];
-        let mut header = Header { path, cursor: Cursor::new(header) };
+        let mut header = Header { path, cursor: HeaderCursor::new(header) };
         header.check_version()?;
         let (tensor_count, pair_count) = header.counts()?;
         let metadata = header.metadata(pair_count)?;
@@ -100,12 +98,12 @@ impl GgufFile {
     }
 
     /// All tensors in file order.
-    pub fn tensors(&self) -> &[TensorInfo] {
+    pub fn tensors(&self) -> &[GgufTensor] {
         &self.tensors
     }
 
     /// The tensor of a name.
-    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+    pub fn tensor(&self, name: &str) -> Option<&GgufTensor> {
         self.places.get(name).map(|&place| &self.tensors[place])
     }
 
@@ -113,7 +111,7 @@ impl GgufFile {
     ///
     /// # Errors
     /// When the file was cut since it was opened.
-    pub fn part(&self, tensor: &TensorInfo, part: Range<usize>) -> Result<Vec<u8>, FormatError> {
+    pub fn part(&self, tensor: &GgufTensor, part: Range<usize>) -> Result<Vec<u8>, FormatError> {
         assert!(part.end <= tensor.len(), "a part of the tensor");
         let start = tensor.bytes.start as u64;
         Ok(self.file.read(start + part.start as u64..start + part.end as u64)?)
@@ -124,7 +122,7 @@ impl GgufFile {
 struct Claim {
     name: String,
     shape: Vec<usize>,
-    kind: TensorKind,
+    dtype: DType,
     /// From the start of the data section.
     offset: u64,
     len: u64,
@@ -133,7 +131,7 @@ struct Claim {
 /// The part of a file before the data, while it is being read.
 struct Header<'a> {
     path: &'a Path,
-    cursor: Cursor<'a>,
+    cursor: HeaderCursor<'a>,
 }
 
 impl<'a> Header<'a> {
@@ -163,10 +161,10 @@ impl<'a> Header<'a> {
     fn counts(&mut self) -> Result<(u64, u64), FormatError> {
         let tensors = self.count("the number of tensors", MOST_TENSORS)?;
         let pairs = self.count("the number of metadata pairs", MOST_PAIRS)?;
-        let room = self.cursor.expect_room(pairs, LEAST_PAIR_BYTES);
-        room.map_err(|what| self.broken("the metadata", &what))?;
-        let room = self.cursor.expect_room(tensors, LEAST_TENSOR_BYTES);
-        room.map_err(|what| self.broken("the list of tensors", &what))?;
+        let fits = self.cursor.expect_items(pairs, LEAST_PAIR_BYTES);
+        fits.map_err(|what| self.broken("the metadata", &what))?;
+        let fits = self.cursor.expect_items(tensors, LEAST_TENSOR_BYTES);
+        fits.map_err(|what| self.broken("the list of tensors", &what))?;
         Ok((tensors, pairs))
     }
 
@@ -223,10 +221,10 @@ impl<'a> Header<'a> {
 
     fn claim(&mut self, name: &str) -> Result<Claim, String> {
         let shape = self.shape()?;
-        let kind = tensor_kind(self.cursor.u32()?)?;
-        let len = tensor_bytes(&shape, kind)?;
+        let dtype = tensor_type(self.cursor.u32()?)?;
+        let len = tensor_bytes(&shape, dtype)?;
         let offset = self.cursor.u64()?;
-        Ok(Claim { name: name.to_owned(), shape, kind, offset, len })
+        Ok(Claim { name: name.to_owned(), shape, dtype, offset, len })
     }
 
     /// `[out, in]`: the file has `in` first.
@@ -258,11 +256,38 @@ fn extent(claimed: u64) -> Result<usize, String> {
     }
 }
 
-fn tensor_kind(id: u32) -> Result<TensorKind, String> {
-    TensorKind::from_id(id).ok_or_else(|| {
+fn tensor_type(id: u32) -> Result<DType, String> {
+    DType::from_gguf(id).ok_or_else(|| {
         let foreign = foreign_name(id).map(|name| format!(" ({name})")).unwrap_or_default();
-        let ours = TensorKind::ALL.map(TensorKind::name).join(", ");
-        format!("has the type id {id}{foreign}; expected one of {ours}")
+        let ours: Vec<_> = DType::of_gguf().map(DType::name).collect();
+        format!("has the type id {id}{foreign}; expected one of {}", ours.join(", "))
+    })
+}
+
+/// What other programs call a type id that we do not read, for the message.
+fn foreign_name(id: u32) -> Option<&'static str> {
+    Some(match id {
+        2 => "Q4_0",
+        3 => "Q4_1",
+        6 => "Q5_0",
+        7 => "Q5_1",
+        10 => "Q2_K",
+        11 => "Q3_K",
+        12 => "Q4_K",
+        13 => "Q5_K",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        31..=33 => "a retired layout of Q4_0",
+        37 => "bitnet.cpp's I8_S, or a retired layout of IQ4_NL",
+        38 => "bitnet.cpp's TL1, or a retired layout of IQ4_NL",
+        39 => "bitnet.cpp's TL2, or llama.cpp's MXFP4",
+        134 => "ik_llama.cpp's IQ1_BN",
+        135 => "ik_llama.cpp's IQ2_BN",
+        335 => "ik_llama.cpp's IQ2_BN_R4",
+        _ => return None,
     })
 }
 
@@ -280,7 +305,7 @@ impl DataSection {
         metadata: &Metadata,
         file_len: usize,
     ) -> Result<Self, FormatError> {
-        let alignment = alignment(metadata)?;
+        let alignment = metadata.alignment()?;
         // No overflow: the header is in memory, the alignment a u32.
         let start = (header_len as u64).next_multiple_of(alignment);
         Ok(Self { start, file_len: file_len as u64, alignment })
@@ -288,7 +313,7 @@ impl DataSection {
 
     /// Tensors follow each other in the order of their infos, each padded to the alignment. So
     /// there is one right offset for each, and neither gap nor overlap can hide.
-    fn place(&self, path: &Path, claims: Vec<Claim>) -> Result<Vec<TensorInfo>, FormatError> {
+    fn place(&self, path: &Path, claims: Vec<Claim>) -> Result<Vec<GgufTensor>, FormatError> {
         let mut next = 0;
         let mut tensors = Vec::with_capacity(claims.len());
         for claim in claims {
@@ -297,8 +322,8 @@ impl DataSection {
                 .map_err(|what| FormatError::tensor(path, &claim.name, what))?;
             // No overflow: the range ends inside the file.
             next = (claim.offset + claim.len).next_multiple_of(self.alignment);
-            let Claim { name, shape, kind, .. } = claim;
-            tensors.push(TensorInfo { name, shape, kind, bytes });
+            let Claim { name, shape, dtype, .. } = claim;
+            tensors.push(GgufTensor { name, shape, dtype, bytes });
         }
         let end = self.start + next;
         if self.file_len > end {
@@ -330,7 +355,7 @@ impl DataSection {
 
 fn named_places(
     path: &Path,
-    tensors: &[TensorInfo],
+    tensors: &[GgufTensor],
 ) -> Result<HashMap<String, usize>, FormatError> {
     let mut places = HashMap::with_capacity(tensors.len());
     for (place, tensor) in tensors.iter().enumerate() {

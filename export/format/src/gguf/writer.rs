@@ -1,20 +1,19 @@
 //! Writing a GGUF file in one pass: the header first, then each tensor's bytes in order.
 //!
 //! Equal input gives equal bytes: no time, host or path is stored. The file is written under the
-//! name given; [`crate::staged`] is what makes it appear only when complete.
+//! name given; [`crate::staged`] makes it appear only when complete.
 
 use std::collections::HashSet;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::codec::{encode_text, encode_value};
-use super::kind::TensorKind;
 use super::layout::{
-    LARGEST_HEADER, MOST_PAIRS, MOST_TENSORS, alignment, is_tensor_name, tensor_bytes,
+    LARGEST_HEADER, MAGIC, MOST_PAIRS, MOST_TENSORS, VERSION, is_tensor_name, tensor_bytes,
 };
 use super::metadata::Metadata;
-use super::{MAGIC, VERSION};
 use crate::FormatError;
+use crate::writer::TensorPlan;
 
 /// llama.cpp's buffer holds 64 bytes, the last a zero.
 const LONGEST_WRITTEN_NAME: usize = 63;
@@ -25,40 +24,35 @@ pub struct GgufWriter {
     path: PathBuf,
     file: BufWriter<fs_err::File>,
     alignment: u64,
-    tensors: Vec<Planned>,
+    /// Names and bytes, in order.
+    tensors: Vec<(String, u64)>,
     /// The position in `tensors` of the one being written.
     current: usize,
     /// Bytes of it written so far.
     written: u64,
 }
 
-#[derive(Debug)]
-struct Planned {
-    name: String,
-    len: u64,
-}
-
 impl GgufWriter {
-    /// Creates the file and writes all but the tensors' bytes. A tensor is a name, a shape
-    /// `[out, in]` and a kind.
+    /// Creates the file and writes all but the tensors' bytes.
     pub fn create(
         path: &Path,
         metadata: &Metadata,
-        tensors: &[(String, Vec<usize>, TensorKind)],
+        tensors: &[TensorPlan],
     ) -> Result<Self, FormatError> {
-        let alignment = alignment(metadata)?;
-        let planned = planned(path, tensors)?;
-        let header = header(path, metadata, tensors, &planned)?;
+        let alignment = metadata.alignment()?;
+        let lengths = lengths(path, tensors)?;
+        let header = header(path, metadata, tensors, &lengths)?;
         let mut file = BufWriter::new(fs_err::File::create(path)?);
         file.write_all(&header)?;
         write_padding(&mut file, header.len() as u64, alignment)?;
-        let path = path.to_owned();
-        Ok(Self { path, file, alignment, tensors: planned, current: 0, written: 0 })
+        let names = tensors.iter().map(|tensor| tensor.name.clone());
+        let (path, tensors) = (path.to_owned(), names.zip(lengths).collect());
+        Ok(Self { path, file, alignment, tensors, current: 0, written: 0 })
     }
 
     /// Appends bytes to the current tensor.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
-        let Planned { name, len } = self.current()?;
+        let (name, len) = self.current()?;
         let total = self.written + bytes.len() as u64;
         if total > *len {
             let what = format!("is given {total} bytes; expected {len}");
@@ -71,7 +65,7 @@ impl GgufWriter {
 
     /// Closes the current tensor, which must have all its bytes, and goes on to the next.
     pub fn end_tensor(&mut self) -> Result<(), FormatError> {
-        let Planned { name, len } = self.current()?;
+        let (name, len) = self.current()?;
         if self.written != *len {
             let what = format!("is given {} bytes; expected {len}", self.written);
             return Err(FormatError::tensor(&self.path, name, what));
@@ -84,13 +78,13 @@ impl GgufWriter {
 
     /// Flushes the file to the operating system once every tensor has been closed.
     pub fn finish(mut self) -> Result<(), FormatError> {
-        if let Some(Planned { name, .. }) = self.tensors.get(self.current) {
+        if let Some((name, _)) = self.tensors.get(self.current) {
             return Err(FormatError::tensor(&self.path, name, "was not written to its end"));
         }
         Ok(self.file.flush()?)
     }
 
-    fn current(&self) -> Result<&Planned, FormatError> {
+    fn current(&self) -> Result<&(String, u64), FormatError> {
         self.tensors.get(self.current).ok_or_else(|| {
             let what = format!("all {} tensors are written already", self.tensors.len());
             FormatError::container(&self.path, what)
@@ -98,13 +92,10 @@ impl GgufWriter {
     }
 }
 
-/// Checks names and shapes as the reader would.
-fn planned(
-    path: &Path,
-    tensors: &[(String, Vec<usize>, TensorKind)],
-) -> Result<Vec<Planned>, FormatError> {
+/// Checks names and shapes as the reader would; the bytes of each tensor.
+fn lengths(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u64>, FormatError> {
     let mut names = HashSet::new();
-    let plan = |(name, shape, kind): &(String, Vec<usize>, TensorKind)| {
+    let length = |TensorPlan { name, dtype, shape }: &TensorPlan| {
         if !is_tensor_name(name) || name.len() > LONGEST_WRITTEN_NAME {
             let expected = format!("1 to {LONGEST_WRITTEN_NAME} bytes of plain printable ASCII");
             let what = format!("the tensor name {name:?} is not possible; expected {expected}");
@@ -113,19 +104,17 @@ fn planned(
         if !names.insert(name.clone()) {
             return Err(FormatError::tensor(path, name, "occurs twice"));
         }
-        let len =
-            tensor_bytes(shape, *kind).map_err(|what| FormatError::tensor(path, name, what))?;
-        Ok(Planned { name: name.clone(), len })
+        tensor_bytes(shape, *dtype).map_err(|what| FormatError::tensor(path, name, what))
     };
-    tensors.iter().map(plan).collect()
+    tensors.iter().map(length).collect()
 }
 
 /// Everything before the data, unpadded.
 fn header(
     path: &Path,
     metadata: &Metadata,
-    tensors: &[(String, Vec<usize>, TensorKind)],
-    planned: &[Planned],
+    tensors: &[TensorPlan],
+    lengths: &[u64],
 ) -> Result<Vec<u8>, FormatError> {
     let mut out = MAGIC.to_vec();
     out.extend(VERSION.to_le_bytes());
@@ -136,11 +125,12 @@ fn header(
         encode_value(&mut out, value);
     }
     let mut offset = 0;
-    let alignment = alignment(metadata)?;
-    for ((name, shape, kind), Planned { len, .. }) in tensors.iter().zip(planned) {
-        encode_tensor(&mut out, name, shape, *kind, offset);
-        offset = next_offset(offset, *len, alignment)
-            .ok_or_else(|| FormatError::tensor(path, name, "ends beyond what a file can hold"))?;
+    let alignment = metadata.alignment()?;
+    for (tensor, len) in tensors.iter().zip(lengths) {
+        encode_tensor(&mut out, tensor, offset);
+        let end = next_offset(offset, *len, alignment);
+        let too_long = "ends beyond what a file can hold";
+        offset = end.ok_or_else(|| FormatError::tensor(path, &tensor.name, too_long))?;
     }
     let most_exceeded = tensors.len() as u64 > MOST_TENSORS || metadata.len() as u64 > MOST_PAIRS;
     if most_exceeded || out.len() > LARGEST_HEADER {
@@ -156,11 +146,12 @@ fn header(
     Ok(out)
 }
 
-fn encode_tensor(out: &mut Vec<u8>, name: &str, shape: &[usize], kind: TensorKind, offset: u64) {
-    encode_text(out, name);
-    out.extend((shape.len() as u32).to_le_bytes());
-    out.extend(shape.iter().rev().flat_map(|&extent| (extent as u64).to_le_bytes()));
-    out.extend(kind.id().to_le_bytes());
+fn encode_tensor(out: &mut Vec<u8>, tensor: &TensorPlan, offset: u64) {
+    encode_text(out, &tensor.name);
+    out.extend((tensor.shape.len() as u32).to_le_bytes());
+    out.extend(tensor.shape.iter().rev().flat_map(|&extent| (extent as u64).to_le_bytes()));
+    let id = tensor.dtype.gguf_id().expect("a type of GGUF");
+    out.extend(id.to_le_bytes());
     out.extend(offset.to_le_bytes());
 }
 

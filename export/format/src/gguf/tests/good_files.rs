@@ -1,7 +1,7 @@
 //! Frozen bytes, and what was written is read.
 
 use super::raw::{Raw, array, text, words};
-use super::{GgufFile, GgufWriter, Metadata, TensorKind, Value, bytes_of, open, plan};
+use super::{DType, GgufFile, GgufWriter, Metadata, TensorPlan, Value, bytes_of, open, plan};
 use super::{sample_metadata, sample_tensors, written};
 
 /// By hand from the GGUF v3 specification: one string, one f32 matrix `[2, 1]`.
@@ -34,12 +34,12 @@ fn layout_is_frozen() {
     let mut metadata = Metadata::new();
     metadata.insert("general.architecture", "x");
     let data = [1f32, -2.0].map(f32::to_le_bytes).concat();
-    let bytes = written(&metadata, &[("w", &[2, 1], TensorKind::F32, data.clone())]);
+    let bytes = written(&metadata, &[("w", &[2, 1], DType::F32, data.clone())]);
     assert_eq!(bytes, MINIMAL);
     let file = open(MINIMAL.to_vec()).unwrap();
     assert_eq!(file.metadata(), &metadata);
     let tensor = file.tensor("w").unwrap();
-    assert_eq!((&*tensor.shape, tensor.kind), (&[2, 1][..], TensorKind::F32));
+    assert_eq!((&*tensor.shape, tensor.dtype), (&[2, 1][..], DType::F32));
     assert_eq!(bytes_of(&file, tensor), data);
 }
 
@@ -53,9 +53,9 @@ fn what_was_written_is_read() {
         let bytes = written(&metadata, &sample_tensors());
         let file = open(bytes.clone()).unwrap();
         assert_eq!(file.metadata(), &metadata);
-        assert_eq!(file.tensors().len(), TensorKind::ALL.len());
-        for (info, (name, shape, kind, bytes)) in file.tensors().iter().zip(sample_tensors()) {
-            assert_eq!((&*info.name, &*info.shape, info.kind), (name, shape, kind));
+        assert_eq!(file.tensors().len(), DType::of_gguf().count());
+        for (info, (name, shape, dtype, bytes)) in file.tensors().iter().zip(sample_tensors()) {
+            assert_eq!((&*info.name, &*info.shape, info.dtype), (name, shape, dtype));
             assert_eq!(file.tensor(name), Some(info));
             assert_eq!(bytes_of(&file, info), bytes, "{name}");
         }
@@ -121,7 +121,7 @@ fn an_array_of_empty_strings_is_read() {
 fn a_writer_takes_exactly_the_bytes_of_each_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
-    let tensors = [("a", &[2][..], TensorKind::F16, vec![]), ("b", &[1], TensorKind::F32, vec![])];
+    let tensors = [("a", &[2][..], DType::F16, vec![]), ("b", &[1], DType::F32, vec![])];
     let mut writer = GgufWriter::create(&path, &Metadata::new(), &plan(&tensors)).unwrap();
     let message = |result: Result<(), crate::FormatError>| result.unwrap_err().to_string();
     let more = message(writer.write(&[0; 5]));
@@ -146,7 +146,7 @@ fn a_writer_refuses_what_the_reader_would() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");
     let longest = "n".repeat(64);
-    let f32 = TensorKind::F32;
+    let f32 = DType::F32;
     for (tensors, part) in [
         (vec![("", vec![1], f32)], "m.gguf: the tensor name \"\" is not possible"),
         (vec![("a b", vec![1], f32)], "the tensor name \"a b\" is not possible"),
@@ -155,11 +155,13 @@ fn a_writer_refuses_what_the_reader_would() {
         (vec![("a", vec![], f32)], "[a]: has no dimensions"),
         (vec![("a", vec![1; 5], f32)], "[a]: has 5 dimensions"),
         (vec![("a", vec![1, 0], f32)], "[a]: has shape [1, 0]"),
-        (vec![("a", vec![2, 128], TensorKind::Tq1_0)], "[a]: has shape [2, 128]; expected a"),
+        (vec![("a", vec![2, 128], DType::Tq1_0)], "[a]: has shape [2, 128]; expected a"),
         (vec![("a", vec![1 << 61], f32), ("b", vec![1 << 61], f32)], "[b]: ends beyond"),
     ] {
-        let tensors: Vec<_> =
-            tensors.into_iter().map(|(name, shape, kind)| (name.to_owned(), shape, kind)).collect();
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|(name, shape, dtype)| TensorPlan::new(*name, *dtype, shape))
+            .collect();
         let error = GgufWriter::create(&path, &Metadata::new(), &tensors).unwrap_err().to_string();
         assert!(error.contains(part), "{part}: {error}");
         assert!(!path.exists(), "nothing is created");
@@ -174,7 +176,7 @@ fn a_writer_refuses_what_the_reader_would() {
 #[test]
 fn a_full_disk_names_the_file() {
     let path = std::path::Path::new("/dev/full");
-    let tensors = plan(&[("a", &[1 << 16], TensorKind::F32, vec![])]);
+    let tensors = plan(&[("a", &[1 << 16], DType::F32, vec![])]);
     let mut writer = GgufWriter::create(path, &Metadata::new(), &tensors).unwrap();
     let error = writer.write(&vec![0; 4 << 16]).unwrap_err().to_string();
     assert!(error.contains("/dev/full"), "{error}");
@@ -195,7 +197,7 @@ proptest::proptest! {
         metadata.insert("numbers", numbers);
         let names = ["a", "b", "c", "d", "e"];
         let plan: Vec<_> = names.iter().zip(&lengths)
-            .map(|(name, &length)| ((*name).to_owned(), vec![length], TensorKind::F16)).collect();
+            .map(|(name, &length)| TensorPlan::new(*name, DType::F16, &[length])).collect();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.gguf");
         let mut writer = GgufWriter::create(&path, &metadata, &plan).unwrap();

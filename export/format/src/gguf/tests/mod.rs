@@ -7,22 +7,23 @@ mod raw;
 
 use std::path::Path;
 
-use super::{GgufFile, GgufWriter, Metadata, TensorInfo, TensorKind, Value};
-use crate::FormatError;
+use super::{GgufFile, GgufTensor, GgufWriter, Metadata, Value};
+use crate::writer::TensorPlan;
+use crate::{DType, FormatError};
 
 /// All bytes of a tensor.
-fn bytes_of(file: &GgufFile, tensor: &TensorInfo) -> Vec<u8> {
+fn bytes_of(file: &GgufFile, tensor: &GgufTensor) -> Vec<u8> {
     file.part(tensor, 0..tensor.len()).unwrap()
 }
 
-type Tensor = (&'static str, &'static [usize], TensorKind, Vec<u8>);
+type Tensor = (&'static str, &'static [usize], DType, Vec<u8>);
 
 fn open(bytes: Vec<u8>) -> Result<GgufFile, FormatError> {
     GgufFile::from_bytes(Path::new("m.gguf"), bytes)
 }
 
-fn plan(tensors: &[Tensor]) -> Vec<(String, Vec<usize>, TensorKind)> {
-    let plan = |(name, shape, kind, _): &Tensor| ((*name).to_owned(), shape.to_vec(), *kind);
+fn plan(tensors: &[Tensor]) -> Vec<TensorPlan> {
+    let plan = |(name, shape, dtype, _): &Tensor| TensorPlan::new(*name, *dtype, shape);
     tensors.iter().map(plan).collect()
 }
 
@@ -82,14 +83,14 @@ fn sample_metadata() -> Metadata {
     metadata
 }
 
-/// A tensor of each kind, the sizes not multiples of the alignment where they can be.
+/// A tensor of each type, the sizes not multiples of the alignment where they can be.
 fn sample_tensors() -> Vec<Tensor> {
     let shapes: [&'static [usize]; 8] =
         [&[3], &[1, 5], &[2, 32], &[1, 256], &[7, 1], &[2, 256], &[1, 1, 1, 256], &[2, 64]];
     let names = ["a", "b", "c", "d", "e", "f", "g", "blk.0.attn_q.weight"];
-    let describe = |((name, shape), kind): ((&'static str, &'static [usize]), TensorKind)| {
-        let len = super::layout::tensor_bytes(shape, kind).unwrap();
-        (name, shape, kind, (0..len).map(|byte| byte as u8).collect())
+    let describe = |((name, shape), dtype): ((&'static str, &'static [usize]), DType)| {
+        let len = super::layout::tensor_bytes(shape, dtype).unwrap();
+        (name, shape, dtype, (0..len).map(|byte| byte as u8).collect())
     };
-    names.into_iter().zip(shapes).zip(TensorKind::ALL).map(describe).collect()
+    names.into_iter().zip(shapes).zip(DType::of_gguf()).map(describe).collect()
 }

@@ -1,0 +1,82 @@
+//! A model on disk: a Hugging Face folder or a GGUF file.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::blocks::i2_s::I2sLayout;
+use crate::folder::ModelFolder;
+use crate::gguf::GgufModel;
+use crate::{FormatError, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm};
+
+/// An open model; config and tensors have been checked against each other.
+#[derive(Debug)]
+pub enum StoredModel {
+    /// A checkpoint, a master or a packed folder.
+    Folder(ModelFolder),
+    /// A GGUF file.
+    Gguf(GgufModel),
+}
+
+impl StoredModel {
+    /// Opens a folder or a GGUF file with I2_S tensors in their canonical layout.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files.
+    pub fn open(path: &Path) -> Result<Self, FormatError> {
+        Self::open_as(path, I2sLayout::Blocks128)
+    }
+
+    /// Opens a folder or a GGUF file; `i2_s` is how its I2_S tensors are laid out.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the files.
+    pub fn open_as(path: &Path, i2_s: I2sLayout) -> Result<Self, FormatError> {
+        if path.is_dir() {
+            Ok(Self::Folder(ModelFolder::open(path)?))
+        } else {
+            Ok(Self::Gguf(GgufModel::open(path, i2_s)?))
+        }
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        self.source().spec()
+    }
+
+    /// Whether its matrices are stored as codes, so that the latents are gone.
+    pub fn is_packed(&self) -> bool {
+        match self {
+            Self::Folder(folder) => folder.form() != WeightForm::Latent,
+            Self::Gguf(_) => true,
+        }
+    }
+
+    /// The files that hold the weights, in order of their names.
+    pub fn weight_files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Folder(folder) => folder.weight_files(),
+            Self::Gguf(gguf) => vec![gguf.file().path().to_owned()],
+        }
+    }
+
+    fn source(&self) -> &dyn TensorSource {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Gguf(gguf) => gguf,
+        }
+    }
+}
+
+impl TensorSource for StoredModel {
+    fn spec(&self) -> &ModelSpec {
+        self.source().spec()
+    }
+
+    fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
+        self.source().read(entry, rows)
+    }
+
+    fn error(&self, entry: &TensorEntry, what: String) -> FormatError {
+        self.source().error(entry, what)
+    }
+}
