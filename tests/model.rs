@@ -3,32 +3,15 @@
 
 use bitnet_format::{TensorSource, tensor_table};
 use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts, named_values, values};
-use bitnet_train::random;
 use bitnet_train::train::{
     AdamW, AdamWSettings, CrossEntropy, GradAccumulator, LossReduction, Skip, StepRates,
     StepSettings, TokenBatch, optimizer_step, sequence_log_probs,
 };
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use proptest::prelude::*;
-use rand_distr::{Distribution, Normal};
 
-fn draw(seed: u64, purpose: &str, count: usize) -> Vec<f32> {
-    let normal = Normal::new(0.0f32, 1.0).unwrap();
-    normal.sample_iter(random::keyed(seed, purpose, 0, 0)).take(count).collect()
-}
-
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.inner().into_data().try_to_vec().unwrap()
-}
-
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
-    let square = |x: f64| x * x;
-    let norm: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
-    let distance: f64 =
-        found.iter().zip(expected).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
-    // Sums of at most a few hundred f32 products, rounded in another order.
-    assert!(distance.sqrt() <= 2e-6 * norm.sqrt().max(1e-3), "{what}: {distance} of {norm}");
-}
+use crate::golden::sets::{host, relative_distance};
+use crate::parity::draw;
 
 #[test]
 fn a_step_that_is_not_finite_changes_nothing() {
@@ -150,7 +133,9 @@ fn the_summed_loss_and_its_gradients_do_not_depend_on_how_a_batch_is_cut() {
         let (cut_loss, cut) = gradients(sizes);
         assert!((cut_loss - loss).abs() <= 1e-6 * loss.abs(), "{cut_loss} {loss}");
         for (a, b) in cut.into_iter().zip(&whole) {
-            assert_close(&host(a), &host(b.clone()), &format!("micro-batches of {sizes}"));
+            // Sums of at most a few hundred f32 products, rounded in another order.
+            let error = relative_distance(&host(a), &host(b.clone()));
+            assert!(error <= 2e-6, "micro-batches of {sizes}: {error:e}");
         }
     }
 }

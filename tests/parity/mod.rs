@@ -64,7 +64,8 @@ fn check(device: &str, what: &str, error: f64, tolerance: f64) {
     assert!(error <= tolerance, "{device}, {what}: {error:e} > {tolerance:e}");
 }
 
-fn draw(seed: u64, purpose: &str, count: usize) -> Vec<f32> {
+/// Normally distributed numbers, the same for the same seed and purpose.
+pub(crate) fn draw(seed: u64, purpose: &str, count: usize) -> Vec<f32> {
     let normal = Normal::new(0.0f32, 1.0).unwrap();
     normal.sample_iter(random::keyed(seed, purpose, 0, 0)).take(count).collect()
 }
