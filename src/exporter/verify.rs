@@ -1,26 +1,28 @@
-//! Is the written file the model it came from, and do the programs agree on it?
+//! Verifies an exported file: does it hold its source's model, and do engine and training agree on
+//! it?
 //!
-//! Every code and scale is compared with the source; then a few fixed sequences go through the
-//! engine and through the training forward over the values as they stand in the file. Both read
-//! the file anew. The training forward reads one block at a time, so a large model needs no more
-//! memory for this than the engine does.
+//! Every code and scale is compared with the source. Then fixed sequences run through the engine
+//! and through the training forward, both from the written file, and the logits of every position
+//! are compared. Neither needs the whole model as floats: the training forward holds one block at a
+//! time, and logits are compared in chunks of positions.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use bitnet_engine::{Model, Threads, Workspace};
 use bitnet_format::matrix::Matrix;
-use bitnet_format::{FormatError, StoredModel, TensorSource, tensor_table};
+use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorSource, tensor_table};
 use rand::Rng;
 use serde::Serialize;
 
 use crate::device;
 use crate::error::TrainError;
-use crate::model::{argmax, streamed_logits};
+use crate::model::{HiddenStates, argmax, streamed_hidden};
 use crate::random;
 
-/// How far a written file is from its source, and the programs that run it from each other.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Differences between a written file and its source, and between the programs that run it.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Verification {
     /// Ternary codes compared; all are equal unless the export said which are not.
     pub codes: usize,
@@ -32,11 +34,13 @@ pub struct Verification {
     pub largest_logit_difference: f32,
     /// Positions compared.
     pub positions: usize,
-    /// Positions where no logit differs by more than 1e-3: at the others an activation lay so
-    /// close to the border of two 8-bit levels, there or at a position before, that the order of
-    /// a sum decided.
+    /// Tokens of the longest sequence.
+    pub longest_sequence: usize,
+    /// Positions where no logit differs by more than 1e-3. At the others, or at a position before
+    /// them, an activation was so close to the border of two 8-bit codes that the order of a sum
+    /// decided its code.
     pub close: usize,
-    /// Positions whose likeliest token differs.
+    /// Positions where the most likely token differs.
     pub greedy_disagreements: usize,
 }
 
@@ -54,34 +58,34 @@ impl fmt::Display for Verification {
         write!(
             f,
             "engine and training forward differ by at most {:.1e} in a logit, by 1e-3 or less at \
-             {} of {} positions; likeliest token equal at {}",
+             {} of {} positions, in sequences of up to {} tokens; most likely token equal at {}",
             self.largest_logit_difference,
             self.close,
             self.positions,
+            self.longest_sequence,
             self.positions - self.greedy_disagreements
         )
     }
 }
 
-/// Sequences and tokens of the verification.
-const CHECK_SEQUENCES: usize = 3;
-const CHECK_TOKENS: usize = 48;
+/// Several short sequences: a near-tie at the start of one moves all of it, but rarely all of them.
+const SHORT_SEQUENCES: usize = 3;
+const SHORT_TOKENS: usize = 48;
 
-/// Compares the file at `written` with the model it was made from, and runs it.
+/// One long sequence, as long as the context allows up to this. Rotary angles grow with the
+/// position, so a difference in their table only shows far from the start.
+const LONG_TOKENS: usize = 2048;
+
+/// Logits of each program that are in memory at a time: 128 MB.
+const LOGITS_AT_ONCE: usize = 32 << 20;
+
+/// Compares the file at `written` with the model it was made from, then runs it.
 ///
 /// # Errors
 /// When the written file does not open.
 pub fn verify(source: &StoredModel, written: &Path) -> Result<Verification, TrainError> {
     let written_model = StoredModel::open(written)?;
-    let mut total = Verification {
-        codes: 0,
-        code_differences: 0,
-        largest_scale_difference: 0.0,
-        largest_logit_difference: 0.0,
-        positions: 0,
-        close: 0,
-        greedy_disagreements: 0,
-    };
+    let mut total = Verification::default();
     total.compare_matrices(source, &written_model)?;
     if source.spec().quantise {
         total.compare_logits(&written_model, written)?;
@@ -108,24 +112,49 @@ impl Verification {
         Ok(())
     }
 
+    /// Both programs run the same random tokens. The hidden states of the training forward are
+    /// computed first, so that its blocks and the engine's weights are not in memory together.
     fn compare_logits(&mut self, model: &StoredModel, path: &Path) -> Result<(), TrainError> {
-        let vocab = model.spec().vocab_size;
-        let time = CHECK_TOKENS.min(model.spec().max_position_embeddings);
-        let rows: Vec<Vec<u32>> = (0..CHECK_SEQUENCES)
-            .map(|index| {
-                let mut draw = random::keyed(0, "verify", 0, index as u64);
-                (0..time).map(|_| draw.next_u32() % vocab as u32).collect()
-            })
-            .collect();
-        let expected = streamed_logits(model, &rows, &device::cpu())?;
+        let context = model.spec().max_position_embeddings;
+        let (short, long) = (SHORT_TOKENS.min(context), LONG_TOKENS.min(context));
+        let mut groups = vec![sequences(model.spec(), 0..SHORT_SEQUENCES, short)];
+        if long > short {
+            groups.push(sequences(model.spec(), SHORT_SEQUENCES..SHORT_SEQUENCES + 1, long));
+        }
+        self.longest_sequence = long;
+        let device = device::cpu();
+        let hidden: Result<Vec<_>, _> =
+            groups.iter().map(|group| streamed_hidden(model, group, &device)).collect();
         let engine = Model::load(path)?;
-        let threads = Threads::new(1)?;
+        let threads = Threads::new(rayon::current_num_threads())?;
         let mut workspace = Workspace::new(&threads);
-        for (row, expected) in rows.iter().zip(expected.chunks(time * vocab)) {
-            let found = engine.forward_all(&mut workspace, &mut engine.new_cache(), row)?;
+        for (group, hidden) in groups.iter().zip(&hidden?) {
+            for (index, tokens) in group.iter().enumerate() {
+                self.compare_sequence(&engine, &mut workspace, tokens, hidden, index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares every position of one sequence, row `index` of `hidden`, some positions at a time.
+    fn compare_sequence(
+        &mut self,
+        engine: &Model,
+        workspace: &mut Workspace,
+        tokens: &[u32],
+        hidden: &HiddenStates,
+        index: usize,
+    ) -> Result<(), TrainError> {
+        let vocab = engine.spec().vocab_size;
+        let mut cache = engine.new_cache();
+        let mut first = index * tokens.len();
+        for tokens in tokens.chunks((LOGITS_AT_ONCE / vocab).max(1)) {
+            let expected = hidden.logits(first..first + tokens.len())?;
+            let found = engine.forward_all(workspace, &mut cache, tokens)?;
             for (found, expected) in found.chunks(vocab).zip(expected.chunks(vocab)) {
                 self.add(found, expected);
             }
+            first += tokens.len();
         }
         Ok(())
     }
@@ -138,6 +167,15 @@ impl Verification {
         self.positions += 1;
         self.greedy_disagreements += usize::from(argmax(found) != argmax(expected));
     }
+}
+
+/// Random token ids, the same in every verification.
+fn sequences(spec: &ModelSpec, indices: Range<usize>, tokens: usize) -> Vec<Vec<u32>> {
+    let sequence = |index| {
+        let mut draw = random::keyed(0, "verify", 0, index as u64);
+        (0..tokens).map(|_| draw.next_u32() % spec.vocab_size as u32).collect()
+    };
+    indices.map(sequence).collect()
 }
 
 fn quantised(matrix: Matrix) -> (Vec<i8>, f32) {

@@ -32,7 +32,7 @@ pub use norm::RmsNorm;
 pub use parameters::{gradients, named_values, replace_values, take_values, values};
 pub use segments::SegmentStarts;
 pub use source::FreshModel;
-pub use streamed::streamed_logits;
+pub use streamed::{HiddenStates, streamed_hidden};
 
 use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
 use bitnet_kernels::Operands;

@@ -1,5 +1,7 @@
-//! The forward pass over a stored model that is never in memory as a whole: each block is read,
-//! used and dropped. It checks large models with the memory of one block.
+//! A forward pass that holds one block of a stored model at a time: read, used and dropped. Export
+//! verification runs models this way that would not fit into memory as a whole.
+
+use std::ops::Range;
 
 use bitnet_format::{
     FormatError, StoredModel, TensorEntry, TensorRole, TensorSource, tensor_table,
@@ -16,15 +18,23 @@ use crate::ops::OpBackend;
 /// Rows of the head that are multiplied together.
 const HEAD_ROWS: usize = 8192;
 
-/// Logits `[B · T, V]` of rows of token ids `[B, T]`, each a document of its own.
+/// Hidden states `[B · T, C]` after the last norm. Logits are computed for some positions at a time:
+/// 2,048 positions of a vocabulary of 128,256 would take 1 GB.
+pub struct HiddenStates<'a> {
+    model: &'a StoredModel,
+    head: TensorEntry,
+    hidden: Tensor<2>,
+}
+
+/// Runs rows of token ids `[B, T]` up to the last norm; each row is a document of its own.
 ///
 /// # Errors
 /// Whatever reading the model reports.
-pub fn streamed_logits(
-    model: &StoredModel,
+pub fn streamed_hidden<'a>(
+    model: &'a StoredModel,
     rows: &[Vec<u32>],
     device: &Device,
-) -> Result<Vec<f32>, FormatError> {
+) -> Result<HiddenStates<'a>, FormatError> {
     let table = tensor_table(model.spec());
     let (batch, time) = (rows.len(), rows[0].len());
     let mut x = embed(model, &table[0], rows, device)?;
@@ -38,7 +48,31 @@ pub fn streamed_logits(
         table.iter().rfind(|entry| entry.role == TensorRole::Norm).expect("a model has norms");
     let hidden = read_norm(model, norm, device)?.forward(x, backend).flatten(0, 1);
     let head = table.last().filter(|entry| entry.role == TensorRole::Head).unwrap_or(&table[0]);
-    logits(model, head, hidden, device)
+    Ok(HiddenStates { model, head: head.clone(), hidden })
+}
+
+impl HiddenStates<'_> {
+    /// Logits `[N, V]` of `positions` of the `B · T`. Reads the head once, [`HEAD_ROWS`] rows at a
+    /// time.
+    ///
+    /// # Errors
+    /// Whatever reading the model reports.
+    pub fn logits(&self, positions: Range<usize>) -> Result<Vec<f32>, FormatError> {
+        let (vocab, width) = (self.head.shape[0], self.head.shape[1]);
+        let hidden = self.hidden.clone().narrow(0, positions.start, positions.len());
+        let mut logits = vec![0.0; positions.len() * vocab];
+        for first in (0..vocab).step_by(HEAD_ROWS) {
+            let rows = first..vocab.min(first + HEAD_ROWS);
+            let data = self.model.rows(&self.head, rows.clone())?;
+            let data = TensorData::new(data, [rows.len(), width]);
+            let part = token_logits(hidden.clone(), Tensor::from_data(data, &hidden.device()));
+            let part: Vec<f32> = part.into_data().try_into_vec().expect("logits are f32");
+            for (all, part) in logits.chunks_exact_mut(vocab).zip(part.chunks_exact(rows.len())) {
+                all[rows.clone()].copy_from_slice(part);
+            }
+        }
+        Ok(logits)
+    }
 }
 
 fn embed(
@@ -81,25 +115,4 @@ fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, Format
     let (values, form) = dequantised(model, entry)?;
     let data = TensorData::new(values, entry.shape.clone());
     Ok(LoadedTensor { entry: entry.clone(), data, form })
-}
-
-/// `hidden [B · T, C]` → `[B · T, V]`, some rows of the head at a time.
-fn logits(
-    model: &StoredModel,
-    head: &TensorEntry,
-    hidden: Tensor<2>,
-    device: &Device,
-) -> Result<Vec<f32>, FormatError> {
-    let (vocab, width, tokens) = (head.shape[0], head.shape[1], hidden.dims()[0]);
-    let mut logits = vec![0.0; tokens * vocab];
-    for first in (0..vocab).step_by(HEAD_ROWS) {
-        let rows = first..vocab.min(first + HEAD_ROWS);
-        let data = TensorData::new(model.rows(head, rows.clone())?, [rows.len(), width]);
-        let part = token_logits(hidden.clone(), Tensor::from_data(data, device));
-        let part: Vec<f32> = part.into_data().try_into_vec().expect("logits are f32");
-        for (all, part) in logits.chunks_exact_mut(vocab).zip(part.chunks_exact(rows.len())) {
-            all[rows.clone()].copy_from_slice(part);
-        }
-    }
-    Ok(logits)
 }
