@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a file of ours or of somebody else's.
+//! Errors of reading and writing model files.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ pub enum FormatError {
     /// The operating system refused: missing file, permission, full disk.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A JSON or TOML file does not parse or does not describe a model of ours.
+    /// A JSON or TOML file does not parse, or describes a model that is not supported.
     #[error("{path}{}: {what}", field_suffix(.field))]
     Config {
         /// The file.
         path: PathBuf,
-        /// The key at fault; empty when the whole file is.
+        /// The key with the error; empty for the whole file.
         field: String,
         /// What is wrong, with what was expected.
         what: String,
@@ -38,7 +38,7 @@ pub enum FormatError {
         /// What is wrong.
         what: String,
     },
-    /// Whoever watched asked to stop.
+    /// The progress callback asked to stop.
     #[error("interrupted")]
     Interrupted,
     /// The target exists and was not to be replaced.

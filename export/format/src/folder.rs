@@ -1,8 +1,8 @@
 //! A model folder as Hugging Face lays it out: `config.json` and `model.safetensors`, or shards
 //! of it with an index.
 //!
-//! One reader for every storage form; writing is `convert::hf`'s. Tokenizer files lie in the same
-//! folder but are not this crate's business.
+//! One reader serves every storage form; [`crate::convert::hf`] writes them. The tokenizer is in
+//! the same folder, but this crate does not read it.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

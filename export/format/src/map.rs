@@ -14,10 +14,10 @@ const LARGEST_OWNED: u64 = 256 << 20;
 
 /// The whole content of a file.
 #[derive(Debug)]
-pub struct FileBytes(Content);
+pub struct FileBytes(Bytes);
 
 #[derive(Debug)]
-enum Content {
+enum Bytes {
     Owned(Vec<u8>),
     Mapped(Mmap),
 }
@@ -28,18 +28,18 @@ impl FileBytes {
         if fs_err::metadata(path)?.len() > LARGEST_OWNED {
             return Self::map(path);
         }
-        Ok(Self(Content::Owned(fs_err::read(path)?)))
+        Ok(Self(Bytes::Owned(fs_err::read(path)?)))
     }
 
     /// Maps `path` whatever its size: for files that are read sparsely again and again.
     pub fn map(path: &Path) -> std::io::Result<Self> {
         let file = fs_err::File::open(path)?;
         if file.metadata()?.len() == 0 {
-            return Ok(Self(Content::Owned(Vec::new()))); // an empty file cannot be mapped
+            return Ok(Self(Bytes::Owned(Vec::new()))); // an empty file cannot be mapped
         }
-        // SAFETY: the map is read-only and private to this process's view; the room's first
-        // lines say what a concurrent truncation does.
-        Ok(Self(Content::Mapped(unsafe { Mmap::map(file.file()) }?)))
+        // SAFETY: the map is read-only and private to this process's view; the first
+        // lines of this file say what a concurrent truncation does.
+        Ok(Self(Bytes::Mapped(unsafe { Mmap::map(file.file()) }?)))
     }
 }
 
@@ -48,8 +48,8 @@ impl Deref for FileBytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Content::Owned(bytes) => bytes,
-            Content::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Mapped(map) => map,
         }
     }
 }

@@ -1,10 +1,18 @@
 //! A BF16 master that keeps the codes of the f32 latents it was rounded from.
 //!
 //! Rounding latents to the nearest BF16 value moves some of them over the threshold at half the
-//! absmean, and moves the absmean itself: a few codes in ten thousand flip, and the model that a
-//! reader packs from the file is not the one that was trained. So the values that would flip take
-//! the neighbouring BF16 value on the right side of the threshold instead. Readers sum the absmean
-//! in orders of their own; the codes hold for every scale within four ulp of ours.
+//! absmean, and moves the absmean itself. A few codes in ten thousand would flip, and a reader
+//! that packs the file would get another model than the one that was trained.
+//!
+//! ```text
+//!   code 0        │        code 1
+//!   ──┬───────────┼──x────────┬──▶ |w|      x: the latent, just above the threshold
+//!   BF16 below    │      BF16 above         nearest is below: its code would become 0,
+//!          absmean / 2                      so it is stored as the value above
+//! ```
+//!
+//! The absmean moves again with each such correction, so they are repeated until it stays. Other
+//! programs sum it in other orders; the codes hold for every scale within four ulp of ours.
 
 use half::bf16;
 
@@ -37,12 +45,12 @@ pub fn keep_codes(latents: &[f32]) -> Master {
     let mut values = nearest.clone();
     let mut edges = Edges::around(scale_of(&values));
     for round in 0..ROUNDS {
-        values = nearest.iter().zip(&codes).map(|(&b, &code)| edges.settle(b, code)).collect();
+        values = nearest.iter().zip(&codes).map(|(&b, &code)| edges.correct(b, code)).collect();
         let next = Edges::around(scale_of(&values));
         if next == edges {
             break;
         }
-        // A scale that wanders between two neighbours must find both of them served.
+        // A scale that alternates between two values must keep the codes with both.
         edges = if round < ROUNDS / 2 { next } else { edges.widened(next) };
     }
     let adjusted = values.iter().zip(&nearest).filter(|(a, b)| a != b).count();
@@ -56,7 +64,7 @@ fn scale_of(values: &[bf16]) -> WeightScale {
 }
 
 /// The scales that readers may find where ours is `scale`.
-fn readings(scale: WeightScale) -> impl Iterator<Item = WeightScale> {
+fn nearby_scales(scale: WeightScale) -> impl Iterator<Item = WeightScale> {
     let bits = scale.multiplier().to_bits();
     let around = bits.saturating_sub(SLACK)..=bits.saturating_add(SLACK);
     around.filter_map(|bits| WeightScale::from_stored(f32::from_bits(bits)))
@@ -72,7 +80,7 @@ struct Edges {
 
 impl Edges {
     fn around(scale: WeightScale) -> Self {
-        let edges = readings(scale).map(|scale| {
+        let edges = nearby_scales(scale).map(|scale| {
             let is_zero = |value: bf16| ternary_code(value.to_f32(), scale.inverse()) == 0;
             let mut zero = bf16::from_f32(scale.multiplier() / 2.0);
             while !is_zero(zero) {
@@ -83,7 +91,7 @@ impl Edges {
             }
             Self { zero, one: next_up(zero) }
         });
-        edges.reduce(Self::widened).expect("our own scale is among the readings")
+        edges.reduce(Self::widened).expect("our own scale is among the nearby ones")
     }
 
     fn widened(self, other: Self) -> Self {
@@ -93,7 +101,7 @@ impl Edges {
     }
 
     /// `value`, or the nearest one on the right side of the threshold.
-    fn settle(self, value: bf16, code: i8) -> bf16 {
+    fn correct(self, value: bf16, code: i8) -> bf16 {
         let magnitude = bf16::from_bits(value.to_bits() & 0x7fff);
         match code {
             0 if magnitude > self.zero => with_sign_of(self.zero, value),
@@ -113,7 +121,7 @@ fn with_sign_of(magnitude: bf16, sign: bf16) -> bf16 {
 }
 
 fn lost(values: &[bf16], codes: &[i8]) -> Vec<usize> {
-    let inverses: Vec<f32> = readings(scale_of(values)).map(WeightScale::inverse).collect();
+    let inverses: Vec<f32> = nearby_scales(scale_of(values)).map(WeightScale::inverse).collect();
     let kept = |value: f32, code: i8| inverses.iter().all(|&i| ternary_code(value, i) == code);
     let all = values.iter().zip(codes).enumerate();
     all.filter(|(_, (value, code))| !kept(value.to_f32(), **code)).map(|(at, _)| at).collect()
@@ -158,7 +166,7 @@ mod tests {
             let pairs = values.iter().zip(&codes);
             pairs.filter(|(b, code)| ternary_code(b.to_f32(), scale.inverse()) != **code).count()
         };
-        readings(scale).map(read).max().unwrap()
+        nearby_scales(scale).map(read).max().unwrap()
     }
 
     #[test]

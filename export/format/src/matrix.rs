@@ -1,14 +1,14 @@
-//! A matrix as it is meant: latents that absmean quantises, or codes that have a scale already.
+//! A matrix of a model: latents that absmean quantises, or codes that have a scale already.
 //!
-//! A model that was quantised, multiplied out and stored as floats looks like one with latents:
-//! every value is 0, +s or -s. Its scale is s. absmean over it would give the same codes but only
-//! s times the share of nonzero values, about two thirds of it, and again less the next time. So
-//! such a matrix is recognised and keeps its scale, and whoever trains it starts from latents
-//! that absmean takes back to the same codes and the same scale.
+//! A model that was quantised and stored as dequantised floats looks like one with latents, but
+//! every value is 0, +s or -s, and its scale is s. absmean over it would give the same codes but
+//! a smaller scale: s times the share of nonzero values, about two thirds, and less again the next
+//! time. So such a matrix is recognised and keeps its scale. Training it starts from latents that
+//! absmean takes back to the same codes and the same scale.
 
 use crate::quant::{SCALE_EPS, WeightScale, ternary_codes};
 
-/// A matrix of a folder as it is meant.
+/// The values of a tensor: latents (or plain floats), or codes with their scale.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Matrix {
     /// Float values `[N, K]`. Those of a ternary matrix are latents, to be quantised with

@@ -1,10 +1,18 @@
 //! Hugging Face's packed ternary layout: four rows in a byte.
 //!
-//! With `R = N / 4`, byte `[r, c]` holds the codes of rows `r`, `r+R`, `r+2R`, `r+3R` at column
-//! `c`, the first in the lowest two bits, each as `T + 1` (`transformers`
-//! `integrations/bitnet.py`, `pack_weights`). The value 3 is never written. The layout does not
-//! depend on any CPU; kernels repack at load.
+//! The matrix is cut into four quarters of `R = N / 4` rows, and the quarters are laid over each
+//! other. Each code is stored as `T + 1` in two bits; the value 3 is never written.
+//!
+//! ```text
+//! byte [r, c]   bits 7 6      5 4      3 2      1 0
+//! code of row   r + 3R   r + 2R   r +  R        r       at column c
+//! ```
+//!
+//! This is `pack_weights` of transformers' `integrations/bitnet.py`. The layout depends on no CPU;
+//! kernels repack when they load.
 
+use crate::blocks::assert_ternary;
+use crate::blocks::fields::{Fields, unused_code};
 use crate::quant::{WeightScale, ternary_codes};
 
 /// Why bytes or a shape are not a packed ternary matrix.
@@ -61,8 +69,7 @@ impl PackedTernary {
         if bytes.len() != expected {
             return Err(PackError::WrongLength { rows, columns, expected, found: bytes.len() });
         }
-        // Bit 2i of `b & b >> 1` is set exactly where field i holds 3.
-        match bytes.iter().position(|byte| byte & (byte >> 1) & 0x55 != 0) {
+        match unused_code(&bytes) {
             Some(offset) => Err(PackError::UnusedCode { offset }),
             None => Ok(Self { rows, columns, bytes }),
         }
@@ -72,14 +79,10 @@ impl PackedTernary {
     pub fn from_codes(rows: usize, columns: usize, codes: &[i8]) -> Result<Self, PackError> {
         let expected = packed_len(rows, columns)?;
         assert_eq!(codes.len(), rows * columns, "one code for each value");
-        let foreign = codes.iter().fold(false, |any, code| any | !(-1..=1).contains(code));
-        assert!(!foreign, "ternary codes");
-        let mut bytes = vec![0; expected];
-        for (quarter, block) in codes.chunks(expected.max(1)).enumerate() {
-            for (byte, &code) in bytes.iter_mut().zip(block) {
-                *byte |= ((code + 1) as u8) << (2 * quarter);
-            }
-        }
+        assert_ternary(codes);
+        let mut bytes = Vec::with_capacity(expected);
+        // One group of fields as long as the matrix: its quarters are the four lanes.
+        Fields { lane: expected.max(1), shifts: [0, 2, 4, 6] }.pack(codes, &mut bytes);
         Ok(Self { rows, columns, bytes })
     }
 

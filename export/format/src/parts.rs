@@ -1,8 +1,8 @@
-//! A file that is read part by part, each part when it is asked for.
+//! A file that is read in parts, each when it is needed.
 //!
-//! Model files are larger than what a conversion may hold in memory, and pages of a mapped file
-//! count as memory; so tensors are read, not mapped. A file that another program cuts meanwhile is
-//! an error here, not a signal.
+//! Model files are larger than the memory that a conversion may use, and pages of a mapped file
+//! count as memory; so tensors are read, not mapped. If another program truncates the file
+//! meanwhile, reading returns an error instead of raising a signal.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -63,11 +63,11 @@ impl FileParts {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(range.start))?;
-        file.read_exact(&mut bytes).map_err(|error| self.cut(&error))?;
+        file.read_exact(&mut bytes).map_err(|error| self.read_error(&error))?;
         Ok(bytes)
     }
 
-    fn cut(&self, error: &std::io::Error) -> std::io::Error {
+    fn read_error(&self, error: &std::io::Error) -> std::io::Error {
         let what = format!("failed to read {}: {error}", self.path.display());
         std::io::Error::new(error.kind(), what)
     }

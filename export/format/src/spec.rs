@@ -1,8 +1,7 @@
 //! What a model *is*: its shape and the choices that change its arithmetic.
 //!
 //! Keys are Hugging Face's. Defaults are those of bitnet-b1.58-2B-4T (arXiv 2504.12285 and its
-//! `config.json`). Reading and writing Hugging Face's own `config.json` is next door, in
-//! `hf_config`.
+//! `config.json`). `hf_config` reads and writes Hugging Face's own `config.json`.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,12 +44,12 @@ pub struct ModelSpec {
     pub rms_norm_eps: f64,
     /// Whether the head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// The longest context the model is meant for, in tokens.
+    /// The longest context that the model supports, in tokens.
     pub max_position_embeddings: usize,
     /// Standard deviation of the initial matrices and embedding.
     pub initializer_range: f64,
-    /// The same of a fresh token embedding. Larger than the rest it keeps what a token is audible
-    /// beside what the blocks add to it, which small models need; a tied head shares it.
+    /// The same of a fresh token embedding. Small models need a larger one, so that the token's
+    /// own identity is not lost among the outputs of the blocks; a tied head shares it.
     pub embedding_initializer_range: f64,
     /// The id that opens a document, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,18 @@
-//! Directories and files that exist under their final name only when complete.
+//! Atomic publishing: directories and files that exist under their final name only when complete.
 //!
-//! Everything is written beside the target under a temporary name, flushed to the disk, and
-//! renamed. A process that dies in between leaves `<name>.tmp-<pid>` and nothing else; the
-//! target keeps what it held.
+//! ```text
+//! 1. write   <name>.tmp-<pid>          beside the target: a rename stays within the file system
+//! 2. fsync   every file, then every directory of the tree
+//! 3. rename  <name> → <name>.tmp-<pid>.old      only where an old directory is replaced
+//! 4. rename  <name>.tmp-<pid> → <name>
+//! 5. fsync   the parent, so that the name survives a power cut
+//! 6. remove  <name>.tmp-<pid>.old
+//! ```
+//!
+//! Flushing comes before renaming: otherwise a power cut could leave the final name with empty
+//! files. A process that dies before step 3 leaves `<name>.tmp-<pid>` and the old target as it
+//! was. A file is replaced by a single rename; a directory cannot be, so between steps 3 and 4
+//! neither version has the final name, and both are complete beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +80,7 @@ impl StagedDir {
 impl Drop for StagedDir {
     fn drop(&mut self) {
         if !self.published {
-            // Best effort: a leftover has a temporary name and harms nobody.
+            // Best effort: a leftover has a temporary name and does no harm.
             let _ = remove_any(&self.staged);
         }
     }
@@ -85,7 +95,7 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Chooses a temporary name beside `target`; whoever writes creates the file there.
+    /// Chooses a temporary name beside `target`; the caller creates the file there.
     pub fn beside(target: &Path, on_existing: OnExisting) -> Result<Self, FormatError> {
         refuse_existing(target, on_existing)?;
         refuse_directory(target)?;
@@ -135,7 +145,7 @@ pub fn write_file(target: &Path, bytes: &[u8], on_existing: OnExisting) -> Resul
     Ok(sync_parent(target)?)
 }
 
-/// Removes a directory so that it is never there in part: it loses its name first.
+/// Removes a directory so that it is never seen half removed: it is renamed first.
 pub fn retire(dir: &Path) -> std::io::Result<()> {
     let mut nameless = temporary_name(dir).into_os_string();
     nameless.push("-gone");

@@ -1,19 +1,20 @@
-//! Four ternary codes to a byte, as `I2_S` and `TQ2_0` both have them, in their own order each.
+//! Four ternary codes to a byte: what `I2_S`, `TQ2_0` and Hugging Face's layout have in common.
 
 /// A layout of two-bit fields, each `T + 1`. The value 3 is never written.
 ///
 /// Of each `4 · lane` codes, byte `p` holds the codes `p`, `p + lane`, `p + 2·lane` and
-/// `p + 3·lane`, the first of them at the first shift.
-pub(super) struct Fields {
+/// `p + 3·lane`, the first of them at the first shift. So a vector load of `lane` bytes, shifted
+/// and masked, gives `lane` consecutive codes.
+pub(crate) struct Fields {
     /// Bytes that belong together.
-    pub(super) lane: usize,
-    /// Where the four fields lie in a byte.
-    pub(super) shifts: [u32; 4],
+    pub(crate) lane: usize,
+    /// The lowest bits of the four fields in a byte.
+    pub(crate) shifts: [u32; 4],
 }
 
 impl Fields {
     /// Appends the bytes of `codes`, whose number is a multiple of `4 · lane`.
-    pub(super) fn pack(&self, codes: &[i8], out: &mut Vec<u8>) {
+    pub(crate) fn pack(&self, codes: &[i8], out: &mut Vec<u8>) {
         for group in codes.chunks_exact(4 * self.lane) {
             let start = out.len();
             out.resize(start + self.lane, 0);
@@ -26,7 +27,7 @@ impl Fields {
     }
 
     /// Writes the codes of `bytes`, in which no field holds 3.
-    pub(super) fn unpack(&self, bytes: &[u8], codes: &mut [i8]) {
+    pub(crate) fn unpack(&self, bytes: &[u8], codes: &mut [i8]) {
         let groups = bytes.chunks_exact(self.lane).zip(codes.chunks_exact_mut(4 * self.lane));
         for (bytes, group) in groups {
             for (codes, shift) in group.chunks_exact_mut(self.lane).zip(self.shifts) {
@@ -39,7 +40,7 @@ impl Fields {
 }
 
 /// The first byte with a field that holds 3.
-pub(super) fn unused_code(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn unused_code(bytes: &[u8]) -> Option<usize> {
     // Bit 2i of `b & b >> 1` is set exactly where field i holds 3.
     bytes.iter().position(|byte| byte & (byte >> 1) & 0x55 != 0)
 }

@@ -1,9 +1,15 @@
 //! `I2_S`, the format of bitnet.cpp (GGUF type 36): two bits a value, one scale a tensor.
 //!
-//! The codes of the whole matrix `[N, K]`, row-major, then the scale as f32 (little-endian, it
-//! multiplies), then 28 bytes without meaning: written as zeros, not looked at by the reader.
-//! A kernel finds row `r` at byte `r · K / 4`, so `K` should be a multiple of the block; only the
-//! number of all values is checked here.
+//! ```text
+//! tensor:   | codes of [N, K], row-major, 128 in 32 bytes | scale: f32 | 28 bytes of filler |
+//!
+//! byte p of a block     bits 7 6    5 4    3 2    1 0
+//! code                         p   32+p   64+p   96+p      each as T + 1
+//! ```
+//!
+//! The scale multiplies. The filler is written as zeros and ignored by the reader. A kernel finds
+//! row `r` at byte `r · K / 4`, so `K` should be a multiple of the block; only the number of all
+//! values is checked here.
 
 use super::fields::{Fields, unused_code};
 use super::{BlockError, assert_ternary, assert_whole, check_length, check_whole};

@@ -1,19 +1,19 @@
-//! Block formats of GGUF: how the values of one tensor lie in its bytes.
+//! Block formats of GGUF: how the values of one tensor are laid out in its bytes.
 //!
-//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`] and [`tq2_0`] (llama.cpp). The float
-//! tensors beside them, such as the embedding: [`q8_0`] and [`q6_k`]. One file a format; the
-//! container, the names of tensors and the choice of a format live elsewhere. No layout depends
-//! on the CPU that wrote it; kernels repack at load.
+//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`] and [`tq2_0`] (llama.cpp). Float tensors
+//! such as the embedding: [`q8_0`] and [`q6_k`]. Each format has a file of its own; the
+//! container, the names of tensors and the choice of a format are elsewhere. No layout depends
+//! on the CPU that wrote it; kernels repack when they load.
 //!
-//! A writer takes whole blocks, so that a matrix can be written a range of rows at a time, and
-//! asserts only what a caller's bug can break. A reader takes bytes as they lie in a file, copies
-//! nothing before their length fits, and refuses what no writer makes.
+//! A writer takes whole blocks, so that a matrix can be written some rows at a time; its
+//! assertions fail only for a bug in the caller. A reader takes bytes from a file, allocates
+//! nothing before their length fits, and refuses bytes that no writer makes.
 
 use half::{bf16, f16};
 
 use crate::DType;
 
-mod fields;
+pub(crate) mod fields;
 pub mod i2_s;
 pub mod q6_k;
 pub mod q8_0;
@@ -142,15 +142,44 @@ fn assert_whole(values: usize, block: usize) {
     assert!(values.is_multiple_of(block), "whole blocks of {block} values, got {values}");
 }
 
-fn assert_ternary(codes: &[i8]) {
+pub(crate) fn assert_ternary(codes: &[i8]) {
     let foreign = codes.iter().fold(false, |any, code| any | !(-1..=1).contains(code));
     assert!(!foreign, "ternary codes");
 }
 
-/// The scale of a ternary block as ggml finds it, the largest magnitude among its values: 0 where
-/// all codes are 0.
-fn ternary_block_scale(codes: &[i8], scale: f16) -> f16 {
-    if codes.iter().all(|&code| code == 0) { f16::ZERO } else { scale }
+/// The bytes of blocks of 256 codes, each followed by its scale. ggml's scale is the largest
+/// magnitude in a block, so a block whose codes are all 0 has the scale 0.
+fn pack_ternary(codes: &[i8], scale: f16, pack_block: impl Fn(&[i8], &mut Vec<u8>)) -> Vec<u8> {
+    assert_whole(codes.len(), tq2_0::BLOCK);
+    assert_ternary(codes);
+    let mut bytes = Vec::with_capacity(codes.len() / 3);
+    for block in codes.chunks_exact(tq2_0::BLOCK) {
+        pack_block(block, &mut bytes);
+        let scale = if block.iter().all(|&code| code == 0) { f16::ZERO } else { scale };
+        bytes.extend(scale.to_le_bytes());
+    }
+    bytes
+}
+
+/// The codes and the scale of each block of 256 codes in `code_bytes` bytes. `unpack_block` fails
+/// with the position of a byte that no codes make.
+fn unpack_ternary(
+    bytes: &[u8],
+    elements: usize,
+    code_bytes: usize,
+    unpack_block: impl Fn(&[u8], &mut [i8]) -> Result<(), usize>,
+) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
+    check_blocks(bytes, elements, tq2_0::BLOCK, code_bytes + 2)?;
+    let mut codes = vec![0; elements];
+    let mut scales = Vec::with_capacity(elements / tq2_0::BLOCK);
+    for (index, codes) in codes.chunks_exact_mut(tq2_0::BLOCK).enumerate() {
+        let start = index * (code_bytes + 2);
+        let packed = &bytes[start..][..code_bytes];
+        unpack_block(packed, codes)
+            .map_err(|at| BlockError::UnusedCode { offset: start + at, byte: packed[at] })?;
+        scales.push(finite_scale(bytes, index, start + code_bytes)?);
+    }
+    Ok((codes, scales))
 }
 
 /// The largest magnitude; NaN if one of the values is.

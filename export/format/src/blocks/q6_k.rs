@@ -1,11 +1,17 @@
 //! `Q6_K` of llama.cpp (GGUF type 14): 6-bit levels, an 8-bit scale for each 16 values and an f16
 //! scale for each 256.
 //!
-//! A value is `d · s · (u - 32)`: `d` of its block, `s` of its group, `u` its level in 0..64. A
-//! block is `ql[128]`, `qh[64]`, `s[16]`, `d`. Each half of the block, 128 values, has 64 bytes of
-//! `ql` and 32 of `qh`. Of values `m`, `32+m`, `64+m`, `96+m` of the half, byte `m` of `qh` holds
-//! the upper two bits, the first lowest; the lower four bits of the first and third share byte `m`
-//! of `ql`, those of the second and fourth byte `32+m`, the earlier in the low half.
+//! A value is `d · s · (u - 32)`: `d` of its block, `s` of its group of 16, `u` its level in
+//! 0..64. The lower four bits of the levels are in `ql`, the upper two in `qh`:
+//!
+//! ```text
+//! block of 210 bytes:  | ql: 128 bytes | qh: 64 bytes | s: 16 × i8 | d: f16 |
+//!
+//! each half of the block, 128 values, has 64 bytes of ql and 32 of qh:
+//!   ql[m]         bits 7…4: value 64+m        bits 3…0: value m
+//!   ql[32+m]      bits 7…4: value 96+m        bits 3…0: value 32+m
+//!   qh[m]         bits 7 6: 96+m    5 4: 64+m    3 2: 32+m    1 0: m
+//! ```
 //!
 //! The writer searches as llama.cpp's reference does and in the same arithmetic, so the bytes are
 //! the same. `d` is small, about `max |x| / 4096`: below magnitudes of 0.25 it is a subnormal of

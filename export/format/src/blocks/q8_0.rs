@@ -1,6 +1,10 @@
 //! `Q8_0` of llama.cpp (GGUF type 8): 32 values as 8-bit integers under an f16 scale.
 //!
-//! A block is the scale `d` and then the 32 integers; a value is `d · q`. With `d = max |x| / 127`
+//! ```text
+//! block of 34 bytes:  | d: f16 | q[0] … q[31]: i8 |        value = d · q
+//! ```
+//!
+//! With `d = max |x| / 127`
 //! it is `q = round(x · (1 / d))`, half away from zero, in f32 and before `d` is rounded to f16:
 //! the order of llama.cpp's reference, which gives the same bytes.
 

@@ -1,18 +1,24 @@
 //! `TQ1_0` of llama.cpp (GGUF type 34): five ternary values to a byte, an f16 scale for each 256.
 //!
-//! A block is 52 bytes of codes and then the scale `d`. Three parts follow each other: 32 bytes of
-//! five values, 16 bytes of five, 4 bytes of four. In a part of `W` bytes, byte `m` holds the
-//! part's values `m`, `W+m`, `2W+m` and so on.
+//! ```text
+//! block of 54 bytes:  | 32 bytes: 160 codes | 16 bytes: 80 codes | 4 bytes: 16 codes | d: f16 |
+//! codes in a byte:    |          5          |         5          |         4         |
+//! ```
 //!
-//! The digits `T + 1` of a byte, the first the most significant and a fifth of 0 where there are
-//! four, make a number `v` below 243 in base 3. The byte is `ceil(v · 256 / 243)`, a fraction of
-//! 256: times 3, what passes 256 is the first digit, and the rest is again such a fraction.
+//! In a part of `W` bytes, byte `m` holds the part's codes `m`, `W+m`, `2W+m` and so on.
+//!
+//! The digits `T + 1` of a byte, the first one the most significant, make a number `v` below
+//! 3⁵ = 243; where a byte has four codes, the fifth digit is 0. The byte is
+//! `ceil(v · 256 / 243)`, that is `v / 243` as a fraction of 256. A reader then needs no division:
+//! it multiplies by 3, the carry above 8 bits is the next digit, and the low 8 bits go on.
+//!
+//! ```text
+//! 2 1 0 1 2 → v = 194 → byte 205:   205·3 = 2·256 + 103,  103·3 = 1·256 + 53,  53·3 = 0·256 + …
+//! ```
 
 use half::f16;
 
-use super::{
-    BlockError, assert_ternary, assert_whole, check_blocks, finite_scale, ternary_block_scale,
-};
+use super::{BlockError, pack_ternary, unpack_ternary};
 
 /// Values in a block.
 pub const BLOCK: usize = 256;
@@ -31,14 +37,7 @@ const PARTS: [(usize, usize); 3] = [(32, 5), (16, 5), (4, 4)];
 /// # Panics
 /// If the codes do not fill blocks or are not ternary.
 pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
-    assert_whole(codes.len(), BLOCK);
-    assert_ternary(codes);
-    let mut bytes = Vec::with_capacity(codes.len() / BLOCK * BLOCK_BYTES);
-    for block in codes.chunks_exact(BLOCK) {
-        pack_block(block, &mut bytes);
-        bytes.extend(ternary_block_scale(block, scale).to_le_bytes());
-    }
-    bytes
+    pack_ternary(codes, scale, pack_block)
 }
 
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
@@ -47,17 +46,7 @@ pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
 /// If the values do not fill blocks, the length does not fit, a byte is none that five values
 /// (or four, where there are four) make, or a scale is not finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
-    check_blocks(bytes, elements, BLOCK, BLOCK_BYTES)?;
-    let mut codes = vec![0; elements];
-    let mut scales = Vec::with_capacity(elements / BLOCK);
-    for (index, codes) in codes.chunks_exact_mut(BLOCK).enumerate() {
-        let start = index * BLOCK_BYTES;
-        let packed = &bytes[start..][..CODE_BYTES];
-        unpack_block(packed, codes)
-            .map_err(|at| BlockError::UnusedCode { offset: start + at, byte: packed[at] })?;
-        scales.push(finite_scale(bytes, index, start + CODE_BYTES)?);
-    }
-    Ok((codes, scales))
+    unpack_ternary(bytes, elements, CODE_BYTES, unpack_block)
 }
 
 fn pack_block(mut codes: &[i8], out: &mut Vec<u8>) {
@@ -74,7 +63,7 @@ fn pack_block(mut codes: &[i8], out: &mut Vec<u8>) {
     }
 }
 
-/// Gives the place of a byte that no values make.
+/// Fails with the position of a byte that no values make.
 fn unpack_block(bytes: &[u8], mut codes: &mut [i8]) -> Result<(), usize> {
     let mut at = 0;
     for (width, count) in PARTS {

@@ -1,15 +1,16 @@
 //! `TQ2_0` of llama.cpp (GGUF type 35): two bits a value and an f16 scale for each 256.
 //!
-//! A block is 64 bytes of codes and then the scale `d`. Each half of the block, 128 values, has
-//! 32 bytes; values `m`, `32+m`, `64+m`, `96+m` of the half share byte `m`, the first in the
-//! lowest two bits.
+//! ```text
+//! block of 66 bytes:    | 32 bytes: codes 0..128 | 32 bytes: codes 128..256 | d: f16 |
+//!
+//! byte m of a half      bits 7 6    5 4    3 2    1 0
+//! code                      96+m   64+m   32+m      m      each as T + 1
+//! ```
 
 use half::f16;
 
 use super::fields::{Fields, unused_code};
-use super::{
-    BlockError, assert_ternary, assert_whole, check_blocks, finite_scale, ternary_block_scale,
-};
+use super::{BlockError, pack_ternary, unpack_ternary};
 
 /// Values in a block.
 pub const BLOCK: usize = 256;
@@ -27,14 +28,7 @@ const FIELDS: Fields = Fields { lane: 32, shifts: [0, 2, 4, 6] };
 /// # Panics
 /// If the codes do not fill blocks or are not ternary.
 pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
-    assert_whole(codes.len(), BLOCK);
-    assert_ternary(codes);
-    let mut bytes = Vec::with_capacity(codes.len() / BLOCK * BLOCK_BYTES);
-    for block in codes.chunks_exact(BLOCK) {
-        FIELDS.pack(block, &mut bytes);
-        bytes.extend(ternary_block_scale(block, scale).to_le_bytes());
-    }
-    bytes
+    pack_ternary(codes, scale, |block, bytes| FIELDS.pack(block, bytes))
 }
 
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
@@ -43,19 +37,11 @@ pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
 /// If the values do not fill blocks, the length does not fit, a field holds 3, or a scale is not
 /// finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
-    check_blocks(bytes, elements, BLOCK, BLOCK_BYTES)?;
-    let mut codes = vec![0; elements];
-    let mut scales = Vec::with_capacity(elements / BLOCK);
-    for (index, codes) in codes.chunks_exact_mut(BLOCK).enumerate() {
-        let start = index * BLOCK_BYTES;
-        let packed = &bytes[start..][..CODE_BYTES];
-        if let Some(at) = unused_code(packed) {
-            return Err(BlockError::UnusedCode { offset: start + at, byte: packed[at] });
-        }
+    unpack_ternary(bytes, elements, CODE_BYTES, |packed, codes| {
+        unused_code(packed).map_or(Ok(()), Err)?;
         FIELDS.unpack(packed, codes);
-        scales.push(finite_scale(bytes, index, start + CODE_BYTES)?);
-    }
-    Ok((codes, scales))
+        Ok(())
+    })
 }
 
 #[cfg(test)]

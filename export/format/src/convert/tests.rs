@@ -212,7 +212,7 @@ fn values_that_a_type_cannot_hold_are_refused_by_tensor() {
 }
 
 #[test]
-fn whoever_watches_may_stop_it() {
+fn a_progress_callback_can_stop_the_conversion() {
     let spec = spec("");
     let dir = tempfile::tempdir().unwrap();
     let source = FromValues::new(&spec, values);

@@ -110,7 +110,7 @@ impl Metadata {
     /// As [`Metadata::bool`]; `None` when the key is missing.
     pub fn optional_bool(&self, key: &str) -> Result<Option<bool>, FormatError> {
         self.picked(key, "a boolean", |value| match value {
-            Value::Bool(truth) => Some(*truth),
+            Value::Bool(value) => Some(*value),
             _ => None,
         })
     }

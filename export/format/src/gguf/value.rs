@@ -140,7 +140,7 @@ impl Value {
         }
     }
 
-    /// The value for a message. Strings are left out: they are long, and somebody else's.
+    /// The value for a message. Strings are left out: they are long, and come from elsewhere.
     pub(super) fn describe(&self) -> String {
         let type_name = self.value_type().name();
         match self {

@@ -42,7 +42,7 @@ fn refused(bytes: Vec<u8>, expected: &str) {
 }
 
 #[test]
-fn a_header_that_lies_is_refused() {
+fn a_wrong_header_is_refused() {
     for (raw, expected) in [
         (Raw { magic: *b"GGJT", ..Raw::default() }, ": starts with \"GGJT\"; expected \"GGUF\""),
         (Raw { magic: [27; 4], ..Raw::default() }, ": starts with \"\\x1b\\x1b\\x1b\\x1b\"; "),
