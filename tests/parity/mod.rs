@@ -1,5 +1,6 @@
-//! Every device of this build against `flex`: quantisers, losses, gradients and twenty steps of a
-//! tiny model. Each test prints the largest difference it saw.
+//! Every device of this build, and the reference operations on the CPU, against the native operations:
+//! quantisers, losses, gradients and twenty steps of a tiny model. Each test prints the largest
+//! difference it saw.
 //!
 //! Two models are compared. The dense baseline has no thresholds, so only the rounding of sums
 //! differs. In the quantised model such a rounding sometimes moves an activation across a threshold
@@ -13,9 +14,10 @@ use std::sync::OnceLock;
 
 use bitnet_format::ModelSpec;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
+use bitnet_kernels::Operands;
 use bitnet_train::device;
 use bitnet_train::model::{LanguageModel, SegmentStarts, named_values, values};
-use bitnet_train::ops;
+use bitnet_train::ops::{self, OpBackend};
 use bitnet_train::random;
 use bitnet_train::train::{
     AdamW, AdamWSettings, CrossEntropy, GradAccumulator, Limits, LossReduction, Skip, StepRates,
@@ -191,6 +193,37 @@ fn batch(seed: u64) -> TokenBatch {
     }
 }
 
+/// A device with the operations that run on it.
+struct Target {
+    name: String,
+    device: Device,
+    backend: OpBackend,
+}
+
+impl Target {
+    fn new(name: &str, device: Device) -> Self {
+        let backend = OpBackend::of(&device, Operands::F32);
+        Self { name: name.to_owned(), device, backend }
+    }
+
+    /// What all others are compared with.
+    fn native() -> Self {
+        Self::new("flex", Device::flex().autodiff())
+    }
+
+    /// The devices of this machine, and in every build `flex` with the reference operations.
+    fn all() -> Vec<Self> {
+        let backend = OpBackend::reference(Operands::F32);
+        let reference = Self { name: "reference on flex".to_owned(), backend, ..Self::native() };
+        let others = devices().iter().map(|(name, device)| Self::new(name, device.clone()));
+        others.chain([reference]).collect()
+    }
+
+    fn model(&self, spec: &ModelSpec) -> LanguageModel {
+        LanguageModel::initial(spec, 7, &self.device).with_backend(self.backend)
+    }
+}
+
 /// Loss, gradients and log-probabilities of one batch.
 struct Pass {
     loss: f64,
@@ -198,8 +231,8 @@ struct Pass {
     log_probs: Vec<f32>,
 }
 
-fn pass(spec: &ModelSpec, device: &Device) -> Pass {
-    let model = LanguageModel::initial(spec, 7, device);
+fn pass(spec: &ModelSpec, target: &Target) -> Pass {
+    let (model, device) = (target.model(spec), &target.device);
     let sum = GradAccumulator::over(&model, &CrossEntropy, &[vec![batch(1)]], device, &|| false);
     let sum = sum.unwrap();
     let loss = f64::from(sum.loss());
@@ -213,14 +246,13 @@ fn relative(found: f64, expected: f64) -> f64 {
 
 #[test]
 fn parity_of_loss_and_gradients() {
-    for (name, device) in devices() {
+    for target in Target::all() {
         for quantise in [false, true] {
             let (what, tolerance) = if quantise { ("ternary", 5e-3) } else { ("dense", 1e-5) };
             let mut worst = [0.0f64; 3];
             for rich in [false, true] {
                 let spec = spec(quantise, rich);
-                let [expected, found] =
-                    [Device::flex().autodiff(), device.clone()].map(|device| pass(&spec, &device));
+                let (expected, found) = (pass(&spec, &Target::native()), pass(&spec, &target));
                 let pairs = found.gradients.iter().zip(&expected.gradients);
                 let gradients = pairs.map(|(found, expected)| relative_distance(found, expected));
                 let seen = [
@@ -232,15 +264,15 @@ fn parity_of_loss_and_gradients() {
             }
             let names = ["loss", "log-probabilities", "largest of all gradients"];
             for (quantity, error) in names.into_iter().zip(worst) {
-                check(name, &format!("{what}: {quantity}"), error, tolerance);
+                check(&target.name, &format!("{what}: {quantity}"), error, tolerance);
             }
         }
     }
 }
 
 /// Twenty steps with clipping and decay: losses, norms and the weights they end in.
-fn twenty_steps(spec: &ModelSpec, device: &Device) -> (Vec<[f64; 2]>, Vec<Vec<f32>>) {
-    let mut model = LanguageModel::initial(spec, 7, device);
+fn twenty_steps(spec: &ModelSpec, target: &Target) -> (Vec<[f64; 2]>, Vec<Vec<f32>>) {
+    let (mut model, device) = (target.model(spec), &target.device);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
     let stepper = single_process(model.backend(), Vec::new(), false);
     let mut made = Vec::new();
@@ -267,13 +299,14 @@ fn steps_together(found: &[[f64; 2]], expected: &[[f64; 2]]) -> usize {
 
 #[test]
 fn parity_of_twenty_steps() {
-    for (name, device) in devices() {
+    for target in Target::all() {
+        let name = &target.name;
         for quantise in [false, true] {
             // A code that flips moves a weight, which moves the codes of the next step.
             let (what, tolerance) = if quantise { ("ternary", 5e-2) } else { ("dense", 1e-4) };
             let spec = spec(quantise, true);
-            let (expected, expected_weights) = twenty_steps(&spec, &Device::flex().autodiff());
-            let (found, weights) = twenty_steps(&spec, device);
+            let (expected, expected_weights) = twenty_steps(&spec, &Target::native());
+            let (found, weights) = twenty_steps(&spec, &target);
             let together = steps_together(&found, &expected);
             println!("parity | {name} | {what}: steps whose loss agrees to 1e-5 | {together} | |");
             for (index, quantity) in ["loss", "gradient norm"].into_iter().enumerate() {
@@ -292,13 +325,14 @@ fn parity_of_twenty_steps() {
 fn parity_of_skipped_steps() {
     let spec = spec(true, true);
     let rates = StepRates { learning_rate: 0.1, weight_decay: 0.1 };
-    let step = |device: &Device, scale: f32, limits: Limits| {
+    let step = |target: &Target, scale: f32, limits: Limits| {
+        let device = &target.device;
         let model = LanguageModel::from_source(&spec, device, |entry| {
             let value = if entry.name == "model.norm.weight" { scale } else { 0.5 };
             let values = (0..entry.elements()).map(|i| value + (i % 7) as f32 * 0.1).collect();
             Ok::<_, ()>((values, bitnet_train::model::LinearWeight::Latent))
         });
-        let model = model.unwrap();
+        let model = model.unwrap().with_backend(target.backend);
         let mut optimizer = AdamW::for_model(&spec, AdamWSettings::default(), device);
         let before: Vec<_> = values(&model).into_iter().map(host).collect();
         let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch(1)], device);
@@ -309,11 +343,12 @@ fn parity_of_skipped_steps() {
         (report.skipped, optimizer.updates, same, moments)
     };
     let low = Limits { loss: 1e-3, grad_norm: f64::INFINITY };
-    for (name, device) in devices() {
-        let not_finite = step(device, f32::INFINITY, Limits::NONE);
+    for target in Target::all() {
+        let name = &target.name;
+        let not_finite = step(&target, f32::INFINITY, Limits::NONE);
         assert_eq!(not_finite, (Some(Skip::NotFinite), 0, true, true), "{name}");
-        let spike = step(device, 1.0, low);
+        let spike = step(&target, 1.0, low);
         assert_eq!(spike, (Some(Skip::Spike), 0, true, true), "{name}");
-        assert_eq!(step(device, 1.0, Limits::NONE), (None, 1, false, false), "{name}");
+        assert_eq!(step(&target, 1.0, Limits::NONE), (None, 1, false, false), "{name}");
     }
 }
