@@ -1,6 +1,6 @@
 //! Repeats the character-level reference run made with PyTorch: same initial weights, same
-//! batches, same schedule. `interface.md` says how it is called; the folder with the reference
-//! brings the weights, the batch offsets and the tokens.
+//! batches, same schedule. The folder with the reference run holds the weights, the batch offsets
+//! and the tokens.
 //!
 //! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] [--bf16] --json`
 //!

@@ -81,7 +81,7 @@ impl RankLayout {
 
 /// What runs at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
+pub struct Workload {
     /// What a micro-batch is of: rows, or pairs.
     pub items: u64,
     /// Rows of each: 2 of a pair.
@@ -96,7 +96,7 @@ pub struct Load {
 
 /// Memory by part, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Memory {
+pub struct MemoryEstimate {
     /// Latent weights in f32.
     pub weights: u64,
     /// Their gradients; summed over micro-batches where there are several.
@@ -113,7 +113,7 @@ pub struct Memory {
     pub exchange: u64,
 }
 
-impl Memory {
+impl MemoryEstimate {
     /// All parts together.
     pub fn total(&self) -> u64 {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
@@ -137,7 +137,12 @@ impl Memory {
 /// counted.
 ///
 /// Each part of a micro-batch, one a thread, has gradients of its own on the way.
-pub fn memory(spec: &ModelSpec, load: Load, ranks: RankLayout, device: &Device) -> Memory {
+pub fn memory(
+    spec: &ModelSpec,
+    load: Workload,
+    ranks: RankLayout,
+    device: &Device,
+) -> MemoryEstimate {
     let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
     let parameters = spec.parameters() as u64;
     let parts = load.parts(OpBackend::of(device, Operands::F32));
@@ -150,7 +155,7 @@ pub fn memory(spec: &ModelSpec, load: Load, ranks: RankLayout, device: &Device) 
     let logits = of(1.0, parts * logits);
     let activations = tokens * bytes_of_a_token(spec, load.activations);
     let activations = (KEPT_AT_ONCE * activations as f64) as u64;
-    Memory {
+    MemoryEstimate {
         weights: of(1.0, parameters),
         gradients: of(1.0, parts * (parameters + twice)) + of(summed, parameters),
         moments: of(2.0, ranks.part(parameters)),
@@ -178,7 +183,7 @@ fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
     }
 }
 
-impl Load {
+impl Workload {
     /// Rows of a micro-batch.
     fn rows(self) -> u64 {
         self.items * self.rows_an_item
@@ -272,7 +277,7 @@ pub fn reduction_rate() -> f64 {
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
 /// rounds (cut into parts as a run is); it needs the memory that [`memory`] says.
-pub fn probe(spec: &ModelSpec, load: Load, backend: OpBackend, device: &Device) -> Pace {
+pub fn probe(spec: &ModelSpec, load: Workload, backend: OpBackend, device: &Device) -> Pace {
     let model = LanguageModel::initial(spec, 0, device);
     let mut model = model.with_backend(backend).with_activations(load.activations);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
@@ -312,7 +317,7 @@ mod tests {
         ] {
             let spec: ModelSpec = toml::from_str(config).unwrap();
             let activations = ActivationMemory::Kept;
-            let load = Load { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
+            let load = Workload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
             let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
             let found = pool.install(|| memory(&spec, load, ranks, &device::cpu())).total();
             let error = found as f64 / (f64::from(measured) * 1e6) - 1.0;
@@ -321,7 +326,7 @@ mod tests {
     }
 
     /// What a model of this shape is estimated to need, over what it was measured to need, less 1.
-    fn error(config: &str, threads: usize, load: Load, measured: u64) -> f64 {
+    fn error(config: &str, threads: usize, load: Workload, measured: u64) -> f64 {
         let spec: ModelSpec = toml::from_str(config).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let found =
@@ -376,7 +381,7 @@ mod tests {
             (S, 2, 4, 512, 3, kept, 477),
             (S, 2, 4, 512, 3, again, 328),
         ] {
-            let load = Load { items, rows_an_item: 1, seq_len, micro_batches, activations };
+            let load = Workload { items, rows_an_item: 1, seq_len, micro_batches, activations };
             let error = error(config, threads, load, measured);
             assert!(error.abs() < 0.1, "{threads} threads, {load:?}: {error:.3}");
         }

@@ -17,6 +17,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+use bitnet_format::folder::{
+    CONFIG_FILE as CONFIG, INDEX_FILE as INDEX, MODEL_FILE as WEIGHTS, TOKENIZER_FILE as TOKENIZER,
+};
+use bitnet_format::shards::shard_files;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo, Metadata};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
@@ -24,11 +28,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 #[cfg(test)]
 mod tests;
 
-const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 const ENDPOINT: &str = "https://huggingface.co";
 const DEFAULT_REVISION: &str = "main";
@@ -134,7 +134,7 @@ pub enum HubError {
         reason: String,
     },
     /// The list of shards is not usable.
-    #[error("{model}: {INDEX}: {reason}")]
+    #[error("{model}: {reason}")]
     Index {
         /// The model.
         model: HubModel,
@@ -326,19 +326,14 @@ fn is_whole(snapshot: &Path) -> bool {
     has(CONFIG) && has(TOKENIZER) && (has(WEIGHTS) || sharded())
 }
 
-/// The files that an index names, each a plain name.
+/// The shards that an index names. A name that is safe in a path may still mean something in an
+/// address (`#`, `%`), so they are checked once more.
 fn read_shards(index: &Path) -> Result<BTreeSet<String>, String> {
-    let text = fs_err::read_to_string(index).map_err(|error| error.to_string())?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let map = json.get("weight_map").and_then(serde_json::Value::as_object);
-    let map = map.filter(|map| !map.is_empty()).ok_or("it has no weight_map")?;
-    map.iter().map(|(tensor, shard)| shard_name(tensor, shard)).collect()
-}
-
-fn shard_name(tensor: &str, shard: &serde_json::Value) -> Result<String, String> {
-    match shard.as_str() {
-        Some(name) if is_plain(name) => Ok(name.to_owned()),
-        _ => Err(format!("weight_map.{tensor}: expected one plain file name, got {shard}")),
+    let shards = shard_files(index).map_err(|error| error.to_string())?;
+    match shards.iter().find(|name| !is_plain(name)) {
+        Some(name) => Err(format!("expected plain file names, got {name:?}")),
+        None if shards.is_empty() => Err(format!("{}: names no file", index.display())),
+        None => Ok(shards),
     }
 }
 

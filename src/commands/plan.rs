@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_train::device;
-use bitnet_train::estimate::{self, Load, Memory, Pace, RankLayout, Speeds, StepEstimate};
+use bitnet_train::estimate::{
+    self, MemoryEstimate, Pace, RankLayout, Speeds, StepEstimate, Workload,
+};
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::Signals;
@@ -156,11 +158,11 @@ fn rank_layout(recipe: &Recipe, args: &PlanArgs) -> RankLayout {
 }
 
 /// What the rank with the largest share runs at a time.
-fn load(recipe: &Recipe, args: &PlanArgs) -> Load {
+fn load(recipe: &Recipe, args: &PlanArgs) -> Workload {
     let train = &recipe.train;
     let share = train.batch.div_ceil(args.ranks as usize);
     let micro_batch = train.micro_batch.min(share);
-    Load {
+    Workload {
         items: micro_batch as u64,
         rows_an_item: if recipe.stage == StageKind::Dpo { 2 } else { 1 },
         seq_len: recipe.data.seq_len as u64,
@@ -199,7 +201,7 @@ fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     }
 }
 
-fn print_memory(spec: &ModelSpec, memory: &Memory, ranks: u32) {
+fn print_memory(spec: &ModelSpec, memory: &MemoryEstimate, ranks: u32) {
     print_line(&format!(
         "\n{:.2} M parameters; memory{} at its peak:",
         spec.parameters() as f64 / 1e6,

@@ -16,12 +16,12 @@ pub struct Change {
     /// What it is now.
     pub new: String,
     /// Whether a run may go on with it.
-    pub class: Class,
+    pub class: ChangeClass,
 }
 
 /// Whether a run may go on with a changed setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
+pub enum ChangeClass {
     /// It may: the steps stay what they are, up to rounding.
     Safe,
     /// Only when asked to: what is learned changes from here on.
@@ -32,28 +32,28 @@ pub enum Class {
 
 /// The class of every setting by the beginning of its key, the first that fits; others need to be
 /// allowed.
-const CLASSES: &[(&str, Class)] = &[
-    ("stage", Class::Fatal),
-    ("seed", Class::Fatal),
-    ("model", Class::Fatal),
-    ("tokenizer", Class::Fatal),
-    ("train.precision", Class::Fatal),
-    ("data.seq_len", Class::Fatal),
-    ("name", Class::Safe),
-    ("train.micro_batch", Class::Safe),
-    ("train.recompute", Class::Safe),
-    ("train.shard_optimizer", Class::Safe),
-    ("train.reduce_precision", Class::NeedsAllow),
-    ("train.max_minutes", Class::Safe),
-    ("data.validation", Class::Safe),
-    ("data.cache", Class::Safe),
-    ("eval", Class::Safe),
-    ("checkpoint", Class::Safe),
-    ("sample", Class::Safe),
-    ("export", Class::Safe),
-    ("telemetry", Class::Safe),
-    ("guard.max_skipped", Class::Safe),
-    ("guard.max_skipped_in_a_row", Class::Safe),
+const CLASSES: &[(&str, ChangeClass)] = &[
+    ("stage", ChangeClass::Fatal),
+    ("seed", ChangeClass::Fatal),
+    ("model", ChangeClass::Fatal),
+    ("tokenizer", ChangeClass::Fatal),
+    ("train.precision", ChangeClass::Fatal),
+    ("data.seq_len", ChangeClass::Fatal),
+    ("name", ChangeClass::Safe),
+    ("train.micro_batch", ChangeClass::Safe),
+    ("train.recompute", ChangeClass::Safe),
+    ("train.shard_optimizer", ChangeClass::Safe),
+    ("train.reduce_precision", ChangeClass::NeedsAllow),
+    ("train.max_minutes", ChangeClass::Safe),
+    ("data.validation", ChangeClass::Safe),
+    ("data.cache", ChangeClass::Safe),
+    ("eval", ChangeClass::Safe),
+    ("checkpoint", ChangeClass::Safe),
+    ("sample", ChangeClass::Safe),
+    ("export", ChangeClass::Safe),
+    ("telemetry", ChangeClass::Safe),
+    ("guard.max_skipped", ChangeClass::Safe),
+    ("guard.max_skipped_in_a_row", ChangeClass::Safe),
 ];
 
 impl Recipe {
@@ -86,16 +86,16 @@ impl Change {
     /// Whether the run may go on when these keys are allowed; a key stands for all below it.
     pub fn is_allowed(&self, keys: &[String]) -> bool {
         match self.class {
-            Class::Safe => true,
-            Class::NeedsAllow => keys.iter().any(|key| is_under(&self.key, key)),
-            Class::Fatal => false,
+            ChangeClass::Safe => true,
+            ChangeClass::NeedsAllow => keys.iter().any(|key| is_under(&self.key, key)),
+            ChangeClass::Fatal => false,
         }
     }
 }
 
-fn class(key: &str) -> Class {
+fn class(key: &str) -> ChangeClass {
     let found = CLASSES.iter().find(|(beginning, _)| is_under(key, beginning));
-    found.map_or(Class::NeedsAllow, |(_, class)| *class)
+    found.map_or(ChangeClass::NeedsAllow, |(_, class)| *class)
 }
 
 fn is_under(key: &str, beginning: &str) -> bool {

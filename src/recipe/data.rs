@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::item::Item;
+use super::item::word;
 use super::pattern::PathPattern;
 use super::phase::Sets;
 use super::section::Section;
-use super::settings::{StageKind, word};
+use super::stage::StageKind;
+use crate::data::LongDocuments;
 
 /// The name of the set that `data.train` is.
 pub const TRAIN: &str = "train";
@@ -33,8 +35,8 @@ pub struct Data {
     pub source: DataSource,
     /// Inputs, and targets, of a row.
     pub seq_len: usize,
-    /// What becomes of rows with more.
-    pub long_rows: LongRows,
+    /// What happens to a document with more.
+    pub long_rows: LongDocuments,
     /// Where tokenised text is kept, if not where the program would.
     pub cache: Option<PathBuf>,
 }
@@ -62,37 +64,28 @@ pub struct Generate {
     pub held_out: usize,
 }
 
-/// What becomes of a row with more than `seq_len` tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LongRows {
-    /// It loses its end (dpo: the beginning of its prompt).
-    Truncate,
-    /// It is left out.
-    Drop,
-    /// It becomes several rows.
-    Split,
+/// What a recipe calls each way with long documents.
+const LONG_ROWS: &[(&str, LongDocuments)] = &[
+    ("truncate", LongDocuments::Truncate),
+    ("drop", LongDocuments::Drop),
+    ("split", LongDocuments::Split),
+];
+
+/// What a stage allows: a preference pair cannot be split.
+fn long_rows_words(stage: StageKind) -> &'static [(&'static str, LongDocuments)] {
+    if stage == StageKind::Dpo { &LONG_ROWS[..2] } else { LONG_ROWS }
 }
 
-impl LongRows {
-    const WORDS: &[(&str, Self)] =
-        &[("truncate", Self::Truncate), ("drop", Self::Drop), ("split", Self::Split)];
-
-    /// The word for it in a recipe.
-    pub fn name(self) -> &'static str {
-        word(Self::WORDS, self)
-    }
-
-    /// What a stage allows: a preference pair cannot be split.
-    fn words(stage: StageKind) -> &'static [(&'static str, Self)] {
-        if stage == StageKind::Dpo { &Self::WORDS[..2] } else { Self::WORDS }
-    }
-
-    fn default(stage: StageKind) -> Self {
-        if stage == StageKind::Pretrain { Self::Split } else { Self::Truncate }
-    }
+fn default_long_rows(stage: StageKind) -> LongDocuments {
+    if stage == StageKind::Pretrain { LongDocuments::Split } else { LongDocuments::Truncate }
 }
 
 impl Data {
+    /// The word for `long_rows` in a recipe.
+    pub(super) fn long_rows_name(&self) -> &'static str {
+        word(LONG_ROWS, self.long_rows)
+    }
+
     /// What phases can name.
     pub(super) fn sets(&self, stage: StageKind) -> Sets {
         match &self.source {
@@ -121,13 +114,13 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
     let mut table = root.section("data");
     let source = read_source(&mut table, base);
     let seq_len = table.required("seq_len", "tokens a row", Item::count);
-    let long_rows = table.optional("long_rows", |item| item.choice(LongRows::words(stage)));
+    let long_rows = table.optional("long_rows", |item| item.choice(long_rows_words(stage)));
     let cache = table.optional("cache", Item::word).map(|path| base.join(path));
     table.finish();
     Data {
         source,
         seq_len: seq_len.unwrap_or(1),
-        long_rows: long_rows.unwrap_or_else(|| LongRows::default(stage)),
+        long_rows: long_rows.unwrap_or_else(|| default_long_rows(stage)),
         cache,
     }
 }
@@ -156,13 +149,13 @@ fn read_source(table: &mut Section<'_>, base: &Path) -> DataSource {
 }
 
 fn read_generate(item: &Item<'_>) -> Generate {
-    let mut generate = Generate { stories: 20_000, held_out: 200 };
-    if let Some(mut table) = item.section("a table such as { stories = 20000 }") {
-        generate.stories = table.optional("stories", Item::count).unwrap_or(generate.stories);
-        generate.held_out = table.optional("held_out", Item::count).unwrap_or(generate.held_out);
-        table.finish();
-    }
-    generate
+    let Some(mut table) = Section::of(item, "a table such as { stories = 20000 }") else {
+        return Generate { stories: 1, held_out: 1 };
+    };
+    let stories = table.value("stories", Item::count);
+    let held_out = table.value("held_out", Item::count);
+    table.finish();
+    Generate { stories, held_out }
 }
 
 fn read_train(train: Option<&Item<'_>>, sets: Option<&Item<'_>>, base: &Path) -> FileSets {

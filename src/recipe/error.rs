@@ -4,13 +4,14 @@
 //! every mistake. Messages carry no `error: ` of their own in front: whoever prints the error puts
 //! it there, as for every other error, and all further lines bring theirs.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// In a file; line and column count from 1, the column in characters.
     File {
         /// The file as the user named it.
@@ -24,7 +25,7 @@ pub enum Place {
     CommandLine,
 }
 
-impl Place {
+impl Location {
     /// The line, from 1; none on the command line.
     pub fn line(&self) -> Option<usize> {
         match self {
@@ -34,7 +35,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line, column } => write!(out, "{}:{line}:{column}", path.display()),
@@ -47,7 +48,7 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where it stands.
-    pub place: Place,
+    pub place: Location,
     /// The dotted key it is about; empty for a mistake of TOML itself.
     pub key: String,
     /// What is wrong, what was expected, what was found.
@@ -83,6 +84,32 @@ fn printable(text: &str) -> String {
     line
 }
 
+/// The mistakes found so far.
+#[derive(Debug, Default)]
+pub(super) struct Problems(RefCell<Vec<Problem>>);
+
+impl Problems {
+    pub(super) fn add(&self, problem: Problem) {
+        self.0.borrow_mut().push(problem);
+    }
+
+    pub(super) fn extend(&self, problems: Vec<Problem>) {
+        self.0.borrow_mut().extend(problems);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// All of them, files first and each in its order.
+    pub(super) fn into_sorted(self) -> Vec<Problem> {
+        let mut problems = self.0.into_inner();
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
 /// Why there is no recipe to run. Every variant is exit code 3.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
@@ -101,7 +128,10 @@ pub enum RecipeError {
         problems: Vec<Problem>,
     },
     /// A pattern of data files that leads nowhere.
-    #[error("{pattern}: no such file; expected a file name or a pattern that matches, got nothing")]
+    #[error(
+        "{pattern}: no such file; expected your own files, got nothing\nhint: put files there, edit \
+         the recipe, or name them on the command line, such as 'data.train=[\"/my/text/*.jsonl\"]'"
+    )]
     NoMatch {
         /// The absolute pattern.
         pattern: String,
@@ -152,7 +182,7 @@ mod tests {
 
     fn problem(line: usize, hint: Option<&str>) -> Problem {
         Problem {
-            place: Place::File { path: Path::new("r.toml").into(), line, column: 1 },
+            place: Location::File { path: Path::new("r.toml").into(), line, column: 1 },
             key: "data.seq_length".into(),
             message: "unknown key".into(),
             hint: hint.map(String::from),
@@ -173,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_a_place_without_a_line() {
-        let problem = Problem { place: Place::CommandLine, ..problem(1, None) };
+        let problem = Problem { place: Location::CommandLine, ..problem(1, None) };
         assert_eq!(problem.to_string(), "command line [data.seq_length]: unknown key");
     }
 }

@@ -1,8 +1,7 @@
 //! Reading one value: its type, its range, and what to say where they do not fit.
 
-use super::error::{Place, Problem};
-use super::section::{Problems, Section};
-use super::tree::{Content, Entry, Node};
+use super::error::{Location, Problem, Problems};
+use super::tree::{Entry, Node, TomlValue};
 
 /// The numbers a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -41,33 +40,40 @@ impl Bound {
 pub(super) struct Item<'a> {
     pub(super) node: &'a Node,
     pub(super) key: String,
-    key_place: &'a Place,
+    /// Where the key stands.
+    pub(super) place: &'a Location,
     pub(super) problems: &'a Problems,
 }
 
 impl<'a> Item<'a> {
+    /// The value of an entry of the table `parent`.
+    pub(super) fn entry(entry: &'a Entry, parent: &str, problems: &'a Problems) -> Self {
+        let key = dotted(parent, &entry.name);
+        Self { node: &entry.node, key, place: &entry.place, problems }
+    }
+
     /// Notes a mistake at the value; `message` holds what was expected and what was found.
     pub(super) fn problem(&self, message: String) {
         let (place, key) = (self.node.place.clone(), self.key.clone());
         self.problems.add(Problem { place, key, message, hint: None });
     }
 
-    fn wrong<T>(&self, what: &str, expected: &str) -> Option<T> {
+    pub(super) fn wrong<T>(&self, what: &str, expected: &str) -> Option<T> {
         self.problem(format!("{what}; expected {expected}, got {}", self.node.describe()));
         None
     }
 
     pub(super) fn is_text(&self) -> bool {
-        matches!(self.node.content, Content::Text(_))
+        matches!(self.node.content, TomlValue::Text(_))
     }
 
     pub(super) fn is_table(&self) -> bool {
-        matches!(self.node.content, Content::Table(_))
+        matches!(self.node.content, TomlValue::Table(_))
     }
 
     pub(super) fn text(&self) -> Option<String> {
         match &self.node.content {
-            Content::Text(text) => Some(text.clone()),
+            TomlValue::Text(text) => Some(text.clone()),
             _ => self.wrong("wrong type", "text in quotes"),
         }
     }
@@ -80,7 +86,7 @@ impl<'a> Item<'a> {
 
     pub(super) fn boolean(&self) -> Option<bool> {
         match self.node.content {
-            Content::Boolean(answer) => Some(answer),
+            TomlValue::Boolean(answer) => Some(answer),
             _ => self.wrong("wrong type", "true or false"),
         }
     }
@@ -89,7 +95,7 @@ impl<'a> Item<'a> {
     pub(super) fn whole(&self, least: u64) -> Option<u64> {
         let expected = format!("a whole number of at least {least}");
         match self.node.content {
-            Content::Integer(number) => match u64::try_from(number) {
+            TomlValue::Integer(number) => match u64::try_from(number) {
                 Ok(number) if number >= least => Some(number),
                 _ => self.wrong("out of range", &expected),
             },
@@ -108,8 +114,8 @@ impl<'a> Item<'a> {
 
     pub(super) fn number(&self, bound: Bound) -> Option<f64> {
         let number = match self.node.content {
-            Content::Integer(number) => number as f64,
-            Content::Float(number) => number,
+            TomlValue::Integer(number) => number as f64,
+            TomlValue::Float(number) => number,
             _ => return self.wrong("wrong type", bound.describe()),
         };
         if bound.holds(number) {
@@ -122,7 +128,7 @@ impl<'a> Item<'a> {
     /// One of a few words, each standing for a value.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let found = match &self.node.content {
-            Content::Text(text) => choices.iter().find(|(word, _)| word == text),
+            TomlValue::Text(text) => choices.iter().find(|(word, _)| word == text),
             _ => None,
         };
         if let Some((_, value)) = found {
@@ -135,44 +141,33 @@ impl<'a> Item<'a> {
     /// The values of a list; `expected` says of what.
     pub(super) fn list(&self, expected: &str) -> Option<Vec<Self>> {
         match &self.node.content {
-            Content::List(nodes) => Some(nodes.iter().map(|node| self.element(node)).collect()),
+            TomlValue::List(nodes) => Some(nodes.iter().map(|node| self.element(node)).collect()),
             _ => self.wrong("wrong type", expected),
         }
     }
 
     fn element(&self, node: &'a Node) -> Self {
-        Self { node, key: self.key.clone(), key_place: &node.place, problems: self.problems }
+        Self { node, key: self.key.clone(), place: &node.place, problems: self.problems }
     }
 
     /// The values of a table whose keys are the user's own names.
     pub(super) fn named(&self, expected: &str) -> Option<Vec<(&'a str, Self)>> {
-        let Content::Table(entries) = &self.node.content else {
+        let TomlValue::Table(entries) = &self.node.content else {
             return self.wrong("wrong type", expected);
         };
         let item =
-            |entry: &'a Entry| (entry.name.as_str(), entry_item(entry, &self.key, self.problems));
+            |entry: &'a Entry| (entry.name.as_str(), Self::entry(entry, &self.key, self.problems));
         Some(entries.iter().map(item).collect())
     }
-
-    /// A table with known keys.
-    pub(super) fn section(&self, expected: &str) -> Option<Section<'a>> {
-        match &self.node.content {
-            Content::Table(entries) => {
-                let place = self.key_place.clone();
-                Some(Section::new(entries, self.key.clone(), place, self.problems))
-            }
-            _ => self.wrong("wrong type", expected),
-        }
-    }
-}
-
-/// The value of a table's entry.
-pub(super) fn entry_item<'a>(entry: &'a Entry, parent: &str, problems: &'a Problems) -> Item<'a> {
-    let key = dotted(parent, &entry.name);
-    Item { node: &entry.node, key, key_place: &entry.place, problems }
 }
 
 /// A key within a table.
 pub(super) fn dotted(parent: &str, name: &str) -> String {
     if parent.is_empty() { name.into() } else { format!("{parent}.{name}") }
+}
+
+/// The word of a choice: [`Item::choice`] the other way round.
+pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    let found = words.iter().find(|(_, choice)| *choice == value);
+    found.expect("every choice has its word").0
 }

@@ -1,11 +1,11 @@
 //! What a run is: reading recipes, checking them, writing them out complete.
 //!
 //! A recipe is TOML, its config a second file, and the command line may change any key of it. All
-//! of that becomes one [`Recipe`] that holds every default and only what is allowed; whoever has
-//! one need not check it again. Reading never stops at the first mistake: [`RecipeError`] lists
+//! of that becomes one [`Recipe`], complete with defaults and checked, so that no caller has to check
+//! it again. Reading never stops at the first mistake: [`RecipeError`] lists
 //! them all with their lines.
 //!
-//! This room touches no model, no tokenizer and no data: it knows what they are called.
+//! This module opens no model, no tokenizer and no data; it only names them.
 
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
@@ -13,38 +13,44 @@ mod change;
 mod data;
 mod error;
 mod item;
+mod keys;
 mod model;
 mod overrides;
 mod pattern;
 mod phase;
 mod rate;
 mod read;
+mod reference;
 mod resolved;
 mod schedule;
 mod section;
 mod settings;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
-pub use change::{Change, Class};
-pub use data::{Data, DataSource, FileSets, Generate, LongRows, TRAIN, VALIDATION, generated_sets};
-pub use error::{Place, Problem, RecipeError};
-pub use model::{ModelSource, SpecTable};
+pub use change::{Change, ChangeClass};
+pub use data::{Data, DataSource, FileSets, Generate, TRAIN, VALIDATION, generated_sets};
+pub use error::{Location, Problem, RecipeError};
+pub use model::{ModelSource, ModelTable};
 pub use overrides::Overrides;
 pub use pattern::PathPattern;
 pub use phase::Phase;
-pub use rate::{Rate, Shape, Span};
+pub use rate::{CurveShape, Rate, Span};
+pub use reference::reference;
 pub use schedule::{Schedule, StepRates, default_warmup};
 pub use settings::{
-    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, LossReduction,
-    Optimizer, Precision, Recipe, Sample, StageKind, Telemetry, TokenizerSource, Train,
+    ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard, Length, LossSettings,
+    Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
 };
+pub use stage::{LossReduction, StageKind};
 
+use error::Problems;
 use item::Item;
-use section::{Problems, Section};
+use section::Section;
 use tree::Node;
 
 /// What a recipe file asks for.

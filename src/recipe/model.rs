@@ -4,10 +4,10 @@ use std::path::Path;
 
 use bitnet_format::{HiddenAct, ModelSpec};
 
-use super::error::Place;
+use super::error::Location;
 use super::item::{Bound, Item};
 use super::section::Section;
-use super::tree::{self, Content};
+use super::tree::{self, TomlValue};
 
 /// Stands in for a vocabulary size that is not known yet: above every token id a config may name.
 const UNKNOWN_VOCAB: usize = 1 << 28;
@@ -18,7 +18,7 @@ pub enum ModelSource {
     /// A new one.
     New {
         /// Its shape.
-        spec: SpecTable,
+        spec: ModelTable,
     },
     /// The weights of an absolute folder, or `hf:owner/name[@revision]`.
     Init(String),
@@ -26,12 +26,12 @@ pub enum ModelSource {
 
 /// A model's shape, complete but perhaps for the size of its vocabulary.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SpecTable {
+pub struct ModelTable {
     spec: ModelSpec,
     vocab_known: bool,
 }
 
-impl SpecTable {
+impl ModelTable {
     /// The size of the vocabulary, if the recipe or its config says.
     pub fn vocab_size(&self) -> Option<usize> {
         self.vocab_known.then_some(self.spec.vocab_size)
@@ -102,7 +102,7 @@ fn token(item: &Item<'_>) -> Option<toml::Value> {
 }
 
 fn tokens(item: &Item<'_>) -> Option<toml::Value> {
-    if matches!(item.node.content, Content::Integer(_)) {
+    if matches!(item.node.content, TomlValue::Integer(_)) {
         return token(item);
     }
     let items = item.list("a token id or a list of them")?;
@@ -162,14 +162,14 @@ fn refuse_shape(table: &mut Section<'_>, config: Option<&Item<'_>>) {
 
 /// A shape as far as it is read.
 #[derive(Default)]
-struct Shape {
+struct ModelKeys {
     values: toml::Table,
     /// Where each key stands, and its dotted name there.
-    written: Vec<(&'static str, Place, String)>,
+    written: Vec<(&'static str, Location, String)>,
     wrong: bool,
 }
 
-impl Shape {
+impl ModelKeys {
     /// Adds every key of `table` that is part of a shape, over what is there.
     fn read(&mut self, table: &mut Section<'_>) {
         for (key, read) in SHAPE {
@@ -200,12 +200,12 @@ impl Shape {
     }
 
     /// The shape, if its keys fit together.
-    fn build(mut self, table: &Section<'_>) -> Option<SpecTable> {
+    fn build(mut self, table: &Section<'_>) -> Option<ModelTable> {
         let vocab_known = self.values.contains_key("vocab_size");
         let vocab_size = toml::Value::Integer(UNKNOWN_VOCAB as i64);
         self.values.entry("vocab_size").or_insert(vocab_size);
         match self.values.clone().try_into() {
-            Ok(spec) => Some(SpecTable { spec, vocab_known }),
+            Ok(spec) => Some(ModelTable { spec, vocab_known }),
             Err(error) => {
                 self.blame(table, error.message());
                 None
@@ -228,8 +228,8 @@ fn read_new(
     table: &mut Section<'_>,
     config: Option<&Item<'_>>,
     paths: Paths<'_>,
-) -> Option<SpecTable> {
-    let mut shape = Shape::default();
+) -> Option<ModelTable> {
+    let mut shape = ModelKeys::default();
     let readable = config.is_none_or(|item| shape.read_config(item, paths).is_some());
     shape.read(table);
     if config.is_none() && shape.written.is_empty() {

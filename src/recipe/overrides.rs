@@ -4,9 +4,8 @@
 //! too. Where a recipe has one of several keys that exclude each other, a word for another of them
 //! takes its place, so that `train.tokens=…` is enough to change a recipe that counts steps.
 
-use super::error::{Place, Problem};
-use super::section::Problems;
-use super::tree::{Content, Entry, Node, parse_word};
+use super::error::{Location, Problem, Problems};
+use super::tree::{Entry, Node, TomlValue, parse_word};
 
 /// Keys that a word replaces besides its own: a key, then the keys beside it that go when it
 /// comes; `*` is every key of the table.
@@ -51,7 +50,7 @@ impl Overrides {
         for Override { path, value } in self.0 {
             make_room(tree, &path);
             if let Err(message) = set(tree, &path, value) {
-                let (place, key) = (Place::CommandLine, path.join("."));
+                let (place, key) = (Location::CommandLine, path.join("."));
                 problems.add(Problem { place, key, message, hint: None });
             }
         }
@@ -68,7 +67,7 @@ fn parse_override(word: &str) -> Option<Override> {
 fn not_an_override(word: &str) -> Problem {
     let message = "not a setting; expected dotted.key=value, such as train.batch=32, got";
     Problem {
-        place: Place::CommandLine,
+        place: Location::CommandLine,
         key: String::new(),
         message: format!("{message} {word:?}"),
         hint: None,
@@ -82,12 +81,12 @@ fn make_room(tree: &mut Node, path: &[String]) {
         if !path.iter().map(String::as_str).take(2).eq(key.iter().copied()) {
             continue;
         }
-        let Content::Table(tables) = &mut tree.content else { return };
+        let TomlValue::Table(tables) = &mut tree.content else { return };
         let Some(table) = tables.iter_mut().find(|entry| entry.name == parent) else { return };
-        if let Content::Table(entries) = &mut table.node.content {
+        if let TomlValue::Table(entries) = &mut table.node.content {
             let goes =
                 |name: &str| name != last && (beside.contains(&"*") || beside.contains(&name));
-            entries.retain(|entry| entry.place == Place::CommandLine || !goes(&entry.name));
+            entries.retain(|entry| entry.place == Location::CommandLine || !goes(&entry.name));
         }
     }
 }
@@ -99,8 +98,8 @@ fn set(node: &mut Node, path: &[String], value: Node) -> Result<(), String> {
     };
     let found = node.describe();
     match &mut node.content {
-        Content::Table(entries) => set(entry(entries, name, rest), rest, value),
-        Content::List(items) => match element(items, name) {
+        TomlValue::Table(entries) => set(entry(entries, name, rest), rest, value),
+        TomlValue::List(items) => match element(items, name) {
             Some(item) => set(item, rest, value),
             None => Err(format!("no such element; expected its name or index, got `{name}`")),
         },
@@ -113,22 +112,22 @@ fn set(node: &mut Node, path: &[String], value: Node) -> Result<(), String> {
 fn entry<'a>(entries: &'a mut Vec<Entry>, name: &str, rest: &[String]) -> &'a mut Node {
     let at = entries.iter().position(|entry| entry.name == name).unwrap_or_else(|| {
         let of_main = name == "phase" && rest.first().is_some_and(|part| part == "main");
-        let content = if of_main { main_phase() } else { Content::Table(Vec::new()) };
+        let content = if of_main { main_phase() } else { TomlValue::Table(Vec::new()) };
         entries.push(new_entry(name, content));
         entries.len() - 1
     });
     &mut entries[at].node
 }
 
-fn new_entry(name: &str, content: Content) -> Entry {
-    let place = Place::CommandLine;
+fn new_entry(name: &str, content: TomlValue) -> Entry {
+    let place = Location::CommandLine;
     Entry { name: name.into(), place: place.clone(), node: Node { place, content } }
 }
 
-fn main_phase() -> Content {
-    let name = new_entry("name", Content::Text("main".into()));
-    let place = Place::CommandLine;
-    Content::List(vec![Node { place, content: Content::Table(vec![name]) }])
+fn main_phase() -> TomlValue {
+    let name = new_entry("name", TomlValue::Text("main".into()));
+    let place = Location::CommandLine;
+    TomlValue::List(vec![Node { place, content: TomlValue::Table(vec![name]) }])
 }
 
 /// The element of a list with this index, or the table in it with this `name`.
@@ -136,7 +135,7 @@ fn element<'a>(items: &'a mut [Node], name: &str) -> Option<&'a mut Node> {
     let called = |node: &Node| {
         let mut entries = node.entries().iter();
         let own = entries.find(|entry| entry.name == "name").map(|entry| &entry.node.content);
-        matches!(own, Some(Content::Text(text)) if text == name)
+        matches!(own, Some(TomlValue::Text(text)) if text == name)
     };
     let at = items.iter().position(called).or_else(|| name.parse().ok())?;
     items.get_mut(at)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::item::{Bound, Item};
 use super::rate::{Rate, read_rate};
 use super::section::Section;
-use super::settings::StageKind;
+use super::stage::StageKind;
 
 /// How far the shares of all phases may lie from 1 together.
 const SHARE_TOLERANCE: f64 = 1e-6;
@@ -74,7 +74,7 @@ fn read_all(list: &Item<'_>, items: &[Item<'_>], stage: StageKind, sets: &Sets) 
 }
 
 fn read_phase(item: &Item<'_>, stage: StageKind, sets: &Sets, alone: bool) -> Option<Phase> {
-    let mut table = item.section("a [[phase]] table")?;
+    let mut table = Section::of(item, "a [[phase]] table")?;
     let name = table.required("name", "the phase's name", Item::word);
     let share = |item: &Item<'_>| item.number(Bound::Share);
     let share = if alone && !table.has("share") {

@@ -5,8 +5,8 @@
 
 use std::f64::consts::PI;
 
-use super::item::{Bound, Item};
-use super::settings::word;
+use super::item::{Bound, Item, word};
+use super::section::Section;
 
 /// A learning rate or a weight decay; every number in it is finite and at least 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub enum Rate {
     /// From `peak` to `end` over a span of steps.
     Curve {
         /// The way down.
-        shape: Shape,
+        shape: CurveShape,
         /// The value where the span begins.
         peak: f64,
         /// The value at its last step.
@@ -31,14 +31,14 @@ pub enum Rate {
 
 /// How a curve goes from its peak to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum CurveShape {
     /// Straight.
     Linear,
     /// Half a cosine.
     Cosine,
 }
 
-impl Shape {
+impl CurveShape {
     /// The word for it in a recipe.
     pub fn name(self) -> &'static str {
         word(&[("linear", Self::Linear), ("cosine", Self::Cosine)], self)
@@ -80,10 +80,10 @@ impl Rate {
         let (elapsed, length) = (elapsed as f64, length as f64);
         match self {
             Self::Constant { value } => value,
-            Self::Curve { shape: Shape::Linear, peak, end, .. } => {
+            Self::Curve { shape: CurveShape::Linear, peak, end, .. } => {
                 peak + (end - peak) * elapsed / length
             }
-            Self::Curve { shape: Shape::Cosine, peak, end, .. } => {
+            Self::Curve { shape: CurveShape::Cosine, peak, end, .. } => {
                 end + (peak - end) * 0.5 * (1.0 + (PI * elapsed / length).cos())
             }
         }
@@ -93,18 +93,18 @@ impl Rate {
 #[derive(Clone, Copy)]
 enum Kind {
     Constant,
-    Curve(Shape),
+    Curve(CurveShape),
 }
 
 const KINDS: &[(&str, Kind)] = &[
     ("constant", Kind::Constant),
-    ("linear", Kind::Curve(Shape::Linear)),
-    ("cosine", Kind::Curve(Shape::Cosine)),
+    ("linear", Kind::Curve(CurveShape::Linear)),
+    ("cosine", Kind::Curve(CurveShape::Cosine)),
 ];
 
 /// Reads `{ shape, … }`.
 pub(super) fn read_rate(item: &Item<'_>) -> Option<Rate> {
-    let mut table = item.section("a table such as { shape = \"linear\", peak = 1.5e-3 }")?;
+    let mut table = Section::of(item, "a table such as { shape = \"linear\", peak = 1.5e-3 }")?;
     let words = "\"constant\" or \"linear\" or \"cosine\"";
     let kind = table.required("shape", words, |item| item.choice(KINDS))?;
     let amount = |item: &Item<'_>| item.number(Bound::NonNegative);
@@ -114,9 +114,8 @@ pub(super) fn read_rate(item: &Item<'_>) -> Option<Rate> {
             .map(|value| Rate::Constant { value }),
         Kind::Curve(shape) => {
             let peak = table.required("peak", "a number of at least 0", amount);
-            let end = table.optional("end", amount).unwrap_or(0.0);
-            let span = table.optional("span", |item| item.choice(Span::WORDS));
-            let span = span.unwrap_or(Span::Run);
+            let end = table.value("end", amount);
+            let span = table.value("span", |item| item.choice(Span::WORDS));
             peak.map(|peak| Rate::Curve { shape, peak, end, span })
         }
     };
@@ -128,22 +127,22 @@ pub(super) fn read_rate(item: &Item<'_>) -> Option<Rate> {
 mod tests {
     use super::*;
 
-    fn curve(shape: Shape) -> Rate {
+    fn curve(shape: CurveShape) -> Rate {
         Rate::Curve { shape, peak: 1.0, end: 0.5, span: Span::Run }
     }
 
     #[test]
     fn a_line_is_half_way_in_the_middle() {
-        let line = curve(Shape::Linear);
+        let line = curve(CurveShape::Linear);
         assert_eq!([0, 5, 10].map(|t| line.after(t, 10)), [1.0, 0.75, 0.5]);
     }
 
     #[test]
     fn a_cosine_is_flat_at_both_ends_and_half_way_in_the_middle() {
-        let cosine = curve(Shape::Cosine);
+        let cosine = curve(CurveShape::Cosine);
         assert_eq!([0, 10].map(|t| cosine.after(t, 10)), [1.0, 0.5]);
         assert!((cosine.after(5, 10) - 0.75).abs() < 1e-15);
-        assert!(cosine.after(1, 10) > curve(Shape::Linear).after(1, 10));
+        assert!(cosine.after(1, 10) > curve(CurveShape::Linear).after(1, 10));
     }
 
     #[test]

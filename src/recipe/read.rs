@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use super::data::read_data;
+use super::error::Problems;
 use super::item::{Bound, Item};
 use super::model::{ModelSource, Paths, read_model};
 use super::phase::read_phases;
 use super::schedule::default_warmup;
-use super::section::{Problems, Section};
+use super::section::Section;
 use super::settings::{
-    ChatFormat, Checkpoint, Dpo, Eval, Export, ExportFormat, Guard, Length, Loss, LossReduction,
-    Optimizer, Precision, Recipe, Sample, StageKind, Telemetry, TokenizerSource, Train,
+    ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard, Length, LossSettings,
+    Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
 };
+use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
 
 /// Reads the whole tree of the recipe at `path`; what it returns is one only if `problems` stays
@@ -33,8 +35,8 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         path: path.to_owned(),
         name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
         stage,
-        seed: root.optional("seed", |item| item.whole(0)).unwrap_or(1),
-        device: root.optional("device", Item::word).unwrap_or_else(|| "flex".into()),
+        seed: root.value("seed", |item| item.whole(0)),
+        device: root.value("device", Item::word),
         model: model.unwrap_or_else(|| ModelSource::Init(String::new())),
         tokenizer,
         chat,
@@ -83,7 +85,7 @@ fn read_tokenizer(
         return (TokenizerSource::FromInit, ChatFormat::B158);
     }
     let mut table = root.section("tokenizer");
-    let chat = table.optional("chat_template", |item| read_chat(item, base));
+    let chat = table.value("chat_template", |item| read_chat(item, base));
     let path = table.item("path");
     let train = table.item("train");
     let source = match (path, train) {
@@ -102,7 +104,7 @@ fn read_tokenizer(
     };
     table.finish();
     let source = source.unwrap_or(TokenizerSource::Path(PathBuf::new()));
-    (source, chat.unwrap_or(ChatFormat::B158))
+    (source, chat)
 }
 
 /// The name of a built-in template, or a file.
@@ -124,7 +126,7 @@ fn read_chat(item: &Item<'_>, base: &Path) -> Option<ChatFormat> {
 
 /// Reads `{ vocab_size }`, at most as many tokens as the model has rows for.
 fn read_tokenizer_size(item: &Item<'_>, rows: Option<usize>) -> Option<TokenizerSource> {
-    let mut table = item.section("a table such as { vocab_size = 1024 }")?;
+    let mut table = Section::of(item, "a table such as { vocab_size = 1024 }")?;
     let vocab_size = table.required("vocab_size", "tokens to learn", |item| {
         let size = item.count()?;
         if let Some(rows) = rows.filter(|&rows| rows < size) {
@@ -142,20 +144,18 @@ fn read_train(root: &mut Section<'_>) -> Train {
     let length = read_length(&mut table);
     let batch = table.required("batch", "sequences an optimizer step", Item::count);
     let micro_batch = table.optional("micro_batch", |item| read_micro_batch(item, batch));
-    let precision = table.optional("precision", |item| item.choice(Precision::WORDS));
+    let precision = |item: &Item<'_>| item.choice(Precision::WORDS);
     let minutes = |item: &Item<'_>| item.number(Bound::NonNegative);
     let train = Train {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
-        precision: precision.unwrap_or(Precision::F32),
-        recompute: table.optional("recompute", Item::boolean).unwrap_or(false),
-        shard_optimizer: table.optional("shard_optimizer", Item::boolean).unwrap_or(false),
-        reduce_precision: table
-            .optional("reduce_precision", |item| item.choice(Precision::WORDS))
-            .unwrap_or(Precision::F32),
-        max_minutes: table.optional("max_minutes", minutes).filter(|&minutes| minutes > 0.0),
-        freeze: table.optional("freeze", read_freeze).unwrap_or_default(),
+        precision: table.value("precision", precision),
+        recompute: table.value("recompute", Item::boolean),
+        shard_optimizer: table.value("shard_optimizer", Item::boolean),
+        reduce_precision: table.value("reduce_precision", precision),
+        max_minutes: Some(table.value("max_minutes", minutes)).filter(|&minutes| minutes > 0.0),
+        freeze: table.value("freeze", read_freeze),
     };
     table.finish();
     train
@@ -208,12 +208,11 @@ fn read_micro_batch(item: &Item<'_>, batch: Option<usize>) -> Option<usize> {
 
 fn read_optimizer(root: &mut Section<'_>, length: Length) -> Optimizer {
     let mut table = root.section("optimizer");
-    let mut number =
-        |key, default, bound| table.optional(key, |item| item.number(bound)).unwrap_or(default);
-    let beta1 = number("beta1", 0.9, Bound::BelowOne);
-    let beta2 = number("beta2", 0.95, Bound::BelowOne);
-    let eps = number("eps", 1e-8, Bound::Positive);
-    let grad_clip = number("grad_clip", 1.0, Bound::NonNegative);
+    let mut number = |key, bound| table.value(key, |item| item.number(bound));
+    let beta1 = number("beta1", Bound::BelowOne);
+    let beta2 = number("beta2", Bound::BelowOne);
+    let eps = number("eps", Bound::Positive);
+    let grad_clip = number("grad_clip", Bound::NonNegative);
     let warmup_steps = table.optional("warmup_steps", |item| read_warmup(item, length));
     table.finish();
     let known = match length {
@@ -234,23 +233,23 @@ fn read_warmup(item: &Item<'_>, length: Length) -> Option<u64> {
     Some(warmup)
 }
 
-fn read_loss(root: &mut Section<'_>, stage: StageKind) -> Loss {
+fn read_loss(root: &mut Section<'_>, stage: StageKind) -> LossSettings {
     let mut table = root.section("loss");
     let reduction = table.optional("reduction", |item| item.choice(LossReduction::WORDS));
     table.finish();
-    Loss { reduction: reduction.unwrap_or_else(|| stage.default_reduction()) }
+    LossSettings { reduction: reduction.unwrap_or_else(|| stage.default_reduction()) }
 }
 
-fn read_dpo(root: &mut Section<'_>) -> Dpo {
+fn read_dpo(root: &mut Section<'_>) -> DpoSettings {
     let mut table = root.section("dpo");
-    let beta = table.optional("beta", |item| item.number(Bound::Positive));
+    let beta = table.value("beta", |item| item.number(Bound::Positive));
     table.finish();
-    Dpo { beta: beta.unwrap_or(0.1) }
+    DpoSettings { beta }
 }
 
 /// Steps between two events; 0 switches them off.
 fn read_every(table: &mut Section<'_>) -> Option<u64> {
-    table.optional("every", |item| item.whole(0)).filter(|&steps| steps > 0)
+    Some(table.value("every", |item| item.whole(0))).filter(|&steps| steps > 0)
 }
 
 fn read_eval(root: &mut Section<'_>, has_validation: bool) -> Eval {
@@ -267,62 +266,53 @@ fn read_eval(root: &mut Section<'_>, has_validation: bool) -> Eval {
 fn read_checkpoint(root: &mut Section<'_>) -> Checkpoint {
     let mut table = root.section("checkpoint");
     let every = read_every(&mut table);
-    let keep = table.optional("keep", Item::count).unwrap_or(3);
-    let best = table.optional("best", Item::boolean).unwrap_or(false);
+    let keep = table.value("keep", Item::count);
+    let best = table.value("best", Item::boolean);
     table.finish();
     Checkpoint { every, keep, best }
 }
 
 fn read_guard(root: &mut Section<'_>) -> Guard {
     let mut table = root.section("guard");
-    let mut times = |key, default| {
-        table
-            .optional(key, Item::count)
-            .map_or(default, |count| count.min(u32::MAX as usize) as u32)
+    let guard = Guard {
+        max_skipped_in_a_row: table.value("max_skipped_in_a_row", Item::count) as u32,
+        max_skipped: table.value("max_skipped", Item::count) as u32,
+        spike_sigma: table.value("spike_sigma", |item| item.number(Bound::NonNegative)),
+        spike_window: table.value("spike_window", Item::count),
     };
-    let (max_skipped_in_a_row, max_skipped) =
-        (times("max_skipped_in_a_row", 3), times("max_skipped", 20));
-    let sigma = table.optional("spike_sigma", |item| item.number(Bound::NonNegative));
-    let window = table.optional("spike_window", Item::count);
     table.finish();
-    Guard {
-        max_skipped_in_a_row,
-        max_skipped,
-        spike_sigma: sigma.unwrap_or(0.0),
-        spike_window: window.unwrap_or(128),
-    }
+    guard
 }
 
-/// Reports every ten steps cost less than a hundredth of the time.
-fn read_telemetry(root: &mut Section<'_>) -> Telemetry {
+/// A report every ten steps, the default, costs less than 1 % of the time.
+fn read_telemetry(root: &mut Section<'_>) -> TelemetrySettings {
     let mut table = root.section("telemetry");
-    let every = table.optional("every", |item| item.whole(0)).unwrap_or(10);
+    let every = read_every(&mut table);
     table.finish();
-    Telemetry { every: (every > 0).then_some(every) }
+    TelemetrySettings { every }
 }
 
 fn read_sample(root: &mut Section<'_>) -> Sample {
     let mut table = root.section("sample");
     let every = read_every(&mut table);
-    let prompts = table.optional("prompts", |item| {
+    let prompts = table.value("prompts", |item| {
         item.list("a list of texts")?.iter().map(Item::text).collect::<Option<Vec<_>>>()
     });
-    let max_tokens = table.optional("max_tokens", Item::count).unwrap_or(48);
-    let temperature = table.optional("temperature", |item| item.number(Bound::NonNegative));
+    let max_tokens = table.value("max_tokens", Item::count);
+    let temperature = table.value("temperature", |item| item.number(Bound::NonNegative));
     if every.is_some() && !table.has("prompts") {
         table.missing("prompts", "what the samples continue, such as [\"Once upon a time\"]");
     }
     table.finish();
-    let (prompts, temperature) = (prompts.unwrap_or_default(), temperature.unwrap_or(0.0));
     Sample { every, prompts, max_tokens, temperature }
 }
 
 fn read_export(root: &mut Section<'_>) -> Export {
     let mut table = root.section("export");
-    let formats = table.optional("formats", |item| {
+    let formats = table.value("formats", |item| {
         let items = item.list("a list of formats, such as [\"hf-packed\"]")?;
         items.iter().map(|item| item.choice(ExportFormat::WORDS)).collect::<Option<Vec<_>>>()
     });
     table.finish();
-    Export { formats: formats.unwrap_or_default() }
+    Export { formats }
 }

@@ -67,7 +67,7 @@ impl Recipe {
             DataSource::Generate(generate) => table([("generate", generated(*generate))]),
         };
         entries.insert("seq_len".into(), whole(data.seq_len as u64));
-        entries.insert("long_rows".into(), text(data.long_rows.name()));
+        entries.insert("long_rows".into(), text(data.long_rows_name()));
         if let Some(cache) = &data.cache {
             entries.insert("cache".into(), text(&cache.to_string_lossy()));
         }

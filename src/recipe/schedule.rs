@@ -131,7 +131,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::recipe::rate::Shape;
+    use crate::recipe::rate::CurveShape;
 
     fn phase(share: f64, learning_rate: Rate, weight_decay: Rate) -> Phase {
         let data = BTreeMap::from([("train".to_owned(), 1.0)]);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     fn linear(peak: f64, end: f64, span: Span) -> Rate {
-        Rate::Curve { shape: Shape::Linear, peak, end, span }
+        Rate::Curve { shape: CurveShape::Linear, peak, end, span }
     }
 
     fn constant(value: f64) -> Rate {
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn weight_decay_knows_no_warm_up() {
-        let cosine = |span| Rate::Curve { shape: Shape::Cosine, peak: 0.1, end: 0.0, span };
+        let cosine = |span| Rate::Curve { shape: CurveShape::Cosine, peak: 0.1, end: 0.0, span };
         let phases = [
             phase(0.5, constant(1.0), cosine(Span::Phase)),
             phase(0.5, constant(1.0), cosine(Span::Run)),

@@ -4,57 +4,34 @@
 //! because a recipe with a problem is never handed out. The keys asked for are the keys known:
 //! whatever else a table holds is reported when its [`Section`] is finished.
 
-use std::cell::RefCell;
-
-use super::error::{Place, Problem};
-use super::item::{Item, dotted, entry_item};
-use super::tree::{Entry, Node};
-
-/// The mistakes found so far.
-#[derive(Debug, Default)]
-pub(super) struct Problems(RefCell<Vec<Problem>>);
-
-impl Problems {
-    pub(super) fn add(&self, problem: Problem) {
-        self.0.borrow_mut().push(problem);
-    }
-
-    pub(super) fn extend(&self, problems: Vec<Problem>) {
-        self.0.borrow_mut().extend(problems);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
-    }
-
-    /// All of them, files first and each in its order.
-    pub(super) fn into_sorted(self) -> Vec<Problem> {
-        let mut problems = self.0.into_inner();
-        problems.sort();
-        problems.dedup();
-        problems
-    }
-}
+use super::error::{Location, Problem, Problems};
+use super::item::{Item, dotted};
+use super::keys;
+use super::tree::{Entry, Node, TomlValue};
 
 /// A table being read.
 #[derive(Debug)]
 pub(super) struct Section<'a> {
     entries: &'a [Entry],
     key: String,
-    place: Place,
+    place: Location,
     known: Vec<&'static str>,
     problems: &'a Problems,
 }
 
 impl<'a> Section<'a> {
-    /// The table `key`, which stands at `place`.
-    pub(super) fn new(
-        entries: &'a [Entry],
-        key: String,
-        place: Place,
-        problems: &'a Problems,
-    ) -> Self {
+    fn new(entries: &'a [Entry], key: String, place: Location, problems: &'a Problems) -> Self {
         Self { entries, key, place, known: Vec::new(), problems }
+    }
+
+    /// The table that is the value of `item`.
+    pub(super) fn of(item: &Item<'a>, expected: &str) -> Option<Self> {
+        match &item.node.content {
+            TomlValue::Table(entries) => {
+                Some(Self::new(entries, item.key.clone(), item.place.clone(), item.problems))
+            }
+            _ => item.wrong("wrong type", expected),
+        }
     }
 
     /// The whole of a file.
@@ -71,7 +48,7 @@ impl<'a> Section<'a> {
     pub(super) fn item(&mut self, key: &'static str) -> Option<Item<'a>> {
         self.known.push(key);
         let entry = self.entries.iter().find(|entry| entry.name == key)?;
-        Some(entry_item(entry, &self.key, self.problems))
+        Some(Item::entry(entry, &self.key, self.problems))
     }
 
     /// The value of a key that may be absent.
@@ -83,7 +60,23 @@ impl<'a> Section<'a> {
         self.item(key).and_then(|item| read(&item))
     }
 
-    /// The value of a key that may not.
+    /// The value of a key that has a default in [`keys`], which stands in for a missing value.
+    pub(super) fn value<T>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&Item<'a>) -> Option<T>,
+    ) -> T {
+        let found = self.item(key).and_then(|item| read(&item));
+        found.or_else(|| read(&self.default(key))).expect("tests read every default")
+    }
+
+    fn default(&self, key: &str) -> Item<'a> {
+        let key = dotted(&self.key, key);
+        let node = keys::default_of(&key);
+        Item { node, key, place: &node.place, problems: self.problems }
+    }
+
+    /// The value of a key that must be there.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -100,7 +93,7 @@ impl<'a> Section<'a> {
     /// The table under `key`; an empty one where there is none.
     pub(super) fn section(&mut self, key: &'static str) -> Section<'a> {
         let expected = format!("a table [{}]", dotted(&self.key, key));
-        let found = self.item(key).and_then(|item| item.section(&expected));
+        let found = self.item(key).and_then(|item| Self::of(&item, &expected));
         found.unwrap_or_else(|| {
             Self::new(&[], dotted(&self.key, key), self.place.clone(), self.problems)
         })
@@ -118,7 +111,7 @@ impl<'a> Section<'a> {
     }
 
     /// Notes a mistake that stands elsewhere.
-    pub(super) fn problem_at(&self, place: Place, key: String, message: String) {
+    pub(super) fn problem_at(&self, place: Location, key: String, message: String) {
         self.problems.add(Problem { place, key, message, hint: None });
     }
 

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::data::Data;
+use super::item::word;
 use super::model::ModelSource;
-use super::rate::{Rate, Shape, Span};
+use super::stage::{LossReduction, StageKind};
 use crate::distributed::CommDType;
 use crate::model::ActivationMemory;
 
@@ -42,9 +43,9 @@ pub struct Recipe {
     /// `AdamW` and what surrounds it.
     pub optimizer: Optimizer,
     /// What is minimised.
-    pub loss: Loss,
+    pub loss: LossSettings,
     /// What only preference training uses.
-    pub dpo: Dpo,
+    pub dpo: DpoSettings,
     /// Evaluation while training.
     pub eval: Eval,
     /// Checkpoints while training.
@@ -56,45 +57,7 @@ pub struct Recipe {
     /// When a step is left out, and when the run gives up.
     pub guard: Guard,
     /// What is told about the ternary weights.
-    pub telemetry: Telemetry,
-}
-
-/// What is learned, and so what a line of data holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StageKind {
-    /// The next token of any text.
-    Pretrain,
-    /// The assistant's turns of conversations.
-    Sft,
-    /// To prefer one completion to another.
-    Dpo,
-}
-
-impl StageKind {
-    pub(super) const WORDS: &[(&str, Self)] =
-        &[("pretrain", Self::Pretrain), ("sft", Self::Sft), ("dpo", Self::Dpo)];
-
-    /// The word for it in a recipe.
-    pub fn name(self) -> &'static str {
-        word(Self::WORDS, self)
-    }
-
-    pub(super) fn default_learning_rate(self) -> Rate {
-        let peak = match self {
-            Self::Pretrain => 1.5e-3,
-            Self::Sft => 1e-4,
-            Self::Dpo => 2e-7,
-        };
-        Rate::Curve { shape: Shape::Linear, peak, end: 0.0, span: Span::Run }
-    }
-
-    pub(super) fn default_weight_decay(self) -> Rate {
-        Rate::Constant { value: if self == Self::Pretrain { 0.1 } else { 0.0 } }
-    }
-
-    pub(super) fn default_reduction(self) -> LossReduction {
-        if self == Self::Sft { LossReduction::Sum } else { LossReduction::Mean }
-    }
+    pub telemetry: TelemetrySettings,
 }
 
 /// Where the tokenizer comes from.
@@ -217,32 +180,14 @@ pub struct Optimizer {
 
 /// What is minimised.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loss {
+pub struct LossSettings {
     /// How the losses of one step's tokens become one number.
     pub reduction: LossReduction,
 }
 
-/// How the losses of one step's tokens become one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LossReduction {
-    /// Their mean over the trained tokens.
-    Mean,
-    /// Their sum.
-    Sum,
-}
-
-impl LossReduction {
-    pub(super) const WORDS: &[(&str, Self)] = &[("mean", Self::Mean), ("sum", Self::Sum)];
-
-    /// The word for it in a recipe.
-    pub fn name(self) -> &'static str {
-        word(Self::WORDS, self)
-    }
-}
-
 /// What only preference training uses.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Dpo {
+pub struct DpoSettings {
     /// How closely the model is held to its reference.
     pub beta: f64,
 }
@@ -281,7 +226,7 @@ pub struct Guard {
 
 /// What is told about the ternary weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telemetry {
+pub struct TelemetrySettings {
     /// Steps between two reports.
     pub every: Option<u64>,
 }
@@ -356,12 +301,6 @@ impl FromStr for ExportFormat {
             format!("unknown format; expected {}, got {text:?}", words.join(" or "))
         })
     }
-}
-
-/// The word of a choice.
-pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
-    let found = words.iter().find(|(_, choice)| *choice == value);
-    found.expect("every choice has its word").0
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{Place, Problem};
+use super::error::{Location, Problem};
 
 /// No recipe or config is longer; what is, was not meant to be one.
 const LARGEST_FILE: u64 = 256 << 10;
@@ -17,13 +17,13 @@ const LARGEST_FILE: u64 = 256 << 10;
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) place: Place,
-    pub(super) content: Content,
+    pub(super) place: Location,
+    pub(super) content: TomlValue,
 }
 
 /// What TOML can hold.
 #[derive(Clone, Debug)]
-pub(super) enum Content {
+pub(super) enum TomlValue {
     Text(String),
     Integer(i64),
     Float(f64),
@@ -39,7 +39,7 @@ pub(super) enum Content {
 pub(super) struct Entry {
     pub(super) name: String,
     /// Where the key stands; for `[table]` within the header.
-    pub(super) place: Place,
+    pub(super) place: Location,
     pub(super) node: Node,
 }
 
@@ -47,20 +47,20 @@ impl Node {
     /// The value as a message shows it.
     pub(super) fn describe(&self) -> String {
         match &self.content {
-            Content::Text(text) => format!("{text:?}"),
-            Content::Integer(number) => number.to_string(),
-            Content::Float(number) => number.to_string(),
-            Content::Boolean(answer) => answer.to_string(),
-            Content::List(_) => "a list".into(),
-            Content::Table(_) => "a table".into(),
-            Content::Other(text) => text.clone(),
+            TomlValue::Text(text) => format!("{text:?}"),
+            TomlValue::Integer(number) => number.to_string(),
+            TomlValue::Float(number) => number.to_string(),
+            TomlValue::Boolean(answer) => answer.to_string(),
+            TomlValue::List(_) => "a list".into(),
+            TomlValue::Table(_) => "a table".into(),
+            TomlValue::Other(text) => text.clone(),
         }
     }
 
     /// The keys of a table; none for any other value.
     pub(super) fn entries(&self) -> &[Entry] {
         match &self.content {
-            Content::Table(entries) => entries,
+            TomlValue::Table(entries) => entries,
             _ => &[],
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<Problem>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         let entries = table_entries(table.get_ref(), &|offset| lines.place(offset));
-        return Ok(Node { place: lines.place(0), content: Content::Table(entries) });
+        return Ok(Node { place: lines.place(0), content: TomlValue::Table(entries) });
     }
     Err(syntax_problems(&lines, &errors))
 }
@@ -111,33 +111,33 @@ fn syntax_problems(lines: &Lines<'_>, errors: &[toml::de::Error]) -> Vec<Problem
 /// A value typed on the command line: TOML where it is TOML, otherwise the text as it stands.
 pub(super) fn parse_word(word: &str) -> Node {
     match DeValue::parse(word) {
-        Ok(value) => node(&value, &|_| Place::CommandLine),
-        Err(_) => Node { place: Place::CommandLine, content: Content::Text(word.into()) },
+        Ok(value) => node(&value, &|_| Location::CommandLine),
+        Err(_) => Node { place: Location::CommandLine, content: TomlValue::Text(word.into()) },
     }
 }
 
-fn node(value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Place) -> Node {
+fn node(value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Location) -> Node {
     let content = match value.get_ref() {
-        DeValue::String(text) => Content::Text(text.to_string()),
+        DeValue::String(text) => TomlValue::Text(text.to_string()),
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Content::Integer(number),
-            Err(_) => Content::Other(number.to_string()),
+            Ok(number) => TomlValue::Integer(number),
+            Err(_) => TomlValue::Other(number.to_string()),
         },
         DeValue::Float(number) => match number.as_str().parse() {
-            Ok(number) => Content::Float(number),
-            Err(_) => Content::Other(number.as_str().into()),
+            Ok(number) => TomlValue::Float(number),
+            Err(_) => TomlValue::Other(number.as_str().into()),
         },
-        DeValue::Boolean(answer) => Content::Boolean(*answer),
-        DeValue::Datetime(date) => Content::Other(date.to_string()),
+        DeValue::Boolean(answer) => TomlValue::Boolean(*answer),
+        DeValue::Datetime(date) => TomlValue::Other(date.to_string()),
         DeValue::Array(values) => {
-            Content::List(values.iter().map(|value| node(value, place)).collect())
+            TomlValue::List(values.iter().map(|value| node(value, place)).collect())
         }
-        DeValue::Table(table) => Content::Table(table_entries(table, place)),
+        DeValue::Table(table) => TomlValue::Table(table_entries(table, place)),
     };
     Node { place: place(value.span().start), content }
 }
 
-fn table_entries(table: &DeTable<'_>, place: &dyn Fn(usize) -> Place) -> Vec<Entry> {
+fn table_entries(table: &DeTable<'_>, place: &dyn Fn(usize) -> Location) -> Vec<Entry> {
     let entry = |(key, value): (&Spanned<_>, &Spanned<_>)| {
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
         Entry { name: name.to_string(), place: place(key.span().start), node: node(value, place) }
@@ -158,11 +158,11 @@ impl<'a> Lines<'a> {
         Self { path: path.into(), text, starts: std::iter::once(0).chain(ends).collect() }
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> Location {
         let line = self.starts.partition_point(|&start| start <= offset);
         let start = self.starts[line - 1];
         let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
-        Place::File { path: self.path.clone(), line, column }
+        Location::File { path: self.path.clone(), line, column }
     }
 }
 
@@ -170,10 +170,10 @@ impl<'a> Lines<'a> {
 mod tests {
     use super::*;
 
-    fn position(place: &Place) -> (usize, usize) {
+    fn position(place: &Location) -> (usize, usize) {
         match place {
-            Place::File { line, column, .. } => (*line, *column),
-            Place::CommandLine => (0, 0),
+            Location::File { line, column, .. } => (*line, *column),
+            Location::CommandLine => (0, 0),
         }
     }
 
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!((position(&a.place), position(&a.node.place)), ((1, 1), (1, 5)));
         assert_eq!(position(&b.place), (2, 2));
         assert_eq!(position(&b.node.entries()[0].node.place), (3, 7));
-        let Content::List(items) = &c.node.content else { panic!("{c:?}") };
+        let TomlValue::List(items) = &c.node.content else { panic!("{c:?}") };
         assert_eq!(position(&items[0].place).0, 4);
     }
 
@@ -198,14 +198,14 @@ mod tests {
 
     #[test]
     fn a_word_that_is_not_toml_is_text() {
-        assert!(matches!(parse_word("32").content, Content::Integer(32)));
-        assert!(matches!(parse_word("1e-3").content, Content::Float(_)));
-        assert!(matches!(parse_word("[\"a\"]").content, Content::List(_)));
+        assert!(matches!(parse_word("32").content, TomlValue::Integer(32)));
+        assert!(matches!(parse_word("1e-3").content, TomlValue::Float(_)));
+        assert!(matches!(parse_word("[\"a\"]").content, TomlValue::List(_)));
         assert!(
-            matches!(parse_word("hf-packed").content, Content::Text(text) if text == "hf-packed")
+            matches!(parse_word("hf-packed").content, TomlValue::Text(text) if text == "hf-packed")
         );
-        assert!(matches!(parse_word("1\nb = 2").content, Content::Text(_)));
-        assert!(matches!(parse_word("").content, Content::Text(_)));
+        assert!(matches!(parse_word("1\nb = 2").content, TomlValue::Text(_)));
+        assert!(matches!(parse_word("").content, TomlValue::Text(_)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::distributed::first_only;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
-use crate::recipe::{self, Class, Plan, Recipe};
+use crate::recipe::{self, ChangeClass, Plan, Recipe};
 use crate::run_dir::{RunDir, holds_a_run};
 use crate::train::context::RunContext;
 use crate::train::state::{Progress, TrainState};
@@ -98,15 +98,17 @@ fn refuse_recipe_drift(
     for change in stored.diff(recipe) {
         let line = format!("  {}: {} -> {}", change.key, change.old, change.new);
         match change.class {
-            Class::Safe => {}
+            ChangeClass::Safe => {}
             _ if change.is_allowed(allowed) => {
                 monitor.message(&format!("changed by --allow-change:{line}"));
                 if change.key == "device" {
                     monitor.message(ANOTHER_DEVICE);
                 }
             }
-            Class::NeedsAllow => refused.push(format!("{line}  (--allow-change {})", change.key)),
-            Class::Fatal => refused.push(format!("{line}  (cannot change within a run)")),
+            ChangeClass::NeedsAllow => {
+                refused.push(format!("{line}  (--allow-change {})", change.key))
+            }
+            ChangeClass::Fatal => refused.push(format!("{line}  (cannot change within a run)")),
         }
     }
     if refused.is_empty() {

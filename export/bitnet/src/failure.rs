@@ -1,4 +1,4 @@
-//! How the program fails: one message on stderr and an exit code (`interface.md`, "Exit codes").
+//! How the program fails: one message on stderr and an exit code (docs/src/promises.md).
 
 use std::fmt;
 use std::io::ErrorKind;

@@ -1,5 +1,5 @@
 //! One transformer block, as the paper reads: attention and feed-forward, each behind a norm and
-//! added to the residual stream (`bitnet-b158.md` §1.3).
+//! added to the residual stream (BitNet b1.58 2B4T, arXiv 2504.12285, section 2).
 
 use std::ops::Range;
 

@@ -26,7 +26,7 @@ struct Shape {
 }
 
 /// `x [T, K]` → `out [T, N]`: activations to 8 bits, the exact integer product, then the scales
-/// (`bitnet-b158.md` §2.5).
+/// (BitNet b1.58, arXiv 2402.17764).
 pub(crate) fn ternary(
     compute: Compute,
     panels: &TernaryPanels,

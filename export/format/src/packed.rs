@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The generator of the spec's golden vectors (bitnet-b158.md §3.0).
+    /// The linear congruential generator of the golden vectors.
     fn golden_codes() -> Vec<i8> {
         let mut x = 1u32;
         let mut draw = || {

@@ -3,10 +3,11 @@
 use super::*;
 
 fn changes(words: &[&str]) -> Vec<Change> {
-    // One desk, so that paths do not differ.
-    let desk = Desk::new(EXAMPLE);
-    let (Ok(Plan::Single(old)), Ok(Plan::Single(new))) = (desk.load(&[]), desk.load(words)) else {
-        panic!("{words:?}: {:#?}", desk.problems(words))
+    // One folder, so that paths do not differ.
+    let folder = RecipeFolder::new(EXAMPLE);
+    let (Ok(Plan::Single(old)), Ok(Plan::Single(new))) = (folder.load(&[]), folder.load(words))
+    else {
+        panic!("{words:?}: {:#?}", folder.problems(words))
     };
     old.diff(&new)
 }
@@ -14,32 +15,32 @@ fn changes(words: &[&str]) -> Vec<Change> {
 #[test]
 fn every_setting_has_its_class() {
     for (word, class) in [
-        ("name=other", Class::Safe),
-        ("eval.every=7", Class::Safe),
-        ("sample.prompts=[\"x\"]", Class::Safe),
-        ("checkpoint.keep=9", Class::Safe),
-        ("export.formats=[]", Class::Safe),
-        ("train.max_minutes=5", Class::Safe),
-        ("train.micro_batch=4", Class::Safe),
-        ("train.recompute=true", Class::Safe),
-        ("data.validation=other.txt", Class::Safe),
-        ("train.batch=64", Class::NeedsAllow),
-        ("train.steps=2000", Class::NeedsAllow),
-        ("device=wgpu", Class::NeedsAllow),
-        ("optimizer.beta2=0.99", Class::NeedsAllow),
-        ("optimizer.warmup_steps=9", Class::NeedsAllow),
-        ("loss.reduction=sum", Class::NeedsAllow),
-        ("data.long_rows=split", Class::NeedsAllow),
-        ("data.sets.hq=[\"b.txt\"]", Class::NeedsAllow),
-        ("phase.cooldown.learning_rate.peak=1e-4", Class::NeedsAllow),
-        ("phase.cooldown.weight_decay.value=1e-4", Class::NeedsAllow),
-        ("phase.cooldown.data.hq=1", Class::NeedsAllow),
-        ("seed=2", Class::Fatal),
-        ("model.num_hidden_layers=3", Class::Fatal),
-        ("tokenizer.path=other.json", Class::Fatal),
-        ("train.precision=bf16", Class::Fatal),
-        ("data.seq_len=256", Class::Fatal),
-        ("stage=sft", Class::Fatal),
+        ("name=other", ChangeClass::Safe),
+        ("eval.every=7", ChangeClass::Safe),
+        ("sample.prompts=[\"x\"]", ChangeClass::Safe),
+        ("checkpoint.keep=9", ChangeClass::Safe),
+        ("export.formats=[]", ChangeClass::Safe),
+        ("train.max_minutes=5", ChangeClass::Safe),
+        ("train.micro_batch=4", ChangeClass::Safe),
+        ("train.recompute=true", ChangeClass::Safe),
+        ("data.validation=other.txt", ChangeClass::Safe),
+        ("train.batch=64", ChangeClass::NeedsAllow),
+        ("train.steps=2000", ChangeClass::NeedsAllow),
+        ("device=wgpu", ChangeClass::NeedsAllow),
+        ("optimizer.beta2=0.99", ChangeClass::NeedsAllow),
+        ("optimizer.warmup_steps=9", ChangeClass::NeedsAllow),
+        ("loss.reduction=sum", ChangeClass::NeedsAllow),
+        ("data.long_rows=split", ChangeClass::NeedsAllow),
+        ("data.sets.hq=[\"b.txt\"]", ChangeClass::NeedsAllow),
+        ("phase.cooldown.learning_rate.peak=1e-4", ChangeClass::NeedsAllow),
+        ("phase.cooldown.weight_decay.value=1e-4", ChangeClass::NeedsAllow),
+        ("phase.cooldown.data.hq=1", ChangeClass::NeedsAllow),
+        ("seed=2", ChangeClass::Fatal),
+        ("model.num_hidden_layers=3", ChangeClass::Fatal),
+        ("tokenizer.path=other.json", ChangeClass::Fatal),
+        ("train.precision=bf16", ChangeClass::Fatal),
+        ("data.seq_len=256", ChangeClass::Fatal),
+        ("stage=sft", ChangeClass::Fatal),
     ] {
         let key = word.split_once('=').unwrap().0;
         let found = changes(&[word]);

@@ -10,10 +10,10 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
         .replace("seq_len = 16", "seq_length = 16")
         .replace("batch = 8", "batch = 8\nmicro_batch = 3\nprecision = \"f64\"")
         .replace("stage = \"pretrain\"", "stage = \"pretrian\"");
-    let desk = Desk::new(&text);
-    desk.write("configs/tiny.toml", "hidden_size = \"big\"\nhiden_act = 1\n");
+    let folder = RecipeFolder::new(&text);
+    folder.write("configs/tiny.toml", "hidden_size = \"big\"\nhiden_act = 1\n");
     assert_eq!(
-        desk.problems(&["train.steps=0"]),
+        folder.problems(&["train.steps=0"]),
         [
             "recipes/../configs/tiny.toml:1:15 [hidden_size]: wrong type; expected a whole number \
              of at least 1, got \"big\"",
@@ -36,12 +36,12 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
              got 0",
         ]
     );
-    assert_eq!(desk.load(&["train.steps=0"]).unwrap_err().count(), 8);
+    assert_eq!(folder.load(&["train.steps=0"]).unwrap_err().count(), 8);
 }
 
 #[test]
 fn an_empty_recipe_is_told_all_that_is_required() {
-    let problems = Desk::new("").problems(&[]);
+    let problems = RecipeFolder::new("").problems(&[]);
     let keys = ["data.seq_len", "data.train", "model.config", "stage", "tokenizer.path"];
     assert_eq!(problems.len(), keys.len() + 2, "{problems:#?}");
     for key in keys.into_iter().chain(["train.batch", "train.steps"]) {
@@ -79,9 +79,9 @@ fn shapes_that_contradict_themselves_are_blamed_on_the_key() {
     let found = problem(SHORT, &["model.num_key_value_heads=3"]);
     assert!(found.starts_with("command line [model.num_key_value_heads]: not a model"), "{found}");
     assert!(found.contains("num_key_value_heads (3) must divide num_attention_heads (4)"));
-    let desk = Desk::new(SHORT);
-    desk.write("configs/tiny.toml", &format!("{TINY}head_dim = 5\n"));
-    assert!(desk.problems(&[])[0].starts_with("recipes/../configs/tiny.toml:6:12 [head_dim]"));
+    let folder = RecipeFolder::new(SHORT);
+    folder.write("configs/tiny.toml", &format!("{TINY}head_dim = 5\n"));
+    assert!(folder.problems(&[])[0].starts_with("recipes/../configs/tiny.toml:6:12 [head_dim]"));
 }
 
 /// A word of the command line that breaks the short recipe, and what the answer must hold.
@@ -139,7 +139,7 @@ const BROKEN: &[(&str, &str)] = &[
 #[test]
 fn every_rule_has_its_message() {
     for (word, expected) in BROKEN {
-        let found = Desk::new(SHORT).problems(&[word]);
+        let found = RecipeFolder::new(SHORT).problems(&[word]);
         assert!(found.iter().any(|line| line.contains(expected)), "{word}: {found:#?}");
         assert!(found.iter().all(|line| line.contains("; expected ")), "{word}: {found:#?}");
     }
@@ -202,7 +202,7 @@ proptest! {
     ) {
         let (start, end) = (start.min(EXAMPLE.len()), (start + length).min(EXAMPLE.len()));
         let text = format!("{}{with}{}", &EXAMPLE[..start], &EXAMPLE[end..]);
-        match Desk::new(&text).load(&[]) {
+        match RecipeFolder::new(&text).load(&[]) {
             Ok(_) => {}
             Err(error) => prop_assert!(!error.problems().is_empty()),
         }

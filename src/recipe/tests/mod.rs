@@ -1,6 +1,7 @@
-//! The room as its callers use it: recipes in a folder, loaded with words of a command line.
+//! The module as its callers use it: recipes in a folder, loaded with words of a command line.
 
 mod changes;
+mod keys;
 mod mistakes;
 mod resolved;
 mod rules;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// The recipe of the interface page.
+/// A recipe that names keys of every section.
 pub(super) const EXAMPLE: &str = r#"
 stage = "pretrain"
 seed  = 1
@@ -87,14 +88,14 @@ const TINY: &str = "hidden_size = 64\nintermediate_size = 128\nnum_hidden_layers
     num_attention_heads = 4\nnum_key_value_heads = 2\n";
 
 /// A folder with `recipes/r.toml` and `configs/tiny.toml`.
-pub(super) struct Desk(tempfile::TempDir);
+pub(super) struct RecipeFolder(tempfile::TempDir);
 
-impl Desk {
+impl RecipeFolder {
     pub(super) fn new(recipe: &str) -> Self {
-        let desk = Self(tempfile::tempdir().unwrap());
-        desk.write("configs/tiny.toml", TINY);
-        desk.write("recipes/r.toml", recipe);
-        desk
+        let folder = Self(tempfile::tempdir().unwrap());
+        folder.write("configs/tiny.toml", TINY);
+        folder.write("recipes/r.toml", recipe);
+        folder
     }
 
     pub(super) fn write(&self, name: &str, text: &str) {
@@ -121,7 +122,7 @@ impl Desk {
 }
 
 pub(super) fn recipe(text: &str, words: &[&str]) -> Recipe {
-    match Desk::new(text).load(words) {
+    match RecipeFolder::new(text).load(words) {
         Ok(Plan::Single(recipe)) => recipe,
         other => panic!("{other:?}"),
     }
@@ -129,7 +130,7 @@ pub(super) fn recipe(text: &str, words: &[&str]) -> Recipe {
 
 /// The one problem of a recipe, without its file.
 pub(super) fn problem(text: &str, words: &[&str]) -> String {
-    let problems = Desk::new(text).problems(words);
+    let problems = RecipeFolder::new(text).problems(words);
     assert_eq!(problems.len(), 1, "{problems:#?}");
     problems[0].replace("recipes/r.toml:", "")
 }

@@ -27,7 +27,7 @@ const KINDS: &[(&str, &[&str])] = &[
 fn a_resolved_recipe_read_from_anywhere_is_the_same_recipe() {
     for (text, words) in KINDS {
         let recipe = recipe(text, words);
-        let elsewhere = Desk::new(&recipe.resolved_toml());
+        let elsewhere = RecipeFolder::new(&recipe.resolved_toml());
         let Ok(Plan::Single(again)) = elsewhere.load(&[]) else {
             panic!("{words:?}: {:#?}", elsewhere.problems(&[]))
         };

@@ -1,20 +1,21 @@
-//! What a recipe means: the interface page's example, defaults and overrides.
+//! What a recipe means: a full example, defaults and overrides.
 
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::data::LongDocuments;
 
 #[test]
-fn the_recipe_of_the_interface_page_means_what_it_says() {
-    let desk = Desk::new(EXAMPLE);
-    let Ok(Plan::Single(recipe)) = desk.load(&[]) else { panic!() };
+fn a_full_recipe_means_what_it_says() {
+    let folder = RecipeFolder::new(EXAMPLE);
+    let Ok(Plan::Single(recipe)) = folder.load(&[]) else { panic!() };
     assert_eq!((recipe.name.as_str(), recipe.stage, recipe.seed), ("r", StageKind::Pretrain, 1));
-    assert_eq!(recipe.path, desk.path("recipes/r.toml"));
+    assert_eq!(recipe.path, folder.path("recipes/r.toml"));
     let ModelSource::New { spec } = &recipe.model else { panic!() };
     assert_eq!(spec.vocab_size(), None);
     assert_eq!(spec.complete(300).unwrap().vocab_size, 300);
-    assert_eq!(recipe.tokenizer, TokenizerSource::Path(desk.path("recipes/tokenizer.json")));
-    assert_eq!((recipe.data.seq_len, recipe.data.long_rows), (512, LongRows::Truncate));
+    assert_eq!(recipe.tokenizer, TokenizerSource::Path(folder.path("recipes/tokenizer.json")));
+    assert_eq!((recipe.data.seq_len, recipe.data.long_rows), (512, LongDocuments::Truncate));
     assert_eq!((recipe.train.batch, recipe.train.micro_batch), (32, 8));
     assert_eq!(recipe.train.length, Length::Steps(1000));
     assert_eq!(recipe.optimizer.warmup_steps, Some(375));
@@ -24,13 +25,13 @@ fn the_recipe_of_the_interface_page_means_what_it_says() {
 }
 
 #[test]
-fn the_phases_of_the_interface_page_mix_named_sets() {
+fn phases_mix_named_sets() {
     let recipe = recipe(EXAMPLE, &[]);
     let [main, cooldown] = recipe.phases.as_slice() else { panic!() };
     assert_eq!((main.name.as_str(), main.share), ("main", 0.5));
     assert_eq!(main.weight_decay, Rate::Constant { value: 0.1 });
     let peak = 1e-3;
-    let rate = Rate::Curve { shape: Shape::Linear, peak, end: 0.0, span: Span::Run };
+    let rate = Rate::Curve { shape: CurveShape::Linear, peak, end: 0.0, span: Span::Run };
     assert_eq!(cooldown.learning_rate, rate);
     let mix = BTreeMap::from([("general".to_owned(), 0.3), ("hq".to_owned(), 0.7)]);
     assert_eq!(cooldown.data, mix);
@@ -46,7 +47,7 @@ fn what_a_short_recipe_leaves_out_has_its_default() {
     assert_eq!(recipe.train.precision, Precision::F32);
     assert_eq!((recipe.train.recompute, recipe.train.shard_optimizer), (false, false));
     assert_eq!(recipe.train.max_minutes, None);
-    assert_eq!(recipe.data.long_rows, LongRows::Split);
+    assert_eq!(recipe.data.long_rows, LongDocuments::Split);
     let optimizer = &recipe.optimizer;
     assert_eq!((optimizer.beta1, optimizer.beta2, optimizer.eps), (0.9, 0.95, 1e-8));
     assert_eq!((optimizer.grad_clip, optimizer.warmup_steps), (1.0, Some(2)));
@@ -58,11 +59,11 @@ fn what_a_short_recipe_leaves_out_has_its_default() {
 
 #[test]
 fn each_stage_has_its_own_defaults() {
-    let linear = |peak| Rate::Curve { shape: Shape::Linear, peak, end: 0.0, span: Span::Run };
+    let linear = |peak| Rate::Curve { shape: CurveShape::Linear, peak, end: 0.0, span: Span::Run };
     for (stage, peak, decay, reduction, long_rows) in [
-        ("pretrain", 1.5e-3, 0.1, LossReduction::Mean, LongRows::Split),
-        ("sft", 1e-4, 0.0, LossReduction::Sum, LongRows::Truncate),
-        ("dpo", 2e-7, 0.0, LossReduction::Mean, LongRows::Truncate),
+        ("pretrain", 1.5e-3, 0.1, LossReduction::Mean, LongDocuments::Split),
+        ("sft", 1e-4, 0.0, LossReduction::Sum, LongDocuments::Truncate),
+        ("dpo", 2e-7, 0.0, LossReduction::Mean, LongDocuments::Truncate),
     ] {
         let recipe = recipe(SHORT, &[&format!("stage={stage}")]);
         let [phase] = recipe.phases.as_slice() else { panic!() };
@@ -110,13 +111,13 @@ fn a_token_id_beyond_the_tokenizers_vocabulary_is_found_when_that_is_known() {
 #[test]
 fn weights_to_start_from_bring_shape_and_tokenizer() {
     let text = SHORT.replace("[tokenizer]\ntrain = { vocab_size = 512 }\n", "");
-    let desk = Desk::new(&text);
-    let Ok(Plan::Single(recipe)) = desk.load(&["model.init=runs/a/final"]) else { panic!() };
-    let folder = desk.path("recipes/runs/a/final").display().to_string();
-    assert_eq!(recipe.model, ModelSource::Init(folder));
+    let folder = RecipeFolder::new(&text);
+    let Ok(Plan::Single(recipe)) = folder.load(&["model.init=runs/a/final"]) else { panic!() };
+    let weights = folder.path("recipes/runs/a/final").display().to_string();
+    assert_eq!(recipe.model, ModelSource::Init(weights));
     assert_eq!(recipe.tokenizer, TokenizerSource::FromInit);
     let hub = "hf:microsoft/bitnet-b1.58-2B-4T-bf16@main";
-    let Ok(Plan::Single(recipe)) = desk.load(&[&format!("model.init={hub}")]) else { panic!() };
+    let Ok(Plan::Single(recipe)) = folder.load(&[&format!("model.init={hub}")]) else { panic!() };
     assert_eq!(recipe.model, ModelSource::Init(hub.into()));
 }
 
@@ -175,13 +176,13 @@ fn the_one_phase_of_a_short_recipe_can_be_overridden() {
 
 #[test]
 fn a_pipeline_is_a_list_of_recipes() {
-    let desk = Desk::new("pipeline = [\"a.toml\", \"b.toml\"]");
-    desk.write("recipes/a.toml", SHORT);
+    let folder = RecipeFolder::new("pipeline = [\"a.toml\", \"b.toml\"]");
+    folder.write("recipes/a.toml", SHORT);
     assert_eq!(
-        desk.problems(&[]),
+        folder.problems(&[]),
         ["recipes/r.toml:1:23 [pipeline]: no such recipe; expected a TOML file, got \"b.toml\""]
     );
-    desk.write("recipes/b.toml", SHORT);
-    let paths = ["recipes/a.toml", "recipes/b.toml"].map(|name| desk.path(name));
-    assert_eq!(desk.load(&["train.steps=5"]).unwrap(), Plan::Pipeline(paths.to_vec()));
+    folder.write("recipes/b.toml", SHORT);
+    let paths = ["recipes/a.toml", "recipes/b.toml"].map(|name| folder.path(name));
+    assert_eq!(folder.load(&["train.steps=5"]).unwrap(), Plan::Pipeline(paths.to_vec()));
 }

@@ -12,7 +12,7 @@ use super::stage::Stage;
 use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
 use super::step::update::single_process;
-use crate::data::{DataMixture, LoaderSettings, LongDocuments};
+use crate::data::{DataMixture, LoaderSettings};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
 use crate::monitor::Monitor;
@@ -128,12 +128,8 @@ fn check_frozen(
 }
 
 fn loader_settings(recipe: &Recipe) -> LoaderSettings {
-    let policy = match recipe.data.long_rows {
-        recipe::LongRows::Truncate => LongDocuments::Truncate,
-        recipe::LongRows::Drop => LongDocuments::Drop,
-        recipe::LongRows::Split => LongDocuments::Split,
-    };
-    LoaderSettings { seed: recipe.seed, seq_len: recipe.data.seq_len, policy }
+    let data = &recipe.data;
+    LoaderSettings { seed: recipe.seed, seq_len: data.seq_len, policy: data.long_rows }
 }
 
 fn total_steps(recipe: &Recipe, stage: &mut dyn Stage, sets: &[String]) -> Result<u64, TrainError> {

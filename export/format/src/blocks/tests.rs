@@ -6,7 +6,7 @@ use super::{i2_s, q6_k, q8_0, tq1_0, tq2_0};
 use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
 
-/// The draws of the generator of the spec's golden vectors (bitnet-b158.md §3.0).
+/// The draws of the generator of the golden vectors.
 fn golden_draws() -> impl Iterator<Item = u32> {
     let next = |x: &u32| Some(x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
     std::iter::successors(Some(1), next).skip(1).take(8 * 256)

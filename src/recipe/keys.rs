@@ -1,0 +1,152 @@
+//! Every key of a recipe: what it takes, its default, what it is for.
+//!
+//! The readers take their constant defaults from this table ([`Section::value`]), and the reference
+//! page `docs/src/recipe-reference.md` is generated from it by [`super::reference`]. The tests hold the table to what the
+//! readers accept and to what a resolved recipe says.
+//!
+//! [`Section::value`]: super::section::Section::value
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use KeyDefault::{Chosen, Required, Value};
+
+use super::tree::{Node, parse_word};
+
+/// What holds where a recipe does not name a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum KeyDefault {
+    /// Nothing: the key must be there.
+    Required,
+    /// This TOML value, which the reader parses.
+    Value(&'static str),
+    /// Something that depends on other keys, in words.
+    Chosen(&'static str),
+}
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct RecipeKey {
+    /// Its dotted name; `phase` stands for each `[[phase]]`.
+    pub(super) name: &'static str,
+    /// Its type, with the unit where it has one.
+    pub(super) takes: &'static str,
+    pub(super) default: KeyDefault,
+    /// The stages that use it.
+    pub(super) stages: &'static str,
+    /// One sentence for the reference.
+    pub(super) doc: &'static str,
+}
+
+const fn key(
+    name: &'static str,
+    takes: &'static str,
+    default: KeyDefault,
+    doc: &'static str,
+) -> RecipeKey {
+    RecipeKey { name, takes, default, stages: "all", doc }
+}
+
+const fn staged(stages: &'static str, key: RecipeKey) -> RecipeKey {
+    RecipeKey { stages, ..key }
+}
+
+/// All keys, section by section, in the order of the reference. One key a line reads as the table it is.
+#[rustfmt::skip]
+pub(super) const KEYS: &[RecipeKey] = &[
+    key("stage", "`\"pretrain\"`, `\"sft\"` or `\"dpo\"`", Required, "What the run trains, and so what a line of data holds."),
+    key("name", "text without slashes", Chosen("the file's name without `.toml`"), "The name of the run."),
+    key("seed", "whole number", Value("1"), "The seed of every random choice."),
+    key("device", "text", Value("\"flex\""), "Where the run computes: see [Devices](devices.md)."),
+    key("pipeline", "list of recipe files", Chosen("none"), "Runs these recipes in order, each from the model of the one before. It stands alone in its file."),
+    key("model.init", "folder, or `\"hf:owner/name[@revision]\"`", Chosen("none: a new model"), "The weights to start from. They bring their own shape and, unless the recipe names one, their tokenizer."),
+    key("model.config", "TOML file", Chosen("none"), "A file with the shape of a new model (`configs/`). Keys beside it in `[model]` override it."),
+    key("model.hidden_size", "whole number", Chosen("required for a new model"), "Width of the residual stream."),
+    key("model.intermediate_size", "whole number", Chosen("required for a new model"), "Width of the feed-forward block."),
+    key("model.num_hidden_layers", "whole number", Chosen("required for a new model"), "Number of blocks."),
+    key("model.num_attention_heads", "whole number", Chosen("required for a new model"), "Query heads."),
+    key("model.num_key_value_heads", "whole number", Chosen("required for a new model"), "Key and value heads; a divisor of the query heads."),
+    key("model.head_dim", "even whole number", Chosen("`hidden_size / num_attention_heads`"), "Width of one head."),
+    key("model.vocab_size", "whole number of tokens", Chosen("the tokenizer's size"), "Rows of the embedding."),
+    key("model.hidden_act", "`\"relu2\"` or `\"silu\"`", Value("\"relu2\""), "Activation of the feed-forward gate."),
+    key("model.rope_theta", "number above 0", Value("500000.0"), "Base of the rotary frequencies."),
+    key("model.rms_norm_eps", "number above 0", Value("1e-5"), "Added to the mean square in every RMSNorm."),
+    key("model.tie_word_embeddings", "true or false", Value("true"), "Whether the output head is the embedding."),
+    key("model.max_position_embeddings", "whole number of tokens", Value("4096"), "The longest context."),
+    key("model.initializer_range", "number above 0", Value("0.02"), "Standard deviation of the initial matrices."),
+    key("model.embedding_initializer_range", "number above 0", Chosen("`initializer_range`"), "Standard deviation of the initial embedding."),
+    key("model.bos_token_id", "token id", Chosen("the tokenizer's"), "The token that opens a document."),
+    key("model.eos_token_id", "token id or list of them", Chosen("the tokenizer's"), "The tokens that end one."),
+    key("model.sub_norms", "true or false", Value("true"), "Whether the attention output and the gated product are normalised."),
+    key("model.quantise", "true or false", Value("true"), "Ternary weights and 8-bit activations; `false` trains the dense twin."),
+    key("tokenizer.path", "`tokenizer.json`", Chosen("required unless `train` or `model.init` is given"), "The tokenizer to use."),
+    key("tokenizer.train.vocab_size", "whole number of tokens", Required, "`train = { vocab_size = … }` learns a byte-level BPE from the training text before step 1."),
+    staged("sft, dpo", key("tokenizer.chat_template", "`\"b158\"`, `\"b158-joined\"` or a Jinja file", Value("\"b158\""), "How a conversation becomes text.")),
+    key("data.train", "file, pattern or list of them", Chosen("required unless `sets` or `generate` is given"), "The training files; the set `train`."),
+    key("data.sets", "table of lists of files", Chosen("none"), "Named sets that phases mix."),
+    key("data.validation", "list of files, or table of lists", Chosen("none"), "Held-out files, each set evaluated under its name."),
+    key("data.generate.stories", "whole number", Value("20000"), "`generate = {}` trains on generated stories; this many in each set."),
+    key("data.generate.held_out", "whole number", Value("200"), "Stories of each set kept for validation."),
+    key("data.seq_len", "whole number of tokens", Required, "Length of a packed sequence."),
+    key("data.long_rows", "`\"truncate\"`, `\"drop\"` or `\"split\"`", Chosen("`\"split\"` for pretrain, else `\"truncate\"`"), "What happens to a document longer than `seq_len`. DPO has no `split`."),
+    key("data.cache", "folder", Chosen("beside the run"), "Where tokenised text is kept."),
+    key("train.steps", "whole number of optimizer steps", Chosen("exactly one of `steps`, `tokens`, `epochs` is required"), "Length of the run."),
+    key("train.tokens", "whole number of trained tokens", Chosen("see `steps`"), "Length of the run."),
+    key("train.epochs", "number of passes over the data", Chosen("see `steps`"), "Length of the run."),
+    key("train.batch", "whole number of sequences (dpo: pairs)", Required, "Sequences of an optimizer step, over all ranks."),
+    key("train.micro_batch", "whole number of sequences (dpo: pairs)", Chosen("`batch`"), "Sequences of one forward pass; a divisor of `batch`."),
+    key("train.precision", "`\"f32\"` or `\"bf16\"`", Value("\"f32\""), "Operands of the float products. Master weights and moments stay f32."),
+    key("train.recompute", "true or false", Value("false"), "Computes a block's activations again in the backward pass: less memory, more time."),
+    key("train.shard_optimizer", "true or false", Value("false"), "Each rank holds only its part of the moments."),
+    key("train.reduce_precision", "`\"f32\"` or `\"bf16\"`", Value("\"f32\""), "In what ranks send each other gradients; they are added in f32."),
+    key("train.max_minutes", "minutes; 0 = no limit", Value("0"), "Saves and stops after this time."),
+    key("train.freeze", "list of tensor names with `*` and `?`", Value("[]"), "Tensors that are not trained."),
+    key("phase.name", "text", Required, "Name of the phase; unique. Without any `[[phase]]` the run is one phase `main`."),
+    key("phase.share", "number above 0, up to 1", Chosen("required if there are several phases"), "Its part of all steps; the shares sum to 1."),
+    key("phase.learning_rate", "a rate", Chosen("linear from 1.5e-3 (pretrain), 1e-4 (sft), 2e-7 (dpo) to 0 over the run"), "The learning rate."),
+    key("phase.weight_decay", "a rate", Chosen("constant 0.1 for pretrain, else 0"), "Decoupled weight decay of matrices."),
+    key("phase.data", "table of weights", Chosen("`{ train = 1.0 }`, if there is such a set"), "How often each set is drawn from."),
+    key("phase.*.shape", "`\"constant\"`, `\"linear\"` or `\"cosine\"`", Required, "The curve of a rate: `learning_rate` or `weight_decay`."),
+    key("phase.*.value", "number of at least 0", Chosen("required for `constant`"), "The constant."),
+    key("phase.*.peak", "number of at least 0", Chosen("required for a curve"), "Where the curve begins; the warm-up climbs to it."),
+    key("phase.*.end", "number of at least 0", Value("0.0"), "Where the curve ends."),
+    key("phase.*.span", "`\"run\"` or `\"phase\"`", Value("\"run\""), "The steps the curve covers."),
+    key("optimizer.beta1", "number from 0 to below 1", Value("0.9"), "Decay of AdamW's first moment."),
+    key("optimizer.beta2", "number from 0 to below 1", Value("0.95"), "Decay of the second moment."),
+    key("optimizer.eps", "number above 0", Value("1e-8"), "Added to the root of the second moment."),
+    key("optimizer.grad_clip", "number of at least 0; 0 = off", Value("1.0"), "Largest global gradient norm."),
+    key("optimizer.warmup_steps", "whole number of steps", Chosen("`min(375, steps / 20)`"), "Steps in which the learning rate climbs to its first peak; fewer than the run has."),
+    staged("pretrain, sft", key("loss.reduction", "`\"mean\"` or `\"sum\"`", Chosen("`\"sum\"` for sft, else `\"mean\"`"), "How the losses of a step's tokens become one number.")),
+    staged("dpo", key("dpo.beta", "number above 0", Value("0.1"), "How closely the model is held to its reference.")),
+    key("eval.every", "whole number of steps; 0 = off", Value("0"), "Steps between two evaluations of `data.validation`."),
+    key("checkpoint.every", "whole number of steps; 0 = only at the end and on signals", Value("0"), "Steps between two checkpoints."),
+    key("checkpoint.keep", "whole number", Value("3"), "Checkpoints that stay on disk."),
+    key("checkpoint.best", "true or false", Value("false"), "Also keeps the model with the lowest held-out loss."),
+    key("sample.every", "whole number of steps; 0 = off", Value("0"), "Steps between two rounds of generated text."),
+    key("sample.prompts", "list of texts", Value("[]"), "What each sample continues."),
+    key("sample.max_tokens", "whole number of tokens", Value("48"), "The longest sample."),
+    key("sample.temperature", "number of at least 0; 0 = most likely token", Value("0.0"), "Sampling temperature."),
+    key("export.formats", "list of `\"hf-bf16\"`, `\"hf-packed\"`, `\"gguf-i2_s\"`, `\"gguf-tq1_0\"`, `\"gguf-tq2_0\"`", Value("[]"), "Files written when the run ends: see [Export](export.md)."),
+    key("guard.max_skipped_in_a_row", "whole number of steps", Value("3"), "The run ends after this many skipped steps in a row."),
+    key("guard.max_skipped", "whole number of steps", Value("20"), "The run ends after this many skipped steps in all."),
+    key("guard.spike_sigma", "standard deviations; 0 = off", Value("0.0"), "Skips a step whose loss or gradient norm lies this far above the mean of the window."),
+    key("guard.spike_window", "whole number of steps", Value("128"), "Steps in that window."),
+    key("telemetry.every", "whole number of steps; 0 = off", Value("10"), "Steps between two reports on the ternary weights."),
+];
+
+/// The constant default of a key, as the recipe would hold it; a rate's keys are those of `phase.*`.
+pub(super) fn default_of(name: &str) -> &'static Node {
+    static DEFAULTS: LazyLock<BTreeMap<&str, Node>> = LazyLock::new(|| {
+        let value = |key: &RecipeKey| match key.default {
+            Value(text) => Some((key.name, parse_word(text))),
+            Required | Chosen(_) => None,
+        };
+        KEYS.iter().filter_map(value).collect()
+    });
+    let rate = ["phase.learning_rate.", "phase.weight_decay."];
+    let name = match rate.iter().find_map(|rate| name.strip_prefix(rate)) {
+        Some(key) => format!("phase.*.{key}"),
+        None => name.to_owned(),
+    };
+    DEFAULTS.get(&*name).unwrap_or_else(|| panic!("{name} has no constant default"))
+}
