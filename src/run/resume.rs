@@ -106,7 +106,7 @@ fn refuse_recipe_drift(
                 }
             }
             ChangeClass::NeedsAllow => {
-                refused.push(format!("{line}  (--allow-change {})", change.key))
+                refused.push(format!("{line}  (--allow-change {})", change.key));
             }
             ChangeClass::Fatal => refused.push(format!("{line}  (cannot change within a run)")),
         }
