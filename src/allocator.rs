@@ -1,5 +1,5 @@
-//! The program's memory. Training takes and gives back the same large buffers again and again; the
-//! system's allocator returns them to the kernel each time, which then clears every page anew.
+//! The program's allocator. Every training step allocates and frees the same large buffers. The
+//! system allocator returns them to the kernel each time, which then has to zero every page again.
 #![expect(unsafe_code, reason = "an option of the allocator is set through C")]
 
 use libmimalloc_sys::{mi_option_set_default, mi_option_t};
@@ -7,11 +7,11 @@ use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of mimalloc.h, which the crate does not name.
+/// `mi_option_purge_delay` of mimalloc.h; the crate has no constant for it.
 const PURGE_DELAY: mi_option_t = 15;
 
-/// Pages that were given back stay with the process, instead of returning to the kernel 10 ms
-/// later: a step needs them again. `MIMALLOC_PURGE_DELAY` in the environment wins.
+/// Keeps freed pages in the process, where the next step reuses them, instead of returning them to
+/// the kernel after 10 ms. `MIMALLOC_PURGE_DELAY` in the environment takes precedence.
 pub(crate) fn keep_pages() {
     // SAFETY: sets one number; every value is allowed, -1 means never.
     unsafe { mi_option_set_default(PURGE_DELAY, -1) }

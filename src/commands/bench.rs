@@ -1,4 +1,4 @@
-//! `bitnet-train bench`: tokens a second of whole optimizer steps, the median and the spread.
+//! `bitnet-train bench`: tokens per second of whole optimizer steps, median and spread.
 
 use anyhow::Result;
 use bitnet_format::ModelSpec;
@@ -16,7 +16,7 @@ use serde_json::json;
 use super::print_line;
 use super::ranks::with_ranks;
 use crate::cli::TrainBenchArgs;
-use crate::failure::{Usage, say};
+use crate::failure::{Usage, print_error_line};
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
@@ -38,7 +38,7 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     measure(&work, WARM_UP + args.steps, &device, |step| {
         let (number, time) = (steps.len() + 1, step.time.as_secs_f64());
         if comm.is_first() {
-            say(&format!("step {number}: {time:.3} s, loss {:.4}", step.loss));
+            print_error_line(&format!("step {number}: {time:.3} s, loss {:.4}", step.loss));
         }
         steps.push(step);
     });

@@ -1,5 +1,5 @@
-//! A packed model opened as any user would open it: it goes on with texts, answers in a chat, and
-//! is asked about worlds it never saw.
+//! The packed model of a finished run, opened as a user would: it continues texts, answers in a
+//! chat, and is scored by exact match on held-out stories.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,10 +11,10 @@ use bitnet_stories::{Difficulty, Probe, Split, StoryStyle, dialogue, story};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use bitnet_train::train::TrainError;
 
-/// Tokens that an answer may be longer than the right one.
+/// Tokens by which an answer may exceed the expected one.
 const SPARE_TOKENS: usize = 12;
 
-/// How many questions were answered exactly right.
+/// Number of questions asked and of those answered exactly right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExactMatches {
     pub(crate) asked: usize,
@@ -32,7 +32,7 @@ impl ExactMatches {
     }
 }
 
-/// The packed model.
+/// A packed model with its tokenizer and chat template.
 pub(crate) struct ChatModel {
     model: Model,
     tokenizer: Tokenizer,
@@ -51,14 +51,14 @@ impl ChatModel {
         })
     }
 
-    /// Goes on with a text.
+    /// Continues a text.
     pub(crate) fn continue_text(&self, prompt: &str, max_tokens: usize) -> Result<String> {
         let mut ids: Vec<u32> = self.model.spec().bos_token_id.into_iter().collect();
         ids.extend(self.tokenizer.encode(prompt).map_err(TrainError::from)?);
         Ok(self.generate(&ids, max_tokens)?.unwrap_or_default())
     }
 
-    /// The answer to the last turn of a conversation; `None` when it has no room in the context.
+    /// The answer to the last message; `None` when it might not fit into the context.
     pub(crate) fn answer(&self, messages: &[Message], max_tokens: usize) -> Result<Option<String>> {
         let ids = self.chat.prompt(&self.tokenizer, messages).map_err(TrainError::from)?;
         self.generate(&ids, max_tokens)
@@ -79,10 +79,8 @@ impl ChatModel {
         Ok(Some(self.tokenizer.decode(&generated.tokens)))
     }
 
-    /// Asks, in a chat, about stories of worlds that were never trained on. Only exactly the right
-    /// answer counts; later questions follow the right answers to the earlier ones.
-    ///
-    /// By how many of a kind the story has.
+    /// Asks questions about held-out stories in a chat and counts exact matches by difficulty. The
+    /// history of each question has the expected answers, not the model's own.
     pub(crate) fn exact_match(
         &self,
         seed: u64,
@@ -91,49 +89,49 @@ impl ChatModel {
         let mut scores = BTreeMap::new();
         for index in 0..stories {
             let dialogue = dialogue(seed, Split::HeldOut, index);
-            let mut said = Vec::new();
+            let mut messages = Vec::new();
             for (at, exchange) in dialogue.turns.iter().enumerate() {
-                said.push(turn(Role::User, &dialogue.user_message(at)));
-                let room = self.length(&exchange.answer)? + SPARE_TOKENS;
-                if let Some(answer) = self.answer(&said, room)? {
+                messages.push(turn(Role::User, &dialogue.user_message(at)));
+                let limit = self.token_count(&exchange.answer)? + SPARE_TOKENS;
+                if let Some(answer) = self.answer(&messages, limit)? {
                     let score: &mut ExactMatches = scores.entry(dialogue.difficulty).or_default();
                     score.count(answer.trim() == exchange.answer);
                 }
-                said.push(turn(Role::Assistant, &exchange.answer));
+                messages.push(turn(Role::Assistant, &exchange.answer));
             }
         }
         Ok(scores)
     }
 
-    /// Lets the model finish sentences about stories of unseen worlds, as a pretrained model can.
+    /// Exact matches of a pretrained model that finishes sentences about held-out stories.
     pub(crate) fn probe(&self, seed: u64, style: StoryStyle, stories: u64) -> Result<ExactMatches> {
         let mut score = ExactMatches::default();
         for index in 0..stories {
             for Probe { prompt, answer } in story(seed, Split::HeldOut, style, index).probes {
-                let room = self.length(&answer)? + 2;
-                let long = self.length(&prompt)? + room + 1;
-                if long <= self.model.spec().max_position_embeddings {
-                    score.count(self.continue_text(&prompt, room)?.starts_with(&answer));
+                let limit = self.token_count(&answer)? + 2;
+                let total = self.token_count(&prompt)? + limit + 1;
+                if total <= self.model.spec().max_position_embeddings {
+                    score.count(self.continue_text(&prompt, limit)?.starts_with(&answer));
                 }
             }
         }
         Ok(score)
     }
 
-    /// A conversation about one story with the model's own answers.
+    /// A conversation about one held-out story with the model's own answers.
     pub(crate) fn converse(&self, seed: u64, index: u64) -> Result<Vec<Message>> {
         let dialogue = dialogue(seed, Split::HeldOut, index);
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         for at in 0..dialogue.turns.len() {
-            said.push(turn(Role::User, &dialogue.user_message(at)));
-            let room = self.length(&dialogue.turns[at].answer)? + SPARE_TOKENS;
-            let Some(answer) = self.answer(&said, room)? else { break };
-            said.push(turn(Role::Assistant, answer.trim()));
+            messages.push(turn(Role::User, &dialogue.user_message(at)));
+            let limit = self.token_count(&dialogue.turns[at].answer)? + SPARE_TOKENS;
+            let Some(answer) = self.answer(&messages, limit)? else { break };
+            messages.push(turn(Role::Assistant, answer.trim()));
         }
-        Ok(said)
+        Ok(messages)
     }
 
-    fn length(&self, text: &str) -> Result<usize> {
+    fn token_count(&self, text: &str) -> Result<usize> {
         Ok(self.tokenizer.encode(text).map_err(TrainError::from)?.len())
     }
 }

@@ -1,4 +1,4 @@
-//! `bitnet-train export`: write a model in a format that runs, and run it.
+//! `bitnet-train export`: converts a model to an inference format and verifies the result.
 
 use std::time::Instant;
 

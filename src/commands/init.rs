@@ -1,5 +1,5 @@
-//! `bitnet-train init`: a BF16 master of any shape, fresh and random. To start from, to measure
-//! with, and to try a conversion on before the real model is there.
+//! `bitnet-train init`: a randomly initialised BF16 master of any shape, to train from, to measure
+//! with, or to try a conversion on.
 
 use anyhow::Result;
 use bitnet_format::ModelSpec;

@@ -1,4 +1,4 @@
-//! `bitnet-train inspect`: the rows of a recipe as the model sees them, or what a model holds.
+//! `bitnet-train inspect`: a recipe's packed sequences as the model sees them, or a model's contents.
 
 use std::io::IsTerminal;
 
@@ -16,7 +16,7 @@ use bitnet_train::train::TrainError;
 use super::print_line;
 use crate::cli::{InspectDataArgs, InspectModelArgs};
 
-/// What surrounds trained tokens: a colour on a terminal, brackets elsewhere.
+/// Surrounds trained tokens: colour on a terminal, brackets elsewhere.
 struct Marks {
     begin: &'static str,
     end: &'static str,
@@ -59,8 +59,8 @@ fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
     for line in &statistics {
         print_line(line);
     }
-    let marks = if colour { "are green" } else { "stand between [[ and ]]" };
-    print_line(&format!("tokens are parted by |; those that are trained {marks}"));
+    let marks = if colour { "are green" } else { "are between [[ and ]]" };
+    print_line(&format!("tokens are separated by |; trained tokens {marks}"));
     Ok(())
 }
 
@@ -79,7 +79,7 @@ fn segments(row: &PackedSequence) -> Vec<std::ops::Range<usize>> {
     ranges.filter(read).collect()
 }
 
-/// A segment as text, its tokens parted by `|`.
+/// A segment as text, its tokens separated by `|`.
 fn rendered(
     tokenizer: &Tokenizer,
     row: &PackedSequence,

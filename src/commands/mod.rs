@@ -1,4 +1,4 @@
-//! One file a command: from what was typed to what is done and printed.
+//! The commands of `bitnet-train`, one file each: arguments in, work done, results printed.
 
 mod bench;
 mod chat_model;
@@ -21,7 +21,7 @@ use bitnet_train::train::TrainError;
 use crate::cli::{Inspect, TrainerCli, TrainerCommand};
 use crate::failure::Usage;
 
-/// Runs the command that was typed.
+/// Runs the chosen command.
 pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
     match &cli.command {
         None => run::run(&cli.run),
@@ -46,7 +46,7 @@ fn set_threads(threads: Option<usize>) -> Result<()> {
     Ok(pool.map_err(|error| TrainError::Io(std::io::Error::other(error)))?)
 }
 
-/// The tokenizer that a stored model brings.
+/// The tokenizer stored with a model.
 fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::of_model(model).map_err(TrainError::from)?;
     let missing = || {

@@ -1,4 +1,4 @@
-//! `bitnet-train plan`: what a recipe will do and need, before it is run.
+//! `bitnet-train plan`: schedule, memory and time of a recipe before it runs.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use serde_json::json;
 use super::{print_line, set_threads};
 use crate::cli::PlanArgs;
 
-/// Rows of the table beside the ends of phases and warm-up.
+/// Rows of the table, in addition to the first and last step of each phase.
 const ROWS: u64 = 16;
 /// Size of the plot of the learning rate.
 const PLOT: (usize, usize) = (72, 8);
@@ -49,8 +49,8 @@ fn show(recipe: &Recipe, args: &PlanArgs, known: Option<&ModelSpec>) -> Result<(
     print(recipe, args, shape(recipe, known)?)
 }
 
-/// What is known of a run without training; `known` is the model of the stage before. `None` where
-/// the number of steps follows from data that only a stage before makes readable.
+/// What is known of a run without training it; `known` is the previous stage's model. `None` where
+/// the number of steps depends on a tokenizer that a previous stage has yet to write.
 fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<KnownRun>> {
     let signals = Signals::listen().map_err(TrainError::from)?;
     let monitor = &mut Terminal::new(Verbosity::Normal);
@@ -59,7 +59,9 @@ fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<KnownRun>>
 
 fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()> {
     let Some(KnownRun { steps, spec }) = shape else {
-        print_line("its steps count epochs: known once the stage before it has made its tokenizer");
+        print_line(
+            "steps are given in epochs: known once the previous stage has written its tokenizer",
+        );
         return Ok(());
     };
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
@@ -68,14 +70,14 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     let (ranks, load) = (rank_layout(recipe, args), load(recipe, args));
     run::check_batch(recipe, args.ranks as usize)?;
     let device = device::open(&recipe.device);
-    // Memory is that of a run on a CPU where the device is not here to be asked.
+    // Without the device, estimate for a CPU.
     let memory = estimate::memory(&spec, load, ranks, device.as_ref().unwrap_or(&device::cpu()));
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;
     let free = bitnet_train::platform::free_memory();
     let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
     if !fits {
-        print_line("time: not probed, the run does not fit into the free memory of this machine");
+        print_line("time: not probed, the run does not fit into this machine's free memory");
     } else if !args.no_probe {
         let device = device.map_err(TrainError::from)?;
         let backend = OpBackend::of(&device, recipe.train.precision.operands());
@@ -144,7 +146,7 @@ fn print_exchange(
         layout.bytes_a_step(parameters) as f64 / 1e6,
         reduction / 1e9
     ));
-    print_line("  one part after the other, no latency, nothing hidden behind computing");
+    print_line("  assumes no overlap of the parts and no latency");
 }
 
 fn rank_layout(recipe: &Recipe, args: &PlanArgs) -> RankLayout {
@@ -157,7 +159,7 @@ fn rank_layout(recipe: &Recipe, args: &PlanArgs) -> RankLayout {
     }
 }
 
-/// What the rank with the largest share runs at a time.
+/// The load of the rank with the largest share.
 fn load(recipe: &Recipe, args: &PlanArgs) -> Workload {
     let train = &recipe.train;
     let share = train.batch.div_ceil(args.ranks as usize);
@@ -213,10 +215,10 @@ fn print_memory(spec: &ModelSpec, memory: &MemoryEstimate, ranks: u32) {
         }
         print_line(&format!("  {part:<12} {:>10.1} MB", bytes as f64 / 1e6));
     }
-    print_line(&format!("  {:<12} {:>10.1} MB", "together", memory.total() as f64 / 1e6));
+    print_line(&format!("  {:<12} {:>10.1} MB", "total", memory.total() as f64 / 1e6));
 }
 
-/// Evenly spread steps and both sides of every phase switch.
+/// Evenly spaced steps, and the first and last of every phase.
 fn shown_steps(schedule: &Schedule, recipe: &Recipe, steps: u64) -> Vec<u64> {
     let mut shown: Vec<u64> = (0..=ROWS).map(|i| (steps * i / ROWS).max(1)).collect();
     for phase in 0..recipe.phases.len() {

@@ -1,5 +1,5 @@
-//! Shared by the commands that several ranks run together: joining, sharing the cores of a machine,
-//! and ending.
+//! Start and end of commands that several ranks run together: joining them, dividing a machine's
+//! cores, reporting errors once.
 
 use anyhow::{Error, Result};
 use bitnet_train::distributed::{self, Comm, Hosts};
@@ -7,7 +7,7 @@ use bitnet_train::platform;
 use bitnet_train::train::{TrainError, all_ok};
 
 use super::set_threads;
-use crate::failure::{code_of, say};
+use crate::failure::{code_of, print_error_line};
 
 /// Runs `work` with all ranks that were started together, on this rank's share of the machine's
 /// cores; more threads than cores only if `oversubscribe` allows it.
@@ -36,7 +36,7 @@ fn join() -> Result<Comm> {
     Ok(found)
 }
 
-/// A single process; several that were started together would all do the same work.
+/// A single process. Several processes without MPI would all do the same work, so they are refused.
 #[cfg(not(feature = "mpi"))]
 fn join() -> Result<Comm> {
     match distributed::launched() {
@@ -61,14 +61,14 @@ fn share_cores(
     Ok(Some(threads))
 }
 
-/// The error that a rank ends with. Only one rank reports it; an error that the others do not know
-/// of ends them too.
+/// The error that this rank ends with. An error known to all ranks is reported by one of them; any
+/// other aborts the remaining ranks.
 fn leave(comm: &Comm, error: Error) -> Error {
     let known = error.downcast_ref::<TrainError>().filter(|known| known.is_shared());
     match known {
         _ if comm.world_size() == 1 => error,
         None => {
-            say(&format!("error: {}: {error:#}", comm.name()));
+            print_error_line(&format!("error: {}: {error:#}", comm.name()));
             comm.abort(code_of(&error));
             error
         }

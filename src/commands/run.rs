@@ -1,4 +1,4 @@
-//! `bitnet-train --recipe R`: train, stage after stage, and let the result speak.
+//! `bitnet-train --recipe R`: trains one stage or several, then shows what the model generates.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ use super::ranks::with_ranks;
 use crate::cli::RunArgs;
 use crate::failure::Usage;
 
-/// Tokens the packed model speaks for each prompt at the end of a run.
+/// Tokens generated for each prompt at the end of a run.
 const GENERATED_TOKENS: usize = 60;
-/// Held-out stories of the generated world that are asked about at the end of a run.
+/// Held-out stories for the exact-match score at the end of a run.
 const EVALUATED_STORIES: u64 = 200;
 /// Held-out conversations that are shown.
 const SHOWN_CONVERSATIONS: u64 = 2;
@@ -50,7 +50,7 @@ fn run_on(args: &RunArgs, comm: &Comm) -> Result<()> {
     }
 }
 
-/// What a run is called.
+/// The run's name.
 fn name(path: &Path, plan: &Plan) -> String {
     match plan {
         Plan::Single(recipe) => recipe.name.clone(),
@@ -58,7 +58,7 @@ fn name(path: &Path, plan: &Plan) -> String {
     }
 }
 
-/// What is the same for all stages.
+/// Shared by all stages.
 struct Runner<'a> {
     args: &'a RunArgs,
     comm: &'a Comm,
@@ -66,10 +66,10 @@ struct Runner<'a> {
 }
 
 /// A finished stage.
-struct Outcome<'a> {
+struct FinishedStage<'a> {
     recipe: &'a Recipe,
     summary: Summary,
-    /// Questions about unseen worlds, asked in a chat, by how many of a kind the story has.
+    /// Exact matches on held-out stories, by difficulty.
     scores: BTreeMap<Difficulty, ExactMatches>,
 }
 
@@ -79,20 +79,20 @@ impl Runner<'_> {
         if self.args.dry_run || !self.comm.is_first() {
             return Ok(());
         }
-        let outcome = Outcome { recipe, scores: exact_match(recipe, &summary)?, summary };
+        let stage = FinishedStage { recipe, scores: exact_match(recipe, &summary)?, summary };
         if self.args.json {
-            print_line(&outcome.json().to_string());
+            print_line(&stage.json().to_string());
             return Ok(());
         }
-        show(&outcome)?;
-        print_next_steps(&outcome);
+        show(&stage)?;
+        print_next_steps(&stage);
         Ok(())
     }
 
     fn pipeline(&self, stages: &[PipelineStage], out: &Path) -> Result<()> {
         let resume = self.resume(out);
         self.check_pipeline(stages, &resume)?;
-        let mut outcomes = Vec::with_capacity(stages.len());
+        let mut finished = Vec::with_capacity(stages.len());
         for (number, PipelineStage { recipe, out }) in (1..).zip(stages) {
             if !self.args.quiet && self.comm.is_first() {
                 eprintln!("\n== stage {number} of {}: {}", stages.len(), recipe.name);
@@ -106,27 +106,27 @@ impl Runner<'_> {
             }
             let first = self.comm.is_first();
             let scores = if first { exact_match(recipe, &summary)? } else { BTreeMap::new() };
-            outcomes.push(Outcome { recipe, summary, scores });
+            finished.push(FinishedStage { recipe, summary, scores });
         }
         if !self.comm.is_first() {
             return Ok(());
         }
         if self.args.json {
-            let stages: Vec<Value> = outcomes.iter().map(Outcome::json).collect();
+            let stages: Vec<Value> = finished.iter().map(FinishedStage::json).collect();
             let out = out.display().to_string();
             let peak = bitnet_train::platform::peak_memory();
             let line = json!({"out": out, "stages": stages, "peak_rss_bytes": peak});
             print_line(&line.to_string());
             return Ok(());
         }
-        let last = outcomes.last().expect("a pipeline has a stage");
+        let last = finished.last().expect("a pipeline has a stage");
         show(last)?;
-        print_scores(&outcomes);
+        print_scores(&finished);
         print_next_steps(last);
         Ok(())
     }
 
-    /// Refuses before the first stage what would be refused in a later one.
+    /// Checks every stage before the first one starts.
     fn check_pipeline(&self, stages: &[PipelineStage], resume: &Resume) -> Result<()> {
         if let Resume::From(_) = resume {
             let what = "--resume: expected never or auto for a pipeline, got a checkpoint";
@@ -184,7 +184,7 @@ fn checkpoint_path(out: &Path, given: &str) -> PathBuf {
     }
 }
 
-impl Outcome<'_> {
+impl FinishedStage<'_> {
     fn packed(&self) -> Option<&Path> {
         packed(&self.summary)
     }
@@ -213,7 +213,7 @@ fn packed(summary: &Summary) -> Option<&Path> {
     found.map(|(_, path)| path.as_path())
 }
 
-/// Asks the packed model about worlds it never saw, where it was trained on the generated one.
+/// Scores the packed model on held-out stories, if it was trained on the synthetic ones.
 fn exact_match(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Difficulty, ExactMatches>> {
     match (packed(summary), &recipe.data.source) {
         (Some(packed), DataSource::Generate(_)) => {
@@ -230,10 +230,10 @@ fn word(difficulty: Difficulty) -> &'static str {
     }
 }
 
-/// Lets the packed model speak.
-fn show(outcome: &Outcome) -> Result<()> {
-    let Some(packed) = outcome.packed() else { return Ok(()) };
-    let (recipe, model) = (outcome.recipe, ChatModel::open(packed)?);
+/// Prints what the packed model generates.
+fn show(stage: &FinishedStage) -> Result<()> {
+    let Some(packed) = stage.packed() else { return Ok(()) };
+    let (recipe, model) = (stage.recipe, ChatModel::open(packed)?);
     for prompt in &recipe.sample.prompts {
         if recipe.stage == StageKind::Pretrain {
             print_line(&format!("> {prompt}{}", model.continue_text(prompt, GENERATED_TOKENS)?));
@@ -252,8 +252,7 @@ fn show(outcome: &Outcome) -> Result<()> {
             let ExactMatches { asked, right } =
                 model.probe(recipe.seed, style, EVALUATED_STORIES)?;
             print_line(&format!(
-                "sentences about {what} stories of unseen worlds finished exactly: \
-                 {right} of {asked}"
+                "sentences about held-out {what} stories completed exactly: {right} of {asked}"
             ));
         }
         return Ok(());
@@ -271,30 +270,30 @@ fn show(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-fn print_scores(outcomes: &[Outcome]) {
-    if outcomes.iter().all(|outcome| outcome.scores.is_empty()) {
+fn print_scores(finished: &[FinishedStage]) {
+    if finished.iter().all(|stage| stage.scores.is_empty()) {
         return;
     }
-    print_line("\nquestions about unseen worlds, answered exactly right by the packed model:");
+    print_line("\nquestions about held-out stories, answered exactly right by the packed model:");
     print_line("                one person, box and thing    three of each");
-    for outcome in outcomes {
+    for stage in finished {
         let cell = |difficulty: Difficulty| {
-            let score = outcome.scores.get(&difficulty).copied().unwrap_or_default();
+            let score = stage.scores.get(&difficulty).copied().unwrap_or_default();
             format!("{:>4} of {} ({:>5.1} %)", score.right, score.asked, 100.0 * score.share())
         };
         print_line(&format!(
             "  after {:<10}{:>26}{:>25}",
-            outcome.recipe.name,
+            stage.recipe.name,
             cell(Difficulty::OneOfEach),
             cell(Difficulty::ThreeOfEach)
         ));
     }
 }
 
-fn print_next_steps(outcome: &Outcome) {
-    let final_dir = run::final_dir(&outcome.summary.out);
+fn print_next_steps(stage: &FinishedStage) {
+    let final_dir = run::final_dir(&stage.summary.out);
     print_line(&format!("\nThe trained model: {}", final_dir.display()));
-    let Some(packed) = outcome.packed() else {
+    let Some(packed) = stage.packed() else {
         print_line("Pack it to run it:");
         print_line(&format!(
             "  bitnet-train export --model {} --format hf-packed --out packed",
@@ -303,8 +302,8 @@ fn print_next_steps(outcome: &Outcome) {
         return;
     };
     print_line(&format!("The packed model:  {}", packed.display()));
-    if outcome.recipe.stage == StageKind::Pretrain {
-        print_line("Let it go on with a text of yours:");
+    if stage.recipe.stage == StageKind::Pretrain {
+        print_line("Continue a text of your own:");
         print_line(&format!(
             "  cargo run --release -p bitnet -- generate --model {} --prompt \"Once upon a time\"",
             packed.display()

@@ -1,7 +1,7 @@
-//! From a stored model to a file that runs, checked by the programs that will run it.
+//! Exports a stored model to an inference format.
 //!
-//! Writing bytes is `bitnet-format`'s; this room chooses the form, publishes the result in one
-//! step, carries the tokenizer over, and has the written file verified (`verify`).
+//! `bitnet-format` writes the bytes. This module chooses the format, copies the tokenizer
+//! (`tokenizer`), moves the result into place in one step, and verifies it (`verify`).
 
 mod tokenizer;
 mod verify;
@@ -32,7 +32,7 @@ pub struct ExportRequest<'a> {
     pub format: ExportFormat,
     /// The folder or file to write.
     pub out: &'a Path,
-    /// What to do when it is there.
+    /// What to do when it exists.
     pub on_existing: OnExisting,
     /// Embedding and head of a GGUF file.
     pub embedding: DType,
@@ -41,25 +41,25 @@ pub struct ExportRequest<'a> {
 }
 
 impl<'a> ExportRequest<'a> {
-    /// The usual form: F16 embedding, scales that multiply.
+    /// The defaults: F16 embedding, scales that multiply.
     pub fn new(format: ExportFormat, out: &'a Path, on_existing: OnExisting) -> Self {
         let (embedding, scales) = (DType::F16, WeightForm::PackedMultiplying);
         Self { format, out, on_existing, embedding, scales }
     }
 }
 
-/// What was done.
+/// What an export wrote.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExportReport {
     /// Values of ternary matrices.
     pub ternary_parameters: usize,
     /// All other values.
     pub other_parameters: usize,
-    /// Latents moved beside the threshold so that their codes stay (hf-bf16).
+    /// Latent weights nudged off the rounding threshold to keep their ternary codes (hf-bf16).
     pub adjusted: usize,
-    /// Tensors with codes that could not be kept, and how many.
+    /// Tensors with codes that could not be kept, with their number.
     pub lost: Vec<(String, usize)>,
-    /// What other programs need to know.
+    /// Compatibility warnings for other programs.
     pub remarks: Vec<String>,
 }
 
@@ -126,8 +126,8 @@ fn ternary_blocks(format: ExportFormat) -> Option<DType> {
     }
 }
 
-/// Exports an open model; `source` is its path. The result has its final name when this returns,
-/// and until then nothing has; `signals` may stop it.
+/// Exports an open model; `source` is its path. The result gets its final name as the last step, so
+/// an error or a stop by `signals` leaves nothing behind.
 ///
 /// # Errors
 /// A form that cannot hold the model, a target that exists, a full disk, a stop.
@@ -141,7 +141,7 @@ pub fn export(
     check_form(source, model.spec(), request.format, request.embedding)?;
     let start = Instant::now();
     let mut progress = |done, total| {
-        // Small models are done before anybody could read a line.
+        // Small models finish before a progress line would be readable.
         if start.elapsed() > Duration::from_secs(1) {
             watch(done, total);
         }
@@ -200,7 +200,7 @@ fn write_folder(
     Ok((written, Vec::new()))
 }
 
-/// A master that is one already is copied byte for byte.
+/// Writes a BF16 master. A source that is one already is copied byte for byte.
 fn write_master(
     model: &StoredModel,
     source: &Path,
@@ -230,7 +230,7 @@ fn write_master(
     Ok(Converted { ternary, ..Converted::default() })
 }
 
-/// Copies a file in parts, so that a stop is noticed.
+/// Copies a file in chunks, so that a stop signal is noticed.
 fn copy(
     from: &Path,
     to: &Path,
@@ -238,13 +238,13 @@ fn copy(
 ) -> Result<(), FormatError> {
     use std::io::{Read, Write};
     let (mut from, mut to) = (fs_err::File::open(from)?, fs_err::File::create(to)?);
-    let (mut part, mut done) = (vec![0; 8 << 20], 0);
+    let (mut chunk, mut done) = (vec![0; 8 << 20], 0);
     loop {
-        let count = from.read(&mut part)?;
+        let count = from.read(&mut chunk)?;
         if count == 0 {
             return Ok(());
         }
-        to.write_all(&part[..count])?;
+        to.write_all(&chunk[..count])?;
         done += count;
         progress(done)?;
     }

@@ -1,4 +1,4 @@
-//! The tokenizer of a model goes where the model goes.
+//! Copies a model's tokenizer and chat template into its export.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
 
 use crate::error::TrainError;
 
-/// Copies the tokenizer files of a folder; writes those that a GGUF file implies.
+/// Copies the tokenizer files of a folder, or writes them from a GGUF file's metadata.
 pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(), TrainError> {
     if source.is_dir() {
         for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE] {
@@ -27,7 +27,7 @@ pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(
     Ok(fs_err::write(to.join(TOKENIZER_CONFIG_FILE), config)?)
 }
 
-/// What a GGUF file says of the model's tokenizer, and what its user should know.
+/// The tokenizer as GGUF metadata, and warnings for the user.
 pub(super) fn for_gguf(
     source: &Path,
     spec: &ModelSpec,

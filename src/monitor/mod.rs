@@ -1,5 +1,5 @@
-//! Who watches a run. The loop reports; a [`Monitor`] shows. Nothing a monitor does can change a
-//! number, and `metrics.jsonl` is written by the loop itself, whoever watches.
+//! Observers of a run. The training loop reports events, a [`Monitor`] displays them. A monitor cannot
+//! change a result, and the loop itself writes `metrics.jsonl`, whichever monitor is used.
 
 mod events;
 mod plot;
@@ -25,7 +25,7 @@ pub struct RunInfo {
     pub steps: u64,
     /// The first step that will be made; above 1 after a resume.
     pub first_step: u64,
-    /// What an optimizer step is made of, in words.
+    /// The batch of an optimizer step, as text.
     pub batch: String,
     /// Processes that train together.
     pub ranks: usize,
@@ -52,16 +52,16 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Trained tokens a second over this step.
     pub tokens_per_second: f64,
-    /// Whether the update was left out because something was not finite, or a spike.
+    /// Whether the update was skipped because of a non-finite value or a loss spike.
     pub skipped: bool,
     /// Processes that train together.
     pub ranks: usize,
     /// Trained targets so far of the rank that writes this.
     pub tokens_this_rank: u64,
-    /// The objective's other figures.
+    /// Further metrics of the objective.
     #[serde(flatten)]
     pub metrics: BTreeMap<&'static str, f64>,
-    /// The documents of a step that was left out: file and line.
+    /// The documents of a skipped step: file and line.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<String>,
 }
@@ -78,7 +78,7 @@ pub struct Evaluation {
     pub preference: Option<PreferenceEvaluation>,
 }
 
-/// How held-out pairs are told apart.
+/// Metrics of held-out preference pairs.
 #[derive(Clone, Copy, Debug, Serialize, PartialEq)]
 pub struct PreferenceEvaluation {
     /// Mean loss a pair.
@@ -92,21 +92,21 @@ pub struct PreferenceEvaluation {
 }
 
 impl Evaluation {
-    /// What is to become small: the loss that is trained.
+    /// The loss that training minimises; the best checkpoint has the smallest.
     pub fn criterion(&self) -> f64 {
         self.preference.map_or(self.nll_per_token, |preference| preference.loss)
     }
 }
 
-/// A watcher of a run; every method may be left out.
+/// An observer of a run; every method has an empty default.
 pub trait Monitor {
     /// Training is about to begin.
     fn started(&mut self, _info: &RunInfo) {}
-    /// Something worth a line happened.
+    /// An event to report as one line.
     fn message(&mut self, _text: &str) {}
-    /// Long preparation: `done` of `total` units of `what`.
+    /// Progress of long preparation: `done` of `total` units of `what`.
     fn progress(&mut self, _what: &str, _done: u64, _total: u64) {}
-    /// A step was made.
+    /// A step was completed.
     fn step(&mut self, _record: &StepRecord) {}
     /// The ternary codes of all matrices were counted.
     fn ternary(&mut self, _step: u64, _all: &TernaryShares) {}
@@ -120,7 +120,7 @@ pub trait Monitor {
     fn finished(&mut self) {}
 }
 
-/// Watches nothing.
+/// Displays nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

@@ -1,4 +1,4 @@
-//! A run on a terminal: a live bar where stderr is one, a plain line every ten seconds where not.
+//! Shows a run on stderr: a progress bar on a terminal, a line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::TernaryShares;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
 
-/// How often a line is printed where there is no bar.
+/// Interval of lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Steps over which the shown speed is averaged.
 const SPEED_WINDOW: usize = 20;
@@ -40,7 +40,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Decides by stderr whether a bar can be drawn.
+    /// Draws a bar if stderr is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
         let bar = (verbosity == Verbosity::Normal && std::io::stderr().is_terminal()).then(new_bar);
         Self {
@@ -74,7 +74,7 @@ impl Terminal {
         self.verbosity == Verbosity::Verbose
     }
 
-    /// Evaluations, samples and saves in between are counted in.
+    /// Includes evaluations, samples and saves in between.
     fn seconds_a_step(&self) -> f64 {
         match (self.last_steps.front(), self.last_steps.back()) {
             (Some((first, _)), Some((last, _))) if self.last_steps.len() > 1 => {
@@ -132,7 +132,7 @@ impl Monitor for Terminal {
             self.last_steps.pop_front();
         }
         let eta = duration((self.steps - record.step) as f64 * self.seconds_a_step());
-        let skipped = if record.skipped { " LEFT OUT" } else { "" };
+        let skipped = if record.skipped { " SKIPPED" } else { "" };
         let text = format!(
             "{} loss {:.4} lr {:.2e} norm {:.2}{}{} {:.0} tokens/s ETA {eta}{skipped}",
             record.phase,
@@ -192,7 +192,7 @@ impl Monitor for Terminal {
     }
 }
 
-/// What a preference step adds to its line.
+/// Metrics that a preference step adds to its line.
 fn preference(record: &StepRecord) -> String {
     let of = |name: &str| record.metrics.get(name).copied().unwrap_or_default();
     if !record.metrics.contains_key("margin") {

@@ -1,7 +1,7 @@
-//! `bitnet bench`: how fast a model runs here, beside what the machine could do.
+//! `bitnet bench`: speed of a model, optionally with the limits of the machine.
 //!
-//! Prefill and decoding are timed apart, wall clock, each from an empty context or, decoding, from
-//! one of a given length; the figures are medians of the repeats.
+//! Prefill and decoding are timed separately by wall clock. Prefill starts from an empty context,
+//! decoding from one of a given length. The figures are medians of the repeats.
 
 use std::io::{Write, stdout};
 use std::time::Instant;
@@ -17,11 +17,11 @@ use crate::cli::{BenchArgs, CacheArg, HeadArg};
 use crate::failure::BadInput;
 use crate::open;
 
-/// Enough that no cache holds it.
+/// Larger than any CPU cache.
 const READ_BYTES: usize = 1 << 30;
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    // First, while the memory is free.
+    // First, while the memory is still free.
     let limits = args.limits.then(|| limits(open::count(&args.threads)));
     let start = Instant::now();
     let model = model(args)?;
@@ -83,13 +83,13 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
     Ok(model.with_kernel(found))
 }
 
-/// Some ids, `first` and those after it.
+/// Arbitrary but fixed token ids: numbers `first` to `first + count` of one sequence.
 fn ids(model: &Model, first: usize, count: usize) -> Vec<u32> {
     let id = |i: usize| (i * 7919 % model.spec().vocab_size) as u32;
     (first..first + count).map(id).collect()
 }
 
-/// A context for each sequence, with the tokens that are there before decoding begins.
+/// A context for each sequence, filled with `--context-tokens` tokens.
 fn filled(
     model: &Model,
     args: &BenchArgs,
@@ -115,8 +115,8 @@ fn time_prefill(model: &Model, args: &BenchArgs, workspace: &mut Workspace) -> a
     Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Tokens a second of all sequences together, each taking its argmax token. The contexts are
-/// left as they were.
+/// Tokens a second of all sequences together, each taking its most likely token. The caches
+/// are restored to their original length.
 fn time_decode(
     model: &Model,
     args: &BenchArgs,
@@ -132,8 +132,8 @@ fn time_decode(
             .map(|(cache, tokens)| Continuation { cache, tokens })
             .collect();
         let logits = model.forward_batch(workspace, &mut sequences)?;
-        let argmax = logits.chunks(model.spec().vocab_size).map(argmax).collect();
-        ids = argmax;
+        let next = logits.chunks(model.spec().vocab_size).map(argmax).collect();
+        ids = next;
     }
     let seconds = start.elapsed().as_secs_f64();
     for cache in caches.iter_mut() {

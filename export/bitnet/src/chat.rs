@@ -1,7 +1,7 @@
 //! `bitnet chat`: a conversation on a terminal, or one user turn a line in a pipe.
 //!
-//! The key-value cache is kept over the turns: of each new prompt only what follows the longest
-//! common beginning is computed. How turns become tokens is the chat template's.
+//! The key-value cache is kept between turns: only what follows the longest common prefix of the old
+//! and the new prompt is computed. The chat template turns messages into tokens.
 
 use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ struct ChatSession<'a> {
     chat: ChatTemplate,
     threads: Threads,
     request: GenerateRequest,
-    said: Vec<Message>,
+    messages: Vec<Message>,
     cache: KvCache,
     /// The tokens that the cache holds.
     cached: Vec<u32>,
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         stop_ids,
         max_tokens: args.max_tokens,
     };
-    let system = args.system.iter().map(|text| turn(Role::System, text)).collect();
+    let system = args.system.iter().map(|text| message(Role::System, text)).collect();
     let mut session = ChatSession {
         cache: open::cache(&model, &args.cache),
         model: &model,
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         chat,
         threads: open::threads(&args.threads, &model)?,
         request,
-        said: system,
+        messages: system,
         cached: Vec::new(),
     };
     let interrupt = Interrupt::listen()?;
@@ -59,7 +59,7 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
     if terminal {
         eprintln!("/reset forgets what was said, /exit leaves, Ctrl-C stops an answer");
     }
-    let system = session.said.clone();
+    let system = session.messages.clone();
     let mut line = String::new();
     loop {
         if terminal {
@@ -73,7 +73,7 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
         match line.trim() {
             "" => {}
             "/exit" => return Ok(()),
-            "/reset" => session.said.clone_from(&system),
+            "/reset" => session.messages.clone_from(&system),
             text => {
                 interrupt.hold();
                 session.answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
@@ -84,30 +84,30 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
 }
 
 impl ChatSession<'_> {
-    /// Adds the user's turn and the answer to it; what is spoken goes to `out` as it comes.
+    /// Adds the user's message and streams the answer to `out`.
     fn answer(
         &mut self,
         text: &str,
         out: &mut dyn FnMut(&str) -> std::io::Result<()>,
         interrupted: &dyn Fn() -> bool,
     ) -> anyhow::Result<()> {
-        self.said.push(turn(Role::User, text));
+        self.messages.push(message(Role::User, text));
         let Some(prompt) = self.fitting_prompt()? else {
-            self.said.pop();
+            self.messages.pop();
             let most = self.model.spec().max_position_embeddings;
             eprintln!("this turn does not fit into the context of {most} tokens; it is left out");
             return Ok(());
         };
         let held = self.reuse(&prompt);
-        let room = self.model.spec().max_position_embeddings - prompt.len();
+        let free = self.model.spec().max_position_embeddings - prompt.len();
         let request = GenerateRequest {
-            max_tokens: self.request.max_tokens.min(room),
+            max_tokens: self.request.max_tokens.min(free),
             ..self.request.clone()
         };
         self.request.sampler.seed = self.request.sampler.seed.wrapping_add(1);
         let (mut stream, mut answer) = (self.tokenizer.stream(), String::new());
         let mut written = Ok(());
-        let mut speak = |piece: &str| {
+        let mut emit = |piece: &str| {
             let piece = if answer.is_empty() { piece.trim_start() } else { piece };
             answer.push_str(piece);
             written = out(piece);
@@ -115,45 +115,45 @@ impl ChatSession<'_> {
         };
         let (model, cache) = (self.model, &mut self.cache);
         let generated = generate(model, cache, &prompt[held..], &request, &self.threads, |id| {
-            if speak(&stream.push(id)) && !interrupted() {
+            if emit(&stream.push(id)) && !interrupted() {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
             }
         })?;
-        speak(&stream.finish());
+        emit(&stream.finish());
         written?;
         // The cache holds the prompt and all generated tokens that were fed back.
         self.cached = prompt;
         self.cached.extend(generated.tokens);
         self.cached.truncate(self.cache.len());
-        self.said.push(turn(Role::Assistant, answer.trim_end()));
+        self.messages.push(message(Role::Assistant, answer.trim_end()));
         Ok(())
     }
 
-    /// The prompt for all that was said, without the oldest turns where there is no room for them;
-    /// `None` when the last turn alone leaves no room for an answer.
+    /// The prompt for the conversation, without its oldest turns if it would fill the context; `None`
+    /// when the last message alone fills it.
     fn fitting_prompt(&mut self) -> anyhow::Result<Option<Vec<u32>>> {
-        let first = usize::from(self.said.first().is_some_and(|it| it.role == Role::System));
+        let first = usize::from(self.messages.first().is_some_and(|it| it.role == Role::System));
         let mut forgotten = 0;
         loop {
-            let prompt = self.chat.prompt(self.tokenizer, &self.said)?;
+            let prompt = self.chat.prompt(self.tokenizer, &self.messages)?;
             if prompt.len() < self.model.spec().max_position_embeddings {
                 if forgotten > 0 {
                     eprintln!("the context is full: the oldest {forgotten} turns are forgotten");
                 }
                 return Ok(Some(prompt));
             }
-            if self.said.len() <= first + 1 {
+            if self.messages.len() <= first + 1 {
                 return Ok(None);
             }
-            self.said.remove(first);
+            self.messages.remove(first);
             forgotten += 1;
         }
     }
 
-    /// Cuts the cache to what it shares with `prompt`, and says how many tokens that are. The last
-    /// token is always computed, since its logits are needed.
+    /// Truncates the cache to its common prefix with `prompt` and returns the prefix length. The last
+    /// token is always computed again, since its logits are needed.
     fn reuse(&mut self, prompt: &[u32]) -> usize {
         let same = self.cached.iter().zip(prompt).take_while(|(held, new)| held == new).count();
         let held = same.min(prompt.len() - 1);
@@ -162,7 +162,7 @@ impl ChatSession<'_> {
     }
 }
 
-/// Ctrl-C: stops an answer; at the prompt it leaves the program as it would any other.
+/// Ctrl-C stops an answer; at the prompt it ends the program.
 struct Interrupt {
     asked: Arc<AtomicBool>,
     /// Whether Ctrl-C ends the program.
@@ -193,7 +193,7 @@ impl Interrupt {
     }
 }
 
-fn turn(role: Role, content: &str) -> Message {
+fn message(role: Role, content: &str) -> Message {
     Message { role, content: content.to_owned() }
 }
 

@@ -1,4 +1,4 @@
-//! The command line as typed. What it means is decided in the file of each command.
+//! The command line. Each command's own file interprets it.
 
 use std::path::PathBuf;
 
@@ -18,11 +18,11 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk with a model; in a pipe, one user turn a line
     Chat(ChatArgs),
-    /// Print how likely a model finds given token ids
+    /// Score token ids: log-probabilities and perplexity
     Score(ScoreArgs),
-    /// Print what a model holds
+    /// Print config, tensors and ternary statistics of a model
     Inspect(InspectArgs),
-    /// Measure how fast a model, or random weights of a shape, run here
+    /// Measure the speed of a model, or of random weights of a shape
     Bench(BenchArgs),
 }
 
@@ -31,25 +31,25 @@ pub(crate) struct GenerateArgs {
     /// Model folder or GGUF file
     #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
-    /// Text to continue; `-` reads all of stdin as it is
+    /// Text to continue; `-` reads all of stdin
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
-    /// Most tokens to generate
+    /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_tokens: usize,
-    /// End before this text; may be given several times
+    /// Stop before this text; may be repeated
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) stop: Vec<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: HeadArg,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
-    /// Print one JSON object when done instead of the text as it comes
+    /// Print one JSON object at the end instead of streaming the text
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -59,15 +59,15 @@ pub(crate) struct ChatArgs {
     /// Model folder or GGUF file
     #[arg(long, value_name = "PATH")]
     pub(crate) model: PathBuf,
-    /// What the model is told before the first turn
+    /// System message
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Most tokens of an answer
+    /// Maximum number of tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_tokens: usize,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
-    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: HeadArg,
     #[command(flatten)]
@@ -79,41 +79,41 @@ pub(crate) struct ChatArgs {
 /// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p, draw.
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// Divides the logits; 0 always takes the likeliest token
+    /// Divides the logits; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub(crate) temperature: f32,
-    /// Keep only the K likeliest tokens; 0 keeps all
+    /// Keep only the K most likely tokens; 0 keeps all
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub(crate) top_k: usize,
-    /// Keep the fewest likeliest tokens whose probabilities reach P
+    /// Keep the smallest set of most likely tokens whose probabilities reach P
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub(crate) top_p: f32,
-    /// Keep tokens at least P times as likely as the likeliest
+    /// Keep tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f32,
-    /// Divides the positive and multiplies the negative logits of tokens already there; 1 is off
+    /// Divides positive and multiplies negative logits of tokens that already occurred; 1 is off
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     pub(crate) repetition_penalty: f32,
-    /// Where the random numbers start; the same seed gives the same text
+    /// Random seed; the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
-    /// Hold keys and values as computed, or rounded to half precision in half the memory
+    /// Precision of the key-value cache; f16 takes half the memory
     #[arg(long, value_enum, value_name = "f32|f16", default_value = "f32")]
     pub(crate) cache: CacheArg,
 }
 
-/// What keys and values are held in.
+/// Precision of the key-value cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CacheArg {
     F32,
     F16,
 }
 
-/// How the head is held.
+/// Precision of the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HeadArg {
     File,
@@ -125,7 +125,7 @@ pub(crate) struct ThreadArgs {
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Say on stderr what computes and where the weights lie
+    /// Print backend and memory info on stderr
     #[arg(long)]
     pub(crate) verbose: bool,
 }
@@ -138,7 +138,7 @@ pub(crate) struct ScoreArgs {
     /// File with one JSON array of token ids a line
     #[arg(long, value_name = "FILE")]
     pub(crate) ids: PathBuf,
-    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "file")]
     pub(crate) head: HeadArg,
     #[command(flatten)]
@@ -162,10 +162,10 @@ pub(crate) struct BenchArgs {
     /// Random weights of this shape instead
     #[arg(long, value_name = "CONFIG.toml", conflicts_with = "model")]
     pub(crate) config: Option<PathBuf>,
-    /// Tokens of the prompt; 0 leaves prefill out
+    /// Tokens of the prompt; 0 skips prefill
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) prompt_tokens: usize,
-    /// Tokens to generate; 0 leaves decoding out
+    /// Tokens to generate; 0 skips decoding
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(crate) generate_tokens: usize,
     /// Tokens in the context before decoding begins
@@ -174,17 +174,17 @@ pub(crate) struct BenchArgs {
     /// Sequences that are decoded together; the speed is that of all of them
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) sequences: u16,
-    /// How often; the median is reported
+    /// Number of repeats; the median is reported
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeat: u32,
     /// Instruction set to use: scalar, avx2, avx-vnni, avx512-vnni, neon-dotprod
     /// [default: the fastest]
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<String>,
-    /// Also measure what the machine can do at most
+    /// Also measure the limits of the machine
     #[arg(long)]
     pub(crate) limits: bool,
-    /// Hold the head (and a tied embedding) as the file does, or in 8 bits with a scale a row
+    /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: HeadArg,
     #[command(flatten)]

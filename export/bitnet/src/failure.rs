@@ -1,4 +1,4 @@
-//! How the program fails: one message on stderr and an exit code (docs/src/promises.md).
+//! Reports errors: one message on stderr and a documented exit code (docs/src/promises.md).
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -9,13 +9,13 @@ use bitnet_engine::EngineError;
 use bitnet_format::FormatError;
 use bitnet_text::TextError;
 
-/// A defect of ours.
+/// A bug in this program.
 pub(crate) const INTERNAL: u8 = 1;
 const USAGE: u8 = 2;
 const INPUT: u8 = 4;
 const ENVIRONMENT: u8 = 5;
 
-/// A file that does not hold what was asked for; the message begins with its name.
+/// A file or argument with unusable contents; the message begins with its name.
 #[derive(Debug)]
 pub(crate) struct BadInput(pub(crate) String);
 
@@ -27,7 +27,7 @@ impl fmt::Display for BadInput {
 
 impl std::error::Error for BadInput {}
 
-/// Prints the error and gives the exit code. A reader that closed its pipe is no error.
+/// Prints the error and returns the exit code. A closed pipe on stdout is not an error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
@@ -36,11 +36,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit_code(error))
 }
 
-/// Said instead of Rust's own message when a defect of ours shows.
+/// Replaces Rust's panic message.
 pub(crate) fn report_panic(info: &PanicHookInfo) {
     let what = info.payload_as_str().unwrap_or("unknown");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
-    eprintln!("error: internal error at {place}: {what}\nhint: this is a defect; please report it");
+    eprintln!("error: internal error at {place}: {what}\nhint: this is a bug; please report it");
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -75,7 +75,7 @@ fn format_code(error: &FormatError) -> u8 {
     }
 }
 
-/// A path that leads nowhere is bad input; a full disk or a missing permission is not.
+/// A missing path is bad input; a full disk or a missing permission is a fault of the environment.
 fn io_code(error: &std::io::Error) -> u8 {
     match error.kind() {
         ErrorKind::NotFound

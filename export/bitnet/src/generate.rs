@@ -1,4 +1,4 @@
-//! `bitnet generate`: the completion on stdout, as it comes or as one JSON object.
+//! `bitnet generate`: the completion on stdout, streamed or as one JSON object.
 
 use std::io::{Read, Write, stdin, stdout};
 use std::ops::ControlFlow;
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(writeln!(stdout().lock(), "{line}")?)
 }
 
-/// The prompt's ids behind the id that opens a document, if the model has one.
+/// The prompt's ids, after the beginning-of-text id if the model has one.
 fn prompt_ids(prompt: &str, model: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     let read;
     let text = if prompt == "-" {

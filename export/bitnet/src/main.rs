@@ -1,6 +1,6 @@
 //! `bitnet` runs packed BitNet models from the command line.
 //!
-//! Results go to stdout, everything else to stderr. Each command is a file; here they only meet.
+//! Results go to stdout, everything else to stderr. Each command has its own file.
 #![forbid(unsafe_code)]
 
 mod bench;

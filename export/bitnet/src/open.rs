@@ -1,4 +1,4 @@
-//! Opening what a command names: the model, its tokenizer, the team of threads.
+//! Opens what a command names: the model, its tokenizer, the thread pool.
 
 use std::path::Path;
 use std::thread::available_parallelism;
@@ -12,7 +12,7 @@ use bitnet_text::Tokenizer;
 use crate::cli::{CacheArg, CacheArgs, HeadArg, ThreadArgs};
 use crate::failure::BadInput;
 
-/// Says plainly that there is nothing at a path.
+/// A plain error message where nothing exists at a path.
 pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
     if path.exists() {
         return Ok(());
@@ -27,7 +27,7 @@ pub(crate) fn model(path: &Path, head: HeadArg) -> anyhow::Result<Model> {
     Ok(Model::load_with(path, precision(head))?)
 }
 
-/// How the head is to be held.
+/// The precision of the head.
 pub(crate) fn precision(head: HeadArg) -> HeadPrecision {
     match head {
         HeadArg::File => HeadPrecision::File,
@@ -44,7 +44,7 @@ pub(crate) fn cache(model: &Model, args: &CacheArgs) -> KvCache {
     KvCache::with_precision(model.spec(), precision)
 }
 
-/// The tokenizer that a model brings and that fits it.
+/// The tokenizer stored with a model; it must fit the model's vocabulary.
 pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer> {
     let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
     let missing = || BadInput(format!("{}: holds no tokenizer", file.display()));
@@ -57,25 +57,25 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     Ok(tokenizer)
 }
 
-/// The one team of threads of the process, to compute `model` with.
+/// The process's thread pool, to compute `model` with.
 pub(crate) fn threads(args: &ThreadArgs, model: &Model) -> anyhow::Result<Threads> {
     if args.verbose {
-        eprintln!("{}", what_computes(model, count(args)));
+        eprintln!("{}", backend_info(model, count(args)));
     }
     Threads::new(count(args)).context("cannot start the worker threads")
 }
 
-/// How many threads a command is to use.
+/// The number of threads of a command.
 pub(crate) fn count(args: &ThreadArgs) -> usize {
     let all = || available_parallelism().map_or(1, usize::from);
     args.threads.map_or_else(all, usize::from)
 }
 
-fn what_computes(model: &Model, threads: usize) -> String {
+fn backend_info(model: &Model, threads: usize) -> String {
     let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
     let pages = match huge_page_bytes() {
-        None => "whether memory lies on huge pages is unknown on this system".to_owned(),
-        Some(0) => "no huge pages: the system gives none, weights lie on small ones".to_owned(),
+        None => "huge pages: unknown on this system".to_owned(),
+        Some(0) => "no huge pages available, weights on small pages".to_owned(),
         Some(bytes) => format!("{} MB on huge pages", bytes / 1_000_000),
     };
     let kernel = model.kernel().name();

@@ -1,4 +1,4 @@
-//! `bitnet score`: how likely a model finds the sequences of a file.
+//! `bitnet score`: log-probabilities of the sequences in a file.
 //!
 //! The whole file is checked before the first sequence is scored.
 
@@ -48,7 +48,7 @@ fn read_sequence(line: &[u8], model: &Model) -> Result<Vec<u32>, String> {
     Ok(sequence)
 }
 
-/// `logprobs[i]` belongs to token i, `argmax[i]` to the place after it.
+/// `logprobs[i]` belongs to token i, `argmax[i]` is the most likely token after it.
 fn as_json(scores: &Scores) -> String {
     json!({"logprobs": scores.logprobs, "argmax": scores.argmax}).to_string()
 }

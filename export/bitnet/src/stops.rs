@@ -1,5 +1,5 @@
-//! Texts that end an answer, found across token borders. What might be the beginning of one is held
-//! back until it is known.
+//! Finds stop texts across token borders. Text that may begin a stop text is held back until it is
+//! certain.
 
 /// The stop texts of one answer.
 pub(crate) struct StopTexts<'a> {
@@ -13,7 +13,7 @@ impl<'a> StopTexts<'a> {
         Self { stops, held: String::new() }
     }
 
-    /// What can be shown now that `text` has come, and whether a stop text was reached.
+    /// Adds `text`; returns what can be shown now and whether a stop text was reached.
     pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
         let reached = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
@@ -27,12 +27,12 @@ impl<'a> StopTexts<'a> {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What was held back and began nothing.
+    /// The text still held back, which turned out to begin no stop text.
     pub(crate) fn finish(self) -> String {
         self.held
     }
 
-    /// Bytes of the longest end of what is held that a stop text begins with.
+    /// Length of the longest suffix of the held text that is a prefix of a stop text.
     fn possible_beginning(&self) -> usize {
         let ends = self.held.char_indices().map(|(at, _)| &self.held[at..]);
         let begins = |end: &&str| self.stops.iter().any(|stop| stop.starts_with(end));

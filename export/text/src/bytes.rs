@@ -1,8 +1,14 @@
 //! The byte-level alphabet: how GPT-2 style tokenizers spell the 256 bytes as printable letters.
-//! No decoding of whole texts lives here.
+//!
+//! ```text
+//! bytes    21–7E, A1–AC, AE–FF   themselves   a -> a
+//!          00–20                 U+0100 on    space -> Ġ
+//!          7F–A0                 U+0121 on
+//!          AD                    U+0143
+//! ```
 
-/// The bytes a byte-level token stands for; a token with any other letter in it (an added token)
-/// stands for its own UTF-8, as in the `tokenizers` library.
+/// The bytes of a byte-level token. A token with any other letter (an added token) is its own UTF-8,
+/// as in the `tokenizers` library.
 pub(crate) fn token_bytes(token: &str) -> Vec<u8> {
     let spelled: Option<Vec<u8>> = token.chars().map(letter_byte).collect();
     spelled.unwrap_or_else(|| token.as_bytes().to_vec())

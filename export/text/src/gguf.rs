@@ -11,16 +11,16 @@ use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 use crate::vocabulary::{SplitPattern, TokenKind, Vocabulary};
 
-/// The one kind of tokenizer we write and read: byte-level pairs.
+/// llama.cpp's name for byte-level BPE, the only kind supported.
 const MODEL: &str = "gpt2";
 
-/// The kinds that say that a file has no tokenizer.
+/// Kinds that mean "no tokenizer".
 const NONE: [&str; 2] = ["no_vocab", "none"];
 
 const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 impl Tokenizer {
-    /// The tokenizer that a stored model brings; `None` where it brings none.
+    /// The tokenizer stored with a model; `None` if there is none.
     ///
     /// # Errors
     /// When it is broken or of another kind.
@@ -36,7 +36,7 @@ impl Tokenizer {
 }
 
 impl ChatTemplate {
-    /// The template that a stored model brings, else 2B4T's own.
+    /// The template stored with a model, else that of 2B4T.
     ///
     /// # Errors
     /// When it does not work.
@@ -56,7 +56,7 @@ impl ChatTemplate {
         }
     }
 
-    /// Puts the template under its key.
+    /// Writes the template under its key.
     ///
     /// # Errors
     /// When the tokenizer has no token that ends a turn.
@@ -71,7 +71,7 @@ impl ChatTemplate {
 }
 
 impl Vocabulary {
-    /// Puts everything under its keys.
+    /// Writes all metadata keys.
     pub fn describe(&self, metadata: &mut Metadata) {
         let mut put = |key: &str, value: Value| {
             metadata.insert(format!("tokenizer.ggml.{key}"), value);
@@ -98,10 +98,10 @@ impl Vocabulary {
         put("add_bos_token", Value::Bool(self.add_bos));
     }
 
-    /// What the keys say; `None` where they say that there is no tokenizer.
+    /// Reads the metadata keys; `None` if the file has no tokenizer.
     ///
     /// # Errors
-    /// Names the key that is missing, of another type, or says what we do not know.
+    /// Names the key that is missing, of another type, or has an unsupported value.
     pub fn read(metadata: &Metadata) -> Result<Option<Self>, TextError> {
         let key = |key: &str| format!("tokenizer.ggml.{key}");
         let model = metadata.optional_str(&key("model"))?;

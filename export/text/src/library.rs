@@ -1,5 +1,4 @@
-//! Handing checked bytes to the `tokenizers` library, and finding the control tokens. The checks
-//! live in `check`, the tokenizer itself in `tokenizer`.
+//! Loads a checked `tokenizer.json` with the `tokenizers` library and finds the control tokens.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +9,8 @@ use tokenizers::PostProcessorWrapper;
 use crate::error::TextError;
 use crate::tokenizer_json::AddedEntry;
 
-/// The first of `names` that is an added token. One that is not special is refused: documents
-/// that spell it would end where they should not.
+/// The first of `names` that is an added token. It must be special: otherwise documents that spell
+/// it would end in the middle.
 pub(crate) fn control(
     path: &Path,
     added: &[AddedEntry],
@@ -27,9 +26,9 @@ pub(crate) fn control(
     }
 }
 
-/// Loads and tries out a file, without the parts that would cut, pad or frame a text.
+/// Loads and tests a file, without truncation, padding and post-processor.
 pub(crate) fn load(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
-    // The library still panics on some malformed parts; on some only once they are used.
+    // The library panics on some malformed parts, on some only at first use.
     let loaded = catch_unwind(AssertUnwindSafe(|| {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
         inner.with_truncation(None)?;

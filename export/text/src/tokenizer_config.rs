@@ -1,5 +1,5 @@
-//! `tokenizer_config.json`: what transformers and engines read beside a `tokenizer.json`. Written
-//! with every model folder, read back for its chat template.
+//! `tokenizer_config.json`, which transformers and inference engines read along with
+//! `tokenizer.json`. Written with every model folder; read for its chat template.
 
 use std::path::Path;
 
@@ -33,8 +33,8 @@ impl Tokenizer {
 }
 
 impl ChatTemplate {
-    /// The template of a model folder: what its `tokenizer_config.json` says, else 2B4T's own. The
-    /// source of 2B4T's template stands for [`ChatTemplate::b158`], headers and contents apart.
+    /// The template in a folder's `tokenizer_config.json`, else that of 2B4T. The Jinja source of
+    /// 2B4T's template is recognised and becomes [`ChatTemplate::b158`].
     ///
     /// # Errors
     /// When the file does not parse or its template does not work.

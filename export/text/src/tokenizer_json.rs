@@ -1,5 +1,4 @@
-//! What of a `tokenizer.json` the checks read, and reading it. No judgement about the contents
-//! lives here, beyond what a parser says.
+//! The parts of a `tokenizer.json` that the checks need, and parsing them. `check` validates them.
 
 use std::fmt;
 use std::io::Read;
@@ -45,7 +44,7 @@ pub(crate) enum Merge {
     Line(String),
 }
 
-/// The vocabulary in file order. A map would hide a token that is named twice.
+/// The vocabulary in file order. A map would hide duplicate tokens.
 pub(crate) struct VocabEntries(pub(crate) Vec<(String, u64)>);
 
 impl<'de> Deserialize<'de> for VocabEntries {
@@ -86,11 +85,11 @@ struct ModelType {
     kind: Option<String>,
 }
 
-/// Reads a whole file of a believable size.
+/// Reads a whole file of at most [`MAX_FILE_BYTES`].
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TextError> {
     let file = fs_err::File::open(path)?;
     let mut bytes = Vec::new();
-    // `take` bounds the read where the size cannot be asked for, such as a pipe.
+    // `take` bounds the read where the size is unknown, such as a pipe.
     if file.metadata()?.len() <= MAX_FILE_BYTES {
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 <= MAX_FILE_BYTES {
@@ -120,8 +119,8 @@ fn from_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, TextEr
     })
 }
 
-/// A byte order mark, an empty file and a non-object get words of their own: the parser's
-/// ("expected value") do not help anybody.
+/// A byte order mark, an empty file and a non-object get messages of their own: the parser's
+/// ("expected value") would not help.
 fn begins_as_object(path: &Path, bytes: &[u8]) -> Result<(), TextError> {
     let start = bytes.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(bytes.len());
     let got = match bytes[start..] {

@@ -1,5 +1,4 @@
-//! Training a byte-level BPE tokenizer in the layout of Llama 3. Reading tokenizers, ours too,
-//! lives in `tokenizer`.
+//! Trains byte-level BPE tokenizers with the layout of Llama 3.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,11 +23,11 @@ pub(crate) const SPLIT: &str = concat!(
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// Trains a byte-level BPE tokenizer on `texts` and gives the bytes of its `tokenizer.json`.
+/// Trains a byte-level BPE tokenizer on `texts` and returns the bytes of its `tokenizer.json`.
 ///
 /// The vocabulary is the 256 bytes, then merges, then [`SPECIAL_TOKENS`]: exactly `vocab_size`
 /// tokens where the text has pairs enough to merge. A text that runs out of pairs (each of its
-/// words is one token already) gives fewer; `Tokenizer::vocab_size` of the result tells how many.
+/// words is one token already) gives fewer; see `Tokenizer::vocab_size` of the result.
 ///
 /// The same texts give the same bytes, in any order and on any number of threads. At most 2 GiB
 /// of text can be counted; more is [`TextError::TrainTooLarge`].
@@ -84,7 +83,7 @@ fn count(
     if total.into_inner() > MAX_TRAIN_BYTES { Err(TextError::TrainTooLarge) } else { Ok(()) }
 }
 
-/// Puts the parts around the model as the published Llama 3 file has them.
+/// Adds the other parts of the file, as in the published Llama 3 tokenizer.
 fn assemble(model: BPE, split: Sequence) -> Result<Vec<u8>, TextError> {
     let first = model.get_vocab_size() as u32;
     let mut tokenizer = tokenizers::Tokenizer::new(model);

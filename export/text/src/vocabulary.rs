@@ -1,8 +1,8 @@
-//! A byte-level BPE tokenizer as GGUF files carry it: tokens by id, their kinds, merges, and the
-//! name of the way text is split. Their keys are `gguf`'s business.
+//! A byte-level BPE tokenizer as GGUF files store it: tokens by id, their kinds, merges, and the name
+//! of the split pattern. `gguf` maps it to metadata keys.
 //!
-//! Splitting is named, not described, in a GGUF file, so only patterns that llama.cpp has under a
-//! name can be written; another would give other ids there, silently.
+//! A GGUF file names its split pattern and does not describe it. Only patterns that llama.cpp knows
+//! by name can be written; with any other it would silently produce different ids.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use crate::tokenizer::Tokenizer;
 use crate::tokenizer_json::{self, Merge};
 use crate::train::SPLIT;
 
-/// A tokenizer as a GGUF file says it.
+/// A tokenizer as a GGUF file stores it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocabulary {
     /// Spelling by id: byte-level letters (`Ġthe`), or plain text for added tokens.
     pub tokens: Vec<String>,
     /// One for each token.
     pub kinds: Vec<TokenKind>,
-    /// `left right`, the first to be applied first.
+    /// `left right`, highest priority first.
     pub merges: Vec<String>,
     /// How text becomes words before merging.
     pub split: SplitPattern,
@@ -30,7 +30,7 @@ pub struct Vocabulary {
     pub eos: Option<u32>,
     /// Ends a turn of a chat.
     pub eot: Option<u32>,
-    /// Fills up batches.
+    /// Pads batches.
     pub padding: Option<u32>,
     /// Whether a text begins with `bos`.
     pub add_bos: bool,
@@ -43,9 +43,9 @@ pub enum TokenKind {
     Normal,
     /// Never found in text: begins, ends, separates.
     Control,
-    /// Found in text as a whole.
+    /// Matched in text as a whole.
     UserDefined,
-    /// An id that stands for nothing.
+    /// An unused id.
     Unused,
 }
 
@@ -129,7 +129,7 @@ impl SplitPattern {
         match parts {
             [one] if bytes(one, true) && !ignore_merges => Some(Self::Gpt2),
             [split, rest] if is(split, "Split") && bytes(rest, false) => {
-                // Keeping the matches, or removing what is between them: the same words.
+                // Keeping the matches and removing the text between them give the same words.
                 let cut = (&split["behavior"], &split["invert"]);
                 let whole = cut == (&json!("Isolated"), &json!(false))
                     || cut == (&json!("Removed"), &json!(true));
@@ -141,7 +141,7 @@ impl SplitPattern {
     }
 }
 
-/// The other parts of a `tokenizer.json` that decide about ids.
+/// The other parts of a `tokenizer.json` that influence ids.
 #[derive(serde::Deserialize)]
 struct Rest {
     normalizer: Option<Value>,
@@ -156,8 +156,8 @@ struct RestOfModel {
 }
 
 impl Tokenizer {
-    /// What a GGUF file of a model with `rows` ids says of this tokenizer. Ids beyond the
-    /// tokenizer's own are `[PAD…]`, unused.
+    /// This tokenizer for the GGUF file of a model with `rows` embedding rows. Ids beyond the
+    /// tokenizer's own become unused `[PAD…]` tokens.
     ///
     /// # Errors
     /// When text is normalised or split in a way that GGUF has no name for, or when there are more

@@ -1,12 +1,11 @@
-//! The one limit of splitting text into words: very long runs of whitespace. The splitting itself
-//! is the library's.
+//! The one limit of splitting text into words: very long runs of whitespace.
 
 /// The regular expressions of GPT-2 and Llama 3 step back through a run of whitespace, and the
-/// library's engine gives up after a million steps: it then ends the splitting without a word and
-/// takes the rest of the text as one. Below this length it never does.
+/// library's engine gives up after a million steps. It then silently takes the rest of the text as
+/// one word. Below this length that never happens.
 const MAX_RUN: usize = 900_000;
 
-/// Refuses a text whose words the library would not find.
+/// Refuses a text that the library would split wrongly.
 pub(crate) fn check(text: &str) -> Result<(), String> {
     if text.len() <= MAX_RUN || longest(text) <= MAX_RUN {
         return Ok(());

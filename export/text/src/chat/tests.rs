@@ -264,7 +264,7 @@ fn a_conversation_may_be_empty() {
 }
 
 #[test]
-fn speakers_and_their_words() {
+fn every_role_has_a_name() {
     for role in [System, User, Assistant] {
         assert_eq!(Role::from_name(role.name()), Some(role));
     }
