@@ -10,7 +10,7 @@
 //! ```
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
-use bitnet_kernels::Work;
+use bitnet_kernels::SimdWork;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Shape, Tensor};
@@ -118,7 +118,7 @@ impl OptimizerOps for Flex {
             .zip(seconds.par_chunks_mut(CHUNK))
             .zip(floats(&gradient).par_chunks(CHUNK))
             .for_each(|(((value, first), second), gradient)| {
-                backend.kernel.compiled(UpdateChunk { value, gradient, first, second, update });
+                backend.kernel.dispatch(UpdateChunk { value, gradient, first, second, update });
             });
         (value, first, second)
     }
@@ -126,7 +126,7 @@ impl OptimizerOps for Flex {
     fn sum_of_squares(x: FlexTensor, backend: OpBackend) -> FlexTensor {
         let x = x.to_contiguous();
         let chunks = floats(&x).par_chunks(CHUNK);
-        let sums: Vec<f32> = chunks.map(|chunk| backend.kernel.compiled(Squares(chunk))).collect();
+        let sums: Vec<f32> = chunks.map(|chunk| backend.kernel.dispatch(Squares(chunk))).collect();
         let sum: f64 = sums.into_iter().map(f64::from).sum();
         tensor(vec![sum as f32], Shape::from([1]))
     }
@@ -140,7 +140,7 @@ struct UpdateChunk<'a> {
     update: AdamWUpdate,
 }
 
-impl Work for UpdateChunk<'_> {
+impl SimdWork for UpdateChunk<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -162,7 +162,7 @@ impl Work for UpdateChunk<'_> {
 
 struct Squares<'a>(&'a [f32]);
 
-impl Work for Squares<'_> {
+impl SimdWork for Squares<'_> {
     type Output = f32;
 
     /// 32 lanes, each summed in order, then the lanes in order, then the rest: the same order on

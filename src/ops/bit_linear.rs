@@ -24,7 +24,9 @@
 use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
-use bitnet_kernels::{Activations, Left, Order, Right, Scale, Size, TernaryPanels, Work, matmul};
+use bitnet_kernels::{
+    Activations, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels, matmul,
+};
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
@@ -217,7 +219,7 @@ impl NativeBitLinear {
                 codes.copy_from_slice(x.codes(token));
                 **scale = x.scale(token).multiplier();
                 // An integer code cannot hold NaN, and training must see it.
-                if kernel.compiled(AnyNan(values)) {
+                if kernel.dispatch(AnyNan(values)) {
                     y.fill(f32::NAN);
                     **scale = f32::NAN;
                 }
@@ -230,7 +232,7 @@ impl NativeBitLinear {
 /// Whether any of the values is NaN, without a branch for each value.
 struct AnyNan<'a>(&'a [f32]);
 
-impl Work for AnyNan<'_> {
+impl SimdWork for AnyNan<'_> {
     type Output = bool;
 
     #[inline(always)]
@@ -249,13 +251,15 @@ impl SavedBitLinear {
         let mut dx = vec![0.0; tokens * width];
         let size = Size { rows: tokens, depth: out, columns: width };
         let scale = Scale::Each(&self.weight_scales);
-        let left = Left { values: dy, order: Order::Inner, stride: out, first: 0, scale };
-        product(self.backend, size, left, Right::Codes(&self.weights), false, &mut dx);
+        let left =
+            MatrixA { values: dy, layout: OperandLayout::KInner, stride: out, first: 0, scale };
+        product(self.backend, size, left, MatrixB::Codes(&self.weights), false, &mut dx);
         let mut dw = vec![0.0; out * width];
         let size = Size { rows: out, depth: tokens, columns: width };
         let scale = Scale::Each(&self.inverse_scales);
-        let left = Left { values: dy, order: Order::Outer, stride: out, first: 0, scale };
-        product(self.backend, size, left, Right::Codes(&self.activations), false, &mut dw);
+        let left =
+            MatrixA { values: dy, layout: OperandLayout::KOuter, stride: out, first: 0, scale };
+        product(self.backend, size, left, MatrixB::Codes(&self.activations), false, &mut dw);
         (dx, dw)
     }
 }

@@ -9,7 +9,7 @@
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use bitnet_format::HiddenAct;
-use bitnet_kernels::Work;
+use bitnet_kernels::SimdWork;
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Tensor, activation};
 use burn_flex::FlexTensor;
@@ -62,7 +62,7 @@ impl NativeOp<1> for NativeGate {
         let mut y = vec![0.0; values.len() / 2];
         in_rows(&mut y, width, |first, y| {
             let gate_up = &values[first * 2 * width..][..2 * y.len()];
-            self.backend.kernel.compiled(Forward { gate_up, act: self.act, width, y });
+            self.backend.kernel.dispatch(Forward { gate_up, act: self.act, width, y });
         });
         let y = tensor(y, with_last(&shape, width));
         (y, SavedGate { gate_up, op: self })
@@ -76,7 +76,7 @@ impl NativeOp<1> for NativeGate {
         let mut gate_up = into_floats(gate_up);
         in_rows(&mut gate_up, 2 * width, |first, gate_up| {
             let dy = &dy[first * width..][..gate_up.len() / 2];
-            op.backend.kernel.compiled(BackwardRows { gate_up, dy, act: op.act, width });
+            op.backend.kernel.dispatch(BackwardRows { gate_up, dy, act: op.act, width });
         });
         [tensor(gate_up, shape)]
     }
@@ -89,7 +89,7 @@ struct Forward<'a> {
     y: &'a mut [f32],
 }
 
-impl Work for Forward<'_> {
+impl SimdWork for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -111,7 +111,7 @@ struct BackwardRows<'a> {
     width: usize,
 }
 
-impl Work for BackwardRows<'_> {
+impl SimdWork for BackwardRows<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -18,7 +18,7 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
-use bitnet_kernels::{Left, Order, Right, Size, float_product};
+use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, Size, float_product};
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -197,16 +197,18 @@ pub(crate) fn in_rows_with<E: Send>(
 pub(crate) fn product(
     backend: OpBackend,
     size: Size,
-    left: Left,
-    right: Right,
+    left: MatrixA,
+    right: MatrixB,
     add: bool,
     out: &mut [f32],
 ) {
     in_rows(out, size.columns, |first, out| {
         let size = Size { rows: out.len() / size.columns, ..size };
-        let left = match left.order {
-            Order::Inner => Left { values: &left.values[first * left.stride..], ..left },
-            Order::Outer => Left { first: left.first + first, ..left },
+        let left = match left.layout {
+            OperandLayout::KInner => {
+                MatrixA { values: &left.values[first * left.stride..], ..left }
+            }
+            OperandLayout::KOuter => MatrixA { first: left.first + first, ..left },
         };
         float_product(backend.kernel, backend.operands, size, left, right, add, out);
     });

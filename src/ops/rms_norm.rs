@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use bitnet_format::norm::{fixed_order_dot, rms_norm_row};
-use bitnet_kernels::Work;
+use bitnet_kernels::SimdWork;
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
@@ -64,7 +64,7 @@ impl NativeOp<2> for NativeRmsNorm {
         let mut inverse = vec![0.0; rows.len() / width];
         in_rows_with(&mut y, width, &mut inverse, |first, y, inverse| {
             let x = &rows[first * width..][..y.len()];
-            backend.kernel.compiled(Forward { x, gain: weights, eps, y, inverse });
+            backend.kernel.dispatch(Forward { x, gain: weights, eps, y, inverse });
         });
         let y = tensor(y, x.shape());
         (y, SavedRmsNorm { x, gain, inverse: Arc::new(inverse), backend })
@@ -78,7 +78,7 @@ impl NativeOp<2> for NativeRmsNorm {
         let blocks = dx.par_chunks_mut(block).zip(x.par_chunks(block));
         let partial: Vec<Vec<f32>> = blocks
             .zip(saved.inverse.par_chunks(ROW_BLOCK))
-            .map(|((dx, x), inverse)| kernel.compiled(BackwardRows { x, gain, inverse, dx }))
+            .map(|((dx, x), inverse)| kernel.dispatch(BackwardRows { x, gain, inverse, dx }))
             .collect();
         let dgain = sum_of_rows(&partial, width);
         [tensor(dx, saved.x.shape()), tensor(dgain, saved.gain.shape())]
@@ -93,7 +93,7 @@ struct Forward<'a> {
     inverse: &'a mut [f32],
 }
 
-impl Work for Forward<'_> {
+impl SimdWork for Forward<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -115,7 +115,7 @@ struct BackwardRows<'a> {
     dx: &'a mut [f32],
 }
 
-impl Work for BackwardRows<'_> {
+impl SimdWork for BackwardRows<'_> {
     /// The terms of these rows in the gain's gradient.
     type Output = Vec<f32>;
 

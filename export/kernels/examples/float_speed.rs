@@ -6,7 +6,9 @@
 
 use std::time::Instant;
 
-use bitnet_kernels::{Kernel, Left, Operands, Order, Right, Scale, Size, float_product};
+use bitnet_kernels::{
+    Kernel, MatrixA, MatrixB, OperandLayout, Operands, Scale, Size, float_product,
+};
 
 const REPEATS: usize = 20;
 
@@ -14,29 +16,29 @@ const REPEATS: usize = 20;
 struct Case {
     name: &'static str,
     size: Size,
-    left: Order,
+    left: OperandLayout,
     /// `None`: codes.
-    right: Option<Order>,
+    right: Option<OperandLayout>,
 }
 
 const fn case(
     name: &'static str,
     [rows, depth, columns]: [usize; 3],
-    left: Order,
-    right: Option<Order>,
+    left: OperandLayout,
+    right: Option<OperandLayout>,
 ) -> Case {
     Case { name, size: Size { rows, depth, columns }, left, right }
 }
 
 const CASES: [Case; 8] = [
-    case("dX of 256 -> 1376", [1024, 1376, 256], Order::Inner, None),
-    case("dW of 256 -> 1376", [1376, 1024, 256], Order::Outer, None),
-    case("dX of 688 -> 256", [1024, 256, 688], Order::Inner, None),
-    case("dW of 688 -> 256", [256, 1024, 688], Order::Outer, None),
-    case("dX of 512 -> 2752", [1024, 2752, 512], Order::Inner, None),
-    case("logits of 4096", [4096, 256, 256], Order::Inner, Some(Order::Inner)),
-    case("dH of 4096", [256, 4096, 256], Order::Outer, Some(Order::Outer)),
-    case("dW of 4096", [4096, 256, 256], Order::Inner, Some(Order::Outer)),
+    case("dX of 256 -> 1376", [1024, 1376, 256], OperandLayout::KInner, None),
+    case("dW of 256 -> 1376", [1376, 1024, 256], OperandLayout::KOuter, None),
+    case("dX of 688 -> 256", [1024, 256, 688], OperandLayout::KInner, None),
+    case("dW of 688 -> 256", [256, 1024, 688], OperandLayout::KOuter, None),
+    case("dX of 512 -> 2752", [1024, 2752, 512], OperandLayout::KInner, None),
+    case("logits of 4096", [4096, 256, 256], OperandLayout::KInner, Some(OperandLayout::KInner)),
+    case("dH of 4096", [256, 4096, 256], OperandLayout::KOuter, Some(OperandLayout::KOuter)),
+    case("dW of 4096", [4096, 256, 256], OperandLayout::KInner, Some(OperandLayout::KOuter)),
 ];
 
 fn seconds(kernel: Kernel, operands: Operands, case: &Case) -> f64 {
@@ -46,10 +48,11 @@ fn seconds(kernel: Kernel, operands: Operands, case: &Case) -> f64 {
     };
     let (values, floats) = (noise(rows * depth), noise(depth * columns));
     let codes: Vec<i8> = (0..depth * columns).map(|i| (i * 31 % 255) as u8 as i8).collect();
-    let stride = if case.left == Order::Inner { depth } else { rows };
-    let (order, scale) = (case.left, Scale::All(1.0));
-    let left = Left { values: &values, order, stride, first: 0, scale };
-    let right = case.right.map_or(Right::Codes(&codes), |order| Right::Floats(&floats, order));
+    let stride = if case.left == OperandLayout::KInner { depth } else { rows };
+    let (layout, scale) = (case.left, Scale::All(1.0));
+    let left = MatrixA { values: &values, layout, stride, first: 0, scale };
+    let right =
+        case.right.map_or(MatrixB::Codes(&codes), |layout| MatrixB::Floats(&floats, layout));
     let mut out = vec![0.0; rows * columns];
     let mut once = || {
         let start = Instant::now();

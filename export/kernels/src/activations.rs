@@ -8,8 +8,7 @@ use std::ops::Range;
 use bitnet_format::quant::ActivationScale;
 
 use crate::Kernel;
-use crate::kernel::Work;
-use crate::panels::CHUNK;
+use crate::layout::{CHUNK, SimdWork};
 
 /// Quantised tokens `[T, K]`.
 ///
@@ -27,7 +26,7 @@ pub struct Activations {
 /// The sum of some codes.
 struct Sum<'a>(&'a [i8]);
 
-impl Work for Sum<'_> {
+impl SimdWork for Sum<'_> {
     type Output = i32;
 
     #[inline(always)]
@@ -81,7 +80,7 @@ impl Activations {
             let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
             padding.fill(0);
             self.scales.push(fill(row, codes));
-            self.sums.push(kernel.compiled(Sum(codes)));
+            self.sums.push(kernel.dispatch(Sum(codes)));
         }
     }
 

@@ -24,13 +24,10 @@ use std::array::from_fn;
 use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
 
-use crate::float::Tile;
 use crate::float_tile::{self, FloatLanes};
-use crate::int8::INT8_ROWS;
-use crate::kernel::Work;
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
-use crate::product::Terms;
-use crate::scalar::{self, LANES, finish_dot};
+use crate::gemm::Tile;
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork};
+use crate::reference::{self, LANES, finish_dot};
 
 /// Chunks whose products fit i16. Fields 1 and 3 weigh most: a code of at most 2, times 4, two
 /// columns of each, 2 · 2 · 8 = 32 a chunk. 8 · 32 · 127 = 32 512 and 8 · 32 · -128 = -32 768.
@@ -83,15 +80,15 @@ impl FloatLanes for __m256 {
     }
 }
 
-/// [`crate::Kernel::compiled`] for this instruction set.
-pub(crate) fn compiled<W: Work>(work: W) -> W::Output {
+/// [`crate::Kernel::dispatch`] for this instruction set.
+pub(crate) fn dispatch<W: SimdWork>(work: W) -> W::Output {
     assert!(is_available(), "this CPU has no AVX2");
     // SAFETY: the instructions are there, asserted above.
     unsafe { with_instructions(work) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn with_instructions<W: Work>(work: W) -> W::Output {
+fn with_instructions<W: SimdWork>(work: W) -> W::Output {
     work.run()
 }
 
@@ -251,10 +248,10 @@ fn store_floats(places: &mut [f32; 8], values: __m256) {
     unsafe { _mm256_storeu_ps(places.as_mut_ptr(), values) }
 }
 
-/// [`scalar::int8_tile`] without a byte product that could overflow 16 bits.
+/// [`reference::int8_tile`] without a byte product that could overflow 16 bits.
 pub(crate) fn int8_tile(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
     assert!(is_available(), "this CPU has no AVX2");
-    let chunks = scalar::chunks_of(panel, tokens, sums.len());
+    let chunks = reference::chunks_of(panel, tokens, sums.len());
     for (sums, token) in sums.iter_mut().zip(tokens.chunks_exact(chunks)) {
         // SAFETY: AVX2 is there, asserted above.
         unsafe { int8_products(panel, token.as_flattened().as_chunks().0, sums) }
@@ -286,17 +283,17 @@ fn int8_products(panel: &[Line], token: &[[i8; 4]], sums: &mut [i32; INT8_ROWS])
     }
 }
 
-/// [`scalar::rescale`] of several tokens, compiled for wide vectors.
-pub(crate) fn rescale<const R: usize>(sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+/// [`reference::rescale`] of several tokens, compiled for wide vectors.
+pub(crate) fn rescale<const R: usize>(sums: &[[i32; R]], terms: RescaleTerms, out: &mut [f32]) {
     assert!(is_available(), "this CPU has no AVX2");
     // SAFETY: AVX2 is there, asserted above.
     unsafe { rescale_vectors(sums, terms, out) }
 }
 
 #[target_feature(enable = "avx2")]
-fn rescale_vectors<const R: usize>(sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+fn rescale_vectors<const R: usize>(sums: &[[i32; R]], terms: RescaleTerms, out: &mut [f32]) {
     terms.each_token(sums, out, |sums, offset, weights, scale, out| {
-        scalar::rescale(sums, offset, weights, scale, out);
+        reference::rescale(sums, offset, weights, scale, out);
     });
 }
 

@@ -14,13 +14,10 @@ use std::arch::x86_64::{
 };
 
 use crate::dot4::{self, Lanes};
-use crate::float::Tile;
 use crate::float_tile::{self, FloatLanes};
-use crate::int8::INT8_ROWS;
-use crate::kernel::Work;
-use crate::pack::{Packing, Pairs as PairsOfBf16};
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
-use crate::product::Terms;
+use crate::gemm::Tile;
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork};
+use crate::pack::{PackWork, RoundToBf16};
 
 /// Rows of a vector.
 const ROWS: usize = 16;
@@ -151,9 +148,9 @@ impl FloatLanes for __m512 {
 
 /// Words of two bf16.
 #[derive(Clone, Copy)]
-struct Pairs(__m512);
+struct Bf16Pairs(__m512);
 
-impl FloatLanes for Pairs {
+impl FloatLanes for Bf16Pairs {
     const LANES: usize = 16;
 
     #[inline(always)]
@@ -215,7 +212,7 @@ impl Rounding {
     }
 }
 
-impl PairsOfBf16 for Rounding {
+impl RoundToBf16 for Rounding {
     #[inline(always)]
     unsafe fn of_rows(rows: [&[f32; ROWS]; 2], factors: [f32; 2]) -> [u32; ROWS] {
         // SAFETY: AVX-512 BF16, says the caller.
@@ -250,27 +247,27 @@ impl PairsOfBf16 for Rounding {
 }
 
 /// [`crate::Kernel::packed`] for this instruction set.
-pub(crate) fn packed<W: Packing>(work: W) {
+pub(crate) fn packed<W: PackWork>(work: W) {
     assert!(has_bf16(), "this CPU has no AVX-512 BF16");
     // SAFETY: the instructions are there, asserted above.
     unsafe { packed_with_instructions(work) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-fn packed_with_instructions<W: Packing>(work: W) {
+fn packed_with_instructions<W: PackWork>(work: W) {
     // SAFETY: this function has the instructions.
     unsafe { work.run::<Rounding>() }
 }
 
-/// [`crate::Kernel::compiled`] for this instruction set.
-pub(crate) fn compiled<W: Work>(work: W) -> W::Output {
+/// [`crate::Kernel::dispatch`] for this instruction set.
+pub(crate) fn dispatch<W: SimdWork>(work: W) -> W::Output {
     assert!(is_available(), "this CPU has no AVX-512 VNNI");
     // SAFETY: the instructions are there, asserted above.
     unsafe { with_instructions(work) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn with_instructions<W: Work>(work: W) -> W::Output {
+fn with_instructions<W: SimdWork>(work: W) -> W::Output {
     work.run()
 }
 
@@ -286,9 +283,9 @@ fn pairs(tile: Tile, sums: &mut [f32], stride: usize) {
     // SAFETY: this function has the instructions.
     unsafe {
         match tile.width {
-            48 => float_tile::tile::<Pairs, 8, 3>(tile, sums, stride),
-            32 => float_tile::tile::<Pairs, 8, 2>(tile, sums, stride),
-            _ => float_tile::tile::<Pairs, 8, 1>(tile, sums, stride),
+            48 => float_tile::tile::<Bf16Pairs, 8, 3>(tile, sums, stride),
+            32 => float_tile::tile::<Bf16Pairs, 8, 2>(tile, sums, stride),
+            _ => float_tile::tile::<Bf16Pairs, 8, 1>(tile, sums, stride),
         }
     }
 }
@@ -344,15 +341,15 @@ fn int8_products(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_
     unsafe { dot4::int8_tile::<__m512i, 1, 4>(panel, tokens, sums) }
 }
 
-/// [`crate::scalar::rescale`] of several tokens, sixteen values at a time.
-pub(crate) fn rescale<const R: usize>(sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+/// [`crate::reference::rescale`] of several tokens, sixteen values at a time.
+pub(crate) fn rescale<const R: usize>(sums: &[[i32; R]], terms: RescaleTerms, out: &mut [f32]) {
     assert!(is_available(), "this CPU has no AVX-512 VNNI");
     // SAFETY: the instructions are there, asserted above.
     unsafe { rescale_vectors(sums, terms, out) }
 }
 
 #[target_feature(enable = "avx512f")]
-fn rescale_vectors<const R: usize>(sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+fn rescale_vectors<const R: usize>(sums: &[[i32; R]], terms: RescaleTerms, out: &mut [f32]) {
     terms.each_token(sums, out, |sums, offset, weights, scale, out| {
         rescale_token(sums, offset, weights, scale, out);
     });
@@ -373,7 +370,7 @@ fn rescale_token(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &m
             _mm512_storeu_ps(out.as_mut_ptr(), _mm512_div_ps(scaled, scales));
         }
     }
-    crate::scalar::rescale(sums_rest, offset, weights_rest, scale, out_rest);
+    crate::reference::rescale(sums_rest, offset, weights_rest, scale, out_rest);
 }
 
 /// The 8-bit operations a second of one core, on registers alone (two to a multiply-add).

@@ -11,8 +11,7 @@ use std::arch::x86_64::{
 };
 
 use crate::dot4::{self, Lanes};
-use crate::int8::INT8_ROWS;
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
 
 /// Whether this CPU has the instructions.
 pub(crate) fn is_available() -> bool {

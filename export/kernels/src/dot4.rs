@@ -9,9 +9,8 @@
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
-use crate::int8::INT8_ROWS;
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
-use crate::scalar::chunks_of;
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
+use crate::reference::chunks_of;
 
 /// A vector of bytes, seen as 32-bit lanes that belong to a row each.
 ///

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
-use crate::float::{LINE, ROWS, Tile};
+use crate::gemm::{LINE, ROWS, Tile};
 
 /// A vector of f32 sums, and of words that are multiplied into them.
 ///

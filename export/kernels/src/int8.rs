@@ -10,13 +10,9 @@
 
 use std::ops::Range;
 
-use crate::memory::Memory;
-use crate::panels::Line;
-use crate::product::Terms;
+use crate::layout::{INT8_ROWS, Line, RescaleTerms};
+use crate::memory::PageBuffer;
 use crate::{Activations, Kernel};
-
-/// Rows of a panel; a row range given to [`Int8Matrix::matmul`] starts at a multiple of it.
-pub const INT8_ROWS: usize = 16;
 
 const ROWS: usize = INT8_ROWS;
 
@@ -36,7 +32,7 @@ pub struct Int8Matrix {
     /// One a row.
     scales: Vec<f32>,
     /// `[panels, K/4]`
-    lines: Memory<Line>,
+    lines: PageBuffer<Line>,
 }
 
 impl Int8Matrix {
@@ -44,7 +40,7 @@ impl Int8Matrix {
     pub fn new(rows: usize, columns: usize) -> Self {
         assert!(columns > 0 && columns <= LARGEST_COLUMNS, "1 to {LARGEST_COLUMNS} columns");
         // 128 is the code 0.
-        let lines = Memory::filled(Line([128; 64]), rows.div_ceil(ROWS) * columns.div_ceil(4));
+        let lines = PageBuffer::filled(Line([128; 64]), rows.div_ceil(ROWS) * columns.div_ceil(4));
         Self { columns, rows, filled: 0, scales: vec![0.0; rows.next_multiple_of(ROWS)], lines }
     }
 
@@ -110,7 +106,7 @@ impl Int8Matrix {
             let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
             for first in rows.clone().step_by(ROWS) {
                 kernel.int8_tile(self.panel(first / ROWS), codes, tile);
-                let terms = Terms {
+                let terms = RescaleTerms {
                     offsets: &x.sums()[tokens.clone()],
                     factor: 128,
                     weights: &self.scales[first..rows.end.min(first + ROWS)],

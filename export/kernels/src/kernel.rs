@@ -1,7 +1,7 @@
-//! Which instruction set computes: found once at run time, then passed along as a value.
+//! Dispatch to an instruction set: chosen once at run time (`self_test`), then passed along as a value.
 //!
-//! A new instruction set is a file with the functions of `scalar`, a variant here and a
-//! line in each match.
+//! A new instruction set is a file with the functions of `reference`, a variant here and a line in
+//! each match.
 
 use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
@@ -12,31 +12,18 @@ use crate::avx_vnni;
 use crate::avx2;
 #[cfg(target_arch = "x86_64")]
 use crate::avx512;
-use crate::float::{Tile, scalar_tile};
-use crate::int8::INT8_ROWS;
+use crate::gemm::{Tile, scalar_tile};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork};
 #[cfg(target_arch = "aarch64")]
 use crate::neon;
-use crate::pack::{Packing, Plainly};
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
-use crate::product::Terms;
-use crate::scalar;
-use crate::self_test::agrees;
-
-/// Plain loops that are worth compiling for each instruction set, see [`Kernel::compiled`].
-pub trait Work {
-    /// What comes out.
-    type Output;
-
-    /// Does it. Needs `#[inline(always)]`, as all that it calls: only what is inlined is compiled
-    /// with the instructions.
-    fn run(self) -> Self::Output;
-}
+use crate::pack::{PackWork, PortablePack};
+use crate::reference;
 
 /// An instruction set. All of them give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kernel {
-    /// Plain Rust: the truth the others are tested against, and the fallback everywhere.
+    /// Plain Rust: the reference for the others, and the fallback everywhere.
     Scalar,
     /// 256-bit integer instructions, on every x86-64 CPU since about 2015. Using it on a CPU
     /// without them panics.
@@ -54,12 +41,6 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// The fastest kernel this CPU runs and that gives the scalar kernel's results on it.
-    pub fn detect() -> Self {
-        let fastest_first = Self::available().into_iter().rev();
-        fastest_first.into_iter().find(|kernel| agrees(*kernel)).unwrap_or(Self::Scalar)
-    }
-
     /// All kernels this CPU runs, slowest first.
     pub fn available() -> Vec<Self> {
         [
@@ -102,9 +83,9 @@ impl Kernel {
     /// before it is added, the rest into the first lanes, then halves added to halves.
     pub fn dot(self, w: &[f32], x: &[f32]) -> f32 {
         match self {
-            Self::Scalar => scalar::dot(w, x),
+            Self::Scalar => reference::dot(w, x),
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDotprod => scalar::dot(w, x),
+            Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot(w, x),
         }
@@ -113,9 +94,9 @@ impl Kernel {
     /// [`Kernel::dot`] with weights in BF16, which convert to f32 exactly.
     pub fn dot_bf16(self, w: &[bf16], x: &[f32]) -> f32 {
         match self {
-            Self::Scalar => scalar::dot(w, x),
+            Self::Scalar => reference::dot(w, x),
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDotprod => scalar::dot(w, x),
+            Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot_bf16(w, x),
         }
@@ -124,9 +105,9 @@ impl Kernel {
     /// [`Kernel::dot`] with weights in F16, which convert to f32 exactly.
     pub fn dot_f16(self, w: &[f16], x: &[f32]) -> f32 {
         match self {
-            Self::Scalar => scalar::dot(w, x),
+            Self::Scalar => reference::dot(w, x),
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDotprod => scalar::dot(w, x),
+            Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot_f16(w, x),
         }
@@ -140,7 +121,7 @@ impl Kernel {
         sums: &mut [[i32; ROWS_PER_PAIR]],
     ) {
         match self {
-            Self::Scalar => scalar::tile(pair, tokens, sums),
+            Self::Scalar => reference::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
@@ -160,7 +141,7 @@ impl Kernel {
         sums: &mut [[i32; INT8_ROWS]],
     ) {
         match self {
-            Self::Scalar => scalar::int8_tile(panel, tokens, sums),
+            Self::Scalar => reference::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "x86_64")]
@@ -173,13 +154,18 @@ impl Kernel {
     }
 
     /// `out` = `(sums - offset) · weights / scale`, in this order, for each token.
-    pub(crate) fn rescale<const R: usize>(self, sums: &[[i32; R]], terms: Terms, out: &mut [f32]) {
+    pub(crate) fn rescale<const R: usize>(
+        self,
+        sums: &[[i32; R]],
+        terms: RescaleTerms,
+        out: &mut [f32],
+    ) {
         match self {
-            Self::Scalar => terms.each_token(sums, out, scalar::rescale),
+            Self::Scalar => terms.each_token(sums, out, reference::rescale),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni => avx2::rescale(sums, terms, out),
             #[cfg(target_arch = "aarch64")]
-            Self::NeonDotprod => terms.each_token(sums, out, scalar::rescale),
+            Self::NeonDotprod => terms.each_token(sums, out, reference::rescale),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => avx512::rescale(sums, terms, out),
         }
@@ -207,25 +193,25 @@ impl Kernel {
         }
     }
 
-    /// Runs `work`, compiled with this kernel's instructions. No result changes.
-    pub fn compiled<W: Work>(self, work: W) -> W::Output {
+    /// Runs `work`, compiled with this kernel's instructions. The result has the same bits.
+    pub fn dispatch<W: SimdWork>(self, work: W) -> W::Output {
         match self {
             Self::Scalar => work.run(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => avx2::compiled(work),
+            Self::Avx2 | Self::AvxVnni => avx2::dispatch(work),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::compiled(work),
+            Self::Avx512Vnni => avx512::dispatch(work),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => work.run(),
         }
     }
 
     /// Packs operands of float products, with an instruction for pairs of bf16 where there is one.
-    pub(crate) fn packed<W: Packing>(self, work: W) {
+    pub(crate) fn packed<W: PackWork>(self, work: W) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni if avx512::has_bf16() => avx512::packed(work),
-            _ => self.compiled(Plainly(work)),
+            _ => self.dispatch(PortablePack(work)),
         }
     }
 

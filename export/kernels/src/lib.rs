@@ -1,5 +1,5 @@
-//! int8 × ternary products, one file per instruction set, the scalar truth beside them, and the
-//! dense dot product the head and attention need.
+//! int8 × ternary products, one file per instruction set beside the scalar reference, and the dense
+//! products that the head, attention and training need.
 //!
 //! Slices in, slices out: no file, no model and no thread lives here. A product takes a range of
 //! rows, so the caller decides which thread computes what, and every kernel gives the same bits.
@@ -22,8 +22,10 @@ mod dot4;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod float_tile;
+mod gemm;
 mod int8;
 mod kernel;
+mod layout;
 pub mod limits;
 mod memory;
 #[cfg(target_arch = "aarch64")]
@@ -31,14 +33,16 @@ mod neon;
 mod pack;
 mod panels;
 mod product;
-mod scalar;
+mod reference;
 mod self_test;
 
 pub use activations::Activations;
 pub use dense::{DenseMatrix, Precision};
-pub use float::{Left, Operands, Order, Packed, Right, Scale, Size, float_product};
-pub use int8::{INT8_ROWS, Int8Matrix};
-pub use kernel::{Kernel, Work};
+pub use float::float_product;
+pub use gemm::{MatrixA, MatrixB, OperandLayout, Operands, PackedB, Scale, Size};
+pub use int8::Int8Matrix;
+pub use kernel::Kernel;
+pub use layout::{INT8_ROWS, ROWS_PER_PAIR, SimdWork};
 pub use memory::{Pages, huge_page_bytes};
-pub use panels::{ROWS_PER_PAIR, TernaryPanels};
+pub use panels::TernaryPanels;
 pub use product::{accumulate, matmul};

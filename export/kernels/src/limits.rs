@@ -4,14 +4,14 @@
 use std::time::Instant;
 
 use crate::Pages;
-use crate::memory::Memory;
+use crate::memory::PageBuffer;
 
 /// Bytes a second that `threads` threads together read from memory, each in one linear stream;
 /// the best of a few passes over `bytes` in all.
 pub fn memory_read(bytes: usize, pages: Pages, threads: usize) -> f64 {
     let words = bytes / 8 / threads;
-    let parts: Vec<Memory<u64>> =
-        (0..threads).map(|_| Memory::on_pages(pages, 1u64, words)).collect();
+    let parts: Vec<PageBuffer<u64>> =
+        (0..threads).map(|_| PageBuffer::on_pages(pages, 1u64, words)).collect();
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let start = Instant::now();

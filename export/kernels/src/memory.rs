@@ -35,17 +35,17 @@ pub enum Pages {
 }
 
 /// A slice that owns its part of a region.
-pub(crate) struct Memory<T> {
+pub(crate) struct PageBuffer<T> {
     start: NonNull<T>,
     len: usize,
     /// Lives as long as one of its slices.
     _region: Arc<Region>,
 }
 
-// SAFETY: `Memory` owns its values as a boxed slice does.
-unsafe impl<T: Send> Send for Memory<T> {}
+// SAFETY: `PageBuffer` owns its values as a boxed slice does.
+unsafe impl<T: Send> Send for PageBuffer<T> {}
 // SAFETY: as above.
-unsafe impl<T: Sync> Sync for Memory<T> {}
+unsafe impl<T: Sync> Sync for PageBuffer<T> {}
 
 /// Memory from the system.
 struct Region {
@@ -100,7 +100,7 @@ impl Drop for Region {
     }
 }
 
-impl<T: Copy> Memory<T> {
+impl<T: Copy> PageBuffer<T> {
     /// `len` copies of a value, on huge pages if they can be had.
     pub(crate) fn filled(value: T, len: usize) -> Self {
         Self::on_pages(Pages::Huge, value, len)
@@ -144,7 +144,7 @@ pub fn huge_page_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-impl<T> Deref for Memory<T> {
+impl<T> Deref for PageBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -153,14 +153,14 @@ impl<T> Deref for Memory<T> {
     }
 }
 
-impl<T> DerefMut for Memory<T> {
+impl<T> DerefMut for PageBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
-impl<T> fmt::Debug for Memory<T> {
+impl<T> fmt::Debug for PageBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} values]", self.len)
     }
@@ -174,8 +174,8 @@ mod tests {
     fn memory_holds_what_it_was_filled_with_and_then_given() {
         let sizes = [0, 1, 7, 1000, HUGE_PAGE / 8 + 1, HUGE_PAGE, REGION / 16 + 3, REGION / 8];
         for pages in [Pages::Huge, Pages::Small, Pages::Any] {
-            let mut all: Vec<Memory<u64>> =
-                sizes.iter().map(|&len| Memory::on_pages(pages, 7u64, len)).collect();
+            let mut all: Vec<PageBuffer<u64>> =
+                sizes.iter().map(|&len| PageBuffer::on_pages(pages, 7u64, len)).collect();
             for (memory, len) in all.iter_mut().zip(sizes) {
                 assert_eq!(memory.len(), len);
                 assert!(memory.as_ptr().addr().is_multiple_of(ALIGNMENT));
@@ -193,8 +193,8 @@ mod tests {
         std::thread::scope(|scope| {
             for mark in 0..4u8 {
                 scope.spawn(move || {
-                    let all: Vec<Memory<u8>> =
-                        (0..50).map(|i| Memory::filled(mark, 1000 * i)).collect();
+                    let all: Vec<PageBuffer<u8>> =
+                        (0..50).map(|i| PageBuffer::filled(mark, 1000 * i)).collect();
                     assert!(all.iter().all(|memory| memory.iter().all(|&value| value == mark)));
                 });
             }

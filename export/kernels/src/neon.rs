@@ -10,8 +10,7 @@ use std::arch::aarch64::{
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use crate::dot4::{self, Lanes};
-use crate::int8::INT8_ROWS;
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
 
 /// Whether this CPU has the instructions.
 pub(crate) fn is_available() -> bool {

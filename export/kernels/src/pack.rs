@@ -7,8 +7,11 @@
 
 use std::ops::Range;
 
-use crate::float::{Block, Columns, Format, LINE, Left, Operands, Order, ROWS, Right, Scale, Size};
-use crate::kernel::Work;
+use crate::gemm::{
+    KBlock, LINE, MatrixA, MatrixB, OperandLayout, Operands, PanelColumns, ROWS, Scale, Size,
+    WordFormat,
+};
+use crate::layout::SimdWork;
 
 /// One f32 as the operand it stands for.
 #[inline(always)]
@@ -32,7 +35,7 @@ fn round_bf16(x: f32) -> u16 {
 ///
 /// # Safety
 /// Every function needs the instructions of its implementation.
-pub(crate) trait Pairs {
+pub(crate) trait RoundToBf16 {
     /// Two values of each word come from two rows, each row with a factor.
     unsafe fn of_rows(rows: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE];
     /// Two values of each word are neighbours, each with a factor.
@@ -45,7 +48,7 @@ pub(crate) trait Pairs {
 /// Integer arithmetic, for every CPU.
 struct Arithmetic;
 
-impl Pairs for Arithmetic {
+impl RoundToBf16 for Arithmetic {
     #[inline(always)]
     unsafe fn of_rows([low, high]: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE] {
         std::array::from_fn(|i| pair(low[i] * factors[0], high[i] * factors[1]))
@@ -66,21 +69,21 @@ fn pair(low: f32, high: f32) -> u32 {
 
 /// What a word holds: one value, or two.
 #[inline(always)]
-fn word(format: Format, low: f32, high: f32) -> u32 {
+fn word(format: WordFormat, low: f32, high: f32) -> u32 {
     if format.pairs() { pair(low, high) } else { rounded(format.operands, low).to_bits() }
 }
 
 /// Packing, compiled for each instruction set and each way to make words.
-pub(crate) trait Packing {
+pub(crate) trait PackWork {
     /// # Safety
     /// The instructions of `P`.
-    unsafe fn run<P: Pairs>(self);
+    unsafe fn run<P: RoundToBf16>(self);
 }
 
 /// Packing without an instruction of its own.
-pub(crate) struct Plainly<W>(pub(crate) W);
+pub(crate) struct PortablePack<W>(pub(crate) W);
 
-impl<W: Packing> Work for Plainly<W> {
+impl<W: PackWork> SimdWork for PortablePack<W> {
     type Output = ();
 
     #[inline(always)]
@@ -92,8 +95,8 @@ impl<W: Packing> Work for Plainly<W> {
 
 /// Words whose values come from one row, or two, each with its factor.
 #[inline(always)]
-unsafe fn of_rows<P: Pairs>(
-    format: Format,
+unsafe fn of_rows<P: RoundToBf16>(
+    format: WordFormat,
     rows: [&[f32; LINE]; 2],
     factors: [f32; 2],
 ) -> [u32; LINE] {
@@ -115,23 +118,23 @@ fn padded<const N: usize>(values: &[f32]) -> [f32; N] {
 /// Strips of a block, one behind the other, each of `steps / 16` lines of eight rows. Where the
 /// reduction is inner, a line holds sixteen words of a row: `[8][16]`; else a word of each row lies
 /// beside those of the others: `[16][8]`.
-pub(crate) struct PackLeft<'a> {
-    pub(crate) format: Format,
-    pub(crate) left: Left<'a>,
-    pub(crate) block: Block,
+pub(crate) struct PackA<'a> {
+    pub(crate) format: WordFormat,
+    pub(crate) left: MatrixA<'a>,
+    pub(crate) block: KBlock,
     pub(crate) rows: Range<usize>,
     pub(crate) strips: &'a mut [u32],
 }
 
-impl Packing for PackLeft<'_> {
+impl PackWork for PackA<'_> {
     #[inline(always)]
-    unsafe fn run<P: Pairs>(self) {
+    unsafe fn run<P: RoundToBf16>(self) {
         let Self { format, left, block, rows, strips } = self;
         // SAFETY: says the caller.
         unsafe {
-            match left.order {
-                Order::Outer => pack_outer::<P>(format, left, block, rows, strips),
-                Order::Inner => {
+            match left.layout {
+                OperandLayout::KOuter => pack_outer::<P>(format, left, block, rows, strips),
+                OperandLayout::KInner => {
                     let strips = strips.chunks_exact_mut(block.strip(format));
                     for (first, words) in rows.clone().step_by(ROWS).zip(strips) {
                         let rows = first..rows.end.min(first + ROWS);
@@ -144,10 +147,10 @@ impl Packing for PackLeft<'_> {
 }
 
 #[inline(always)]
-unsafe fn pack_inner<P: Pairs>(
-    format: Format,
-    left: Left,
-    block: Block,
+unsafe fn pack_inner<P: RoundToBf16>(
+    format: WordFormat,
+    left: MatrixA,
+    block: KBlock,
     rows: Range<usize>,
     words: &mut [u32],
 ) {
@@ -179,8 +182,8 @@ unsafe fn pack_inner<P: Pairs>(
 
 /// Values of one row and their factors become the first words of each line.
 #[inline(always)]
-unsafe fn pack_lines<'a, P: Pairs>(
-    format: Format,
+unsafe fn pack_lines<'a, P: RoundToBf16>(
+    format: WordFormat,
     source: &[f32],
     scale: Scale,
     lines: impl Iterator<Item = &'a mut [u32]>,
@@ -233,10 +236,10 @@ const AHEAD: usize = 8;
 
 /// A place of the reduction after the other, over all strips, so that memory is read in order.
 #[inline(always)]
-unsafe fn pack_outer<P: Pairs>(
-    format: Format,
-    left: Left,
-    block: Block,
+unsafe fn pack_outer<P: RoundToBf16>(
+    format: WordFormat,
+    left: MatrixA,
+    block: KBlock,
     rows: Range<usize>,
     strips: &mut [u32],
 ) {
@@ -280,26 +283,26 @@ fn vector(values: &[f32], first: usize) -> [f32; LINE] {
 }
 
 /// `[steps, width]`, columns that are not there zero.
-pub(crate) struct PackRight<'a> {
-    pub(crate) format: Format,
+pub(crate) struct PackB<'a> {
+    pub(crate) format: WordFormat,
     pub(crate) size: Size,
-    pub(crate) right: Right<'a>,
-    pub(crate) block: Block,
-    pub(crate) columns: Columns,
+    pub(crate) right: MatrixB<'a>,
+    pub(crate) block: KBlock,
+    pub(crate) columns: PanelColumns,
     pub(crate) panel: &'a mut [u32],
 }
 
-impl Packing for PackRight<'_> {
+impl PackWork for PackB<'_> {
     #[inline(always)]
-    unsafe fn run<P: Pairs>(self) {
+    unsafe fn run<P: RoundToBf16>(self) {
         let Self { format, size, right, block, columns, panel } = self;
-        let Columns { first, count, width } = columns;
+        let PanelColumns { first, count, width } = columns;
         if count < width {
             panel.fill(0);
         } else {
             panel[block.used(format) * width..].fill(0);
         }
-        if let (Right::Floats(values, Order::Inner), false) = (right, format.swapped) {
+        if let (MatrixB::Floats(values, OperandLayout::KInner), false) = (right, format.swapped) {
             let rows = &values[first * size.depth..][..count * size.depth];
             // SAFETY: says the caller.
             return unsafe { pack_transposed::<P>(format, rows, block, width, panel) };
@@ -309,18 +312,18 @@ impl Packing for PackRight<'_> {
             let words = &mut words[..count];
             let place = |at: usize| at * size.columns + first;
             match right {
-                Right::Codes(codes) => {
+                MatrixB::Codes(codes) => {
                     let row = |at: Option<usize>| at.map(|at| &codes[place(at)..][..count]);
                     pack_codes(format, row(low), row(high), words);
                 }
-                Right::Floats(values, Order::Outer) => {
+                MatrixB::Floats(values, OperandLayout::KOuter) => {
                     let row =
                         |at: Option<usize>| at.map_or(&[][..], |at| &values[place(at)..][..count]);
                     // SAFETY: says the caller.
                     unsafe { pack_floats::<P>(format, row(low), row(high), words) };
                 }
-                Right::Packed(_) => unreachable!("what is packed needs no packing"),
-                Right::Floats(values, Order::Inner) => {
+                MatrixB::PackedB(_) => unreachable!("what is packed needs no packing"),
+                MatrixB::Floats(values, OperandLayout::KInner) => {
                     for (column, place) in words.iter_mut().enumerate() {
                         let row = &values[(first + column) * size.depth..][..size.depth];
                         let value = |at: Option<usize>| at.map_or(0.0, |at| row[at]);
@@ -335,10 +338,10 @@ impl Packing for PackRight<'_> {
 /// Rows `[columns, depth]` become columns of a panel: sixteen words of a few rows at a time are
 /// made in order and then turned.
 #[inline(always)]
-unsafe fn pack_transposed<P: Pairs>(
-    format: Format,
+unsafe fn pack_transposed<P: RoundToBf16>(
+    format: WordFormat,
     rows: &[f32],
-    block: Block,
+    block: KBlock,
     width: usize,
     panel: &mut [u32],
 ) {
@@ -369,7 +372,7 @@ unsafe fn pack_transposed<P: Pairs>(
 }
 
 #[inline(always)]
-fn pack_codes(format: Format, low: Option<&[i8]>, high: Option<&[i8]>, words: &mut [u32]) {
+fn pack_codes(format: WordFormat, low: Option<&[i8]>, high: Option<&[i8]>, words: &mut [u32]) {
     let bits = |code: i8| f32::from(code).to_bits();
     // A code has at most eight significant bits, so the upper half of its f32 is all of it.
     let shift = if format.pairs() { 16 } else { 0 };
@@ -388,7 +391,12 @@ fn pack_codes(format: Format, low: Option<&[i8]>, high: Option<&[i8]>, words: &m
 
 /// Rows become words; one that is not there is empty.
 #[inline(always)]
-unsafe fn pack_floats<P: Pairs>(format: Format, low: &[f32], high: &[f32], words: &mut [u32]) {
+unsafe fn pack_floats<P: RoundToBf16>(
+    format: WordFormat,
+    low: &[f32],
+    high: &[f32],
+    words: &mut [u32],
+) {
     for (at, words) in words.chunks_mut(LINE).enumerate() {
         let part = |values: &[f32]| vector(values, at * LINE);
         // SAFETY: says the caller.

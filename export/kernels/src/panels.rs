@@ -8,29 +8,13 @@
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
 
-use crate::kernel::Work;
-use crate::memory::Memory;
+use crate::layout::{CHUNK, PairChunk, ROWS_PER_PAIR, SimdWork};
+use crate::memory::PageBuffer;
 use crate::{Kernel, Pages};
-
-/// Rows that lie side by side; a row range given to a kernel starts at a multiple of it.
-pub const ROWS_PER_PAIR: usize = 32;
-
-/// Columns of a chunk.
-pub(crate) const CHUNK: usize = 16;
 
 /// Wider matrices could overflow an i32 accumulator: a kernel sums fields that are scaled by 4,
 /// `4 · 2 · 128 · K < 2³¹`.
 const LARGEST_COLUMNS: usize = 1 << 20;
-
-/// 16 columns of two panels: the byte of (row, `j`) is `4 · row + j`.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct PairChunk(pub(crate) [u8; 4 * ROWS_PER_PAIR]);
-
-/// 64 bytes that are read together.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(crate) [u8; 64]);
 
 /// Every field `u = 1`, which is the code 0.
 const ZEROS: PairChunk = PairChunk([0x55; 4 * ROWS_PER_PAIR]);
@@ -45,7 +29,7 @@ pub struct TernaryPanels {
     /// One a row: rows of q, k and v, or of gate and up, lie in one matrix.
     scales: Vec<f32>,
     /// `[pairs, chunks]`
-    data: Memory<PairChunk>,
+    data: PageBuffer<PairChunk>,
 }
 
 impl TernaryPanels {
@@ -92,7 +76,7 @@ impl TernaryPanels {
         for (latents, scale) in matrices.iter().zip(scales) {
             let (codes, after) = rest.split_at_mut(latents.len());
             let panels = &mut panels;
-            kernel.compiled(Quantise { panels, first, latents, inverse: scale.inverse(), codes });
+            kernel.dispatch(Quantise { panels, first, latents, inverse: scale.inverse(), codes });
             (first, rest) = (first + latents.len() / columns, after);
         }
         (panels, codes)
@@ -101,7 +85,8 @@ impl TernaryPanels {
     fn zeros(pages: Pages, columns: usize, scales: Vec<WeightScale>) -> Self {
         assert!(columns <= LARGEST_COLUMNS, "at most {LARGEST_COLUMNS} columns, got {columns}");
         let chunks = columns.div_ceil(CHUNK);
-        let data = Memory::on_pages(pages, ZEROS, scales.len().div_ceil(ROWS_PER_PAIR) * chunks);
+        let data =
+            PageBuffer::on_pages(pages, ZEROS, scales.len().div_ceil(ROWS_PER_PAIR) * chunks);
         let scales = scales.into_iter().map(WeightScale::multiplier).collect();
         Self { columns, chunks, scales, data }
     }
@@ -144,7 +129,7 @@ struct Quantise<'a> {
     codes: &'a mut [i8],
 }
 
-impl Work for Quantise<'_> {
+impl SimdWork for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -5,9 +5,7 @@
 
 use std::ops::Range;
 
-use bitnet_format::quant::ActivationScale;
-
-use crate::panels::ROWS_PER_PAIR;
+use crate::layout::{ROWS_PER_PAIR, RescaleTerms};
 use crate::{Activations, Kernel, TernaryPanels};
 
 /// Tokens that meet a pair of panels before the next pair comes: a multiple of every kernel's
@@ -25,7 +23,7 @@ pub fn matmul(
     out: &mut [f32],
 ) {
     each_tile(kernel, panels, x, rows, out, |tile, tokens, rows, stride, out| {
-        let terms = Terms {
+        let terms = RescaleTerms {
             offsets: &x.sums()[tokens.clone()],
             factor: 1,
             weights: &panels.scales()[rows],
@@ -50,39 +48,6 @@ pub fn accumulate(
             out.iter_mut().zip(&sums[..rows.len()]).for_each(|(out, sum)| *out = sum - offset);
         }
     });
-}
-
-/// What turns the sums of some tokens with a few rows into outputs.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms<'a> {
-    /// One a token; `factor` times as much is taken off its sums.
-    pub(crate) offsets: &'a [i32],
-    pub(crate) factor: i32,
-    /// One a row.
-    pub(crate) weights: &'a [f32],
-    /// One a token.
-    pub(crate) scales: &'a [ActivationScale],
-    /// Places from one token's outputs to the next.
-    pub(crate) stride: usize,
-}
-
-impl Terms<'_> {
-    /// Calls `compute(sums, offset, weights, scale, out)` for each token.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "the caller's instruction set must reach it")]
-    pub(crate) fn each_token<const R: usize>(
-        self,
-        sums: &[[i32; R]],
-        out: &mut [f32],
-        compute: impl Fn(&[i32], i32, &[f32], f32, &mut [f32]),
-    ) {
-        let rows = self.weights.len();
-        for (token, sums) in sums.iter().enumerate() {
-            let (offset, scale) = (self.factor * self.offsets[token], self.scales[token]);
-            let places = &mut out[token * self.stride..][..rows];
-            compute(&sums[..rows], offset, self.weights, scale.multiplier(), places);
-        }
-    }
 }
 
 /// Calls `write(sums [t][32], tokens, rows, stride, places)` for some tokens and each pair of

@@ -1,15 +1,23 @@
-//! Before a kernel is trusted with a model it computes a little and is compared with the scalar
-//! truth: a CPU, an emulator or a compiler that gets it wrong costs speed, never results.
+//! Chooses a kernel. Each candidate first computes a small problem and is compared with the scalar
+//! reference: a CPU, an emulator or a compiler that gets it wrong costs speed, never results.
 
 use bitnet_format::quant::{ActivationScale, WeightScale};
 
 use crate::{Activations, Int8Matrix, Kernel, TernaryPanels, accumulate};
 
+impl Kernel {
+    /// The fastest kernel that this CPU runs and that gives the scalar kernel's results on it.
+    pub fn detect() -> Self {
+        let fastest_first = Self::available().into_iter().rev();
+        fastest_first.into_iter().find(|kernel| agrees(*kernel)).unwrap_or(Self::Scalar)
+    }
+}
+
 /// Rows, columns and tokens with tails in every direction.
 const SHAPE: [usize; 3] = [37, 83, 14];
 
 /// Whether `kernel` gives the scalar kernel's results on a small problem.
-pub(crate) fn agrees(kernel: Kernel) -> bool {
+fn agrees(kernel: Kernel) -> bool {
     let [rows, columns, tokens] = SHAPE;
     let code = |i: usize| ((i * 7919 + i / 3) % 3) as i8 - 1;
     let codes: Vec<i8> = (0..rows * columns).map(code).collect();

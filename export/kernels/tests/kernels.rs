@@ -5,8 +5,8 @@ use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
 use bitnet_kernels::attention::{Element, HeadView, QueryRow, attend};
 use bitnet_kernels::{
-    Activations, DenseMatrix, Int8Matrix, Kernel, Left, Operands, Order, Packed, Precision, Right,
-    Scale, Size, TernaryPanels, accumulate, float_product, matmul,
+    Activations, DenseMatrix, Int8Matrix, Kernel, MatrixA, MatrixB, OperandLayout, Operands,
+    PackedB, Precision, Scale, Size, TernaryPanels, accumulate, float_product, matmul,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -329,8 +329,8 @@ proptest! {
 fn check_product(
     size: Size,
     operands: Operands,
-    left_order: Order,
-    right_order: Option<Order>,
+    left_layout: OperandLayout,
+    right_layout: Option<OperandLayout>,
     each: bool,
     seed: u64,
 ) {
@@ -340,33 +340,33 @@ fn check_product(
         (0..count).map(|_| draws.next() as f32 / (1u64 << 30) as f32 - 1.0).collect()
     };
     let (before, first) = (small(rows * columns), 3);
-    let (stride, count) = match left_order {
-        Order::Inner => (depth + 2, rows * (depth + 2)),
-        Order::Outer => (rows + 5, depth * (rows + 5)),
+    let (stride, count) = match left_layout {
+        OperandLayout::KInner => (depth + 2, rows * (depth + 2)),
+        OperandLayout::KOuter => (rows + 5, depth * (rows + 5)),
     };
     let (values, factors, floats) = (small(count), small(depth), small(depth * columns));
     let codes: Vec<i8> = floats.iter().map(|x| (x * 128.0) as i8).collect();
     let scale = if each { Scale::Each(&factors) } else { Scale::All(0.75) };
-    let first = if left_order == Order::Outer { first } else { 0 };
-    let left = Left { values: &values, order: left_order, stride, first, scale };
-    let right = match right_order {
-        Some(order) => Right::Floats(&floats, order),
-        None => Right::Codes(&codes),
+    let first = if left_layout == OperandLayout::KOuter { first } else { 0 };
+    let left = MatrixA { values: &values, layout: left_layout, stride, first, scale };
+    let right = match right_layout {
+        Some(order) => MatrixB::Floats(&floats, order),
+        None => MatrixB::Codes(&codes),
     };
     let round = |x: f32| match operands {
         Operands::F32 => f64::from(x),
         Operands::Bf16 => bf16::from_f32(x).to_f64(),
     };
     let a = |row: usize, at: usize| {
-        let value = match left_order {
-            Order::Inner => values[row * stride + at],
-            Order::Outer => values[at * stride + first + row],
+        let value = match left_layout {
+            OperandLayout::KInner => values[row * stride + at],
+            OperandLayout::KOuter => values[at * stride + first + row],
         };
         round(value * if each { factors[at] } else { 0.75 })
     };
-    let b = |at: usize, column: usize| match right_order {
-        Some(Order::Outer) => round(floats[at * columns + column]),
-        Some(Order::Inner) => round(floats[column * depth + at]),
+    let b = |at: usize, column: usize| match right_layout {
+        Some(OperandLayout::KOuter) => round(floats[at * columns + column]),
+        Some(OperandLayout::KInner) => round(floats[column * depth + at]),
         None => f64::from(codes[at * columns + column]),
     };
     let mut bits = None;
@@ -374,9 +374,9 @@ fn check_product(
         for add in [false, true] {
             let mut out = before.clone();
             float_product(kernel, operands, size, left, right, add, &mut out);
-            let packed = Packed::new(kernel, operands, depth, columns, right);
+            let packed = PackedB::new(kernel, operands, depth, columns, right);
             let mut shared = before.clone();
-            let right = Right::Packed(&packed);
+            let right = MatrixB::PackedB(&packed);
             float_product(kernel, operands, size, left, right, add, &mut shared);
             assert_eq!(out, shared, "{kernel:?}: packed beforehand");
             if add {
@@ -400,12 +400,12 @@ fn check_product(
 fn a_reduction_of_several_blocks_has_the_same_bits() {
     for operands in [Operands::F32, Operands::Bf16] {
         let size = Size { rows: 9, depth: 1100, columns: 17 };
-        check_product(size, operands, Order::Inner, None, false, 1);
-        check_product(size, operands, Order::Outer, Some(Order::Outer), true, 2);
-        check_product(size, operands, Order::Inner, Some(Order::Inner), false, 3);
+        check_product(size, operands, OperandLayout::KInner, None, false, 1);
+        check_product(size, operands, OperandLayout::KOuter, Some(OperandLayout::KOuter), true, 2);
+        check_product(size, operands, OperandLayout::KInner, Some(OperandLayout::KInner), false, 3);
         // More columns than are packed together, more rows than a group.
         let wide = Size { rows: 133, depth: 520, columns: 790 };
-        check_product(wide, operands, Order::Outer, None, true, 4);
+        check_product(wide, operands, OperandLayout::KOuter, None, true, 4);
     }
 }
 
@@ -415,10 +415,11 @@ fn a_value_that_is_no_number_stays_one() {
     for (value, other) in [(f32::NAN, 1.0), (f32::INFINITY, -f32::INFINITY)] {
         for operands in [Operands::F32, Operands::Bf16] {
             for kernel in Kernel::available() {
-                let (scale, order) = (Scale::All(1.0), Order::Inner);
-                let left = Left { values: &[value, other], order, stride: 2, first: 0, scale };
+                let (scale, order) = (Scale::All(1.0), OperandLayout::KInner);
+                let left =
+                    MatrixA { values: &[value, other], layout: order, stride: 2, first: 0, scale };
                 let mut out = [0.0];
-                let right = Right::Codes(&[1, 1]);
+                let right = MatrixB::Codes(&[1, 1]);
                 float_product(kernel, operands, size, left, right, false, &mut out);
                 assert!(out[0].is_nan(), "{kernel:?} {operands:?}: {}", out[0]);
             }
@@ -434,8 +435,8 @@ proptest! {
     ) {
         let size = Size { rows, depth, columns };
         let operands = if bf16 { Operands::Bf16 } else { Operands::F32 };
-        let left = if left_outer { Order::Outer } else { Order::Inner };
-        let right = [None, Some(Order::Outer), Some(Order::Inner)][right as usize];
+        let left = if left_outer { OperandLayout::KOuter } else { OperandLayout::KInner };
+        let right = [None, Some(OperandLayout::KOuter), Some(OperandLayout::KInner)][right as usize];
         check_product(size, operands, left, right, each, seed);
     }
 }

@@ -20,7 +20,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bitnet_kernels::{Left, Order, Right, Scale, Size, float_product};
+use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, Scale, Size, float_product};
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -150,10 +150,10 @@ impl<'a> Sequence<'a> {
     fn rotate(&self, values: &mut [f32], direction: f32) {
         let Self { cos, sin, shape, .. } = *self;
         let (heads, half) = (values.len() / (shape.time * shape.head_dim), shape.head_dim / 2);
-        self.backend.kernel.compiled(Rotate { values, heads, half, cos, sin, direction });
+        self.backend.kernel.dispatch(Rotate { values, heads, half, cos, sin, direction });
     }
 
-    fn product(&self, size: [usize; 3], left: Left, right: Right, add: bool, out: &mut [f32]) {
+    fn product(&self, size: [usize; 3], left: MatrixA, right: MatrixB, add: bool, out: &mut [f32]) {
         let size = Size { rows: size[0], depth: size[1], columns: size[2] };
         let OpBackend { kernel, operands, .. } = self.backend;
         float_product(kernel, operands, size, left, right, add, out);
@@ -163,7 +163,7 @@ impl<'a> Sequence<'a> {
     fn scores(&self, q: &[f32], k: &[f32], scores: &mut [f32]) {
         let width = self.shape.head_dim;
         let size = [q.len() / width, width, k.len() / width];
-        let right = Right::Floats(k, Order::Inner);
+        let right = MatrixB::Floats(k, OperandLayout::KInner);
         self.product(size, rows(q, width, self.scale), right, false, scores);
     }
 
@@ -197,12 +197,12 @@ impl<'a> Sequence<'a> {
             scores.resize(height * columns, 0.0);
             let (q, k) = (part(&q, &tile.queries, group * width), part(&k, &tile.keys, width));
             self.scores(q, k, &mut scores);
-            self.backend.kernel.compiled(Softmax {
+            self.backend.kernel.dispatch(Softmax {
                 scores: &mut scores,
                 rows: self.tile_rows(&tile),
                 log_sums: part_mut(log_sums, &tile.queries, group),
             });
-            let right = Right::Floats(part(&v, &tile.keys, width), Order::Outer);
+            let right = MatrixB::Floats(part(&v, &tile.keys, width), OperandLayout::KOuter);
             let mixed = part_mut(&mut mixed, &tile.queries, group * width);
             let left = rows(&scores, columns, 1.0);
             self.product([height, columns, width], left, right, false, mixed);
@@ -232,7 +232,7 @@ impl<'a> Sequence<'a> {
             weights.resize(height * columns, 0.0);
             score_grads.resize(height * columns, 0.0);
             self.scores(q, k, &mut weights);
-            let right = Right::Floats(v, Order::Inner);
+            let right = MatrixB::Floats(v, OperandLayout::KInner);
             self.product(
                 [height, width, columns],
                 rows(dy, width, 1.0),
@@ -240,7 +240,7 @@ impl<'a> Sequence<'a> {
                 false,
                 &mut score_grads,
             );
-            self.backend.kernel.compiled(SoftmaxBackward {
+            self.backend.kernel.dispatch(SoftmaxBackward {
                 scores: &mut weights,
                 score_grads: &mut score_grads,
                 rows: self.tile_rows(&tile),
@@ -249,7 +249,8 @@ impl<'a> Sequence<'a> {
             let (dk, dv) =
                 (part_mut(&mut dk, &tile.keys, width), part_mut(&mut dv, &tile.keys, width));
             let dq = part_mut(&mut dq, &tile.queries, group * width);
-            let [q, k, dy] = [q, k, dy].map(|values| Right::Floats(values, Order::Outer));
+            let [q, k, dy] =
+                [q, k, dy].map(|values| MatrixB::Floats(values, OperandLayout::KOuter));
             let left = transposed(&weights, columns, 1.0);
             self.product([columns, height, width], left, dy, true, dv);
             let left = transposed(&score_grads, columns, self.scale);
@@ -291,11 +292,11 @@ fn part_mut<'v>(values: &'v mut [f32], rows: &Range<usize>, width: usize) -> &'v
 }
 
 /// A matrix times `scale` as left operand.
-fn rows(values: &[f32], stride: usize, scale: f32) -> Left<'_> {
-    Left { values, order: Order::Inner, stride, first: 0, scale: Scale::All(scale) }
+fn rows(values: &[f32], stride: usize, scale: f32) -> MatrixA<'_> {
+    MatrixA { values, layout: OperandLayout::KInner, stride, first: 0, scale: Scale::All(scale) }
 }
 
 /// Its transpose.
-fn transposed(values: &[f32], stride: usize, scale: f32) -> Left<'_> {
-    Left { values, order: Order::Outer, stride, first: 0, scale: Scale::All(scale) }
+fn transposed(values: &[f32], stride: usize, scale: f32) -> MatrixA<'_> {
+    MatrixA { values, layout: OperandLayout::KOuter, stride, first: 0, scale: Scale::All(scale) }
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use bitnet_format::rope::rotate;
-use bitnet_kernels::Work;
+use bitnet_kernels::SimdWork;
 use bitnet_kernels::attention::{LANES, exp, largest, sum};
 
 /// Rotates `values [T, heads, D]`: element `j` of a head pairs with element `j + D/2`.
@@ -23,7 +23,7 @@ pub(super) struct Rotate<'a> {
     pub(super) direction: f32,
 }
 
-impl Work for Rotate<'_> {
+impl SimdWork for Rotate<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -69,7 +69,7 @@ pub(super) struct Softmax<'a> {
     pub(super) log_sums: &'a mut [f32],
 }
 
-impl Work for Softmax<'_> {
+impl SimdWork for Softmax<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -108,7 +108,7 @@ pub(super) struct SoftmaxBackward<'a> {
     pub(super) log_sums: &'a [f32],
 }
 
-impl Work for SoftmaxBackward<'_> {
+impl SimdWork for SoftmaxBackward<'_> {
     type Output = ();
 
     #[inline(always)]

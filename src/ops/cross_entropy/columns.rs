@@ -2,7 +2,7 @@
 //! `[V, tokens]`, so a token's softmax runs down a column and neighbouring tokens fill a vector.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
-use bitnet_kernels::Work;
+use bitnet_kernels::SimdWork;
 use bitnet_kernels::attention::exp;
 
 /// The maximum of each column and of what `largest` held before.
@@ -11,7 +11,7 @@ pub(super) struct ColumnMax<'a> {
     pub(super) largest: &'a mut [f32],
 }
 
-impl Work for ColumnMax<'_> {
+impl SimdWork for ColumnMax<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -30,7 +30,7 @@ pub(super) struct ColumnExp<'a> {
     pub(super) shift: &'a [f32],
 }
 
-impl Work for ColumnExp<'_> {
+impl SimdWork for ColumnExp<'_> {
     /// The sums of the columns.
     type Output = Vec<f32>;
 
@@ -53,7 +53,7 @@ pub(super) struct ColumnScale<'a> {
     pub(super) factors: &'a [f32],
 }
 
-impl Work for ColumnScale<'_> {
+impl SimdWork for ColumnScale<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -14,12 +14,12 @@
 //! Between the passes the exponentials are kept where they are few. With a large vocabulary the
 //! logits are computed again, which is faster than reading them back from memory.
 //!
-//! Order of sums: exponentials of 64 words in f32, these sums in f64 from the first word to the
+//! Layout of sums: exponentials of 64 words in f32, these sums in f64 from the first word to the
 //! last; gradients of hidden states block after block, gradients of the head chunk after chunk.
 
 use std::ops::Range;
 
-use bitnet_kernels::{Left, Order, Packed, Right, Scale, Size};
+use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, PackedB, Scale, Size};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
@@ -165,8 +165,8 @@ struct TokenChunk<'a> {
     width: usize,
     /// Hidden states `[tokens, C]` packed as right operands: of the logits, and of the head's
     /// gradient where one is asked for.
-    to_logits: Packed,
-    to_head: Option<Packed>,
+    to_logits: PackedB,
+    to_head: Option<PackedB>,
     ids: Vec<usize>,
     weights: Vec<f32>,
     /// Whether the second pass finds the exponentials of the first in memory.
@@ -191,12 +191,12 @@ impl<'a> TokenChunk<'a> {
         for token in tokens {
             rows.extend_from_slice(&hidden[token * width..][..width]);
         }
-        let packed = |order: Order, depth: usize, columns: usize| {
-            let rows = Right::Floats(&rows, order);
-            Packed::new(backend.kernel, backend.operands, depth, columns, rows)
+        let packed = |layout: OperandLayout, depth: usize, columns: usize| {
+            let rows = MatrixB::Floats(&rows, layout);
+            PackedB::new(backend.kernel, backend.operands, depth, columns, rows)
         };
-        let to_logits = packed(Order::Inner, width, tokens.len());
-        let to_head = gradients.then(|| packed(Order::Outer, tokens.len(), width));
+        let to_logits = packed(OperandLayout::KInner, width, tokens.len());
+        let to_head = gradients.then(|| packed(OperandLayout::KOuter, tokens.len(), width));
         let ids = tokens.iter().map(|&at| targets.ids[at] as usize).collect();
         let weights = tokens.iter().map(|&at| targets.weights[at]).collect();
         Self { head, backend, width, to_logits, to_head, ids, weights, keeps }
@@ -239,8 +239,8 @@ impl<'a> TokenChunk<'a> {
     /// Logits `[words, tokens]`.
     fn logits(&self, words: &Range<usize>, logits: &mut [f32]) {
         let size = Size { rows: words.len(), depth: self.width, columns: self.count() };
-        let left = left(self.head_rows(words), Order::Inner, self.width);
-        product(self.backend, size, left, Right::Packed(&self.to_logits), false, logits);
+        let left = left(self.head_rows(words), OperandLayout::KInner, self.width);
+        product(self.backend, size, left, MatrixB::PackedB(&self.to_logits), false, logits);
     }
 
     fn first_pass(&self, scratch: &mut Scratch) -> LogitColumns {
@@ -257,7 +257,7 @@ impl<'a> TokenChunk<'a> {
                 targets[column] = values[row * count + column];
             }
             let before = largest.clone();
-            self.backend.kernel.compiled(ColumnMax { values, largest: &mut largest });
+            self.backend.kernel.dispatch(ColumnMax { values, largest: &mut largest });
             for (sum, (before, largest)) in sums.iter_mut().zip(before.iter().zip(&largest)) {
                 // Only where the maximum rose: an infinity minus itself would be NaN.
                 if before < largest {
@@ -276,7 +276,7 @@ impl<'a> TokenChunk<'a> {
     fn exponentials(&self, values: &mut [f32], shift: &[f32]) -> Vec<Vec<f32>> {
         let kernel = self.backend.kernel;
         let chunks = values.par_chunks_mut(SUMMED_WORDS * self.count());
-        chunks.map(|values| kernel.compiled(ColumnExp { values, shift })).collect()
+        chunks.map(|values| kernel.dispatch(ColumnExp { values, shift })).collect()
     }
 
     /// `Σ weight · (ln Σ exp(logit) - target's logit)`
@@ -295,7 +295,7 @@ impl<'a> TokenChunk<'a> {
         &self,
         scratch: &mut Scratch,
         columns: &LogitColumns,
-        to_head: &Packed,
+        to_head: &PackedB,
         add: bool,
         dhead: &mut [f32],
     ) -> Vec<f32> {
@@ -311,19 +311,19 @@ impl<'a> TokenChunk<'a> {
             }
             let factors = self.factors(columns, shift);
             in_rows(grads, count, |_, values| {
-                backend.kernel.compiled(ColumnScale { values, factors: &factors });
+                backend.kernel.dispatch(ColumnScale { values, factors: &factors });
             });
             for (column, row) in self.targets_in(&words) {
                 grads[row * count + column] -= self.weights[column];
             }
             let size = Size { rows: count, depth: words.len(), columns: width };
-            let head_rows = Right::Floats(self.head_rows(&words), Order::Outer);
-            let by_token = left(grads, Order::Outer, count);
+            let head_rows = MatrixB::Floats(self.head_rows(&words), OperandLayout::KOuter);
+            let by_token = left(grads, OperandLayout::KOuter, count);
             product(backend, size, by_token, head_rows, block > 0, &mut dhidden);
             let size = Size { rows: words.len(), depth: count, columns: width };
             let dhead = &mut dhead[words.start * width..words.end * width];
-            let by_word = left(grads, Order::Inner, count);
-            product(backend, size, by_word, Right::Packed(to_head), add, dhead);
+            let by_word = left(grads, OperandLayout::KInner, count);
+            product(backend, size, by_word, MatrixB::PackedB(to_head), add, dhead);
         }
         dhidden
     }
@@ -339,6 +339,6 @@ impl<'a> TokenChunk<'a> {
     }
 }
 
-fn left(values: &[f32], order: Order, stride: usize) -> Left<'_> {
-    Left { values, order, stride, first: 0, scale: Scale::All(1.0) }
+fn left(values: &[f32], layout: OperandLayout, stride: usize) -> MatrixA<'_> {
+    MatrixA { values, layout, stride, first: 0, scale: Scale::All(1.0) }
 }

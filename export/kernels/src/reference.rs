@@ -1,9 +1,7 @@
-//! The truth: the products as their definitions read, in plain Rust.
-//!
-//! Every other kernel gives the same bits. Nothing here knows an instruction set.
+//! The reference: the products as they are defined, in plain Rust. Every other kernel gives the same
+//! bits.
 
-use crate::int8::INT8_ROWS;
-use crate::panels::{CHUNK, Line, PairChunk, ROWS_PER_PAIR};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
 
 /// Lanes of a dense dot product.
 pub(crate) const LANES: usize = 32;

@@ -1,0 +1,80 @@
+//! How operands lie in memory, and what kernels share: the types that packing, products and the files
+//! of the instruction sets all use. No instruction set is named here.
+//!
+//! A pair of ternary panels covers 32 rows. One chunk of it, 128 bytes, holds 16 columns:
+//!
+//! ```text
+//!            row 0                row 1        …      row 31
+//! byte   0    1    2    3     4    5    6    7      124 … 127
+//! bits 1:0  columns 0, 1, 2, 3 of the chunk           u = T + 1, two bits each
+//! bits 3:2  columns 4, 5, 6, 7
+//! bits 5:4  columns 8 … 11
+//! bits 7:6  columns 12 … 15
+//! ```
+//!
+//! So one 32-bit lane belongs to one row, and masking a field of every byte gives four columns of each
+//! row, ready for a dot product of bytes.
+
+use bitnet_format::quant::ActivationScale;
+
+/// Rows that lie side by side; a row range given to a kernel starts at a multiple of it.
+pub const ROWS_PER_PAIR: usize = 32;
+
+/// Columns of a chunk.
+pub(crate) const CHUNK: usize = 16;
+
+/// 16 columns of two panels: the byte of (row, `j`) is `4 · row + j`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct PairChunk(pub(crate) [u8; 4 * ROWS_PER_PAIR]);
+
+/// 64 bytes that are read together.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [u8; 64]);
+
+/// Rows of a panel; a row range given to [`Int8Matrix::matmul`] starts at a multiple of it.
+pub const INT8_ROWS: usize = 16;
+
+/// The terms that turn integer sums into outputs: `(sum - factor · offset) · weight / scale`.
+#[derive(Clone, Copy)]
+pub(crate) struct RescaleTerms<'a> {
+    /// One a token; `factor` times as much is taken off its sums.
+    pub(crate) offsets: &'a [i32],
+    pub(crate) factor: i32,
+    /// One a row.
+    pub(crate) weights: &'a [f32],
+    /// One a token.
+    pub(crate) scales: &'a [ActivationScale],
+    /// Places from one token's outputs to the next.
+    pub(crate) stride: usize,
+}
+
+impl RescaleTerms<'_> {
+    /// Calls `compute(sums, offset, weights, scale, out)` for each token.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the caller's instruction set must reach it")]
+    pub(crate) fn each_token<const R: usize>(
+        self,
+        sums: &[[i32; R]],
+        out: &mut [f32],
+        compute: impl Fn(&[i32], i32, &[f32], f32, &mut [f32]),
+    ) {
+        let rows = self.weights.len();
+        for (token, sums) in sums.iter().enumerate() {
+            let (offset, scale) = (self.factor * self.offsets[token], self.scales[token]);
+            let places = &mut out[token * self.stride..][..rows];
+            compute(&sums[..rows], offset, self.weights, scale.multiplier(), places);
+        }
+    }
+}
+
+/// Plain loops that are compiled once for each instruction set, see [`crate::Kernel::dispatch`].
+pub trait SimdWork {
+    /// The result.
+    type Output;
+
+    /// Runs the loops. It and all that it calls must be `#[inline(always)]`: only inlined code is
+    /// compiled with the caller's instructions.
+    fn run(self) -> Self::Output;
+}
