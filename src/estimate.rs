@@ -1,5 +1,5 @@
-//! What a run will need before it is run: memory by part, and time from a short probe. Nothing here
-//! reads data or writes anything.
+//! Estimates what a run will need: memory by part, and time from a short probe. Nothing here reads
+//! data or writes anything.
 //!
 //! The factors of the memory estimate were fitted to measured peaks (docs/src/log.md, "What a run
 //! needs, again"); they change with the operations in `ops` and `model`.
@@ -36,7 +36,7 @@ const KEPT_AT_ONCE: f64 = 0.83;
 /// What MPI holds of its own, fitted to the peaks of docs/src/scaling.md.
 const MPI_BYTES: u64 = 25_000_000;
 
-/// Several ranks that train together, as far as memory and time are concerned.
+/// Ranks that train together: what memory and time depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankLayout {
     /// How many.
@@ -62,15 +62,15 @@ impl RankLayout {
 
     /// Memory that is there only because there are several: that of MPI itself, buckets, and the
     /// pieces a rank owns (sums of gradients; with a sharded optimizer new values too), as far as
-    /// they do not fit into the `room` that activations leave when the backward pass is over.
-    fn memory(self, parameters: u64, room: u64) -> u64 {
+    /// they exceed the memory that activations free when the backward pass is over (`freed`).
+    fn memory(self, parameters: u64, freed: u64) -> u64 {
         if self.ranks == 1 {
             return 0;
         }
         let pieces = if self.sharded { 2 } else { 1 };
         let buckets = 3 * bucket_of(self.ranks as usize) as u64;
         let exchanged = F32 * (pieces * parameters / self.ranks + buckets);
-        MPI_BYTES + exchanged.saturating_sub(room)
+        MPI_BYTES + exchanged.saturating_sub(freed)
     }
 
     /// Values a rank holds of something that is cut over ranks.
@@ -79,7 +79,7 @@ impl RankLayout {
     }
 }
 
-/// What runs at a time.
+/// The work of one rank in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// What a micro-batch is of: rows, or pairs.
@@ -105,11 +105,11 @@ pub struct MemoryEstimate {
     pub moments: u64,
     /// What a forward pass keeps for the backward pass.
     pub activations: u64,
-    /// Logits of the tokens that are looked at.
+    /// Logits computed at the same time.
     pub logits: u64,
     /// Program, thread stacks, allocator.
     pub program: u64,
-    /// What ranks hold to tell each other their gradients, beyond what fits in place of activations.
+    /// What ranks hold to exchange gradients, beyond what fits in place of activations.
     pub exchange: u64,
 }
 

@@ -1,10 +1,10 @@
 //! `model.init = "hf:owner/name[@revision]"`: a model of the Hugging Face hub, brought into the
 //! standard cache (`blobs`, `snapshots`, `refs`), which other tools share.
 //!
-//! A model that is whole in the cache is taken from there and nothing is asked of the network, so
-//! that a run and its continuation see the same weights. What is missing is downloaded by `hf-hub`
+//! A complete model in the cache is used without any request, so that a run and its continuation
+//! see the same weights. What is missing is downloaded by `hf-hub`
 //! on a thread of its own; this module decides what is needed, checks every name before it becomes
-//! a path, and puts right what `hf-hub` leaves open (a token in the environment, a complete but
+//! a path, and handles what `hf-hub` leaves open (a token in the environment, a complete but
 //! unnamed download, retries, a file's size, interruption).
 
 use std::collections::BTreeSet;
@@ -199,7 +199,7 @@ pub struct HubSettings {
     pub cache: PathBuf,
     /// Sent with every request.
     pub token: Option<String>,
-    /// Whether the network is left alone.
+    /// Whether to make no request.
     pub offline: bool,
     /// The wait before the second attempt at a file; it grows with each.
     pub pause: Duration,
@@ -252,9 +252,9 @@ fn is_yes(value: &str) -> bool {
 /// The local snapshot folder of `model`: `config.json`, the weights (`model.safetensors`, or its
 /// index and shards), `tokenizer.json`, and `tokenizer_config.json` where the repository has one.
 ///
-/// `progress` is told the file, the bytes that are here and its whole length. `interrupted` is
-/// asked all the time, also while the network says nothing; the file then under way is left to its
-/// thread until the process ends, and the next call goes on where it stopped.
+/// `progress` receives the file, the bytes that are here and its whole length. `interrupted` is
+/// polled, also while the network is silent; the current file is then left to its thread until the
+/// process ends, and the next call resumes it.
 pub fn fetch(
     model: &HubModel,
     interrupted: &dyn Fn() -> bool,
@@ -278,10 +278,11 @@ pub fn fetch_with(
     }
     let (events, received) = mpsc::channel();
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Asked { settings: settings.clone(), model: model.clone(), stop: Arc::clone(&stop) };
+    let request =
+        Request { settings: settings.clone(), model: model.clone(), stop: Arc::clone(&stop) };
     let worker = thread::Builder::new()
         .name("hub".to_owned())
-        .spawn(move || download_model(asked, events))
+        .spawn(move || download_model(request, events))
         .map_err(|source| HubError::Io { model: model.clone(), source })?;
     if watch(&received, interrupted, progress) {
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -351,8 +352,8 @@ struct Event {
     total: u64,
 }
 
-/// What the worker is to bring.
-struct Asked {
+/// What the worker downloads.
+struct Request {
     settings: HubSettings,
     model: HubModel,
     stop: Arc<AtomicBool>,
@@ -360,36 +361,41 @@ struct Asked {
 
 /// Everything at one commit, so that a branch that moves meanwhile mixes no files. The branch's
 /// name is written last: until then the cache does not claim to have the model.
-fn download_model(asked: Asked, events: Sender<Event>) -> Result<PathBuf, HubError> {
-    let api = open(&asked)?;
-    let named = api.repo(asked.model.at(&asked.model.revision));
-    let found = asked.retried(|| metadata(&asked, &api, &named, CONFIG));
+fn download_model(request: Request, events: Sender<Event>) -> Result<PathBuf, HubError> {
+    let api = open(&request)?;
+    let named = api.repo(request.model.at(&request.model.revision));
+    let found = request.retried(|| metadata(&request, &api, &named, CONFIG));
     let commit = found.map_err(no_repository)?.commit_hash().to_owned();
-    asked.check_plain(CONFIG, "X-Repo-Commit", &commit)?;
-    let here = asked.settings.repository(&asked.model, &commit);
-    let there = api.repo(asked.model.at(&commit));
+    request.check_plain(CONFIG, "X-Repo-Commit", &commit)?;
+    let here = request.settings.repository(&request.model, &commit);
+    let there = api.repo(request.model.at(&commit));
     let snapshot = here.pointer_path(&commit);
-    let download = Download { asked, api, here, there, snapshot, events };
+    let download = Download { request, api, here, there, snapshot, events };
     download.all_files()?;
-    let Download { asked, snapshot, .. } = download;
-    let named = asked.settings.repository(&asked.model, &asked.model.revision);
-    named.create_ref(&commit).map_err(|source| asked.io(source))?;
+    let Download { request, snapshot, .. } = download;
+    let named = request.settings.repository(&request.model, &request.model.revision);
+    named.create_ref(&commit).map_err(|source| request.io(source))?;
     Ok(snapshot)
 }
 
-fn open(asked: &Asked) -> Result<Api, HubError> {
-    ApiBuilder::from_cache(Cache::new(asked.settings.cache.clone()))
-        .with_endpoint(asked.settings.endpoint.clone())
-        .with_token(asked.settings.token.clone())
+fn open(request: &Request) -> Result<Api, HubError> {
+    ApiBuilder::from_cache(Cache::new(request.settings.cache.clone()))
+        .with_endpoint(request.settings.endpoint.clone())
+        .with_token(request.settings.token.clone())
         .with_progress(false)
         // Its own retries forget how much of a continued file is there.
         .with_retries(0)
         .build()
-        .map_err(|error| asked.explain(CONFIG, error))
+        .map_err(|error| request.explain(CONFIG, error))
 }
 
-fn metadata(asked: &Asked, api: &Api, repo: &ApiRepo, file: &str) -> Result<Metadata, HubError> {
-    api.metadata(&repo.url(file)).map_err(|error| asked.explain(file, error))
+fn metadata(
+    request: &Request,
+    api: &Api,
+    repo: &ApiRepo,
+    file: &str,
+) -> Result<Metadata, HubError> {
+    api.metadata(&repo.url(file)).map_err(|error| request.explain(file, error))
 }
 
 /// What a missing first file means.
@@ -400,7 +406,7 @@ fn no_repository(error: HubError) -> HubError {
     }
 }
 
-impl Asked {
+impl Request {
     /// `work`, again when the network failed in it.
     fn retried<T>(&self, work: impl Fn() -> Result<T, HubError>) -> Result<T, HubError> {
         for attempt in 1..ATTEMPTS {
@@ -489,7 +495,7 @@ fn is_lost(kind: io::ErrorKind) -> bool {
 
 /// The worker's state, once the commit is known.
 struct Download {
-    asked: Asked,
+    request: Request,
     api: Api,
     here: CacheRepo,
     there: ApiRepo,
@@ -506,7 +512,7 @@ impl Download {
         if self.optional(WEIGHTS)? {
             return Ok(());
         }
-        let model = self.asked.model.clone();
+        let model = self.request.model.clone();
         if !self.optional(INDEX)? {
             return Err(HubError::NoFile { model, file: format!("{WEIGHTS} or {INDEX}") });
         }
@@ -528,24 +534,24 @@ impl Download {
         if self.snapshot.join(name).is_file() {
             return Ok(());
         }
-        self.asked.retried(|| self.attempt(name))
+        self.request.retried(|| self.attempt(name))
     }
 
     fn attempt(&self, name: &str) -> Result<(), HubError> {
-        let found = metadata(&self.asked, &self.api, &self.there, name)?;
-        self.asked.check_plain(name, "ETag", found.etag())?;
+        let found = metadata(&self.request, &self.api, &self.there, name)?;
+        self.request.check_plain(name, "ETag", found.etag())?;
         let (blob, size) = (self.here.blob_path(found.etag()), found.size() as u64);
-        self.tidy(name, &blob, size).map_err(|source| self.asked.io(source))?;
+        self.tidy(name, &blob, size).map_err(|source| self.request.io(source))?;
         if length(&blob) == Some(size) {
-            return self.link(name, found.etag()).map_err(|source| self.asked.io(source));
+            return self.link(name, found.etag()).map_err(|source| self.request.io(source));
         }
         let meter = Meter::new(self.events.clone());
         let done = self.there.download_with_progress(name, meter);
-        done.map_err(|error| self.asked.explain(name, error))?;
+        done.map_err(|error| self.request.explain(name, error))?;
         self.check_size(name, &blob, size)
     }
 
-    /// Puts right what would stop `hf-hub`: a link to nothing, and a part that is complete already
+    /// Removes what would stop `hf-hub`: a link to nothing, and a part that is complete already
     /// (stopped before it got its name) or too long.
     fn tidy(&self, name: &str, blob: &Path, size: u64) -> io::Result<()> {
         let (part, pointer) = (blob.with_extension("part"), self.snapshot.join(name));
@@ -559,7 +565,7 @@ impl Download {
         }
     }
 
-    /// Names a blob that is here already, from another commit for instance.
+    /// Links a blob that is here already, for instance from another commit.
     fn link(&self, name: &str, etag: &str) -> io::Result<()> {
         fs_err::create_dir_all(&self.snapshot)?;
         let pointer = self.snapshot.join(name);
@@ -579,7 +585,7 @@ impl Download {
         for path in [&pointer, blob] {
             fs_err::remove_file(path).ok();
         }
-        let (model, file) = (self.asked.model.clone(), name.to_owned());
+        let (model, file) = (self.request.model.clone(), name.to_owned());
         Err(HubError::Damaged { model, file, expected, got })
     }
 }
@@ -594,18 +600,18 @@ struct Meter {
     file: String,
     total: u64,
     done: u64,
-    told: u64,
+    reported: u64,
 }
 
 impl Meter {
     fn new(events: Sender<Event>) -> Self {
-        Self { events, file: String::new(), total: 0, done: 0, told: 0 }
+        Self { events, file: String::new(), total: 0, done: 0, reported: 0 }
     }
 
-    fn tell(&mut self) {
-        self.told = self.done;
+    fn report(&mut self) {
+        self.reported = self.done;
         let event = Event { file: self.file.clone(), done: self.done, total: self.total };
-        // Nobody listens after an interruption.
+        // The receiver is gone after an interruption.
         self.events.send(event).ok();
     }
 }
@@ -613,17 +619,17 @@ impl Meter {
 impl Progress for Meter {
     fn init(&mut self, size: usize, filename: &str) {
         (self.file, self.total) = (filename.to_owned(), size as u64);
-        (self.done, self.told) = (0, 0);
+        (self.done, self.reported) = (0, 0);
     }
 
     fn update(&mut self, size: usize) {
         self.done += size as u64;
-        if self.done >= self.told + STEP {
-            self.tell();
+        if self.done >= self.reported + STEP {
+            self.report();
         }
     }
 
     fn finish(&mut self) {
-        self.tell();
+        self.report();
     }
 }

@@ -1,4 +1,4 @@
-//! What differs between two recipes, and what that means for a run that goes on.
+//! What differs between two recipes, and whether a resumed run may change it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::settings::Recipe;
 /// A setting that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its dotted key; settings of a phase stand under the phase's name.
+    /// Its dotted key; settings of a phase are under the phase's name.
     pub key: String,
     /// What it was, as TOML, or `unset`.
     pub old: String,
@@ -19,14 +19,14 @@ pub struct Change {
     pub class: ChangeClass,
 }
 
-/// Whether a run may go on with a changed setting.
+/// Whether a resumed run may have a changed setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChangeClass {
-    /// It may: the steps stay what they are, up to rounding.
+    /// It may: the steps stay the same, up to rounding.
     Safe,
-    /// Only when asked to: what is learned changes from here on.
+    /// Only with `--allow-change`: training differs from here on.
     NeedsAllow,
-    /// It may not: what was learned so far does not fit.
+    /// It may not: the checkpoint would not fit.
     Fatal,
 }
 
@@ -62,8 +62,8 @@ impl Recipe {
         settings(self)
     }
 
-    /// Every setting in which `other` differs, in order of their keys. Where the recipes lie does
-    /// not count.
+    /// Every setting in which `other` differs, in order of their keys. The recipes' own paths do not
+    /// count.
     pub fn diff(&self, other: &Self) -> Vec<Change> {
         let (old, new) = (settings(self), settings(other));
         let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
@@ -83,7 +83,7 @@ impl Recipe {
 }
 
 impl Change {
-    /// Whether the run may go on when these keys are allowed; a key stands for all below it.
+    /// Whether the run may go on when these keys are allowed; a key includes all below it.
     pub fn is_allowed(&self, keys: &[String]) -> bool {
         match self.class {
             ChangeClass::Safe => true,

@@ -1,4 +1,4 @@
-//! Where a run's text comes from and how it is cut into rows.
+//! Where a run's text comes from and how it is packed into sequences.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,23 @@ use crate::data::LongDocuments;
 pub const TRAIN: &str = "train";
 /// The name of the one set that a list under `data.validation` is.
 pub const VALIDATION: &str = "validation";
-/// The sets of a generated world in a stage; the first is what a phase without weights is trained
-/// on.
+/// The sets of generated stories in a stage; a phase without weights trains on the first.
 pub fn generated_sets(stage: StageKind) -> &'static [&'static str] {
     match stage {
         StageKind::Pretrain => &["general", "hq", "plain"],
         StageKind::Sft => &["questions"],
         StageKind::Dpo => &["preferences"],
     }
+}
+
+/// The key of a set to train on, as a message names it.
+pub fn set_key(name: &str) -> String {
+    if name == TRAIN { "data.train".into() } else { format!("data.sets.{name}") }
+}
+
+/// The key of a set to evaluate.
+pub fn validation_key(name: &str) -> String {
+    if name == VALIDATION { "data.validation".into() } else { format!("data.validation.{name}") }
 }
 
 /// Named sets of files.
@@ -33,11 +42,11 @@ pub type FileSets = BTreeMap<String, Vec<PathPattern>>;
 pub struct Data {
     /// Where the text comes from.
     pub source: DataSource,
-    /// Inputs, and targets, of a row.
+    /// Inputs, and targets, of a packed sequence.
     pub seq_len: usize,
     /// What happens to a document with more.
     pub long_rows: LongDocuments,
-    /// Where tokenised text is kept, if not where the program would.
+    /// Where tokenised text is kept, if not in the default folder.
     pub cache: Option<PathBuf>,
 }
 
@@ -51,11 +60,11 @@ pub enum DataSource {
         /// What is evaluated, each under its name; empty when nothing is.
         validation: FileSets,
     },
-    /// From the project's own tiny world, validation included.
+    /// Generated stories, validation included.
     Generate(Generate),
 }
 
-/// The project's own tiny world: the sets of [`generated_sets`] and held-out text of each.
+/// Generated stories: the sets of [`generated_sets`] and held-out text of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generate {
     /// Stories a set.

@@ -1,8 +1,8 @@
 //! What can be wrong with a recipe, and where.
 //!
-//! A recipe is read to its end before anything is reported, so that one look at the answer shows
-//! every mistake. Messages carry no `error: ` of their own in front: whoever prints the error puts
-//! it there, as for every other error, and all further lines bring theirs.
+//! A recipe is read to its end before anything is reported, so that one message shows every
+//! mistake. The first line has no `error: ` in front, because the caller prints it as for every
+//! other error; further lines have theirs.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -47,7 +47,7 @@ impl fmt::Display for Location {
 /// One mistake in a recipe or in a config it names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where it stands.
+    /// Where it is.
     pub place: Location,
     /// The dotted key it is about; empty for a mistake of TOML itself.
     pub key: String,
@@ -121,18 +121,20 @@ pub enum RecipeError {
         /// What the system said.
         reason: String,
     },
-    /// The recipe was read and is not valid; the problems stand in order of file and line.
+    /// The recipe was read and is not valid; problems are in order of file and line.
     #[error("{}", lines(problems))]
     Invalid {
         /// Every mistake found; never empty.
         problems: Vec<Problem>,
     },
-    /// A pattern of data files that leads nowhere.
+    /// A pattern of data files that matches nothing.
     #[error(
-        "{pattern}: no such file; expected your own files, got nothing\nhint: put files there, edit \
-         the recipe, or name them on the command line, such as 'data.train=[\"/my/text/*.jsonl\"]'"
+        "{pattern} [{key}]: no such file; expected your own files, got nothing\nhint: put files there, \
+         or name yours on the command line: '{key}=[\"/my/text/*.jsonl\"]'"
     )]
     NoMatch {
+        /// The recipe's key.
+        key: String,
         /// The absolute pattern.
         pattern: String,
     },

@@ -1,4 +1,4 @@
-//! Reading one value: its type, its range, and what to say where they do not fit.
+//! Reading one value: its type, its range, and the message where they do not fit.
 
 use super::error::{Location, Problem, Problems};
 use super::tree::{Entry, Node, TomlValue};
@@ -40,7 +40,7 @@ impl Bound {
 pub(super) struct Item<'a> {
     pub(super) node: &'a Node,
     pub(super) key: String,
-    /// Where the key stands.
+    /// Where the key is.
     pub(super) place: &'a Location,
     pub(super) problems: &'a Problems,
 }
@@ -52,7 +52,7 @@ impl<'a> Item<'a> {
         Self { node: &entry.node, key, place: &entry.place, problems }
     }
 
-    /// Notes a mistake at the value; `message` holds what was expected and what was found.
+    /// Adds a mistake at the value; `message` says what was expected and what was found.
     pub(super) fn problem(&self, message: String) {
         let (place, key) = (self.node.place.clone(), self.key.clone());
         self.problems.add(Problem { place, key, message, hint: None });

@@ -33,7 +33,10 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use change::{Change, ChangeClass};
-pub use data::{Data, DataSource, FileSets, Generate, TRAIN, VALIDATION, generated_sets};
+pub use data::{
+    Data, DataSource, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
+    validation_key,
+};
 pub use error::{Location, Problem, RecipeError};
 pub use model::{ModelSource, ModelTable};
 pub use overrides::Overrides;

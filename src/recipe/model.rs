@@ -9,7 +9,7 @@ use super::item::{Bound, Item};
 use super::section::Section;
 use super::tree::{self, TomlValue};
 
-/// Stands in for a vocabulary size that is not known yet: above every token id a config may name.
+/// Placeholder for a vocabulary size that is not known yet: above every token id a config may name.
 const UNKNOWN_VOCAB: usize = 1 << 28;
 
 /// The model a run starts from.
@@ -45,7 +45,7 @@ impl ModelTable {
         table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
     }
 
-    /// As `[model]` would say it, every key.
+    /// Every key as in `[model]`.
     pub(super) fn table(&self) -> toml::Table {
         let mut table = toml::Table::try_from(&self.spec).expect("a shape is a flat table");
         if !self.vocab_known {
@@ -125,7 +125,7 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
     model
 }
 
-/// The two faces of a recipe's folder.
+/// A recipe's folder in two forms.
 #[derive(Clone, Copy)]
 pub(super) struct Paths<'a> {
     /// As the user named it, for messages.
@@ -164,7 +164,7 @@ fn refuse_shape(table: &mut Section<'_>, config: Option<&Item<'_>>) {
 #[derive(Default)]
 struct ModelKeys {
     values: toml::Table,
-    /// Where each key stands, and its dotted name there.
+    /// Where each key is, and its dotted name there.
     written: Vec<(&'static str, Location, String)>,
     wrong: bool,
 }
@@ -213,7 +213,7 @@ impl ModelKeys {
         }
     }
 
-    /// Notes a contradiction at the first key it names.
+    /// Adds a contradiction at the first key it names.
     fn blame(&self, table: &Section<'_>, reason: &str) {
         let message = format!("not a model; expected sizes that fit together, got: {reason}");
         let named = self.written.iter().filter_map(|key| Some((reason.find(key.0)?, key)));

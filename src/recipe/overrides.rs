@@ -1,8 +1,7 @@
-//! `dotted.key=value` words of the command line, laid over the tree of a recipe.
+//! `dotted.key=value` words of the command line, applied to the tree of a recipe.
 //!
-//! A word counts as if its key stood in the file: its relative paths are relative to the recipe
-//! too. Where a recipe has one of several keys that exclude each other, a word for another of them
-//! takes its place, so that `train.tokens=…` is enough to change a recipe that counts steps.
+//! A word acts as if its key were in the file: its relative paths are relative to the recipe too.
+//! Where keys exclude each other, a word for one removes the others of the file, so that `train.tokens=…` is enough to change a recipe that counts steps.
 
 use super::error::{Location, Problem, Problems};
 use super::tree::{Entry, Node, TomlValue, parse_word};
@@ -45,10 +44,10 @@ impl Overrides {
         if problems.is_empty() { Ok(Self(overrides)) } else { Err(problems) }
     }
 
-    /// Lays them over a recipe's tree.
+    /// Applies them to a recipe's tree.
     pub(super) fn apply(self, tree: &mut Node, problems: &Problems) {
         for Override { path, value } in self.0 {
-            make_room(tree, &path);
+            remove_excluded(tree, &path);
             if let Err(message) = set(tree, &path, value) {
                 let (place, key) = (Location::CommandLine, path.join("."));
                 problems.add(Problem { place, key, message, hint: None });
@@ -74,8 +73,8 @@ fn not_an_override(word: &str) -> Problem {
     }
 }
 
-/// Takes what the file says of keys that exclude the one at `path`.
-fn make_room(tree: &mut Node, path: &[String]) {
+/// Removes the file's keys that exclude the one at `path`.
+fn remove_excluded(tree: &mut Node, path: &[String]) {
     for (key, beside) in REPLACES {
         let (parent, last) = (key[0], key[1]);
         if !path.iter().map(String::as_str).take(2).eq(key.iter().copied()) {

@@ -27,8 +27,9 @@ impl PathPattern {
         &self.0
     }
 
-    /// The files it stands for, at least one, in order of their names.
-    pub fn expand(&self) -> Result<Vec<PathBuf>, RecipeError> {
+    /// The files that match, at least one, in order of their names. `key` is the recipe's key for a
+    /// message.
+    pub fn expand(&self, key: &str) -> Result<Vec<PathBuf>, RecipeError> {
         let unlistable = |reason| RecipeError::Unlistable { pattern: self.0.clone(), reason };
         let matches = glob::glob(&self.0).map_err(|error| unlistable(error.to_string()))?;
         let mut files = Vec::new();
@@ -38,7 +39,7 @@ impl PathPattern {
         files.retain(|path| !path.is_dir());
         files.sort();
         if files.is_empty() {
-            return Err(RecipeError::NoMatch { pattern: self.0.clone() });
+            return Err(RecipeError::NoMatch { key: key.into(), pattern: self.0.clone() });
         }
         Ok(files)
     }
@@ -66,15 +67,19 @@ mod tests {
     fn files_come_sorted_even_from_a_folder_with_wildcards_in_its_name() {
         let folder = folder_with(&["b.txt", "a.txt", "c.jsonl"]);
         fs_err::create_dir(folder.path().join("d.txt")).unwrap();
-        let found = PathPattern::new(folder.path(), "*.txt").unwrap().expand().unwrap();
+        let found = PathPattern::new(folder.path(), "*.txt").unwrap().expand("data.train").unwrap();
         assert_eq!(found, ["a.txt", "b.txt"].map(|name| folder.path().join(name)));
     }
 
     #[test]
     fn a_pattern_without_a_match_is_an_error_that_names_it() {
         let folder = folder_with(&[]);
-        let error = PathPattern::new(folder.path(), "no-*.txt").unwrap().expand().unwrap_err();
-        assert!(error.to_string().contains("no-*.txt: no such file; expected"), "{error}");
+        let error =
+            PathPattern::new(folder.path(), "no-*.txt").unwrap().expand("data.train").unwrap_err();
+        assert!(
+            error.to_string().contains("no-*.txt [data.train]: no such file; expected"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A rate: how a learning rate or a weight decay changes over steps.
 //!
-//! A rate is a curve over the fraction of its span that has passed; which fraction a step stands
-//! at is decided in `schedule`.
+//! A rate is a curve over the fraction of its span that has passed; `schedule` decides which
+//! fraction belongs to a step.
 
 use std::f64::consts::PI;
 
@@ -18,7 +18,7 @@ pub enum Rate {
     },
     /// From `peak` to `end` over a span of steps.
     Curve {
-        /// The way down.
+        /// The form of the curve.
         shape: CurveShape,
         /// The value where the span begins.
         peak: f64,

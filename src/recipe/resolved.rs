@@ -10,7 +10,7 @@ use super::settings::{ChatFormat, Length, Recipe, TokenizerSource};
 
 impl Recipe {
     /// The complete recipe as TOML. Read from any folder it gives this recipe again (but for its
-    /// own path); an event that is switched off stands there with `every = 0`.
+    /// own path); an event that is switched off has `every = 0`.
     pub fn resolved_toml(&self) -> String {
         toml::to_string(&self.table()).expect("tables, lists and plain values are TOML")
     }

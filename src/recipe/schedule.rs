@@ -3,10 +3,10 @@
 //! Steps count from 1. With `T` steps, `w` of warm-up, and `s` and `e` the last steps of the
 //! phase before and of the phase itself (`s = 0` in the first):
 //!
-//! - learning rate, `t ≤ w`: the first phase's peak · t/w, whatever phase `t` lies in;
+//! - learning rate, `t ≤ w`: the first phase's peak · t/w, in whatever phase `t` is;
 //! - learning rate, span `run`: the curve at `(t − w) / (T − w)`;
 //! - learning rate, span `phase`: the curve at `(t − s′) / (e − s′)` with `s′ = max(s, w)`;
-//! - weight decay knows no warm-up: the curve at `t / T`, or at `(t − s) / (e − s)`.
+//! - weight decay has no warm-up: the curve at `t / T`, or at `(t − s) / (e − s)`.
 //!
 //! So the last step of a span has the curve's end value, and a span's peak is what the step just
 //! before its first would have.
@@ -21,9 +21,9 @@ use super::settings::Recipe;
 /// The rates of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepRates {
-    /// What the normalised moments are multiplied with.
+    /// Factor of the normalised moments.
     pub learning_rate: f64,
-    /// What decoupled weight decay multiplies with, besides the learning rate.
+    /// Factor of decoupled weight decay, besides the learning rate.
     pub weight_decay: f64,
 }
 

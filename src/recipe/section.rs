@@ -1,8 +1,8 @@
 //! Reading a tree key by key while collecting everything that is wrong with it.
 //!
-//! A reader that finds a mistake notes it and returns `None`; the caller goes on with any value,
-//! because a recipe with a problem is never handed out. The keys asked for are the keys known:
-//! whatever else a table holds is reported when its [`Section`] is finished.
+//! A reader that finds a mistake adds it to [`Problems`] and returns `None`. The caller continues
+//! with any value, because a recipe with a problem is never returned. The keys that were read are
+//! the known keys; [`Section::finish`] reports all others.
 
 use super::error::{Location, Problem, Problems};
 use super::item::{Item, dotted};
@@ -60,7 +60,7 @@ impl<'a> Section<'a> {
         self.item(key).and_then(|item| read(&item))
     }
 
-    /// The value of a key that has a default in [`keys`], which stands in for a missing value.
+    /// The value of a key that has a default in [`keys`], used where the value is missing.
     pub(super) fn value<T>(
         &mut self,
         key: &'static str,
@@ -99,23 +99,23 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Notes that `key` is not there.
+    /// Adds the problem that `key` is not there.
     pub(super) fn missing(&self, key: &str, expected: &str) {
         self.problem(key, format!("missing; expected {expected}, got nothing"));
     }
 
-    /// Notes a mistake of the table as a whole; `key` may be empty.
+    /// Adds a mistake of the table as a whole; `key` may be empty.
     pub(super) fn problem(&self, key: &str, message: String) {
         let key = if key.is_empty() { self.key.clone() } else { dotted(&self.key, key) };
         self.problem_at(self.place.clone(), key, message);
     }
 
-    /// Notes a mistake that stands elsewhere.
+    /// Adds a mistake at another place.
     pub(super) fn problem_at(&self, place: Location, key: String, message: String) {
         self.problems.add(Problem { place, key, message, hint: None });
     }
 
-    /// Reports every key that nobody asked for.
+    /// Reports every key that was not read.
     pub(super) fn finish(self) {
         for entry in self.entries {
             if !self.known.contains(&entry.name.as_str()) {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_nobody_asked_for_are_unknown_and_get_a_suggestion() {
+    fn keys_that_no_reader_asks_for_are_unknown_and_get_a_suggestion() {
         let found = messages("[data]\nseq_length = 5\nzebra = 1", |root| {
             let mut data = root.section("data");
             data.item("seq_len");

@@ -1,8 +1,7 @@
-//! What a run is: every setting with its meaning, as the rest of the program sees it.
+//! Every setting of a run with its meaning, as the rest of the program sees it.
 //!
-//! These types are complete and checked; reading them from TOML is in `read`, writing them back in
-//! `resolved`. What a phase's rates are is in `rate`, where data comes from in `data`, what the
-//! model is in `model`.
+//! These types are complete and checked. `read` reads them from TOML, `resolved` writes them back.
+//! A phase's rates are in `rate`, data sources in `data`, the model in `model`.
 
 use bitnet_kernels::Operands;
 use std::path::PathBuf;
@@ -44,7 +43,7 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     /// What is minimised.
     pub loss: LossSettings,
-    /// What only preference training uses.
+    /// Settings of preference training.
     pub dpo: DpoSettings,
     /// Evaluation while training.
     pub eval: Eval,
@@ -56,7 +55,7 @@ pub struct Recipe {
     pub export: Export,
     /// When a step is left out, and when the run gives up.
     pub guard: Guard,
-    /// What is told about the ternary weights.
+    /// Reports about the ternary weights.
     pub telemetry: TelemetrySettings,
 }
 
@@ -88,11 +87,11 @@ pub enum ChatFormat {
 /// When a run is over.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Length {
-    /// After so many optimizer steps.
+    /// After n optimizer steps.
     Steps(u64),
-    /// After so many trained targets.
+    /// After n trained targets.
     Tokens(u64),
-    /// After so many passes over the training data.
+    /// After n passes over the training data.
     Epochs(f64),
 }
 
@@ -173,7 +172,7 @@ pub struct Optimizer {
     pub eps: f64,
     /// Largest global gradient norm; 0 switches clipping off.
     pub grad_clip: f64,
-    /// Steps of warm-up. `None`, possible only while the number of steps is unknown, stands for
+    /// Steps of warm-up. `None`, possible only while the number of steps is unknown, means
     /// [`default_warmup`](super::default_warmup).
     pub warmup_steps: Option<u64>,
 }
@@ -185,7 +184,7 @@ pub struct LossSettings {
     pub reduction: LossReduction,
 }
 
-/// What only preference training uses.
+/// Settings of preference training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoSettings {
     /// How closely the model is held to its reference.
@@ -224,7 +223,7 @@ pub struct Guard {
     pub spike_window: usize,
 }
 
-/// What is told about the ternary weights.
+/// Reports about the ternary weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TelemetrySettings {
     /// Steps between two reports.
@@ -236,7 +235,7 @@ pub struct TelemetrySettings {
 pub struct Sample {
     /// Steps between two rounds.
     pub every: Option<u64>,
-    /// What each sample continues.
+    /// The beginning of each sample.
     pub prompts: Vec<String>,
     /// Tokens a sample at most.
     pub max_tokens: usize,

@@ -11,10 +11,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Location, Problem};
 
-/// No recipe or config is longer; what is, was not meant to be one.
+/// No recipe or config is longer; a larger file is a mistake.
 const LARGEST_FILE: u64 = 256 << 10;
 
-/// A value and where it stands.
+/// A value and where it is.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) place: Location,
@@ -38,7 +38,7 @@ pub(super) enum TomlValue {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) name: String,
-    /// Where the key stands; for `[table]` within the header.
+    /// Where the key is; for `[table]` within the header.
     pub(super) place: Location,
     pub(super) node: Node,
 }
@@ -108,7 +108,7 @@ fn syntax_problems(lines: &Lines<'_>, errors: &[toml::de::Error]) -> Vec<Problem
     problems
 }
 
-/// A value typed on the command line: TOML where it is TOML, otherwise the text as it stands.
+/// A value typed on the command line: TOML where it is TOML, otherwise the text itself.
 pub(super) fn parse_word(word: &str) -> Node {
     match DeValue::parse(word) {
         Ok(value) => node(&value, &|_| Location::CommandLine),

@@ -63,7 +63,7 @@ fn a_change_shows_both_values() {
 }
 
 #[test]
-fn an_allowed_key_stands_for_all_below_it() {
+fn an_allowed_key_includes_all_below_it() {
     let [change] = changes(&["phase.main.learning_rate.peak=1e-4"]).try_into().unwrap();
     assert_eq!(change.key, "phase.main.learning_rate.peak");
     let allowed = |keys: &[&str]| {

@@ -1,4 +1,4 @@
-//! What a recipe may not say, and how it is told so.
+//! Mistakes in recipes and their messages.
 
 use proptest::prelude::*;
 
@@ -40,7 +40,7 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
 }
 
 #[test]
-fn an_empty_recipe_is_told_all_that_is_required() {
+fn an_empty_recipe_reports_all_that_is_required() {
     let problems = RecipeFolder::new("").problems(&[]);
     let keys = ["data.seq_len", "data.train", "model.config", "stage", "tokenizer.path"];
     assert_eq!(problems.len(), keys.len() + 2, "{problems:#?}");

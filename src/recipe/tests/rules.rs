@@ -132,7 +132,7 @@ fn a_validation_list_is_one_set_and_a_table_one_for_each_name() {
 }
 
 #[test]
-fn the_generated_world_stands_in_for_files() {
+fn generated_stories_replace_files() {
     let recipe = recipe(SHORT, &["data.generate={}", "eval.every=5"]);
     let generate = Generate { stories: 20_000, held_out: 200 };
     assert_eq!(recipe.data.source, DataSource::Generate(generate));

@@ -28,7 +28,7 @@ pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
 /// Named sets of documents to train on: those that a phase draws from.
 pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = match &recipe.data.source {
-        DataSource::Files { sets, .. } => files(sets)?,
+        DataSource::Files { sets, .. } => files(sets, recipe::set_key)?,
         DataSource::Generate(world) => generated(recipe, Split::Train, world.stories as u64),
     };
     sources.retain(|name, _| is_drawn(recipe, name));
@@ -42,7 +42,7 @@ fn is_drawn(recipe: &Recipe, set: &str) -> bool {
 /// Named sets of documents to evaluate.
 pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     match &recipe.data.source {
-        DataSource::Files { validation, .. } => files(validation),
+        DataSource::Files { validation, .. } => files(validation, recipe::validation_key),
         DataSource::Generate(world) => {
             let mut sources = generated(recipe, Split::HeldOut, world.held_out as u64);
             sources.retain(|name, _| is_drawn(recipe, name));
@@ -66,15 +66,20 @@ fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, Docu
     names.zip(sources).collect()
 }
 
-fn files(sets: &FileSets) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
-    let expand = |patterns: &[recipe::PathPattern]| -> Result<DocumentSource, TrainError> {
+/// The files of each set; `key` gives the recipe's key of a set.
+fn files(
+    sets: &FileSets,
+    key: fn(&str) -> String,
+) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
+    let mut sources = BTreeMap::new();
+    for (name, patterns) in sets {
         let mut files = Vec::new();
         for pattern in patterns {
-            files.extend(pattern.expand()?);
+            files.extend(pattern.expand(&key(name))?);
         }
-        Ok(DocumentSource::Files(files))
-    };
-    sets.iter().map(|(name, patterns)| Ok((name.clone(), expand(patterns)?))).collect()
+        sources.insert(name.clone(), DocumentSource::Files(files));
+    }
+    Ok(sources)
 }
 
 /// All texts that a tokenizer is to be trained on.
