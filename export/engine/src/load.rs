@@ -5,10 +5,8 @@ use std::path::Path;
 use std::vec::IntoIter;
 
 use bitnet_format::source::row_chunks;
-use bitnet_format::{
-    DType, FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, tensor_table,
-};
-use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, Precision, TernaryPanels};
+use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, tensor_table};
+use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, TernaryPanels};
 
 use crate::attention::Heads;
 use crate::block::Block;
@@ -69,7 +67,7 @@ pub enum HeadPrecision {
 /// A dense matrix in the type that it is stored in; blocks are kept as they are.
 fn dense(source: &dyn TensorSource, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
     let dtype = source.read(entry, 0..1)?.dtype;
-    let mut matrix = DenseMatrix::empty(entry.shape[1], precision_of(dtype));
+    let mut matrix = DenseMatrix::empty(entry.shape[1], dtype);
     matrix.reserve(entry.shape[0]);
     for rows in row_chunks(entry) {
         if dtype.is_block_quantised() {
@@ -80,16 +78,6 @@ fn dense(source: &dyn TensorSource, entry: &TensorEntry) -> Result<DenseMatrix, 
         }
     }
     Ok(matrix)
-}
-
-fn precision_of(dtype: DType) -> Precision {
-    match dtype {
-        DType::Bf16 => Precision::Bf16,
-        DType::F16 => Precision::F16,
-        DType::Q8_0 => Precision::Q8_0,
-        DType::Q6K => Precision::Q6K,
-        _ => Precision::F32,
-    }
 }
 
 /// Walks the tensor table once; each call takes the next tensor.

@@ -1,28 +1,14 @@
-//! Dense matrices at the precision of their file: the embedding table and the head.
+//! Dense matrices in the type of their file: the embedding table and the head.
 //!
 //! BF16, F16 and f32 rows against f32 vectors; the order of each sum is that of [`Kernel::dot`].
 
 use std::ops::Range;
 
+use bitnet_format::DType;
 use bitnet_format::blocks::{BlockError, q6_k, q8_0};
 use half::{bf16, f16};
 
 use crate::Kernel;
-
-/// How the values of a dense matrix are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// 16 bits, the upper half of an f32.
-    Bf16,
-    /// 16 bits, IEEE half precision.
-    F16,
-    /// 32 bits.
-    F32,
-    /// 8.5 bits, unpacked a row at a time when it is used.
-    Q8_0,
-    /// 6.5625 bits, unpacked a row at a time when it is used.
-    Q6K,
-}
 
 /// A dense matrix `[N, K]`, row-major.
 pub struct DenseMatrix {
@@ -48,19 +34,22 @@ impl Values {
 }
 
 impl DenseMatrix {
-    /// A matrix without rows; values that `precision` does not hold will be rounded to it.
-    pub fn empty(columns: usize, precision: Precision) -> Self {
+    /// A matrix without rows. Values are rounded to `dtype`; Q8_0 and Q6_K stay in their blocks,
+    /// a row of which is unpacked when it is used.
+    ///
+    /// # Panics
+    /// If `dtype` is no float type, or a row does not fill whole blocks.
+    pub fn empty(columns: usize, dtype: DType) -> Self {
         assert!(columns > 0, "a matrix has columns");
-        let values = match precision {
-            Precision::Bf16 => Values::Bf16(Vec::new()),
-            Precision::F16 => Values::F16(Vec::new()),
-            Precision::F32 => Values::F32(Vec::new()),
-            Precision::Q8_0 => {
+        let values = match dtype {
+            DType::Bf16 => Values::Bf16(Vec::new()),
+            DType::F16 => Values::F16(Vec::new()),
+            DType::F32 => Values::F32(Vec::new()),
+            DType::Q8_0 => {
                 Values::blocks(columns, q8_0::BLOCK, q8_0::BLOCK_BYTES, q8_0::dequantise)
             }
-            Precision::Q6K => {
-                Values::blocks(columns, q6_k::BLOCK, q6_k::BLOCK_BYTES, q6_k::dequantise)
-            }
+            DType::Q6K => Values::blocks(columns, q6_k::BLOCK, q6_k::BLOCK_BYTES, q6_k::dequantise),
+            other => panic!("{} is no float type", other.name()),
         };
         Self { columns, values }
     }
@@ -195,33 +184,33 @@ impl std::fmt::Debug for DenseMatrix {
 mod tests {
     use super::*;
 
-    fn matrix(precision: Precision, columns: usize, values: &[f32]) -> DenseMatrix {
-        let mut matrix = DenseMatrix::empty(columns, precision);
+    fn matrix(dtype: DType, columns: usize, values: &[f32]) -> DenseMatrix {
+        let mut matrix = DenseMatrix::empty(columns, dtype);
         matrix.reserve(values.len() / columns);
         values.chunks(columns).for_each(|row| matrix.push_rows(row));
         matrix
     }
 
     #[test]
-    fn values_come_back_as_their_precision_holds_them() {
+    fn values_come_back_as_their_type_holds_them() {
         let rows = [1.0, 0.1, -3.0, 1024.5];
-        for (precision, tenth, large) in [
-            (Precision::F32, 0.1, 1024.5),
-            (Precision::F16, 0.099_975_586, 1024.0),
-            (Precision::Bf16, 0.100_097_656, 1024.0),
+        for (dtype, tenth, large) in [
+            (DType::F32, 0.1, 1024.5),
+            (DType::F16, 0.099_975_586, 1024.0),
+            (DType::Bf16, 0.100_097_656, 1024.0),
         ] {
-            let matrix = matrix(precision, 2, &rows);
+            let matrix = matrix(dtype, 2, &rows);
             let mut out = [0.0; 2];
             matrix.copy_row(0, &mut out);
-            assert_eq!(out, [1.0, tenth], "{precision:?}");
+            assert_eq!(out, [1.0, tenth], "{dtype:?}");
             matrix.copy_row(1, &mut out);
-            assert_eq!(out, [-3.0, large], "{precision:?}");
+            assert_eq!(out, [-3.0, large], "{dtype:?}");
         }
     }
 
     #[test]
     fn a_range_of_rows_is_a_part_of_the_whole_product() {
-        let matrix = matrix(Precision::F32, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let matrix = matrix(DType::F32, 2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         let mut out = [0.0; 4];
         matrix.matmul(Kernel::Scalar, &[1.0, 1.0, 0.0, 2.0], 1..3, &mut out);
         assert_eq!(out, [7.0, 11.0, 8.0, 12.0]);

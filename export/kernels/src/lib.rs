@@ -37,7 +37,7 @@ mod reference;
 mod self_test;
 
 pub use activations::Activations;
-pub use dense::{DenseMatrix, Precision};
+pub use dense::DenseMatrix;
 pub use float::float_product;
 pub use gemm::{MatrixA, MatrixB, OperandLayout, Operands, PackedB, Scale, Size};
 pub use int8::Int8Matrix;

@@ -1,12 +1,13 @@
 //! Every kernel of this CPU against the definitions: the same bits on any shape.
 #![allow(clippy::float_cmp, reason = "tests state exact values")]
 
+use bitnet_format::DType;
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
 use bitnet_kernels::attention::{Element, HeadView, QueryRow, attend};
 use bitnet_kernels::{
     Activations, DenseMatrix, Int8Matrix, Kernel, MatrixA, MatrixB, OperandLayout, Operands,
-    PackedB, Precision, Scale, Size, TernaryPanels, accumulate, float_product, matmul,
+    PackedB, Scale, Size, TernaryPanels, accumulate, float_product, matmul,
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -310,8 +311,8 @@ proptest! {
         let mut draws = Draws(seed);
         let x = draws.floats(2 * columns);
         let fine = draws.floats(rows * columns);
-        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
-            let mut matrix = DenseMatrix::empty(columns, precision);
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let mut matrix = DenseMatrix::empty(columns, dtype);
             matrix.push_rows(&fine);
             let product = |kernel| {
                 let mut out = vec![0.0; 2 * rows];

@@ -12,7 +12,6 @@
 //! file has left before anything is allocated, and each check takes constant time.
 
 pub mod architecture;
-mod codec;
 mod cursor;
 mod layout;
 mod metadata;

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use super::codec::decode_value;
 use super::cursor::HeaderCursor;
 use super::layout::{
     LARGEST_HEADER, LONGEST_KEY, LONGEST_TENSOR_NAME, MAGIC, MOST_DIMENSIONS, MOST_PAIRS,
     MOST_TENSORS, VERSION, is_key, is_tensor_name, tensor_bytes,
 };
 use super::metadata::Metadata;
+use super::value::Value;
 use crate::parts::FileParts;
 use crate::{DType, FileBytes, FormatError};
 
@@ -184,7 +184,7 @@ impl<'a> Header<'a> {
             if !keys.insert(key) {
                 return Err(FormatError::config(self.path, key, "occurs twice"));
             }
-            let value = decode_value(&mut self.cursor)
+            let value = Value::decode(&mut self.cursor)
                 .map_err(|what| FormatError::config(self.path, key, what))?;
             pairs.push((key.to_owned(), value));
         }

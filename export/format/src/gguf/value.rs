@@ -1,131 +1,232 @@
-//! The typed values of GGUF metadata.
+//! The typed values of GGUF metadata: in memory, in messages, and as bytes in a file.
+//!
+//! ```text
+//! value:   | type id: u32 | bytes |        text:  | length: u64 | UTF-8 |
+//! array:   | 9: u32 | element type id: u32 | count: u64 | elements |
+//! ```
 
-/// One metadata value.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each variant is named after its type")]
-pub enum Value {
-    U8(u8),
-    I8(i8),
-    U16(u16),
-    I16(i16),
-    U32(u32),
-    I32(i32),
-    F32(f32),
-    Bool(bool),
-    String(String),
-    Array(Array),
-    U64(u64),
-    I64(i64),
-    F64(f64),
+use super::cursor::HeaderCursor;
+use super::layout::LARGEST_HEADER;
+
+const ARRAY_ID: u32 = 9;
+
+/// Everything that has a case for each type, from one list of the types and their ids.
+macro_rules! value_types {
+    ($($name:ident($type:ty) = $id:literal),*) => {
+        /// One metadata value.
+        #[derive(Clone, Debug, PartialEq)]
+        #[expect(missing_docs, reason = "each variant is named after its type")]
+        pub enum Value {
+            $($name($type),)*
+            Array(Array),
+        }
+
+        /// A metadata array: all elements have one type. Arrays of arrays, which the format
+        /// allows and no model uses, cannot be expressed.
+        #[derive(Clone, Debug, PartialEq)]
+        #[expect(missing_docs, reason = "each variant is named after its element type")]
+        pub enum Array {
+            $($name(Vec<$type>),)*
+        }
+
+        impl Value {
+            fn type_id(&self) -> u32 {
+                match self {
+                    $(Self::$name(_) => $id,)*
+                    Self::Array(_) => ARRAY_ID,
+                }
+            }
+
+            fn scalar(&self) -> Result<&dyn Scalar, &Array> {
+                match self {
+                    $(Self::$name(value) => Ok(value),)*
+                    Self::Array(array) => Err(array),
+                }
+            }
+
+            /// Reads the type id, then the value.
+            pub(super) fn decode(cursor: &mut HeaderCursor) -> Result<Self, String> {
+                match cursor.u32()? {
+                    $($id => <$type>::decode(cursor).map(Self::$name),)*
+                    ARRAY_ID => Array::decode(cursor).map(Self::Array),
+                    id => Err(unknown_type(id)),
+                }
+            }
+        }
+
+        impl Array {
+            /// Number of elements.
+            pub fn len(&self) -> usize {
+                match self {
+                    $(Self::$name(values) => values.len(),)*
+                }
+            }
+
+            fn element_type(&self) -> (u32, &'static str) {
+                match self {
+                    $(Self::$name(_) => ($id, stringify!($name)),)*
+                }
+            }
+
+            fn decode(cursor: &mut HeaderCursor) -> Result<Self, String> {
+                let (id, count) = (cursor.u32()?, cursor.u64()?);
+                match id {
+                    $($id => <$type>::decode_many(cursor, count).map(Self::$name),)*
+                    ARRAY_ID => Err("is an array of arrays, which is not read".to_owned()),
+                    id => Err(unknown_type(id)),
+                }
+            }
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend(self.element_type().0.to_le_bytes());
+                out.extend((self.len() as u64).to_le_bytes());
+                match self {
+                    $(Self::$name(values) => values.iter().for_each(|value| value.encode(out)),)*
+                }
+            }
+        }
+    };
+}
+
+value_types! {
+    U8(u8) = 0, I8(i8) = 1, U16(u16) = 2, I16(i16) = 3, U32(u32) = 4, I32(i32) = 5, F32(f32) = 6,
+    Bool(bool) = 7, String(String) = 8, U64(u64) = 10, I64(i64) = 11, F64(f64) = 12
+}
+
+fn unknown_type(id: u32) -> String {
+    format!("has the value type {id}; expected 0 to 12")
+}
+
+/// What a value that is no array can do.
+trait Scalar {
+    fn decode(cursor: &mut HeaderCursor) -> Result<Self, String>
+    where
+        Self: Sized;
+
+    fn decode_many(cursor: &mut HeaderCursor, count: u64) -> Result<Vec<Self>, String>
+    where
+        Self: Sized;
+
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// The value as a report shows it.
+    fn shown(&self) -> String;
+
+    /// The value for a message.
+    fn described(&self) -> String;
+}
+
+macro_rules! numbers {
+    ($($type:ident)*) => {$(
+        impl Scalar for $type {
+            fn decode(cursor: &mut HeaderCursor) -> Result<Self, String> {
+                cursor.scalar(Self::from_le_bytes)
+            }
+
+            fn decode_many(cursor: &mut HeaderCursor, count: u64) -> Result<Vec<Self>, String> {
+                cursor.scalars(count, Self::from_le_bytes)
+            }
+
+            fn encode(&self, out: &mut Vec<u8>) {
+                out.extend(self.to_le_bytes());
+            }
+
+            fn shown(&self) -> String {
+                self.to_string()
+            }
+
+            fn described(&self) -> String {
+                format!("{self} ({})", stringify!($type))
+            }
+        }
+    )*};
+}
+
+numbers! { u8 i8 u16 i16 u32 i32 f32 u64 i64 f64 }
+
+impl Scalar for bool {
+    fn decode(cursor: &mut HeaderCursor) -> Result<Self, String> {
+        bool_of(u8::decode(cursor)?)
+    }
+
+    fn decode_many(cursor: &mut HeaderCursor, count: u64) -> Result<Vec<Self>, String> {
+        u8::decode_many(cursor, count)?.into_iter().map(bool_of).collect()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+
+    fn described(&self) -> String {
+        self.to_string()
+    }
+}
+
+fn bool_of(byte: u8) -> Result<bool, String> {
+    match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(format!("holds {byte} as a boolean; expected 0 or 1")),
+    }
+}
+
+impl Scalar for String {
+    fn decode(cursor: &mut HeaderCursor) -> Result<Self, String> {
+        Ok(cursor.text(LARGEST_HEADER as u64)?.to_owned())
+    }
+
+    fn decode_many(cursor: &mut HeaderCursor, count: u64) -> Result<Vec<Self>, String> {
+        cursor.expect_items(count, 8)?;
+        let within = |index| move |what| format!("element {index} {what}");
+        (0..count).map(|index| Self::decode(cursor).map_err(within(index))).collect()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_text(out, self);
+    }
+
+    fn shown(&self) -> String {
+        format!("{self:?}")
+    }
+
+    /// Without the text: it may be long, and comes from elsewhere.
+    fn described(&self) -> String {
+        "a string".to_owned()
+    }
+}
+
+/// The length in bytes, then the text without an end mark.
+pub(super) fn encode_text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
 }
 
 /// Scalars as their numbers, text quoted, an array as its length.
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::U8(x) => x.fmt(f),
-            Self::I8(x) => x.fmt(f),
-            Self::U16(x) => x.fmt(f),
-            Self::I16(x) => x.fmt(f),
-            Self::U32(x) => x.fmt(f),
-            Self::I32(x) => x.fmt(f),
-            Self::U64(x) => x.fmt(f),
-            Self::I64(x) => x.fmt(f),
-            Self::F32(x) => x.fmt(f),
-            Self::F64(x) => x.fmt(f),
-            Self::Bool(x) => x.fmt(f),
-            Self::String(text) => write!(f, "{text:?}"),
-            Self::Array(Array::String(texts)) => write!(f, "[{} strings]", texts.len()),
-            Self::Array(array) => write!(f, "[{} numbers]", array.len()),
+        match self.scalar() {
+            Ok(scalar) => f.write_str(&scalar.shown()),
+            Err(Array::String(texts)) => write!(f, "[{} strings]", texts.len()),
+            Err(array) => write!(f, "[{} numbers]", array.len()),
         }
-    }
-}
-
-/// A metadata array: all elements have one type. Arrays of arrays, which the format allows and
-/// no model uses, cannot be expressed.
-#[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "each variant is named after its element type")]
-pub enum Array {
-    U8(Vec<u8>),
-    I8(Vec<i8>),
-    U16(Vec<u16>),
-    I16(Vec<i16>),
-    U32(Vec<u32>),
-    I32(Vec<i32>),
-    F32(Vec<f32>),
-    Bool(Vec<bool>),
-    String(Vec<String>),
-    U64(Vec<u64>),
-    I64(Vec<i64>),
-    F64(Vec<f64>),
-}
-
-/// The type of a value in the file; the discriminant is its id there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(super) enum ValueType {
-    U8 = 0,
-    I8 = 1,
-    U16 = 2,
-    I16 = 3,
-    U32 = 4,
-    I32 = 5,
-    F32 = 6,
-    Bool = 7,
-    String = 8,
-    Array = 9,
-    U64 = 10,
-    I64 = 11,
-    F64 = 12,
-}
-
-impl ValueType {
-    /// In order of their ids.
-    const ALL: [Self; 13] = [
-        Self::U8,
-        Self::I8,
-        Self::U16,
-        Self::I16,
-        Self::U32,
-        Self::I32,
-        Self::F32,
-        Self::Bool,
-        Self::String,
-        Self::Array,
-        Self::U64,
-        Self::I64,
-        Self::F64,
-    ];
-
-    pub(super) fn from_id(id: u32) -> Option<Self> {
-        Self::ALL.get(usize::try_from(id).ok()?).copied()
-    }
-
-    fn name(self) -> String {
-        format!("{self:?}").to_lowercase()
     }
 }
 
 impl Value {
-    pub(super) fn value_type(&self) -> ValueType {
-        match self {
-            Self::U8(_) => ValueType::U8,
-            Self::I8(_) => ValueType::I8,
-            Self::U16(_) => ValueType::U16,
-            Self::I16(_) => ValueType::I16,
-            Self::U32(_) => ValueType::U32,
-            Self::I32(_) => ValueType::I32,
-            Self::F32(_) => ValueType::F32,
-            Self::Bool(_) => ValueType::Bool,
-            Self::String(_) => ValueType::String,
-            Self::Array(_) => ValueType::Array,
-            Self::U64(_) => ValueType::U64,
-            Self::I64(_) => ValueType::I64,
-            Self::F64(_) => ValueType::F64,
+    /// Appends the type id, then the value.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.type_id().to_le_bytes());
+        match self.scalar() {
+            Ok(scalar) => scalar.encode(out),
+            Err(array) => array.encode(out),
         }
     }
 
-    /// An integer of whatever width the file chose.
+    /// An integer of any width.
     pub(super) fn integer(&self) -> Option<i128> {
         match *self {
             Self::U8(x) => Some(x.into()),
@@ -140,61 +241,22 @@ impl Value {
         }
     }
 
-    /// The value for a message. Strings are left out: they are long, and come from elsewhere.
+    /// The value for a message.
     pub(super) fn describe(&self) -> String {
-        let type_name = self.value_type().name();
-        match self {
-            Self::String(_) => "a string".to_owned(),
-            Self::Array(array) => {
-                format!("an array of {} {}", array.len(), array.element_type().name())
+        match self.scalar() {
+            Ok(scalar) => scalar.described(),
+            Err(array) => {
+                let element = array.element_type().1.to_lowercase();
+                format!("an array of {} {element}", array.len())
             }
-            Self::F32(x) => format!("{x} ({type_name})"),
-            Self::F64(x) => format!("{x} ({type_name})"),
-            Self::Bool(x) => x.to_string(),
-            _ => format!("{} ({type_name})", self.integer().unwrap_or_default()),
         }
     }
 }
 
 impl Array {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::U8(values) => values.len(),
-            Self::I8(values) => values.len(),
-            Self::U16(values) => values.len(),
-            Self::I16(values) => values.len(),
-            Self::U32(values) => values.len(),
-            Self::I32(values) => values.len(),
-            Self::F32(values) => values.len(),
-            Self::Bool(values) => values.len(),
-            Self::String(values) => values.len(),
-            Self::U64(values) => values.len(),
-            Self::I64(values) => values.len(),
-            Self::F64(values) => values.len(),
-        }
-    }
-
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    pub(super) fn element_type(&self) -> ValueType {
-        match self {
-            Self::U8(_) => ValueType::U8,
-            Self::I8(_) => ValueType::I8,
-            Self::U16(_) => ValueType::U16,
-            Self::I16(_) => ValueType::I16,
-            Self::U32(_) => ValueType::U32,
-            Self::I32(_) => ValueType::I32,
-            Self::F32(_) => ValueType::F32,
-            Self::Bool(_) => ValueType::Bool,
-            Self::String(_) => ValueType::String,
-            Self::U64(_) => ValueType::U64,
-            Self::I64(_) => ValueType::I64,
-            Self::F64(_) => ValueType::F64,
-        }
     }
 }
 
@@ -251,13 +313,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_is_found_by_its_id() {
-        for (id, value_type) in (0..).zip(ValueType::ALL) {
-            assert_eq!(value_type as u32, id);
-            assert_eq!(ValueType::from_id(id), Some(value_type));
+    fn type_ids_are_frozen() {
+        let values = [
+            Value::U8(0),
+            Value::I8(0),
+            Value::U16(0),
+            Value::I16(0),
+            Value::U32(0),
+            Value::I32(0),
+            Value::F32(0.0),
+            Value::Bool(false),
+            Value::String(String::new()),
+            Value::Array(Array::U8(vec![])),
+            Value::U64(0),
+            Value::I64(0),
+            Value::F64(0.0),
+        ];
+        for (id, value) in (0u32..).zip(values) {
+            let mut bytes = Vec::new();
+            value.encode(&mut bytes);
+            assert_eq!(bytes[..4], id.to_le_bytes());
+            assert_eq!(Value::decode(&mut HeaderCursor::new(&bytes)), Ok(value));
         }
-        assert_eq!(ValueType::from_id(13), None);
-        assert_eq!(ValueType::from_id(u32::MAX), None);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::codec::{encode_text, encode_value};
 use super::layout::{
     LARGEST_HEADER, MAGIC, MOST_PAIRS, MOST_TENSORS, VERSION, is_tensor_name, tensor_bytes,
 };
 use super::metadata::Metadata;
+use super::value::encode_text;
 use crate::FormatError;
 use crate::writer::TensorPlan;
 
@@ -122,7 +122,7 @@ fn header(
     out.extend((metadata.len() as u64).to_le_bytes());
     for (key, value) in metadata.iter() {
         encode_text(&mut out, key);
-        encode_value(&mut out, value);
+        value.encode(&mut out);
     }
     let mut offset = 0;
     let alignment = metadata.alignment()?;
