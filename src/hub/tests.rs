@@ -188,8 +188,7 @@ fn a_shard_that_is_no_plain_name_is_never_asked_for() {
         let bench = bench(sharded(["model-1.safetensors", name]));
         let message = bench.message("hf:owner/name");
         assert!(
-            message.contains("model.safetensors.index.json: ")
-                && message.contains("plain file name"),
+            message.contains("index.json [b]: ") && message.contains("plain file name"),
             "{message}"
         );
         let asked = bench.server.asked();
