@@ -24,12 +24,12 @@ fn json(output: &Output) -> Value {
 }
 
 #[test]
-fn export_packs_verifies_and_replaces_only_when_told() {
+fn export_packs_verifies_and_replaces_only_with_force() {
     let lab = Lab::new();
     lab.finish(&lab.path("out"), &[]);
     let export = ["export", "--model", "out/final", "--format", "hf-packed", "--out", "packed"];
     let result = json(&tool(&lab, &[&export[..], &["--json"]].concat()));
-    assert_eq!(result["verification"]["positions"], 144);
+    assert_eq!(result["verification"]["positions"], 3 * 48 + 128);
     assert_code(&tool(&lab, &export), 7);
     assert!(tool(&lab, &[&export[..], &["--force"]].concat()).status.success());
     let again = ["export", "--model", "packed", "--format", "hf-packed", "--out", "twice"];
@@ -109,12 +109,12 @@ fn the_engine_says_what_the_training_forward_says() {
     let mut ids = vec![engine.spec().bos_token_id.unwrap()];
     let mut cache = engine.new_cache();
     let each = |_| std::ops::ControlFlow::Continue(());
-    let spoken = generate(&engine, &mut cache, &ids, &request, &threads, each).unwrap().tokens;
-    assert_eq!(spoken.len(), 200);
-    ids.extend(&spoken);
+    let generated = generate(&engine, &mut cache, &ids, &request, &threads, each).unwrap().tokens;
+    assert_eq!(generated.len(), 200);
+    ids.extend(&generated);
     let logits = all_logits(&reference, &ids, &device);
     for (place, (&id, logits)) in
-        spoken.iter().zip(logits.chunks(engine.spec().vocab_size)).enumerate()
+        generated.iter().zip(logits.chunks(engine.spec().vocab_size)).enumerate()
     {
         let best = logits.iter().copied().fold(f32::MIN, f32::max);
         let chosen = logits[id as usize];

@@ -49,7 +49,7 @@ fn exported(lab: &Lab, model: &str, format: &str, out: &str, extra: &[&str]) -> 
 }
 
 /// What the model at `path` says after a prompt.
-fn spoken(path: &Path) -> (Vec<u32>, String) {
+fn generated(path: &Path) -> (Vec<u32>, String) {
     let tokenizer = Tokenizer::of_model(path).unwrap().unwrap();
     let model = Model::load(path).unwrap();
     let threads = Threads::new(1).unwrap();
@@ -67,7 +67,7 @@ fn spoken(path: &Path) -> (Vec<u32>, String) {
 }
 
 #[test]
-fn every_form_holds_the_same_model_and_speaks() {
+fn every_format_holds_the_same_model_and_generates_the_same_text() {
     for extra in [
         "",
         "hidden_act = \"silu\"",
@@ -88,9 +88,9 @@ fn every_form_holds_the_same_model_and_speaks() {
             let largest = verified["largest_logit_difference"].as_f64().unwrap();
             assert!(largest < 0.02, "{format}: {result}");
         }
-        let master = spoken(&lab.path("master"));
+        let master = generated(&lab.path("master"));
         for format in FORMATS {
-            assert_eq!(spoken(&lab.path(format)), master, "{format} {extra}");
+            assert_eq!(generated(&lab.path(format)), master, "{format} {extra}");
         }
     }
 }
@@ -121,7 +121,7 @@ fn a_master_is_copied_byte_for_byte_and_a_packed_model_goes_both_ways() {
     exported(&lab, "packed", "gguf-i2_s", "x.gguf", &["--embedding", "f32"]);
     exported(&lab, "x.gguf", "hf-packed", "again", &[]);
     assert!(read("packed/model.safetensors") == read("again/model.safetensors"));
-    assert_eq!(spoken(&lab.path("again")), spoken(&lab.path("packed")));
+    assert_eq!(generated(&lab.path("again")), generated(&lab.path("packed")));
     // What training changes is gone from a packed model.
     let refused = export(&lab, "packed", "hf-bf16", "no", &[]);
     assert_code(&refused, 4);
@@ -153,7 +153,7 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
 }
 
 #[test]
-fn a_gguf_file_of_the_other_layout_is_read_when_told() {
+fn a_gguf_file_of_the_other_layout_is_read_with_its_flag() {
     use bitnet_format::blocks::i2_s::{I2sLayout, pack};
     use bitnet_format::gguf::{GgufFile, GgufWriter};
     use bitnet_format::writer::TensorPlan;
