@@ -81,7 +81,7 @@ impl RankLayout {
 
 /// The work of one rank in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Workload {
+pub struct RankWorkload {
     /// What a micro-batch is of: rows, or pairs.
     pub items: u64,
     /// Rows of each: 2 of a pair.
@@ -139,7 +139,7 @@ impl MemoryEstimate {
 /// Each part of a micro-batch, one a thread, has gradients of its own on the way.
 pub fn memory(
     spec: &ModelSpec,
-    load: Workload,
+    load: RankWorkload,
     ranks: RankLayout,
     device: &Device,
 ) -> MemoryEstimate {
@@ -183,7 +183,7 @@ fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
     }
 }
 
-impl Workload {
+impl RankWorkload {
     /// Rows of a micro-batch.
     fn rows(self) -> u64 {
         self.items * self.rows_an_item
@@ -277,7 +277,7 @@ pub fn reduction_rate() -> f64 {
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
 /// rounds (cut into parts as a run is); it needs the memory that [`memory`] says.
-pub fn probe(spec: &ModelSpec, load: Workload, backend: OpBackend, device: &Device) -> Pace {
+pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &Device) -> Pace {
     let model = LanguageModel::initial(spec, 0, device);
     let mut model = model.with_backend(backend).with_activations(load.activations);
     let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
@@ -317,7 +317,8 @@ mod tests {
         ] {
             let spec: ModelSpec = toml::from_str(config).unwrap();
             let activations = ActivationMemory::Kept;
-            let load = Workload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
+            let load =
+                RankWorkload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
             let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
             let found = pool.install(|| memory(&spec, load, ranks, &device::cpu())).total();
             let error = found as f64 / (f64::from(measured) * 1e6) - 1.0;
@@ -326,7 +327,7 @@ mod tests {
     }
 
     /// What a model of this shape is estimated to need, over what it was measured to need, less 1.
-    fn error(config: &str, threads: usize, load: Workload, measured: u64) -> f64 {
+    fn error(config: &str, threads: usize, load: RankWorkload, measured: u64) -> f64 {
         let spec: ModelSpec = toml::from_str(config).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let found =
@@ -381,7 +382,7 @@ mod tests {
             (S, 2, 4, 512, 3, kept, 477),
             (S, 2, 4, 512, 3, again, 328),
         ] {
-            let load = Workload { items, rows_an_item: 1, seq_len, micro_batches, activations };
+            let load = RankWorkload { items, rows_an_item: 1, seq_len, micro_batches, activations };
             let error = error(config, threads, load, measured);
             assert!(error.abs() < 0.1, "{threads} threads, {load:?}: {error:.3}");
         }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_train::device;
 use bitnet_train::estimate::{
-    self, MemoryEstimate, Pace, RankLayout, Speeds, StepEstimate, Workload,
+    self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
 };
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::ops::OpBackend;
@@ -160,11 +160,11 @@ fn rank_layout(recipe: &Recipe, args: &PlanArgs) -> RankLayout {
 }
 
 /// The load of the rank with the largest share.
-fn load(recipe: &Recipe, args: &PlanArgs) -> Workload {
+fn load(recipe: &Recipe, args: &PlanArgs) -> RankWorkload {
     let train = &recipe.train;
     let share = train.batch.div_ceil(args.ranks as usize);
     let micro_batch = train.micro_batch.min(share);
-    Workload {
+    RankWorkload {
         items: micro_batch as u64,
         rows_an_item: if recipe.stage == StageKind::Dpo { 2 } else { 1 },
         seq_len: recipe.data.seq_len as u64,
