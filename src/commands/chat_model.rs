@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Result;
-use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Threads, generate};
+use bitnet_engine::{GenerateRequest, Model, SamplerSettings, ThreadPool, generate};
 use bitnet_stories::{Difficulty, Probe, Split, StoryStyle, dialogue, story};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use bitnet_train::train::TrainError;
@@ -37,7 +37,7 @@ pub(crate) struct ChatModel {
     model: Model,
     tokenizer: Tokenizer,
     chat: ChatTemplate,
-    threads: Threads,
+    threads: ThreadPool,
 }
 
 impl ChatModel {
@@ -47,7 +47,7 @@ impl ChatModel {
             tokenizer: Tokenizer::from_file(&packed.join("tokenizer.json"))
                 .map_err(TrainError::from)?,
             chat: ChatTemplate::of_folder(packed).map_err(TrainError::from)?,
-            threads: Threads::new(rayon::current_num_threads())?,
+            threads: ThreadPool::new(rayon::current_num_threads())?,
         })
     }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-use bitnet_engine::{Model, Threads, Workspace};
+use bitnet_engine::{Model, ThreadPool, Workspace};
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorSource, tensor_table};
 use rand::Rng;
@@ -126,7 +126,7 @@ impl Verification {
         let hidden: Result<Vec<_>, _> =
             groups.iter().map(|group| streamed_hidden(model, group, &device)).collect();
         let engine = Model::load(path)?;
-        let threads = Threads::new(rayon::current_num_threads())?;
+        let threads = ThreadPool::new(rayon::current_num_threads())?;
         let mut workspace = Workspace::new(&threads);
         for (group, hidden) in groups.iter().zip(&hidden?) {
             for (index, tokens) in group.iter().enumerate() {

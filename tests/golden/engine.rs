@@ -1,7 +1,7 @@
 //! Training forward and engine over the same written file: the packed folders of the fixtures,
 //! against transformers' offline reader and against each other.
 
-use bitnet_engine::{Model, Threads, Workspace};
+use bitnet_engine::{Model, ThreadPool, Workspace};
 use bitnet_format::StoredModel;
 use bitnet_format::convert::hf::write_packed;
 use bitnet_train::model::{LanguageModel, SegmentStarts, token_logits};
@@ -30,7 +30,7 @@ fn golden_training_forward_over_packed_codes() {
 #[test]
 fn golden_engine_agrees_with_the_training_forward_on_our_own_export() {
     let device = Device::flex();
-    let threads = Threads::new(1).unwrap();
+    let threads = ThreadPool::new(1).unwrap();
     for set in sets::with("model.safetensors") {
         let out = tempfile::tempdir().unwrap();
         let master = set.file("model.safetensors");

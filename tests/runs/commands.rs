@@ -3,7 +3,7 @@
 
 use std::process::{Command, Output};
 
-use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Threads, generate};
+use bitnet_engine::{GenerateRequest, Model, SamplerSettings, ThreadPool, generate};
 use bitnet_format::StoredModel;
 use bitnet_train::model::{LanguageModel, SegmentStarts, token_logits};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -100,7 +100,7 @@ fn the_engine_says_what_the_training_forward_says() {
     let engine = Model::load(&packed).unwrap();
     let device = Device::flex();
     let reference = LanguageModel::read(&StoredModel::open(&packed).unwrap(), &device).unwrap();
-    let threads = Threads::new(2).unwrap();
+    let threads = ThreadPool::new(2).unwrap();
     let request = GenerateRequest {
         sampler: SamplerSettings::greedy(),
         stop_ids: Vec::new(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Threads, generate};
+use bitnet_engine::{GenerateRequest, Model, SamplerSettings, ThreadPool, generate};
 use bitnet_text::Tokenizer;
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ fn exported(lab: &Lab, model: &str, format: &str, out: &str, extra: &[&str]) -> 
 fn generated(path: &Path) -> (Vec<u32>, String) {
     let tokenizer = Tokenizer::of_model(path).unwrap().unwrap();
     let model = Model::load(path).unwrap();
-    let threads = Threads::new(1).unwrap();
+    let threads = ThreadPool::new(1).unwrap();
     let request = GenerateRequest {
         sampler: SamplerSettings::greedy(),
         stop_ids: Vec::new(),

@@ -6,7 +6,7 @@
 use std::io::{Write, stdout};
 use std::time::Instant;
 
-use bitnet_engine::{Continuation, EngineError, Kernel, KvCache, Model, Workspace};
+use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
 use bitnet_format::ModelSpec;
 use bitnet_format::process::peak_memory;
 use bitnet_kernels::limits::{int8_operations, memory_read};
@@ -129,7 +129,7 @@ fn time_decode(
         let mut sequences: Vec<_> = caches
             .iter_mut()
             .zip(ids.chunks(1))
-            .map(|(cache, tokens)| Continuation { cache, tokens })
+            .map(|(cache, tokens)| Sequence { cache, tokens })
             .collect();
         let logits = model.forward_batch(workspace, &mut sequences)?;
         let next = logits.chunks(model.spec().vocab_size).map(argmax).collect();

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bitnet_engine::{GenerateRequest, KvCache, Model, Threads, generate};
+use bitnet_engine::{GenerateRequest, KvCache, Model, ThreadPool, generate};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 
 use crate::cli::ChatArgs;
@@ -19,7 +19,7 @@ struct ChatSession<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     chat: ChatTemplate,
-    threads: Threads,
+    threads: ThreadPool,
     request: GenerateRequest,
     messages: Vec<Message>,
     cache: KvCache,

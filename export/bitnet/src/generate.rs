@@ -4,7 +4,7 @@ use std::io::{Read, Write, stdin, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use bitnet_engine::{GenerateRequest, Model, SamplerSettings, Stop, generate};
+use bitnet_engine::{FinishReason, GenerateRequest, Model, SamplerSettings, generate};
 use bitnet_text::Tokenizer;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::stops::StopTexts;
 /// A completion and how long it took.
 struct Completion {
     tokens: Vec<u32>,
-    stop: Stop,
+    stop: FinishReason,
     /// Decoding speed: the tokens after the first over the time since it.
     tokens_per_second: f64,
 }
@@ -37,9 +37,9 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         "text": String::from_utf8_lossy(&text),
         "tokens_per_second": completion.tokens_per_second,
         "stop": match completion.stop {
-            Stop::Id(_) => "id",
-            Stop::Length => "length",
-            Stop::Caller => "text",
+            FinishReason::Id(_) => "id",
+            FinishReason::Length => "length",
+            FinishReason::Caller => "text",
         },
     });
     Ok(writeln!(stdout().lock(), "{line}")?)

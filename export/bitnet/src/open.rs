@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, Threads};
+use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, ThreadPool};
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_kernels::huge_page_bytes;
 use bitnet_text::Tokenizer;
@@ -58,11 +58,11 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
 }
 
 /// The process's thread pool, to compute `model` with.
-pub(crate) fn threads(args: &ThreadArgs, model: &Model) -> anyhow::Result<Threads> {
+pub(crate) fn threads(args: &ThreadArgs, model: &Model) -> anyhow::Result<ThreadPool> {
     if args.verbose {
         eprintln!("{}", backend_info(model, count(args)));
     }
-    Threads::new(count(args)).context("cannot start the worker threads")
+    ThreadPool::new(count(args)).context("cannot start the worker threads")
 }
 
 /// The number of threads of a command.

@@ -6,9 +6,9 @@
 use bitnet_format::ModelSpec;
 use bitnet_kernels::attention::{Element, LANES, QUERIES, QueryRow, attend as attend_rows};
 
-use crate::cache::{Held, LayerCache};
-use crate::compute::Compute;
-use crate::workspace::{Own, room, with_own};
+use crate::cache::{KvBuffer, LayerCache};
+use crate::compute::KernelChoice;
+use crate::workspace::{ThreadScratch, scratch_slice, with_thread_scratch};
 
 /// How the heads of a model lie in its vectors.
 #[derive(Clone, Copy, Debug)]
@@ -38,35 +38,35 @@ impl Heads {
 /// A score is `q·k / sqrt(D)`; the softmax subtracts the maximum and divides before the values
 /// are summed, oldest first.
 pub(crate) fn attend(
-    compute: Compute,
+    compute: KernelChoice,
     heads: Heads,
     queries: &[f32],
     cache: &LayerCache,
     out: &mut [f32],
 ) {
     match cache {
-        LayerCache::F32(held) => attend_held(compute, heads, queries, held, out),
-        LayerCache::F16(held) => attend_held(compute, heads, queries, held, out),
+        LayerCache::F32(buffer) => attend_buffer(compute, heads, queries, buffer, out),
+        LayerCache::F16(buffer) => attend_buffer(compute, heads, queries, buffer, out),
     }
 }
 
-fn attend_held<E: Element>(
-    compute: Compute,
+fn attend_buffer<E: Element>(
+    compute: KernelChoice,
     heads: Heads,
     queries: &[f32],
-    cache: &Held<E>,
+    cache: &KvBuffer<E>,
     out: &mut [f32],
 ) {
     let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
     if queries.len() == width {
         let cost = 2 * cache.len() * group;
         compute.threads.split(out, group, cost, |first, out| {
-            with_own(|own| {
+            with_thread_scratch(|scratch| {
                 let queries = &queries[first * group..][..out.len()];
                 let places = queries.chunks(group).zip(out.chunks_mut(group));
                 for (head, (queries, out)) in (first..).zip(places) {
-                    let seen = Seen { cache, head, before: cache.len() - 1 };
-                    group_of_heads(compute, heads, queries, seen, own, out);
+                    let seen = VisibleKeys { cache, head, before: cache.len() - 1 };
+                    group_of_heads(compute, heads, queries, seen, scratch, out);
                 }
             });
         });
@@ -80,7 +80,9 @@ fn attend_held<E: Element>(
                 let at = start + run * together;
                 let before = cache.len() - (queries.len() - at) / width;
                 let queries = &queries[at..][..out.len()];
-                with_own(|own| run_of_tokens(compute, heads, queries, before, cache, own, out));
+                with_thread_scratch(|scratch| {
+                    run_of_tokens(compute, heads, queries, before, cache, scratch, out);
+                });
             }
         });
     }
@@ -88,8 +90,8 @@ fn attend_held<E: Element>(
 
 /// What some query rows look at: one head of a cache.
 #[derive(Clone, Copy)]
-struct Seen<'a, E> {
-    cache: &'a Held<E>,
+struct VisibleKeys<'a, E> {
+    cache: &'a KvBuffer<E>,
     head: usize,
     /// Tokens before that of the first row.
     before: usize,
@@ -97,38 +99,39 @@ struct Seen<'a, E> {
 
 /// Some tokens, the first with `before` tokens before it, `queries` and `out` `[t, H·D]`.
 fn run_of_tokens<E: Element>(
-    compute: Compute,
+    compute: KernelChoice,
     heads: Heads,
     queries: &[f32],
     before: usize,
-    cache: &Held<E>,
-    own: &mut Own,
+    cache: &KvBuffer<E>,
+    scratch: &mut ThreadScratch,
     out: &mut [f32],
 ) {
     let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
-    let mut gathered = std::mem::take(&mut own.queries);
+    let mut gathered = std::mem::take(&mut scratch.queries);
     let tokens = queries.len() / width;
-    let (rows, results) = room(&mut gathered, 2 * tokens * group).split_at_mut(tokens * group);
+    let (rows, results) =
+        scratch_slice(&mut gathered, 2 * tokens * group).split_at_mut(tokens * group);
     for head in 0..heads.keys {
         let here = |token: usize| token * width + head * group..token * width + (head + 1) * group;
         for (token, rows) in rows.chunks_exact_mut(group).enumerate() {
             rows.copy_from_slice(&queries[here(token)]);
         }
-        group_of_heads(compute, heads, rows, Seen { cache, head, before }, own, results);
+        group_of_heads(compute, heads, rows, VisibleKeys { cache, head, before }, scratch, results);
         for (token, results) in results.chunks_exact(group).enumerate() {
             out[here(token)].copy_from_slice(results);
         }
     }
-    own.queries = gathered;
+    scratch.queries = gathered;
 }
 
 /// The query heads of one key head for some tokens, `[t, group · D]`.
 fn group_of_heads<E: Element>(
-    compute: Compute,
+    compute: KernelChoice,
     heads: Heads,
     queries: &[f32],
-    seen: Seen<E>,
-    own: &mut Own,
+    seen: VisibleKeys<E>,
+    scratch: &mut ThreadScratch,
     out: &mut [f32],
 ) {
     let padded = heads.width.next_multiple_of(LANES);
@@ -141,8 +144,9 @@ fn group_of_heads<E: Element>(
             let visible = seen.before + (pass * QUERIES + i) / heads.group() + 1;
             rows[i] = QueryRow { query, visible };
         }
-        let (view, found) = (seen.cache.head(seen.head), room(&mut own.found, count * padded));
-        attend_rows(compute.kernel, &rows[..count], view, &mut own.scores, found);
+        let (view, found) =
+            (seen.cache.head(seen.head), scratch_slice(&mut scratch.found, count * padded));
+        attend_rows(compute.kernel, &rows[..count], view, &mut scratch.scores, found);
         for (out, found) in out.chunks_exact_mut(heads.width).zip(found.chunks_exact(padded)) {
             out.copy_from_slice(&found[..heads.width]);
         }
@@ -152,10 +156,10 @@ fn group_of_heads<E: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Threads;
+    use crate::ThreadPool;
 
     fn cache(heads: usize, width: usize, values: &[f32]) -> LayerCache {
-        let mut cache = Held::<f32>::new(heads, width);
+        let mut cache = KvBuffer::<f32>::new(heads, width);
         for values in values.chunks(heads * width) {
             cache.push(&vec![0.0; heads * width], values);
         }
@@ -166,10 +170,10 @@ mod tests {
     fn each_token_sees_itself_and_what_came_before() {
         // Equal keys: the output is the mean of the visible values.
         let heads = Heads { queries: 1, keys: 1, width: 2 };
-        let threads = Threads::new(1).unwrap();
+        let threads = ThreadPool::new(1).unwrap();
         let cache = cache(1, 2, &[2.0, 0.0, 4.0, 0.0, 12.0, 3.0]);
         let mut out = [7.0; 4];
-        attend(Compute::alone(&threads), heads, &[1.0; 4], &cache, &mut out);
+        attend(KernelChoice::alone(&threads), heads, &[1.0; 4], &cache, &mut out);
         assert_eq!(out[..2], [3.0, 0.0]);
         assert!((out[2] - 6.0).abs() < 1e-6 && (out[3] - 1.0).abs() < 1e-6);
     }
@@ -177,10 +181,10 @@ mod tests {
     #[test]
     fn neighbouring_query_heads_share_a_key_head() {
         let heads = Heads { queries: 4, keys: 2, width: 2 };
-        let threads = Threads::new(1).unwrap();
+        let threads = ThreadPool::new(1).unwrap();
         let cache = cache(2, 2, &[1.0, 2.0, 3.0, 4.0]);
         let mut out = [7.0; 8];
-        attend(Compute::alone(&threads), heads, &[0.0; 8], &cache, &mut out);
+        attend(KernelChoice::alone(&threads), heads, &[0.0; 8], &cache, &mut out);
         assert_eq!(out, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
     }
 }

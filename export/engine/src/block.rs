@@ -7,43 +7,43 @@ use bitnet_format::HiddenAct;
 use bitnet_kernels::TernaryPanels;
 
 use crate::attention::{Heads, attend};
+use crate::batch::ForwardBatch;
 use crate::cache::LayerCache;
-use crate::compute::Compute;
+use crate::compute::KernelChoice;
 use crate::feed_forward::gated;
 use crate::linear::ternary;
-use crate::model::Batch;
-use crate::norm::RmsNorm;
+use crate::norm::NormWeights;
 use crate::rope::RotaryCache;
-use crate::workspace::{Buffers, room};
+use crate::workspace::{Buffers, scratch_slice};
 
 /// The weights of one block. `q`, `k`, `v` are one matrix, so are gate and up.
 #[derive(Debug)]
-pub(crate) struct Block {
+pub(crate) struct PackedBlock {
     pub(crate) heads: Heads,
     pub(crate) hidden_act: HiddenAct,
-    pub(crate) input_norm: RmsNorm,
+    pub(crate) input_norm: NormWeights,
     /// `[(H + 2 · kv heads) · D, C]`
     pub(crate) qkv: TernaryPanels,
-    pub(crate) attn_sub_norm: Option<RmsNorm>,
+    pub(crate) attn_sub_norm: Option<NormWeights>,
     /// `[C, H·D]`
     pub(crate) output: TernaryPanels,
-    pub(crate) post_attention_norm: RmsNorm,
+    pub(crate) post_attention_norm: NormWeights,
     /// `[2F, C]`
     pub(crate) gate_up: TernaryPanels,
-    pub(crate) ffn_sub_norm: Option<RmsNorm>,
+    pub(crate) ffn_sub_norm: Option<NormWeights>,
     /// `[C, F]`
     pub(crate) down: TernaryPanels,
 }
 
-impl Block {
+impl PackedBlock {
     /// Adds this block's work to the residual stream `buffers.x [T, C]`; the caches grow by the
     /// batch's tokens.
     pub(crate) fn forward(
         &self,
-        compute: Compute,
+        compute: KernelChoice,
         buffers: &mut Buffers,
         layer: usize,
-        batch: &mut Batch,
+        batch: &mut ForwardBatch,
     ) {
         self.attention(compute, buffers, layer, batch);
         add(compute, &mut buffers.x, &buffers.change);
@@ -52,14 +52,21 @@ impl Block {
     }
 
     /// `x [T, C]` → `change [T, C]`
-    fn attention(&self, compute: Compute, buffers: &mut Buffers, layer: usize, batch: &mut Batch) {
+    fn attention(
+        &self,
+        compute: KernelChoice,
+        buffers: &mut Buffers,
+        layer: usize,
+        batch: &mut ForwardBatch,
+    ) {
         let Buffers { x, normalised, qkv, queries, attended, change, rotary, products, .. } =
             buffers;
         let (tokens, width) = (x.len() / self.qkv.columns(), self.heads.queries * self.heads.width);
         let normalised = self.input_norm.of(compute.threads, x, normalised);
-        let qkv = room(qkv, tokens * self.qkv.rows());
+        let qkv = scratch_slice(qkv, tokens * self.qkv.rows());
         ternary(compute, &self.qkv, normalised, products, qkv);
-        let (queries, attended) = (room(queries, tokens * width), room(attended, tokens * width));
+        let (queries, attended) =
+            (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
         batch.each(layer, |rows, cache| {
             self.split_qkv(rows.clone(), qkv, rotary, cache, queries);
             let places = rows.start * width..rows.end * width;
@@ -68,7 +75,7 @@ impl Block {
         if let Some(norm) = &self.attn_sub_norm {
             norm.in_place(compute.threads, attended);
         }
-        ternary(compute, &self.output, attended, products, room(change, x.len()));
+        ternary(compute, &self.output, attended, products, scratch_slice(change, x.len()));
     }
 
     /// Rotates queries and keys of some rows, moves keys and values to the cache, the queries
@@ -92,22 +99,22 @@ impl Block {
     }
 
     /// `x [T, C]` → `change [T, C]`
-    fn feed_forward(&self, compute: Compute, buffers: &mut Buffers) {
+    fn feed_forward(&self, compute: KernelChoice, buffers: &mut Buffers) {
         let Buffers { x, normalised, gate_up, inner, change, products, .. } = buffers;
         let tokens = x.len() / self.gate_up.columns();
         let normalised = self.post_attention_norm.of(compute.threads, x, normalised);
-        let gate_up = room(gate_up, tokens * self.gate_up.rows());
+        let gate_up = scratch_slice(gate_up, tokens * self.gate_up.rows());
         ternary(compute, &self.gate_up, normalised, products, gate_up);
-        let inner = room(inner, tokens * self.down.columns());
+        let inner = scratch_slice(inner, tokens * self.down.columns());
         gated(compute.threads, self.hidden_act, gate_up, self.down.columns(), inner);
         if let Some(norm) = &self.ffn_sub_norm {
             norm.in_place(compute.threads, inner);
         }
-        ternary(compute, &self.down, inner, products, room(change, x.len()));
+        ternary(compute, &self.down, inner, products, scratch_slice(change, x.len()));
     }
 }
 
-fn add(compute: Compute, x: &mut [f32], y: &[f32]) {
+fn add(compute: KernelChoice, x: &mut [f32], y: &[f32]) {
     const COST: usize = 4;
     compute.threads.split(x, 1, COST, |first, x| {
         x.iter_mut().zip(&y[first..]).for_each(|(x, y)| *x += y);

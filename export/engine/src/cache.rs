@@ -5,7 +5,7 @@ use bitnet_format::ModelSpec;
 use bitnet_kernels::attention::{Element, HeadView, LANES};
 use half::f16;
 
-/// What keys and values are held in.
+/// What keys and values are buffer in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CachePrecision {
     /// As they are computed.
@@ -27,33 +27,33 @@ pub struct KvCache {
 /// Keys (already turned by RoPE) and values of one layer.
 #[derive(Clone, Debug)]
 pub(crate) enum LayerCache {
-    F32(Held<f32>),
-    F16(Held<f16>),
+    F32(KvBuffer<f32>),
+    F16(KvBuffer<f16>),
 }
 
 /// Keys and values of some heads, each in one linear stream.
 #[derive(Clone, Debug)]
-pub(crate) struct Held<E> {
+pub(crate) struct KvBuffer<E> {
     len: usize,
     width: usize,
-    heads: Vec<Head<E>>,
+    heads: Vec<HeadBuffer<E>>,
 }
 
 #[derive(Clone, Debug)]
-struct Head<E> {
+struct HeadBuffer<E> {
     /// `[blocks, D, 16]`
     keys: Vec<E>,
     /// `[T, padded D]`
     values: Vec<E>,
 }
 
-impl<E: Element> Held<E> {
+impl<E: Element> KvBuffer<E> {
     pub(crate) fn new(heads: usize, width: usize) -> Self {
-        let head = Head { keys: Vec::new(), values: Vec::new() };
+        let head = HeadBuffer { keys: Vec::new(), values: Vec::new() };
         Self { len: 0, width, heads: vec![head; heads] }
     }
 
-    /// Tokens held.
+    /// Tokens buffer.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -79,7 +79,7 @@ impl<E: Element> Held<E> {
 
     /// One head, as attention reads it.
     pub(crate) fn head(&self, head: usize) -> HeadView<'_, E> {
-        let Head { keys, values } = &self.heads[head];
+        let HeadBuffer { keys, values } = &self.heads[head];
         HeadView { keys, values, width: self.width }
     }
 
@@ -115,37 +115,37 @@ impl<E: Element> Held<E> {
 impl LayerCache {
     fn new(precision: CachePrecision, heads: usize, width: usize) -> Self {
         match precision {
-            CachePrecision::F32 => Self::F32(Held::new(heads, width)),
-            CachePrecision::F16 => Self::F16(Held::new(heads, width)),
+            CachePrecision::F32 => Self::F32(KvBuffer::new(heads, width)),
+            CachePrecision::F16 => Self::F16(KvBuffer::new(heads, width)),
         }
     }
 
     /// Appends one token's keys and values, each `[heads · D]`.
     pub(crate) fn push(&mut self, keys: &[f32], values: &[f32]) {
         match self {
-            Self::F32(held) => held.push(keys, values),
-            Self::F16(held) => held.push(keys, values),
+            Self::F32(buffer) => buffer.push(keys, values),
+            Self::F16(buffer) => buffer.push(keys, values),
         }
     }
 
     fn truncate(&mut self, len: usize) {
         match self {
-            Self::F32(held) => held.truncate(len),
-            Self::F16(held) => held.truncate(len),
+            Self::F32(buffer) => buffer.truncate(len),
+            Self::F16(buffer) => buffer.truncate(len),
         }
     }
 
     fn reserve(&mut self, len: usize) {
         match self {
-            Self::F32(held) => held.reserve(len),
-            Self::F16(held) => held.reserve(len),
+            Self::F32(buffer) => buffer.reserve(len),
+            Self::F16(buffer) => buffer.reserve(len),
         }
     }
 
     fn fits(&self, spec: &ModelSpec) -> bool {
         let shape = match self {
-            Self::F32(held) => (held.heads.len(), held.width),
-            Self::F16(held) => (held.heads.len(), held.width),
+            Self::F32(buffer) => (buffer.heads.len(), buffer.width),
+            Self::F16(buffer) => (buffer.heads.len(), buffer.width),
         };
         shape == (spec.num_key_value_heads, spec.head_dim)
     }
@@ -163,12 +163,12 @@ impl KvCache {
         Self { len: 0, layers: vec![layer; spec.num_hidden_layers] }
     }
 
-    /// Tokens held.
+    /// Tokens buffer.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token is held.
+    /// Whether no token is buffer.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

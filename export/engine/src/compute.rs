@@ -2,19 +2,19 @@
 
 use bitnet_kernels::Kernel;
 
-use crate::Threads;
+use crate::ThreadPool;
 
 /// An instruction set and the threads that use it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Compute<'a> {
+pub(crate) struct KernelChoice<'a> {
     pub(crate) kernel: Kernel,
-    pub(crate) threads: &'a Threads,
+    pub(crate) threads: &'a ThreadPool,
 }
 
 #[cfg(test)]
-impl<'a> Compute<'a> {
+impl<'a> KernelChoice<'a> {
     /// The plainest kernel.
-    pub(crate) fn alone(threads: &'a Threads) -> Self {
+    pub(crate) fn alone(threads: &'a ThreadPool) -> Self {
         Self { kernel: Kernel::Scalar, threads }
     }
 }

@@ -2,14 +2,14 @@
 
 use bitnet_format::HiddenAct;
 
-use crate::Threads;
+use crate::ThreadPool;
 
 /// What one gated value costs next to a multiply-add, roughly: `silu` needs an exponential.
 const COST: usize = 16;
 
 /// `gate_up [T, 2F]`, gate first → `out [T, F]`.
 pub(crate) fn gated(
-    threads: &Threads,
+    threads: &ThreadPool,
     act: HiddenAct,
     gate_up: &[f32],
     width: usize,
@@ -22,7 +22,7 @@ pub(crate) fn gated(
 }
 
 fn gated_by(
-    threads: &Threads,
+    threads: &ThreadPool,
     act: impl Fn(f32) -> f32 + Sync,
     gate_up: &[f32],
     width: usize,
@@ -54,7 +54,7 @@ mod tests {
 
     fn of(act: HiddenAct, gate_up: &[f32], width: usize) -> Vec<f32> {
         let mut out = vec![7.0; gate_up.len() / 2];
-        gated(&Threads::new(1).unwrap(), act, gate_up, width, &mut out);
+        gated(&ThreadPool::new(1).unwrap(), act, gate_up, width, &mut out);
         out
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings, Threads, Workspace};
+use crate::{EngineError, KvCache, Model, Sampler, SamplerSettings, ThreadPool, Workspace};
 
 /// How a prompt is to be continued.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub struct GenerateRequest {
 
 /// Why a continuation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum FinishReason {
     /// A stop id was chosen.
     Id(u32),
     /// As many tokens as asked for, or a full context.
@@ -32,7 +32,7 @@ pub struct Generated {
     /// The ids, without the prompt and without a stop id.
     pub tokens: Vec<u32>,
     /// Why it ended.
-    pub stop: Stop,
+    pub stop: FinishReason,
 }
 
 /// Continues `prompt`, which follows what `cache` holds; `on_token` sees each id as it is chosen.
@@ -46,7 +46,7 @@ pub fn generate(
     cache: &mut KvCache,
     prompt: &[u32],
     request: &GenerateRequest,
-    threads: &Threads,
+    threads: &ThreadPool,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated, EngineError> {
     let mut sampler = Sampler::new(request.sampler.clone())?;
@@ -64,17 +64,17 @@ pub fn generate(
     while tokens.len() < request.max_tokens {
         let id = sampler.sample(logits, &seen);
         if request.stop_ids.contains(&id) {
-            return end(tokens, Stop::Id(id));
+            return end(tokens, FinishReason::Id(id));
         }
         tokens.push(id);
         seen.push(id);
         if on_token(id).is_break() {
-            return end(tokens, Stop::Caller);
+            return end(tokens, FinishReason::Caller);
         }
         if cache.len() == limit || tokens.len() == request.max_tokens {
             break;
         }
         logits = model.forward(&mut workspace, cache, &[id])?;
     }
-    end(tokens, Stop::Length)
+    end(tokens, FinishReason::Length)
 }

@@ -1,8 +1,8 @@
 //! Runs packed ternary models on a CPU: forward pass, KV cache, sampling, generation.
 //!
-//! The engine speaks token ids, never text. It owns no thread: whoever calls brings the team, and
-//! neither the team's size nor the kernel changes a bit of what comes out. Every token's result is
-//! the same whether it is computed alone, after a cache, or among others in one call.
+//! The engine knows token ids and no text. It owns no thread: the caller brings a thread pool, and
+//! neither its size nor the kernel changes a bit of the result. Every token's result is the same
+//! whether it is computed alone, after a cache, or among others in one call.
 //!
 //! Shape letters: `T` tokens, `C` model width, `H` query heads, `D` head width, `F` feed-forward
 //! width, `V` vocabulary. A matrix is `[out, in]`.
@@ -11,6 +11,7 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
 mod attention;
+mod batch;
 mod block;
 mod cache;
 mod compute;
@@ -28,13 +29,14 @@ mod score;
 mod threads;
 mod workspace;
 
+pub use batch::Sequence;
 pub use bitnet_kernels::Kernel;
 pub use cache::{CachePrecision, KvCache};
 pub use error::EngineError;
-pub use generate::{GenerateRequest, Generated, Stop, generate};
+pub use generate::{FinishReason, GenerateRequest, Generated, generate};
 pub use load::HeadPrecision;
-pub use model::{Continuation, Model};
+pub use model::Model;
 pub use sampler::{Sampler, SamplerSettings};
 pub use score::{Scores, score};
-pub use threads::Threads;
+pub use threads::ThreadPool;
 pub use workspace::Workspace;

@@ -8,8 +8,8 @@ use bitnet_kernels::{
     Activations, DenseMatrix, INT8_ROWS, Int8Matrix, ROWS_PER_PAIR, TernaryPanels, matmul,
 };
 
-use crate::compute::Compute;
-use crate::workspace::{Products, room, with_own};
+use crate::compute::KernelChoice;
+use crate::workspace::{Products, scratch_slice, with_thread_scratch};
 
 /// Up to here reading the weights takes longer than putting the outputs in order.
 const FEW_TOKENS: usize = 64;
@@ -19,7 +19,7 @@ const DENSE_ROWS: usize = 16;
 
 /// A matrix `[rows, columns]` whose rows are computed in groups of `unit`.
 #[derive(Clone, Copy)]
-struct Shape {
+struct MatrixShape {
     rows: usize,
     columns: usize,
     unit: usize,
@@ -28,13 +28,13 @@ struct Shape {
 /// `x [T, K]` → `out [T, N]`: activations to 8 bits, the exact integer product, then the scales
 /// (BitNet b1.58, arXiv 2402.17764).
 pub(crate) fn ternary(
-    compute: Compute,
+    compute: KernelChoice,
     panels: &TernaryPanels,
     x: &[f32],
     products: &mut Products,
     out: &mut [f32],
 ) {
-    let shape = Shape { rows: panels.rows(), columns: panels.columns(), unit: ROWS_PER_PAIR };
+    let shape = MatrixShape { rows: panels.rows(), columns: panels.columns(), unit: ROWS_PER_PAIR };
     quantised(compute, shape, x, products, out, |x, rows, out| {
         matmul(compute.kernel, panels, x, rows, out);
     });
@@ -42,14 +42,14 @@ pub(crate) fn ternary(
 
 /// The embedding table or the head.
 #[derive(Debug)]
-pub(crate) enum Table {
+pub(crate) enum EmbeddingOrHead {
     /// At the precision of the file.
     File(DenseMatrix),
     /// In 8 bits.
     Int8(Int8Matrix),
 }
 
-impl Table {
+impl EmbeddingOrHead {
     /// The embedding of one token `[C]`.
     pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) {
         match self {
@@ -61,7 +61,7 @@ impl Table {
     /// `x [T, C]` → logits `[T, V]`: the head is no `BitLinear`.
     pub(crate) fn logits(
         &self,
-        compute: Compute,
+        compute: KernelChoice,
         x: &[f32],
         products: &mut Products,
         out: &mut [f32],
@@ -74,13 +74,13 @@ impl Table {
 }
 
 fn dense(
-    compute: Compute,
+    compute: KernelChoice,
     matrix: &DenseMatrix,
     x: &[f32],
     products: &mut Products,
     out: &mut [f32],
 ) {
-    let shape = Shape { rows: matrix.rows(), columns: matrix.columns(), unit: DENSE_ROWS };
+    let shape = MatrixShape { rows: matrix.rows(), columns: matrix.columns(), unit: DENSE_ROWS };
     if x.len() <= FEW_TOKENS * shape.columns {
         by_rows(compute, shape, &mut products.tiles, out, |rows, out| {
             matrix.matmul(compute.kernel, x, rows, out);
@@ -93,13 +93,13 @@ fn dense(
 }
 
 fn int8(
-    compute: Compute,
+    compute: KernelChoice,
     matrix: &Int8Matrix,
     x: &[f32],
     products: &mut Products,
     out: &mut [f32],
 ) {
-    let shape = Shape { rows: matrix.rows(), columns: matrix.columns(), unit: INT8_ROWS };
+    let shape = MatrixShape { rows: matrix.rows(), columns: matrix.columns(), unit: INT8_ROWS };
     quantised(compute, shape, x, products, out, |x, rows, out| {
         matrix.matmul(compute.kernel, x, rows, out);
     });
@@ -107,8 +107,8 @@ fn int8(
 
 /// Calls `product(tokens, rows, out)` so that all of `out [T, N]` is computed.
 fn quantised(
-    compute: Compute,
-    shape: Shape,
+    compute: KernelChoice,
+    shape: MatrixShape,
     x: &[f32],
     products: &mut Products,
     out: &mut [f32],
@@ -121,22 +121,22 @@ fn quantised(
         by_rows(compute, shape, tiles, out, |rows, out| product(x, rows, out));
     } else {
         by_tokens(compute, shape, x, out, |x, out| {
-            with_own(|own| {
-                own.activations.requantise(compute.kernel, x, shape.columns);
-                product(&own.activations, 0..shape.rows, out);
+            with_thread_scratch(|scratch| {
+                scratch.activations.requantise(compute.kernel, x, shape.columns);
+                product(&scratch.activations, 0..shape.rows, out);
             });
         });
     }
 }
 
 fn by_tokens(
-    compute: Compute,
-    shape: Shape,
+    compute: KernelChoice,
+    shape: MatrixShape,
     x: &[f32],
     out: &mut [f32],
     product: impl Fn(&[f32], &mut [f32]) + Sync,
 ) {
-    let Shape { rows, columns, .. } = shape;
+    let MatrixShape { rows, columns, .. } = shape;
     compute.threads.split(out, rows, rows * columns, |token, out| {
         product(&x[token * columns..][..out.len() / rows * columns], out);
     });
@@ -144,13 +144,13 @@ fn by_tokens(
 
 /// `product(rows, out [T, those rows])` for groups of rows, whose outputs are then put in place.
 fn by_rows(
-    compute: Compute,
-    shape: Shape,
+    compute: KernelChoice,
+    shape: MatrixShape,
     tiles: &mut Vec<f32>,
     out: &mut [f32],
     product: impl Fn(Range<usize>, &mut [f32]) + Sync,
 ) {
-    let Shape { rows, columns, unit } = shape;
+    let MatrixShape { rows, columns, unit } = shape;
     let (tokens, threads) = (out.len() / rows, compute.threads);
     if tokens == 1 {
         return threads.split(out, unit, unit * columns, |group, out| {
@@ -160,7 +160,7 @@ fn by_rows(
     if threads.count() == 1 {
         return product(0..rows, out);
     }
-    let tiles = room(tiles, out.len());
+    let tiles = scratch_slice(tiles, out.len());
     threads.split(tiles, unit * tokens, unit * columns * tokens, |first, tiles| {
         for (group, tile) in (first..).zip(tiles.chunks_mut(unit * tokens)) {
             product(group * unit..group * unit + tile.len() / tokens, tile);

@@ -9,9 +9,9 @@ use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, TensorSour
 use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, TernaryPanels};
 
 use crate::attention::Heads;
-use crate::block::Block;
-use crate::linear::Table;
-use crate::norm::RmsNorm;
+use crate::block::PackedBlock;
+use crate::linear::EmbeddingOrHead;
+use crate::norm::NormWeights;
 use crate::{EngineError, Model};
 use bitnet_format::rope::RopeFrequencies;
 
@@ -97,27 +97,27 @@ impl<'a> Reader<'a> {
         self.entries.next().expect("the table lists every tensor of a block")
     }
 
-    fn table(&mut self, precision: HeadPrecision) -> Result<Table, FormatError> {
+    fn table(&mut self, precision: HeadPrecision) -> Result<EmbeddingOrHead, FormatError> {
         let entry = self.next();
         match precision {
-            HeadPrecision::File => Ok(Table::File(dense(self.weights, &entry)?)),
+            HeadPrecision::File => Ok(EmbeddingOrHead::File(dense(self.weights, &entry)?)),
             HeadPrecision::Int8 => {
                 let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
                 for rows in row_chunks(&entry) {
                     matrix.push_rows(&self.weights.rows(&entry, rows)?);
                 }
-                Ok(Table::Int8(matrix))
+                Ok(EmbeddingOrHead::Int8(matrix))
             }
         }
     }
 
-    fn norm(&mut self) -> Result<RmsNorm, FormatError> {
+    fn norm(&mut self) -> Result<NormWeights, FormatError> {
         let entry = self.next();
         let gain = self.weights.rows(&entry, 0..entry.shape[0])?;
-        Ok(RmsNorm::new(gain, self.spec.rms_norm_eps))
+        Ok(NormWeights::new(gain, self.spec.rms_norm_eps))
     }
 
-    fn sub_norm(&mut self) -> Result<Option<RmsNorm>, FormatError> {
+    fn sub_norm(&mut self) -> Result<Option<NormWeights>, FormatError> {
         if self.spec.sub_norms { self.norm().map(Some) } else { Ok(None) }
     }
 
@@ -129,8 +129,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Fields are read in the order of the forward pass, which is the order of the table.
-    fn block(&mut self) -> Result<Block, FormatError> {
-        Ok(Block {
+    fn block(&mut self) -> Result<PackedBlock, FormatError> {
+        Ok(PackedBlock {
             heads: Heads::of(self.spec),
             hidden_act: self.spec.hidden_act,
             input_norm: self.norm()?,

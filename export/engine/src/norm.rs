@@ -3,25 +3,25 @@
 
 use bitnet_format::norm::inverse_rms;
 
-use crate::Threads;
+use crate::ThreadPool;
 
 /// What one value costs next to a multiply-add of a kernel, roughly.
 const COST: usize = 16;
 
 /// A norm of one width.
 #[derive(Debug)]
-pub(crate) struct RmsNorm {
+pub(crate) struct NormWeights {
     gain: Vec<f32>,
     eps: f32,
 }
 
-impl RmsNorm {
+impl NormWeights {
     pub(crate) fn new(gain: Vec<f32>, eps: f64) -> Self {
         Self { gain, eps: eps as f32 }
     }
 
     /// `x [T, width]`, each token for itself.
-    pub(crate) fn in_place(&self, threads: &Threads, x: &mut [f32]) {
+    pub(crate) fn in_place(&self, threads: &ThreadPool, x: &mut [f32]) {
         let width = self.gain.len();
         threads.split(x, width, COST * width, |_, x| {
             for token in x.chunks_exact_mut(width) {
@@ -36,7 +36,7 @@ impl RmsNorm {
     /// A normalised copy of `x [T, width]` in `copy`.
     pub(crate) fn of<'c>(
         &self,
-        threads: &Threads,
+        threads: &ThreadPool,
         x: &[f32],
         copy: &'c mut Vec<f32>,
     ) -> &'c mut [f32] {
@@ -53,15 +53,15 @@ mod tests {
 
     #[test]
     fn each_token_has_its_own_mean_square() {
-        let norm = RmsNorm::new(vec![1.0, 2.0], 0.0);
+        let norm = NormWeights::new(vec![1.0, 2.0], 0.0);
         let mut copy = Vec::new();
-        let normalised = norm.of(&Threads::new(1).unwrap(), &[3.0, 3.0, 0.0, 2.0], &mut copy);
+        let normalised = norm.of(&ThreadPool::new(1).unwrap(), &[3.0, 3.0, 0.0, 2.0], &mut copy);
         assert_eq!(normalised, [1.0, 2.0, 0.0, 2.0 * (2.0 * (1.0 / 2.0f32.sqrt()))]);
     }
 
     #[test]
     fn a_zero_token_stays_zero() {
-        let norm = RmsNorm::new(vec![5.0; 3], 1e-5);
-        assert_eq!(norm.of(&Threads::new(1).unwrap(), &[0.0; 3], &mut Vec::new()), [0.0; 3]);
+        let norm = NormWeights::new(vec![5.0; 3], 1e-5);
+        assert_eq!(norm.of(&ThreadPool::new(1).unwrap(), &[0.0; 3], &mut Vec::new()), [0.0; 3]);
     }
 }

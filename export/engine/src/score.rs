@@ -1,7 +1,7 @@
 //! How likely a model finds a given sequence.
 
 use crate::sampler::most_likely;
-use crate::{EngineError, Model, Threads, Workspace};
+use crate::{EngineError, Model, ThreadPool, Workspace};
 
 /// Positions whose logits exist at one time: `[SCORED, V]` f32.
 const SCORED: usize = 32;
@@ -22,7 +22,7 @@ pub struct Scores {
 ///
 /// # Errors
 /// As [`Model::forward`].
-pub fn score(model: &Model, tokens: &[u32], threads: &Threads) -> Result<Scores, EngineError> {
+pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scores, EngineError> {
     let (mut cache, mut workspace) = (model.new_cache(), Workspace::new(threads));
     model.check(&cache, tokens)?;
     let vocab_size = model.spec().vocab_size;

@@ -1,7 +1,7 @@
-//! The threads of the engine: one team for the life of a model's use.
+//! The thread pool of the engine.
 //!
 //! A token is some two hundred short products, one after the other, so what counts is how fast a
-//! team starts and ends a piece of work. Between two pieces the others spin for a moment and only
+//! piece of work starts and ends. Between two pieces the others spin for a moment and only
 //! then sleep. A piece is cut into a few parts, always in the same places; whoever is free takes
 //! the next. The caller waits for parts that were begun and never for a thread that did not come,
 //! so another program on a core costs its time and not a multiple of it. Each part is computed by
@@ -22,11 +22,11 @@ const SMALLEST_PART: usize = 1 << 18;
 const PARTS: usize = 4;
 
 /// How often a thread looks for work before it sleeps: about a tenth of a millisecond.
-const PATIENCE: usize = 1 << 14;
+const SPINS_BEFORE_SLEEP: usize = 1 << 14;
 
-/// A team of threads, the caller's included.
+/// A pool of threads, the caller's included.
 #[derive(Debug)]
-pub struct Threads {
+pub struct ThreadPool {
     shared: Arc<Shared>,
     others: Vec<JoinHandle<()>>,
     /// One piece of work at a time.
@@ -57,8 +57,8 @@ struct Shared {
 // the writer sees that and waits.
 unsafe impl Sync for Shared {}
 
-impl Threads {
-    /// A team of `count` threads.
+impl ThreadPool {
+    /// A pool of `count` threads.
     ///
     /// # Errors
     /// When the system gives no more threads.
@@ -72,16 +72,16 @@ impl Threads {
             panicked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
-        let mut team = Self { shared, others: Vec::new(), turn: Mutex::new(()) };
+        let mut pool = Self { shared, others: Vec::new(), turn: Mutex::new(()) };
         for number in 1..count {
-            let shared = Arc::clone(&team.shared);
+            let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("bitnet-{number}"));
-            team.others.push(thread.spawn(move || shared.serve())?);
+            pool.others.push(thread.spawn(move || shared.serve())?);
         }
-        Ok(team)
+        Ok(pool)
     }
 
-    /// Threads of the team.
+    /// Number of threads.
     pub fn count(&self) -> usize {
         self.others.len() + 1
     }
@@ -148,7 +148,7 @@ fn finish(own: Result<(), Box<dyn Any + Send>>, others_panicked: bool) {
     assert!(!others_panicked, "a thread of the engine panicked");
 }
 
-impl Drop for Threads {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         self.shared.piece.fetch_add(1, Ordering::SeqCst);
@@ -161,7 +161,7 @@ impl Drop for Threads {
 }
 
 impl Shared {
-    /// The life of another thread of the team.
+    /// The life of another thread of the pool.
     fn serve(&self) {
         let mut seen = 0;
         loop {
@@ -183,7 +183,7 @@ impl Shared {
 
     /// Waits for a piece after `seen`.
     fn next_piece(&self, seen: usize) -> usize {
-        for _ in 0..PATIENCE {
+        for _ in 0..SPINS_BEFORE_SLEEP {
             let piece = self.piece.load(Ordering::Acquire);
             if piece != seen {
                 return piece;
@@ -207,7 +207,7 @@ impl Shared {
         let mut spins = 0;
         while self.inside.load(Ordering::SeqCst) > 0 {
             spins += 1;
-            if spins < PATIENCE {
+            if spins < SPINS_BEFORE_SLEEP {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now(); // more threads than cores
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn every_unit_is_computed_once_whatever_the_number_of_threads() {
         for count in 1..=5 {
-            let threads = Threads::new(count).unwrap();
+            let threads = ThreadPool::new(count).unwrap();
             assert_eq!(threads.count(), count);
             for _ in 0..50 {
                 let mut out = vec![0.0; 23];
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn small_work_stays_with_its_caller() {
-        let threads = Threads::new(3).unwrap();
+        let threads = ThreadPool::new(3).unwrap();
         let caller = std::thread::current().id();
         threads.split(&mut [0u8; 9], 1, SMALLEST_PART / 9 - 1, |_, places| {
             assert_eq!(std::thread::current().id(), caller);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_team_that_slept_wakes_up() {
-        let threads = Threads::new(2).unwrap();
+        let threads = ThreadPool::new(2).unwrap();
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(20));
             let mut out = [0; 2];
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_any_thread_reaches_the_caller_and_the_team_goes_on() {
-        let threads = Threads::new(2).unwrap();
+        let threads = ThreadPool::new(2).unwrap();
         for culprit in 0..2 {
             let panics = catch_unwind(AssertUnwindSafe(|| {
                 threads

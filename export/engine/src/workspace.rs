@@ -1,36 +1,35 @@
-//! What a forward pass runs on and works in: a team of threads, and memory that is kept from call
-//! to call, so that decoding a token allocates nothing.
+//! The memory of forward passes: kept from call to call, so that decoding a token allocates nothing.
 
 use std::cell::RefCell;
 
 use bitnet_kernels::Activations;
 
-use crate::Threads;
-use crate::model::Part;
+use crate::ThreadPool;
+use crate::batch::Chunk;
 use crate::rope::RotaryCache;
 
-/// A team of threads and the memory that forward passes work in.
+/// A thread pool and the memory that forward passes work in.
 ///
-/// It holds nothing of a model or a sequence: any call may follow any other.
+/// It holds no state of a model or a sequence: any call may follow any other.
 #[derive(Debug)]
 pub struct Workspace<'a> {
-    pub(crate) threads: &'a Threads,
+    pub(crate) threads: &'a ThreadPool,
     pub(crate) buffers: Buffers,
     /// Final residual streams `[S, C]`, one for each sequence.
     pub(crate) last: Vec<f32>,
     pub(crate) logits: Vec<f32>,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) chunks: Vec<Chunk>,
 }
 
 impl<'a> Workspace<'a> {
-    /// An empty workspace; it grows with what is asked of it.
-    pub fn new(threads: &'a Threads) -> Self {
-        let (last, logits, parts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { threads, buffers: Buffers::default(), last, logits, parts }
+    /// An empty workspace; it grows on demand.
+    pub fn new(threads: &'a ThreadPool) -> Self {
+        let (last, logits, chunks) = (Vec::new(), Vec::new(), Vec::new());
+        Self { threads, buffers: Buffers::default(), last, logits, chunks }
     }
 
-    /// The team.
-    pub fn threads(&self) -> &'a Threads {
+    /// The thread pool.
+    pub fn threads(&self) -> &'a ThreadPool {
         self.threads
     }
 }
@@ -58,7 +57,7 @@ pub(crate) struct Buffers {
     pub(crate) products: Products,
 }
 
-/// What products with a matrix work in.
+/// Memory of products with a matrix.
 #[derive(Debug, Default)]
 pub(crate) struct Products {
     pub(crate) activations: Activations,
@@ -66,9 +65,9 @@ pub(crate) struct Products {
     pub(crate) tiles: Vec<f32>,
 }
 
-/// What one thread works in.
+/// The memory of one thread.
 #[derive(Debug, Default)]
-pub(crate) struct Own {
+pub(crate) struct ThreadScratch {
     pub(crate) activations: Activations,
     pub(crate) queries: Vec<f32>,
     pub(crate) scores: Vec<f32>,
@@ -76,16 +75,16 @@ pub(crate) struct Own {
 }
 
 thread_local! {
-    static OWN: RefCell<Own> = RefCell::default();
+    static SCRATCH: RefCell<ThreadScratch> = RefCell::default();
 }
 
-/// Lends the calling thread's own memory. `work` must not ask for it again.
-pub(crate) fn with_own<R>(work: impl FnOnce(&mut Own) -> R) -> R {
-    OWN.with_borrow_mut(work)
+/// Lends the calling thread's scratch memory. `work` must not ask for it again.
+pub(crate) fn with_thread_scratch<R>(work: impl FnOnce(&mut ThreadScratch) -> R) -> R {
+    SCRATCH.with_borrow_mut(work)
 }
 
-/// The first `len` places; what they hold is to be overwritten.
-pub(crate) fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+/// The first `len` values of a buffer, with unspecified contents.
+pub(crate) fn scratch_slice(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
 }

@@ -1,7 +1,7 @@
 //! Decoding a token takes no memory from the system's allocator.
 
 use bitnet_engine::{
-    CachePrecision, GenerateRequest, HeadPrecision, KvCache, Model, SamplerSettings, Threads,
+    CachePrecision, GenerateRequest, HeadPrecision, KvCache, Model, SamplerSettings, ThreadPool,
     Workspace, generate,
 };
 use bitnet_format::ModelSpec;
@@ -18,7 +18,7 @@ fn model() -> Model {
 
 #[test]
 fn a_token_after_the_first_allocates_nothing() {
-    let (model, threads) = (model(), Threads::new(1).unwrap());
+    let (model, threads) = (model(), ThreadPool::new(1).unwrap());
     for precision in [CachePrecision::F32, CachePrecision::F16] {
         let mut cache = KvCache::with_precision(model.spec(), precision);
         cache.reserve(100);
@@ -37,7 +37,7 @@ fn a_token_after_the_first_allocates_nothing() {
 
 #[test]
 fn a_longer_continuation_costs_no_more_allocations() {
-    let (model, threads) = (model(), Threads::new(1).unwrap());
+    let (model, threads) = (model(), ThreadPool::new(1).unwrap());
     for (temperature, top_p, penalty) in [(0.0, 1.0, 1.0), (1.0, 0.9, 1.1)] {
         let settings = SamplerSettings {
             temperature,

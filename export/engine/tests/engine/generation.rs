@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use bitnet_engine::{GenerateRequest, Generated, Model, SamplerSettings, Stop, generate};
+use bitnet_engine::{FinishReason, GenerateRequest, Generated, Model, SamplerSettings, generate};
 
 use crate::random_model::{SMALL, model, threads};
 
@@ -25,7 +25,7 @@ fn continued(model: &Model, request: &GenerateRequest) -> Generated {
 fn one_seed_gives_one_continuation() {
     let model = model(SMALL);
     let first = continued(&model, &request(12));
-    assert_eq!((first.tokens.len(), first.stop), (12, Stop::Length));
+    assert_eq!((first.tokens.len(), first.stop), (12, FinishReason::Length));
     assert_eq!(continued(&model, &request(12)), first);
     let mut other = request(12);
     other.sampler.seed = 1;
@@ -52,14 +52,17 @@ fn a_stop_id_ends_the_continuation_and_is_not_part_of_it() {
     let stop = free[6];
     let before = free.iter().position(|&id| id == stop).unwrap();
     let stopped = continued(&model, &GenerateRequest { stop_ids: vec![stop], ..request(12) });
-    assert_eq!(stopped, Generated { tokens: free[..before].to_vec(), stop: Stop::Id(stop) });
+    assert_eq!(
+        stopped,
+        Generated { tokens: free[..before].to_vec(), stop: FinishReason::Id(stop) }
+    );
 }
 
 #[test]
 fn a_full_context_ends_the_continuation() {
     // 3 tokens of prompt, 21 more in the context of 24, and one chosen after the last of them.
     let generated = continued(&model(SMALL), &request(1000));
-    assert_eq!((generated.tokens.len(), generated.stop), (22, Stop::Length));
+    assert_eq!((generated.tokens.len(), generated.stop), (22, FinishReason::Length));
 }
 
 #[test]
@@ -68,5 +71,5 @@ fn the_caller_can_break_off() {
     let stop = |_| ControlFlow::Break(());
     let generated =
         generate(&model, &mut model.new_cache(), &[1], &request(9), &threads(1), stop).unwrap();
-    assert_eq!((generated.tokens.len(), generated.stop), (1, Stop::Caller));
+    assert_eq!((generated.tokens.len(), generated.stop), (1, FinishReason::Caller));
 }

@@ -1,6 +1,6 @@
 //! Packed folders with random weights, for tests that need a model but no meaning.
 
-use bitnet_engine::{Model, Threads};
+use bitnet_engine::{Model, ThreadPool};
 use bitnet_format::ModelSpec;
 use bitnet_format::convert::hf::write_packed;
 use tempfile::TempDir;
@@ -37,6 +37,6 @@ pub(crate) fn model(config: &str) -> Model {
     Model::load(folder(config).path()).unwrap()
 }
 
-pub(crate) fn threads(count: usize) -> Threads {
-    Threads::new(count).unwrap()
+pub(crate) fn threads(count: usize) -> ThreadPool {
+    ThreadPool::new(count).unwrap()
 }

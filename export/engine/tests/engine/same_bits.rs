@@ -1,6 +1,6 @@
 //! Nothing about how a pass is run shows in its logits.
 
-use bitnet_engine::{CachePrecision, Continuation, Kernel, KvCache, Model, Workspace};
+use bitnet_engine::{CachePrecision, Kernel, KvCache, Model, Sequence, Workspace};
 
 use crate::random_model::{SPLIT, model, threads};
 
@@ -82,10 +82,10 @@ fn a_sequence_among_others_gives_the_logits_it_has_alone() {
     for round in 0..3 {
         let next = |at: usize| if round == 0 { prompts[at].clone() } else { vec![7 * round] };
         let tokens: Vec<Vec<u32>> = (0..prompts.len()).map(next).collect();
-        let mut sequences: Vec<Continuation> = beside
+        let mut sequences: Vec<Sequence> = beside
             .iter_mut()
             .zip(&tokens)
-            .map(|(cache, tokens)| Continuation { cache, tokens })
+            .map(|(cache, tokens)| Sequence { cache, tokens })
             .collect();
         let together = bits(model.forward_batch(&mut workspace, &mut sequences).unwrap());
         for ((cache, tokens), found) in
@@ -102,8 +102,8 @@ fn one_sequence_that_cannot_go_on_leaves_the_others_as_they_were() {
     let mut workspace = Workspace::new(&pool);
     let (mut first, mut second) = (model.new_cache(), model.new_cache());
     let mut sequences = [
-        Continuation { cache: &mut first, tokens: &[1, 2] },
-        Continuation { cache: &mut second, tokens: &[9999] },
+        Sequence { cache: &mut first, tokens: &[1, 2] },
+        Sequence { cache: &mut second, tokens: &[9999] },
     ];
     assert!(model.forward_batch(&mut workspace, &mut sequences).is_err());
     assert_eq!((first.len(), second.len()), (0, 0));

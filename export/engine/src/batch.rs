@@ -1,0 +1,58 @@
+//! The tokens that go through the blocks together: chunks of one or several sequences.
+
+use std::ops::Range;
+
+use crate::cache::{KvCache, LayerCache};
+
+/// The next tokens of a sequence.
+#[derive(Debug)]
+pub struct Sequence<'a> {
+    /// The context that the tokens follow.
+    pub cache: &'a mut KvCache,
+    /// At least one.
+    pub tokens: &'a [u32],
+}
+
+/// Neighbouring tokens of one sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct Chunk {
+    /// Index of the sequence.
+    pub(crate) sequence: usize,
+    /// Its tokens, as a range.
+    pub(crate) tokens: Range<usize>,
+}
+
+/// The chunks of one pass through the blocks.
+pub(crate) struct ForwardBatch<'s, 'a> {
+    pub(crate) sequences: &'s mut [Sequence<'a>],
+    pub(crate) chunks: &'s [Chunk],
+}
+
+impl ForwardBatch<'_, '_> {
+    /// Calls `work(rows of this batch, cache of their sequence)` for each chunk.
+    pub(crate) fn each(
+        &mut self,
+        layer: usize,
+        mut work: impl FnMut(Range<usize>, &mut LayerCache),
+    ) {
+        let mut first = 0;
+        for chunk in self.chunks {
+            let rows = first..first + chunk.tokens.len();
+            first = rows.end;
+            work(rows, self.sequences[chunk.sequence].cache.layer(layer));
+        }
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        let ids = |chunk: &Chunk| &self.sequences[chunk.sequence].tokens[chunk.tokens.clone()];
+        self.chunks.iter().flat_map(ids).copied()
+    }
+
+    /// The position of each token in its sequence. Chunks of a sequence come in order.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> {
+        self.chunks.iter().flat_map(|chunk| {
+            let start = self.sequences[chunk.sequence].cache.len();
+            start..start + chunk.tokens.len()
+        })
+    }
+}
