@@ -1,6 +1,8 @@
 //! Rules of the project that a machine can check.
 
+mod imports;
 mod links;
+mod names;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
