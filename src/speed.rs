@@ -20,7 +20,7 @@ use crate::train::step::update::{OptimizerStep, single_process};
 
 /// What is measured.
 #[derive(Clone, Debug)]
-pub struct Workload {
+pub struct TrainWorkload {
     /// The model.
     pub spec: ModelSpec,
     /// Rows of a step over all ranks; one micro-batch on each.
@@ -51,14 +51,19 @@ pub struct StepTime {
 }
 
 /// Calls `each` on every rank after every one of `steps` steps on one batch that stays the same.
-pub fn measure(work: &Workload, steps: usize, device: &Device, mut each: impl FnMut(StepTime)) {
+pub fn measure(
+    work: &TrainWorkload,
+    steps: usize,
+    device: &Device,
+    mut each: impl FnMut(StepTime),
+) {
     let model = LanguageModel::initial(&work.spec, 0, device);
     let mut model = model.with_backend(work.backend).with_activations(work.activations);
     let frozen = vec![false; tensor_table(&work.spec).len()];
     let stepper: Box<dyn OptimizerStep> = if work.comm.world_size() == 1 {
         single_process(work.backend, frozen, true)
     } else {
-        let Workload { sharded, comm_dtype, .. } = *work;
+        let TrainWorkload { sharded, comm_dtype, .. } = *work;
         let settings = DataParallelSettings { sharded, comm_dtype };
         Box::new(DataParallel::new(&work.comm, &work.spec, frozen, settings))
     };

@@ -9,7 +9,7 @@ use bitnet_train::model::ActivationMemory;
 use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::{self, peak_memory};
 use bitnet_train::recipe::Precision;
-use bitnet_train::speed::{StepTime, Workload, measure};
+use bitnet_train::speed::{StepTime, TrainWorkload, measure};
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
@@ -80,7 +80,7 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     Ok(())
 }
 
-fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<Workload> {
+fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
     let mut spec = ModelSpec::from_file(&args.config).map_err(TrainError::from)?;
     if let Some(size) = args.vocab_size {
         spec.vocab_size = size;
@@ -113,7 +113,7 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<Workload> {
         if args.recompute { ActivationMemory::Recomputed } else { ActivationMemory::Kept };
     let (rows, seq_len, sharded) = (args.batch, args.seq_len, args.shard_optimizer);
     let comm = comm.clone();
-    Ok(Workload { spec, rows, seq_len, backend, activations, comm, sharded, comm_dtype })
+    Ok(TrainWorkload { spec, rows, seq_len, backend, activations, comm, sharded, comm_dtype })
 }
 
 fn precision(flag: &str, word: &str) -> Result<Precision, Usage> {

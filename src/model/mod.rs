@@ -14,6 +14,7 @@
 mod attention;
 mod bit_linear;
 mod forward_graph;
+mod loaded;
 mod logits;
 mod mlp;
 mod norm;
@@ -26,6 +27,8 @@ mod streamed;
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, LinearWeight};
 pub use forward_graph::{ActivationMemory, ForwardGraph};
+pub use loaded::Head;
+pub(crate) use loaded::{LoadedTensor, LoadedTensors};
 pub use logits::{argmax, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
@@ -34,9 +37,9 @@ pub use segments::SegmentStarts;
 pub use source::FreshModel;
 pub use streamed::{HiddenStates, streamed_hidden};
 
-use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::model::attention::AttentionContext;
@@ -67,13 +70,6 @@ pub struct Transformer {
     pub norm: RmsNorm,
     #[module(skip)]
     rope: RopeTable,
-}
-
-/// A full-precision `[V, C]` matrix: the embedding, the head, or both.
-#[derive(Module, Debug)]
-pub struct Head {
-    /// `[V, C]`
-    pub weight: Param<Tensor<2>>,
 }
 
 /// One transformer block.
@@ -211,42 +207,5 @@ impl Block {
         let x = x + self.self_attn.forward(normed, context, backend);
         let normed = self.post_attention_layernorm.forward(x.clone(), backend);
         x + self.mlp.forward(normed, backend)
-    }
-}
-
-/// A tensor that was read or drawn and waits for its module.
-struct LoadedTensor {
-    entry: TensorEntry,
-    data: TensorData,
-    form: LinearWeight,
-}
-
-/// The tensors of a model in table order, which is the order in which modules are built.
-pub(crate) struct LoadedTensors<'a> {
-    tensors: std::vec::IntoIter<LoadedTensor>,
-    device: &'a Device,
-}
-
-impl LoadedTensors<'_> {
-    /// The next tensor, whose role must be one that the module expects.
-    fn next(&mut self, expected: impl Fn(TensorRole) -> bool) -> LoadedTensor {
-        let next = self.tensors.next().expect("modules are built in the order of the tensor table");
-        assert!(expected(next.entry.role), "{}", next.entry.name);
-        next
-    }
-
-    fn head(&mut self) -> Head {
-        let tensor = self.next(|role| matches!(role, TensorRole::Embedding | TensorRole::Head));
-        Head { weight: Param::from_data(tensor.data, self.device) }
-    }
-
-    fn norm(&mut self, spec: &ModelSpec) -> RmsNorm {
-        let tensor = self.next(|role| role == TensorRole::Norm);
-        RmsNorm::new(Param::from_data(tensor.data, self.device), spec.rms_norm_eps)
-    }
-
-    fn linear(&mut self) -> BitLinear {
-        let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
-        BitLinear::new(Param::from_data(tensor.data, self.device), tensor.form)
     }
 }

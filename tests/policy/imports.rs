@@ -78,8 +78,7 @@ fn resolve(modules: &Modules, from: &[String], path: &str) -> Option<Vec<String>
     let first = *parts.first()?;
     match first {
         "crate" => at.clear(),
-        "self" => {}
-        "super" => {}
+        "self" | "super" => {}
         child if modules.contains_key(&[from, &[child.to_owned()]].concat()) => {
             parts.insert(0, "self");
         }

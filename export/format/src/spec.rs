@@ -79,11 +79,6 @@ impl ModelSpec {
     pub fn key_value_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
-
-    /// Number of parameters, a tied head counted once.
-    pub fn parameters(&self) -> usize {
-        crate::tensor_table(self).iter().map(crate::TensorEntry::elements).sum()
-    }
 }
 
 /// A `ModelSpec` as written in a config file, before the rules between its keys are checked.

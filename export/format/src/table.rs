@@ -64,6 +64,13 @@ impl TensorEntry {
     }
 }
 
+impl ModelSpec {
+    /// Number of parameters, a tied head counted once.
+    pub fn parameters(&self) -> usize {
+        tensor_table(self).iter().map(TensorEntry::elements).sum()
+    }
+}
+
 /// All tensors of a model, in the order of the forward pass.
 pub fn tensor_table(spec: &ModelSpec) -> Vec<TensorEntry> {
     let width = spec.hidden_size;

@@ -8,7 +8,7 @@
 //! joined     User : | Ġhello | <|eot_id|>      the space merges into the first word
 //! ```
 
-use super::{Dialogue, Message, Role, strip};
+use super::message::{Dialogue, Message, Role, strip};
 use crate::error::TextError;
 use crate::tokenizer::{EOT, Tokenizer};
 

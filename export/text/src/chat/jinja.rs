@@ -17,7 +17,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::Role;
+use super::message::Role;
 use super::placeholder::placeholder;
 use crate::error::TextError;
 

@@ -6,6 +6,7 @@
 
 mod b158;
 mod jinja;
+mod message;
 mod placeholder;
 mod to_tokens;
 
@@ -13,60 +14,10 @@ use std::path::Path;
 
 use crate::error::TextError;
 use crate::tokenizer::{EOT, Tokenizer};
+pub use message::{Dialogue, Message, Role};
+
 use b158::HeaderEncoding;
 use jinja::Jinja;
-
-/// Who wrote a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Instructions before the conversation.
-    System,
-    /// The person.
-    User,
-    /// The model; its messages are trained.
-    Assistant,
-}
-
-impl Role {
-    /// The name in data files and templates: `system`, `user` or `assistant`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-
-    /// The role with exactly this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::System, Self::User, Self::Assistant].into_iter().find(|role| role.name() == name)
-    }
-}
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Who wrote it.
-    pub role: Role,
-    /// The text; may be empty. Surrounding whitespace is dropped when it is encoded.
-    pub content: String,
-}
-
-/// Token ids of a conversation with, for each id, whether it is trained as a target.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Dialogue {
-    /// The tokens.
-    pub ids: Vec<u32>,
-    /// One flag for each token: `true` where it belongs to an answer.
-    pub trained: Vec<bool>,
-}
-
-impl Dialogue {
-    fn push(&mut self, ids: impl IntoIterator<Item = u32>, trained: bool) {
-        self.ids.extend(ids);
-        self.trained.resize(self.ids.len(), trained);
-    }
-}
 
 /// How a conversation is written in tokens.
 ///
@@ -194,14 +145,6 @@ impl ChatTemplate {
         }
         ids
     }
-}
-
-/// Strips whitespace as Python's `str.strip`, and so Jinja's `trim`, does: Unicode whitespace and
-/// four ASCII separators.
-fn strip(text: &str) -> &str {
-    text.trim_matches(|letter: char| {
-        letter.is_whitespace() || matches!(letter, '\u{1c}'..='\u{1f}')
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Placeholders that stand for message contents while a template renders, and finding them again
 //! in its output. `jinja` runs the template, `to_tokens` encodes the result.
 
-use super::Role;
+use super::message::Role;
 
 /// Both are private-use characters, which templates have no reason to write.
 const OPEN: char = '\u{f0000}';

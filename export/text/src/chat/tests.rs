@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use std::path::Path;
 
+use super::message::strip;
 use super::*;
 use crate::test_tokenizers::{
     load, sentence_piece, special, tiny, tokenizers_outside_the_repository, trained,

@@ -10,8 +10,8 @@
 //! ```
 
 use super::jinja::{Jinja, RenderInputs};
+use super::message::{Dialogue, Message, Role, strip};
 use super::placeholder::{RenderedPart, split_at_placeholders};
-use super::{Dialogue, Message, Role, strip};
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 
