@@ -4,7 +4,7 @@
 //! threads of one process (`threads`). [`Comm`] makes the usual collectives of its three operations
 //! and adds all sums itself, in the order of the ranks, so that no transport, topology or message
 //! size changes a bit and every rank holds what every other holds. [`ShardPlan`] says which rank
-//! owns which numbers, [`DataParallel`] makes one optimizer step of all ranks, and `consensus` lets
+//! owns which numbers, `DataParallel` makes one optimizer step of all ranks, and `consensus` lets
 //! all ranks fail or go on together.
 
 mod comm;

@@ -52,7 +52,7 @@ pub fn streamed_hidden<'a>(
 }
 
 impl HiddenStates<'_> {
-    /// Logits `[N, V]` of `positions` of the `B · T`. Reads the head once, [`HEAD_ROWS`] rows at a
+    /// Logits `[N, V]` of `positions` of the `B · T`. Reads the head once, `HEAD_ROWS` rows at a
     /// time.
     ///
     /// # Errors

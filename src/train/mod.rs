@@ -1,10 +1,10 @@
 //! The training loop.
 //!
-//! [`Trainer::train`] is the whole of it: draw a batch, sum its gradients, clip and update, run the
+//! `Trainer::train` is the whole of it: draw a batch, sum its gradients, clip and update, run the
 //! callbacks that are due. The state of a run is four values: model, optimizer, step and loader
-//! position ([`TrainState`]); resuming reads them from a checkpoint and enters the same loop.
+//! position (`TrainState`); resuming reads them from a checkpoint and enters the same loop.
 //!
-//! * `open`, `context`: everything a recipe names, opened once ([`RunContext`])
+//! * `open`, `context`: everything a recipe names, opened once (`RunContext`)
 //! * `stage`: what pretraining, SFT and DPO bring to the loop
 //! * `step`: gradients and the optimizer step
 //! * `metrics`, `callbacks`, `save`: what happens between steps

@@ -33,7 +33,7 @@ pub(crate) struct PairChunk(pub(crate) [u8; 4 * ROWS_PER_PAIR]);
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; 64]);
 
-/// Rows of a panel; a row range given to [`Int8Matrix::matmul`] starts at a multiple of it.
+/// Rows of a panel; a row range given to `Int8Matrix::matmul` starts at a multiple of it.
 pub const INT8_ROWS: usize = 16;
 
 /// The terms that turn integer sums into outputs: `(sum - factor · offset) · weight / scale`.

@@ -125,7 +125,7 @@ impl TokenCache {
         self.0.statistics
     }
 
-    /// [`DocumentSource::fingerprint`] of the data.
+    /// `DocumentSource::fingerprint` of the data.
     pub fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
