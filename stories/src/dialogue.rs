@@ -5,11 +5,11 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
+use crate::item::{Probe, Split, Story, keyed_rng};
 use crate::question::Question;
 use crate::sample::{SceneSize, pick};
 use crate::short_answer::story_questions;
 use crate::short_story::ShortStory;
-use crate::story::{Probe, Split, Story, keyed_rng};
 
 const QUESTIONS_PER_DIALOGUE: std::ops::RangeInclusive<usize> = 2..=4;
 

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use crate::item::keyed_rng;
 use crate::short_story::ShortStory;
-use crate::story::keyed_rng;
 use crate::*;
 
 const COUNT: u64 = 2000;

@@ -14,6 +14,7 @@
 mod builder;
 mod dialogue;
 mod event;
+mod item;
 mod opening;
 mod preference;
 mod question;
@@ -34,5 +35,6 @@ mod dialogue_tests;
 mod story_tests;
 
 pub use dialogue::{Difficulty, QuestionAnswer, StoryDialogue, dialogue};
+pub use item::{Probe, Split, Story, StoryStyle};
 pub use preference::{StoryPreference, preference};
-pub use story::{Probe, Split, Story, StoryStyle, story};
+pub use story::story;

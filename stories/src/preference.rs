@@ -7,10 +7,10 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use crate::dialogue::Difficulty;
+use crate::item::{Split, keyed_rng};
 use crate::question::Question;
 use crate::short_answer::story_questions;
 use crate::short_story::ShortStory;
-use crate::story::{Split, keyed_rng};
 
 /// How often the rejected answer is right but rambling.
 const RAMBLING: f64 = 0.5;

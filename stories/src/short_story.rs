@@ -7,9 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::builder::{ScenarioBuilder, Step};
 use crate::event::StoryEvent;
+use crate::item::Split;
 use crate::sample::{SceneSize, pick};
 use crate::scene::{ContainerId, Entity, PersonId, PlaceId, Scene, Spot, ThingId};
-use crate::story::Split;
 
 /// The number of scenes in 256 that are held out.
 const HELD_OUT: u8 = 32;

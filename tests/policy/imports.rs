@@ -67,6 +67,8 @@ fn uses(text: &str) -> Vec<(bool, String)> {
         let end = rest.find(|c: char| !(c.is_alphanumeric() || "_:".contains(c)));
         (false, format!("crate::{}", &rest[..end.unwrap_or(rest.len())]))
     });
+    // One that ends in `::` is the beginning of a `use` with braces, which is found above.
+    let inline = inline.filter(|(_, path)| !path.ends_with("::"));
     found.extend(inline);
     found
 }
@@ -96,8 +98,8 @@ fn resolve(modules: &Modules, from: &[String], path: &str) -> Option<Vec<String>
         }
         parts.next();
     }
-    // Follow a re-export of the name to where it comes from.
-    let name = parts.next()?;
+    // A path to a module itself, or the name of an item. Follow a re-export to where it comes from.
+    let Some(name) = parts.next() else { return Some(at) };
     let reexport = uses(&modules[&at])
         .into_iter()
         .find(|(public, path)| *public && path.rsplit("::").next() == Some(name));
