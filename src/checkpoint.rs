@@ -2,8 +2,8 @@
 //!
 //! `step-000200/` holds the model with Hugging Face names and f32 latents (a folder other tools
 //! read as it lies), the optimizer's moments, the state of the run, and last of all
-//! `MANIFEST.json` with the size and BLAKE3 hash of every other file. What to save and when is the
-//! training loop's business.
+//! `MANIFEST.json` with the size and BLAKE3 hash of every other file. The
+//! training loop decides what to save and when.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

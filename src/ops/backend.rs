@@ -1,5 +1,5 @@
 //! Which implementation of the operations runs, and with what. A model holds this choice from the
-//! moment it is built; whoever needs to know asks the model.
+//! moment it is built, and other code asks the model.
 
 use std::sync::OnceLock;
 

@@ -98,7 +98,7 @@ impl SimdWork for Forward<'_> {
         for (y, gate_up) in y.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
             let (gate, up) = gate_up.split_at(width);
             for ((y, &gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = activate(act, gate).0 * up;
+                *y = act.value(gate) * up;
             }
         }
     }
@@ -120,26 +120,10 @@ impl SimdWork for BackwardRows<'_> {
         for (gate_up, dy) in gate_up.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)) {
             let (gate, up) = gate_up.split_at_mut(width);
             for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
-                let (value, derivative) = activate(act, *gate);
+                let (value, derivative) = act.value_and_derivative(*gate);
                 *gate = dy * *up * derivative;
                 *up = dy * value;
             }
-        }
-    }
-}
-
-/// The activation and its derivative.
-#[inline(always)]
-fn activate(act: HiddenAct, x: f32) -> (f32, f32) {
-    match act {
-        HiddenAct::Relu2 => {
-            // `max` would drop a NaN; this keeps it.
-            let positive = if x < 0.0 { 0.0 } else { x };
-            (positive * positive, 2.0 * positive)
-        }
-        HiddenAct::Silu => {
-            let sigmoid = 1.0 / (1.0 + (-x).exp());
-            (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
         }
     }
 }

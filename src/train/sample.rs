@@ -13,7 +13,7 @@ use crate::random;
 pub struct SampleSettings {
     /// Tokens to add at most.
     pub max_tokens: usize,
-    /// 0 takes the likeliest token.
+    /// 0 takes the most likely token.
     pub temperature: f64,
     /// The run's seed.
     pub seed: u64,

@@ -30,7 +30,7 @@ const TWENTY: [&str; 5] = [
     "checkpoint.every=10",
 ];
 
-/// Runs a recipe of the laboratory on so many ranks; what became of each.
+/// Runs a recipe of the laboratory on several ranks; the result of each.
 fn try_run(
     lab: &Lab,
     (recipe, ranks): (&str, usize),

@@ -1,6 +1,6 @@
 //! Causal attention of new tokens over the cache, several query heads to a key head.
 //!
-//! Projections, norms and the residual stream are the block's business, the arithmetic is that of
+//! `block` does projections, norms and the residual stream; the arithmetic is that of
 //! `bitnet_kernels::attention`. One token is split by key heads, several by tokens.
 
 use bitnet_format::ModelSpec;

@@ -1,4 +1,4 @@
-//! What computes: an instruction set and a team of threads, passed along together.
+//! An instruction set and a thread pool, passed along together.
 
 use bitnet_kernels::Kernel;
 

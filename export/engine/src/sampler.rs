@@ -1,7 +1,7 @@
 //! Choosing the next token from logits.
 //!
 //! The order is fixed: repetition penalty, temperature, top-k, top-p, min-p, draw. Temperature 0
-//! takes the likeliest token after the penalty. One seed gives one sequence on every machine that
+//! takes the most likely token after the penalty. One seed gives one sequence on every machine that
 //! gives the same logits.
 
 use rand_chacha::ChaCha8Rng;
@@ -12,13 +12,13 @@ use crate::EngineError;
 /// How tokens are chosen. The default draws from the model's own distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerSettings {
-    /// Divides the logits; 0 takes the likeliest token.
+    /// Divides the logits; 0 takes the most likely token.
     pub temperature: f32,
-    /// Only this many of the likeliest tokens; 0 keeps all.
+    /// Only this many of the most likely tokens; 0 keeps all.
     pub top_k: usize,
-    /// The fewest of the likeliest tokens whose probabilities reach this sum; 1 keeps all.
+    /// The fewest of the most likely tokens whose probabilities reach this sum; 1 keeps all.
     pub top_p: f32,
-    /// Only tokens at least this likely, as a share of the likeliest; 0 keeps all.
+    /// Only tokens at least this likely, as a share of the most likely; 0 keeps all.
     pub min_p: f32,
     /// Divides the positive and multiplies the negative logits of tokens already there; 1 is off.
     pub repetition_penalty: f32,
@@ -40,7 +40,7 @@ impl Default for SamplerSettings {
 }
 
 impl SamplerSettings {
-    /// Always the likeliest token.
+    /// Always the most likely token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
     }
@@ -131,7 +131,7 @@ fn draw(random: &mut ChaCha8Rng) -> f64 {
     (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The likeliest token, of equals the lowest id.
+/// The most likely token, of equals the lowest id.
 pub(crate) fn most_likely(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, &logit) in logits.iter().enumerate() {
@@ -142,7 +142,7 @@ pub(crate) fn most_likely(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// What may be drawn: by id, or likeliest first where only the likeliest are kept.
+/// What may be drawn: by id, or most likely first where only the most likely are kept.
 #[derive(Clone, Debug, Default)]
 struct Candidates {
     all: Vec<Candidate>,
@@ -167,7 +167,7 @@ impl Candidates {
         self.all.retain(|candidate| candidate.logit >= floor);
     }
 
-    /// The `count` likeliest come first, in order; of equals the lower id.
+    /// The `count` most likely come first, in order; of equals the lower id.
     fn sort_first(&mut self, count: usize) {
         let order =
             |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
@@ -178,7 +178,7 @@ impl Candidates {
         self.all[..count].sort_unstable_by(order);
     }
 
-    /// Keeps the fewest of the likeliest that reach the probability `top_p` together; at least one.
+    /// Keeps the fewest of the most likely that reach the probability `top_p` together; at least one.
     ///
     /// Sorts no more of them than that takes: of a large vocabulary it is usually a few.
     fn keep_top_p(&mut self, top_p: f32) {

@@ -14,7 +14,7 @@ const COST: usize = 16;
 pub struct Scores {
     /// `ln p(token i | tokens before i)`; `None` for the first, which nothing comes before.
     pub logprobs: Vec<Option<f64>>,
-    /// The likeliest token after tokens `0 ..= i`; of equals the lowest id.
+    /// The most likely token after tokens `0 ..= i`; of equals the lowest id.
     pub argmax: Vec<u32>,
 }
 
@@ -38,7 +38,7 @@ pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scor
                 *found = (next.map(|&next| logprob(logits, next)), most_likely(logits));
             }
         });
-        scores.argmax.extend(found.iter().map(|(_, likeliest)| likeliest));
+        scores.argmax.extend(found.iter().map(|(_, argmax)| argmax));
         scores.logprobs.extend(found.into_iter().map(|(logprob, _)| logprob));
     }
     scores.logprobs.truncate(tokens.len()); // after the last token nothing is asked

@@ -1,6 +1,6 @@
 //! The number formats of tensors: names, sizes, and their ids in GGUF and safetensors files.
 //!
-//! How the values lie inside a block is the business of [`crate::blocks`].
+//! How the values lie inside a block is defined in [`crate::blocks`].
 
 use safetensors::Dtype;
 

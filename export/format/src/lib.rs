@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
+mod act;
 pub mod blocks;
 pub mod convert;
 mod dtype;

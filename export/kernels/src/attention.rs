@@ -275,7 +275,7 @@ unsafe fn block_scores<V: Vector, E: Element, const Q: usize, const W: usize>(
             let mut key = [V::splat(0.0); W];
             for w in 0..W {
                 key[w] = E::load(&keys[w][d]);
-                // Blocks are a page long: nobody else fetches the next ones in time.
+                // A block is a page long, so the hardware does not prefetch the next one in time.
                 V::fetch(&keys[w][d], W * head.width);
             }
             for row in 0..Q {

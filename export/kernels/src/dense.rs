@@ -23,7 +23,7 @@ enum Values {
     Blocks { bytes: Vec<u8>, row_bytes: usize, unpack: Unpack },
 }
 
-/// Blocks of a file → so many values.
+/// Blocks of a file → their values.
 type Unpack = fn(&[u8], usize) -> Result<Vec<f32>, BlockError>;
 
 impl Values {

@@ -8,7 +8,7 @@
 //! it gives the same bits (values too small to be normal numbers apart: the instruction takes them
 //! for zero).
 //!
-//! No thread lives here: whoever calls splits the rows of `C`.
+//! No thread is started here: the caller splits the rows of `C`.
 
 use std::cell::RefCell;
 
@@ -140,7 +140,8 @@ impl Product<'_> {
         let panels = if let MatrixB::PackedB(packed) = right {
             packed.panels(block, columns)
         } else {
-            let panels = room(panels, columns.iter().map(|columns| steps * columns.width).sum());
+            let panels =
+                scratch_words(panels, columns.iter().map(|columns| steps * columns.width).sum());
             let mut rest = &mut *panels;
             for &columns in columns {
                 let panel;
@@ -152,7 +153,7 @@ impl Product<'_> {
         for (group, out) in out.chunks_mut(GROUP * size.columns).enumerate() {
             let first = group * GROUP;
             let rows = first..size.rows.min(first + GROUP);
-            let strips = room(strips, rows.len().div_ceil(ROWS) * block.strip(format));
+            let strips = scratch_words(strips, rows.len().div_ceil(ROWS) * block.strip(format));
             kernel.packed(PackA { format, left, block, rows, strips });
             let mut rest = panels;
             for &columns in columns {
@@ -196,7 +197,7 @@ impl Product<'_> {
 }
 
 /// As many words; what they hold is of no use.
-fn room(words: &mut Vec<u32>, count: usize) -> &mut [u32] {
+fn scratch_words(words: &mut Vec<u32>, count: usize) -> &mut [u32] {
     if words.len() < count {
         words.resize(count, 0);
     }

@@ -139,7 +139,7 @@ impl SimdWork for Quantise<'_> {
         let rows = latents.chunks_exact(columns).zip(codes.chunks_exact_mut(columns));
         for (row, (latents, codes)) in (first..).zip(rows) {
             for (code, latent) in codes.iter_mut().zip(latents) {
-                // Half to even: a half is 0, and so is what is no number.
+                // Half to even: a half becomes 0, and so does NaN.
                 let level = latent * inverse;
                 *code = i8::from(level > 0.5) - i8::from(level < -0.5);
             }
