@@ -6,7 +6,7 @@
 //! use bitnet_train::distributed::Comm;
 //! use bitnet_train::monitor::Silent;
 //! use bitnet_train::platform::Signals;
-//! //! use bitnet_train::recipe::{self, Plan};
+//! use bitnet_train::recipe::{self, Plan};
 //! use bitnet_train::run::{self, Resume, RunOptions};
 //!
 //! let overrides = ["train.steps=100".to_owned()];
