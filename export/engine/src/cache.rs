@@ -1,11 +1,20 @@
-//! Keys and values of the tokens seen so far, growing as needed, laid out as attention reads them
-//! (`bitnet_kernels::attention`).
+//! The KV cache: keys and values of the tokens seen so far, laid out as attention reads them.
+//!
+//! Keys of a head lie transposed in blocks of sixteen tokens, so that one vector holds one element of
+//! sixteen keys; values lie token after token, padded to whole vectors:
+//!
+//! ```text
+//! keys    block 0: [ k₀[0] … k₁₅[0] | k₀[1] … k₁₅[1] | … | k₀[D-1] … k₁₅[D-1] ]  block 1: …
+//! values  [ v₀[0] … v₀[D-1] pad ] [ v₁[0] … v₁[D-1] pad ] …
+//! ```
+//!
+//! A new token writes one lane of the last key block and appends one row of values.
 
 use bitnet_format::ModelSpec;
 use bitnet_kernels::attention::{Element, HeadView, LANES};
 use half::f16;
 
-/// What keys and values are buffer in.
+/// The number format of cached keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CachePrecision {
     /// As they are computed.
@@ -24,7 +33,7 @@ pub struct KvCache {
     layers: Vec<LayerCache>,
 }
 
-/// Keys (already turned by RoPE) and values of one layer.
+/// Keys (rotated already) and values of one layer.
 #[derive(Clone, Debug)]
 pub(crate) enum LayerCache {
     F32(KvBuffer<f32>),
@@ -53,7 +62,7 @@ impl<E: Element> KvBuffer<E> {
         Self { len: 0, width, heads: vec![head; heads] }
     }
 
-    /// Tokens buffer.
+    /// Number of cached tokens.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -163,12 +172,12 @@ impl KvCache {
         Self { len: 0, layers: vec![layer; spec.num_hidden_layers] }
     }
 
-    /// Tokens buffer.
+    /// Number of cached tokens.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token is buffer.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -179,8 +188,8 @@ impl KvCache {
         self.layers.iter_mut().for_each(|layer| layer.truncate(self.len));
     }
 
-    /// Makes room for `len` tokens in all, so that none of them costs an allocation; memory is
-    /// touched only when a token comes.
+    /// Reserves memory for `len` tokens in all, so that adding one allocates nothing. Pages are touched
+    /// only when a token comes.
     pub fn reserve(&mut self, len: usize) {
         self.layers.iter_mut().for_each(|layer| layer.reserve(len));
     }

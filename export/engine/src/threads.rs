@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_team_that_slept_wakes_up() {
+    fn a_pool_that_slept_wakes_up() {
         let threads = ThreadPool::new(2).unwrap();
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_any_thread_reaches_the_caller_and_the_team_goes_on() {
+    fn a_panic_of_any_thread_reaches_the_caller_and_the_pool_goes_on() {
         let threads = ThreadPool::new(2).unwrap();
         for culprit in 0..2 {
             let panics = catch_unwind(AssertUnwindSafe(|| {

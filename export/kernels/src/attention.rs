@@ -5,6 +5,12 @@
 //! over the tokens in order, each step one fused multiply-add. Vectors only do sixteen of these
 //! sums side by side, so every kernel gives the same bits, and a row's result does not depend on
 //! the rows beside it.
+//!
+//! ```text
+//! scores    s[0..16] += q[d] · keys[block][d][0..16]       for d = 0 … D-1, a block of 16 tokens at a time
+//! weights   exp(s - max s) / Σ                              over the visible tokens
+//! output    o[0..16] += w[t] · values[t][0..16]             for t = 0, 1, …: oldest first
+//! ```
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 

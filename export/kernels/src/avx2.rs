@@ -2,7 +2,13 @@
 //!
 //! A field `f` stays where it lies in its byte as long as that costs nothing: fields 1 and 3 are
 //! summed four times too large and shifted down when a block of chunks is done. `vpmaddubsw` adds
-//! pairs in i16; a block of eight chunks keeps those sums exact (see [`BLOCK`]).
+//! pairs in i16; a block of eight chunks keeps those sums exact (see [`BLOCK`]):
+//!
+//! ```text
+//! bytes of 8 rows   [ b0 b1 b2 b3 | … ]   32 bytes
+//! vpmaddubsw        [ u0·q0 + u1·q1 , u2·q2 + u3·q3 | … ]   16 x i16, summed over 8 chunks
+//! vpmaddwd by 1     [ sum of the two ]                       8 x i32, one a row
+//! ```
 
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 

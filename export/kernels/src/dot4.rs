@@ -1,6 +1,19 @@
 //! Products on CPUs that add four byte products into each 32-bit lane in one instruction: one body
 //! for all of them, compiled into the functions of each instruction set.
 //!
+//! A byte of a panel holds four ternary codes `u` (see `layout`); masking one field gives the codes of
+//! four neighbouring columns of each row, ready for the dot product with four activation codes `q`:
+//!
+//! ```text
+//! lane of row r      [ b0 b1 b2 b3 ]          4 bytes, fields f = 0..3 of 2 bits
+//! & 0x03             [ u0 u1 u2 u3 ]  · [ q0  q1  q2  q3  ]   field 0: columns 0..3
+//! & 0x0c  (= 4·u)    [ u4 u5 u6 u7 ]  · [ q4  q5  q6  q7  ]   field 1, summed four times too large
+//! >> 4, & 0x03       …                · [ q8  q9  q10 q11 ]   field 2
+//! ```
+//!
+//! `u` is unsigned and `q` signed, the operands of `vpdpbusd`; Arm's `sdot` takes both as signed, which
+//! `u < 128` allows. The `+ 1` in `u = T + 1` is subtracted once, as `Σ q`, when sums become outputs.
+//!
 //! One token: each line of a panel is read once, in order. Fields 1 and 3 are masked, not shifted;
 //! they are four times too large, so they have accumulators of their own, which are shifted back
 //! at the end (their low bits are zero).

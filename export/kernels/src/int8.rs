@@ -6,7 +6,12 @@
 //! every kernel gives the same bits.
 //!
 //! Panels of 16 rows: a line holds four columns of each, `u = code + 128`, so that a row is a
-//! 32-bit lane and a panel one linear stream. The offset is taken off with the tokens' sums.
+//! 32-bit lane and a panel one linear stream. The offset is subtracted with the tokens' sums:
+//!
+//! ```text
+//! line of columns 4c … 4c+3    [ row 0: u u u u | row 1: u u u u | … | row 15: u u u u ]   64 bytes
+//! Σ code·q = Σ u·q - 128 · Σ q
+//! ```
 
 use std::ops::Range;
 

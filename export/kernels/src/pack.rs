@@ -1,4 +1,14 @@
-//! How the operands of a float product become strips and panels of 32-bit words, see `float`.
+//! Packs the operands of a float product into strips and panels of 32-bit words (`gemm` has a picture).
+//!
+//! A word is one f32, or two neighbouring values of the reduction rounded to bf16:
+//!
+//! ```text
+//! f32    word = a[k]                       one multiply-add a word
+//! bf16   word = a[2k+1] << 16 | a[2k]      the instruction adds the upper product first
+//! ```
+//!
+//! Without the bf16 instruction each value has a word of its own and pairs are swapped, which gives the
+//! instruction's order of sums, and so its bits, with ordinary multiply-adds.
 #![expect(unsafe_code, reason = "packing is compiled for each instruction set")]
 #![expect(
     clippy::inline_always,
