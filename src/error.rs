@@ -111,7 +111,7 @@ pub enum TrainError {
         /// Whether its disk is full.
         full_disk: bool,
     },
-    /// Comm that must hold the same parameters do not.
+    /// Ranks that must hold the same parameters do not.
     #[error(
         "step {step}: the ranks no longer hold the same parameters; nothing was saved. Continue \
          from the last checkpoint, and check the memory of the machines if it happens again"

@@ -124,7 +124,7 @@ fn log_step(
     log.step(&record)?;
     let why = if skip == Skip::Spike { "a spike" } else { "not finite" };
     let (step, rows) = (step.step, record.rows.join(" "));
-    log.monitor.message(&format!("step {step} left out ({why}); its documents: {rows}"));
+    log.monitor.message(&format!("step {step} skipped ({why}); its documents: {rows}"));
     Ok(())
 }
 

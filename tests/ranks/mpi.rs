@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{TERNARY, differences};
+use super::{DENSE, DENSE_TWIN, TERNARY, differences};
 use crate::runs::kill::{last_step, wait_until};
 use crate::runs::lab::{Lab, assert_code, assert_same, metrics, result, stderr};
 use crate::runs::stages;
@@ -109,10 +109,23 @@ fn mpi_ranks_agree_with_one_process_and_repeat_themselves() {
         return;
     }
     let lab = stages::lab();
-    for recipe in ["recipe.toml", "sft.toml", "dpo.toml"] {
+    fs_err::copy(lab.path("recipe.toml"), lab.path("dense.toml")).unwrap();
+    // A ternary model pretrained from random weights repeats its bits, but where the sums of another
+    // number of ranks move one code at a near-tie, its run goes its own way. So the agreement of
+    // pretraining is that of the dense twin, which holds to rounding.
+    for (recipe, allowed) in [
+        ("recipe.toml", None),
+        ("dense.toml", Some(DENSE_TWIN)),
+        ("sft.toml", Some(TERNARY)),
+        ("dpo.toml", Some(TERNARY)),
+    ] {
         let out = |name: &str| lab.path(&format!("{}-{name}", recipe.trim_end_matches(".toml")));
-        let words = ["train.steps=20", "eval.every=10", "guard.spike_sigma=0"];
-        let words = if recipe == "dpo.toml" { &words[..2] } else { &words };
+        let words = ["train.steps=20", "eval.every=10", "guard.spike_sigma=0", DENSE];
+        let words = match recipe {
+            "dense.toml" => &words[..],
+            "dpo.toml" => &words[..2],
+            _ => &words[..3],
+        };
         lab.finish_recipe(recipe, &out("one"), words);
         for ranks in [2, 4] {
             let first = out(&format!("{ranks}"));
@@ -130,7 +143,9 @@ fn mpi_ranks_agree_with_one_process_and_repeat_themselves() {
                 }
             }
             let what = format!("{recipe}, {ranks} MPI ranks");
-            TERNARY.check(differences(&first, &out("one")), &what);
+            if let Some(allowed) = &allowed {
+                allowed.check(differences(&first, &out("one")), &what);
+            }
         }
     }
 }

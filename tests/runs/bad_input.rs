@@ -83,7 +83,7 @@ fn a_run_that_diverges_stops_with_its_own_code() {
     assert_code(&output, 6);
     let message = stderr(&output);
     assert!(
-        message.contains("left out (not finite); its documents: ")
+        message.contains("skipped (not finite); its documents: ")
             && message.contains("learning rate"),
         "{message}"
     );
