@@ -1,6 +1,6 @@
 //! The command line; `commands` interprets it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -51,7 +51,7 @@ pub(crate) struct RunArgs {
     /// Print errors only.
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Print a line for every step instead of a progress bar.
+    /// Say more on stderr: a line for every step instead of a progress bar, what was verified.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }
@@ -89,6 +89,9 @@ pub(crate) struct PlanArgs {
     /// Recipe keys to set, such as train.steps=100.
     #[arg(value_name = "dotted.key=value")]
     pub(crate) overrides: Vec<String>,
+    /// Device, over the recipe's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) device: Option<String>,
     /// Do not run a step to estimate the time.
     #[arg(long)]
     pub(crate) no_probe: bool,
@@ -129,8 +132,26 @@ pub(crate) struct InspectDataArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectModelArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelPath,
+}
+
+/// The model of a command, named with `--model` or without.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ModelPath {
     /// A checkpoint, a Hugging Face folder, a packed folder or a GGUF file.
-    pub(crate) path: PathBuf,
+    #[arg(value_name = "MODEL")]
+    positional: Option<PathBuf>,
+    /// The same.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+}
+
+impl ModelPath {
+    pub(crate) fn path(&self) -> &Path {
+        self.positional.as_ref().or(self.model.as_ref()).expect("clap requires one of them")
+    }
 }
 
 #[derive(Debug, Args)]
@@ -151,10 +172,8 @@ pub(crate) struct TokenizerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
-    /// A checkpoint, a Hugging Face folder or a packed folder with its tokenizer.json, or a GGUF
-    /// file.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelPath,
     /// Text files: .txt, or .jsonl with a "text" field.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
@@ -178,9 +197,8 @@ pub(crate) struct EvalArgs {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct ExportArgs {
-    /// A checkpoint, a Hugging Face folder, a packed folder or a GGUF file.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelPath,
     /// hf-bf16, hf-packed, gguf-i2_s, gguf-tq1_0 or gguf-tq2_0
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: String,
@@ -203,6 +221,9 @@ pub(crate) struct ExportArgs {
     /// Skip verification: comparing the written file with its source and running it.
     #[arg(long)]
     pub(crate) no_verify: bool,
+    /// Print what the verification compared.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
     /// Print the result as one JSON line on stdout.
     #[arg(long)]
     pub(crate) json: bool,

@@ -15,6 +15,8 @@ use crate::error::TrainError;
 pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
 /// Samples written while training, one JSON object a line.
 pub(crate) const SAMPLES_FILE: &str = "samples.jsonl";
+/// The command lines that started and continued the run, one a line.
+pub(crate) const COMMAND_FILE: &str = "command.txt";
 /// The recipe with every default.
 pub(crate) use crate::checkpoint::RECIPE_FILE as RESOLVED_FILE;
 /// The model of the last step as a Hugging Face folder.
@@ -82,13 +84,16 @@ impl RunDir {
 
     /// Appends one line in one write, so that a kill tears at most the last one ([`RunDir::mend`]).
     pub(crate) fn append<S: Serialize>(&self, file: &str, record: &S) -> Result<(), TrainError> {
+        self.append_line(file, &serde_json::to_string(record).expect("our own records serialise"))
+    }
+
+    /// Appends a line of text, in one write.
+    pub(crate) fn append_line(&self, file: &str, line: &str) -> Result<(), TrainError> {
         if self.lock.is_none() {
             return Ok(());
         }
-        let mut line = serde_json::to_vec(record).expect("our own records serialise");
-        line.push(b'\n');
         let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.join(file))?;
-        Ok(log.write_all(&line)?)
+        Ok(log.write_all(format!("{line}\n").as_bytes())?)
     }
 
     /// Cuts a torn last line off a log.

@@ -1,7 +1,7 @@
 //! `bitnet-train bench`: tokens per second of whole optimizer steps, median and spread.
 
 use anyhow::Result;
-use bitnet_format::ModelSpec;
+use bitnet_format::{ModelSpec, figures};
 use bitnet_kernels::Kernel;
 use bitnet_train::device;
 use bitnet_train::distributed::{Comm, Hosts};
@@ -123,6 +123,5 @@ fn precision(flag: &str, word: &str) -> Result<Precision, Usage> {
 }
 
 fn in_words(result: &serde_json::Value) -> String {
-    let all = result.as_object().into_iter().flatten();
-    all.map(|(key, value)| format!("{key:<24} {value}")).collect::<Vec<_>>().join("\n")
+    figures::table(result, 24)
 }

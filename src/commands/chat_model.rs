@@ -2,7 +2,7 @@
 //! chat, and is scored by exact match on held-out stories.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use anyhow::Result;
@@ -29,6 +29,26 @@ impl ExactMatches {
 
     pub(crate) fn share(self) -> f64 {
         self.right as f64 / self.asked.max(1) as f64
+    }
+}
+
+/// A user's message about a story of the synthetic dataset, with its only right answer.
+pub(crate) struct StoryQuestion {
+    pub(crate) message: String,
+    pub(crate) answer: String,
+}
+
+impl StoryQuestion {
+    /// The first question about a held-out story.
+    pub(crate) fn held_out(seed: u64, index: u64) -> Self {
+        let dialogue = dialogue(seed, Split::HeldOut, index);
+        Self { message: dialogue.user_message(0), answer: dialogue.turns[0].answer.clone() }
+    }
+
+    /// How it asks: `Where`, `Who`, `What`.
+    fn kind(&self) -> &str {
+        let question = self.message.trim_end_matches('?').rsplit(". ").next();
+        question.and_then(|question| question.split(' ').next()).unwrap_or_default()
     }
 }
 
@@ -62,6 +82,33 @@ impl ChatModel {
     pub(crate) fn answer(&self, messages: &[Message], max_tokens: usize) -> Result<Option<String>> {
         let ids = self.chat.prompt(&self.tokenizer, messages).map_err(TrainError::from)?;
         self.generate(&ids, max_tokens)
+    }
+
+    /// The answer to one message; empty when it might not fit into the context.
+    pub(crate) fn reply(&self, message: &str, max_tokens: usize) -> Result<String> {
+        let answer = self.answer(&[turn(Role::User, message)], max_tokens)?.unwrap_or_default();
+        Ok(answer.trim().to_owned())
+    }
+
+    /// Questions about held-out stories that the model answers right, of as many kinds as there are.
+    pub(crate) fn answered(
+        &self,
+        seed: u64,
+        stories: Range<u64>,
+        count: usize,
+    ) -> Result<Vec<StoryQuestion>> {
+        let mut found: Vec<StoryQuestion> = Vec::new();
+        for index in stories {
+            let asked = StoryQuestion::held_out(seed, index);
+            if found.len() == count || found.iter().any(|other| other.kind() == asked.kind()) {
+                continue;
+            }
+            let limit = self.token_count(&asked.answer)? + SPARE_TOKENS;
+            if self.reply(&asked.message, limit)? == asked.answer {
+                found.push(asked);
+            }
+        }
+        Ok(found)
     }
 
     fn generate(&self, ids: &[u32], max_tokens: usize) -> Result<Option<String>> {

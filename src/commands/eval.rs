@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use bitnet_format::StoredModel;
+use bitnet_format::figures::{grouped, significant};
 use bitnet_text::ChatTemplate;
 use bitnet_train::data::{
     CacheRequest, DocumentSource, Encoding, TokenCache, validation_sequences,
@@ -18,12 +19,12 @@ use crate::cli::EvalArgs;
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     set_threads(args.threads)?;
     let signals = Signals::listen().map_err(TrainError::from)?;
-    let folder = StoredModel::open(&args.model).map_err(TrainError::from)?;
-    let tokenizer = super::tokenizer_of(&args.model)?;
+    let folder = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
+    let tokenizer = super::tokenizer_of(args.model.path())?;
     let device = device::open(&args.device).map_err(TrainError::from)?.inner();
     let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
     let encoding = if args.conversations {
-        Encoding::Conversations(ChatTemplate::of_model(&args.model).map_err(TrainError::from)?)
+        Encoding::Conversations(ChatTemplate::of_model(args.model.path()).map_err(TrainError::from)?)
     } else {
         Encoding::Text
     };
@@ -62,8 +63,10 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         print_line(&result.to_string());
     } else {
         print_line(&format!(
-            "{} tokens: {:.4} nats a token, perplexity {:.2}, {bits_per_byte:.4} bits a byte",
-            sum.tokens, evaluation.nll_per_token, evaluation.perplexity
+            "{} tokens: {:.4} nats a token, perplexity {}, {bits_per_byte:.4} bits a byte",
+            grouped(sum.tokens),
+            evaluation.nll_per_token,
+            significant(evaluation.perplexity)
         ));
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use bitnet_format::blocks::i2_s::I2sLayout;
 use bitnet_format::convert::gguf::EMBEDDING_TYPES;
+use bitnet_format::figures::size;
 use bitnet_format::staged::OnExisting;
 use bitnet_format::{StoredModel, WeightForm};
 use bitnet_train::exporter::{self, ExportRequest};
@@ -23,11 +24,11 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let signals = Signals::listen().map_err(TrainError::from)?;
     let verbosity = if args.json { Verbosity::Quiet } else { Verbosity::Normal };
     let monitor = &mut Terminal::new(verbosity);
-    let model = StoredModel::open_as(&args.model, layout(args)).map_err(TrainError::from)?;
+    let model = StoredModel::open_as(args.model.path(), layout(args)).map_err(TrainError::from)?;
     let start = Instant::now();
     let what = format!("writing {}", args.format);
     let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
-    let report = exporter::export(&model, &args.model, &request, &signals, &mut watch)?;
+    let report = exporter::export(&model, args.model.path(), &request, &signals, &mut watch)?;
     let seconds = start.elapsed().as_secs_f64();
     let verification =
         if args.no_verify { None } else { Some(exporter::verify(&model, &args.out)?) };
@@ -45,10 +46,13 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         print_line(&result.to_string());
         return Ok(());
     }
-    let megabytes = bytes as f64 / 1e6;
-    print_line(&format!("{}: {megabytes:.1} MB in {seconds:.1} s, {report}", args.out.display()));
+    print_line(&format!("{}: {} in {seconds:.1} s, {report}", args.out.display(), size(bytes)));
+    report.remarks.iter().for_each(|remark| print_line(&format!("note: {remark}")));
     if let Some(verification) = verification {
         print_line(&verification.to_string());
+        if args.verbose {
+            print_line(&verification.details());
+        }
     }
     Ok(())
 }

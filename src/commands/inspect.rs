@@ -1,13 +1,14 @@
 //! `bitnet-train inspect`: a recipe's packed sequences as the model sees them, or a model's contents.
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use anyhow::Result;
 use bitnet_format::StoredModel;
 use bitnet_format::report::report;
 use bitnet_text::Tokenizer;
-use bitnet_train::data::PackedSequence;
-use bitnet_train::monitor::{Terminal, Verbosity};
+use bitnet_train::data::{PackedSequence, SourceLocation};
+use bitnet_train::monitor::{Terminal, Verbosity, shown};
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe};
 use bitnet_train::run::{self, Preview};
@@ -21,6 +22,9 @@ struct Marks {
     begin: &'static str,
     end: &'static str,
 }
+
+/// Documents of a row that are named.
+const SHOWN_PLACES: usize = 2;
 
 const COLOUR: Marks = Marks { begin: "\u{1b}[1;32m", end: "\u{1b}[0m" };
 const BRACKETS: Marks = Marks { begin: "[[", end: "]]" };
@@ -46,11 +50,10 @@ fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
     let marks = if colour { COLOUR } else { BRACKETS };
     for (name, row) in &rows {
         let trained = row.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
-        let places: Vec<_> = row.documents.iter().map(ToString::to_string).collect();
         print_line(&format!(
             "{name}: {} tokens, {trained} of the targets trained, from {}",
             row.tokens.len(),
-            places.join(" ")
+            places(&row.documents)
         ));
         for segment in segments(row) {
             print_line(&format!("  {}", rendered(&tokenizer, row, segment, &marks)));
@@ -62,6 +65,17 @@ fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
     let marks = if colour { "are green" } else { "are between [[ and ]]" };
     print_line(&format!("tokens are separated by |; trained tokens {marks}"));
     Ok(())
+}
+
+/// The documents of a row: the first ones, and how many more.
+fn places(documents: &[SourceLocation]) -> String {
+    let name = |place: &SourceLocation| {
+        format!("{}:{}", shown(Path::new(&*place.source)).display(), place.line)
+    };
+    let named: Vec<_> = documents.iter().take(SHOWN_PLACES).map(name).collect();
+    let more = documents.len() - named.len();
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    named.join(", ") + &rest
 }
 
 /// The parts of a row that do not see each other; padding is left out.
@@ -117,7 +131,7 @@ fn spelled(tokenizer: &Tokenizer, id: i32) -> String {
 }
 
 pub(crate) fn model(args: &InspectModelArgs) -> Result<()> {
-    let model = StoredModel::open(&args.path).map_err(TrainError::from)?;
+    let model = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
     report(&model, print_line).map_err(TrainError::from)?;
     Ok(())
 }

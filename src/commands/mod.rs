@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat_model;
+mod closing;
 mod eval;
 mod export;
 mod init;
@@ -54,6 +55,12 @@ fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
         TrainError::Format(FormatError::Container { path: model.to_owned(), what })
     };
     Ok(tokenizer.ok_or_else(missing)?)
+}
+
+/// The recipe keys of a command line, `--device` among them.
+fn overrides_with_device(overrides: &[String], device: Option<&str>) -> Vec<String> {
+    let device = device.map(|name| format!("device={}", toml::Value::String(name.to_owned())));
+    overrides.iter().cloned().chain(device).collect()
 }
 
 /// Prints a line of results.

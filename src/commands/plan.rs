@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bitnet_format::ModelSpec;
+use bitnet_format::figures::{grouped, significant, size};
 use bitnet_train::device;
 use bitnet_train::estimate::{
     self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
@@ -17,7 +18,7 @@ use bitnet_train::run::{self, KnownRun};
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
-use super::{print_line, set_threads};
+use super::{overrides_with_device, print_line, set_threads};
 use crate::cli::PlanArgs;
 
 /// Rows of the table, in addition to the first and last step of each phase.
@@ -29,10 +30,11 @@ const PROBE_SHARE: f64 = 0.8;
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     set_threads(args.threads)?;
-    match recipe::load(&args.recipe, &args.overrides).map_err(TrainError::from)? {
+    let overrides = overrides_with_device(&args.overrides, args.device.as_deref());
+    match recipe::load(&args.recipe, &overrides).map_err(TrainError::from)? {
         Plan::Single(recipe) => show(&recipe, args, None),
         Plan::Pipeline(files) => {
-            let stages = run::pipeline(&files, &args.overrides, "runs".as_ref());
+            let stages = run::pipeline(&files, &overrides, "runs".as_ref());
             let mut known = None;
             for stage in stages.map_err(TrainError::from)? {
                 print_line(&format!("\n== {} ({})", stage.recipe.name, stage.recipe.stage.name()));
@@ -140,11 +142,12 @@ fn print_exchange(
     ));
     let ranks = args.ranks;
     print_line(&format!(
-        "  each rank sends and receives ({ranks} - 1) / {ranks} x {parameters} parameters x \
-         ({there} + 4) bytes = {:.1} MB, over {link}; it packs, adds and unpacks them at {:.2} GB/s \
+        "  each rank sends and receives ({ranks} - 1) / {ranks} x {} parameters x \
+         ({there} + 4) bytes = {}, over {link}; it packs, adds and unpacks them at {} a second \
          (measured here)",
-        layout.bytes_a_step(parameters) as f64 / 1e6,
-        reduction / 1e9
+        grouped(parameters),
+        size(layout.bytes_a_step(parameters)),
+        size(reduction as u64)
     ));
     print_line("  assumes no overlap of the parts and no latency");
 }
@@ -175,23 +178,25 @@ fn load(recipe: &Recipe, args: &PlanArgs) -> RankWorkload {
 
 fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     let batch = recipe.train.batch as u64;
-    let size = if recipe.stage == StageKind::Dpo {
-        format!("{batch} pairs: {} pairs", steps * batch)
+    let work = if recipe.stage == StageKind::Dpo {
+        format!("{batch} pairs: {} pairs", grouped(steps.saturating_mul(batch)))
     } else {
         let tokens = batch * recipe.data.seq_len as u64;
-        format!("{tokens} tokens: {} tokens", steps * tokens)
+        format!("{} tokens: {} tokens", grouped(tokens), grouped(steps.saturating_mul(tokens)))
     };
-    print_line(&format!("{steps} steps of {size}, {} of warm-up", schedule.warmup()));
+    let (all, warmup) = (grouped(steps), grouped(schedule.warmup()));
+    print_line(&format!("{all} steps of {work}, {warmup} of warm-up"));
     print_line("    step  phase        learning rate  weight decay  data");
     for step in shown_steps(schedule, recipe, steps) {
         let (phase, rates) = (schedule.phase_of(step), schedule.at(step));
         let phase = &recipe.phases[phase];
         let mix: Vec<String> = phase.data.iter().map(|(set, w)| format!("{set} {w}")).collect();
         print_line(&format!(
-            "{step:>8}  {:<12} {:>13.3e}  {:>12.3}  {}",
+            "{:>8}  {:<12} {:>13}  {:>12}  {}",
+            grouped(step),
             phase.name,
-            rates.learning_rate,
-            rates.weight_decay,
+            significant(rates.learning_rate),
+            significant(rates.weight_decay),
             mix.join(", ")
         ));
     }
@@ -205,17 +210,17 @@ fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
 
 fn print_memory(spec: &ModelSpec, memory: &MemoryEstimate, ranks: u32) {
     print_line(&format!(
-        "\n{:.2} M parameters; memory{} at its peak:",
-        spec.parameters() as f64 / 1e6,
+        "\n{} parameters; memory{} at its peak:",
+        grouped(spec.parameters() as u64),
         if ranks > 1 { " of a rank" } else { "" }
     ));
     for (part, bytes) in memory.parts() {
         if bytes == 0 {
             continue;
         }
-        print_line(&format!("  {part:<12} {:>10.1} MB", bytes as f64 / 1e6));
+        print_line(&format!("  {part:<12} {:>9}", size(bytes)));
     }
-    print_line(&format!("  {:<12} {:>10.1} MB", "total", memory.total() as f64 / 1e6));
+    print_line(&format!("  {:<12} {:>9}", "total", size(memory.total())));
 }
 
 /// Evenly spaced steps, and the first and last of every phase.

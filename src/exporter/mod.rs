@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bitnet_format::convert::gguf::{self, GgufForm};
 use bitnet_format::convert::{ConversionProgress, Converted, hf};
+use bitnet_format::figures::grouped;
 use bitnet_format::folder::CONFIG_FILE;
 use bitnet_format::report::compatibility_warnings;
 use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
@@ -65,16 +66,14 @@ pub struct ExportReport {
 
 impl fmt::Display for ExportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ternary and {} other", self.ternary_parameters, self.other_parameters)?;
-        write!(f, " parameters")?;
+        let [ternary, other] =
+            [self.ternary_parameters, self.other_parameters].map(|count| grouped(count as u64));
+        write!(f, "{ternary} ternary and {other} other parameters")?;
         if self.adjusted > 0 {
             write!(f, "; {} rounded away from the threshold to keep their codes", self.adjusted)?;
         }
         for (name, count) in &self.lost {
             write!(f, "; {count} codes of {name} could not be kept")?;
-        }
-        for remark in &self.remarks {
-            write!(f, "\nnote: {remark}")?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use bitnet_engine::{Model, ThreadPool, Workspace};
+use bitnet_format::figures::{grouped, significant};
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorSource, tensor_table};
 use rand::Rng;
@@ -44,26 +45,33 @@ pub struct Verification {
     pub greedy_disagreements: usize,
 }
 
+/// One line that fits a terminal; [`Verification::details`] has the rest.
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.codes > 0 {
-            write!(
-                f,
-                "verified: {} of {} codes as in the source, scales within {:.1e}; ",
-                self.codes - self.code_differences,
-                self.codes,
-                self.largest_scale_difference
-            )?;
+        write!(f, "verified: ")?;
+        match (self.codes, self.code_differences) {
+            (0, _) => {}
+            (_, 0) => write!(f, "all codes as trained, ")?,
+            (_, differ) => write!(f, "{} codes differ, ", grouped(differ as u64))?,
         }
-        write!(
-            f,
-            "engine and training forward differ by at most {:.1e} in a logit, by 1e-3 or less at \
-             {} of {} positions, in sequences of up to {} tokens; most likely token equal at {}",
-            self.largest_logit_difference,
+        let (equal, of) = (self.positions - self.greedy_disagreements, self.positions);
+        let largest = significant(self.largest_logit_difference.into());
+        write!(f, "logits within {largest}, same token {equal} of {of} times")
+    }
+}
+
+impl Verification {
+    /// What was compared, in full.
+    pub fn details(&self) -> String {
+        format!(
+            "  {} of {} codes as in the source, scales within {:.1e}; logits of engine and training \
+             forward within 1e-3 at {} of {} positions, in sequences of up to {} tokens",
+            grouped((self.codes - self.code_differences) as u64),
+            grouped(self.codes as u64),
+            self.largest_scale_difference,
             self.close,
             self.positions,
             self.longest_sequence,
-            self.positions - self.greedy_disagreements
         )
     }
 }
@@ -181,4 +189,25 @@ fn sequences(spec: &ModelSpec, indices: Range<usize>, tokens: usize) -> Vec<Vec<
 fn quantised(matrix: Matrix) -> (Vec<i8>, f32) {
     let (codes, scale) = matrix.quantised();
     (codes, scale.multiplier())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verification_is_said_in_one_short_line() {
+        let whole = Verification {
+            codes: 2_084_044_800,
+            largest_logit_difference: 0.012_345,
+            positions: 2192,
+            greedy_disagreements: 1,
+            ..Verification::default()
+        };
+        let line = "verified: all codes as trained, logits within 0.0123, same token 2191 of 2192 times";
+        assert_eq!(whole.to_string(), line);
+        assert!(line.len() <= 80);
+        let spoiled = Verification { code_differences: 1500, ..whole };
+        assert!(spoiled.to_string().starts_with("verified: 1,500 codes differ, logits"));
+    }
 }

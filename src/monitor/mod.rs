@@ -3,10 +3,13 @@
 
 mod events;
 mod plot;
+mod progress_line;
+mod shown;
 mod terminal;
 
 pub use events::EventFile;
 pub use plot::{Glyphs, plot};
+pub use shown::shown;
 pub use terminal::{Terminal, Verbosity};
 
 use std::collections::BTreeMap;
@@ -104,6 +107,8 @@ pub trait Monitor {
     fn started(&mut self, _info: &RunInfo) {}
     /// An event to report as one line.
     fn message(&mut self, _text: &str) {}
+    /// An event that only a verbose observer reports.
+    fn detail(&mut self, _text: &str) {}
     /// Progress of long preparation: `done` of `total` units of `what`.
     fn progress(&mut self, _what: &str, _done: u64, _total: u64) {}
     /// A step was completed.

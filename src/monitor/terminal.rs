@@ -1,19 +1,24 @@
 //! Shows a run on stderr: a progress bar on a terminal, a line every ten seconds elsewhere.
 
-use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bitnet_format::figures::{grouped, significant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::TernaryShares;
+use super::progress_line::{Pace, short_line, whole_line};
+use super::shown::shown;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
 
 /// Interval of lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// Steps over which the shown speed is averaged.
-const SPEED_WINDOW: usize = 20;
+/// Columns of the bar itself.
+const BAR_COLUMNS: usize = 10;
+/// Columns of the bar with its text: what an ordinary terminal shows without a line break, so that a
+/// wider one can be made narrower without leaving half a line behind.
+const COLUMNS: usize = 79;
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +36,8 @@ pub enum Verbosity {
 pub struct Terminal {
     verbosity: Verbosity,
     bar: Option<ProgressBar>,
-    steps: u64,
+    pace: Pace,
     last_line: Option<Instant>,
-    /// Of the last steps: when each ended, and its speed.
-    last_steps: VecDeque<(Instant, f64)>,
     /// The last report on the ternary codes.
     codes: String,
 }
@@ -43,14 +46,14 @@ impl Terminal {
     /// Draws a bar if stderr is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
         let bar = (verbosity == Verbosity::Normal && std::io::stderr().is_terminal()).then(new_bar);
-        Self {
-            verbosity,
-            bar,
-            steps: 0,
-            last_line: None,
-            last_steps: VecDeque::new(),
-            codes: String::new(),
-        }
+        Self { verbosity, bar, pace: Pace::default(), last_line: None, codes: String::new() }
+    }
+
+    /// Says how much work stages behind this one hold, in steps of this one.
+    #[must_use]
+    pub fn followed_by(mut self, steps: Option<f64>) -> Self {
+        self.pace.later_steps = steps;
+        self
     }
 
     fn line(&self, text: &str) {
@@ -73,40 +76,30 @@ impl Terminal {
     fn every_step(&self) -> bool {
         self.verbosity == Verbosity::Verbose
     }
-
-    /// Includes evaluations, samples and saves in between.
-    fn seconds_a_step(&self) -> f64 {
-        match (self.last_steps.front(), self.last_steps.back()) {
-            (Some((first, _)), Some((last, _))) if self.last_steps.len() > 1 => {
-                (*last - *first).as_secs_f64() / (self.last_steps.len() - 1) as f64
-            }
-            _ => 0.0,
-        }
-    }
-
-    fn speed(&self) -> f64 {
-        let speeds = self.last_steps.iter().map(|(_, speed)| speed);
-        speeds.sum::<f64>() / self.last_steps.len().max(1) as f64
-    }
 }
 
 fn new_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:28} {pos}/{len} {msg}");
-    bar.set_style(style.expect("the template is a constant"));
+    let template = format!("{{bar:{BAR_COLUMNS}}} {{pos}}/{{len}} {{wide_msg}}");
+    bar.set_style(ProgressStyle::with_template(&template).expect("the template is a constant"));
     bar
+}
+
+/// Columns beside the bar and its numbers.
+fn message_columns(steps: u64) -> usize {
+    COLUMNS - BAR_COLUMNS - 2 * steps.to_string().len() - 3
 }
 
 impl Monitor for Terminal {
     fn started(&mut self, info: &RunInfo) {
-        self.steps = info.steps;
+        self.pace.steps = info.steps;
         let resumed = if info.first_step > 1 { " (resumed)" } else { "" };
         self.line(&format!(
-            "{}: {:.2} M parameters, steps {} to {}{resumed}, {} a step{}",
+            "{}: {} parameters, steps {} to {}{resumed}, {} a step{}",
             info.name,
-            info.parameters as f64 / 1e6,
-            info.first_step,
-            info.steps,
+            grouped(info.parameters as u64),
+            grouped(info.first_step),
+            grouped(info.steps),
             info.batch,
             if info.ranks > 1 { format!(", on {} ranks", info.ranks) } else { String::new() }
         ));
@@ -120,6 +113,12 @@ impl Monitor for Terminal {
         self.line(text);
     }
 
+    fn detail(&mut self, text: &str) {
+        if self.every_step() {
+            self.line(text);
+        }
+    }
+
     fn progress(&mut self, what: &str, done: u64, total: u64) {
         if done >= total || self.line_is_due() {
             self.line(&format!("{what}: {:.0} %", 100.0 * done as f64 / total.max(1) as f64));
@@ -127,31 +126,17 @@ impl Monitor for Terminal {
     }
 
     fn step(&mut self, record: &StepRecord) {
-        self.last_steps.push_back((Instant::now(), record.tokens_per_second));
-        if self.last_steps.len() > SPEED_WINDOW {
-            self.last_steps.pop_front();
-        }
-        let eta = duration((self.steps - record.step) as f64 * self.seconds_a_step());
-        let skipped = if record.skipped { " SKIPPED" } else { "" };
-        let text = format!(
-            "{} loss {:.4} lr {:.2e} norm {:.2}{}{} {:.0} tokens/s ETA {eta}{skipped}",
-            record.phase,
-            record.loss,
-            record.lr,
-            record.grad_norm,
-            preference(record),
-            self.codes,
-            self.speed()
-        );
+        self.pace.stepped(record.tokens_per_second);
         if let Some(bar) = &self.bar {
+            let columns = message_columns(self.pace.steps);
+            bar.set_message(short_line(record, &self.pace, &self.codes, columns));
             bar.set_position(record.step);
-            bar.set_message(text);
         } else if record.skipped
-            || record.step == self.steps
+            || record.step == self.pace.steps
             || self.every_step()
             || self.line_is_due()
         {
-            self.line(&format!("step {}/{} {text}", record.step, self.steps));
+            self.line(&whole_line(record, &self.pace, &self.codes));
         }
     }
 
@@ -160,7 +145,7 @@ impl Monitor for Terminal {
             all.flipped.map_or(String::new(), |share| format!(" flips {:.2} %", 100.0 * share));
         let dead =
             if all.dead_rows > 0 { format!(" dead rows {}", all.dead_rows) } else { String::new() };
-        self.codes = format!(" zeros {:.0} %{flipped}{dead}", 100.0 * all.zero);
+        self.codes = format!("zeros {:.0} %{flipped}{dead}", 100.0 * all.zero);
     }
 
     fn evaluated(&mut self, step: u64, set: &str, evaluation: Evaluation) {
@@ -172,8 +157,9 @@ impl Monitor for Terminal {
             ));
         }
         self.line(&format!(
-            "step {step}: {set} {:.4} nats a token, perplexity {:.2}",
-            evaluation.nll_per_token, evaluation.perplexity
+            "step {step}: {set} {:.4} nats a token, perplexity {}",
+            evaluation.nll_per_token,
+            significant(evaluation.perplexity)
         ));
     }
 
@@ -182,43 +168,12 @@ impl Monitor for Terminal {
     }
 
     fn saved(&mut self, path: &Path) {
-        self.line(&format!("saved {}", path.display()));
+        self.line(&format!("saved {}", shown(path).display()));
     }
 
     fn finished(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-    }
-}
-
-/// Metrics that a preference step adds to its line.
-fn preference(record: &StepRecord) -> String {
-    let of = |name: &str| record.metrics.get(name).copied().unwrap_or_default();
-    if !record.metrics.contains_key("margin") {
-        return String::new();
-    }
-    format!(" margin {:.3} accuracy {:.2} kl {:.3}", of("margin"), of("accuracy"), of("kl"))
-}
-
-/// `1 h 02 min`, `3 min 20 s` or `12 s`.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.round().max(0.0) as u64;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s:02} s"),
-        (h, m, _) => format!("{h} h {m:02} min"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_readable() {
-        assert_eq!(duration(11.6), "12 s");
-        assert_eq!(duration(200.0), "3 min 20 s");
-        assert_eq!(duration(3725.0), "1 h 02 min");
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
     let source = read_source(&mut table, base);
     let seq_len = table.required("seq_len", "tokens a row", Item::count);
     let long_rows = table.optional("long_rows", |item| item.choice(long_rows_words(stage)));
-    let cache = table.optional("cache", Item::word).map(|path| base.join(path));
+    let cache = table.optional("cache", |item| item.path(base));
     table.finish();
     Data {
         source,
@@ -206,7 +206,7 @@ fn read_patterns(item: &Item<'_>, base: &Path) -> Option<Vec<PathPattern>> {
 
 fn read_pattern(item: &Item<'_>, base: &Path) -> Option<PathPattern> {
     let text = item.word()?;
-    let pattern = PathPattern::new(base, &text);
+    let pattern = PathPattern::new(&item.folder_of(&text, base), &text);
     pattern
         .map_err(|reason| {
             item.problem(format!(

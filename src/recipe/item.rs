@@ -1,6 +1,10 @@
 //! Reading one value: its type, its range, and the message where they do not fit.
 
+use std::env::current_dir;
+use std::path::{Path, PathBuf};
+
 use super::error::{Location, Problem, Problems};
+use super::pattern::PathPattern;
 use super::tree::{Entry, Node, TomlValue};
 
 /// The numbers a key takes.
@@ -82,6 +86,23 @@ impl<'a> Item<'a> {
     pub(super) fn word(&self) -> Option<String> {
         let text = self.text()?;
         if text.is_empty() { self.wrong("empty", "some text") } else { Some(text) }
+    }
+
+    /// The folder that the relative path or pattern `name` counts from: that of the recipe; for a
+    /// word of the command line the working directory, if there is such a file.
+    pub(super) fn folder_of(&self, name: &str, recipe: &Path) -> PathBuf {
+        let here = if self.node.place == Location::CommandLine { current_dir().ok() } else { None };
+        let has = |folder: &PathBuf| {
+            let pattern = PathPattern::new(folder, name);
+            folder.join(name).exists() || pattern.is_ok_and(|it| it.expand(&self.key).is_ok())
+        };
+        here.filter(has).unwrap_or_else(|| recipe.to_owned())
+    }
+
+    /// A path, absolute if `recipe` is.
+    pub(super) fn path(&self, recipe: &Path) -> Option<PathBuf> {
+        let name = self.word()?;
+        Some(self.folder_of(&name, recipe).join(name))
     }
 
     pub(super) fn boolean(&self) -> Option<bool> {

@@ -1,6 +1,6 @@
 //! The model a run starts from: a new one of some shape, or weights that exist.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bitnet_format::{HiddenAct, ModelSpec};
 
@@ -137,7 +137,7 @@ pub(super) struct Paths<'a> {
 fn read_init(item: &Item<'_>, base: &Path) -> Option<String> {
     let text = item.word()?;
     let Some(repository) = text.strip_prefix("hf:") else {
-        return Some(base.join(text).display().to_string());
+        return Some(item.folder_of(&text, base).join(text).display().to_string());
     };
     let name = repository.split_once('@').map_or(repository, |(name, _)| name);
     match name.split('/').collect::<Vec<_>>()[..] {
@@ -186,8 +186,9 @@ impl ModelKeys {
     /// Adds every key of the config that `item` names.
     fn read_config(&mut self, item: &Item<'_>, paths: Paths<'_>) -> Option<()> {
         let name = item.word()?;
-        let shown = paths.shown.join(&name);
-        let text = tree::read_text(&paths.base.join(&name)).map_err(|reason| {
+        let folder = item.folder_of(&name, paths.base);
+        let shown = if folder == paths.base { paths.shown.join(&name) } else { PathBuf::from(&name) };
+        let text = tree::read_text(&folder.join(&name)).map_err(|reason| {
             let what = format!("cannot read {}", shown.display());
             item.problem(format!("{what}; expected a TOML file, got: {reason}"));
         });

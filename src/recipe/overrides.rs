@@ -1,6 +1,8 @@
 //! `dotted.key=value` words of the command line, applied to the tree of a recipe.
 //!
-//! A word acts as if its key were in the file: its relative paths are relative to the recipe too.
+//! A word acts as if its key were in the file. A relative path in it counts from the working
+//! directory, where people type it; if there is nothing of that name, from the recipe's folder, like
+//! the key in the file.
 //! Where keys exclude each other, a word for one removes the others of the file, so that `train.tokens=…` is enough to change a recipe that counts steps.
 
 use super::error::{Location, Problem, Problems};

@@ -89,7 +89,7 @@ fn read_tokenizer(
     let path = table.item("path");
     let train = table.item("train");
     let source = match (path, train) {
-        (Some(item), None) => item.word().map(|path| TokenizerSource::Path(base.join(path))),
+        (Some(item), None) => item.path(base).map(TokenizerSource::Path),
         (None, Some(item)) => read_tokenizer_size(&item, rows),
         (Some(_), Some(item)) => {
             let message = "`train` beside `path`; expected one or the other, got both";
@@ -114,7 +114,7 @@ fn read_chat(item: &Item<'_>, base: &Path) -> Option<ChatFormat> {
         "b158" => ChatFormat::B158,
         "b158-joined" => ChatFormat::B158Joined,
         file => {
-            let path = base.join(file);
+            let path = item.folder_of(file, base).join(file);
             if !path.is_file() {
                 let message = "no such template; expected b158, b158-joined or a Jinja file, got";
                 item.problem(format!("{message} {file:?}"));

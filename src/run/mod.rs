@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 pub use dry_run::{KnownRun, Preview, dry_run, known_run, preview};
-pub use pipeline::{PipelineStage, pipeline};
+pub use pipeline::{PipelineStage, later_steps, pipeline};
 
 use crate::device;
 use crate::distributed::{
@@ -26,7 +26,7 @@ use crate::monitor::{EventFile, Monitor, RunInfo};
 use crate::platform::Signals;
 use crate::recipe::{Recipe, StageKind};
 use crate::run_dir::{
-    EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE, holds_a_run,
+    COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE, holds_a_run,
 };
 use crate::train::context::RunContext;
 use crate::train::open::{Opener, contradiction, open};
@@ -53,7 +53,7 @@ pub struct RunOptions {
     pub resume: Resume,
     /// Keys of the recipe that may differ from the run on disk.
     pub allow_change: Vec<String>,
-    /// The command line, kept in `command.txt`.
+    /// The command line, added to `command.txt`.
     pub command: String,
     /// Signals to obey; `Signals::default()` obeys none.
     pub signals: Signals,
@@ -249,8 +249,7 @@ fn begin(
     require_space(context, dir)?;
     let resolved = context.recipe.resolved_toml();
     write_file(&dir.join(RESOLVED_FILE), resolved.as_bytes(), OnExisting::Replace)?;
-    let command = format!("{}\n", options.command);
-    write_file(&dir.join("command.txt"), command.as_bytes(), OnExisting::Replace)?;
+    dir.append_line(COMMAND_FILE, &options.command)?;
     let step = state.progress.step;
     if dir.join(METRICS_FILE).exists() {
         dir.append(METRICS_FILE, &json!({"event": "resume", "from_step": step}))?;

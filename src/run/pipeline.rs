@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::final_dir;
-use crate::recipe::{self, Plan, Recipe, RecipeError};
+use crate::recipe::{self, Plan, Recipe, RecipeError, StageKind};
+use crate::train::open::known_steps;
 
 /// One stage of a pipeline.
 #[derive(Clone, Debug)]
@@ -30,13 +31,14 @@ pub fn pipeline(
 ) -> Result<Vec<PipelineStage>, RecipeError> {
     let unreadable =
         |path: &Path, reason: String| RecipeError::Unreadable { path: path.to_owned(), reason };
-    let out = std::path::absolute(out).map_err(|error| unreadable(out, error.to_string()))?;
+    let absolute = std::path::absolute(out).map_err(|error| unreadable(out, error.to_string()))?;
     let mut stages: Vec<PipelineStage> = Vec::with_capacity(files.len());
     for (number, file) in (1..).zip(files) {
         let mut words = overrides.to_vec();
         if let Some(before) = stages.last() {
             words.retain(|word| !FIRST_STAGE_ONLY.iter().any(|table| word.starts_with(table)));
-            words.push(format!("model.init={}", quoted(&final_dir(&before.out))));
+            let folder = absolute.join(before.out.file_name().expect("a stage has a name"));
+            words.push(format!("model.init={}", quoted(&final_dir(&folder))));
         }
         let Plan::Single(recipe) = recipe::load(file, &words)? else {
             let reason = "is a pipeline; expected a recipe of one stage in a pipeline".to_owned();
@@ -46,6 +48,21 @@ pub fn pipeline(
         stages.push(PipelineStage { recipe, out });
     }
     Ok(stages)
+}
+
+/// The work of the stages behind stage `at`, in steps of that stage; `None` where a number of steps
+/// is not known before the data is read. A token is taken to cost the same in every stage.
+pub fn later_steps(stages: &[PipelineStage], at: usize) -> Option<f64> {
+    let later = stages[at + 1..].iter().map(|stage| {
+        let steps = known_steps(&stage.recipe)?;
+        Some(steps as f64 * tokens_a_step(&stage.recipe))
+    });
+    Some(later.sum::<Option<f64>>()? / tokens_a_step(&stages[at].recipe))
+}
+
+fn tokens_a_step(recipe: &Recipe) -> f64 {
+    let rows = if recipe.stage == StageKind::Dpo { 2 } else { 1 };
+    (recipe.train.batch * rows * recipe.data.seq_len) as f64
 }
 
 fn quoted(path: &Path) -> String {
@@ -80,6 +97,8 @@ mod tests {
         let before = dir.path().join("1-base/final").to_string_lossy().into_owned();
         assert_eq!(stages[1].recipe.model, ModelSource::Init(before));
         assert!(matches!(stages[0].recipe.model, ModelSource::New { .. }));
+        assert_eq!(later_steps(&stages, 0), Some(5.0));
+        assert_eq!(later_steps(&stages, 1), Some(0.0));
         for stage in stages {
             assert_eq!(stage.recipe.train.length, crate::recipe::Length::Steps(5));
         }

@@ -130,8 +130,11 @@ impl Callbacks<'_> {
             let signals = self.context.signals;
             let report = exporter::export(&model, &target, &request, signals, &mut watch)?;
             monitor.saved(&out);
-            monitor.message(&report.to_string());
-            monitor.message(&exporter::verify(&model, &out)?.to_string());
+            monitor.detail(&report.to_string());
+            report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
+            let verification = exporter::verify(&model, &out)?;
+            monitor.message(&verification.to_string());
+            monitor.detail(&verification.details());
         }
         events.as_mut().map_or(Ok(()), EventFile::flush)?;
         monitor.finished();

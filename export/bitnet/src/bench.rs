@@ -7,7 +7,7 @@ use std::io::{Write, stdout};
 use std::time::Instant;
 
 use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
-use bitnet_format::ModelSpec;
+use bitnet_format::{ModelSpec, figures};
 use bitnet_format::process::peak_memory;
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
@@ -163,6 +163,5 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 fn in_words(result: &Value) -> String {
-    let Some(all) = result.as_object() else { return result.to_string() };
-    all.iter().map(|(key, value)| format!("{key:<32} {value}")).collect::<Vec<_>>().join("\n")
+    figures::table(result, 32)
 }

@@ -3,14 +3,17 @@
 //! The key-value cache is kept between turns: only what follows the longest common prefix of the old
 //! and the new prompt is computed. The chat template turns messages into tokens.
 
-use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
+use std::io::{Write, stderr, stdout};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bitnet_engine::{GenerateRequest, KvCache, Model, ThreadPool, generate};
+use bitnet_format::figures::significant;
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 
+use crate::chat_input::{ChatInput, HELP, Typed};
 use crate::cli::ChatArgs;
 use crate::{generate as sampling, open};
 
@@ -55,48 +58,80 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
 
 /// Reads turns until the input ends.
 fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<()> {
-    let terminal = stdin().is_terminal() && stdout().is_terminal();
+    let mut input = ChatInput::open();
+    let terminal = input.is_terminal();
     if terminal {
-        eprintln!("/reset forgets what was said, /exit leaves, Ctrl-C stops an answer");
+        greet(&session.request);
     }
-    let system = session.messages.clone();
-    let mut line = String::new();
     loop {
-        if terminal {
-            write_now("> ")?;
-        }
-        line.clear();
         interrupt.let_through();
-        if stdin().lock().read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        match line.trim() {
-            "" => {}
-            "/exit" => return Ok(()),
-            "/reset" => session.messages.clone_from(&system),
-            text => {
+        let Some(line) = input.next_line()? else { return Ok(()) };
+        match input.typed(&line) {
+            Typed::Empty => {}
+            Typed::Help => say(HELP),
+            Typed::Reset => session.reset(),
+            Typed::System(text) => session.set_system(text),
+            Typed::Quit => return Ok(()),
+            Typed::Unknown(command) => say(&format!("{command} is no command; /help lists them")),
+            Typed::Message(text) => {
                 interrupt.hold();
-                session.answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
+                let start = Instant::now();
+                let tokens =
+                    session.answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
                 write_now("\n")?;
+                if terminal {
+                    say(&speed(tokens, start.elapsed()));
+                }
             }
         }
     }
 }
 
+fn greet(request: &GenerateRequest) {
+    say("/help lists the commands, /quit leaves, Ctrl-C stops an answer");
+    if request.sampler.temperature == 0.0 {
+        say("the most likely words are taken (greedy); --temperature 0.7 makes answers vary");
+    }
+}
+
+fn speed(tokens: usize, time: Duration) -> String {
+    let per_second = tokens as f64 / time.as_secs_f64().max(1e-9);
+    format!("[{tokens} tokens, {} tokens/s]", significant(per_second))
+}
+
+/// Writes a line for the user to stderr; the answers alone go to stdout.
+fn say(line: &str) {
+    // A closed stderr cannot be reported anywhere.
+    let _ = writeln!(stderr(), "{line}");
+}
+
 impl ChatSession<'_> {
-    /// Adds the user's message and streams the answer to `out`.
+    /// Forgets all but the system message.
+    fn reset(&mut self) {
+        self.messages.retain(|message| message.role == Role::System);
+    }
+
+    /// Begins anew with this system message; with none if it is empty.
+    fn set_system(&mut self, text: &str) {
+        self.messages.clear();
+        if !text.is_empty() {
+            self.messages.push(message(Role::System, text));
+        }
+    }
+
+    /// Adds the user's message, streams the answer to `out` and returns its number of tokens.
     fn answer(
         &mut self,
         text: &str,
         out: &mut dyn FnMut(&str) -> std::io::Result<()>,
         interrupted: &dyn Fn() -> bool,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<usize> {
         self.messages.push(message(Role::User, text));
         let Some(prompt) = self.fitting_prompt()? else {
             self.messages.pop();
             let most = self.model.spec().max_position_embeddings;
             eprintln!("this turn does not fit into the context of {most} tokens; it is left out");
-            return Ok(());
+            return Ok(0);
         };
         let held = self.reuse(&prompt);
         let free = self.model.spec().max_position_embeddings - prompt.len();
@@ -123,12 +158,13 @@ impl ChatSession<'_> {
         })?;
         emit(&stream.finish());
         written?;
+        let tokens = generated.tokens.len();
         // The cache holds the prompt and all generated tokens that were fed back.
         self.cached = prompt;
         self.cached.extend(generated.tokens);
         self.cached.truncate(self.cache.len());
         self.messages.push(message(Role::Assistant, answer.trim_end()));
-        Ok(())
+        Ok(tokens)
     }
 
     /// The prompt for the conversation, without its oldest turns if it would fill the context; `None`

@@ -79,7 +79,7 @@ pub(crate) struct ChatArgs {
 /// Applied in this order: repetition penalty, temperature, top-k, top-p, min-p, draw.
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
-    /// Divides the logits; 0 always takes the most likely token
+    /// Divides the logits; 0 is greedy, always the most likely token; 0.7 makes answers vary
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub(crate) temperature: f32,
     /// Keep only the K most likely tokens; 0 keeps all
@@ -125,8 +125,8 @@ pub(crate) struct ThreadArgs {
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Print backend and memory info on stderr
-    #[arg(long)]
+    /// Say more on stderr: kernel, threads, memory, speed
+    #[arg(short, long)]
     pub(crate) verbose: bool,
 }
 
@@ -151,7 +151,11 @@ pub(crate) struct ScoreArgs {
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// Model folder or GGUF file
-    pub(crate) path: PathBuf,
+    #[arg(value_name = "PATH", required_unless_present = "model")]
+    pub(crate) path: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "PATH", conflicts_with = "path")]
+    pub(crate) model: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

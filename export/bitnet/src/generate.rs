@@ -1,10 +1,11 @@
 //! `bitnet generate`: the completion on stdout, streamed or as one JSON object.
 
-use std::io::{Read, Write, stdin, stdout};
+use std::io::{IsTerminal, Read, Write, stdin, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bitnet_engine::{FinishReason, GenerateRequest, Model, SamplerSettings, generate};
+use bitnet_format::figures::significant;
 use bitnet_text::Tokenizer;
 use serde_json::json;
 
@@ -26,8 +27,16 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = open::tokenizer(&args.model, &model)?;
     let prompt = prompt_ids(&args.prompt, &model, &tokenizer)?;
     if !args.json {
-        let completion = complete(args, &model, &tokenizer, &prompt, &mut stdout().lock());
-        return completion.map(|_| ());
+        let mut out = stdout().lock();
+        let completion = complete(args, &model, &tokenizer, &prompt, &mut out)?;
+        // The text is all there is in a pipe; on a terminal the prompt of the shell follows.
+        if out.is_terminal() {
+            writeln!(out)?;
+        }
+        if args.threads.verbose {
+            eprintln!("{} tokens/s", significant(completion.tokens_per_second));
+        }
+        return Ok(());
     }
     let mut text = Vec::new();
     let completion = complete(args, &model, &tokenizer, &prompt, &mut text)?;

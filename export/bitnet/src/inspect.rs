@@ -9,8 +9,9 @@ use crate::cli::InspectArgs;
 use crate::open;
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    open::check_path(&args.path)?;
-    let model = StoredModel::open(&args.path)?;
+    let path = args.path.as_ref().or(args.model.as_ref()).expect("clap requires one of them");
+    open::check_path(path)?;
+    let model = StoredModel::open(path)?;
     let mut lines = Vec::new();
     report(&model, |line| lines.push(line.to_owned()))?;
     Ok(writeln!(stdout().lock(), "{}", lines.join("\n"))?)

@@ -5,10 +5,12 @@
 
 mod bench;
 mod chat;
+mod chat_input;
 mod cli;
 mod failure;
 mod generate;
 mod inspect;
+mod line_editor;
 mod open;
 mod score;
 mod stops;

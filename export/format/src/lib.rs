@@ -20,6 +20,7 @@ pub mod blocks;
 pub mod convert;
 mod dtype;
 mod error;
+pub mod figures;
 pub mod folder;
 pub mod gguf;
 mod hf_config;

@@ -25,6 +25,31 @@ fn a_full_recipe_means_what_it_says() {
 }
 
 #[test]
+fn a_path_on_the_command_line_counts_from_the_working_directory_if_it_is_there() {
+    let folder = RecipeFolder::new(SHORT);
+    folder.write("recipes/only-there/a.txt", "x");
+    let here = std::env::current_dir().unwrap();
+    let tokenizer = |word: &str| match folder.load(&[word]) {
+        Ok(Plan::Single(recipe)) => recipe.tokenizer,
+        other => panic!("{other:?}"),
+    };
+    let [ours, theirs] = [here.join("Cargo.toml"), folder.path("recipes/nowhere.json")];
+    assert_eq!(tokenizer("tokenizer.path=Cargo.toml"), TokenizerSource::Path(ours));
+    assert_eq!(tokenizer("tokenizer.path=nowhere.json"), TokenizerSource::Path(theirs));
+    let data = |word: &str| match folder.load(&[word, "model.config=configs/tiny.toml"]) {
+        Ok(Plan::Single(recipe)) => recipe.data.source,
+        other => panic!("{other:?}"),
+    };
+    let set = |base: &Path, pattern: &str| DataSource::Files {
+        sets: [(TRAIN.to_owned(), vec![PathPattern::new(base, pattern).unwrap()])].into(),
+        validation: FileSets::new(),
+    };
+    let [ours, theirs] = ["recipes/*.toml", "only-there/*.txt"];
+    assert_eq!(data("data.train=[\"recipes/*.toml\"]"), set(&here, ours));
+    assert_eq!(data("data.train=[\"only-there/*.txt\"]"), set(&folder.path("recipes"), theirs));
+}
+
+#[test]
 fn phases_mix_named_sets() {
     let recipe = recipe(EXAMPLE, &[]);
     let [main, cooldown] = recipe.phases.as_slice() else { panic!() };
