@@ -24,7 +24,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let device = device::open(&args.device).map_err(TrainError::from)?.inner();
     let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
     let encoding = if args.conversations {
-        Encoding::Conversations(ChatTemplate::of_model(args.model.path()).map_err(TrainError::from)?)
+        Encoding::Conversations(
+            ChatTemplate::of_model(args.model.path()).map_err(TrainError::from)?,
+        )
     } else {
         Encoding::Text
     };

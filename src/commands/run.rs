@@ -12,8 +12,8 @@ use bitnet_train::train::{TrainError, all_ok, first_only};
 use serde_json::{Value, json};
 
 use super::closing::{FinishedStage, print_closing, print_next_steps, show};
-use super::{overrides_with_device, print_line};
 use super::ranks::with_ranks;
+use super::{overrides_with_device, print_line};
 use crate::cli::RunArgs;
 use crate::failure::Usage;
 

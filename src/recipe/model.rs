@@ -187,7 +187,8 @@ impl ModelKeys {
     fn read_config(&mut self, item: &Item<'_>, paths: Paths<'_>) -> Option<()> {
         let name = item.word()?;
         let folder = item.folder_of(&name, paths.base);
-        let shown = if folder == paths.base { paths.shown.join(&name) } else { PathBuf::from(&name) };
+        let shown =
+            if folder == paths.base { paths.shown.join(&name) } else { PathBuf::from(&name) };
         let text = tree::read_text(&folder.join(&name)).map_err(|reason| {
             let what = format!("cannot read {}", shown.display());
             item.problem(format!("{what}; expected a TOML file, got: {reason}"));

@@ -26,7 +26,8 @@ use crate::monitor::{EventFile, Monitor, RunInfo};
 use crate::platform::Signals;
 use crate::recipe::{Recipe, StageKind};
 use crate::run_dir::{
-    COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE, holds_a_run,
+    COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE,
+    holds_a_run,
 };
 use crate::train::context::RunContext;
 use crate::train::open::{Opener, contradiction, open};

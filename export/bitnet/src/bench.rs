@@ -7,8 +7,8 @@ use std::io::{Write, stdout};
 use std::time::Instant;
 
 use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
-use bitnet_format::{ModelSpec, figures};
 use bitnet_format::process::peak_memory;
+use bitnet_format::{ModelSpec, figures};
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
 use serde_json::{Value, json};

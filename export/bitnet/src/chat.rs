@@ -76,8 +76,8 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
             Typed::Message(text) => {
                 interrupt.hold();
                 let start = Instant::now();
-                let tokens =
-                    session.answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
+                let tokens = session
+                    .answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
                 write_now("\n")?;
                 if terminal {
                     say(&speed(tokens, start.elapsed()));

@@ -61,7 +61,8 @@ fn value(key: &str, it: &serde_json::Value) -> String {
             all.iter().map(|one| value(key, one)).collect::<Vec<_>>().join(" ")
         }
         serde_json::Value::Object(all) => {
-            let one = |(name, it): (&String, &serde_json::Value)| format!("{name} {}", value(name, it));
+            let one =
+                |(name, it): (&String, &serde_json::Value)| format!("{name} {}", value(name, it));
             all.iter().map(one).collect::<Vec<_>>().join(", ")
         }
         _ => match (it.as_u64(), it.as_f64()) {
