@@ -2,10 +2,11 @@
 //! system allocator returns them to the kernel each time, which then has to zero every page again.
 #![expect(unsafe_code, reason = "an option of the allocator is set through C")]
 
+use bitnet_format::allocation::ReportingAllocator;
 use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ReportingAllocator<mimalloc::MiMalloc> = ReportingAllocator(mimalloc::MiMalloc);
 
 /// `mi_option_purge_delay` of mimalloc.h; the crate has no constant for it.
 const PURGE_DELAY: mi_option_t = 15;

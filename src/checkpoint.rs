@@ -246,8 +246,29 @@ pub fn read_state<S: DeserializeOwned>(dir: &Path) -> Result<S, CheckpointError>
 /// Checks every file of a checkpoint against its manifest.
 ///
 /// # Errors
-/// Names the first file that is missing, has another size or another hash, or is not listed.
+/// Names the first file that is missing, has another size or another hash, or is not listed; and a
+/// state of another step than the directory's name says.
 pub fn verify(dir: &Path) -> Result<(), CheckpointError> {
+    verify_files(dir)?;
+    verify_step(dir)
+}
+
+/// Checks that the state is of the step that the directory's name says.
+pub(crate) fn verify_step(dir: &Path) -> Result<(), CheckpointError> {
+    let named = dir.file_name().and_then(|name| step_of(name.to_str()?));
+    let state: serde_json::Value = read_state(dir)?;
+    let what = match (named, state["step"].as_u64()) {
+        (Some(named), Some(step)) if named != step => {
+            format!("is of step {step}; expected step {named}, as its directory says")
+        }
+        (_, Some(_)) => return Ok(()),
+        (_, None) => "holds no step".to_owned(),
+    };
+    Err(CheckpointError::Broken { path: dir.join(STATE_FILE), what })
+}
+
+/// Checks every file of a checkpoint against its manifest.
+pub(crate) fn verify_files(dir: &Path) -> Result<(), CheckpointError> {
     let manifest: Manifest = read_json(&dir.join(MANIFEST_FILE))?;
     let broken = |name: &str, what: String| CheckpointError::Broken { path: dir.join(name), what };
     if manifest.layout != LAYOUT_VERSION {
@@ -316,10 +337,8 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
     let mut found = Vec::new();
     for entry in fs_err::read_dir(run_dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.parse().ok());
-        if let Some(number) = number {
-            found.push((number, entry.path()));
+        if let Some(step) = entry.file_name().to_str().and_then(step_of) {
+            found.push((step, entry.path()));
         }
     }
     found.sort();
@@ -328,5 +347,15 @@ pub fn list(run_dir: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 
 /// The directory of the checkpoint of a step.
 pub fn path_of(run_dir: &Path, step: u64) -> PathBuf {
-    run_dir.join(format!("step-{step:06}"))
+    run_dir.join(name_of(step))
+}
+
+fn name_of(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+/// The step that the name of a checkpoint says; `None` for any other name.
+pub(crate) fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (name_of(step) == name).then_some(step)
 }

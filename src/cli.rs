@@ -33,6 +33,10 @@ pub(crate) struct RunArgs {
     /// A recipe key that may differ from the run on disk; `data` for changed files.
     #[arg(long, value_name = "KEY")]
     pub(crate) allow_change: Vec<String>,
+    /// Train in a directory that holds other things, beside them, or where memory seems too small.
+    /// Deletes nothing.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Device, over the recipe's.
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
@@ -75,10 +79,16 @@ pub(crate) enum TrainerCommand {
     Bench(TrainBenchArgs),
 }
 
-/// Parses a finite number above 0.
-fn positive(word: &str) -> Result<f64, String> {
-    let number = word.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| "expected a number above 0".to_owned())
+/// Parses gigabits per second of a link that exists.
+fn gigabits(word: &str) -> Result<f64, String> {
+    let number = word.parse().ok().filter(|number: &f64| (1e-6..=1e6).contains(number));
+    number.ok_or_else(|| "expected a number from 0.000001 to 1000000".to_owned())
+}
+
+/// Parses a number of things, as a recipe takes it.
+fn count(word: &str) -> Result<usize, String> {
+    let number = word.parse().ok().filter(|number| (1..=u32::MAX as usize).contains(number));
+    number.ok_or_else(|| format!("expected a whole number from 1 to {}", u32::MAX))
 }
 
 #[derive(Debug, Args)]
@@ -99,7 +109,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) ranks: u32,
     /// Bandwidth of a rank in each direction, in gigabits per second.
-    #[arg(long, value_name = "GBPS", requires = "ranks", value_parser = positive)]
+    #[arg(long, value_name = "GBPS", requires = "ranks", value_parser = gigabits)]
     pub(crate) link: Option<f64>,
     /// Worker threads of the probe [default: the cores this process may run on]
     #[arg(long, value_name = "N")]
@@ -160,7 +170,7 @@ pub(crate) struct TokenizerArgs {
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
     /// Number of tokens, including 256 bytes and 8 special tokens.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) vocab_size: usize,
     /// The file to write; an error if it exists.
     #[arg(long, value_name = "tokenizer.json")]
@@ -181,7 +191,7 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) conversations: bool,
     /// Tokens per sequence [default: the model's context, at most 512]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) seq_len: Option<usize>,
     /// Device to compute on.
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
@@ -243,13 +253,13 @@ pub(crate) struct TrainBenchArgs {
     #[arg(long, value_name = "CONFIG.toml")]
     pub(crate) config: PathBuf,
     /// Tokens per sequence.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = count)]
     pub(crate) seq_len: usize,
     /// Sequences per step, over all ranks.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch: usize,
     /// Timed steps, after two warm-up steps.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) steps: usize,
     /// Precision of float matrix products: f32 or bf16.
     #[arg(long, value_name = "f32|bf16", default_value = "f32")]
@@ -266,6 +276,9 @@ pub(crate) struct TrainBenchArgs {
     /// Allow more threads than a machine has cores, over all its ranks.
     #[arg(long)]
     pub(crate) oversubscribe: bool,
+    /// Start also where memory seems too small.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Worker threads.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
@@ -277,7 +290,7 @@ pub(crate) struct TrainBenchArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<String>,
     /// Vocabulary size, instead of the config's.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) vocab_size: Option<usize>,
     /// Print the result as one JSON line on stdout.
     #[arg(long)]

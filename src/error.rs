@@ -57,11 +57,22 @@ pub enum TrainError {
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// The run cannot fit into memory.
+    #[error("{0}")]
+    NoMemory(String),
     /// Checkpoints exist and none verifies.
     #[error("{dir}: no checkpoint verifies; nothing was changed. Start over with another --out")]
     NothingVerifies {
         /// The run directory.
         dir: PathBuf,
+    },
+    /// The run directory was taken away while the run wrote there.
+    #[error("{dir}: the run directory is gone ({error})")]
+    Vanished {
+        /// The run directory.
+        dir: PathBuf,
+        /// How it was noticed.
+        error: Box<TrainError>,
     },
     /// The run directory is in use or holds a run already.
     #[error("{0}")]
@@ -175,6 +186,9 @@ impl TrainError {
     /// Whether every rank of a run ends with this error, each by itself. With any other, a rank
     /// that ends has to end the others.
     pub fn is_shared(&self) -> bool {
+        if let Self::Vanished { error, .. } = self {
+            return error.is_shared();
+        }
         matches!(
             self,
             Self::OnRank { .. }
@@ -197,8 +211,8 @@ impl TrainError {
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,
-            Self::Device(_) | Self::Bf16(_) | Self::TooManyThreads(_) => 5,
-            Self::NoMpi { .. } | Self::OtherMpi { .. } => 5,
+            Self::Device(_) | Self::Bf16(_) | Self::TooManyThreads(_) | Self::NoMemory(_) => 5,
+            Self::NoMpi { .. } | Self::OtherMpi { .. } | Self::Vanished { .. } => 5,
             Self::OnRank { error, .. } => error.exit_code(),
             Self::OtherRank { code, .. } => *code,
             Self::Data(error) => error.io_kind().map_or(4, code_of_io),

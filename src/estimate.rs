@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bitnet_format::ModelSpec;
+use bitnet_format::figures::size;
 use bitnet_kernels::Operands;
 use burn::tensor::Device;
 use serde::Serialize;
@@ -116,7 +117,14 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All parts together.
     pub fn total(&self) -> u64 {
-        self.parts().iter().map(|(_, bytes)| bytes).sum()
+        self.parts().iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
+    }
+
+    /// A line for each part that there is, and one for the total.
+    pub fn lines(&self) -> Vec<String> {
+        let parts = self.parts().into_iter().filter(|(_, bytes)| *bytes > 0);
+        let all = parts.chain([("total", self.total())]);
+        all.map(|(part, bytes)| format!("  {part:<12} {:>9}", size(bytes))).collect()
     }
 
     /// The parts with their names.
@@ -143,26 +151,26 @@ pub fn memory(
     ranks: RankLayout,
     device: &Device,
 ) -> MemoryEstimate {
-    let of = |factor: f64, values: u64| (factor * (F32 * values) as f64) as u64;
+    let of = |factor: f64, values: u64| (factor * F32.saturating_mul(values) as f64) as u64;
     let parameters = spec.parameters() as u64;
     let parts = load.parts(OpBackend::of(device, Operands::F32));
-    let tokens = load.rows() * load.seq_len;
+    let tokens = load.rows().saturating_mul(load.seq_len);
     let summed = if load.micro_batches > 1 { SUMMED_GRADIENTS } else { 0.0 };
     // A tied embedding has two gradients until they are added: as embedding and as head.
     let vocab = spec.vocab_size as u64;
     let twice = if spec.tie_word_embeddings { vocab * spec.hidden_size as u64 } else { 0 };
     let logits = logits_at_once(vocab as usize, tokens.div_ceil(parts) as usize) as u64;
-    let logits = of(1.0, parts * logits);
-    let activations = tokens * bytes_of_a_token(spec, load.activations);
+    let logits = of(1.0, parts.saturating_mul(logits));
+    let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
     let activations = (KEPT_AT_ONCE * activations as f64) as u64;
     MemoryEstimate {
         weights: of(1.0, parameters),
-        gradients: of(1.0, parts * (parameters + twice)) + of(summed, parameters),
+        gradients: of(1.0, parts.saturating_mul(parameters + twice)) + of(summed, parameters),
         moments: of(2.0, ranks.part(parameters)),
         activations,
         logits,
         program: PROGRAM_BYTES + parts * THREAD_BYTES,
-        exchange: ranks.memory(parameters, activations + logits),
+        exchange: ranks.memory(parameters, activations.saturating_add(logits)),
     }
 }
 

@@ -1,14 +1,32 @@
 //! Reports an error: one message on stderr and the documented exit code.
 
-use std::io::Write;
 use std::process::ExitCode;
 
+use bitnet_train::output;
 use bitnet_train::train::TrainError;
 
 /// A command line that clap accepts but that is still invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
+
+/// How a command ends that did its work: its results must have been written too.
+pub(crate) fn finish() -> ExitCode {
+    match output::results_written() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&TrainError::Io(error).into()),
+    }
+}
+
+/// Shows what clap has to say: help, the version, or what is wrong with the command line.
+pub(crate) fn usage(shown: &clap::Error) -> ExitCode {
+    let code = ExitCode::from(shown.exit_code() as u8);
+    match shown.print().map_err(|error| output::of_stdout(&error)) {
+        // An error of stderr cannot be reported anywhere.
+        Err(Err(error)) if !shown.use_stderr() => report(&TrainError::Io(error).into()),
+        _ => code,
+    }
+}
 
 /// Prints `error` and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -28,8 +46,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 
 /// Writes a message to stderr in one call, so that output of other ranks does not interleave.
 pub(crate) fn print_error_line(message: &str) {
-    // A closed stderr cannot be reported anywhere.
-    let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
+    output::note(message);
 }
 
 /// The documented exit code.

@@ -17,6 +17,7 @@
 //!     out: "runs/mine".into(),
 //!     resume: Resume::Auto,
 //!     allow_change: Vec::new(),
+//!     force: false,
 //!     command: "my program".into(),
 //!     signals: Signals::listen()?,
 //!     comm: Comm::single(),
@@ -32,6 +33,7 @@
 //! map of the modules. Shape letters: `B` batch, `T` time, `C` model width, `H` heads, `D` head width,
 //! `F` feed-forward width, `V` vocabulary.
 
+pub mod admission;
 pub mod checkpoint;
 pub mod data;
 pub mod device;
@@ -41,13 +43,16 @@ pub mod estimate;
 pub mod exporter;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod leftovers;
 pub mod model;
 pub mod monitor;
 pub mod ops;
+pub mod output;
 pub mod platform;
 pub mod random;
 pub mod recipe;
 pub mod run;
 mod run_dir;
+mod run_record;
 pub mod speed;
 pub mod train;

@@ -1,19 +1,27 @@
 //! `bitnet-train`: parse, run one command, report the error with its exit code.
 
 mod allocator;
+mod bug;
 mod cli;
 mod commands;
 mod failure;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
     allocator::keep_pages();
-    let cli = cli::TrainerCli::parse();
-    match commands::run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+    bitnet_format::crash::keep_panics();
+    bitnet_train::platform::report_file_size_limit();
+    let cli = match cli::TrainerCli::try_parse() {
+        Ok(cli) => cli,
+        Err(shown) => return failure::usage(&shown),
+    };
+    match catch_unwind(AssertUnwindSafe(|| commands::run(&cli))) {
+        Ok(Ok(())) => failure::finish(),
+        Ok(Err(error)) => failure::report(&error),
+        Err(_) => bug::report(),
     }
 }

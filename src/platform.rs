@@ -12,11 +12,13 @@ pub use bitnet_format::process::{free_memory, peak_memory};
 ///
 /// The first SIGINT or SIGTERM (or SIGUSR2, which `mpirun` forwards) asks for a safe stop. A second
 /// one ends the process at once. That leaves no half-written file, because files get their final
-/// name only when complete.
+/// name only when complete. SIGHUP asks for a safe stop too, and any number of them: a shell passes
+/// on the one that the terminal sent already.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
     interrupt: Arc<AtomicBool>,
     terminate: Arc<AtomicBool>,
+    hangup: Arc<AtomicBool>,
     save: Arc<AtomicBool>,
 }
 
@@ -27,12 +29,18 @@ pub enum StopSignal {
     Interrupt,
     /// SIGTERM: what schedulers send before they kill.
     Terminate,
+    /// SIGHUP: the terminal is gone.
+    Hangup,
 }
 
 impl StopSignal {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Interrupt, Self::Terminate, Self::Hangup];
+
     /// The exit code after a safe save: 128 + the signal's number.
     pub fn exit_code(self) -> u8 {
         match self {
+            Self::Hangup => 129,
             Self::Interrupt => 130,
             Self::Terminate => 143,
         }
@@ -55,8 +63,12 @@ impl Signals {
 
     #[cfg(unix)]
     fn listen_for_more(&self) -> std::io::Result<()> {
-        use signal_hook::consts::{SIGUSR1, SIGUSR2};
+        use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
         listen_for_stop(SIGUSR2, &self.terminate, StopSignal::Terminate)?;
+        // `nohup` means that the run goes on.
+        if !ignores_hangup() {
+            signal_hook::flag::register(SIGHUP, Arc::clone(&self.hangup))?;
+        }
         signal_hook::flag::register(SIGUSR1, Arc::clone(&self.save)).map(|_| ())
     }
 
@@ -71,6 +83,8 @@ impl Signals {
             Some(StopSignal::Interrupt)
         } else if self.terminate.load(Ordering::Relaxed) {
             Some(StopSignal::Terminate)
+        } else if self.hangup.load(Ordering::Relaxed) {
+            Some(StopSignal::Hangup)
         } else {
             None
         }
@@ -90,6 +104,32 @@ fn listen_for_stop(signal: i32, flag: &Arc<AtomicBool>, stop: StopSignal) -> std
     signal_hook::flag::register(signal, Arc::clone(flag)).map(|_| ())
 }
 
+/// Whether this process was started with SIGHUP ignored, as `nohup` does. Linux tells; elsewhere a
+/// process without any terminal counts as one that was.
+#[cfg(unix)]
+fn ignores_hangup() -> bool {
+    use std::io::IsTerminal;
+    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    match mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()) {
+        Some(mask) => mask & 1 != 0, // SIGHUP is signal 1
+        None => ![
+            std::io::stdin().is_terminal(),
+            std::io::stdout().is_terminal(),
+            std::io::stderr().is_terminal(),
+        ]
+        .contains(&true),
+    }
+}
+
+/// Makes writing beyond the file size limit (`ulimit -f`) an error, where it would otherwise end the
+/// process.
+pub fn report_file_size_limit() {
+    #[cfg(unix)]
+    // Without the handler the run still works; only this limit would end it.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+}
+
 /// The cores this process may run on, by number; empty where unknown.
 #[cfg(target_os = "linux")]
 pub fn cores() -> BTreeSet<usize> {
@@ -101,6 +141,20 @@ pub fn cores() -> BTreeSet<usize> {
 #[cfg(not(target_os = "linux"))]
 pub fn cores() -> BTreeSet<usize> {
     BTreeSet::new()
+}
+
+/// What makes a file or directory itself, whatever its name; `None` where it is not there or unknown.
+#[cfg(unix)]
+pub(crate) fn file_identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = path.metadata().ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// What makes a file or directory itself, whatever its name; `None` where it is not there or unknown.
+#[cfg(not(unix))]
+pub(crate) fn file_identity(_path: &Path) -> Option<(u64, u64)> {
+    None
 }
 
 /// Bytes that an ordinary user may still write where `path` lies; `None` where unknown.

@@ -7,9 +7,13 @@ use bitnet_format::staged::retire;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::checkpoint;
+use crate::checkpoint::{self, CheckpointError};
 use crate::data::FileLock;
 use crate::error::TrainError;
+use crate::leftovers;
+use crate::platform::file_identity;
+use crate::recipe::ExportFormat;
+use crate::run_record::{Published, RECORD_FILE, RunRecord};
 
 /// The log of a run, one JSON object a line.
 pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
@@ -23,27 +27,52 @@ pub(crate) use crate::checkpoint::RECIPE_FILE as RESOLVED_FILE;
 pub(crate) const FINAL_DIR: &str = "final";
 /// The model with the lowest held-out loss, as such a folder.
 pub(crate) const BEST_DIR: &str = "best";
+/// The exported models.
+pub(crate) const EXPORT_DIR: &str = "export";
 /// `TensorBoard`'s event files.
 pub(crate) const EVENTS_DIR: &str = "tensorboard";
 /// Touch this file to have a checkpoint made.
 const SAVE_NOW_FILE: &str = "SAVE_NOW";
+/// What a bug leaves.
+const CRASH_FILE: &str = "crash.json";
+/// Held by the process that writes here.
+const LOCK_FILE: &str = "run.lock";
+
+/// What a run writes under these names replaces or continues what is there.
+const WRITTEN: [&str; 9] = [
+    METRICS_FILE,
+    SAMPLES_FILE,
+    RESOLVED_FILE,
+    COMMAND_FILE,
+    RECORD_FILE,
+    CRASH_FILE,
+    FINAL_DIR,
+    BEST_DIR,
+    EXPORT_DIR,
+];
 
 /// An open run directory, locked against other processes while this value lives.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
     lock: Option<FileLock>,
+    /// That of the directory when it was locked.
+    identity: Option<(u64, u64)>,
 }
 
 impl RunDir {
     /// Creates the directory where needed and takes its lock.
     ///
     /// # Errors
-    /// When another process holds it.
-    pub(crate) fn open(path: &Path) -> Result<Self, TrainError> {
+    /// When another process holds it, or it holds other things (see [`refuse_others`]).
+    pub(crate) fn open(path: &Path, force: bool) -> Result<Self, TrainError> {
+        refuse_others(path, &[], force)?;
         fs_err::create_dir_all(path)?;
-        match FileLock::try_exclusive(&path.join("run.lock"))? {
-            Ok(lock) => Ok(Self { path: path.to_owned(), lock: Some(lock) }),
+        match FileLock::try_exclusive(&path.join(LOCK_FILE))? {
+            Ok(lock) => {
+                let (path, identity) = (path.to_owned(), file_identity(path));
+                Ok(Self { path, lock: Some(lock), identity })
+            }
             Err(holder) => Err(TrainError::Refused(format!(
                 "{}: another process trains here ({holder}); wait for it or choose another --out",
                 path.display()
@@ -53,7 +82,7 @@ impl RunDir {
 
     /// The directory on a rank that is not 0: never touched, and writes to it do nothing.
     pub(crate) fn of_rank_0(path: &Path) -> Self {
-        Self { path: path.to_owned(), lock: None }
+        Self { path: path.to_owned(), lock: None, identity: None }
     }
 
     /// Its path.
@@ -66,20 +95,56 @@ impl RunDir {
         self.path.join(name)
     }
 
-    /// Removes what a killed process left half-written.
-    pub(crate) fn remove_leftovers(&self) -> Result<(), TrainError> {
-        for entry in fs_err::read_dir(&self.path)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().contains(".tmp-") {
-                continue;
-            }
-            if entry.file_type()?.is_dir() {
-                fs_err::remove_dir_all(entry.path())?;
-            } else {
-                fs_err::remove_file(entry.path())?;
-            }
+    /// Makes the directory that of run `run_id`, without what a killed process left half-written.
+    pub(crate) fn claim(&self, run_id: &str) -> Result<(), TrainError> {
+        let mut record = RunRecord::read(&self.path).unwrap_or_default();
+        leftovers::clean(&self.path, &record.writers, &WRITTEN)?;
+        record.writers = vec![std::process::id()];
+        run_id.clone_into(&mut record.run_id);
+        record.write(&self.path)
+    }
+
+    /// What there is of the model of this step, under its final name and from this very run.
+    pub(crate) fn published(&self) -> Published {
+        let mut published = RunRecord::read(&self.path).unwrap_or_default().published;
+        if !self.join(FINAL_DIR).exists() {
+            published = Published::default();
         }
-        Ok(())
+        published.exports.retain(|name| {
+            let format = name.parse::<ExportFormat>();
+            format.is_ok_and(|format| self.export_path(format).exists())
+        });
+        published
+    }
+
+    /// Notes what has been published.
+    pub(crate) fn note_published(&self, published: Published) -> Result<(), TrainError> {
+        let record = RunRecord::read(&self.path).unwrap_or_default();
+        RunRecord { published, ..record }.write(&self.path)
+    }
+
+    /// Whether somebody took the directory away, even if there is another of its name.
+    pub(crate) fn has_vanished(&self) -> bool {
+        self.lock.is_some() && (!self.path.is_dir() || file_identity(&self.path) != self.identity)
+    }
+
+    /// Refuses to write into a directory that is no longer ours.
+    pub(crate) fn require(&self) -> Result<(), TrainError> {
+        if !self.has_vanished() {
+            return Ok(());
+        }
+        let what = format!("{}: is not where it was", self.path.display());
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, what).into())
+    }
+
+    /// What an error means once the directory is gone.
+    pub(crate) fn vanished(&self, error: TrainError) -> TrainError {
+        TrainError::Vanished { dir: self.path.clone(), error: Box::new(error) }
+    }
+
+    /// Where an export goes.
+    pub(crate) fn export_path(&self, format: ExportFormat) -> PathBuf {
+        self.join(EXPORT_DIR).join(format.file_name())
     }
 
     /// Appends one line in one write, so that a kill tears at most the last one ([`RunDir::mend`]).
@@ -92,6 +157,7 @@ impl RunDir {
         if self.lock.is_none() {
             return Ok(());
         }
+        self.require()?;
         let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.join(file))?;
         Ok(log.write_all(format!("{line}\n").as_bytes())?)
     }
@@ -138,15 +204,19 @@ impl RunDir {
     /// The newest checkpoint that verifies. Every one that does not is reported and left alone.
     ///
     /// # Errors
-    /// When there are checkpoints and none verifies.
+    /// When there are checkpoints and none verifies; when one verifies and is not of this run.
     pub(crate) fn newest_verified(
         &self,
         mut report: impl FnMut(&str),
     ) -> Result<Option<PathBuf>, TrainError> {
         let found = checkpoint::list(&self.path)?;
         for (_, dir) in found.iter().rev() {
-            match checkpoint::verify(dir) {
-                Ok(()) => return Ok(Some(dir.clone())),
+            match checkpoint::verify_files(dir) {
+                Ok(()) => {
+                    checkpoint::verify_step(dir)?;
+                    self.refuse_stranger(dir)?;
+                    return Ok(Some(dir.clone()));
+                }
                 Err(error) => {
                     report(&format!(
                         "{} does not verify: {error}; trying the one before",
@@ -160,14 +230,84 @@ impl RunDir {
         }
         Err(TrainError::NothingVerifies { dir: self.path.clone() })
     }
+
+    /// Refuses a checkpoint in this directory that another run made, and a checkpoint of another run
+    /// anywhere while checkpoints of this one lie here.
+    pub(crate) fn refuse_stranger(&self, dir: &Path) -> Result<(), TrainError> {
+        let Some(record) = RunRecord::read(&self.path) else { return Ok(()) };
+        if record.run_id.is_empty() || is_of_run(dir, &record.run_id) {
+            return Ok(());
+        }
+        let inside = dir.parent().is_some_and(|parent| same_folder(parent, &self.path));
+        if !inside && checkpoint::list(&self.path)?.is_empty() {
+            return Ok(());
+        }
+        let (ours, here) = (&record.run_id, self.path.display());
+        let what = format!("belongs to another run than {here} ({ours}); move it away");
+        Err(CheckpointError::Broken { path: dir.to_owned(), what }.into())
+    }
+}
+
+fn same_folder(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(one).is_some_and(|one| Some(one) == real(other))
 }
 
 /// Whether a run was ever started in this directory.
 pub(crate) fn holds_a_run(path: &Path) -> Result<bool, TrainError> {
-    let started = [METRICS_FILE, FINAL_DIR].iter().any(|name| path.join(name).exists());
-    Ok(started || !checkpoint::list(path)?.is_empty())
+    Ok(path.join(METRICS_FILE).exists() || !checkpoint::list(path)?.is_empty())
+}
+
+/// Refuses a directory that holds things and no run: some of them may be the user's. Log files do
+/// not count, nor does what is in `known`. With `force` only what a run would overwrite counts.
+pub(crate) fn refuse_others(path: &Path, known: &[String], force: bool) -> Result<(), TrainError> {
+    if !path.is_dir() || RunRecord::read(path).is_some() || holds_a_run(path)? {
+        return Ok(());
+    }
+    for entry in fs_err::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let counts = if force { WRITTEN.contains(&&*name) } else { !is_harmless(&name) };
+        if counts && !known.contains(&name) {
+            let advice = if force {
+                "which a run would overwrite; choose another --out"
+            } else {
+                "and no run of this program; choose another --out, or add --force to train here                  beside what there is (nothing is deleted)"
+            };
+            let what = format!("{}: holds {name:?} {advice}", path.display());
+            return Err(TrainError::Refused(what));
+        }
+    }
+    Ok(())
+}
+
+/// Logs of this program's output, and what it leaves when killed at once.
+fn is_harmless(name: &str) -> bool {
+    let log = [".log", ".out", ".err"].iter().any(|ending| name.ends_with(ending));
+    log || [LOCK_FILE, SAVE_NOW_FILE].contains(&name) || leftovers::is_unfinished_record(name)
 }
 
 fn is_of_run(dir: &Path, run_id: &str) -> bool {
     checkpoint::read_state::<Value>(dir).is_ok_and(|state| state["run_id"] == run_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_other_things_is_refused_and_with_force_used_beside_them() {
+        let root = tempfile::tempdir().unwrap();
+        let refused = |force| refuse_others(root.path(), &["1-base".to_owned()], force);
+        for name in ["train.log", "nohup.out", "run.lock", "1-base"] {
+            fs_err::write(root.path().join(name), "").unwrap();
+            refused(false).unwrap();
+        }
+        fs_err::write(root.path().join("thesis.tmp-1"), "").unwrap();
+        assert!(refused(false).unwrap_err().to_string().contains("thesis.tmp-1"));
+        refused(true).unwrap();
+        fs_err::create_dir(root.path().join("final")).unwrap();
+        assert!(refused(true).unwrap_err().to_string().contains("final"));
+        RunRecord::default().write(root.path()).unwrap();
+        refused(false).unwrap();
+    }
 }

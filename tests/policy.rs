@@ -132,6 +132,7 @@ fn unsafe_stays_in_the_listed_files() {
         "export/kernels/src/neon.rs",
         "export/kernels/src/pack.rs",
         "export/engine/src/threads.rs",
+        "export/format/src/allocation.rs",
         "export/format/src/map.rs",
         "src/allocator.rs",
     ];
@@ -146,12 +147,30 @@ fn unsafe_stays_in_the_listed_files() {
     }
 }
 
+/// `println!` and its like panic where the stream is closed or the disk is full.
+#[test]
+fn all_printing_goes_through_one_file_of_each_program() {
+    for (path, text) in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        let program = name.starts_with("src/") || name.starts_with("export/bitnet/src/");
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let prints = text.lines().any(|line| {
+            let code = line.split("//").next().unwrap();
+            code.contains("print!(") || code.contains("println!(")
+        });
+        let test = name.contains("/tests") || name == "src/data/fixtures.rs";
+        assert!(!program || !prints || test, "{name}");
+    }
+}
+
 #[test]
 fn one_file_makes_the_calls_of_one_operating_system() {
     for (path, text) in sources() {
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
         // Tests may make links, and so does the hub's cache.
         let own = name == "src/platform.rs" || name.starts_with("tests/");
+        // The one signal of the other program.
+        let own = own || name == "export/bitnet/src/output.rs";
         // Advice on memory belongs to the memory it is about.
         let own = own || name.starts_with("src/hub") || name == "export/kernels/src/memory.rs";
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use bitnet_format::{ModelSpec, figures};
 use bitnet_kernels::Kernel;
+use bitnet_train::admission::{MemoryDemand, require_memory};
 use bitnet_train::device;
 use bitnet_train::distributed::{Comm, Hosts};
 use bitnet_train::model::ActivationMemory;
@@ -10,7 +11,7 @@ use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::{self, peak_memory};
 use bitnet_train::recipe::Precision;
 use bitnet_train::speed::{StepTime, TrainWorkload, measure};
-use bitnet_train::train::TrainError;
+use bitnet_train::train::{TrainError, all_ok};
 use serde_json::json;
 
 use super::print_line;
@@ -34,6 +35,11 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
     }
     work.backend = work.backend.on(&device);
+    if !args.force {
+        let (load, ranks) = work.share();
+        let demand = MemoryDemand { spec: &work.spec, load, ranks, here, device: &device };
+        all_ok(comm, require_memory(demand))?;
+    }
     let mut steps = Vec::new();
     measure(&work, WARM_UP + args.steps, &device, |step| {
         let (number, time) = (steps.len() + 1, step.time.as_secs_f64());
@@ -85,12 +91,7 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
     if let Some(size) = args.vocab_size {
         spec.vocab_size = size;
     }
-    let positive = [
-        ("--seq-len", args.seq_len),
-        ("--batch", args.batch / comm.world_size()),
-        ("--steps", args.steps),
-        ("--vocab-size", spec.vocab_size),
-    ];
+    let positive = [("--batch", args.batch / comm.world_size())];
     if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
         let each = if comm.world_size() == 1 { "" } else { " for each rank" };
         return Err(Usage(format!("{flag} must be at least 1{each}")).into());

@@ -22,6 +22,9 @@ use bitnet_train::train::TrainError;
 use crate::cli::{Inspect, TrainerCli, TrainerCommand};
 use crate::failure::Usage;
 
+/// The most worker threads of a process, as in `bitnet`.
+const MOST_THREADS: usize = 1024;
+
 /// Runs the chosen command.
 pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
     match &cli.command {
@@ -37,14 +40,17 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
     }
 }
 
-/// Fixes the number of worker threads of this process.
+/// Starts the worker threads of this process; without a number, one for each core.
 fn set_threads(threads: Option<usize>) -> Result<()> {
-    let Some(threads) = threads else { return Ok(()) };
-    if threads == 0 {
-        return Err(Usage("--threads must be at least 1".to_owned()).into());
+    if let Some(threads) = threads
+        && !(1..=MOST_THREADS).contains(&threads)
+    {
+        let what = format!("--threads {threads}: expected a number from 1 to {MOST_THREADS}");
+        return Err(Usage(what).into());
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    Ok(pool.map_err(|error| TrainError::Io(std::io::Error::other(error)))?)
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
+    let failed = |error| std::io::Error::other(format!("cannot start worker threads: {error}"));
+    Ok(pool.map_err(|error| TrainError::Io(failed(error)))?)
 }
 
 /// The tokenizer stored with a model.
@@ -64,7 +70,6 @@ fn overrides_with_device(overrides: &[String], device: Option<&str>) -> Vec<Stri
 }
 
 /// Prints a line of results.
-#[expect(clippy::print_stdout, reason = "results belong on stdout")]
 fn print_line(text: &str) {
-    println!("{text}");
+    bitnet_train::output::result_line(text);
 }

@@ -1,7 +1,6 @@
 //! `bitnet-train plan`: schedule, memory and time of a recipe before it runs.
 
 use std::io::IsTerminal;
-use std::time::Duration;
 
 use anyhow::Result;
 use bitnet_format::ModelSpec;
@@ -13,7 +12,7 @@ use bitnet_train::estimate::{
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, Plan, Recipe, Schedule, StageKind};
+use bitnet_train::recipe::{self, IDLE_STEP, Plan, Recipe, Schedule, StageKind};
 use bitnet_train::run::{self, KnownRun};
 use bitnet_train::train::TrainError;
 use serde_json::json;
@@ -23,6 +22,8 @@ use crate::cli::PlanArgs;
 
 /// Rows of the table, in addition to the first and last step of each phase.
 const ROWS: u64 = 16;
+/// Steps that the plot of the learning rate is drawn from.
+const DRAWN: u64 = 4096;
 /// Size of the plot of the learning rate.
 const PLOT: (usize, usize) = (72, 8);
 /// Share of the machine's free memory that a probe may take.
@@ -69,7 +70,8 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
     print_schedule(recipe, &schedule, steps);
     let Some(spec) = spec else { return Ok(()) };
-    let (ranks, load) = (rank_layout(recipe, args), load(recipe, args));
+    let ranks = args.ranks as usize;
+    let (ranks, load) = (RankLayout::of(recipe, ranks), RankWorkload::of(recipe, ranks));
     run::check_batch(recipe, args.ranks as usize)?;
     let device = device::open(&recipe.device);
     // Without the device, estimate for a CPU.
@@ -108,7 +110,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
 }
 
 fn print_time(args: &PlanArgs, pace: Pace, step: StepEstimate, steps: u64) {
-    let run = Duration::from_secs_f64(step.seconds() * steps as f64);
+    let run = step.seconds() * steps as f64;
     let ranks =
         if args.ranks > 1 { format!(" for each of {} ranks", args.ranks) } else { String::new() };
     print_line(&format!(
@@ -152,30 +154,6 @@ fn print_exchange(
     print_line("  assumes no overlap of the parts and no latency");
 }
 
-fn rank_layout(recipe: &Recipe, args: &PlanArgs) -> RankLayout {
-    let train = &recipe.train;
-    let sharded = train.shard_optimizer && args.ranks > 1;
-    RankLayout {
-        ranks: args.ranks.into(),
-        sharded,
-        comm_dtype: train.reduce_precision.comm_dtype(),
-    }
-}
-
-/// The load of the rank with the largest share.
-fn load(recipe: &Recipe, args: &PlanArgs) -> RankWorkload {
-    let train = &recipe.train;
-    let share = train.batch.div_ceil(args.ranks as usize);
-    let micro_batch = train.micro_batch.min(share);
-    RankWorkload {
-        items: micro_batch as u64,
-        rows_an_item: if recipe.stage == StageKind::Dpo { 2 } else { 1 },
-        seq_len: recipe.data.seq_len as u64,
-        micro_batches: share.div_ceil(micro_batch) as u64,
-        activations: train.activations(),
-    }
-}
-
 fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
     let batch = recipe.train.batch as u64;
     let work = if recipe.stage == StageKind::Dpo {
@@ -200,7 +178,12 @@ fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
             mix.join(", ")
         ));
     }
-    let rates: Vec<f64> = (1..=steps).map(|step| schedule.at(step).learning_rate).collect();
+    if schedule.last_step_is_idle() {
+        print_line(&format!("note: {IDLE_STEP}"));
+    }
+    print_line(&format!("checkpoints: {}", checkpoints(recipe)));
+    let rates: Vec<f64> =
+        spread(steps, DRAWN).map(|step| schedule.at(step).learning_rate).collect();
     print_line("\nlearning rate over the run:");
     let glyphs = if std::io::stdout().is_terminal() { Glyphs::Unicode } else { Glyphs::Ascii };
     for line in plot(&rates, PLOT.0, PLOT.1, glyphs) {
@@ -214,18 +197,12 @@ fn print_memory(spec: &ModelSpec, memory: &MemoryEstimate, ranks: u32) {
         grouped(spec.parameters() as u64),
         if ranks > 1 { " of a rank" } else { "" }
     ));
-    for (part, bytes) in memory.parts() {
-        if bytes == 0 {
-            continue;
-        }
-        print_line(&format!("  {part:<12} {:>9}", size(bytes)));
-    }
-    print_line(&format!("  {:<12} {:>9}", "total", size(memory.total())));
+    memory.lines().iter().for_each(|line| print_line(line));
 }
 
 /// Evenly spaced steps, and the first and last of every phase.
 fn shown_steps(schedule: &Schedule, recipe: &Recipe, steps: u64) -> Vec<u64> {
-    let mut shown: Vec<u64> = (0..=ROWS).map(|i| (steps * i / ROWS).max(1)).collect();
+    let mut shown: Vec<u64> = (0..=ROWS).map(|i| part(steps, i, ROWS).max(1)).collect();
     for phase in 0..recipe.phases.len() {
         let range = schedule.phase_range(phase);
         shown.extend([range.start, range.end]);
@@ -236,10 +213,48 @@ fn shown_steps(schedule: &Schedule, recipe: &Recipe, steps: u64) -> Vec<u64> {
     shown
 }
 
-fn in_words(time: Duration) -> String {
-    match time.as_secs() {
-        0..120 => format!("{} s", time.as_secs()),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{:.1} h", seconds as f64 / 3600.0),
+/// `i` parts of `of`, where `of` are all of `steps`.
+fn part(steps: u64, i: u64, of: u64) -> u64 {
+    (u128::from(steps) * u128::from(i) / u128::from(of)) as u64
+}
+
+/// All steps, or `most` of them evenly spread.
+fn spread(steps: u64, most: u64) -> impl Iterator<Item = u64> {
+    let count = steps.min(most);
+    (1..=count).map(move |i| part(steps, i, count))
+}
+
+fn checkpoints(recipe: &Recipe) -> String {
+    let checkpoint = &recipe.checkpoint;
+    let steps = checkpoint.every.map(|steps| format!("every {steps} steps, "));
+    let minutes = checkpoint.every_minutes.map(|minutes| format!("every {minutes} minutes, "));
+    format!("{}{}on signals and at the end", steps.unwrap_or_default(), minutes.unwrap_or_default())
+}
+
+fn in_words(seconds: f64) -> String {
+    match seconds {
+        0.0..120.0 => format!("{seconds:.0} s"),
+        120.0..7200.0 => format!("{:.0} min", (seconds / 60.0).floor()),
+        7200.0..1e8 => format!("{:.1} h", seconds / 3600.0),
+        _ => format!("{:.0} years", seconds / 31_557_600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_steps_is_drawn_with_a_few() {
+        assert_eq!(spread(3, DRAWN).collect::<Vec<_>>(), [1, 2, 3]);
+        let vast: Vec<u64> = spread(u64::MAX, DRAWN).collect();
+        assert_eq!((vast.len() as u64, vast[vast.len() - 1]), (DRAWN, u64::MAX));
+        assert_eq!(part(u64::MAX, 16, 16), u64::MAX);
+    }
+
+    #[test]
+    fn every_time_has_words() {
+        let words = [0.4, 130.0, 7300.0, 1e9, f64::INFINITY, f64::NAN].map(in_words);
+        assert_eq!(words, ["0 s", "2 min", "2.0 h", "32 years", "inf years", "NaN years"]);
     }
 }

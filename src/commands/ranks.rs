@@ -1,12 +1,15 @@
 //! Start and end of commands that several ranks run together: joining them, dividing a machine's
 //! cores, reporting errors once.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use anyhow::{Error, Result};
 use bitnet_train::distributed::{self, Comm, Hosts};
 use bitnet_train::platform;
 use bitnet_train::train::{TrainError, all_ok};
 
 use super::set_threads;
+use crate::bug;
 use crate::failure::{code_of, print_error_line};
 
 /// Runs `work` with all ranks that were started together, on this rank's share of the machine's
@@ -21,7 +24,17 @@ pub(super) fn with_ranks(
         set_threads(share_cores(threads, oversubscribe, &comm)?)?;
         work(&comm)
     };
-    all().map_err(|error| leave(&comm, error))
+    match catch_unwind(AssertUnwindSafe(all)) {
+        Ok(done) => done.map_err(|error| leave(&comm, error)),
+        Err(panic) => {
+            if comm.world_size() > 1 {
+                // Does not return; the other ranks would wait for this one.
+                let _ = bug::report();
+                comm.abort(bug::INTERNAL);
+            }
+            resume_unwind(panic)
+        }
+    }
 }
 
 /// The ranks that were started together.

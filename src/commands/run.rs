@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bitnet_train::distributed::Comm;
 use bitnet_train::monitor::{Monitor, Silent, Terminal, Verbosity};
+use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe};
 use bitnet_train::run::{self, PipelineStage, Resume, RunOptions, Summary, later_steps};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::closing::{FinishedStage, print_closing, print_next_steps, show};
 use super::ranks::with_ranks;
 use super::{overrides_with_device, print_line};
+use crate::bug;
 use crate::cli::RunArgs;
 use crate::failure::Usage;
 
@@ -72,17 +74,17 @@ impl Runner<'_> {
 
     fn pipeline(&self, stages: &[PipelineStage], out: &Path) -> Result<()> {
         let resume = self.resume(out);
-        self.check_pipeline(stages, &resume)?;
+        self.check_pipeline(stages, out, &resume)?;
         let mut finished = Vec::with_capacity(stages.len());
         for (at, PipelineStage { recipe, out }) in stages.iter().enumerate() {
             if !self.args.quiet && self.comm.is_first() {
-                eprintln!("\n== stage {} of {}: {}", at + 1, stages.len(), recipe.name);
+                note(&format!("\n== stage {} of {}: {}", at + 1, stages.len(), recipe.name));
             }
             let later = later_steps(stages, at);
             let summary = self.stage(recipe, out, resume.clone(), later)?;
             if self.args.dry_run {
                 if self.comm.is_first() {
-                    eprintln!("the stages behind it need its model and are not rehearsed");
+                    note("the stages behind it need its model and are not rehearsed");
                 }
                 return Ok(());
             }
@@ -105,11 +107,16 @@ impl Runner<'_> {
     }
 
     /// Checks every stage before the first one starts.
-    fn check_pipeline(&self, stages: &[PipelineStage], resume: &Resume) -> Result<()> {
+    fn check_pipeline(&self, stages: &[PipelineStage], out: &Path, resume: &Resume) -> Result<()> {
         if let Resume::From(_) = resume {
             let what = "--resume: expected never or auto for a pipeline, got a checkpoint";
             return Err(Usage(what.to_owned()).into());
         }
+        let name = |stage: &PipelineStage| {
+            stage.out.file_name().map(|name| name.to_string_lossy().into_owned())
+        };
+        let known: Vec<String> = stages.iter().filter_map(name).collect();
+        first_only(self.comm, || run::refuse_foreign(out, &known, self.args.force))?;
         for PipelineStage { recipe, out } in stages {
             run::check(recipe, self.comm)?;
             if *resume == Resume::Never {
@@ -132,6 +139,7 @@ impl Runner<'_> {
             out: out.to_owned(),
             resume,
             allow_change: args.allow_change.clone(),
+            force: args.force,
             command: command_line(),
             signals: self.signals.clone(),
             comm: self.comm.clone(),
@@ -148,6 +156,9 @@ impl Runner<'_> {
         };
         if args.dry_run {
             return Ok(run::dry_run(recipe, &options, monitor.as_mut())?);
+        }
+        if self.comm.is_first() {
+            bug::note_run_dir(out);
         }
         Ok(run::run(recipe, &options, monitor.as_mut())?)
     }

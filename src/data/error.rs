@@ -18,6 +18,18 @@ pub enum DataError {
     /// The cache cannot be written.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// A file of the cache changed its size while it was in use.
+    #[error(
+        "{path}: has {got} bytes; expected {expected}: another program changed it while in use"
+    )]
+    CacheChanged {
+        /// The file.
+        path: PathBuf,
+        /// Its size when it was opened.
+        expected: u64,
+        /// Its size now.
+        got: u64,
+    },
     /// A set without files, for example because a pattern matched nothing.
     #[error("the data set has no files; expected at least one .jsonl or .txt file, got none")]
     NoFiles,

@@ -73,6 +73,7 @@ impl<E: EpochPlan> Loader<E> {
         share: Range<usize>,
     ) -> Result<(Vec<E::Item>, LoaderState), DataError> {
         let sampler = WeightedSampler::new(mixture, &self.sets)?;
+        self.sets.values().try_for_each(TokenCache::check_sizes)?;
         let mut state = state.clone();
         let mut items = Vec::with_capacity(share.len());
         for at in 0..count {

@@ -65,7 +65,7 @@ pub fn first_only<T>(
 pub(crate) fn any_stop(comm: &Comm, own: Option<StopSignal>) -> Option<StopSignal> {
     let code = own.map_or(0, StopSignal::exit_code);
     let code = if comm.world_size() == 1 { code } else { comm.all_reduce_max(code) };
-    [StopSignal::Interrupt, StopSignal::Terminate].into_iter().find(|stop| stop.exit_code() == code)
+    StopSignal::ALL.into_iter().find(|stop| stop.exit_code() == code)
 }
 
 /// Something that must be equal on all ranks: its name, and its value on this rank.

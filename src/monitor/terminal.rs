@@ -11,6 +11,7 @@ use super::TernaryShares;
 use super::progress_line::{Pace, short_line, whole_line};
 use super::shown::shown;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
+use crate::output::note;
 
 /// Interval of lines where there is no bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -59,8 +60,8 @@ impl Terminal {
     fn line(&self, text: &str) {
         match (&self.bar, self.verbosity) {
             (_, Verbosity::Quiet) => {}
-            (Some(bar), _) => bar.suspend(|| eprintln!("{text}")),
-            (None, _) => eprintln!("{text}"),
+            (Some(bar), _) => bar.suspend(|| note(text)),
+            (None, _) => note(text),
         }
     }
 

@@ -7,34 +7,58 @@ use super::error::{Location, Problem, Problems};
 use super::pattern::PathPattern;
 use super::tree::{Entry, Node, TomlValue};
 
-/// The numbers a key takes.
+/// The numbers a key takes. All of them are computed with in f32, so one that is infinite, 0 or 1
+/// there is refused where that would be another setting.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Bound {
     Positive,
     NonNegative,
     /// `[0, 1)`, as the decay of a moving average.
     BelowOne,
+    /// What a loss is multiplied with.
+    Factor,
+    /// Passes over data.
+    Epochs,
+    /// 0, or what logits can be divided by.
+    Temperature,
     /// `(0, 1]`, as a share of the run.
     Share,
+    /// Minutes of up to ten years: a clock that never strikes is off.
+    Minutes,
 }
+
+/// The normal numbers of f32, with room to multiply.
+const LEAST: f64 = 1e-37;
+const MOST: f64 = 1e37;
+
+/// Ten years.
+const MOST_MINUTES: f64 = 5_256_000.0;
 
 impl Bound {
     fn holds(self, x: f64) -> bool {
         x.is_finite()
             && match self {
-                Self::Positive => x > 0.0,
-                Self::NonNegative => x >= 0.0,
-                Self::BelowOne => (0.0..1.0).contains(&x),
+                Self::Positive => (LEAST..=MOST).contains(&x),
+                Self::NonNegative => x == 0.0 || (LEAST..=MOST).contains(&x),
+                Self::BelowOne => x >= 0.0 && (x as f32) < 1.0,
+                Self::Factor => (1e-6..=1e6).contains(&x),
+                Self::Epochs => (1e-9..=1e6).contains(&x),
+                Self::Temperature => x == 0.0 || (1e-5..=1e5).contains(&x),
                 Self::Share => x > 0.0 && x <= 1.0,
+                Self::Minutes => (0.0..=MOST_MINUTES).contains(&x),
             }
     }
 
     fn describe(self) -> &'static str {
         match self {
-            Self::Positive => "a number above 0",
-            Self::NonNegative => "a number of at least 0",
+            Self::Positive => "a number above 0 (1e-37 to 1e37)",
+            Self::NonNegative => "a number of at least 0 (0, or 1e-37 to 1e37)",
             Self::BelowOne => "a number from 0 to below 1",
+            Self::Factor => "a number above 0 (0.000001 to 1000000)",
+            Self::Epochs => "a number above 0 (1e-9 to 1000000)",
+            Self::Temperature => "a number of at least 0 (0, or 0.00001 to 100000)",
             Self::Share => "a number above 0 and at most 1",
+            Self::Minutes => "minutes from 0 (off) to 5256000 (ten years)",
         }
     }
 }
@@ -124,13 +148,18 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// A whole number of some range.
+    pub(super) fn whole_between(&self, least: u64, most: u64) -> Option<u64> {
+        let number = self.whole(least)?;
+        if number > most {
+            return self.wrong("out of range", &format!("a whole number up to {most}"));
+        }
+        Some(number)
+    }
+
     /// A whole number from 1 that counts things in memory; products of two of them fit 64 bits.
     pub(super) fn count(&self) -> Option<usize> {
-        let number = self.whole(1)?;
-        if number > u64::from(u32::MAX) {
-            return self.wrong("out of range", &format!("a whole number up to {}", u32::MAX));
-        }
-        Some(number as usize)
+        self.whole_between(1, u32::MAX.into()).map(|number| number as usize)
     }
 
     pub(super) fn number(&self, bound: Bound) -> Option<f64> {

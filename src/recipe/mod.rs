@@ -44,7 +44,7 @@ pub use pattern::PathPattern;
 pub use phase::Phase;
 pub use rate::{CurveShape, Rate, Span};
 pub use reference::reference;
-pub use schedule::{Schedule, StepRates, default_warmup};
+pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
     ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard, Length, LossSettings,
     Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,

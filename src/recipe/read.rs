@@ -16,6 +16,11 @@ use super::settings::{
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
 
+/// No run is longer.
+const MOST_STEPS: u64 = 1_000_000_000_000;
+/// Nor has one more text.
+const MOST_TOKENS: u64 = 1_000_000_000_000_000;
+
 /// Reads the whole tree of the recipe at `path`; what it returns is one only if `problems` stays
 /// empty.
 pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Problems) -> Recipe {
@@ -145,7 +150,7 @@ fn read_train(root: &mut Section<'_>) -> Train {
     let batch = table.required("batch", "sequences an optimizer step", Item::count);
     let micro_batch = table.optional("micro_batch", |item| read_micro_batch(item, batch));
     let precision = |item: &Item<'_>| item.choice(Precision::WORDS);
-    let minutes = |item: &Item<'_>| item.number(Bound::NonNegative);
+    let minutes = |item: &Item<'_>| item.number(Bound::Minutes);
     let train = Train {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
@@ -189,11 +194,11 @@ fn read_length(table: &mut Section<'_>) -> Option<Length> {
         );
     }
     if let Some(item) = steps {
-        return item.whole(1).map(Length::Steps);
+        return item.whole_between(1, MOST_STEPS).map(Length::Steps);
     }
     match tokens {
-        Some(item) => item.whole(1).map(Length::Tokens),
-        None => epochs?.number(Bound::Positive).map(Length::Epochs),
+        Some(item) => item.whole_between(1, MOST_TOKENS).map(Length::Tokens),
+        None => epochs?.number(Bound::Epochs).map(Length::Epochs),
     }
 }
 
@@ -242,7 +247,7 @@ fn read_loss(root: &mut Section<'_>, stage: StageKind) -> LossSettings {
 
 fn read_dpo(root: &mut Section<'_>) -> DpoSettings {
     let mut table = root.section("dpo");
-    let beta = table.value("beta", |item| item.number(Bound::Positive));
+    let beta = table.value("beta", |item| item.number(Bound::Factor));
     table.finish();
     DpoSettings { beta }
 }
@@ -266,10 +271,12 @@ fn read_eval(root: &mut Section<'_>, has_validation: bool) -> Eval {
 fn read_checkpoint(root: &mut Section<'_>) -> Checkpoint {
     let mut table = root.section("checkpoint");
     let every = read_every(&mut table);
+    let minutes = table.value("every_minutes", |item| item.number(Bound::Minutes));
+    let every_minutes = Some(minutes).filter(|&minutes| minutes > 0.0);
     let keep = table.value("keep", Item::count);
     let best = table.value("best", Item::boolean);
     table.finish();
-    Checkpoint { every, keep, best }
+    Checkpoint { every, every_minutes, keep, best }
 }
 
 fn read_guard(root: &mut Section<'_>) -> Guard {
@@ -299,7 +306,7 @@ fn read_sample(root: &mut Section<'_>) -> Sample {
         item.list("a list of texts")?.iter().map(Item::text).collect::<Option<Vec<_>>>()
     });
     let max_tokens = table.value("max_tokens", Item::count);
-    let temperature = table.value("temperature", |item| item.number(Bound::NonNegative));
+    let temperature = table.value("temperature", |item| item.number(Bound::Temperature));
     if every.is_some() && !table.has("prompts") {
         table.missing("prompts", "what the samples continue, such as [\"Once upon a time\"]");
     }

@@ -112,6 +112,7 @@ impl Recipe {
         let checkpoint = &self.checkpoint;
         Value::Table(table([
             ("every", whole(checkpoint.every.unwrap_or(0))),
+            ("every_minutes", Value::Float(checkpoint.every_minutes.unwrap_or(0.0))),
             ("keep", whole(checkpoint.keep as u64)),
             ("best", Value::Boolean(checkpoint.best)),
         ]))

@@ -38,6 +38,9 @@ pub struct Schedule {
     steps: u64,
 }
 
+/// What it means that the schedule ends at 0.
+pub const IDLE_STEP: &str = "the learning rate ends at 0, so the last step trains nothing";
+
 /// The steps of warm-up of a recipe that names none: `min(375, steps / 20)`.
 pub fn default_warmup(steps: u64) -> u64 {
     375.min(steps / 20)
@@ -97,6 +100,11 @@ impl Schedule {
         rate.after(step - begin, end - begin)
     }
 
+    /// Whether the last step has a learning rate of 0, or what rounding leaves of it.
+    pub fn last_step_is_idle(&self) -> bool {
+        self.at(self.steps).learning_rate < 1e-15
+    }
+
     /// The index of the phase that `step` belongs to.
     pub fn phase_of(&self, step: u64) -> usize {
         assert!((1..=self.steps).contains(&step), "step {step} of {}", self.steps);
@@ -112,11 +120,11 @@ impl Schedule {
 
 /// The last step of each phase: `round(share · steps)` further on, the last one at `steps`.
 fn phase_ends(phases: &[Phase], steps: u64) -> Vec<u64> {
-    let mut end = 0;
+    let mut end: u64 = 0;
     let mut ends: Vec<u64> = phases
         .iter()
         .map(|phase| {
-            end = steps.min(end + (phase.share * steps as f64).round() as u64);
+            end = steps.min(end.saturating_add((phase.share * steps as f64).round() as u64));
             end
         })
         .collect();
@@ -181,6 +189,7 @@ mod tests {
             assert!((schedule.at(t).learning_rate - expected).abs() < 1e-18, "step {t}");
         }
         assert_eq!(schedule.at(1000).learning_rate, 0.0);
+        assert!(schedule.last_step_is_idle());
     }
 
     #[test]

@@ -199,10 +199,12 @@ pub struct Eval {
 }
 
 /// Checkpoints while training.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Steps between two checkpoints; `None`: only at the end and on signals.
+    /// Steps between two checkpoints; `None`: not by steps.
     pub every: Option<u64>,
+    /// Minutes between two checkpoints; `None`: not by the clock.
+    pub every_minutes: Option<f64>,
     /// How many stay on disk, at least 1.
     pub keep: usize,
     /// Whether the model with the lowest held-out loss is kept beside them.
@@ -273,6 +275,11 @@ impl ExportFormat {
         ("gguf-tq1_0", Self::GgufTq1),
         ("gguf-tq2_0", Self::GgufTq2),
     ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::WORDS.iter().map(|(_, format)| *format)
+    }
 
     /// The word for it in a recipe and on the command line.
     pub fn name(self) -> &'static str {

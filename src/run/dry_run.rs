@@ -4,7 +4,7 @@ use bitnet_format::ModelSpec;
 use bitnet_text::Tokenizer;
 
 use super::{
-    Resume, RunOptions, Summary, begin_stage, check_across_ranks, open_on_all_ranks,
+    Resume, RunOptions, Summary, admit, begin_stage, check_across_ranks, open_on_all_ranks,
     refuse_existing,
 };
 use crate::data::PackedSequence;
@@ -13,6 +13,7 @@ use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::Recipe;
+use crate::run_dir::refuse_others;
 use crate::train::next_gradients;
 use crate::train::open::{Opener, known_spec, known_steps, open};
 use crate::train::state::TrainState;
@@ -29,12 +30,16 @@ pub fn dry_run(
 ) -> Result<Summary, TrainError> {
     let comm = &options.comm;
     check_across_ranks(recipe, comm)?;
-    first_only(comm, || match options.resume {
-        Resume::Never => refuse_existing(&options.out),
-        _ => Ok(()),
+    first_only(comm, || {
+        refuse_others(&options.out, &[], options.force)?;
+        match options.resume {
+            Resume::Never => refuse_existing(&options.out),
+            _ => Ok(()),
+        }
     })?;
     let opener = Opener { signals: &options.signals, comm, kept_tokenizer: None };
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
+    admit(&context, options.force)?;
     begin_stage(&context, stage.as_mut(), monitor)?;
     let state = all_ok(comm, TrainState::fresh(&context, monitor))?;
     let loss = next_gradients(&context, stage.as_mut(), &state)?.sum.loss();

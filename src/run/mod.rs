@@ -4,6 +4,7 @@
 mod dry_run;
 mod pipeline;
 mod resume;
+mod space;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,19 +17,22 @@ use serde_json::json;
 pub use dry_run::{KnownRun, Preview, dry_run, known_run, preview};
 pub use pipeline::{PipelineStage, later_steps, pipeline};
 
+use crate::admission::{MemoryDemand, require_memory};
 use crate::device;
 use crate::distributed::{
-    Comm, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
+    Comm, Hosts, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
 };
 use crate::error::TrainError;
+use crate::estimate::{RankLayout, RankWorkload};
 use crate::exporter;
 use crate::monitor::{EventFile, Monitor, RunInfo};
-use crate::platform::Signals;
-use crate::recipe::{Recipe, StageKind};
+use crate::platform::{self, Signals};
+use crate::recipe::{ExportFormat, Recipe, StageKind};
 use crate::run_dir::{
     COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE,
-    holds_a_run,
+    holds_a_run, refuse_others,
 };
+use crate::run_record::Published;
 use crate::train::context::RunContext;
 use crate::train::open::{Opener, contradiction, open};
 use crate::train::state::TrainState;
@@ -54,6 +58,9 @@ pub struct RunOptions {
     pub resume: Resume,
     /// Keys of the recipe that may differ from the run on disk.
     pub allow_change: Vec<String>,
+    /// Whether to train in a directory that holds other things and no run, beside them, and where
+    /// memory seems too small.
+    pub force: bool,
     /// The command line, added to `command.txt`.
     pub command: String,
     /// Signals to obey; `Signals::default()` obeys none.
@@ -75,7 +82,8 @@ pub struct Summary {
     pub exports: Vec<(String, PathBuf)>,
 }
 
-/// Trains a model as the recipe says, from the first step or from where it stopped.
+/// Trains a model as the recipe says, from the first step or from where it stopped. A run that has
+/// made its last step and lacks its final folder or an export gets what is missing.
 ///
 /// # Errors
 /// Every way a run can end early, each with its exit code; what was saved stays valid.
@@ -88,28 +96,44 @@ pub fn run(
     check_across_ranks(recipe, comm)?;
     let opened = first_only(comm, || open_dir(options, monitor))?;
     let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::of_rank_0(&options.out), None));
-    let start = Start::broadcast(comm, &dir, checkpoint)?;
+    let made = run_in(&dir, checkpoint, recipe, options, monitor);
+    made.map_err(|error| if dir.has_vanished() { dir.vanished(error) } else { error })
+}
+
+fn run_in(
+    dir: &RunDir,
+    checkpoint: Option<PathBuf>,
+    recipe: &Recipe,
+    options: &RunOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<Summary, TrainError> {
+    let comm = &options.comm;
+    let start = Start::broadcast(comm, dir, checkpoint)?;
     let kept_tokenizer = start.tokenizer.as_deref();
     let opener = Opener { signals: &options.signals, comm, kept_tokenizer };
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
+    admit(&context, options.force)?;
     let state = match &start.checkpoint {
         Some(checkpoint) => resume::load(&context, checkpoint, &options.allow_change, monitor)?,
         None => fresh_on_all_ranks(&context, monitor)?,
     };
-    if state.progress.step >= context.steps && start.finished {
+    let trained = state.progress.step == context.steps && !state.progress.unfinished;
+    if trained && start.has_published(&context, &state) {
         monitor.message(&format!("{}: this run is finished", options.out.display()));
-        return Ok(summary(&context, &dir, None));
+        return Ok(summary(&context, dir, None));
     }
-    begin_stage(&context, stage.as_mut(), monitor)?;
-    let events = first_only(comm, || begin(&context, &dir, options, &state, monitor))?;
-    let callbacks = Callbacks::new(&context, RunLog { dir: &dir, monitor, events });
+    if !trained {
+        begin_stage(&context, stage.as_mut(), monitor)?;
+    }
+    let events = first_only(comm, || begin(&context, dir, options, &state, monitor))?;
+    let callbacks = Callbacks::new(&context, RunLog { dir, monitor, events });
     let limit = recipe.train.max_minutes;
     let deadline = limit.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0));
     let mut trainer = Trainer { context: &context, stage, callbacks, deadline };
-    let state = trainer.train(state)?;
+    let state = if trained { state } else { trainer.train(state)? };
     trainer.callbacks.finish(&state)?;
     let last_loss = trainer.callbacks.last_loss;
-    Ok(summary(&context, &dir, last_loss))
+    Ok(summary(&context, dir, last_loss))
 }
 
 /// Where all ranks begin; what rank 0 found in the run directory.
@@ -119,8 +143,8 @@ struct Start {
     checkpoint: Option<PathBuf>,
     /// Its tokenizer.
     tokenizer: Option<Vec<u8>>,
-    /// Whether the run was finished before.
-    finished: bool,
+    /// What is there of a trained model.
+    published: Published,
 }
 
 impl Start {
@@ -131,12 +155,20 @@ impl Start {
     ) -> Result<Self, TrainError> {
         let start = first_only(comm, || {
             let tokenizer = checkpoint.as_ref().map(|path| fs_err::read(path.join(TOKENIZER_FILE)));
-            let finished = dir.join(FINAL_DIR).exists();
-            Ok(Self { tokenizer: tokenizer.transpose()?, checkpoint, finished })
+            let published = dir.published();
+            Ok(Self { tokenizer: tokenizer.transpose()?, checkpoint, published })
         })?;
         let bytes = serde_json::to_vec(&start).expect("a start serialises");
         let start = serde_json::from_slice::<Option<Self>>(&comm.broadcast(bytes));
         Ok(start.ok().flatten().expect("rank 0 sent what it found"))
+    }
+
+    /// Whether everything that the recipe asks for is there, made of this state.
+    fn has_published(&self, context: &RunContext, state: &TrainState) -> bool {
+        let progress = &state.progress;
+        let published = self.published.clone().of_step(&progress.run_id, progress.step);
+        let there = |format: &ExportFormat| published.exports.iter().any(|it| it == format.name());
+        published.of.is_some() && context.recipe.export.formats.iter().all(there)
     }
 }
 
@@ -145,7 +177,7 @@ fn open_dir(
     options: &RunOptions,
     monitor: &mut dyn Monitor,
 ) -> Result<(RunDir, Option<PathBuf>), TrainError> {
-    let dir = RunDir::open(&options.out)?;
+    let dir = RunDir::open(&options.out, options.force)?;
     let start = resume::choose(&dir, &options.resume, monitor)?;
     Ok((dir, start))
 }
@@ -181,7 +213,7 @@ pub fn check_batch(recipe: &Recipe, world_size: usize) -> Result<(), TrainError>
     Err(contradiction(recipe, "train.batch", what))
 }
 
-/// Refuses a directory that holds a run.
+/// Refuses a directory that holds a run, unless it is to be continued.
 ///
 /// # Errors
 /// When it does.
@@ -190,6 +222,15 @@ pub fn refuse_existing(out: &Path) -> Result<(), TrainError> {
         return Err(resume::holds_a_run_already(out));
     }
     Ok(())
+}
+
+/// Refuses a directory for runs that holds other things than logs and `known`; `force` allows what
+/// no run overwrites.
+///
+/// # Errors
+/// Names one of the things.
+pub fn refuse_foreign(out: &Path, known: &[String], force: bool) -> Result<(), TrainError> {
+    refuse_others(out, known, force)
 }
 
 /// Opens what a recipe names. All ranks find the same, and the exports at the end can be made.
@@ -203,6 +244,23 @@ fn open_on_all_ranks<'a>(
     assert_equal_across_ranks(comm, &context.key_values())?;
     all_ok(comm, exporter::check_formats(recipe, &context.spec))?;
     Ok((context, stage))
+}
+
+/// Refuses a run that cannot fit into the memory of each machine.
+fn admit(context: &RunContext, force: bool) -> Result<(), TrainError> {
+    if force {
+        return Ok(());
+    }
+    let (recipe, comm) = (context.recipe, context.comm);
+    let ranks = comm.world_size();
+    let demand = MemoryDemand {
+        spec: &context.spec,
+        load: RankWorkload::of(recipe, ranks),
+        ranks: RankLayout::of(recipe, ranks),
+        here: Hosts::gather(comm, platform::cores()).local_world_size(),
+        device: &context.device,
+    };
+    all_ok(comm, require_memory(demand))
 }
 
 /// The state of step 0, with the same parameters on all ranks.
@@ -230,9 +288,8 @@ fn begin_stage(
 }
 
 fn summary(context: &RunContext, dir: &RunDir, last_loss: Option<f32>) -> Summary {
-    let path = |format: &str| dir.join("export").join(format);
-    let formats = context.recipe.export.formats.iter().map(|format| format.name().to_owned());
-    let exports = formats.map(|format| (format.clone(), path(&format))).collect();
+    let formats = &context.recipe.export.formats;
+    let exports = formats.iter().map(|&it| (it.name().to_owned(), dir.export_path(it))).collect();
     Summary { out: dir.path().to_owned(), steps: context.steps, last_loss, exports }
 }
 
@@ -244,10 +301,10 @@ fn begin(
     state: &TrainState,
     monitor: &mut dyn Monitor,
 ) -> Result<EventFile, TrainError> {
-    dir.remove_leftovers()?;
+    dir.claim(&state.progress.run_id)?;
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
-    require_space(context, dir)?;
+    space::require(context, dir, state)?;
     let resolved = context.recipe.resolved_toml();
     write_file(&dir.join(RESOLVED_FILE), resolved.as_bytes(), OnExisting::Replace)?;
     dir.append_line(COMMAND_FILE, &options.command)?;
@@ -255,8 +312,15 @@ fn begin(
     if dir.join(METRICS_FILE).exists() {
         dir.append(METRICS_FILE, &json!({"event": "resume", "from_step": step}))?;
     }
+    if step < context.steps {
+        monitor.started(&run_info(context, step));
+    }
+    Ok(EventFile::create(&dir.join(EVENTS_DIR))?)
+}
+
+fn run_info(context: &RunContext, step: u64) -> RunInfo {
     let recipe = context.recipe;
-    monitor.started(&RunInfo {
+    RunInfo {
         name: recipe.name.clone(),
         parameters: context.spec.parameters(),
         steps: context.steps,
@@ -266,26 +330,6 @@ fn begin(
             _ => format!("{} rows of {}", recipe.train.batch, recipe.data.seq_len),
         },
         ranks: context.comm.world_size(),
-    });
-    Ok(EventFile::create(&dir.join(EVENTS_DIR))?)
-}
-
-/// Refuses a run whose checkpoints will not fit on the disk (model and two moments in f32, the
-/// final folder and an export beside `keep + 1` checkpoints).
-fn require_space(context: &RunContext, dir: &RunDir) -> Result<(), TrainError> {
-    let model = 4 * context.spec.parameters() as u64;
-    let needed = (context.recipe.checkpoint.keep as u64 + 1) * 3 * model + 2 * model;
-    match crate::platform::free_space(dir.path()) {
-        Some(free) if free < needed => Err(TrainError::Io(std::io::Error::new(
-            std::io::ErrorKind::StorageFull,
-            format!(
-                "{}: {:.1} MB are free; checkpoints and export need {:.1} MB. Lower checkpoint.keep",
-                dir.path().display(),
-                free as f64 / 1e6,
-                needed as f64 / 1e6
-            ),
-        ))),
-        _ => Ok(()),
     }
 }
 

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::Resume;
-use crate::checkpoint::{self, StoredMoments};
+use crate::checkpoint::{self, CheckpointError, StoredMoments};
 use crate::distributed::first_only;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Monitor;
-use crate::recipe::{self, ChangeClass, Plan, Recipe};
+use crate::recipe::{self, Change, ChangeClass, Plan, Recipe};
 use crate::run_dir::{RunDir, holds_a_run};
 use crate::train::context::RunContext;
 use crate::train::state::{Progress, TrainState};
@@ -29,6 +29,7 @@ pub(super) fn choose(
         Resume::Auto => dir.newest_verified(|reason| monitor.message(reason)),
         Resume::From(path) => {
             checkpoint::verify(path)?;
+            dir.refuse_stranger(path)?;
             Ok(Some(path.clone()))
         }
     }
@@ -77,28 +78,39 @@ fn read(
     monitor: &mut dyn Monitor,
 ) -> Result<(Progress, LanguageModel, StoredMoments), TrainError> {
     let progress: Progress = checkpoint::read_state(path)?;
-    refuse_recipe_drift(context.recipe, path, allowed, monitor)?;
+    refuse_late_step(context, path, progress.step)?;
+    refuse_recipe_drift(context, path, &progress, allowed, monitor)?;
     refuse_data_drift(context, path, &progress, allowed)?;
     let folder = bitnet_format::StoredModel::open(path)?;
     let (model, _) = LanguageModel::read_for_training(&folder, &context.device)?;
     Ok((progress, model, StoredMoments::open(path)?))
 }
 
+fn refuse_late_step(context: &RunContext, path: &Path, step: u64) -> Result<(), TrainError> {
+    if step <= context.steps {
+        return Ok(());
+    }
+    let what =
+        format!("is of step {step}; expected at most step {}, the run's last", context.steps);
+    Err(CheckpointError::Broken { path: path.to_owned(), what }.into())
+}
+
+/// Compares the recipe of a checkpoint with that of the run. What a key names may lie elsewhere now:
+/// where the contents are known to be the same, another path is no change.
 fn refuse_recipe_drift(
-    recipe: &Recipe,
+    context: &RunContext,
     path: &Path,
+    progress: &Progress,
     allowed: &[String],
     monitor: &mut dyn Monitor,
 ) -> Result<(), TrainError> {
-    let Plan::Single(stored) = recipe::load(&path.join(checkpoint::RECIPE_FILE), &[])? else {
-        let what = format!("{}: holds no recipe of one run", path.display());
-        return Err(TrainError::Drift(what));
-    };
+    let stored = stored_recipe(context.recipe, path)?;
     let mut refused = Vec::new();
-    for change in stored.diff(recipe) {
+    for change in stored.diff(context.recipe) {
         let line = format!("  {}: {} -> {}", change.key, change.old, change.new);
         match change.class {
             ChangeClass::Safe => {}
+            _ if only_moved(context, progress, &change)? => {}
             _ if change.is_allowed(allowed) => {
                 monitor.message(&format!("changed by --allow-change:{line}"));
                 if change.key == "device" {
@@ -116,6 +128,42 @@ fn refuse_recipe_drift(
     }
     let what = refused.join("\n");
     Err(TrainError::Drift(format!("{}: was made by another recipe:\n{what}", path.display())))
+}
+
+/// The recipe in a checkpoint. Its template may lie elsewhere now; [`refuse_data_drift`] compares
+/// the contents.
+fn stored_recipe(recipe: &Recipe, path: &Path) -> Result<Recipe, TrainError> {
+    const TEMPLATE: &str = "tokenizer.chat_template";
+    let template = recipe.settings().get(TEMPLATE).map(|value| format!("{TEMPLATE}={value}"));
+    let words: Vec<String> = template.into_iter().collect();
+    match recipe::load(&path.join(checkpoint::RECIPE_FILE), &words)? {
+        Plan::Single(stored) => Ok(stored),
+        Plan::Pipeline(_) => {
+            let what = format!("{}: holds no recipe of one run", path.display());
+            Err(TrainError::Drift(what))
+        }
+    }
+}
+
+/// Whether a key names another path with the same contents.
+fn only_moved(
+    context: &RunContext,
+    progress: &Progress,
+    change: &Change,
+) -> Result<bool, TrainError> {
+    let named = |value: &str| value != "unset";
+    if !named(&change.old) || !named(&change.new) {
+        return Ok(false);
+    }
+    let sets = change.key.starts_with("data.sets.");
+    Ok(match change.key.as_str() {
+        // Another tokenizer is refused by its hash.
+        "tokenizer.path" => true,
+        "model.init" => {
+            progress.init_blake3.is_some() && progress.init_blake3 == context.hash_init()?
+        }
+        key => (sets || key == "data.train") && progress.data_fingerprint == context.fingerprint,
+    })
 }
 
 fn refuse_data_drift(

@@ -1,6 +1,8 @@
 //! Periodic actions between steps: metrics, ternary statistics, evaluation, samples. Saving is
 //! `save`. All ranks pass here; what each of them does is decided here.
 
+use std::time::{Duration, Instant};
+
 use burn::module::Module;
 use serde_json::json;
 
@@ -27,6 +29,8 @@ pub(crate) struct Callbacks<'a> {
     pub(crate) last_loss: Option<f32>,
     /// Checkpoints in a row that a full disk prevented.
     pub(super) failed_saves: u32,
+    /// When a checkpoint was last written or tried.
+    pub(super) last_save: Instant,
 }
 
 impl<'a> Callbacks<'a> {
@@ -38,6 +42,7 @@ impl<'a> Callbacks<'a> {
             in_flight: InFlight::none(),
             last_loss: None,
             failed_saves: 0,
+            last_save: Instant::now(),
         }
     }
 
@@ -71,8 +76,13 @@ impl<'a> Callbacks<'a> {
         Ok(())
     }
 
+    /// Whether a file or the clock asks for a checkpoint. The clock is rank 0's.
     pub(super) fn take_save_request(&self) -> bool {
-        self.log.dir.take_save_request()
+        let every = self.context.recipe.checkpoint.every_minutes;
+        let due =
+            |minutes: f64| self.last_save.elapsed() >= Duration::from_secs_f64(minutes * 60.0);
+        let late = self.context.comm.is_first() && every.is_some_and(due);
+        self.log.dir.take_save_request() || late
     }
 
     /// Runs the callbacks that are due; a signal in the middle ends the run with its state saved.

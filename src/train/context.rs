@@ -111,6 +111,11 @@ impl RunContext<'_> {
         model.with_backend(self.backend).with_activations(self.recipe.train.activations())
     }
 
+    /// Identifies the model that `model.init` names.
+    pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
+        self.init.as_deref().map(hash_model).transpose()
+    }
+
     /// Identifies the model of step 0 and how it is computed.
     pub(crate) fn hash_initial_model(&self) -> Result<String, TrainError> {
         let Some(init) = &self.init else {

@@ -86,7 +86,8 @@ impl Trainer<'_> {
                 Err(TrainError::Stopped(stop)) => {
                     return Err(self.callbacks.save_and_stop(&mut state, stop));
                 }
-                gradients => gradients?,
+                Err(error) => return Err(self.callbacks.save_before(&mut state, error)),
+                Ok(gradients) => gradients,
             };
 
             // Check, clip, update.

@@ -1,5 +1,7 @@
 //! Saving: checkpoints, the best model, the final folder and the exports.
 
+use std::time::Instant;
+
 use bitnet_format::StoredModel;
 use bitnet_format::staged::{OnExisting, StagedDir};
 
@@ -13,6 +15,7 @@ use crate::error::TrainError;
 use crate::exporter;
 use crate::monitor::EventFile;
 use crate::platform::StopSignal;
+use crate::recipe::ExportFormat;
 use crate::run_dir::{BEST_DIR, FINAL_DIR};
 
 /// Checkpoints in a row that a full disk may prevent before the run gives up.
@@ -26,6 +29,7 @@ impl Callbacks<'_> {
         state: &TrainState,
         must: bool,
     ) -> Result<(), TrainError> {
+        self.last_save = Instant::now();
         match self.save(state) {
             Err(error) if !must && error.is_full_disk() && self.failed_saves < MAX_FAILED_SAVES => {
                 self.failed_saves += 1;
@@ -51,6 +55,7 @@ impl Callbacks<'_> {
 
     fn write(&mut self, state: &TrainState, moments: &dyn Moments) -> Result<(), TrainError> {
         let RunContext { recipe, schedule, mixes, .. } = self.context;
+        self.log.dir.require()?;
         let target = checkpoint::path_of(self.log.dir.path(), state.progress.step);
         let contents = Contents {
             folder: self.context.folder_parts(),
@@ -100,6 +105,16 @@ impl Callbacks<'_> {
         }
     }
 
+    /// The error to end with, the steps before it saved where that takes no other rank.
+    pub(super) fn save_before(&mut self, state: &mut TrainState, error: TrainError) -> TrainError {
+        if self.context.comm.world_size() == 1
+            && let Err(second) = self.save_if_missing(state)
+        {
+            self.log.monitor.message(&format!("not saved: {second}"));
+        }
+        error
+    }
+
     fn save_if_missing(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
         self.sync_metrics(state)?;
         let saved = checkpoint::path_of(self.log.dir.path(), state.progress.step);
@@ -109,35 +124,64 @@ impl Callbacks<'_> {
         if missing { self.save(state) } else { Ok(()) }
     }
 
-    /// Writes the final folder and the exports, on rank 0.
+    /// Writes what is missing of the final folder and the exports, on rank 0.
     pub(crate) fn finish(&mut self, state: &TrainState) -> Result<(), TrainError> {
         first_only(self.context.comm, || self.publish(state)).map(|_| ())
     }
 
+    /// Each part counts as published only when it is complete, so that a run that ends in between is
+    /// continued with the rest.
     fn publish(&mut self, state: &TrainState) -> Result<(), TrainError> {
-        let RunLog { dir, monitor, events } = &mut self.log;
-        let target = dir.join(FINAL_DIR);
+        let (run_id, step) = (&state.progress.run_id, state.progress.step);
+        let mut published = self.log.dir.published().of_step(run_id, step);
+        if published.of.is_none() {
+            self.publish_final(state)?;
+            published.of = Some((run_id.clone(), step));
+            self.log.dir.note_published(published.clone())?;
+        }
+        for format in &self.context.recipe.export.formats {
+            let name = format.name().to_owned();
+            if !published.exports.contains(&name) {
+                self.export(*format)?;
+                published.exports.push(name);
+                self.log.dir.note_published(published.clone())?;
+            }
+        }
+        self.log.events.as_mut().map_or(Ok(()), EventFile::flush)?;
+        self.log.monitor.finished();
+        Ok(())
+    }
+
+    fn publish_final(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        self.log.dir.require()?;
+        let target = self.log.dir.join(FINAL_DIR);
         let staged = StagedDir::beside(&target, OnExisting::Replace)?;
         checkpoint::write_model(staged.path(), self.context.folder_parts(), &state.model)?;
         staged.publish()?;
-        monitor.saved(&target);
-        for format in &self.context.recipe.export.formats {
-            let out = dir.join("export").join(format.file_name());
-            let request = exporter::ExportRequest::new(*format, &out, OnExisting::Replace);
-            let model = StoredModel::open(&target)?;
-            let what = format!("writing {}", format.name());
-            let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
-            let signals = self.context.signals;
-            let report = exporter::export(&model, &target, &request, signals, &mut watch)?;
-            monitor.saved(&out);
-            monitor.detail(&report.to_string());
-            report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
-            let verification = exporter::verify(&model, &out)?;
-            monitor.message(&verification.to_string());
-            monitor.detail(&verification.details());
-        }
-        events.as_mut().map_or(Ok(()), EventFile::flush)?;
-        monitor.finished();
+        self.log.monitor.saved(&target);
+        Ok(())
+    }
+
+    /// Exports the final folder and verifies the result.
+    fn export(&mut self, format: ExportFormat) -> Result<(), TrainError> {
+        let RunLog { dir, monitor, .. } = &mut self.log;
+        let (source, out) = (dir.join(FINAL_DIR), dir.export_path(format));
+        let request = exporter::ExportRequest::new(format, &out, OnExisting::Replace);
+        let model = StoredModel::open(&source)?;
+        let what = format!("writing {}", format.name());
+        let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
+        let signals = self.context.signals;
+        let report = exporter::export(&model, &source, &request, signals, &mut watch);
+        let report = report.map_err(|error| match error {
+            TrainError::ExportStopped(stop) => TrainError::Stopped(stop),
+            error => error,
+        })?;
+        monitor.saved(&out);
+        monitor.detail(&report.to_string());
+        report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
+        let verification = exporter::verify(&model, &out)?;
+        monitor.message(&verification.to_string());
+        monitor.detail(&verification.details());
         Ok(())
     }
 }

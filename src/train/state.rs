@@ -45,6 +45,9 @@ pub(crate) struct Progress {
     pub(crate) data_fingerprint: String,
     pub(crate) tokenizer_blake3: String,
     pub(crate) chat_template: String,
+    /// The model that the run started from; absent from checkpoints of older versions.
+    #[serde(default)]
+    pub(crate) init_blake3: Option<String>,
 }
 
 /// The evaluation of a run with the lowest loss.
@@ -63,7 +66,9 @@ impl TrainState {
     ) -> Result<Self, TrainError> {
         let model = context.initial_model(monitor)?;
         let optimizer = context.new_optimizer();
-        Ok(Self { model, optimizer, progress: Progress::fresh(context), resumed_from: None })
+        let init_blake3 = if context.comm.is_first() { context.hash_init()? } else { None };
+        let progress = Progress { init_blake3, ..Progress::fresh(context) };
+        Ok(Self { model, optimizer, progress, resumed_from: None })
     }
 }
 
@@ -86,6 +91,7 @@ impl Progress {
             data_fingerprint: context.fingerprint.clone(),
             tokenizer_blake3: context.tokenizer_hash(),
             chat_template: context.chat.identity(),
+            init_blake3: None,
         }
     }
 

@@ -47,6 +47,7 @@ fn try_run(
             out: out.to_owned(),
             resume: resume.clone(),
             allow_change: vec!["train.reduce_precision".to_owned()],
+            force: false,
             command: "a test".to_owned(),
             signals: Signals::default(),
             comm,

@@ -28,7 +28,7 @@ fn wait_for_step(out: &Path, child: &mut Child) {
 fn interrupt_and_terminate_save_and_the_resumed_run_is_the_same() {
     let lab = Lab::new();
     lab.finish(&lab.path("straight"), &[LONG]);
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let out = lab.path(&format!("stopped-{code}"));
         let mut child = lab.spawn(&out, &[LONG]);
         wait_for_step(&out, &mut child);
@@ -41,6 +41,33 @@ fn interrupt_and_terminate_save_and_the_resumed_run_is_the_same() {
         lab.finish(&out, &["--resume", "auto", LONG]);
         assert_same(&result(&out), &result(&lab.path("straight")), "after a signal");
     }
+}
+
+/// As after `nohup`, or when a shell passes on what the terminal has sent already.
+#[test]
+fn a_hangup_that_was_ignored_from_the_start_stays_ignored_and_two_are_as_one() {
+    let lab = Lab::new();
+    let out = lab.path("nohup");
+    let run = lab.command(&out, &["train.steps=40"]);
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(run.get_program())
+        .args(run.get_args())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for_step(&out, &mut child);
+    send(&child, Signal::HUP);
+    assert!(child.wait().unwrap().success());
+    let out = lab.path("twice");
+    let mut child = lab.spawn(&out, &[LONG]);
+    wait_for_step(&out, &mut child);
+    send(&child, Signal::HUP);
+    send(&child, Signal::HUP);
+    assert_eq!(child.wait().unwrap().code(), Some(129));
+    let saved = bitnet_train::checkpoint::list(&out).unwrap();
+    bitnet_train::checkpoint::verify(&saved.last().unwrap().1).unwrap();
 }
 
 #[test]

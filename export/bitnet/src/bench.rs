@@ -3,19 +3,21 @@
 //! Prefill and decoding are timed separately by wall clock. Prefill starts from an empty context,
 //! decoding from one of a given length. The figures are medians of the repeats.
 
-use std::io::{Write, stdout};
+use std::path::Path;
 use std::time::Instant;
 
 use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
-use bitnet_format::process::peak_memory;
-use bitnet_format::{ModelSpec, figures};
+use bitnet_format::convert::hf::check_packable;
+use bitnet_format::process::{free_memory, peak_memory};
+use bitnet_format::{ModelSpec, TensorEntry, figures, tensor_table};
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
 use serde_json::{Value, json};
 
 use crate::cli::{BenchArgs, CacheArg, HeadArg};
-use crate::failure::BadInput;
+use crate::failure::{BadInput, TooLarge};
 use crate::open;
+use crate::output::{note, result_line};
 
 /// Larger than any CPU cache.
 const READ_BYTES: usize = 1 << 30;
@@ -43,7 +45,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         if args.generate_tokens > 0 {
             decode.push(time_decode(&model, args, &mut caches, &mut workspace)?);
         }
-        eprintln!("repeat {} of {}", repeat + 1, args.repeat);
+        note(&format!("repeat {} of {}", repeat + 1, args.repeat));
     }
     let mut result = json!({
         "prefill_tokens_per_second": median(prefill.clone()),
@@ -63,7 +65,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         all.extend(limits.as_object().cloned().unwrap_or_default());
     }
     let text = if args.json { result.to_string() } else { in_words(&result) };
-    Ok(writeln!(stdout().lock(), "{text}")?)
+    Ok(result_line(&text)?)
 }
 
 fn model(args: &BenchArgs) -> anyhow::Result<Model> {
@@ -71,6 +73,8 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
         (Some(path), _) => open::model(path, args.head)?,
         (None, Some(config)) => {
             let spec = ModelSpec::from_file(config)?;
+            check_packable(config, &spec)?;
+            require_memory(config, least_memory(&spec, args))?;
             Model::random(&spec, open::precision(args.head))
         }
         (None, None) => unreachable!("one of both is required"),
@@ -81,6 +85,35 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
         BadInput(format!("--kernel {name}: not on this CPU; expected {}", all.join(" or ")))
     })?;
     Ok(model.with_kernel(found))
+}
+
+/// Bytes that random weights of this shape and the contexts take at least: 2 bits a ternary weight, an
+/// 8-bit embedding.
+fn least_memory(spec: &ModelSpec, args: &BenchArgs) -> u128 {
+    let elements = |entry: &TensorEntry| entry.elements() as u128;
+    let table = tensor_table(spec);
+    let (ternary, other): (Vec<_>, Vec<_>) = table.iter().partition(|entry| entry.is_ternary(spec));
+    let weights = ternary.into_iter().map(elements).sum::<u128>() / 4
+        + other.into_iter().map(elements).sum::<u128>();
+    let element = if args.cache.cache == CacheArg::F16 { 2 } else { 4 };
+    let a_token = 2 * element * (spec.num_hidden_layers * spec.key_value_width()) as u128;
+    let decoded = args.context_tokens as u128 + args.generate_tokens as u128;
+    let tokens = u128::from(args.sequences) * decoded.max(1);
+    weights + a_token * tokens.max(args.prompt_tokens as u128)
+}
+
+fn require_memory(config: &Path, needed: u128) -> anyhow::Result<()> {
+    match free_memory() {
+        Some(free) if needed > u128::from(free) => Err(TooLarge(format!(
+            "{}: a model of this shape needs at least {} with its contexts, and {} are \
+             free here; expected a smaller shape, fewer tokens or sequences, or --cache f16",
+            config.display(),
+            figures::size(needed.try_into().unwrap_or(u64::MAX)),
+            figures::size(free)
+        ))
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// Arbitrary but fixed token ids: numbers `first` to `first + count` of one sequence.

@@ -3,7 +3,6 @@
 //! The key-value cache is kept between turns: only what follows the longest common prefix of the old
 //! and the new prompt is computed. The chat template turns messages into tokens.
 
-use std::io::{Write, stderr, stdout};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +14,7 @@ use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 
 use crate::chat_input::{ChatInput, HELP, Typed};
 use crate::cli::ChatArgs;
+use crate::output::{StdoutError, note, result};
 use crate::{generate as sampling, open};
 
 /// A conversation with a model.
@@ -68,19 +68,18 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
         let Some(line) = input.next_line()? else { return Ok(()) };
         match input.typed(&line) {
             Typed::Empty => {}
-            Typed::Help => say(HELP),
+            Typed::Help => note(HELP),
             Typed::Reset => session.reset(),
             Typed::System(text) => session.set_system(text),
             Typed::Quit => return Ok(()),
-            Typed::Unknown(command) => say(&format!("{command} is no command; /help lists them")),
+            Typed::Unknown(command) => note(&format!("{command} is no command; /help lists them")),
             Typed::Message(text) => {
                 interrupt.hold();
                 let start = Instant::now();
-                let tokens = session
-                    .answer(text, &mut |piece| write_now(piece), &|| interrupt.is_asked())?;
-                write_now("\n")?;
+                let tokens = session.answer(text, &mut result, &|| interrupt.is_asked())?;
+                result("\n")?;
                 if terminal {
-                    say(&speed(tokens, start.elapsed()));
+                    note(&speed(tokens, start.elapsed()));
                 }
             }
         }
@@ -88,21 +87,15 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
 }
 
 fn greet(request: &GenerateRequest) {
-    say("/help lists the commands, /quit leaves, Ctrl-C stops an answer");
+    note("/help lists the commands, /quit leaves, Ctrl-C stops an answer");
     if request.sampler.temperature == 0.0 {
-        say("the most likely words are taken (greedy); --temperature 0.7 makes answers vary");
+        note("the most likely words are taken (greedy); --temperature 0.7 makes answers vary");
     }
 }
 
 fn speed(tokens: usize, time: Duration) -> String {
     let per_second = tokens as f64 / time.as_secs_f64().max(1e-9);
     format!("[{tokens} tokens, {} tokens/s]", significant(per_second))
-}
-
-/// Writes a line for the user to stderr; the answers alone go to stdout.
-fn say(line: &str) {
-    // A closed stderr cannot be reported anywhere.
-    let _ = writeln!(stderr(), "{line}");
 }
 
 impl ChatSession<'_> {
@@ -123,14 +116,16 @@ impl ChatSession<'_> {
     fn answer(
         &mut self,
         text: &str,
-        out: &mut dyn FnMut(&str) -> std::io::Result<()>,
+        out: &mut dyn FnMut(&str) -> Result<(), StdoutError>,
         interrupted: &dyn Fn() -> bool,
     ) -> anyhow::Result<usize> {
         self.messages.push(message(Role::User, text));
         let Some(prompt) = self.fitting_prompt()? else {
             self.messages.pop();
             let most = self.model.spec().max_position_embeddings;
-            eprintln!("this turn does not fit into the context of {most} tokens; it is left out");
+            note(&format!(
+                "this turn does not fit into the context of {most} tokens; it is left out"
+            ));
             return Ok(0);
         };
         let held = self.reuse(&prompt);
@@ -176,7 +171,8 @@ impl ChatSession<'_> {
             let prompt = self.chat.prompt(self.tokenizer, &self.messages)?;
             if prompt.len() < self.model.spec().max_position_embeddings {
                 if forgotten > 0 {
-                    eprintln!("the context is full: the oldest {forgotten} turns are forgotten");
+                    let what = format!("the oldest {forgotten} turns are forgotten");
+                    note(&format!("the context is full: {what}"));
                 }
                 return Ok(Some(prompt));
             }
@@ -231,10 +227,4 @@ impl Interrupt {
 
 fn message(role: Role, content: &str) -> Message {
     Message { role, content: content.to_owned() }
-}
-
-fn write_now(text: &str) -> std::io::Result<()> {
-    let mut out = stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }

@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::io::ErrorKind;
-use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use bitnet_engine::EngineError;
 use bitnet_format::FormatError;
+use bitnet_format::crash::CrashedProgram;
 use bitnet_text::TextError;
+use serde_json::Value;
+
+use crate::output::{StdoutError, note};
 
 /// A bug in this program.
 pub(crate) const INTERNAL: u8 = 1;
@@ -27,24 +30,50 @@ impl fmt::Display for BadInput {
 
 impl std::error::Error for BadInput {}
 
+/// Something that does not fit into this machine's memory.
+#[derive(Debug)]
+pub(crate) struct TooLarge(pub(crate) String);
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TooLarge {}
+
 /// Prints the error and returns the exit code. A closed pipe on stdout is not an error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error:#}");
+    note(&format!("error: {error:#}"));
     ExitCode::from(exit_code(error))
 }
 
-/// Replaces Rust's panic message.
-pub(crate) fn report_panic(info: &PanicHookInfo) {
-    let what = info.payload_as_str().unwrap_or("unknown");
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
-    eprintln!("error: internal error at {place}: {what}\nhint: this is a bug; please report it");
+const PROGRAM: CrashedProgram = CrashedProgram {
+    name: env!("CARGO_PKG_NAME"),
+    version: env!("CARGO_PKG_VERSION"),
+    repository: env!("CARGO_PKG_REPOSITORY"),
+};
+
+/// Reports a panic that nothing caught.
+pub(crate) fn report_bug() -> ExitCode {
+    note(&PROGRAM.report(None, &Value::Null));
+    ExitCode::from(INTERNAL)
+}
+
+/// Shows what clap has to say: help, the version, or what is wrong with the command line.
+pub(crate) fn usage(shown: &clap::Error) -> ExitCode {
+    match shown.print() {
+        Err(error) if !shown.use_stderr() => report(&StdoutError(error).into()),
+        _ => ExitCode::from(shown.exit_code() as u8),
+    }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(|io: &std::io::Error| io.kind() == ErrorKind::BrokenPipe)
+    let stdout = error.downcast_ref().map(|StdoutError(error)| error.kind());
+    stdout == Some(ErrorKind::BrokenPipe)
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -61,10 +90,12 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         _ => INPUT,
     };
     None.or_else(|| error.downcast_ref::<BadInput>().map(|_| INPUT))
+        .or_else(|| error.downcast_ref::<TooLarge>().map(|_| ENVIRONMENT))
         .or_else(|| error.downcast_ref().map(from_engine))
         .or_else(|| error.downcast_ref().map(format_code))
         .or_else(|| error.downcast_ref().map(from_text))
         .or_else(|| error.downcast_ref().map(io_code))
+        .or_else(|| error.downcast_ref().map(|StdoutError(error)| io_code(error)))
         .unwrap_or(INTERNAL)
 }
 
@@ -97,12 +128,14 @@ mod tests {
         let denied = || io(ErrorKind::PermissionDenied);
         for (error, code) in [
             (anyhow::Error::new(BadInput("x".to_owned())), INPUT),
+            (anyhow::Error::new(TooLarge("x".to_owned())), ENVIRONMENT),
             (EngineError::EmptyPrompt.into(), USAGE),
             (EngineError::Format(FormatError::Io(denied())).into(), ENVIRONMENT),
             (FormatError::Io(io(ErrorKind::NotFound)).into(), INPUT),
             (TextError::Io(denied()).into(), ENVIRONMENT),
             (TextError::VocabSize { got: 1 }.into(), INPUT),
             (io(ErrorKind::StorageFull).into(), ENVIRONMENT),
+            (StdoutError(io(ErrorKind::StorageFull)).into(), ENVIRONMENT),
             (anyhow::anyhow!("a surprise"), INTERNAL),
         ] {
             assert_eq!(exit_code(&error), code, "{error}");

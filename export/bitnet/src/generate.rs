@@ -1,6 +1,6 @@
 //! `bitnet generate`: the completion on stdout, streamed or as one JSON object.
 
-use std::io::{IsTerminal, Read, Write, stdin, stdout};
+use std::io::{IsTerminal, Read, stdin, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::failure::BadInput;
 use crate::open;
+use crate::output::{StdoutError, note, result, result_line};
 use crate::stops::StopTexts;
 
 /// A completion and how long it took.
@@ -27,23 +28,26 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = open::tokenizer(&args.model, &model)?;
     let prompt = prompt_ids(&args.prompt, &model, &tokenizer)?;
     if !args.json {
-        let mut out = stdout().lock();
-        let completion = complete(args, &model, &tokenizer, &prompt, &mut out)?;
+        let completion = complete(args, &model, &tokenizer, &prompt, &mut result)?;
         // The text is all there is in a pipe; on a terminal the prompt of the shell follows.
-        if out.is_terminal() {
-            writeln!(out)?;
+        if stdout().is_terminal() {
+            result("\n")?;
         }
         if args.threads.verbose {
-            eprintln!("{} tokens/s", significant(completion.tokens_per_second));
+            note(&format!("{} tokens/s", significant(completion.tokens_per_second)));
         }
         return Ok(());
     }
-    let mut text = Vec::new();
-    let completion = complete(args, &model, &tokenizer, &prompt, &mut text)?;
+    let mut text = String::new();
+    let mut keep = |piece: &str| {
+        text.push_str(piece);
+        Ok(())
+    };
+    let completion = complete(args, &model, &tokenizer, &prompt, &mut keep)?;
     let line = json!({
         "prompt_tokens": prompt.len(),
         "tokens": completion.tokens,
-        "text": String::from_utf8_lossy(&text),
+        "text": text,
         "tokens_per_second": completion.tokens_per_second,
         "stop": match completion.stop {
             FinishReason::Id(_) => "id",
@@ -51,7 +55,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
             FinishReason::Caller => "text",
         },
     });
-    Ok(writeln!(stdout().lock(), "{line}")?)
+    Ok(result_line(&line.to_string())?)
 }
 
 /// The prompt's ids, after the beginning-of-text id if the model has one.
@@ -82,13 +86,13 @@ pub(crate) fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
     }
 }
 
-/// Writes the text to `out` token by token.
+/// Gives the text to `out` token by token.
 fn complete(
     args: &GenerateArgs,
     model: &Model,
     tokenizer: &Tokenizer,
     prompt: &[u32],
-    out: &mut impl Write,
+    out: &mut dyn FnMut(&str) -> Result<(), StdoutError>,
 ) -> anyhow::Result<Completion> {
     let threads = open::threads(&args.threads, model)?;
     let request = GenerateRequest {
@@ -103,15 +107,15 @@ fn complete(
     let generated = generate(model, &mut cache, prompt, &request, &threads, |id| {
         first_token.get_or_insert_with(Instant::now);
         let (text, reached) = stops.push(&stream.push(id));
-        (written, stopped) = (write_now(out, &text), reached);
+        (written, stopped) = (out(&text), reached);
         if written.is_ok() && !stopped { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     let seconds = first_token.map_or(0.0, |start| start.elapsed().as_secs_f64());
     written?;
     if !stopped {
         let (rest, _) = stops.push(&stream.finish());
-        write_now(out, &rest)?;
-        write_now(out, &stops.finish())?;
+        out(&rest)?;
+        out(&stops.finish())?;
     }
     let later = generated.tokens.len().saturating_sub(1) as f64;
     let tokens_per_second = if later > 0.0 { later / seconds } else { 0.0 };
@@ -127,9 +131,4 @@ pub(crate) fn settings(args: &SamplingArgs) -> SamplerSettings {
         repetition_penalty: args.repetition_penalty,
         seed: args.seed,
     }
-}
-
-fn write_now(out: &mut impl Write, text: &str) -> std::io::Result<()> {
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }

@@ -1,12 +1,11 @@
 //! `bitnet inspect`: config, tensors and ternary shares of a model folder or a GGUF file.
 
-use std::io::{Write, stdout};
-
 use bitnet_format::StoredModel;
 use bitnet_format::report::report;
 
 use crate::cli::InspectArgs;
 use crate::open;
+use crate::output::result_line;
 
 pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let path = args.path.as_ref().or(args.model.as_ref()).expect("clap requires one of them");
@@ -14,5 +13,5 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let model = StoredModel::open(path)?;
     let mut lines = Vec::new();
     report(&model, |line| lines.push(line.to_owned()))?;
-    Ok(writeln!(stdout().lock(), "{}", lines.join("\n"))?)
+    Ok(result_line(&lines.join("\n"))?)
 }

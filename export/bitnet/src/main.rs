@@ -12,22 +12,33 @@ mod generate;
 mod inspect;
 mod line_editor;
 mod open;
+mod output;
 mod score;
 mod stops;
 
+use std::alloc::System;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use bitnet_format::allocation::ReportingAllocator;
 use clap::Parser;
 
 use cli::{Cli, Command};
 
+#[global_allocator]
+static ALLOCATOR: ReportingAllocator<System> = ReportingAllocator(System);
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    std::panic::set_hook(Box::new(failure::report_panic));
-    match std::panic::catch_unwind(|| run(&cli.command)) {
+    bitnet_format::crash::keep_panics();
+    output::report_file_size_limit();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(shown) => return failure::usage(&shown),
+    };
+    match catch_unwind(AssertUnwindSafe(|| run(&cli.command))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => failure::report(&error),
-        Err(_) => ExitCode::from(failure::INTERNAL),
+        Err(_) => failure::report_bug(),
     }
 }
 

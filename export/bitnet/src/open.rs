@@ -11,6 +11,7 @@ use bitnet_text::Tokenizer;
 
 use crate::cli::{CacheArg, CacheArgs, HeadArg, ThreadArgs};
 use crate::failure::BadInput;
+use crate::output::note;
 
 /// A plain error message where nothing exists at a path.
 pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
@@ -60,7 +61,7 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
 /// The process's thread pool, to compute `model` with.
 pub(crate) fn threads(args: &ThreadArgs, model: &Model) -> anyhow::Result<ThreadPool> {
     if args.verbose {
-        eprintln!("{}", backend_info(model, count(args)));
+        note(&backend_info(model, count(args)));
     }
     ThreadPool::new(count(args)).context("cannot start the worker threads")
 }

@@ -2,7 +2,6 @@
 //!
 //! The whole file is checked before the first sequence is scored.
 
-use std::io::{Write, stdout};
 use std::path::Path;
 
 use bitnet_engine::{Model, Scores, score};
@@ -11,16 +10,16 @@ use serde_json::json;
 use crate::cli::ScoreArgs;
 use crate::failure::BadInput;
 use crate::open;
+use crate::output::result_line;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let model = open::model(&args.model, args.head)?;
     let sequences = read_sequences(&args.ids, &model)?;
     let threads = open::threads(&args.threads, &model)?;
-    let mut out = stdout().lock();
     for sequence in &sequences {
         let scores = score(&model, sequence, &threads)?;
         let line = if args.json { as_json(&scores) } else { in_words(&scores) };
-        writeln!(out, "{line}")?;
+        result_line(&line)?;
     }
     Ok(())
 }

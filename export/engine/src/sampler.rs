@@ -47,8 +47,10 @@ impl SamplerSettings {
 
     fn check(&self) -> Result<(), EngineError> {
         let positive = self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0;
+        // Logits divided by less are infinite.
+        let divides = self.temperature == 0.0 || (1e-5..=1e5).contains(&self.temperature);
         let rules = [
-            ("temperature", self.temperature, self.temperature >= 0.0, "0 or more"),
+            ("temperature", self.temperature, divides, "0, or from 0.00001 to 100000"),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
             ("repetition_penalty", self.repetition_penalty, positive, "above 0"),
@@ -316,6 +318,7 @@ mod tests {
         for (settings, message) in [
             (SamplerSettings { temperature: -1.0, ..all.clone() }, "temperature is -1"),
             (SamplerSettings { temperature: f32::NAN, ..all.clone() }, "temperature is NaN"),
+            (SamplerSettings { temperature: 1e-39, ..all.clone() }, "temperature is 0.00000"),
             (SamplerSettings { top_p: 0.0, ..all.clone() }, "top_p is 0"),
             (SamplerSettings { min_p: 1.5, ..all.clone() }, "min_p is 1.5"),
             (SamplerSettings { repetition_penalty: 0.0, ..all }, "repetition_penalty is 0"),

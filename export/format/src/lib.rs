@@ -16,8 +16,10 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
 mod act;
+pub mod allocation;
 pub mod blocks;
 pub mod convert;
+pub mod crash;
 mod dtype;
 mod error;
 pub mod figures;

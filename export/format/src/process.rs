@@ -1,13 +1,21 @@
-//! What Linux reports about memory in `/proc`. Other systems report nothing here.
+//! What Linux reports about memory in `/proc` and in the control groups of this process. Other systems
+//! report nothing here.
+
+use std::path::{Path, PathBuf};
 
 /// Largest resident memory of this process so far in bytes; `None` where unknown.
 pub fn peak_memory() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmHWM:")
 }
 
-/// Memory in bytes that programs can still have; `None` where unknown.
+/// Memory in bytes that this process can still have; `None` where unknown. The machine may have more
+/// than the process is allowed: the smallest limit counts.
 pub fn free_memory() -> Option<u64> {
-    proc_bytes("/proc/meminfo", "MemAvailable:")
+    let swap = proc_bytes("/proc/meminfo", "SwapFree:").unwrap_or(0);
+    let machine = proc_bytes("/proc/meminfo", "MemAvailable:").map(|free| free + swap);
+    let groups = fs_err::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = groups.lines().filter_map(|line| ControlGroup::parse(line)?.free());
+    machine.into_iter().chain(groups).chain(free_addresses()).min()
 }
 
 /// A line such as `VmHWM:   1234 kB`, in bytes.
@@ -16,4 +24,94 @@ fn proc_bytes(file: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib * 1024)
+}
+
+/// What `ulimit -v` leaves.
+fn free_addresses() -> Option<u64> {
+    let limits = fs_err::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(limit.saturating_sub(proc_bytes("/proc/self/status", "VmSize:")?))
+}
+
+/// A control group that accounts for memory.
+#[derive(Debug, PartialEq, Eq)]
+struct ControlGroup {
+    root: &'static str,
+    path: PathBuf,
+    limit: &'static str,
+    used: &'static str,
+    /// Of `memory.stat`: file cache that makes room.
+    cache: &'static str,
+}
+
+impl ControlGroup {
+    /// From a line of `/proc/self/cgroup`: `0::/path` (version 2) or `4:memory:/path` (version 1).
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, PathBuf::from(fields.next()?));
+        let (root, limit, used, cache) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+            list if list.split(',').any(|one| one == "memory") => (
+                "/sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
+            _ => return None,
+        };
+        Some(Self { root, path, limit, used, cache })
+    }
+
+    /// What the tightest of this group and those around it leaves.
+    fn free(&self) -> Option<u64> {
+        let inner = self.path.strip_prefix("/").unwrap_or(&self.path);
+        inner.ancestors().filter_map(|path| self.free_in(&Path::new(self.root).join(path))).min()
+    }
+
+    fn free_in(&self, folder: &Path) -> Option<u64> {
+        let number = |name: &str| -> Option<u64> {
+            fs_err::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+        };
+        let stat = fs_err::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let cached = |line: &str| line.strip_prefix(self.cache)?.trim().parse::<u64>().ok();
+        let cached = stat.lines().find_map(cached).unwrap_or(0);
+        Some(number(self.limit)?.saturating_sub(number(self.used)?.saturating_sub(cached)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_of_control_groups_are_known() {
+        let second = ControlGroup::parse("0::/user.slice/a").unwrap();
+        assert_eq!((second.root, second.limit), ("/sys/fs/cgroup", "memory.max"));
+        assert_eq!(second.path, Path::new("/user.slice/a"));
+        let first = ControlGroup::parse("9:cpu,memory:/docker/1").unwrap();
+        assert_eq!(first.limit, "memory.limit_in_bytes");
+        assert_eq!(ControlGroup::parse("9:cpu:/docker/1"), None);
+        assert_eq!(ControlGroup::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn a_group_leaves_its_limit_less_what_cannot_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs_err::write(folder.path().join(name), text).unwrap();
+        let group = ControlGroup::parse("0::/").unwrap();
+        assert_eq!(group.free_in(folder.path()), None);
+        write("memory.max", "max\n");
+        write("memory.current", "700\n");
+        assert_eq!(group.free_in(folder.path()), None, "no limit");
+        write("memory.max", "1000\n");
+        assert_eq!(group.free_in(folder.path()), Some(300));
+        write("memory.stat", "anon 100\ninactive_file 600\n");
+        assert_eq!(group.free_in(folder.path()), Some(900));
+    }
+
+    #[test]
+    fn this_process_has_some_memory_left() {
+        assert!(free_memory().is_none_or(|free| free > 0));
+    }
 }

@@ -205,7 +205,19 @@ const LARGEST_SIZE: usize = 1 << 28;
 /// No model is deeper.
 const MOST_LAYERS: usize = 4096;
 
+/// No model is larger; counts of bytes and of operations stay far from overflow.
+const MOST_PARAMETERS: u128 = 1 << 45;
+
 impl ModelSpec {
+    /// Parameters without the norms, in numbers that cannot overflow.
+    fn count_widely(&self) -> u128 {
+        let wide = |number: usize| number as u128;
+        let heads = 2 * wide(self.num_attention_heads) + 2 * wide(self.num_key_value_heads);
+        let of_a_layer = heads * wide(self.head_dim) + 3 * wide(self.intermediate_size);
+        let layers = wide(self.num_hidden_layers) * of_a_layer;
+        wide(self.hidden_size) * (layers + 2 * wide(self.vocab_size))
+    }
+
     fn check_sizes(&self) -> Result<(), String> {
         let sizes = [
             ("hidden_size", self.hidden_size),
@@ -223,6 +235,13 @@ impl ModelSpec {
             if size == 0 || size > largest {
                 return Err(format!("{name} must lie between 1 and {largest}, got {size}"));
             }
+        }
+        let parameters = self.count_widely();
+        if parameters > MOST_PARAMETERS {
+            return Err(format!(
+                "num_hidden_layers and the widths make {parameters} parameters; expected at most \
+                 {MOST_PARAMETERS}"
+            ));
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
@@ -281,6 +300,9 @@ mod tests {
     fn contradictions_are_refused_with_both_values() {
         assert!(parse("head_dim = 63").unwrap_err().contains("head_dim must be even"));
         assert!(parse("bos_token_id = 1024").unwrap_err().contains("outside vocab_size 1024"));
+        let vast = TINY.replace("= 256", "= 268435456").replace("= 512", "= 268435456");
+        let error = toml::from_str::<ModelSpec>(&vast).unwrap_err().to_string();
+        assert!(error.contains("parameters; expected at most"), "{error}");
         assert!(parse("hidden_sise = 3").unwrap_err().contains("unknown field"));
         assert!(parse("rms_norm_eps = nan").unwrap_err().contains("positive number"));
         let odd = TINY.replace("num_key_value_heads = 2", "num_key_value_heads = 3");

@@ -145,6 +145,8 @@ pub(crate) struct CacheFiles {
     meta: CacheMeta,
     tokens: FileBytes,
     documents: FileBytes,
+    /// The two files that are mapped.
+    opened: [File; 2],
     token_bytes: usize,
 }
 
@@ -160,9 +162,24 @@ impl CacheFiles {
         let tokens = meta.tokens.open(dir, TOKENS_FILE)?;
         let documents = meta.documents.open(dir, DOCUMENTS_FILE)?;
         let token_bytes = identity.token_bytes();
-        let files = Self { meta, tokens, documents, token_bytes };
+        let open = |name| File::open(dir.join(name)).map_err(|error| error.to_string());
+        let opened = [open(TOKENS_FILE)?, open(DOCUMENTS_FILE)?];
+        let files = Self { meta, tokens, documents, opened, token_bytes };
         files.check_index()?;
         Ok(files)
+    }
+
+    /// Whether the mapped files still have their sizes: reading beyond their ends would end the
+    /// process.
+    pub(crate) fn check_sizes(&self) -> Result<(), DataError> {
+        for (file, bytes) in self.opened.iter().zip([&self.tokens, &self.documents]) {
+            let (expected, got) = (bytes.len() as u64, file.metadata()?.len());
+            if got != expected {
+                let path = file.path().to_owned();
+                return Err(DataError::CacheChanged { path, expected, got });
+            }
+        }
+        Ok(())
     }
 
     /// Number of documents.
@@ -351,6 +368,20 @@ mod tests {
         writer.finish(identity(300), 0).unwrap();
         let reason = CacheFiles::open(dir.path(), &identity(300)).unwrap_err();
         assert_eq!(reason, "documents.bin: does not fit tokens.bin");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_in_use_is_an_error_with_its_name() {
+        for name in [TOKENS_FILE, DOCUMENTS_FILE] {
+            let dir = written(300);
+            let files = CacheFiles::open(dir.path(), &identity(300)).unwrap();
+            files.check_sizes().unwrap();
+            let path = dir.path().join(name);
+            let file = fs_err::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(1).unwrap();
+            let error = files.check_sizes().unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("has 1 bytes"), "{error}");
+        }
     }
 
     #[test]

@@ -120,6 +120,14 @@ impl TokenCache {
         Self(Arc::new(Inner { files, names, fingerprint, statistics, origin }))
     }
 
+    /// Whether its files are still as they were opened.
+    ///
+    /// # Errors
+    /// Names a file that another program cut or extended.
+    pub fn check_sizes(&self) -> Result<(), DataError> {
+        self.0.files.check_sizes()
+    }
+
     /// Sizes of the set.
     pub fn statistics(&self) -> CacheStatistics {
         self.0.statistics

@@ -3,6 +3,7 @@
 mod changes;
 mod keys;
 mod mistakes;
+mod numbers;
 mod resolved;
 mod rules;
 

@@ -62,8 +62,11 @@ pub(crate) fn open<'a>(
             Box::new(PretrainSft::new(sets, validation, loader))
         }
     };
-    let steps = total_steps(recipe, stage.as_mut(), &names)?;
+    let steps = total_steps(recipe, stage.as_mut(), &names, monitor)?;
     let schedule = Schedule::new(recipe, steps)?;
+    if steps == 1 && schedule.last_step_is_idle() {
+        monitor.message(&format!("note: {}; it is the only one", recipe::IDLE_STEP));
+    }
     let mix =
         |phase: &recipe::Phase| DataMixture { sets: phase.data.clone().into_iter().collect() };
     let mixes = recipe.phases.iter().map(mix).collect();
@@ -132,7 +135,14 @@ fn loader_settings(recipe: &Recipe) -> LoaderSettings {
     LoaderSettings { seed: recipe.seed, seq_len: data.seq_len, policy: data.long_rows }
 }
 
-fn total_steps(recipe: &Recipe, stage: &mut dyn Stage, sets: &[String]) -> Result<u64, TrainError> {
+/// The number of steps; says when epochs are no whole number of batches, or a batch is larger than
+/// what there is.
+fn total_steps(
+    recipe: &Recipe,
+    stage: &mut dyn Stage,
+    sets: &[String],
+    monitor: &mut dyn Monitor,
+) -> Result<u64, TrainError> {
     let (Length::Epochs(epochs), None) = (recipe.train.length, known_steps(recipe)) else {
         return Ok(known_steps(recipe).expect("only epochs need the data"));
     };
@@ -140,7 +150,16 @@ fn total_steps(recipe: &Recipe, stage: &mut dyn Stage, sets: &[String]) -> Resul
     for set in sets {
         items += stage.items(set)?;
     }
-    Ok((items as f64 * epochs / recipe.train.batch as f64).ceil().max(1.0) as u64)
+    let (wanted, batch) = (items as f64 * epochs, recipe.train.batch as f64);
+    let steps = (wanted / batch).ceil().max(1.0);
+    if steps * batch > wanted {
+        let again = steps * batch - wanted;
+        monitor.message(&format!(
+            "note: {epochs} epochs are {wanted:.0} rows, fewer than {steps} steps of {batch} take; \
+             {again:.0} are repeated"
+        ));
+    }
+    Ok(steps as u64)
 }
 
 /// The number of steps, unless epochs are counted.

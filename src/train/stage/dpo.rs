@@ -13,6 +13,7 @@ use crate::data::{
     EpochPlan, Loader, LoaderSettings, PackedSequence, PairPlan, PreferencePair, SourceLocation,
     TokenCache,
 };
+use crate::distributed::all_ok;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
@@ -82,6 +83,8 @@ impl Dpo {
         set: &str,
         context: StepContext,
     ) -> Result<Evaluation, TrainError> {
+        let checked = self.validation[set].check_sizes().map_err(TrainError::from);
+        all_ok(context.comm, checked)?;
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
         let pairs: Vec<PreferencePair> =
             (0..plan.items()).map(|number| plan.item(number)).collect();

@@ -10,6 +10,7 @@ use crate::data::{
     EpochPlan, Loader, LoaderSettings, PackedSequence, SequencePlan, TokenCache,
     validation_sequences,
 };
+use crate::distributed::all_ok;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Evaluation;
@@ -112,6 +113,7 @@ impl Stage for PretrainSft {
     ) -> Result<BTreeMap<String, Evaluation>, TrainError> {
         let mut results = BTreeMap::new();
         for (name, cache) in &self.validation {
+            all_ok(context.comm, cache.check_sizes().map_err(TrainError::from))?;
             let rows = validation_sequences(cache, self.seq_len);
             let own = own_share(rows, context.comm);
             let own = likelihood(model, own, context.device, &|| context.interrupted());

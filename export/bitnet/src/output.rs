@@ -1,0 +1,41 @@
+//! What the program prints: results on stdout, everything else on stderr. Nothing here panics.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// An error of stdout, which a caller may tell from those of files.
+#[derive(Debug)]
+pub(crate) struct StdoutError(pub(crate) io::Error);
+
+impl std::fmt::Display for StdoutError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(formatter, "stdout: {}", self.0)
+    }
+}
+
+impl std::error::Error for StdoutError {}
+
+/// Writes a part of the results, at once.
+pub(crate) fn result(text: &str) -> Result<(), StdoutError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
+}
+
+/// Writes a line of results.
+pub(crate) fn result_line(text: &str) -> Result<(), StdoutError> {
+    result(&format!("{text}\n"))
+}
+
+/// Prints a line on stderr.
+pub(crate) fn note(text: &str) {
+    // An error of stderr cannot be reported anywhere.
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Makes writing beyond the file size limit (`ulimit -f`) an error, where it would otherwise end the
+/// process.
+pub(crate) fn report_file_size_limit() {
+    #[cfg(unix)]
+    // Without the handler only this limit would end the program.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+}

@@ -1,0 +1,162 @@
+//! Refuses a run that cannot fit into memory before it starts, with the table of `plan` and with what
+//! would make it fit.
+
+use std::fmt::Write;
+
+use bitnet_format::ModelSpec;
+use bitnet_format::figures::size;
+use burn::tensor::Device;
+
+use crate::device;
+use crate::error::TrainError;
+use crate::estimate::{MemoryEstimate, RankLayout, RankWorkload, memory};
+use crate::model::ActivationMemory;
+use crate::platform::free_memory;
+use crate::recipe::{Recipe, StageKind};
+use crate::speed::TrainWorkload;
+
+impl RankLayout {
+    /// That of a recipe on so many ranks.
+    pub fn of(recipe: &Recipe, ranks: usize) -> Self {
+        let train = &recipe.train;
+        let sharded = train.shard_optimizer && ranks > 1;
+        Self { ranks: ranks as u64, sharded, comm_dtype: train.reduce_precision.comm_dtype() }
+    }
+}
+
+impl RankWorkload {
+    /// That of the rank with the largest share.
+    pub fn of(recipe: &Recipe, ranks: usize) -> Self {
+        let train = &recipe.train;
+        let share = train.batch.div_ceil(ranks);
+        let micro_batch = train.micro_batch.min(share);
+        Self {
+            items: micro_batch as u64,
+            rows_an_item: if recipe.stage == StageKind::Dpo { 2 } else { 1 },
+            seq_len: recipe.data.seq_len as u64,
+            micro_batches: share.div_ceil(micro_batch) as u64,
+            activations: train.activations(),
+        }
+    }
+}
+
+impl TrainWorkload {
+    /// The work of the rank with the largest share, and all ranks.
+    pub fn share(&self) -> (RankWorkload, RankLayout) {
+        let ranks = self.comm.world_size();
+        let load = RankWorkload {
+            items: self.rows.div_ceil(ranks) as u64,
+            rows_an_item: 1,
+            seq_len: self.seq_len as u64,
+            micro_batches: 1,
+            activations: self.activations,
+        };
+        let (sharded, comm_dtype) = (self.sharded && ranks > 1, self.comm_dtype);
+        (load, RankLayout { ranks: ranks as u64, sharded, comm_dtype })
+    }
+}
+
+/// What is to run.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryDemand<'a> {
+    /// The model.
+    pub spec: &'a ModelSpec,
+    /// The work of a rank.
+    pub load: RankWorkload,
+    /// All ranks.
+    pub ranks: RankLayout,
+    /// Ranks of this machine.
+    pub here: usize,
+    /// Where it computes.
+    pub device: &'a Device,
+}
+
+/// Refuses what needs more memory than this machine can give now. A device with memory of its own
+/// does not tell how much that is, and says so itself when it is full.
+///
+/// # Errors
+/// With the parts of the memory, and the settings that need less.
+pub fn require_memory(demand: MemoryDemand) -> Result<(), TrainError> {
+    match free_memory() {
+        Some(free) if device::shares_memory(demand.device) => demand.check(free),
+        _ => Ok(()),
+    }
+}
+
+impl MemoryDemand<'_> {
+    fn estimate(&self, load: RankWorkload) -> MemoryEstimate {
+        memory(self.spec, load, self.ranks, self.device)
+    }
+
+    /// Bytes on this machine.
+    fn bytes(&self, load: RankWorkload) -> u64 {
+        self.estimate(load).total().saturating_mul(self.here as u64)
+    }
+
+    fn check(&self, free: u64) -> Result<(), TrainError> {
+        let needed = self.bytes(self.load);
+        if needed <= free {
+            return Ok(());
+        }
+        let ranks = if self.here > 1 { format!(" for {} ranks", self.here) } else { String::new() };
+        let mut what = format!(
+            "this needs about {} of memory{ranks}, and {} are free here (--force starts it anyway)\n",
+            size(needed),
+            size(free)
+        );
+        for line in self.estimate(self.load).lines() {
+            let _ = writeln!(what, "{line}");
+        }
+        what.push_str(&self.advice(free));
+        Err(TrainError::NoMemory(what))
+    }
+
+    /// The settings that need less, the mildest first.
+    fn advice(&self, free: u64) -> String {
+        let items = RankWorkload {
+            items: 1,
+            micro_batches: self.load.micro_batches.saturating_mul(self.load.items),
+            ..self.load
+        };
+        let recompute = |load| RankWorkload { activations: ActivationMemory::Recomputed, ..load };
+        let ways = [
+            ("train.micro_batch = 1", items),
+            ("train.recompute = true", recompute(self.load)),
+            ("both of them", recompute(items)),
+        ];
+        let mut text = String::new();
+        for (setting, load) in ways {
+            let needed = self.bytes(load);
+            let fits = if needed <= free { ", which fits" } else { "" };
+            let _ = writeln!(text, "with {setting}: {}{fits}", size(needed));
+        }
+        text + "otherwise: a shorter data.seq_len, a smaller model, fewer --threads, or a machine with \
+                more memory"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(spec: &ModelSpec, items: u64, seq_len: u64) -> Result<(), TrainError> {
+        let activations = ActivationMemory::Kept;
+        let load = RankWorkload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
+        let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
+        MemoryDemand { spec, load, ranks, here: 1, device }.check(8_000_000_000)
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_parts_and_what_would_fit() {
+        let spec: ModelSpec = toml::from_str(include_str!("../configs/125m.toml")).unwrap();
+        demand(&spec, 2, 512).unwrap();
+        let error = demand(&spec, 256, 2048).unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        let text = error.to_string();
+        for part in ["activations", "weights", "total", "8.00 GB are free", "which fits"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let vast = demand(&spec, u64::from(u32::MAX), u64::from(u32::MAX)).unwrap_err();
+        assert!(vast.to_string().contains("a smaller model"), "{vast}");
+    }
+}

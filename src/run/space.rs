@@ -1,0 +1,97 @@
+//! Whether a run's files will fit on the disk.
+
+use std::io::{Error, ErrorKind};
+use std::path::Path;
+
+use bitnet_format::figures;
+
+use crate::checkpoint;
+use crate::error::TrainError;
+use crate::platform::free_space;
+use crate::run_dir::{EXPORT_DIR, FINAL_DIR, RunDir};
+use crate::train::context::RunContext;
+use crate::train::state::TrainState;
+
+/// What a run needs, less what it has written already.
+struct DiskSpace {
+    /// A model in f32.
+    model: u64,
+    /// Checkpoints that stay.
+    keep: u64,
+}
+
+impl DiskSpace {
+    /// `keep + 1` checkpoints of model and two moments; those that are there make room for new ones.
+    fn checkpoints(&self, there: u64) -> u64 {
+        let one = 3 * self.model;
+        one.saturating_mul(self.keep + 1) - there.min(one.saturating_mul(self.keep))
+    }
+
+    /// The final folder and an export of the same size at most.
+    fn results(&self, there: u64) -> u64 {
+        (2 * self.model).saturating_sub(there)
+    }
+}
+
+/// Refuses a run that will not fit on the disk.
+pub(super) fn require(
+    context: &RunContext,
+    dir: &RunDir,
+    state: &TrainState,
+) -> Result<(), TrainError> {
+    let Some(free) = free_space(dir.path()) else { return Ok(()) };
+    let keep = context.recipe.checkpoint.keep as u64;
+    let space = DiskSpace { model: 4 * context.spec.parameters() as u64, keep };
+    let results = [FINAL_DIR, EXPORT_DIR].iter().map(|name| size(&dir.join(name))).sum();
+    let mut needed = space.results(results);
+    if state.progress.step < context.steps {
+        let there = checkpoint::list(dir.path())?.iter().map(|(_, path)| size(path)).sum();
+        needed += space.checkpoints(there);
+    }
+    if free >= needed {
+        return Ok(());
+    }
+    let what = format!(
+        "{}: {} are free; checkpoints and export need {} more than is there. Lower checkpoint.keep",
+        dir.path().display(),
+        figures::size(free),
+        figures::size(needed)
+    );
+    Err(TrainError::Io(Error::new(ErrorKind::StorageFull, what)))
+}
+
+/// Bytes of a file, or of all files in a folder; 0 where there is none.
+fn size(path: &Path) -> u64 {
+    let Ok(meta) = path.symlink_metadata() else { return 0 };
+    if !meta.is_dir() {
+        return meta.len();
+    }
+    let Ok(entries) = fs_err::read_dir(path) else { return 0 };
+    entries.flatten().map(|entry| size(&entry.path())).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_already_is_not_needed_again() {
+        let space = DiskSpace { model: 100, keep: 3 };
+        assert_eq!((space.checkpoints(0), space.results(0)), (1200, 200));
+        assert_eq!(space.checkpoints(900), 300, "one more, then the oldest goes");
+        assert_eq!(space.checkpoints(2000), 300, "what is pinned stays and makes no room");
+        assert_eq!((space.results(150), space.results(900)), (50, 0));
+        let most = DiskSpace { model: 1 << 40, keep: u64::from(u32::MAX) };
+        assert!(most.checkpoints(0) > 1 << 60);
+    }
+
+    #[test]
+    fn the_size_of_a_folder_is_that_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::create_dir(dir.path().join("a")).unwrap();
+        fs_err::write(dir.path().join("a/b"), [0; 30]).unwrap();
+        fs_err::write(dir.path().join("c"), [0; 12]).unwrap();
+        assert_eq!(size(dir.path()), 42);
+        assert_eq!(size(&dir.path().join("missing")), 0);
+    }
+}
