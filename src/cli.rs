@@ -14,6 +14,13 @@ pub(crate) struct TrainerCli {
     pub(crate) run: RunArgs,
 }
 
+impl TrainerCli {
+    /// Whether what is printed is what was asked for; a run leaves files.
+    pub(crate) fn prints_results(&self) -> bool {
+        self.command.is_some() || self.run.json
+    }
+}
+
 /// Arguments of a run.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]

@@ -10,11 +10,12 @@ use bitnet_train::train::TrainError;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
-/// How a command ends that did its work: its results must have been written too.
-pub(crate) fn finish() -> ExitCode {
+/// How a command ends that did its work: where it was asked for what it prints, that must have been
+/// written too.
+pub(crate) fn finish(prints_results: bool) -> ExitCode {
     match output::results_written() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&TrainError::Io(error).into()),
+        Err(error) if prints_results => report(&TrainError::Io(error).into()),
+        _ => ExitCode::SUCCESS,
     }
 }
 

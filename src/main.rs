@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Err(shown) => return failure::usage(&shown),
     };
     match catch_unwind(AssertUnwindSafe(|| commands::run(&cli))) {
-        Ok(Ok(())) => failure::finish(),
+        Ok(Ok(())) => failure::finish(cli.prints_results()),
         Ok(Err(error)) => failure::report(&error),
         Err(_) => bug::report(),
     }

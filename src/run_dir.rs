@@ -271,7 +271,8 @@ pub(crate) fn refuse_others(path: &Path, known: &[String], force: bool) -> Resul
             let advice = if force {
                 "which a run would overwrite; choose another --out"
             } else {
-                "and no run of this program; choose another --out, or add --force to train here                  beside what there is (nothing is deleted)"
+                "and no run of this program; choose another --out, or add --force to train here \
+                 beside what there is (nothing is deleted)"
             };
             let what = format!("{}: holds {name:?} {advice}", path.display());
             return Err(TrainError::Refused(what));
