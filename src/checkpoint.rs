@@ -155,16 +155,24 @@ pub const MOMENT_KINDS: [&str; 2] = ["first", "second"];
 /// Takes the kind of a moment, the place of its parameter in the tensor table, and its values.
 pub type WriteMoment<'a> = dyn FnMut(&str, usize, &[f32]) -> Result<(), CheckpointError> + 'a;
 
-/// Moments of all parameters, wherever they are kept.
+/// Moments of all parameters that are trained, wherever they are kept.
 pub trait Moments {
+    /// For each parameter whether it has no moments.
+    fn frozen(&self) -> &[bool];
+
     /// Calls `write` with each, one after the other.
     fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError>;
 }
 
 impl Moments for AdamW {
+    fn frozen(&self) -> &[bool] {
+        AdamW::frozen(self)
+    }
+
     fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError> {
         for (kind, tensors) in MOMENT_KINDS.iter().zip([&self.first, &self.second]) {
-            for (index, tensor) in tensors.iter().enumerate() {
+            let all = tensors.iter().zip(self.frozen()).enumerate();
+            for (index, (tensor, _)) in all.filter(|(_, (_, frozen))| !**frozen) {
                 write(kind, index, &host(tensor.clone()))?;
             }
         }
@@ -179,8 +187,11 @@ fn write_moments(
 ) -> Result<(), CheckpointError> {
     let table = tensor_table(spec);
     let planned = |kind: &&str| -> Vec<TensorPlan> {
-        let moment = |entry| TensorPlan::new(moment_name(kind, entry), DType::F32, &entry.shape);
-        table.iter().map(moment).collect()
+        let moment = |(entry, _): (&TensorEntry, _)| {
+            TensorPlan::new(moment_name(kind, entry), DType::F32, &entry.shape)
+        };
+        let all = table.iter().zip(moments.frozen());
+        all.filter(|(_, frozen)| !**frozen).map(moment).collect()
     };
     let mut file = TensorWriter::create(path, MOMENT_KINDS.iter().flat_map(planned).collect())?;
     moments.each(&mut |kind, index, values| {
@@ -206,29 +217,35 @@ impl StoredMoments {
         Ok(Self(TensorFile::open(&dir.join(OPTIMIZER_FILE))?))
     }
 
-    /// One of them.
+    /// One of them. A parameter that was frozen up to now has none: it begins with zeros.
     ///
     /// # Errors
-    /// When it is missing, has another shape or is not finite.
+    /// When it has another shape or is not finite, or only the other moment is there.
     pub fn read(&self, kind: &str, entry: &TensorEntry) -> Result<Vec<f32>, CheckpointError> {
+        let absent = |kind: &&str| !self.0.contains(&moment_name(kind, entry));
+        if MOMENT_KINDS.iter().all(absent) {
+            return Ok(vec![0.0; entry.elements()]);
+        }
         Ok(self.0.finite_floats(&moment_name(kind, entry), &entry.shape)?)
     }
 
-    /// All of them, first and second, in table order.
+    /// All of them, first and second, in table order; of a `frozen` parameter, nothing.
     ///
     /// # Errors
     /// As [`StoredMoments::read`].
     pub fn read_all(
         &self,
         spec: &ModelSpec,
+        frozen: &[bool],
         device: &Device,
     ) -> Result<[Vec<Tensor<1>>; 2], CheckpointError> {
         let table = tensor_table(spec);
         let read = |kind: &str| -> Result<Vec<Tensor<1>>, CheckpointError> {
-            let tensor = |entry: &TensorEntry| {
-                Ok(Tensor::from_floats(self.read(kind, entry)?.as_slice(), device))
+            let tensor = |(entry, frozen): (&TensorEntry, &bool)| {
+                let values = if *frozen { Vec::new() } else { self.read(kind, entry)? };
+                Ok(Tensor::from_floats(values.as_slice(), device))
             };
-            table.iter().map(tensor).collect()
+            table.iter().zip(frozen).map(tensor).collect()
         };
         let [first, second] = MOMENT_KINDS;
         Ok([read(first)?, read(second)?])

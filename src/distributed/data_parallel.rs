@@ -105,6 +105,11 @@ impl DataParallel {
         let mut kept = Vec::new();
         for (index, entry) in self.table.iter().enumerate() {
             let stored = || stored.expect("rank 0 has opened it");
+            if self.frozen[index] {
+                // Without sharding each parameter has its place, without moments too.
+                kept.extend((!self.settings.sharded).then(Vec::new));
+                continue;
+            }
             let found = first_only(&self.comm, || Ok(stored().read(kind, entry)?))?;
             let mut values = found.unwrap_or_else(|| vec![0.0; entry.elements()]);
             self.comm.broadcast_floats(&mut values);
@@ -132,7 +137,11 @@ impl OptimizerStep for DataParallel {
     ) -> (LanguageModel, PendingStep) {
         let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
         let device = model.head().device().inner();
-        let mut gradients = on_host(sum.take_gradients());
+        // The plan cuts nothing out of what is frozen.
+        let nothing = || Tensor::zeros([0], &device);
+        let gradients = sum.take_gradients().into_iter();
+        let gradients = gradients.map(|gradient| gradient.unwrap_or_else(nothing));
+        let mut gradients = on_host(gradients.collect());
         let dtype = self.settings.comm_dtype;
         let shards = self.timed(|| self.plan.reduce_scatter(&gradients, dtype));
         let owned = on_device(shards, &device);
@@ -160,8 +169,9 @@ impl OptimizerStep for DataParallel {
         } else {
             let owned = on_host(owned);
             self.timed(|| self.plan.all_gather(&owned, &mut gradients));
-            let gradients = optimizer.trained(on_device(gradients, &device));
-            update(optimizer, old, gradients)
+            let trained = |(gradient, frozen): (_, &bool)| (!frozen).then_some(gradient);
+            let gradients = on_device(gradients, &device).into_iter().zip(&self.frozen);
+            update(optimizer, old, gradients.map(trained).collect())
         };
         (replace_values(model, new), pending)
     }
@@ -169,7 +179,7 @@ impl OptimizerStep for DataParallel {
     /// A sharded optimizer has the moments of this rank's shards only.
     fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
         if !self.settings.sharded {
-            return AdamW::for_model(spec, settings, device).with_frozen(self.frozen.clone());
+            return AdamW::for_trained(spec, settings, &self.frozen, device);
         }
         let sizes: Vec<usize> = self.shards.iter().map(|shard| shard.range.len()).collect();
         let decayed = self.shards.iter().map(|shard| self.table[shard.tensor].is_matrix());
@@ -232,9 +242,13 @@ impl GatheredMoments<'_> {
 }
 
 impl Moments for GatheredMoments<'_> {
+    fn frozen(&self) -> &[bool] {
+        &self.parallel.frozen
+    }
+
     /// All ranks call this; `write` is called on rank 0 only.
     fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError> {
-        let DataParallel { comm, plan, table, frozen, settings, .. } = self.parallel;
+        let DataParallel { comm, plan, settings, .. } = self.parallel;
         self.gathered.set(true);
         if !settings.sharded {
             return if comm.is_first() { self.optimizer.each(write) } else { Ok(()) };
@@ -251,11 +265,6 @@ impl Moments for GatheredMoments<'_> {
             };
             let own = on_host(moments.clone());
             plan.gather(&own, |tensor, values| put(tensor, &values));
-            for (tensor, entry) in table.iter().enumerate() {
-                if frozen[tensor] {
-                    put(tensor, &vec![0.0; entry.elements()]);
-                }
-            }
         }
         result
     }

@@ -78,11 +78,12 @@ impl LanguageModel {
 }
 
 impl ForwardGraph {
-    /// Every parameter's gradient, flat, in table order; `grads` are those of the loss.
+    /// Every parameter's gradient, flat, in table order, `None` of a frozen one; `grads` are those of
+    /// the loss.
     ///
     /// # Panics
     /// When a parameter took no part in the loss, or `model` is not the one that was recorded.
-    pub fn gradients(self, model: &LanguageModel, mut grads: Gradients) -> Vec<Tensor<1>> {
+    pub fn gradients(self, model: &LanguageModel, mut grads: Gradients) -> Vec<Option<Tensor<1>>> {
         match self.0 {
             BackwardPlan::Whole => gradients(model, &mut grads),
             BackwardPlan::PerBlock(kept) => kept.gradients(model, grads),
@@ -91,7 +92,7 @@ impl ForwardGraph {
 }
 
 impl BlockInputs {
-    fn gradients(self, model: &LanguageModel, mut grads: Gradients) -> Vec<Tensor<1>> {
+    fn gradients(self, model: &LanguageModel, mut grads: Gradients) -> Vec<Option<Tensor<1>>> {
         let transformer = &model.model;
         let mut top = gradients(&transformer.norm, &mut grads);
         top.extend(model.lm_head.iter().flat_map(|head| gradients(head, &mut grads)));
@@ -108,11 +109,15 @@ impl BlockInputs {
             blocks.push(gradients(block, &mut grads));
             upstream = take(&input, &mut grads);
         }
-        let mut grads = backward(transformer.embed(self.tokens), upstream);
-        let embedding = gradients(&transformer.embed_tokens, &mut grads);
+        let embedding = if transformer.embed_tokens.weight.val().is_require_grad() {
+            let mut grads = backward(transformer.embed(self.tokens), upstream);
+            gradients(&transformer.embed_tokens, &mut grads)
+        } else {
+            vec![None]
+        };
         // A tied matrix has a gradient as head and one as embedding.
         let embedding = match tied {
-            Some(tied) => tied.into_iter().zip(embedding).map(|(a, b)| a + b).collect(),
+            Some(tied) => tied.into_iter().zip(embedding).map(|(a, b)| Some(a? + b?)).collect(),
             None => embedding,
         };
         embedding.into_iter().chain(blocks.into_iter().rev().flatten()).chain(top).collect()

@@ -32,7 +32,7 @@ pub(crate) use loaded::{LoadedTensor, LoadedTensors};
 pub use logits::{argmax, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
-pub use parameters::{gradients, named_values, replace_values, take_values, values};
+pub use parameters::{freeze, gradients, named_values, replace_values, take_values, values};
 pub use segments::SegmentStarts;
 pub use source::FreshModel;
 pub use streamed::{HiddenStates, streamed_hidden};

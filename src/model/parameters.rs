@@ -19,11 +19,11 @@ pub fn named_values(model: &LanguageModel) -> Vec<(String, Tensor<1>)> {
 }
 
 /// Takes the gradient of every parameter of a model, or of a part of one, out of `grads`, flat, in
-/// table order.
+/// table order; a [frozen](freeze) one has none.
 ///
 /// # Panics
 /// When a parameter took no part in the loss.
-pub fn gradients(module: &impl Module, grads: &mut Gradients) -> Vec<Tensor<1>> {
+pub fn gradients(module: &impl Module, grads: &mut Gradients) -> Vec<Option<Tensor<1>>> {
     let mut visitor = TakeGradients { grads, found: Vec::new() };
     module.visit(&mut visitor);
     visitor.found
@@ -32,6 +32,11 @@ pub fn gradients(module: &impl Module, grads: &mut Gradients) -> Vec<Tensor<1>> 
 /// The model with parameter `i` replaced by `new[i]` (flat, same number of elements).
 pub fn replace_values(model: LanguageModel, new: Vec<Tensor<1>>) -> LanguageModel {
     model.map(&mut ReplaceValues { new: new.into_iter() })
+}
+
+/// The model with parameter `i` outside of every graph where `frozen[i]`: no gradient of it is kept.
+pub fn freeze(model: LanguageModel, frozen: &[bool]) -> LanguageModel {
+    model.map(&mut Freeze { frozen: frozen.iter() })
 }
 
 /// Moves all parameters out of the model, so that an optimizer can update them in place. What is
@@ -63,14 +68,37 @@ impl ModuleVisitor for CollectValues {
 
 struct TakeGradients<'a> {
     grads: &'a mut Gradients,
-    found: Vec<Tensor<1>>,
+    found: Vec<Option<Tensor<1>>>,
 }
 
 impl ModuleVisitor for TakeGradients<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = param.val().grad_remove(self.grads);
-        self.found
-            .push(gradient.expect("every parameter takes part in the loss").flatten(0, D - 1));
+        let value = param.val();
+        let gradient = value.is_require_grad().then(|| {
+            let gradient = value.grad_remove(self.grads);
+            gradient.expect("every parameter takes part in the loss").flatten(0, D - 1)
+        });
+        self.found.push(gradient);
+    }
+}
+
+struct Freeze<'a> {
+    frozen: std::slice::Iter<'a, bool>,
+}
+
+impl ModuleMapper for Freeze<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let frozen = *self.frozen.next().expect("one decision for each parameter");
+        param.map(|value| if frozen { value.set_require_grad(false) } else { value })
+    }
+}
+
+/// `value` in a graph as `old` is: a leaf, frozen, or without autodiff.
+fn tracked_as<const D: usize>(value: Tensor<D>, old: &Tensor<D>) -> Tensor<D> {
+    match (old.is_autodiff(), old.is_require_grad()) {
+        (true, true) => value.autodiff().require_grad(),
+        (true, false) => value.autodiff(),
+        (false, _) => value,
     }
 }
 
@@ -81,11 +109,11 @@ struct TakeValues {
 impl ModuleMapper for TakeValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|old| {
-            let (shape, device, tracked) = (old.dims(), old.device(), old.is_autodiff());
-            self.found.push(old.inner().flatten(0, D - 1));
             // A view: one number stands for all elements.
-            let nothing = Tensor::<1>::zeros([1], &device.inner()).reshape([1; D]).expand(shape);
-            if tracked { nothing.autodiff().require_grad() } else { nothing }
+            let nothing = Tensor::<1>::zeros([1], &old.device().inner()).reshape([1; D]);
+            let nothing = tracked_as(nothing.expand(old.dims()), &old);
+            self.found.push(old.inner().flatten(0, D - 1));
+            nothing
         })
     }
 }
@@ -98,8 +126,7 @@ impl ModuleMapper for ReplaceValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let new = self.new.next().expect("one new value for each parameter");
         param.map(|old| {
-            let value = new.reshape(old.dims());
-            if old.is_autodiff() { value.autodiff().require_grad() } else { value }
+            tracked_as(new.reshape(old.dims()), &old)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Observers of a run. The training loop reports events, a [`Monitor`] displays them. A monitor cannot
 //! change a result, and the loop itself writes `metrics.jsonl`, whichever monitor is used.
 
+mod curves;
 mod events;
 mod plot;
 mod progress_line;

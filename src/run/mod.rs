@@ -315,7 +315,12 @@ fn begin(
     if step < context.steps {
         monitor.started(&run_info(context, step));
     }
-    Ok(EventFile::create(&dir.join(EVENTS_DIR))?)
+    let mut events = match state.resumed_from {
+        Some(step) => EventFile::resume(&dir.join(EVENTS_DIR), &dir.join(METRICS_FILE), step)?,
+        None => EventFile::create(&dir.join(EVENTS_DIR))?,
+    };
+    events.text("recipe", step, &resolved)?;
+    Ok(events)
 }
 
 fn run_info(context: &RunContext, step: u64) -> RunInfo {

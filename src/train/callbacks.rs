@@ -139,10 +139,7 @@ impl<'a> Callbacks<'a> {
         let Some(all) = report.get("all") else { return Ok(()) };
         self.log.append(&json!({"step": step, "ternary": report}))?;
         self.log.monitor.ternary(step, all);
-        let mut scalars =
-            vec![("ternary/zero", all.zero), ("ternary/dead_rows", all.dead_rows as f64)];
-        scalars.extend(all.flipped.map(|flipped| ("ternary/flipped", flipped)));
-        self.log.plot(step, &scalars)
+        Ok(())
     }
 
     fn evaluate(
@@ -155,8 +152,6 @@ impl<'a> Callbacks<'a> {
         let results = stage.evaluate(&model, context.step_context(&device))?;
         for (name, evaluation) in &results {
             self.log.monitor.evaluated(step, name, *evaluation);
-            let tag = format!("eval/{name}");
-            self.log.plot(step, &[(&tag, evaluation.criterion())])?;
         }
         if results.is_empty() {
             return Ok(());
@@ -183,7 +178,7 @@ impl<'a> Callbacks<'a> {
             seed: context.recipe.seed,
             step,
         };
-        for prompt in &wanted.prompts {
+        for (number, prompt) in wanted.prompts.iter().enumerate() {
             let ids = context.prompt_ids(prompt)?;
             let interrupted = || context.signals.stop().is_some();
             let text = sample(&model, &context.tokenizer, &ids, settings, &interrupted);
@@ -191,6 +186,7 @@ impl<'a> Callbacks<'a> {
             self.log.monitor.sampled(step, prompt, &text);
             let record = json!({"step": step, "prompt": prompt, "text": text});
             self.log.dir.append(SAMPLES_FILE, &record)?;
+            self.log.text(&format!("sample/{}", number + 1), step, &format!("{prompt}{text}"))?;
         }
         Ok(Some(()))
     }

@@ -14,7 +14,7 @@ use crate::checkpoint::FolderParts;
 use crate::data::DataMixture;
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, freeze};
 use crate::monitor::Monitor;
 use crate::ops::OpBackend;
 use crate::platform::Signals;
@@ -38,6 +38,8 @@ pub(crate) struct RunContext<'a> {
     pub(crate) backend: OpBackend,
     pub(crate) signals: &'a Signals,
     pub(crate) comm: &'a Comm,
+    /// For each parameter whether it is not trained.
+    pub(crate) frozen: Vec<bool>,
     /// How this run makes a step: on the host, on a device, or with several ranks.
     pub(crate) stepper: Box<dyn OptimizerStep>,
 }
@@ -108,6 +110,7 @@ impl RunContext<'_> {
 
     /// `model`, set to compute as the recipe says.
     pub(crate) fn prepared(&self, model: LanguageModel) -> LanguageModel {
+        let model = freeze(model, &self.frozen);
         model.with_backend(self.backend).with_activations(self.recipe.train.activations())
     }
 

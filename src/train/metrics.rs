@@ -27,15 +27,18 @@ pub(crate) struct RunLog<'a> {
 }
 
 impl RunLog<'_> {
-    /// Appends a line to `metrics.jsonl`.
-    pub(super) fn append(&self, record: &impl Serialize) -> Result<(), TrainError> {
-        self.dir.append(METRICS_FILE, record)
+    /// Appends a line to `metrics.jsonl` and draws it.
+    pub(super) fn append(&mut self, record: &impl Serialize) -> Result<(), TrainError> {
+        let line = serde_json::to_string(record).expect("our own records serialise");
+        self.dir.append_line(METRICS_FILE, &line)?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        Ok(events.line(&serde_json::from_str(&line).expect("it was written just now"))?)
     }
 
-    /// Adds points to the curves.
-    pub(super) fn plot(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<(), TrainError> {
+    /// Shows a text beside the curves.
+    pub(super) fn text(&mut self, tag: &str, step: u64, text: &str) -> Result<(), TrainError> {
         match &mut self.events {
-            Some(events) => Ok(events.scalars(step, scalars)?),
+            Some(events) => Ok(events.text(tag, step, text)?),
             None => Ok(()),
         }
     }
@@ -43,17 +46,7 @@ impl RunLog<'_> {
     fn step(&mut self, record: &StepRecord) -> Result<(), TrainError> {
         self.append(record)?;
         self.monitor.step(record);
-        let own = [
-            ("train/loss", f64::from(record.loss)),
-            ("train/learning_rate", record.lr),
-            ("train/weight_decay", record.weight_decay),
-            ("train/grad_norm", record.grad_norm),
-            ("train/tokens_per_second", record.tokens_per_second),
-        ];
-        let names: Vec<_> = record.metrics.keys().map(|name| format!("train/{name}")).collect();
-        let more = names.iter().map(String::as_str).zip(record.metrics.values().copied());
-        let scalars: Vec<_> = own.into_iter().chain(more).collect();
-        self.plot(record.step, &scalars)
+        Ok(())
     }
 }
 

@@ -74,12 +74,12 @@ pub(crate) fn open<'a>(
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let backend = OpBackend::of(&device, recipe.train.precision.operands());
     let stepper: Box<dyn super::step::update::OptimizerStep> = if comm.world_size() == 1 {
-        single_process(backend, frozen, recipe.guard.spike_sigma != 0.0)
+        single_process(backend, frozen.clone(), recipe.guard.spike_sigma != 0.0)
     } else {
         let sharded = recipe.train.shard_optimizer;
         let comm_dtype = recipe.train.reduce_precision.comm_dtype();
         let settings = DataParallelSettings { sharded, comm_dtype };
-        Box::new(DataParallel::new(comm, &spec, frozen, settings))
+        Box::new(DataParallel::new(comm, &spec, frozen.clone(), settings))
     };
     let context = RunContext {
         recipe,
@@ -95,6 +95,7 @@ pub(crate) fn open<'a>(
         backend,
         signals,
         comm,
+        frozen,
         stepper,
     };
     Ok((context, stage))

@@ -26,8 +26,8 @@ pub struct GradAccumulator {
     /// Trained targets of this rank.
     own_tokens: u64,
     metrics: Vec<(&'static str, f64)>,
-    /// Flat, in table order.
-    gradients: Vec<Tensor<1>>,
+    /// Flat, in table order; frozen parameters have none.
+    gradients: Vec<Option<Tensor<1>>>,
 }
 
 impl GradAccumulator {
@@ -103,7 +103,7 @@ impl GradAccumulator {
         let metrics = self.metrics.iter().zip(other.metrics);
         self.metrics = metrics.map(|((name, sum), (_, more))| (*name, sum + more)).collect();
         let old = std::mem::take(&mut self.gradients);
-        self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| a + b).collect();
+        self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| Some(a? + b?)).collect();
     }
 
     /// Mean loss per counted item.
@@ -131,7 +131,7 @@ impl GradAccumulator {
         self
     }
 
-    pub(crate) fn take_gradients(&mut self) -> Vec<Tensor<1>> {
+    pub(crate) fn take_gradients(&mut self) -> Vec<Option<Tensor<1>>> {
         std::mem::take(&mut self.gradients)
     }
 
@@ -146,10 +146,11 @@ impl GradAccumulator {
         PendingStep { figures, limits, count, tokens, own_tokens, metrics }
     }
 
-    /// The gradients of the reduced loss, flat, in table order.
+    /// The gradients of the reduced loss, flat, in table order, without those of frozen parameters.
     pub fn reduced_gradients(self, reduction: LossReduction) -> Vec<Tensor<1>> {
         let divisor = self.divisor(reduction);
-        self.gradients.into_iter().map(|gradient| gradient.div_scalar(divisor)).collect()
+        let gradients = self.gradients.into_iter().flatten();
+        gradients.map(|gradient| gradient.div_scalar(divisor)).collect()
     }
 
     /// What a sum is divided by to get the reduced loss.

@@ -26,7 +26,7 @@ impl Default for AdamWSettings {
     }
 }
 
-/// Moments of every parameter, flat and in table order.
+/// Moments of every parameter that is trained, flat and in table order.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     settings: AdamWSettings,
@@ -34,9 +34,9 @@ pub struct AdamW {
     frozen: Vec<bool>,
     /// Updates made so far; the bias correction depends on it.
     pub updates: u64,
-    /// First moments `[elements]`.
+    /// First moments `[elements]`, of a frozen parameter `[0]`.
     pub first: Vec<Tensor<1>>,
-    /// Second moments `[elements]`.
+    /// Second moments, likewise.
     pub second: Vec<Tensor<1>>,
 }
 
@@ -57,23 +57,30 @@ impl AdamW {
 
     /// Zero moments for a model: weight decay acts on matrices (embedding included), not on norms.
     pub fn for_model(spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> Self {
+        Self::for_trained(spec, settings, &vec![false; tensor_table(spec).len()], device)
+    }
+
+    /// The same without moments of parameter `i` where `frozen[i]`; it must have no gradient either.
+    pub fn for_trained(
+        spec: &ModelSpec,
+        settings: AdamWSettings,
+        frozen: &[bool],
+        device: &Device,
+    ) -> Self {
         let table = tensor_table(spec);
-        let sizes: Vec<usize> = table.iter().map(TensorEntry::elements).collect();
+        assert_eq!(frozen.len(), table.len(), "one decision for each parameter");
+        let size = |(entry, frozen): (&TensorEntry, &bool)| {
+            if *frozen { 0 } else { entry.elements() }
+        };
+        let sizes: Vec<usize> = table.iter().zip(frozen).map(size).collect();
         let decayed = table.iter().map(TensorEntry::is_matrix).collect();
-        Self::new(settings, &sizes, decayed, &device.clone().inner())
+        let new = Self::new(settings, &sizes, decayed, &device.clone().inner());
+        Self { frozen: frozen.to_vec(), ..new }
     }
 
-    /// The same, with parameter `i` kept as it is where `frozen[i]`.
-    #[must_use]
-    pub fn with_frozen(self, frozen: Vec<bool>) -> Self {
-        assert_eq!(frozen.len(), self.frozen.len(), "one decision for each parameter");
-        Self { frozen, ..self }
-    }
-
-    /// The gradients (flat, table order), without those of frozen parameters.
-    pub fn trained(&self, gradients: Vec<Tensor<1>>) -> Vec<Option<Tensor<1>>> {
-        let pairs = gradients.into_iter().zip(&self.frozen);
-        pairs.map(|(gradient, frozen)| (!frozen).then_some(gradient)).collect()
+    /// For each parameter whether it has no moments.
+    pub fn frozen(&self) -> &[bool] {
+        &self.frozen
     }
 
     /// One update: parameters and gradients (flat, table order), each gradient times `factor` → new

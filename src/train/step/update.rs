@@ -61,7 +61,7 @@ pub trait OptimizerStep: std::fmt::Debug {
     ) -> Result<LanguageModel, TrainError> {
         let device = model.head().device().inner();
         let stored = stored.expect("a single process has opened it");
-        [optimizer.first, optimizer.second] = stored.read_all(spec, &device)?;
+        [optimizer.first, optimizer.second] = stored.read_all(spec, optimizer.frozen(), &device)?;
         Ok(model)
     }
 
@@ -115,7 +115,7 @@ impl OptimizerStep for HostStep {
         settings: StepSettings,
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
-        let gradients = optimizer.trained(sum.take_gradients());
+        let gradients = sum.take_gradients();
         let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
         let norm = in_pool(|| global_norm(gradients.iter().flatten(), backend));
         let (loss, grad_norm) = (sum.loss(), norm / divisor);
@@ -133,7 +133,7 @@ impl OptimizerStep for HostStep {
     }
 
     fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
-        AdamW::for_model(spec, settings, device).with_frozen(self.frozen.clone())
+        AdamW::for_trained(spec, settings, &self.frozen, device)
     }
 }
 
@@ -153,7 +153,7 @@ impl OptimizerStep for DeviceStep {
         settings: StepSettings,
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
-        let gradients = optimizer.trained(sum.take_gradients());
+        let gradients = sum.take_gradients();
         let divisor = sum.divisor(settings.reduction);
         let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), model.backend());
         let squares = Tensor::cat(gradients.iter().flatten().map(squares).collect(), 0);
@@ -181,7 +181,7 @@ impl OptimizerStep for DeviceStep {
     }
 
     fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
-        AdamW::for_model(spec, settings, device).with_frozen(self.frozen.clone())
+        AdamW::for_trained(spec, settings, &self.frozen, device)
     }
 }
 
