@@ -51,7 +51,7 @@ impl fmt::Display for Verification {
         write!(f, "verified: ")?;
         match (self.codes, self.code_differences) {
             (0, _) => {}
-            (_, 0) => write!(f, "all codes as trained, ")?,
+            (_, 0) => write!(f, "codes equal, ")?,
             (_, differ) => write!(f, "{} codes differ, ", grouped(differ as u64))?,
         }
         let (equal, of) = (self.positions - self.greedy_disagreements, self.positions);
@@ -205,7 +205,7 @@ mod tests {
             ..Verification::default()
         };
         let line =
-            "verified: all codes as trained, logits within 0.0123, same token 2191 of 2192 times";
+            "verified: codes equal, logits within 0.0123, same token 2191 of 2192 times";
         assert_eq!(whole.to_string(), line);
         assert!(line.len() <= 80);
         let spoiled = Verification { code_differences: 1500, ..whole };
