@@ -84,6 +84,18 @@ pub(crate) enum TrainerCommand {
     Init(InitArgs),
     /// Measure the training speed of a shape, on random tokens.
     Bench(TrainBenchArgs),
+    /// List the devices of this build and this machine.
+    Devices,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands.
+    Man {
+        /// The folder to write them to.
+        folder: PathBuf,
+    },
 }
 
 /// Parses gigabits per second of a link that exists.

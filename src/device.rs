@@ -164,6 +164,14 @@ fn candidates(found: Vec<FoundDevice>, which: Option<&str>) -> Vec<FoundDevice> 
     found.into_iter().filter(|one| Some(one.kind) == kind).collect()
 }
 
+/// The devices that [`open`] accepts here, and what other builds would add; a line each.
+pub fn listed() -> Vec<String> {
+    let absent = FAMILIES.iter().filter(|(_, built)| !*built).map(|(family, _)| {
+        format!("{family}: not in this build (cargo build --release --features {family})")
+    });
+    available().into_iter().chain(absent).collect()
+}
+
 /// All device names that [`open`] accepts here.
 fn available() -> Vec<String> {
     let built = FAMILIES.iter().filter(|(_, built)| *built);
@@ -241,6 +249,16 @@ mod tests {
         assert_eq!(offered(Some("virtual")), 0);
         assert_eq!(offered(Some("3")), 1);
         assert_eq!(offered(Some("4")), 0);
+    }
+
+    #[test]
+    fn every_device_is_listed_or_said_to_be_of_another_build() {
+        let lines = listed();
+        assert_eq!(lines[0], "flex");
+        for (family, _) in FAMILIES {
+            let said = lines.iter().any(|line| line.starts_with(family));
+            assert!(said || cfg!(any(feature = "wgpu", feature = "cuda")), "{family}: {lines:?}");
+        }
     }
 
     #[test]

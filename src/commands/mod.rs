@@ -7,6 +7,7 @@ mod eval;
 mod export;
 mod init;
 mod inspect;
+mod manual;
 mod plan;
 mod ranks;
 mod run;
@@ -17,6 +18,7 @@ use std::path::Path;
 use anyhow::Result;
 use bitnet_format::FormatError;
 use bitnet_text::Tokenizer;
+use bitnet_train::device;
 use bitnet_train::train::TrainError;
 
 use crate::cli::{Inspect, TrainerCli, TrainerCommand};
@@ -37,6 +39,12 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Export(args)) => export::run(args),
         Some(TrainerCommand::Init(args)) => init::run(args),
         Some(TrainerCommand::Bench(args)) => bench::run(args),
+        Some(TrainerCommand::Devices) => {
+            device::listed().iter().for_each(|line| print_line(line));
+            Ok(())
+        }
+        Some(TrainerCommand::Completions { shell }) => manual::completions(*shell),
+        Some(TrainerCommand::Man { folder }) => manual::pages(folder),
     }
 }
 

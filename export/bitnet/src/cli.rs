@@ -24,6 +24,16 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Measure the speed of a model, or of random weights of a shape
     Bench(BenchArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of all commands
+    Man {
+        /// The folder to write them to
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

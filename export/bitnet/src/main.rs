@@ -11,6 +11,7 @@ mod failure;
 mod generate;
 mod inspect;
 mod line_editor;
+mod manual;
 mod open;
 mod output;
 mod score;
@@ -49,5 +50,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Score(args) => score::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { folder } => manual::pages(folder),
     }
 }

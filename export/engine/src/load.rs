@@ -30,11 +30,23 @@ impl Model {
     /// # Errors
     /// A dense model, or anything wrong with the files.
     pub fn load_with(path: &Path, precision: HeadPrecision) -> Result<Self, EngineError> {
-        let stored = StoredModel::open(path)?;
+        Self::from_stored(&StoredModel::open(path)?, path, precision)
+    }
+
+    /// Loads an open model, from memory too ([`StoredModel::from_gguf_bytes`],
+    /// [`StoredModel::from_folder_bytes`]); `name` is for messages.
+    ///
+    /// # Errors
+    /// A dense model, or anything wrong with its tensors.
+    pub fn from_stored(
+        stored: &StoredModel,
+        name: &Path,
+        precision: HeadPrecision,
+    ) -> Result<Self, EngineError> {
         if !stored.spec().quantise {
-            return Err(EngineError::Dense { path: path.to_owned() });
+            return Err(EngineError::Dense { path: name.to_owned() });
         }
-        Ok(Self::assemble(&stored, precision)?)
+        Ok(Self::assemble(stored, precision)?)
     }
 
     pub(crate) fn assemble(

@@ -34,6 +34,7 @@ impl ModelFolder {
     /// Opens a folder and checks that exactly the model's tensors are there. As in transformers,
     /// a `model.safetensors` is preferred to an index beside it.
     pub fn open(dir: &Path) -> Result<Self, FormatError> {
+        refuse_run_directory(dir)?;
         let config = HfConfig::read(&dir.join(CONFIG_FILE))?;
         let (model, index) = (dir.join(MODEL_FILE), dir.join(INDEX_FILE));
         let tensors = if index.exists() && !model.exists() {
@@ -41,6 +42,16 @@ impl ModelFolder {
         } else {
             TensorFile::open(&model)?
         };
+        Self::checked(config, tensors)
+    }
+
+    /// The same for a `config.json` and a `model.safetensors` in memory; `name` is for messages.
+    pub fn from_bytes(name: &Path, config: &[u8], tensors: Vec<u8>) -> Result<Self, FormatError> {
+        let config = HfConfig::from_bytes(&name.join(CONFIG_FILE), config)?;
+        Self::checked(config, TensorFile::from_bytes(&name.join(MODEL_FILE), tensors)?)
+    }
+
+    fn checked(config: HfConfig, tensors: TensorFile) -> Result<Self, FormatError> {
         let folder = Self { config, tensors };
         folder.check_names()?;
         Ok(folder)
@@ -128,6 +139,40 @@ impl TensorSource for ModelFolder {
 /// The tensor that holds a packed matrix's scale: `….weight` → `….weight_scale`.
 pub(crate) fn scale_name(weight: &str) -> String {
     format!("{weight}_scale")
+}
+
+/// A directory of a run holds no model, but a folder in it may.
+fn refuse_run_directory(dir: &Path) -> Result<(), FormatError> {
+    if dir.join(CONFIG_FILE).exists() {
+        return Ok(());
+    }
+    let Some(model) = model_of_run(dir) else { return Ok(()) };
+    let what = format!("is the directory of a run; its model is {}", model.display());
+    Err(FormatError::container(dir, what))
+}
+
+/// The model in the directory of a run, or of the last stage of several, that is best to run.
+fn model_of_run(dir: &Path) -> Option<PathBuf> {
+    let of_run = |dir: &Path| {
+        let places = ["export/hf-packed", "final"].map(|place| dir.join(place));
+        let checkpoints = numbered(dir, |name| name.strip_prefix("step-"));
+        let mut all = places.into_iter().chain(checkpoints);
+        all.find(|model| model.join(CONFIG_FILE).is_file())
+    };
+    let stages = || numbered(dir, |name| name.split_once('-').map(|(number, _)| number));
+    of_run(dir).or_else(|| stages().iter().find_map(|stage| of_run(stage)))
+}
+
+/// The folders in `dir` whose name holds a number, the largest first.
+fn numbered(dir: &Path, number: impl Fn(&str) -> Option<&str>) -> Vec<PathBuf> {
+    let entries = fs_err::read_dir(dir).into_iter().flatten().flatten();
+    let number_of = |path: PathBuf| {
+        let found: u64 = number(path.file_name()?.to_str()?)?.parse().ok()?;
+        Some((found, path))
+    };
+    let mut found: Vec<_> = entries.filter_map(|entry| number_of(entry.path())).collect();
+    found.sort();
+    found.into_iter().rev().map(|(_, path)| path).collect()
 }
 
 #[cfg(test)]
@@ -351,5 +396,27 @@ mod tests {
             .unwrap();
         let foreign = ModelFolder::open(dir.path()).unwrap_err().to_string();
         assert!(foreign.ends_with("is not a tensor of this model"), "{foreign}");
+    }
+
+    #[test]
+    fn the_directory_of_a_run_is_answered_with_its_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |folder: &str| {
+            fs_err::create_dir_all(dir.path().join(folder)).unwrap();
+            fs_err::write(dir.path().join(folder).join(CONFIG_FILE), "{}").unwrap();
+        };
+        let found = || model_of_run(dir.path()).map(|at| at.strip_prefix(dir.path()).unwrap().into());
+        assert_eq!(found(), None::<PathBuf>);
+        for folder in ["1-a/step-000002", "1-a/step-000010", "1-a/final", "2-b/final"] {
+            put(folder);
+        }
+        assert_eq!(found(), Some("2-b/final".into()));
+        let error = ModelFolder::open(&dir.path().join("1-a")).unwrap_err().to_string();
+        assert!(error.contains("is the directory of a run; its model is"), "{error}");
+        put("2-b/export/hf-packed");
+        assert_eq!(found(), Some("2-b/export/hf-packed".into()));
+        fs_err::remove_dir_all(dir.path().join("1-a/final")).unwrap();
+        let unfinished = model_of_run(&dir.path().join("1-a")).unwrap();
+        assert!(unfinished.ends_with("step-000010"));
     }
 }

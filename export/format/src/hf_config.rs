@@ -34,8 +34,12 @@ pub struct HfConfig {
 impl HfConfig {
     /// Reads a `config.json`. Keys of other programs are ignored, contradictions are not.
     pub fn read(path: &Path) -> Result<Self, FormatError> {
-        let text = fs_err::read_to_string(path)?;
-        let value: Value = serde_json::from_str(&text)
+        Self::from_bytes(path, &fs_err::read(path)?)
+    }
+
+    /// Reads a `config.json` in memory; `path` is for messages.
+    pub fn from_bytes(path: &Path, text: &[u8]) -> Result<Self, FormatError> {
+        let value: Value = serde_json::from_slice(text)
             .map_err(|error| FormatError::config(path, "", error.to_string()))?;
         let Value::Object(keys) = value else {
             return Err(FormatError::config(path, "", "is not a JSON object"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::blocks::i2_s::I2sLayout;
 use crate::folder::ModelFolder;
-use crate::gguf::GgufModel;
+use crate::gguf::{GgufFile, GgufModel};
 use crate::{FormatError, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm};
 
 /// An open model; config and tensors have been checked against each other.
@@ -36,6 +36,27 @@ impl StoredModel {
         } else {
             Ok(Self::Gguf(GgufModel::open(path, i2_s)?))
         }
+    }
+
+    /// A GGUF file in memory, its I2_S tensors in their canonical layout; `name` is for messages.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn from_gguf_bytes(name: &Path, bytes: Vec<u8>) -> Result<Self, FormatError> {
+        let file = GgufFile::from_bytes(name, bytes)?;
+        Ok(Self::Gguf(GgufModel::of_file(file, I2sLayout::Blocks128)?))
+    }
+
+    /// A folder's `config.json` and `model.safetensors` in memory; `name` is for messages.
+    ///
+    /// # Errors
+    /// Whatever is wrong with them.
+    pub fn from_folder_bytes(
+        name: &Path,
+        config: &[u8],
+        tensors: Vec<u8>,
+    ) -> Result<Self, FormatError> {
+        Ok(Self::Folder(ModelFolder::from_bytes(name, config, tensors)?))
     }
 
     /// What the model is.

@@ -20,7 +20,6 @@ pub(crate) struct FileParts {
 #[derive(Debug)]
 enum Content {
     File(Mutex<fs_err::File>),
-    #[cfg(test)]
     Memory(Vec<u8>),
 }
 
@@ -32,8 +31,7 @@ impl FileParts {
         Ok(Self { path: path.to_owned(), content: Content::File(Mutex::new(file)), len })
     }
 
-    /// The same for bytes that never saw a disk.
-    #[cfg(test)]
+    /// The same for bytes in memory; `path` is for messages.
     pub(crate) fn in_memory(path: &Path, bytes: Vec<u8>) -> Self {
         let len = bytes.len() as u64;
         Self { path: path.to_owned(), content: Content::Memory(bytes), len }
@@ -54,7 +52,6 @@ impl FileParts {
         assert!(range.start <= range.end && range.end <= self.len, "a range of this file");
         match &self.content {
             Content::File(file) => self.read_file(file, range),
-            #[cfg(test)]
             Content::Memory(bytes) => Ok(bytes[range.start as usize..range.end as usize].to_vec()),
         }
     }

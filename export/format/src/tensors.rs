@@ -51,6 +51,11 @@ impl TensorFile {
         Self::checked(FileParts::open(path)?)
     }
 
+    /// The same for a file in memory; `path` is for messages.
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, FormatError> {
+        Self::checked(FileParts::in_memory(path, bytes))
+    }
+
     /// Checks the header of a file.
     fn checked(file: FileParts) -> Result<Self, FormatError> {
         let path = file.path().to_owned();

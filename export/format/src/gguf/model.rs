@@ -31,8 +31,15 @@ impl GgufModel {
     /// # Errors
     /// Names the key or tensor that is not as the architecture says.
     pub fn open(path: &Path, i2_s: I2sLayout) -> Result<Self, FormatError> {
-        let file = GgufFile::open(path)?;
-        let missing = || FormatError::tensor(path, EMBEDDING, "is missing");
+        Self::of_file(GgufFile::open(path)?, i2_s)
+    }
+
+    /// The same for a file that is open.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_file(file: GgufFile, i2_s: I2sLayout) -> Result<Self, FormatError> {
+        let missing = || FormatError::tensor(file.path(), EMBEDDING, "is missing");
         let vocab_size = file.tensor(EMBEDDING).ok_or_else(missing)?.shape[0];
         let tied = file.tensor(HEAD).is_none();
         let (architecture, spec) = architecture::read(file.metadata(), vocab_size, tied)?;

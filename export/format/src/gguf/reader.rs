@@ -67,9 +67,9 @@ impl GgufFile {
     }
 
     /// Checks the content of a file that is in memory; `path` is for messages.
-    #[cfg(test)]
-    pub(crate) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, FormatError> {
-        Self::checked(FileParts::in_memory(path, bytes.clone()), &bytes)
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, FormatError> {
+        let header = bytes[..bytes.len().min(LARGEST_HEADER)].to_vec();
+        Self::checked(FileParts::in_memory(path, bytes), &header)
     }
 
     fn checked(file: FileParts, bytes: &[u8]) -> Result<Self, FormatError> {

@@ -1,0 +1,20 @@
+//! `bitnet completions` and `man`: what a shell and `man` are told, made from the command line itself.
+
+use std::io::{Write, stdout};
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+
+pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "bitnet", &mut script);
+    Ok(stdout().lock().write_all(&script)?)
+}
+
+pub(crate) fn pages(folder: &Path) -> anyhow::Result<()> {
+    fs_err::create_dir_all(folder)?;
+    Ok(clap_mangen::generate_to(Cli::command(), folder)?)
+}
