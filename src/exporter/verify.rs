@@ -204,8 +204,7 @@ mod tests {
             greedy_disagreements: 1,
             ..Verification::default()
         };
-        let line =
-            "verified: codes equal, logits within 0.0123, same token 2191 of 2192 times";
+        let line = "verified: codes equal, logits within 0.0123, same token 2191 of 2192 times";
         assert_eq!(whole.to_string(), line);
         assert!(line.len() <= 80);
         let spoiled = Verification { code_differences: 1500, ..whole };

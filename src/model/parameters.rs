@@ -125,8 +125,6 @@ struct ReplaceValues {
 impl ModuleMapper for ReplaceValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let new = self.new.next().expect("one new value for each parameter");
-        param.map(|old| {
-            tracked_as(new.reshape(old.dims()), &old)
-        })
+        param.map(|old| tracked_as(new.reshape(old.dims()), &old))
     }
 }

@@ -27,9 +27,8 @@ const RENAMED: [(&str, &str); 1] = [("lr", "learning_rate")];
 pub(super) fn points(line: &Value) -> Option<(u64, Vec<(String, Point)>)> {
     let step = line["step"].as_u64()?;
     if let Some(sets) = line["eval"].as_object() {
-        let value = |(set, it): (&String, &Value)| {
-            (format!("eval/{set}"), Point::Scalar(criterion(it)))
-        };
+        let value =
+            |(set, it): (&String, &Value)| (format!("eval/{set}"), Point::Scalar(criterion(it)));
         return Some((step, sets.iter().map(value).collect()));
     }
     if let Some(kinds) = line["ternary"].as_object() {

@@ -287,10 +287,18 @@ fn frozen_tensors_stay_as_they_are() {
     assert!(moments.contains("first.model.layers.0.self_attn.k_proj.weight"));
     assert!(!moments.contains("q_proj") && !moments.contains("embed_tokens"));
     let again = lab.path("again");
-    lab.finish_recipe("sft.toml", &again, &[freeze, "train.steps=6", "guard.spike_sigma=0", "checkpoint.every=3"]);
+    lab.finish_recipe(
+        "sft.toml",
+        &again,
+        &[freeze, "train.steps=6", "guard.spike_sigma=0", "checkpoint.every=3"],
+    );
     fs_err::remove_dir_all(again.join("step-000006")).unwrap();
     fs_err::remove_dir_all(again.join("final")).unwrap();
-    lab.finish_recipe("sft.toml", &again, &[freeze, "train.steps=6", "guard.spike_sigma=0", "checkpoint.every=3", "--resume", "auto"]);
+    lab.finish_recipe(
+        "sft.toml",
+        &again,
+        &[freeze, "train.steps=6", "guard.spike_sigma=0", "checkpoint.every=3", "--resume", "auto"],
+    );
     let weights = |run: &PathBuf| fs_err::read(run.join("final/model.safetensors")).unwrap();
     assert!(weights(&again) == weights(&out), "the resumed run has other bits");
     let none = lab.run_recipe("sft.toml", &lab.path("none"), &["train.freeze=[\"nothing\"]"]);

@@ -19,8 +19,7 @@ fn main() -> Result<(), EngineError> {
     let model = Model::load_with(&path, HeadPrecision::Int8)?;
     let threads = ThreadPool::new(2).expect("two threads can be started");
     let stop_ids = model.spec().eos_token_id.clone();
-    let request =
-        GenerateRequest { sampler: SamplerSettings::greedy(), stop_ids, max_tokens: 32 };
+    let request = GenerateRequest { sampler: SamplerSettings::greedy(), stop_ids, max_tokens: 32 };
     let mut cache = model.new_cache();
     let each = |_| ControlFlow::Continue(());
     let generated = generate(&model, &mut cache, &prompt, &request, &threads, each)?;

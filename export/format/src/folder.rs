@@ -405,7 +405,8 @@ mod tests {
             fs_err::create_dir_all(dir.path().join(folder)).unwrap();
             fs_err::write(dir.path().join(folder).join(CONFIG_FILE), "{}").unwrap();
         };
-        let found = || model_of_run(dir.path()).map(|at| at.strip_prefix(dir.path()).unwrap().into());
+        let found =
+            || model_of_run(dir.path()).map(|at| at.strip_prefix(dir.path()).unwrap().into());
         assert_eq!(found(), None::<PathBuf>);
         for folder in ["1-a/step-000002", "1-a/step-000010", "1-a/final", "2-b/final"] {
             put(folder);
