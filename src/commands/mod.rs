@@ -40,7 +40,7 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Init(args)) => init::run(args),
         Some(TrainerCommand::Bench(args)) => bench::run(args),
         Some(TrainerCommand::Devices) => {
-            device::listed().iter().for_each(|line| print_line(line));
+            print_line(&device::listed().join("\n"));
             Ok(())
         }
         Some(TrainerCommand::Completions { shell }) => manual::completions(*shell),
