@@ -17,6 +17,6 @@ fn main() -> Result<(), TextError> {
     println!("{:?}", tokenizer.encode(&text)?);
     let message = Message { role: Role::User, content: text };
     let prompt = ChatTemplate::of_model(&path)?.prompt(&tokenizer, &[message])?;
-    println!("{:?}", prompt);
+    println!("{prompt:?}");
     Ok(())
 }
