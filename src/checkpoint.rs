@@ -31,6 +31,8 @@ pub const STATE_FILE: &str = "state.json";
 pub const RECIPE_FILE: &str = "recipe.resolved.toml";
 /// Sizes and hashes of the other files.
 pub const MANIFEST_FILE: &str = "MANIFEST.json";
+/// Far above the size of any state or manifest that we write.
+const LARGEST_JSON: u64 = 64 << 20;
 /// Version of the layout of a checkpoint.
 const LAYOUT_VERSION: u32 = 1;
 
@@ -325,9 +327,20 @@ fn write_manifest(dir: &Path) -> Result<(), CheckpointError> {
 }
 
 fn record(path: &Path) -> Result<FileRecord, CheckpointError> {
+    require_file(path)?;
     let mut hasher = blake3::Hasher::new();
     let bytes = std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
     Ok(FileRecord { bytes, blake3: hasher.finalize().to_hex().to_string() })
+}
+
+/// The size of a file; a device or a pipe would be read without end.
+fn require_file(path: &Path) -> Result<u64, CheckpointError> {
+    let meta = fs_err::metadata(path)?;
+    if meta.is_file() {
+        return Ok(meta.len());
+    }
+    let what = "is not a file".to_owned();
+    Err(CheckpointError::Broken { path: path.to_owned(), what })
 }
 
 fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<(), CheckpointError> {
@@ -337,6 +350,11 @@ fn write_json<S: Serialize>(path: &Path, value: &S) -> Result<(), CheckpointErro
 }
 
 fn read_json<S: DeserializeOwned>(path: &Path) -> Result<S, CheckpointError> {
+    let bytes = require_file(path)?;
+    if bytes > LARGEST_JSON {
+        let what = format!("has {bytes} bytes; expected at most {LARGEST_JSON}");
+        return Err(CheckpointError::Broken { path: path.to_owned(), what });
+    }
     let text = fs_err::read_to_string(path)?;
     serde_json::from_str(&text)
         .map_err(|error| CheckpointError::Broken { path: path.to_owned(), what: error.to_string() })

@@ -1,6 +1,6 @@
 //! The run directory: one writer, an append-only log, checkpoints that are found and pruned.
 
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bitnet_format::staged::retire;
@@ -162,18 +162,20 @@ impl RunDir {
         Ok(log.write_all(format!("{line}\n").as_bytes())?)
     }
 
-    /// Cuts a torn last line off a log.
+    /// Cuts a torn last line off a log, which is read from its end.
     pub(crate) fn mend(&self, file: &str) -> Result<(), TrainError> {
         let path = self.join(file);
         if !path.exists() {
             return Ok(());
         }
-        let bytes = fs_err::read(&path)?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-        if whole < bytes.len() {
-            let mut log = fs_err::OpenOptions::new().write(true).open(&path)?;
-            log.file_mut().set_len(whole as u64)?;
-            log.seek(SeekFrom::End(0))?;
+        if !path.is_file() {
+            return Err(TrainError::Refused(format!("{}: is not a file", path.display())));
+        }
+        let mut log = fs_err::OpenOptions::new().read(true).write(true).open(&path)?;
+        let length = log.metadata()?.len();
+        let whole = end_of_last_line(&mut log, length)?;
+        if whole < length {
+            log.file_mut().set_len(whole)?;
         }
         Ok(())
     }
@@ -248,6 +250,23 @@ impl RunDir {
     }
 }
 
+/// The length of a log of `length` bytes without what follows its last line.
+fn end_of_last_line(log: &mut (impl Read + Seek), length: u64) -> std::io::Result<u64> {
+    const PIECE: u64 = 1 << 16;
+    let mut end = length;
+    while end > 0 {
+        let start = end.saturating_sub(PIECE);
+        let mut piece = vec![0; (end - start) as usize];
+        log.seek(SeekFrom::Start(start))?;
+        log.read_exact(&mut piece)?;
+        if let Some(last) = piece.iter().rposition(|&byte| byte == b'\n') {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
 fn same_folder(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     real(one).is_some_and(|one| Some(one) == real(other))
@@ -294,6 +313,22 @@ fn is_of_run(dir: &Path, run_id: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_the_last_line_is_found_from_behind() {
+        let long = "x".repeat(200_000);
+        for (text, expected) in [
+            (String::new(), 0),
+            ("torn".to_owned(), 0),
+            ("a\nb\n".to_owned(), 4),
+            ("a\nto".to_owned(), 2),
+            (format!("a\n{long}"), 2),
+            (format!("{long}\n"), 200_001),
+        ] {
+            let mut log = std::io::Cursor::new(&text);
+            assert_eq!(end_of_last_line(&mut log, text.len() as u64).unwrap(), expected);
+        }
+    }
 
     #[test]
     fn a_directory_with_other_things_is_refused_and_with_force_used_beside_them() {

@@ -51,14 +51,22 @@ impl Bound {
 
     fn describe(self) -> &'static str {
         match self {
-            Self::Positive => "a number above 0 (1e-37 to 1e37)",
-            Self::NonNegative => "a number of at least 0 (0, or 1e-37 to 1e37)",
+            Self::Positive => "a number above 0",
+            Self::NonNegative => "a number of at least 0",
             Self::BelowOne => "a number from 0 to below 1",
             Self::Factor => "a number above 0 (0.000001 to 1000000)",
             Self::Epochs => "a number above 0 (1e-9 to 1000000)",
             Self::Temperature => "a number of at least 0 (0, or 0.00001 to 100000)",
             Self::Share => "a number above 0 and at most 1",
             Self::Minutes => "minutes from 0 (off) to 5256000 (ten years)",
+        }
+    }
+
+    /// What to add for a number of the right sign.
+    fn limits(self, x: f64) -> &'static str {
+        match self {
+            Self::Positive | Self::NonNegative if x.is_finite() && x > 0.0 => " (1e-37 to 1e37)",
+            _ => "",
         }
     }
 }
@@ -171,7 +179,8 @@ impl<'a> Item<'a> {
         if bound.holds(number) {
             Some(number)
         } else {
-            self.wrong("out of range", bound.describe())
+            let expected = format!("{}{}", bound.describe(), bound.limits(number));
+            self.wrong("out of range", &expected)
         }
     }
 

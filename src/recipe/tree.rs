@@ -69,6 +69,10 @@ impl Node {
 /// The text of a recipe or config, refused beyond any sensible size.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
+    // A pipe would be waited for.
+    if !fs_err::metadata(path).map_err(|error| reason(&error))?.is_file() {
+        return Err("no file".to_owned());
+    }
     let file = fs_err::File::open(path).map_err(|error| reason(&error))?;
     file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(|error| reason(&error))?;
     if text.len() as u64 > LARGEST_FILE {

@@ -40,7 +40,8 @@ pub(super) fn require(
     state: &TrainState,
 ) -> Result<(), TrainError> {
     let Some(free) = free_space(dir.path()) else { return Ok(()) };
-    let keep = context.recipe.checkpoint.keep as u64;
+    // There is at most one a step.
+    let keep = context.steps.min(context.recipe.checkpoint.keep as u64);
     let space = DiskSpace { model: 4 * context.spec.parameters() as u64, keep };
     let results = [FINAL_DIR, EXPORT_DIR].iter().map(|name| size(&dir.join(name))).sum();
     let mut needed = space.results(results);

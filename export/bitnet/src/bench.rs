@@ -30,7 +30,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let loaded = start.elapsed().as_secs_f64();
     let threads = open::threads(&args.threads, &model)?;
     let spec = model.spec();
-    let tokens = args.prompt_tokens.max(args.context_tokens + args.generate_tokens);
+    let tokens = args.prompt_tokens.max(args.context_tokens.saturating_add(args.generate_tokens));
     let limit = spec.max_position_embeddings;
     if tokens > limit {
         return Err(EngineError::ContextFull { tokens, limit }.into());
