@@ -159,6 +159,14 @@ pub enum TrainError {
     /// A signal stopped an export; nothing was written under its final name.
     #[error("stopped by a signal; nothing was written")]
     ExportStopped(StopSignal),
+    /// A signal stopped the verification of an export that is complete.
+    #[error("stopped by a signal; {path} is complete, and was not verified")]
+    VerificationStopped {
+        /// What was exported.
+        path: PathBuf,
+        /// The signal.
+        stop: StopSignal,
+    },
 }
 
 impl TrainError {
@@ -225,7 +233,9 @@ impl TrainError {
             Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
             Self::ReferenceDiffers { .. } | Self::RanksDiffer { .. } => 1,
             Self::Refused(_) => 7,
-            Self::Stopped(stop) | Self::ExportStopped(stop) => stop.exit_code(),
+            Self::Stopped(stop)
+            | Self::ExportStopped(stop)
+            | Self::VerificationStopped { stop, .. } => stop.exit_code(),
         }
     }
 }

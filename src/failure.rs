@@ -31,7 +31,11 @@ pub(crate) fn usage(shown: &clap::Error) -> ExitCode {
 
 /// Prints `error` and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if let Some(TrainError::Stopped(stop) | TrainError::ExportStopped(stop)) = error.downcast_ref()
+    if let Some(
+        TrainError::Stopped(stop)
+        | TrainError::ExportStopped(stop)
+        | TrainError::VerificationStopped { stop, .. },
+    ) = error.downcast_ref()
     {
         print_error_line(&format!("{error:#}"));
         return ExitCode::from(stop.exit_code());

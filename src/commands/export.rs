@@ -31,7 +31,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let report = exporter::export(&model, args.model.path(), &request, &signals, &mut watch)?;
     let seconds = start.elapsed().as_secs_f64();
     let verification =
-        if args.no_verify { None } else { Some(exporter::verify(&model, &args.out)?) };
+        if args.no_verify { None } else { Some(exporter::verify(&model, &args.out, &signals)?) };
     let bytes = size_of(&args.out)?;
     if args.json {
         let mut result = json!({

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::device;
 use crate::error::TrainError;
 use crate::model::{HiddenStates, argmax, streamed_hidden};
+use crate::platform::Signals;
 use crate::random;
 
 /// Differences between a written file and its source, and between the programs that run it.
@@ -87,16 +88,38 @@ const LONG_TOKENS: usize = 2048;
 /// Logits of each program that are in memory at a time: 128 MB.
 const LOGITS_AT_ONCE: usize = 32 << 20;
 
-/// Compares the file at `written` with the model it was made from, then runs it.
+/// Compares the file at `written` with the model it was made from, then runs it. `signals` are asked
+/// between matrices, blocks and chunks of positions.
 ///
 /// # Errors
-/// When the written file does not open.
-pub fn verify(source: &StoredModel, written: &Path) -> Result<Verification, TrainError> {
+/// When the written file does not open, and at a stop.
+pub fn verify(
+    source: &StoredModel,
+    written: &Path,
+    signals: &Signals,
+) -> Result<Verification, TrainError> {
+    let going_on = || signals.stop().map_or(Ok(()), |_| Err(FormatError::Interrupted));
+    compare(source, written, &going_on).map_err(|error| match (error, signals.stop()) {
+        (TrainError::Format(FormatError::Interrupted), Some(stop)) => {
+            TrainError::VerificationStopped { path: written.to_owned(), stop }
+        }
+        (error, _) => error,
+    })
+}
+
+/// Asked between two parts of the work; an error ends it.
+type GoingOn<'a> = &'a dyn Fn() -> Result<(), FormatError>;
+
+fn compare(
+    source: &StoredModel,
+    written: &Path,
+    going_on: GoingOn,
+) -> Result<Verification, TrainError> {
     let written_model = StoredModel::open(written)?;
     let mut total = Verification::default();
-    total.compare_matrices(source, &written_model)?;
+    total.compare_matrices(source, &written_model, going_on)?;
     if source.spec().quantise {
-        total.compare_logits(&written_model, written)?;
+        total.compare_logits(&written_model, written, going_on)?;
     }
     Ok(total)
 }
@@ -106,9 +129,11 @@ impl Verification {
         &mut self,
         source: &StoredModel,
         written: &StoredModel,
+        going_on: GoingOn,
     ) -> Result<(), FormatError> {
         let table = tensor_table(source.spec());
         for entry in table.iter().filter(|entry| entry.is_ternary(source.spec())) {
+            going_on()?;
             let (ours, our_scale) = source.matrix(entry)?.quantised();
             let (theirs, their_scale) = quantised(written.matrix(entry)?);
             let differ = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
@@ -122,7 +147,12 @@ impl Verification {
 
     /// Both programs run the same random tokens. The hidden states of the training forward are
     /// computed first, so that its blocks and the engine's weights are not in memory together.
-    fn compare_logits(&mut self, model: &StoredModel, path: &Path) -> Result<(), TrainError> {
+    fn compare_logits(
+        &mut self,
+        model: &StoredModel,
+        path: &Path,
+        going_on: GoingOn,
+    ) -> Result<(), TrainError> {
         let context = model.spec().max_position_embeddings;
         let (short, long) = (SHORT_TOKENS.min(context), LONG_TOKENS.min(context));
         let mut groups = vec![sequences(model.spec(), 0..SHORT_SEQUENCES, short)];
@@ -130,36 +160,36 @@ impl Verification {
             groups.push(sequences(model.spec(), SHORT_SEQUENCES..SHORT_SEQUENCES + 1, long));
         }
         self.longest_sequence = long;
-        let device = device::cpu();
-        let hidden: Result<Vec<_>, _> =
-            groups.iter().map(|group| streamed_hidden(model, group, &device)).collect();
+        let hidden = streamed_hidden(model, &groups, &device::cpu(), going_on)?;
         let engine = Model::load(path)?;
         let threads = ThreadPool::new(rayon::current_num_threads())?;
         let mut workspace = Workspace::new(&threads);
-        for (group, hidden) in groups.iter().zip(&hidden?) {
+        for (group, hidden) in groups.iter().zip(&hidden) {
             for (index, tokens) in group.iter().enumerate() {
-                self.compare_sequence(&engine, &mut workspace, tokens, hidden, index)?;
+                let positions = index * tokens.len()..(index + 1) * tokens.len();
+                let expected = Expected { hidden, positions, going_on };
+                self.compare_sequence(&engine, &mut workspace, tokens, &expected)?;
             }
         }
         Ok(())
     }
 
-    /// Compares every position of one sequence, row `index` of `hidden`, some positions at a time.
+    /// Compares every position of one sequence, some positions at a time.
     fn compare_sequence(
         &mut self,
         engine: &Model,
         workspace: &mut Workspace,
         tokens: &[u32],
-        hidden: &HiddenStates,
-        index: usize,
+        expected: &Expected,
     ) -> Result<(), TrainError> {
         let vocab = engine.spec().vocab_size;
         let mut cache = engine.new_cache();
-        let mut first = index * tokens.len();
+        let mut first = expected.positions.start;
         for tokens in tokens.chunks((LOGITS_AT_ONCE / vocab).max(1)) {
-            let expected = hidden.logits(first..first + tokens.len())?;
+            (expected.going_on)()?;
+            let logits = expected.hidden.logits(first..first + tokens.len())?;
             let found = engine.forward_all(workspace, &mut cache, tokens)?;
-            for (found, expected) in found.chunks(vocab).zip(expected.chunks(vocab)) {
+            for (found, expected) in found.chunks(vocab).zip(logits.chunks(vocab)) {
                 self.add(found, expected);
             }
             first += tokens.len();
@@ -175,6 +205,13 @@ impl Verification {
         self.positions += 1;
         self.greedy_disagreements += usize::from(argmax(found) != argmax(expected));
     }
+}
+
+/// What the training forward gave for one sequence.
+struct Expected<'a> {
+    hidden: &'a HiddenStates<'a>,
+    positions: Range<usize>,
+    going_on: GoingOn<'a>,
 }
 
 /// Random token ids, the same in every verification.
@@ -194,6 +231,9 @@ fn quantised(matrix: Matrix) -> (Vec<i8>, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FreshModel;
+    use bitnet_format::convert::hf::write_packed;
+    use std::cell::Cell;
 
     #[test]
     fn a_verification_is_said_in_one_short_line() {
@@ -209,5 +249,34 @@ mod tests {
         assert!(line.len() <= 80);
         let spoiled = Verification { code_differences: 1500, ..whole };
         assert!(spoiled.to_string().starts_with("verified: 1,500 codes differ, logits"));
+    }
+
+    #[test]
+    fn a_stop_ends_a_verification_between_any_two_of_its_parts() {
+        let spec: ModelSpec = toml::from_str(
+            "hidden_size = 16\nintermediate_size = 24\nnum_hidden_layers = 2\nvocab_size = 20\n\
+             num_attention_heads = 2\nnum_key_value_heads = 1\nmax_position_embeddings = 64",
+        )
+        .unwrap();
+        let (folder, fresh) = (tempfile::tempdir().unwrap(), FreshModel::new(spec.clone(), 3));
+        write_packed(folder.path(), &spec, |entry| fresh.rows(entry, 0..entry.shape[0])).unwrap();
+        let model = StoredModel::open(folder.path()).unwrap();
+        let stopping_after = |asked: usize| {
+            let left = Cell::new(asked);
+            let going_on = || {
+                left.set(left.get().checked_sub(1).ok_or(FormatError::Interrupted)?);
+                Ok(())
+            };
+            compare(&model, folder.path(), &going_on)
+        };
+        // Seven matrices a block, a block, and four sequences.
+        let parts = 2 * 7 + 2 + 4;
+        for asked in 0..parts {
+            let result = stopping_after(asked);
+            let stopped = matches!(result, Err(TrainError::Format(FormatError::Interrupted)));
+            assert!(stopped, "after {asked}: {result:?}");
+        }
+        let whole = stopping_after(parts).unwrap();
+        assert_eq!((whole.positions, whole.code_differences), (3 * 48 + 64, 0));
     }
 }

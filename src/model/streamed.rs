@@ -26,29 +26,38 @@ pub struct HiddenStates<'a> {
     hidden: Tensor<2>,
 }
 
-/// Runs rows of token ids `[B, T]` up to the last norm; each row is a document of its own.
+/// Runs groups of rows of token ids `[B, T]` up to the last norm; each row is a document of its own,
+/// and a group's rows are of one length. Every block is read once. `going_on` is asked before each.
 ///
 /// # Errors
-/// Whatever reading the model reports.
+/// Whatever reading the model reports, and what `going_on` returns.
 pub fn streamed_hidden<'a>(
     model: &'a StoredModel,
-    rows: &[Vec<u32>],
+    groups: &[Vec<Vec<u32>>],
     device: &Device,
-) -> Result<HiddenStates<'a>, FormatError> {
+    going_on: &dyn Fn() -> Result<(), FormatError>,
+) -> Result<Vec<HiddenStates<'a>>, FormatError> {
     let table = tensor_table(model.spec());
-    let (batch, time) = (rows.len(), rows[0].len());
-    let mut x = embed(model, &table[0], rows, device)?;
-    let documents = SegmentStarts::whole_rows(batch, time);
-    let context = AttentionContext::new(&documents, &RopeTable::new(model.spec()));
+    let mut passes = Vec::new();
+    for rows in groups {
+        let documents = SegmentStarts::whole_rows(rows.len(), rows[0].len());
+        let context = AttentionContext::new(&documents, &RopeTable::new(model.spec()));
+        passes.push((embed(model, &table[0], rows, device)?, context));
+    }
     let backend = OpBackend::of(device, Operands::F32);
     for layer in 0..model.spec().num_hidden_layers {
-        x = block(model, &table, layer, device)?.forward(x, &context, backend);
+        going_on()?;
+        let block = block(model, &table, layer, device)?;
+        for (x, context) in &mut passes {
+            *x = block.forward(x.clone(), context, backend);
+        }
     }
     let norm =
         table.iter().rfind(|entry| entry.role == TensorRole::Norm).expect("a model has norms");
-    let hidden = read_norm(model, norm, device)?.forward(x, backend).flatten(0, 1);
+    let norm = read_norm(model, norm, device)?;
     let head = table.last().filter(|entry| entry.role == TensorRole::Head).unwrap_or(&table[0]);
-    Ok(HiddenStates { model, head: head.clone(), hidden })
+    let hidden = passes.into_iter().map(|(x, _)| norm.forward(x, backend).flatten(0, 1));
+    Ok(hidden.map(|hidden| HiddenStates { model, head: head.clone(), hidden }).collect())
 }
 
 impl HiddenStates<'_> {

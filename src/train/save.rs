@@ -172,16 +172,23 @@ impl Callbacks<'_> {
         let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
         let signals = self.context.signals;
         let report = exporter::export(&model, &source, &request, signals, &mut watch);
-        let report = report.map_err(|error| match error {
-            TrainError::ExportStopped(stop) => TrainError::Stopped(stop),
-            error => error,
-        })?;
+        let report = report.map_err(stopped_run)?;
         monitor.saved(&out);
         monitor.detail(&report.to_string());
         report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
-        let verification = exporter::verify(&model, &out)?;
+        let verification = exporter::verify(&model, &out, signals).map_err(stopped_run)?;
         monitor.message(&verification.to_string());
         monitor.detail(&verification.details());
         Ok(())
+    }
+}
+
+/// An export that a signal stopped, of a run: the run goes on with it when it is resumed.
+fn stopped_run(error: TrainError) -> TrainError {
+    match error {
+        TrainError::ExportStopped(stop) | TrainError::VerificationStopped { stop, .. } => {
+            TrainError::Stopped(stop)
+        }
+        error => error,
     }
 }

@@ -2,13 +2,16 @@
 //! `tests/fixtures/golden/README.md` derives. Every test runs over every fixture set there and in
 //! the folders named in `BITNET_FIXTURES`, and prints the largest error it saw.
 
+mod agreement;
+mod backward;
 mod dpo;
 mod engine;
 mod forward;
 mod gradients;
-mod margin;
 mod optimizer;
 mod packed;
 mod quantisers;
+mod reference;
 pub(crate) mod sets;
 mod trajectories;
+mod weight_error;

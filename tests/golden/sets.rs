@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::tensors::TensorFile;
 use bitnet_format::{DType, HfConfig, ModelSpec, TensorEntry};
-use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts};
+use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts, named_values};
 use bitnet_train::train::TokenBatch;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde_json::Value;
+
+use super::reference::Reference;
 
 /// One fixture set: a folder with some of the fixture files.
 pub(crate) struct Set {
@@ -29,7 +31,7 @@ pub(crate) fn all() -> Vec<Set> {
 
 /// The sets with this `file`; at least the repository's own has it.
 pub(crate) fn with(file: &str) -> Vec<Set> {
-    let sets: Vec<_> = all().into_iter().filter(|set| set.dir.join(file).exists()).collect();
+    let sets: Vec<_> = all().into_iter().filter(|set| set.has(file)).collect();
     assert!(!sets.is_empty(), "no fixture set holds {file}");
     sets
 }
@@ -49,6 +51,10 @@ impl Set {
         self.dir.file_name().unwrap().to_string_lossy().into_owned()
     }
 
+    pub(crate) fn has(&self, file: &str) -> bool {
+        self.dir.join(file).exists()
+    }
+
     pub(crate) fn spec(&self) -> ModelSpec {
         HfConfig::read(&self.dir.join("config.json")).unwrap().spec
     }
@@ -59,6 +65,22 @@ impl Set {
 
     pub(crate) fn file(&self, name: &str) -> Fixture {
         Fixture(TensorFile::open(&self.dir.join(name)).unwrap())
+    }
+
+    /// The rows of an integer tensor `[B, T]`.
+    pub(crate) fn rows(&self, file: &str, name: &str) -> Vec<Vec<i32>> {
+        let file = self.file(file);
+        file.ints(name).chunks(file.shape(name)[1]).map(<[i32]>::to_vec).collect()
+    }
+
+    pub(crate) fn parameter_names(&self) -> Vec<String> {
+        let values = named_values(&self.model(&Device::flex()));
+        values.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The model in f64.
+    pub(crate) fn reference(&self) -> Reference {
+        reference_of(self.spec(), &self.model(&Device::flex()))
     }
 
     pub(crate) fn model(&self, device: &Device) -> LanguageModel {
@@ -72,6 +94,13 @@ impl Set {
         };
         LanguageModel::from_source(&self.spec(), device, source).unwrap()
     }
+}
+
+/// A model of ours in f64.
+pub(crate) fn reference_of(spec: ModelSpec, model: &LanguageModel) -> Reference {
+    let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+    let weights = named_values(model).into_iter().map(|(name, value)| (name, wide(host(value))));
+    Reference::new(spec, weights.collect())
 }
 
 /// A file of a set; shapes are taken from the file.

@@ -109,7 +109,7 @@ impl ThreadPool {
     /// Calls `compute(first unit, places)` on parts of `out` until all of it is covered.
     ///
     /// `unit` places belong together and cost `cost` multiply-adds; the last unit may be shorter.
-    pub(crate) fn split<T: Send>(
+    pub fn split<T: Send>(
         &self,
         out: &mut [T],
         unit: usize,
