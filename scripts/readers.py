@@ -180,6 +180,79 @@ def llama_reader():
             compare(f"llama.cpp runs {model}/{format}", path, rows, logits_of, 0.05, 0.02)
 
 
+PROMPTS = [
+    "Anna was in the kitchen. A grey drum was in the",
+    "One morning",
+    "Paul went to the field. Where was Paul?",
+    "A purple ring was in the purple box. What colour was the ring?",
+    "Emma took the spoon. Then Emma went to the garden.",
+    "Once there was a",
+]
+
+
+def continued(program, path, prompt):
+    """What a `llama-cli` writes after a prompt when it always takes the likeliest token."""
+    out = subprocess.run(
+        [program, "-m", str(path), "-p", prompt, "-n", "48", "--temp", "0", "-t", "2"],
+        check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
+    ).stdout
+    text = out[out.index(prompt) + len(prompt):].rstrip("\n")
+    assert text, f"{program} wrote nothing after {prompt!r}"
+    return text.removesuffix("[end of text]").removesuffix(" ")
+
+
+def peer_reader(name, program):
+    """A `llama-cli` of bitnet.cpp (a fork whose graph has relu2) or of ik_llama.cpp.
+
+    ik_llama.cpp has no product for I2_S, it reads the type to convert it. As BF16 it computes what we
+    do but for the rounding of activations; its IQ2_BN_R4 subtracts the sum of activations before
+    rounding from products of rounded ones, so it leaves us earlier.
+    """
+    path = ROOT / "tied" / "gguf-i2_s"
+    if name == "bitnet.cpp":
+        compare_text(name, program, path, 0.05, 0.3)
+        return
+    for form, share, gap in [("bf16", 0.05, 0.3), ("iq2_bn_r4", 0.25, 2)]:
+        made = ROOT / "tied" / f"{form}.gguf"
+        quantise = Path(program).with_name("llama-quantize")
+        command = [quantise, "--allow-requantize", path, made, form]
+        subprocess.run(command, check=True, capture_output=True)
+        compare_text(f"{name} as {form}", program, made, share, gap)
+
+
+def compare_text(name, program, path, share, gap):
+    """Token by token: is what the other program took our likeliest token too, after the same text?
+
+    Where it is not, ours must be hardly likelier: an activation between two levels, or keys and
+    values in F16, decided between the two.
+    """
+    exported = ROOT / "tied" / "gguf-i2_s"
+    bos = json.loads((ROOT / "tied/final/config.json").read_text())["bos_token_id"]
+    starts = [len(ids_of("tied", prompt)) for prompt in PROMPTS]
+    texts = [continued(program, path, prompt) for prompt in PROMPTS]
+    rows = [[bos] + ids_of("tied", prompt + text) for prompt, text in zip(PROMPTS, texts)]
+    ours = our_logprobs(exported, rows)
+    other = [
+        (index, at)
+        for index, (row, start) in enumerate(zip(rows, starts))
+        for at in range(start, len(row) - 1)
+        if ours[index]["argmax"][at] != row[at + 1]
+    ]
+    instead = [rows[i][: at + 1] + [ours[i]["argmax"][at]] for i, at in other]
+    likelier = our_logprobs(exported, instead) if instead else []
+    gaps = [
+        mine["logprobs"][-1] - ours[i]["logprobs"][at + 1]
+        for (i, at), mine in zip(other, likelier)
+    ]
+    total = sum(len(row) - 1 - start for row, start in zip(rows, starts))
+    print(f"     {name} continues {len(PROMPTS)} prompts by {total} tokens")
+    check(f"{name}: tokens of them that are not our likeliest", len(gaps), share * max(total, 100))
+    check(f"{name}: how much likelier ours were there, nats", max(gaps, default=0), gap)
+
+
 for reader in READERS:
-    {"gguf": gguf_reader, "transformers": transformers_reader, "llama": llama_reader}[reader]()
+    if "=" in reader:
+        peer_reader(*reader.split("=", 1))
+    else:
+        {"gguf": gguf_reader, "transformers": transformers_reader, "llama": llama_reader}[reader]()
 sys.exit(failed)

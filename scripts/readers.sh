@@ -7,6 +7,9 @@
 # index; everything goes into a directory of its own (default: a new temporary one).
 #
 #   scripts/readers.sh [DIR] [gguf|transformers|llama]...     default: all three
+#   scripts/readers.sh DIR bitnet.cpp=PROGRAM ik_llama.cpp=PROGRAM
+#       PROGRAM: a llama-cli that you built of them (llama-quantize beside that of ik_llama.cpp);
+#       bitnet.cpp: of a state before July 2026 or a fork, with relu2 in its graph
 #   PROFILE=debug scripts/readers.sh ...                      with what `cargo test` built
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,7 +29,9 @@ for reader in $readers; do
         gguf) packages="$packages gguf==0.19.0" ;;
         transformers) packages="$packages torch==2.15.0 transformers==5.23.0 accelerate==1.15.0" ;;
         llama) packages="$packages llama-cpp-python==0.3.36" ;;
-        *) echo "unknown reader $reader; expected gguf, transformers or llama" >&2; exit 2 ;;
+        bitnet.cpp=* | ik_llama.cpp=*) ;;
+        *) echo "unknown reader $reader; expected gguf, transformers, llama, bitnet.cpp=PROGRAM" \
+            "or ik_llama.cpp=PROGRAM" >&2; exit 2 ;;
     esac
 done
 if [ ! -x "$dir/venv/bin/python" ]; then python3 -m venv "$dir/venv"; fi
@@ -56,6 +61,13 @@ model() { # name, keys of the config
     "$train" export --model "$dir/$name/final" --format gguf-tq2_0 --embedding q6_k \
         --out "$dir/$name/gguf-tq2_0-q6_k" --force
 }
+case $readers in
+    *=*) model tied model.tie_word_embeddings=true ;;
+esac
+case " $readers" in
+    *" gguf"* | *" transformers"* | *" llama"*) ;;
+    *) exec "$dir/venv/bin/python" scripts/readers.py "$dir" target/$profile/bitnet $readers ;;
+esac
 model relu2
 model silu 'model.hidden_act="silu"' model.tie_word_embeddings=true
 model llama 'model.hidden_act="silu"' model.sub_norms=false

@@ -100,7 +100,7 @@ impl Reference {
 struct Plan {
     /// Whether to take the farther neighbour at the n-th near-tie; `false` beyond the end.
     choices: Vec<bool>,
-    /// The distances of those where it does, added up.
+    /// How unlikely: the number of those where it does, and their distances.
     cost: f64,
 }
 
@@ -110,7 +110,7 @@ impl Plan {
         let mut choices = self.choices.clone();
         choices.resize(at, false);
         choices.push(true);
-        Self { choices, cost: self.cost + distance }
+        Self { choices, cost: self.cost + 0.5 + distance }
     }
 }
 

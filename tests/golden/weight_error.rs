@@ -35,7 +35,10 @@ impl WeightError {
             let roots: Vec<_> = roots.iter().map(|v| (f64::from(*v) / correction).sqrt()).collect();
             let mean = roots.iter().map(|root| root * root).sum::<f64>() / roots.len() as f64;
             let error = GRADIENT_ERROR * mean.sqrt();
-            let moved = |root: &f64| rate * (2.0 * error / (root + self.settings.eps)).min(2.0);
+            let moved = |&root: &f64| match root {
+                0.0 => 0.0, // a gradient that was always exactly zero, as behind a dead unit
+                root => rate * (2.0 * error / (root + self.settings.eps)).min(2.0),
+            };
             bounds.iter().zip(&roots).map(|(bound, root)| bound + moved(root)).collect()
         });
         Self { settings: self.settings, bounds: bounds.collect() }
