@@ -243,7 +243,7 @@ impl TrainError {
 fn code_of_format(error: &FormatError) -> u8 {
     match error {
         FormatError::Io(error) => code_of_io(error.kind()),
-        FormatError::Exists { .. } => 7,
+        FormatError::Exists { .. } | FormatError::Kept { .. } => 7,
         FormatError::Interrupted => 1,
         FormatError::Config { .. } | FormatError::Tensor { .. } | FormatError::Container { .. } => {
             4

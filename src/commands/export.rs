@@ -6,6 +6,7 @@ use anyhow::Result;
 use bitnet_format::blocks::i2_s::I2sLayout;
 use bitnet_format::convert::gguf::EMBEDDING_TYPES;
 use bitnet_format::figures::size;
+use bitnet_format::output::{OutputClaim, is_model};
 use bitnet_format::staged::OnExisting;
 use bitnet_format::{StoredModel, WeightForm};
 use bitnet_train::exporter::{self, ExportRequest};
@@ -25,6 +26,8 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let verbosity = if args.json { Verbosity::Quiet } else { Verbosity::Normal };
     let monitor = &mut Terminal::new(verbosity);
     let model = StoredModel::open_as(args.model.path(), layout(args)).map_err(TrainError::from)?;
+    let claim = OutputClaim::of(&args.out, request.on_existing, &[args.model.path()], is_model);
+    let _claim = claim.map_err(TrainError::from)?;
     let start = Instant::now();
     let what = format!("writing {}", args.format);
     let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);

@@ -68,7 +68,11 @@ fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
         let what = "holds no tokenizer".to_owned();
         TrainError::Format(FormatError::Container { path: model.to_owned(), what })
     };
-    Ok(tokenizer.ok_or_else(missing)?)
+    let tokenizer = tokenizer.ok_or_else(missing)?;
+    if let Some(assumed) = tokenizer.assumed() {
+        crate::failure::print_error_line(&format!("note: {}: {assumed}", model.display()));
+    }
+    Ok(tokenizer)
 }
 
 /// The recipe keys of a command line, `--device` among them.

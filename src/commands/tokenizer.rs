@@ -1,7 +1,11 @@
 //! `bitnet-train tokenizer`: a byte-level BPE tokenizer from text.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
+use bitnet_format::output::OutputClaim;
 use bitnet_format::staged::{OnExisting, write_file};
+use bitnet_text::Tokenizer;
 use bitnet_train::data::{DocumentFormat, DocumentSource};
 use bitnet_train::train::TrainError;
 
@@ -10,10 +14,10 @@ use crate::cli::TokenizerArgs;
 
 pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
-    if on_existing == OnExisting::Refuse && args.out.exists() {
-        let path = args.out.clone();
-        return Err(TrainError::from(bitnet_format::FormatError::Exists { path }).into());
-    }
+    let inputs: Vec<&Path> = args.data.iter().map(PathBuf::as_path).collect();
+    let is_tokenizer = |path: &Path| Tokenizer::from_file(path).is_ok();
+    let claim = OutputClaim::of(&args.out, on_existing, &inputs, is_tokenizer);
+    let _claim = claim.map_err(TrainError::from)?;
     let source = DocumentSource::Files(args.data.clone());
     let mut texts = Vec::new();
     for document in source.documents(DocumentFormat::Text).map_err(TrainError::from)? {
@@ -22,7 +26,7 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     let json =
         bitnet_text::train_bpe(texts.into_iter(), args.vocab_size).map_err(TrainError::from)?;
     write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;
-    let written = bitnet_text::Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
+    let written = Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
     print_line(&format!("{}: {} entries", args.out.display(), written.vocab_size()));
     Ok(())
 }

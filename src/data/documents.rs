@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_format::input::open_file;
+
 use super::document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES};
 use super::error::DataError;
 use super::json_lines::JsonLines;
@@ -156,7 +158,7 @@ fn file_kind(path: &Path, format: DocumentFormat) -> Result<FileKind, DataError>
 
 fn read_text(path: &Path, limit: u64) -> Result<String, DataError> {
     let mut bytes = Vec::new();
-    fs_err::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    open_file(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(DataError::TooLarge { path: path.to_owned(), line: 1 });
     }

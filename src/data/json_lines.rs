@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use bitnet_format::input::open_file;
 use fs_err::File;
 use serde_json::{Map, Value};
 
@@ -30,7 +31,7 @@ impl JsonLines {
     }
 
     fn with_limit(path: &Path, limit: u64) -> Result<Self, DataError> {
-        let reader = BufReader::with_capacity(1 << 18, File::open(path)?);
+        let reader = BufReader::with_capacity(1 << 18, open_file(path)?);
         Ok(Self { path: path.to_owned(), reader, limit, line: 0, bytes: 0, buffer: Vec::new() })
     }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_format::input::open_file;
 use serde::{Deserialize, Serialize};
 
 use super::document::DocumentFormat;
@@ -131,7 +132,7 @@ impl DocumentGenerator {
 
 impl FileFingerprint {
     fn of(path: &Path, interrupted: &dyn Fn() -> bool) -> Result<Self, DataError> {
-        let mut file = fs_err::File::open(path)?;
+        let mut file = open_file(path)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; HASHED_AT_ONCE];
         loop {

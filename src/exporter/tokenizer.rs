@@ -11,6 +11,8 @@ use crate::error::TrainError;
 
 /// Copies the tokenizer files of a folder, or writes them from a GGUF file's metadata.
 pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(), TrainError> {
+    let Some(tokenizer) = Tokenizer::of_model(source)? else { return Ok(()) };
+    tokenizer.fits(spec.vocab_size)?;
     if source.is_dir() {
         for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE] {
             let beside = source.join(name);
@@ -20,7 +22,6 @@ pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(
         }
         return Ok(());
     }
-    let Some(tokenizer) = Tokenizer::of_model(source)? else { return Ok(()) };
     let chat = ChatTemplate::of_model(source)?;
     fs_err::write(to.join(TOKENIZER_FILE), tokenizer.json())?;
     let config = tokenizer.hf_config(Some(&chat), spec.max_position_embeddings);
@@ -42,5 +43,5 @@ pub(super) fn for_gguf(
     vocabulary.describe(&mut metadata);
     let chat = ChatTemplate::of_model(source)?.jinja_source_for(&tokenizer)?;
     metadata.insert("tokenizer.chat_template", Value::String(chat));
-    Ok((metadata, Vec::new()))
+    Ok((metadata, tokenizer.assumed().map(str::to_owned).into_iter().collect()))
 }

@@ -43,6 +43,14 @@ impl PathPattern {
         }
         Ok(files)
     }
+
+    /// Whether a file of this absolute name would be among them, were it there.
+    pub fn matches(&self, file: &Path) -> bool {
+        let options =
+            glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        let pattern = glob::Pattern::new(&self.0).expect("it was checked when it was made");
+        pattern.matches_path_with(file, options)
+    }
 }
 
 impl fmt::Display for PathPattern {
@@ -87,6 +95,14 @@ mod tests {
         let once = PathPattern::new(Path::new("/a[b]"), "c/*.txt").unwrap();
         assert_eq!(once.as_str(), "/a[[]b[]]/c/*.txt");
         assert_eq!(PathPattern::new(Path::new("/elsewhere"), once.as_str()).unwrap(), once);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_yet_is_matched_by_its_name() {
+        let here = |pattern: &str| PathPattern::new(Path::new("/a"), pattern).unwrap();
+        let file = Path::new("/a/run/metrics.jsonl");
+        assert!(here("**/*.jsonl").matches(file) && here("run/*").matches(file));
+        assert!(!here("*.jsonl").matches(file) && !here("run/*.txt").matches(file));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! state to start from, train, publish.
 
 mod dry_run;
+mod own_files;
 mod pipeline;
 mod resume;
 mod space;
@@ -94,6 +95,7 @@ pub fn run(
 ) -> Result<Summary, TrainError> {
     let comm = &options.comm;
     check_across_ranks(recipe, comm)?;
+    all_ok(comm, own_files::check(recipe, &options.out))?;
     let opened = first_only(comm, || open_dir(options, monitor))?;
     let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::of_rank_0(&options.out), None));
     let made = run_in(&dir, checkpoint, recipe, options, monitor);

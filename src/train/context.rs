@@ -178,7 +178,7 @@ fn hash_model(folder: &Path) -> Result<String, TrainError> {
     let config = folder.join(bitnet_format::folder::CONFIG_FILE);
     let weights = StoredModel::open(folder)?.weight_files();
     for path in std::iter::once(config).chain(weights) {
-        std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
+        std::io::copy(&mut bitnet_format::input::open_file(&path)?, &mut hasher)?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -50,6 +50,9 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
     let missing = || BadInput(format!("{}: holds no tokenizer", file.display()));
     let tokenizer = Tokenizer::of_model(path)?.ok_or_else(missing)?;
+    if let Some(assumed) = tokenizer.assumed() {
+        eprintln!("note: {}: {assumed}", file.display());
+    }
     let (tokens, limit) = (tokenizer.vocab_size(), model.spec().vocab_size);
     if tokens > limit {
         let what = format!("has ids up to {}; expected below the model's {limit}", tokens - 1);

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use bitnet_engine::{Model, Scores, score};
+use bitnet_format::input::read_bytes;
 use serde_json::json;
 
 use crate::cli::ScoreArgs;
@@ -24,8 +25,11 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All sequences of a file are in memory at once.
+const LARGEST_IDS: u64 = 256 << 20;
+
 fn read_sequences(path: &Path, model: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
-    let bytes = fs_err::read(path)?;
+    let bytes = read_bytes(path, LARGEST_IDS)?;
     let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&byte| byte == b'\n');
     let parse = |(index, line): (usize, &[u8])| {
         read_sequence(line, model)

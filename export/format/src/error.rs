@@ -47,6 +47,14 @@ pub enum FormatError {
         /// The target.
         path: PathBuf,
     },
+    /// The target must not be replaced.
+    #[error("{path}: is not replaced: {what}; choose another path")]
+    Kept {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
 }
 
 fn field_suffix(field: &str) -> String {

@@ -28,6 +28,8 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub struct ModelFolder {
     config: HfConfig,
     tensors: TensorFile,
+    /// Whether the files hold other names, or tensors that belong to no model.
+    renamed: bool,
 }
 
 impl ModelFolder {
@@ -51,8 +53,9 @@ impl ModelFolder {
         Self::checked(config, TensorFile::from_bytes(&name.join(MODEL_FILE), tensors)?)
     }
 
-    fn checked(config: HfConfig, tensors: TensorFile) -> Result<Self, FormatError> {
-        let folder = Self { config, tensors };
+    fn checked(config: HfConfig, mut tensors: TensorFile) -> Result<Self, FormatError> {
+        let renamed = tensors.rename(plain_name)?;
+        let folder = Self { config, tensors, renamed };
         folder.check_names()?;
         Ok(folder)
     }
@@ -68,10 +71,11 @@ impl ModelFolder {
         self.tensors.paths()
     }
 
-    /// Whether every tensor is stored in BF16, so that the folder is a BF16 master already.
+    /// Whether every tensor is stored in BF16 under its plain name, so that the folder is a BF16
+    /// master already.
     pub fn is_bf16(&self) -> bool {
         let is_bf16 = |name: &String| self.tensors.info(name).is_ok_and(|t| t.dtype == DType::Bf16);
-        self.tensors.names().iter().all(is_bf16)
+        !self.renamed && self.tensors.names().iter().all(is_bf16)
     }
 
     fn is_packed(&self, entry: &TensorEntry) -> bool {
@@ -136,6 +140,17 @@ impl TensorSource for ModelFolder {
     }
 }
 
+/// A tensor's name without the wrappers that torch leaves in it (`module.`, `_orig_mod.`). `None` for
+/// the rotary frequencies that old versions of transformers stored: they follow from the config.
+fn plain_name(stored: &str) -> Option<String> {
+    let parts: Vec<_> = stored.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    (!parts.ends_with(&["rotary_emb", "inv_freq"])).then(|| parts.join("."))
+}
+
+/// `DataParallel`, `torch.compile`, FSDP and activation checkpointing wrap a module in a field.
+const WRAPPERS: [&str; 4] =
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
 /// The tensor that holds a packed matrix's scale: `….weight` → `….weight_scale`.
 pub(crate) fn scale_name(weight: &str) -> String {
     format!("{weight}_scale")
@@ -178,6 +193,18 @@ fn numbered(dir: &Path, number: impl Fn(&str) -> Option<&str>) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_read_without_the_wrappers_of_torch() {
+        for stored in ["module._orig_mod.model.norm.weight", "model._orig_mod.norm.weight"] {
+            assert_eq!(plain_name(stored).as_deref(), Some("model.norm.weight"), "{stored}");
+        }
+        for stored in ["model.layers.0.self_attn.rotary_emb.inv_freq", "module.rotary_emb.inv_freq"]
+        {
+            assert_eq!(plain_name(stored), None, "{stored}");
+        }
+    }
+
     use crate::convert::hf::write_packed;
     use crate::matrix::Matrix;
     use crate::packed::PackedTernary;

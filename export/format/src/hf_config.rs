@@ -3,12 +3,15 @@
 //! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms
 //! follow from `model_type` (`bitnet` has them, `llama` has not), quantisation from the presence
 //! of `quantization_config`, and the meaning of `weight_scale` from its `linear_class`
-//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format).
+//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that would
+//! change the arithmetic in a way that we do not follow are refused (`neutral`).
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::input::{LARGEST_TEXT, read_bytes};
+use crate::neutral;
 use crate::{FormatError, ModelSpec};
 
 /// How the matrices of a folder are stored.
@@ -34,7 +37,7 @@ pub struct HfConfig {
 impl HfConfig {
     /// Reads a `config.json`. Keys of other programs are ignored, contradictions are not.
     pub fn read(path: &Path) -> Result<Self, FormatError> {
-        Self::from_bytes(path, &fs_err::read(path)?)
+        Self::from_bytes(path, &read_bytes(path, LARGEST_TEXT)?)
     }
 
     /// Reads a `config.json` in memory; `path` is for messages.
@@ -48,9 +51,9 @@ impl HfConfig {
     }
 
     fn from_keys(keys: &Map<String, Value>) -> Result<Self, (&'static str, String)> {
-        let sub_norms = sub_norms_of(keys)?;
+        let family = Family::of(keys)?;
         let form = form_of(keys)?;
-        refuse_unsupported(keys)?;
+        neutral::check(keys)?;
         let mut table = Map::new();
         for key in SHARED_KEYS {
             if let Some(value) = keys.get(*key).filter(|value| !value.is_null()) {
@@ -60,10 +63,8 @@ impl HfConfig {
         if let Some(theta) = rope_theta(keys)? {
             table.insert("rope_theta".to_owned(), theta);
         }
-        // The defaults of transformers' own class, which differ from 2B4T's values.
-        table.entry("tie_word_embeddings").or_insert(json!(false));
-        table.entry("max_position_embeddings").or_insert(json!(2048));
-        table.insert("sub_norms".to_owned(), json!(sub_norms));
+        family.complete(keys, &mut table);
+        table.insert("sub_norms".to_owned(), json!(family.sub_norms));
         table.insert("quantise".to_owned(), json!(form.is_some()));
         let spec = serde_json::from_value(Value::Object(table))
             .map_err(|error| ("", error.to_string()))?;
@@ -146,14 +147,65 @@ fn eos_value(ids: &[u32]) -> Value {
     }
 }
 
-fn sub_norms_of(keys: &Map<String, Value>) -> Result<bool, (&'static str, String)> {
-    match keys.get("model_type").and_then(Value::as_str) {
-        Some("bitnet") => Ok(true),
-        Some("llama") => Ok(false),
-        Some(other) => {
-            Err(("model_type", format!("{other:?} is unknown; expected \"bitnet\" or \"llama\"")))
+/// A `model_type`, with what its class in transformers takes where a config does not say.
+struct Family {
+    name: &'static str,
+    sub_norms: bool,
+    hidden_act: &'static str,
+    rope_theta: f64,
+    rms_norm_eps: f64,
+    /// As many as query heads where there is no number.
+    num_key_value_heads: Option<usize>,
+}
+
+const FAMILIES: [Family; 2] = [
+    Family {
+        name: "bitnet",
+        sub_norms: true,
+        hidden_act: "relu2",
+        rope_theta: 500_000.0,
+        rms_norm_eps: 1e-5,
+        num_key_value_heads: Some(5),
+    },
+    Family {
+        name: "llama",
+        sub_norms: false,
+        hidden_act: "silu",
+        rope_theta: 10_000.0,
+        rms_norm_eps: 1e-6,
+        num_key_value_heads: None,
+    },
+];
+
+impl Family {
+    fn of(keys: &Map<String, Value>) -> Result<&'static Self, (&'static str, String)> {
+        let expected = "expected \"bitnet\" or \"llama\"";
+        let name = keys.get("model_type").and_then(Value::as_str);
+        let name = name.ok_or_else(|| ("model_type", format!("is missing; {expected}")))?;
+        FAMILIES
+            .iter()
+            .find(|family| family.name == name)
+            .ok_or_else(|| ("model_type", format!("{name:?} is unknown; {expected}")))
+    }
+
+    fn complete(&self, keys: &Map<String, Value>, table: &mut Map<String, Value>) {
+        // `null` means as many as query heads in every class.
+        let written = keys.contains_key("num_key_value_heads");
+        let own = self.num_key_value_heads.filter(|_| !written).map(|count| json!(count));
+        let heads = own.or_else(|| table.get("num_attention_heads").cloned());
+        for (key, value) in [
+            ("hidden_act", Some(json!(self.hidden_act))),
+            ("rope_theta", Some(json!(self.rope_theta))),
+            ("rms_norm_eps", Some(json!(self.rms_norm_eps))),
+            ("tie_word_embeddings", Some(json!(false))),
+            ("max_position_embeddings", Some(json!(2048))),
+            ("initializer_range", Some(json!(0.02))),
+            ("num_key_value_heads", heads),
+        ] {
+            if let Some(value) = value {
+                table.entry(key).or_insert(value);
+            }
         }
-        None => Err(("model_type", "is missing; expected \"bitnet\" or \"llama\"".to_owned())),
     }
 }
 
@@ -188,24 +240,10 @@ fn rope_theta(keys: &Map<String, Value>) -> Result<Option<Value>, (&'static str,
     }
 }
 
-fn refuse_unsupported(keys: &Map<String, Value>) -> Result<(), (&'static str, String)> {
-    if keys.get("attention_bias").and_then(Value::as_bool) == Some(true) {
-        return Err(("attention_bias", "is true; BitNet has no biases".to_owned()));
-    }
-    for field in ["rope_scaling", "rope_parameters"] {
-        let Some(value) = keys.get(field).filter(|value| !value.is_null()) else { continue };
-        let kind = value.get("rope_type").or_else(|| value.get("type"));
-        if kind.is_some_and(|kind| kind != "default") || (kind.is_none() && field == "rope_scaling")
-        {
-            return Err((field, format!("{value} is unknown; expected rope_type \"default\"")));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HiddenAct;
 
     fn read(value: &Value) -> Result<HfConfig, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -244,6 +282,21 @@ mod tests {
     }
 
     #[test]
+    fn the_model_type_decides_what_a_missing_key_means() {
+        let bare = |kind: &str| {
+            let mut config = microsoft();
+            config["model_type"] = json!(kind);
+            for key in ["hidden_act", "rope_theta", "rms_norm_eps", "num_key_value_heads"] {
+                config.as_object_mut().unwrap().remove(key);
+            }
+            let spec = read(&config).unwrap().spec;
+            (spec.hidden_act, spec.rope_theta, spec.rms_norm_eps, spec.num_key_value_heads)
+        };
+        assert_eq!(bare("llama"), (HiddenAct::Silu, 1e4, 1e-6, 20));
+        assert_eq!(bare("bitnet"), (HiddenAct::Relu2, 5e5, 1e-5, 5));
+    }
+
+    #[test]
     fn what_is_written_is_read_as_the_same_model() {
         let spec = read(&microsoft()).unwrap().spec;
         let dense = ModelSpec { quantise: false, sub_norms: false, ..spec.clone() };
@@ -265,7 +318,6 @@ mod tests {
         for (key, value, part) in [
             ("model_type", json!("gpt2"), "[model_type]"),
             ("attention_bias", json!(true), "[attention_bias]"),
-            ("rope_scaling", json!({"type": "yarn", "factor": 4}), "[rope_scaling]"),
             ("quantization_config", json!({"quant_method": "gptq"}), "[quantization_config]"),
             ("num_key_value_heads", json!(7), "must divide"),
         ] {

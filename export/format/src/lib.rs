@@ -26,14 +26,17 @@ pub mod figures;
 pub mod folder;
 pub mod gguf;
 mod hf_config;
+pub mod input;
 mod map;
 pub mod master;
 pub mod matrix;
 mod model;
 #[cfg(test)]
 mod mutation;
+mod neutral;
 pub mod norm;
 mod ordered_map;
+pub mod output;
 pub mod packed;
 mod parts;
 pub mod process;

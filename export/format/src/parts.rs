@@ -9,6 +9,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::FormatError;
+use crate::input::open_file;
+
 /// An open file of known length.
 #[derive(Debug)]
 pub(crate) struct FileParts {
@@ -25,8 +28,8 @@ enum Content {
 
 impl FileParts {
     /// Opens `path`.
-    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
-        let file = fs_err::File::open(path)?;
+    pub(crate) fn open(path: &Path) -> Result<Self, FormatError> {
+        let file = open_file(path)?;
         let len = file.metadata()?.len();
         Ok(Self { path: path.to_owned(), content: Content::File(Mutex::new(file)), len })
     }

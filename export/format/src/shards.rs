@@ -12,11 +12,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::FormatError;
+use crate::input::{LARGEST_TEXT, read_bytes};
 use crate::ordered_map::OrderedMap;
 use crate::tensors::{TensorFile, check_names};
-
-/// No index is larger: a million tensors fit.
-const LARGEST_INDEX: u64 = 64 << 20;
 
 impl TensorFile {
     /// Opens the shards that an index names, each once, and checks them against the index.
@@ -88,12 +86,8 @@ struct Index {
 
 /// The shard of each tensor.
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>, FormatError> {
-    let meta = fs_err::metadata(path)?;
-    if !meta.is_file() || meta.len() > LARGEST_INDEX {
-        let what = format!("expected a file of at most {LARGEST_INDEX} bytes, got {}", meta.len());
-        return Err(FormatError::container(path, what));
-    }
-    let Index { weight_map: OrderedMap(pairs) } = serde_json::from_slice(&fs_err::read(path)?)
+    let text = read_bytes(path, LARGEST_TEXT)?;
+    let Index { weight_map: OrderedMap(pairs) } = serde_json::from_slice(&text)
         .map_err(|error| FormatError::config(path, "", error.to_string()))?;
     check_names(pairs.iter().map(|(name, _)| name.as_str()))
         .map_err(|what| FormatError::container(path, what))?;
@@ -235,7 +229,10 @@ mod tests {
         fs_err::remove_file(folder.path("2.safetensors")).unwrap();
         fs_err::create_dir(folder.path("2.safetensors")).unwrap();
         let error = folder.error(good());
-        assert!(error.ends_with("2.safetensors: is not a regular file"), "{error}");
+        assert!(
+            error.ends_with("2.safetensors: is a directory; expected a regular file"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -315,9 +312,9 @@ mod tests {
     fn a_huge_index_is_not_read() {
         let folder = Folder::new();
         let path = folder.path("index.json");
-        fs_err::File::create(&path).unwrap().set_len(LARGEST_INDEX + 1).unwrap();
+        fs_err::File::create(&path).unwrap().set_len(LARGEST_TEXT + 1).unwrap();
         let error = TensorFile::open_sharded(&path).unwrap_err().to_string();
-        assert!(error.ends_with("expected a file of at most 67108864 bytes, got 67108865"));
+        assert!(error.ends_with("is too large; expected at most 67108864 bytes, got more"));
     }
 
     #[test]

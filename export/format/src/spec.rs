@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::input::{LARGEST_TEXT, read_text};
+
 /// The gate's activation in the feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,7 +68,7 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// Reads a config file (`configs/*.toml`).
     pub fn from_file(path: &std::path::Path) -> Result<Self, crate::FormatError> {
-        toml::from_str(&fs_err::read_to_string(path)?)
+        toml::from_str(&read_text(path, LARGEST_TEXT)?)
             .map_err(|error| crate::FormatError::config(path, "", error.to_string()))
     }
 

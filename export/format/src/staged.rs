@@ -40,7 +40,7 @@ impl StagedDir {
     /// Opens an empty directory beside `target`.
     pub fn beside(target: &Path, on_existing: OnExisting) -> Result<Self, FormatError> {
         refuse_existing(target, on_existing)?;
-        let staged = temporary_name(target);
+        let staged = own_name(target);
         if let Some(parent) = target.parent() {
             fs_err::create_dir_all(parent)?;
         }
@@ -102,7 +102,7 @@ impl StagedFile {
         if let Some(parent) = target.parent() {
             fs_err::create_dir_all(parent)?;
         }
-        let staged = temporary_name(target);
+        let staged = own_name(target);
         remove_any(&staged)?;
         Ok(Self { staged, target: target.to_owned(), on_existing })
     }
@@ -134,7 +134,7 @@ pub fn write_file(target: &Path, bytes: &[u8], on_existing: OnExisting) -> Resul
     if let Some(parent) = target.parent() {
         fs_err::create_dir_all(parent)?;
     }
-    let staged = temporary_name(target);
+    let staged = own_name(target);
     let written = fs_err::write(&staged, bytes)
         .and_then(|()| fs_err::File::open(&staged)?.sync_all())
         .and_then(|()| fs_err::rename(&staged, target));
@@ -147,7 +147,7 @@ pub fn write_file(target: &Path, bytes: &[u8], on_existing: OnExisting) -> Resul
 
 /// Removes a directory so that it is never seen half removed: it is renamed first.
 pub fn retire(dir: &Path) -> std::io::Result<()> {
-    let mut nameless = temporary_name(dir).into_os_string();
+    let mut nameless = own_name(dir).into_os_string();
     nameless.push("-gone");
     fs_err::rename(dir, &nameless)?;
     fs_err::remove_dir_all(PathBuf::from(nameless))
@@ -168,9 +168,14 @@ fn refuse_directory(target: &Path) -> Result<(), FormatError> {
     Ok(())
 }
 
-fn temporary_name(target: &Path) -> PathBuf {
+fn own_name(target: &Path) -> PathBuf {
+    temporary_name(target, &std::process::id().to_string())
+}
+
+/// A name beside `target` that no result has.
+pub(crate) fn temporary_name(target: &Path, kind: &str) -> PathBuf {
     let name = target.file_name().map_or_else(|| "out".into(), |name| name.to_string_lossy());
-    target.with_file_name(format!("{name}.tmp-{}", std::process::id()))
+    target.with_file_name(format!("{name}.tmp-{kind}"))
 }
 
 fn sync_tree(dir: &Path) -> std::io::Result<()> {

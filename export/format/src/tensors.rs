@@ -45,9 +45,6 @@ pub struct StoredTensor {
 impl TensorFile {
     /// Opens one file and checks its header.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
-        if !fs_err::metadata(path)?.is_file() {
-            return Err(FormatError::container(path, "is not a regular file"));
-        }
         Self::checked(FileParts::open(path)?)
     }
 
@@ -99,6 +96,25 @@ impl TensorFile {
             tensor.file += first;
             (name, tensor)
         }));
+    }
+
+    /// Gives every tensor the name that `plain` makes of its own, and forgets those for which it
+    /// makes none. Returns whether that changed anything.
+    pub(crate) fn rename(
+        &mut self,
+        plain: impl Fn(&str) -> Option<String>,
+    ) -> Result<bool, FormatError> {
+        let old = std::mem::take(&mut self.names);
+        let mut tensors = HashMap::with_capacity(old.len());
+        for name in &old {
+            let Some(new) = plain(name) else { continue };
+            if tensors.insert(new.clone(), self.tensors[name].clone()).is_some() {
+                return Err(self.error(name, format!("occurs twice, also as {new}")));
+            }
+            self.names.push(new);
+        }
+        self.tensors = tensors;
+        Ok(self.names != old)
     }
 
     /// The files in order of their names, for hashing.
@@ -276,6 +292,20 @@ mod tests {
         bytes.extend_from_slice(data);
         fs_err::write(&path, bytes).unwrap();
         (dir, path)
+    }
+
+    #[test]
+    fn renaming_keeps_the_values_and_refuses_two_tensors_of_one_name() {
+        let one = || TensorData::f32_owned(&[1], &[3.0]);
+        let (_dir, path) = written(vec![("x.a", one()), ("b", one()), ("c", one())]);
+        let short = |name: &str| (name != "c").then(|| name.replace("x.", ""));
+        let mut file = TensorFile::open(&path).unwrap();
+        assert!(file.rename(short).unwrap());
+        assert!(!file.rename(short).unwrap());
+        assert_eq!(file.floats("a", &[1]).unwrap(), [3.0]);
+        assert!(!file.contains("x.a") && !file.contains("c"));
+        let error = file.rename(|_| Some("a".to_owned())).unwrap_err().to_string();
+        assert!(error.ends_with("occurs twice, also as a"), "{error}");
     }
 
     #[test]

@@ -8,11 +8,13 @@ use bitnet_format::gguf::{Array, GgufFile, Metadata, Value};
 
 use crate::chat::ChatTemplate;
 use crate::error::TextError;
+use crate::split_pattern::SplitPattern;
 use crate::tokenizer::Tokenizer;
-use crate::vocabulary::{SplitPattern, TokenKind, Vocabulary};
+use crate::vocabulary::{Merging, TokenKind, Vocabulary};
 
-/// llama.cpp's name for byte-level BPE, the only kind supported.
-const MODEL: &str = "gpt2";
+/// llama.cpp's names for byte-level BPE and for the `SentencePiece` kind.
+const BYTE_LEVEL: &str = "gpt2";
+const SENTENCE_PIECE: &str = "llama";
 
 /// Kinds that mean "no tokenizer".
 const NONE: [&str; 2] = ["no_vocab", "none"];
@@ -73,74 +75,135 @@ impl ChatTemplate {
 impl Vocabulary {
     /// Writes all metadata keys.
     pub fn describe(&self, metadata: &mut Metadata) {
-        let mut put = |key: &str, value: Value| {
-            metadata.insert(format!("tokenizer.ggml.{key}"), value);
-        };
+        let mut put = |name: &str, value: Value| metadata.insert(key(name), value);
         let text = |text: &str| Value::String(text.to_owned());
-        put("model", text(MODEL));
-        put("pre", text(self.split.name()));
+        let model = match &self.merging {
+            Merging::ByteLevel { .. } => BYTE_LEVEL,
+            Merging::SentencePiece { .. } => SENTENCE_PIECE,
+        };
+        put("model", text(model));
+        let (scores, merges) = match &self.merging {
+            Merging::ByteLevel { split, merges } => {
+                put("pre", text(split.name()));
+                (vec![0.0; self.tokens.len()], Some(merges))
+            }
+            Merging::SentencePiece { scores, space_prefix } => {
+                put("pre", text("default"));
+                put("add_space_prefix", Value::Bool(*space_prefix));
+                (scores.clone(), None)
+            }
+        };
         put("tokens", Value::Array(Array::String(self.tokens.clone())));
-        put("scores", Value::Array(Array::F32(vec![0.0; self.tokens.len()])));
+        put("scores", Value::Array(Array::F32(scores)));
         let kinds = self.kinds.iter().map(|kind| kind.as_ggml()).collect();
         put("token_type", Value::Array(Array::I32(kinds)));
-        put("merges", Value::Array(Array::String(self.merges.clone())));
+        if let Some(merges) = merges {
+            put("merges", Value::Array(Array::String(merges.clone())));
+        }
+        let unknown = self.kinds.iter().position(|kind| *kind == TokenKind::Unknown);
         let ids = [
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
             ("eot_token_id", self.eot),
+            ("unknown_token_id", unknown.map(|id| id as u32)),
             ("padding_token_id", self.padding),
         ];
-        for (key, id) in ids {
+        for (name, id) in ids {
             if let Some(id) = id {
-                put(key, Value::U32(id));
+                put(name, Value::U32(id));
             }
         }
         put("add_bos_token", Value::Bool(self.add_bos));
     }
 
-    /// Reads the metadata keys; `None` if the file has no tokenizer.
+    /// Reads the metadata keys as llama.cpp does; `None` if the file has no tokenizer.
     ///
     /// # Errors
     /// Names the key that is missing, of another type, or has an unsupported value.
     pub fn read(metadata: &Metadata) -> Result<Option<Self>, TextError> {
-        let key = |key: &str| format!("tokenizer.ggml.{key}");
-        let model = metadata.optional_str(&key("model"))?;
-        if model.is_none_or(|model| NONE.contains(&model)) {
-            return Ok(None);
-        }
-        let unknown = |name: &str, found: &str, expected: &str| {
-            let what = format!("{found:?} is unknown; expected {expected}");
-            TextError::from(metadata.error(&key(name), what))
-        };
-        if let Some(other) = model.filter(|model| *model != MODEL) {
-            return Err(unknown("model", other, "\"gpt2\", byte-level pairs"));
-        }
-        let pre = metadata.str(&key("pre"))?;
-        let split = SplitPattern::from_name(pre)
-            .ok_or_else(|| unknown("pre", pre, "a pattern we know, such as \"llama-bpe\""))?;
-        let tokens = metadata.strings(&key("tokens"))?.to_vec();
-        let kinds = match metadata.optional_i32s(&key("token_type"))? {
-            None => vec![TokenKind::Normal; tokens.len()],
-            Some(kinds) => {
-                let known = |kind: &i32| {
-                    let expected = "a number from 1 to 6";
-                    TokenKind::from_ggml(*kind)
-                        .ok_or_else(|| unknown("token_type", &kind.to_string(), expected))
-                };
-                kinds.iter().map(known).collect::<Result<_, _>>()?
+        match metadata.optional_str(&key("model"))? {
+            None => Ok(None),
+            Some(none) if NONE.contains(&none) => Ok(None),
+            Some(BYTE_LEVEL) => read_byte_level(metadata).map(Some),
+            Some(SENTENCE_PIECE) => read_sentence_piece(metadata).map(Some),
+            Some(other) => {
+                let what = format!(
+                    "{other:?} is not supported; expected {BYTE_LEVEL:?}, pairs of bytes, or \
+                     {SENTENCE_PIECE:?}, SentencePiece"
+                );
+                Err(metadata.error(&key("model"), what).into())
             }
-        };
-        let id = |name: &str| metadata.optional_u32(&key(name));
-        Ok(Some(Self {
-            tokens,
-            kinds,
-            merges: metadata.strings(&key("merges"))?.to_vec(),
-            split,
-            bos: id("bos_token_id")?,
-            eos: id("eos_token_id")?,
-            eot: id("eot_token_id")?,
-            padding: id("padding_token_id")?,
-            add_bos: metadata.optional_bool(&key("add_bos_token"))?.unwrap_or(false),
-        }))
+        }
     }
+}
+
+fn key(name: &str) -> String {
+    format!("tokenizer.ggml.{name}")
+}
+
+fn read_byte_level(metadata: &Metadata) -> Result<Vocabulary, TextError> {
+    let tokens = metadata.strings(&key("tokens"))?;
+    let (split, assumed) = match metadata.optional_str(&key("pre"))? {
+        Some(name) => {
+            let split = SplitPattern::from_name(name);
+            (split.map_err(|what| metadata.error(&key("pre"), what))?, None)
+        }
+        None => assumed_split(tokens),
+    };
+    let merges = metadata.strings(&key("merges"))?.to_vec();
+    let merging = Merging::ByteLevel { split, merges };
+    Ok(Vocabulary { assumed, ..read_tokens(metadata, merging, split.adds_bos(), [None; 2])? })
+}
+
+/// The pattern of a file that names none: Llama 3's where the vocabulary has its control tokens
+/// (Microsoft's own file of 2B4T is one), else what llama.cpp takes.
+fn assumed_split(tokens: &[String]) -> (SplitPattern, Option<String>) {
+    let llama = LLAMA_3.iter().all(|name| tokens.iter().any(|token| token == name));
+    let name = if llama { "llama-bpe" } else { "default" };
+    let split = SplitPattern::from_name(name).expect("the table has both names");
+    (split, Some(format!("tokenizer.ggml.pre is missing; text is split as {name:?} says")))
+}
+
+const LLAMA_3: [&str; 2] = ["<|begin_of_text|>", "<|end_of_text|>"];
+
+fn read_sentence_piece(metadata: &Metadata) -> Result<Vocabulary, TextError> {
+    let scores = metadata.optional_f32s(&key("scores"))?;
+    let scores = scores.ok_or_else(|| metadata.error(&key("scores"), "is missing"))?.to_vec();
+    let space_prefix = metadata.optional_bool(&key("add_space_prefix"))?.unwrap_or(true);
+    let merging = Merging::SentencePiece { scores, space_prefix };
+    read_tokens(metadata, merging, true, [Some(1), Some(2)])
+}
+
+/// Reads what all kinds have. `adds_bos`, and the ids of BOS and EOS, are those of a file that does
+/// not say.
+fn read_tokens(
+    metadata: &Metadata,
+    merging: Merging,
+    adds_bos: bool,
+    [bos, eos]: [Option<u32>; 2],
+) -> Result<Vocabulary, TextError> {
+    let id = |name: &str| metadata.optional_u32(&key(name));
+    let tokens = metadata.strings(&key("tokens"))?.to_vec();
+    Ok(Vocabulary {
+        kinds: read_kinds(metadata, tokens.len())?,
+        tokens,
+        merging,
+        bos: id("bos_token_id")?.or(bos),
+        eos: id("eos_token_id")?.or(eos),
+        eot: id("eot_token_id")?,
+        padding: id("padding_token_id")?,
+        add_bos: metadata.optional_bool(&key("add_bos_token"))?.unwrap_or(adds_bos),
+        assumed: None,
+    })
+}
+
+fn read_kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<TokenKind>, TextError> {
+    let Some(kinds) = metadata.optional_i32s(&key("token_type"))? else {
+        return Ok(vec![TokenKind::Normal; tokens]);
+    };
+    let known = |kind: &i32| {
+        let what = || format!("{kind} is unknown; expected a number from 1 to 6");
+        TokenKind::from_ggml(*kind).ok_or_else(|| metadata.error(&key("token_type"), what()).into())
+    };
+    kinds.iter().map(known).collect()
 }

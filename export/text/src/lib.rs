@@ -9,12 +9,17 @@
 mod bytes;
 mod chat;
 mod check;
+mod cuts;
 mod error;
+mod from_vocabulary;
 mod gguf;
 mod library;
 mod limits;
+mod pieces;
 mod post_processor;
+mod split_pattern;
 mod stream;
+mod to_vocabulary;
 mod token_table;
 mod tokenizer;
 mod tokenizer_config;
@@ -26,11 +31,12 @@ mod whitespace;
 pub use chat::{ChatTemplate, Dialogue, Message, Role};
 pub use error::TextError;
 pub use limits::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
+pub use split_pattern::SplitPattern;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
 pub use tokenizer_config::TOKENIZER_CONFIG_FILE;
 pub use train::train_bpe;
-pub use vocabulary::{SplitPattern, TokenKind, Vocabulary};
+pub use vocabulary::{Merging, TokenKind, Vocabulary};
 
 #[cfg(test)]
 mod test_tokenizers;

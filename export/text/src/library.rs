@@ -9,21 +9,11 @@ use tokenizers::PostProcessorWrapper;
 use crate::error::TextError;
 use crate::tokenizer_json::AddedEntry;
 
-/// The first of `names` that is an added token. It must be special: otherwise documents that spell
-/// it would end in the middle.
-pub(crate) fn control(
-    path: &Path,
-    added: &[AddedEntry],
-    names: &[&str],
-) -> Result<Option<u32>, TextError> {
-    let find = |name: &&str| added.iter().find(|token| token.content == *name);
-    match names.iter().find_map(find) {
-        Some(token) if !token.special => {
-            let what = "would be read from plain text; expected \"special\": true, got false";
-            Err(TextError::added(path, &token.content, what))
-        }
-        token => Ok(token.map(|token| token.id as u32)),
-    }
+/// The first of `names` that is a special added token. An ordinary one of that spelling is a word
+/// like any other: text that spells it has its id.
+pub(crate) fn control(added: &[AddedEntry], names: &[&str]) -> Option<u32> {
+    let special = |name: &str| added.iter().find(|token| token.special && token.content == name);
+    names.iter().find_map(|name| special(name)).map(|token| token.id as u32)
 }
 
 /// Loads and tests a file, without truncation, padding and post-processor.
@@ -111,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn a_control_token_that_is_not_special_is_refused() {
+    fn an_ordinary_token_with_the_name_of_a_control_token_is_a_word() {
         let mut file = tiny();
         file["added_tokens"][0]["special"] = json!(false);
-        assert_eq!(
-            refuse(&file),
-            "t.json [added_tokens \"<|end_of_text|>\"]: would be read from plain text; \
-             expected \"special\": true, got false"
-        );
+        file["post_processor"] = Value::Null;
+        let bytes = file.to_string().into_bytes();
+        let tokenizer = Tokenizer::from_bytes(Path::new("t.json"), &bytes).unwrap();
+        assert_eq!(tokenizer.eos(), None);
+        assert_eq!(tokenizer.encode("a<|end_of_text|>b").unwrap(), [0, 3, 1]);
     }
 }

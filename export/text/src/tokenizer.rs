@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::DecoderWrapper;
 
 use crate::check;
+use crate::cuts::{Cuts, SIZES, Sizes};
 use crate::error::TextError;
 use crate::library;
 use crate::tokenizer_json::{self, AddedEntry, TokenizerJson};
@@ -22,6 +23,7 @@ pub(crate) const EOT: [&str; 1] = ["<|eot_id|>"];
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    cuts: Cuts,
     path: PathBuf,
     json: Vec<u8>,
     vocab_size: usize,
@@ -29,6 +31,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     eot: Option<u32>,
+    assumed: Option<String>,
 }
 
 impl Tokenizer {
@@ -40,16 +43,19 @@ impl Tokenizer {
     /// The same from bytes already in memory; `path` is only for messages.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, TextError> {
         let file = check::check(path, bytes)?;
-        let control = |names: &[&str]| library::control(path, &file.added_tokens, names);
+        let control = |names: &[&str]| library::control(&file.added_tokens, names);
+        let inner = library::load(path, bytes)?;
         let tokenizer = Self {
-            inner: library::load(path, bytes)?,
+            cuts: Cuts::of(&inner, &file.model.vocab),
+            inner,
             path: path.to_owned(),
             json: bytes.to_vec(),
             vocab_size: vocab_size(&file),
             special: special(&file),
-            bos: control(&BOS)?,
-            eos: control(&EOS)?,
-            eot: control(&EOT)?,
+            bos: control(&BOS),
+            eos: control(&EOS),
+            eot: control(&EOT),
+            assumed: None,
         };
         tokenizer.agrees_with(&file)?;
         Ok(tokenizer)
@@ -63,21 +69,56 @@ impl Tokenizer {
     /// The ids of a text, without any token around it. Text that spells a special token, such as
     /// `<|eot_id|>`, stays text.
     ///
-    /// An error only for a text with hundreds of thousands of whitespace characters in a row: the
-    /// library would silently stop finding words there.
+    /// A long text is encoded in pieces, so that it takes little memory; the ids are those of the
+    /// whole. An error only for a text with a word of megabytes, or with hundreds of thousands of
+    /// whitespace characters in a row: the library would silently stop finding words there.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        whitespace::check(text).map_err(|what| self.encode_error(what))?;
-        let encoding = self.inner.encode_fast(text, false);
-        Ok(encoding.map_err(|error| self.encode_error(error.to_string()))?.get_ids().to_vec())
+        self.encode_in_pieces(text, SIZES)
+    }
+
+    pub(crate) fn encode_in_pieces(&self, text: &str, sizes: Sizes) -> Result<Vec<u32>, TextError> {
+        let mut ids = Vec::new();
+        self.each_piece(text, sizes, |_, piece| {
+            ids.extend_from_slice(self.inner.encode_fast(piece, false)?.get_ids());
+            Ok(())
+        })?;
+        Ok(ids)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cuts(&self) -> Cuts {
+        self.cuts
     }
 
     /// The ids of a text and, for each, the byte of the text before which it ends.
     pub(crate) fn encode_with_ends(&self, text: &str) -> Result<Vec<(u32, usize)>, TextError> {
+        let mut all = Vec::new();
+        self.each_piece(text, SIZES, |start, piece| {
+            let encoding = self.inner.encode(piece, false)?;
+            let ends = encoding.get_offsets().iter().map(|(_, end)| start + end);
+            all.extend(encoding.get_ids().iter().copied().zip(ends));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Calls `encode` with each piece of a text and where it begins.
+    fn each_piece(
+        &self,
+        text: &str,
+        sizes: Sizes,
+        mut encode: impl FnMut(usize, &str) -> tokenizers::Result<()>,
+    ) -> Result<(), TextError> {
         whitespace::check(text).map_err(|what| self.encode_error(what))?;
-        let encoding = self.inner.encode(text, false);
-        let encoding = encoding.map_err(|error| self.encode_error(error.to_string()))?;
-        let ends = encoding.get_offsets().iter().map(|(_, end)| *end);
-        Ok(encoding.get_ids().iter().copied().zip(ends).collect())
+        let mut start = 0;
+        while start < text.len() {
+            let rest = &text[start..];
+            let next = self.cuts.next(&self.inner, rest, sizes);
+            let (end, next) = next.map_err(|what| self.encode_error(what))?;
+            encode(start, &rest[..end]).map_err(|error| self.encode_error(error.to_string()))?;
+            start += next;
+        }
+        Ok(())
     }
 
     fn encode_error(&self, what: String) -> TextError {
@@ -128,6 +169,15 @@ impl Tokenizer {
     /// The exact bytes this was loaded from, to copy beside checkpoints.
     pub fn json(&self) -> &[u8] {
         &self.json
+    }
+
+    /// What its file does not say and had to be assumed: worth a line to the user.
+    pub fn assumed(&self) -> Option<&str> {
+        self.assumed.as_deref()
+    }
+
+    pub(crate) fn assuming(self, assumed: Option<String>) -> Self {
+        Self { assumed, ..self }
     }
 
     /// The file this was loaded from, for messages.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
+use bitnet_format::input::open_file;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
@@ -35,6 +36,22 @@ pub(crate) struct BpeModel {
     pub(crate) continuing_subword_prefix: Option<String>,
     pub(crate) vocab: VocabEntries,
     pub(crate) merges: Vec<Merge>,
+}
+
+/// The other parts of a `tokenizer.json` that influence ids.
+#[derive(Deserialize)]
+pub(crate) struct Splitting {
+    pub(crate) normalizer: Option<Value>,
+    pub(crate) pre_tokenizer: Option<Value>,
+    pub(crate) model: SplittingModel,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SplittingModel {
+    #[serde(default)]
+    pub(crate) ignore_merges: bool,
+    #[serde(default)]
+    pub(crate) byte_fallback: bool,
 }
 
 #[derive(Deserialize)]
@@ -87,7 +104,7 @@ struct ModelType {
 
 /// Reads a whole file of at most [`MAX_FILE_BYTES`].
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TextError> {
-    let file = fs_err::File::open(path)?;
+    let file = open_file(path)?;
     let mut bytes = Vec::new();
     // `take` bounds the read where the size is unknown, such as a pipe.
     if file.metadata()?.len() <= MAX_FILE_BYTES {

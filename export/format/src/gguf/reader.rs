@@ -58,9 +58,6 @@ impl GgufTensor {
 impl GgufFile {
     /// Opens a file and checks its header; its tensors are read on demand.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
-        if !fs_err::metadata(path)?.is_file() {
-            return Err(FormatError::container(path, "is not a regular file"));
-        }
         // Where the header ends is known only after reading it, so it is mapped; tensors are not.
         let file = FileParts::open(path)?;
         Self::checked(file, &FileBytes::map(path)?)

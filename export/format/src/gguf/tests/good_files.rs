@@ -76,7 +76,7 @@ fn a_file_is_opened_by_its_path() {
     let expected = "m.gguf [general.architecture]: is a string; expected an integer from 0";
     assert!(wrong.contains(expected), "{wrong}");
     let folder = GgufFile::open(dir.path()).unwrap_err().to_string();
-    assert!(folder.ends_with("is not a regular file"), "{folder}");
+    assert!(folder.ends_with("is a directory; expected a regular file"), "{folder}");
     let missing = GgufFile::open(&dir.path().join("x")).unwrap_err().to_string();
     assert!(missing.contains("failed to"), "{missing}");
 }

@@ -1,0 +1,121 @@
+//! Opening files that are read: only regular ones, and whole ones only up to a size.
+//!
+//! A named pipe would wait for ever, and `/dev/zero` has no end.
+
+use std::io::Read;
+use std::path::Path;
+
+use fs_err::File;
+
+use crate::FormatError;
+
+/// No file that describes something (a config, an index, ids, a recipe, a template) is larger.
+pub const LARGEST_TEXT: u64 = 64 << 20;
+
+/// Opens a regular file, or a link to one, for reading.
+///
+/// # Errors
+/// Says what it is where it is something else.
+pub fn open_file(path: &Path) -> Result<File, FormatError> {
+    // Asked before opening: opening a named pipe waits for a writer.
+    let meta = fs_err::metadata(path)?;
+    match special(&meta) {
+        Some(what) => {
+            Err(FormatError::container(path, format!("is {what}; expected a regular file")))
+        }
+        None => Ok(File::open(path)?),
+    }
+}
+
+/// Reads a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// A larger file is not read.
+pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, FormatError> {
+    let mut bytes = Vec::new();
+    // One byte more: the file may have grown since its size was asked.
+    open_file(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let what = format!("is too large; expected at most {limit} bytes, got more");
+        return Err(FormatError::container(path, what));
+    }
+    Ok(bytes)
+}
+
+/// The same as text.
+///
+/// # Errors
+/// Bytes that are no UTF-8, too.
+pub fn read_text(path: &Path, limit: u64) -> Result<String, FormatError> {
+    String::from_utf8(read_bytes(path, limit)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let what = format!("is not UTF-8 at byte {at}; expected text");
+        FormatError::container(path, what)
+    })
+}
+
+fn special(meta: &std::fs::Metadata) -> Option<&'static str> {
+    let kind = meta.file_type();
+    if kind.is_file() {
+        return None;
+    }
+    if kind.is_dir() {
+        return Some("a directory");
+    }
+    Some(device(kind))
+}
+
+#[cfg(unix)]
+fn device(kind: std::fs::FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    if kind.is_fifo() {
+        "a named pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+#[cfg(not(unix))]
+fn device(_: std::fs::FileType) -> &'static str {
+    "a device"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &Path) -> String {
+        let limit = 4;
+        let error = read_text(path, limit).unwrap_err().to_string();
+        error.replace(&format!("{}: ", path.display()), "")
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs_err::write(&path, "four").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap(), "four");
+        fs_err::write(&path, "fives").unwrap();
+        assert_eq!(refused(&path), "is too large; expected at most 4 bytes, got more");
+        fs_err::write(&path, b"ab\xff").unwrap();
+        assert_eq!(refused(&path), "is not UTF-8 at byte 2; expected text");
+        assert!(matches!(read_text(&dir.path().join("no"), 4), Err(FormatError::Io(_))));
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(refused(dir.path()), "is a directory; expected a regular file");
+        if cfg!(unix) {
+            assert_eq!(refused(Path::new("/dev/zero")), "is a device; expected a regular file");
+            let pipe = dir.path().join("pipe");
+            let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+            if made.is_ok_and(|status| status.success()) {
+                assert_eq!(refused(&pipe), "is a named pipe; expected a regular file");
+            }
+        }
+    }
+}

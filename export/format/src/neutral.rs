@@ -1,0 +1,149 @@
+//! Keys of a `config.json` that change a model's arithmetic in ways that we do not follow. Ignoring
+//! one would run another model without a word, so each is refused unless its value does nothing.
+
+use serde_json::{Map, Value};
+
+/// A field and what is wrong with it.
+type Refused = (&'static str, String);
+
+/// A key and whether a value of it leaves the arithmetic as it is.
+type Key = (&'static str, fn(&Value) -> bool);
+
+const KEYS: &[Key] = &[
+    ("attention_bias", is_false),
+    ("mlp_bias", is_false),
+    ("use_bias", is_false),
+    ("qkv_bias", is_false),
+    ("use_qk_norm", is_false),
+    ("qk_layernorm", is_false),
+    ("parallel_attn", is_false),
+    ("partial_rotary_factor", is_one),
+    ("rotary_pct", is_one),
+    ("embedding_multiplier", is_one),
+    ("residual_multiplier", is_one),
+    ("logits_scaling", is_one),
+    ("logit_scale", is_one),
+    ("attention_multiplier", is_never),
+    ("query_pre_attn_scalar", is_never),
+    ("attn_logit_softcapping", is_never),
+    ("final_logit_softcapping", is_never),
+    ("clip_qkv", is_never),
+    ("attention_chunk_size", is_never),
+    ("layer_types", is_full_attention),
+    ("no_rope_layers", is_all_ones),
+    ("num_experts", is_at_most_one),
+    ("num_local_experts", is_at_most_one),
+    ("n_routed_experts", is_at_most_one),
+];
+
+/// Refuses by name what would change the arithmetic. A key that is `null` does not count.
+pub(crate) fn check(keys: &Map<String, Value>) -> Result<(), Refused> {
+    for (key, is_neutral) in KEYS {
+        let value = keys.get(*key).filter(|value| !value.is_null());
+        if let Some(value) = value.filter(|value| !is_neutral(value)) {
+            return Err((key, format!("is {value}, which is not supported")));
+        }
+    }
+    sliding_window(keys)?;
+    rope("rope_scaling", keys.get("rope_scaling"), false)?;
+    rope("rope_parameters", keys.get("rope_parameters"), true)
+}
+
+/// Qwen's configs name a window that they do not use.
+fn sliding_window(keys: &Map<String, Value>) -> Result<(), Refused> {
+    let set = |key: &str| keys.get(key).filter(|value| !value.is_null());
+    match set("sliding_window") {
+        Some(window) if set("use_sliding_window") != Some(&Value::Bool(false)) => {
+            let what = format!("is {window}, which is not supported; expected null");
+            Err(("sliding_window", what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How positions become angles. transformers 5 writes `rope_parameters` with every model, and older
+/// versions `rope_scaling` only where something is scaled.
+fn rope(field: &'static str, value: Option<&Value>, always: bool) -> Result<(), Refused> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(()) };
+    let kind = value.get("rope_type").or_else(|| value.get("type"));
+    let default = kind.map_or(always, |kind| kind == "default");
+    let part = value.get("partial_rotary_factor").filter(|part| !part.is_null());
+    if default && part.is_none_or(is_one) {
+        return Ok(());
+    }
+    let what = format!("{value} is not supported; expected rope_type \"default\" and whole heads");
+    Err((field, what))
+}
+
+fn is_false(value: &Value) -> bool {
+    *value == Value::Bool(false)
+}
+
+fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+fn is_never(_: &Value) -> bool {
+    false
+}
+
+fn is_at_most_one(value: &Value) -> bool {
+    value.as_f64().is_some_and(|count| count <= 1.0)
+}
+
+fn is_full_attention(value: &Value) -> bool {
+    value.as_array().is_some_and(|all| all.iter().all(|one| one == "full_attention"))
+}
+
+fn is_all_ones(value: &Value) -> bool {
+    value.as_array().is_some_and(|all| all.iter().all(is_one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn error(key: &str, value: Value) -> Option<String> {
+        let keys = Map::from_iter([(key.to_owned(), value)]);
+        check(&keys).err().map(|(field, what)| format!("{field} {what}"))
+    }
+
+    #[test]
+    fn a_key_that_changes_the_arithmetic_is_refused_by_name() {
+        for (key, value) in [
+            ("sliding_window", json!(4096)),
+            ("partial_rotary_factor", json!(0.5)),
+            ("mlp_bias", json!(true)),
+            ("attention_bias", json!(true)),
+            ("attention_bias", json!("yes")),
+            ("rope_scaling", json!({"type": "yarn", "factor": 4})),
+            ("rope_scaling", json!({"factor": 4})),
+            ("rope_parameters", json!({"rope_type": "llama3", "factor": 8})),
+            ("rope_parameters", json!({"rope_type": "default", "partial_rotary_factor": 0.25})),
+            ("final_logit_softcapping", json!(30.0)),
+            ("layer_types", json!(["full_attention", "sliding_attention"])),
+            ("num_local_experts", json!(8)),
+        ] {
+            let said = error(key, value);
+            assert!(said.as_ref().is_some_and(|said| said.starts_with(key)), "{key}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_does_nothing_is_accepted() {
+        for (key, value) in [
+            ("sliding_window", Value::Null),
+            ("partial_rotary_factor", json!(1.0)),
+            ("mlp_bias", json!(false)),
+            ("rope_scaling", json!({"rope_type": "default"})),
+            ("rope_parameters", json!({"rope_theta": 1e4})),
+            ("layer_types", json!(["full_attention"])),
+            ("use_cache", json!(true)),
+        ] {
+            assert_eq!(error(key, value), None, "{key}");
+        }
+        let qwen = json!({"sliding_window": 32768, "use_sliding_window": false});
+        assert!(check(qwen.as_object().unwrap()).is_ok());
+    }
+}

@@ -1,0 +1,143 @@
+//! The `SentencePiece` kind of tokenizer, by GGUF's rules and by Hugging Face's.
+//!
+//! ```text
+//! GGUF          scores    two pieces that make a token are joined, the best score first
+//! Hugging Face  merges    two pieces that are a listed pair are joined, the first pair first
+//! ```
+//!
+//! They give the same tokens when every way to cut a token in two is a listed pair.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::tokenizer_json::{Merge, Splitting, TokenizerJson};
+use crate::vocabulary::{Merging, TokenKind, Vocabulary};
+
+/// Stands for a space.
+const SPACE: &str = "\u{2581}";
+
+/// The byte that a token like `<0x0A>` stands for.
+pub(crate) fn byte_of(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// The `tokenizer.json` of a vocabulary with scores; the caller adds the added tokens.
+pub(crate) fn tokenizer_json(
+    of: &Vocabulary,
+    vocab: Map<String, Value>,
+    scores: &[f32],
+    space_prefix: bool,
+) -> Value {
+    let unknown = of.kinds.iter().position(|kind| *kind == TokenKind::Unknown);
+    let unknown = unknown.map(|id| of.tokens[id].as_str());
+    let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    let prepend = space_prefix.then(|| json!({"type": "Prepend", "prepend": SPACE}));
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    let (bytes, fuse) = (json!({"type": "ByteFallback"}), json!({"type": "Fuse"}));
+    let decoders = [replace(SPACE, " "), bytes, fuse].into_iter();
+    let decoders: Vec<_> = decoders.chain(space_prefix.then_some(strip)).collect();
+    let normalizers: Vec<_> = prepend.into_iter().chain([replace(" ", SPACE)]).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": null,
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {"type": "BPE", "dropout": null, "unk_token": unknown,
+                  "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                  "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                  "vocab": vocab, "merges": merges(of, scores)},
+    })
+}
+
+/// All pairs that make a token, the best score first.
+fn merges(of: &Vocabulary, scores: &[f32]) -> Vec<Value> {
+    let normal = |id: &usize| of.kinds[*id] == TokenKind::Normal;
+    let ids: HashMap<&str, usize> =
+        (0..of.tokens.len()).filter(normal).map(|id| (of.tokens[id].as_str(), id)).collect();
+    let mut pairs = Vec::new();
+    for (&token, &id) in &ids {
+        for (at, _) in token.char_indices().skip(1) {
+            if let (Some(&left), Some(&right)) = (ids.get(&token[..at]), ids.get(&token[at..])) {
+                pairs.push((id, left, right));
+            }
+        }
+    }
+    // The score decides. The rest makes the order the same each time: longer parts first.
+    let length = |id: usize| of.tokens[id].len();
+    pairs.sort_by(|a, b| {
+        let rest = |&(id, left, right): &(usize, usize, usize)| {
+            (id, Reverse(length(left)), Reverse(length(right)))
+        };
+        scores[b.0].total_cmp(&scores[a.0]).then_with(|| rest(a).cmp(&rest(b)))
+    });
+    pairs.into_iter().map(|(_, left, right)| json!([of.tokens[left], of.tokens[right]])).collect()
+}
+
+/// Scores and prefix of a Hugging Face tokenizer, or the field that GGUF cannot express.
+pub(crate) fn describe(
+    file: &TokenizerJson,
+    splitting: &Splitting,
+    tokens: &[String],
+    kinds: &[TokenKind],
+) -> Result<Merging, (&'static str, String)> {
+    let space_prefix = space_prefix(splitting)?;
+    let bytes = kinds.iter().filter(|kind| **kind == TokenKind::Byte).count();
+    if bytes != 256 {
+        let what = format!("has {bytes} byte tokens such as <0x0A>; expected all 256");
+        return Err(("model.vocab", what));
+    }
+    let ids: HashMap<&str, usize> =
+        tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
+    let mut scores = vec![0.0; tokens.len()];
+    let mut made = vec![false; tokens.len()];
+    for (rank, merge) in file.model.merges.iter().enumerate() {
+        let token = match merge {
+            Merge::Pair(left, right) => format!("{left}{right}"),
+            Merge::Line(line) => line.replacen(' ', "", 1),
+        };
+        let Some(&id) = ids.get(token.as_str()) else { continue };
+        if !std::mem::replace(&mut made[id], true) {
+            scores[id] = -(rank as f32);
+        }
+    }
+    let unmade = |id: &usize| {
+        kinds[*id] == TokenKind::Normal && !made[*id] && tokens[*id].chars().nth(1).is_some()
+    };
+    match (0..tokens.len()).find(unmade) {
+        Some(id) => {
+            let what = format!("no merge makes {:?}; GGUF would join its parts", tokens[id]);
+            Err(("model.merges", what))
+        }
+        None => Ok(Merging::SentencePiece { scores, space_prefix }),
+    }
+}
+
+/// Whether a space is put before a text, from the normalizer of Llama 2 or its newer `Metaspace`.
+fn space_prefix(splitting: &Splitting) -> Result<bool, (&'static str, String)> {
+    let normalizer = splitting.normalizer.as_ref().unwrap_or(&Value::Null);
+    let pre = splitting.pre_tokenizer.as_ref().unwrap_or(&Value::Null);
+    let parts = match normalizer.get("normalizers").and_then(Value::as_array) {
+        Some(parts) => parts.as_slice(),
+        None => std::slice::from_ref(normalizer),
+    };
+    let prepends = |part: &Value| part["type"] == "Prepend" && part["prepend"] == SPACE;
+    let replaces = |part: &Value| {
+        let from = &part["pattern"]["String"];
+        part["type"] == "Replace" && from == " " && part["content"] == SPACE
+    };
+    let metaspace = pre["type"] == "Metaspace" && pre["replacement"] == SPACE;
+    match (parts, pre) {
+        ([one], Value::Null) if replaces(one) => Ok(false),
+        ([one, two], Value::Null) if prepends(one) && replaces(two) => Ok(true),
+        ([Value::Null], _) if metaspace && pre["split"] == false => {
+            Ok(pre["prepend_scheme"] != "never")
+        }
+        ([Value::Null], _) => {
+            Err(("pre_tokenizer", format!("GGUF has no name for {pre}; expected \"Metaspace\"")))
+        }
+        _ => Err(("normalizer", format!("GGUF has no name for {normalizer}"))),
+    }
+}
