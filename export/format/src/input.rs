@@ -55,31 +55,11 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String, FormatError> {
 }
 
 fn special(meta: &std::fs::Metadata) -> Option<&'static str> {
-    let kind = meta.file_type();
-    if kind.is_file() {
-        return None;
+    match (meta.is_file(), meta.is_dir()) {
+        (true, _) => None,
+        (_, true) => Some("a directory"),
+        _ => Some("a pipe, a socket or a device"),
     }
-    if kind.is_dir() {
-        return Some("a directory");
-    }
-    Some(device(kind))
-}
-
-#[cfg(unix)]
-fn device(kind: std::fs::FileType) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    if kind.is_fifo() {
-        "a named pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
-    }
-}
-
-#[cfg(not(unix))]
-fn device(_: std::fs::FileType) -> &'static str {
-    "a device"
 }
 
 #[cfg(test)]
@@ -110,11 +90,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(refused(dir.path()), "is a directory; expected a regular file");
         if cfg!(unix) {
-            assert_eq!(refused(Path::new("/dev/zero")), "is a device; expected a regular file");
+            let expected = "is a pipe, a socket or a device; expected a regular file";
+            assert_eq!(refused(Path::new("/dev/zero")), expected);
             let pipe = dir.path().join("pipe");
             let made = std::process::Command::new("mkfifo").arg(&pipe).status();
             if made.is_ok_and(|status| status.success()) {
-                assert_eq!(refused(&pipe), "is a named pipe; expected a regular file");
+                assert_eq!(refused(&pipe), expected);
             }
         }
     }

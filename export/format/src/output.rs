@@ -6,6 +6,8 @@
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
+use same_file::Handle;
+
 use crate::FormatError;
 use crate::folder::CONFIG_FILE;
 use crate::staged::{OnExisting, temporary_name};
@@ -126,30 +128,14 @@ fn holds(target: &Path, input: &Path) -> bool {
 }
 
 /// Whether two paths name one file: a hard link is another name of it.
-#[cfg(unix)]
 fn same_file(one: &Path, two: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |path: &Path| fs_err::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    id(one).is_some() && id(one) == id(two)
-}
-
-#[cfg(not(unix))]
-fn same_file(one: &Path, two: &Path) -> bool {
-    one == two
+    same_file::is_same_file(one, two).unwrap_or(false)
 }
 
 /// Whether an open file is the one that has this name now.
-#[cfg(unix)]
 fn is_at(file: &std::fs::File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-    let (open, named) = (file.metadata().map(id), fs_err::metadata(path).map(id));
-    matches!((open, named), (Ok(open), Ok(named)) if open == named)
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &std::fs::File, path: &Path) -> bool {
-    path.exists()
+    let open = file.try_clone().and_then(Handle::from_file);
+    matches!((open, Handle::from_path(path)), (Ok(open), Ok(named)) if open == named)
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn pieces_give_the_ids_of_the_whole(text in text()) {
             let whole = Sizes { piece: usize::MAX, ..SMALL };

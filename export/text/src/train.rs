@@ -68,19 +68,44 @@ fn count(
     texts: impl Iterator<Item = String> + Send,
 ) -> Result<(), TextError> {
     let total = AtomicU64::new(0);
-    let counted = texts.take_while(|text| {
+    let counted = texts.flat_map(|text| pieces(text, PIECE)).take_while(|text| {
         let size = text.len() as u64;
         total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TRAIN_BYTES
     });
-    let words = |text: &str| {
-        whitespace::check(text)?;
-        let mut pieces = PreTokenizedString::from(text);
-        split.pre_tokenize(&mut pieces)?;
-        let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        Ok(pieces.into_iter().map(|(word, ..)| word.to_owned()).collect())
-    };
-    trainer.feed(counted, words).map_err(failed)?;
+    trainer.feed(counted, |text| words(split, text)).map_err(failed)?;
     if total.into_inner() > MAX_TRAIN_BYTES { Err(TextError::TrainTooLarge) } else { Ok(()) }
+}
+
+fn words(split: &Sequence, text: &str) -> tokenizers::Result<Vec<String>> {
+    whitespace::check(text)?;
+    let mut pieces = PreTokenizedString::from(text);
+    split.pre_tokenize(&mut pieces)?;
+    let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    Ok(pieces.into_iter().map(|(word, ..)| word.to_owned()).collect())
+}
+
+/// Splitting needs a hundred times the memory of its text.
+const PIECE: usize = 64 << 10;
+
+/// A long text in pieces that have its words: no word of [`SPLIT`] goes on with whitespace after a
+/// letter or number.
+fn pieces(text: String, size: usize) -> Vec<String> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    while text.len() - start > size {
+        let from = text.ceil_char_boundary(start + size);
+        let mut places = text[from..].match_indices(char::is_whitespace).map(|(at, _)| from + at);
+        let is_cut =
+            |at: &usize| text[..*at].chars().next_back().is_some_and(char::is_alphanumeric);
+        let Some(at) = places.find(is_cut) else { break };
+        pieces.push(text[start..at].to_owned());
+        start = at;
+    }
+    if start == 0 {
+        return vec![text];
+    }
+    pieces.push(text[start..].to_owned());
+    pieces
 }
 
 /// Adds the other parts of the file, as in the published Llama 3 tokenizer.
@@ -121,6 +146,17 @@ mod tests {
 
     fn parts(vocab_size: usize) -> Value {
         serde_json::from_slice(&train_bpe(paragraphs(), vocab_size).unwrap()).unwrap()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn pieces_have_the_words_of_the_whole(text in "([a-zé日]{0,4}[ .,'\n\r\t1]{0,3}){0,40}") {
+            let (split, text) = (split().unwrap(), text);
+            let whole = words(&split, &text).unwrap();
+            let parts = pieces(text, 8);
+            let parts: Vec<_> = parts.iter().flat_map(|part| words(&split, part).unwrap()).collect();
+            assert_eq!(parts, whole);
+        }
     }
 
     #[test]
