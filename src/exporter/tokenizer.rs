@@ -11,9 +11,11 @@ use crate::error::TrainError;
 
 /// Copies the tokenizer files of a folder, or writes them from a GGUF file's metadata.
 pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(), TrainError> {
-    let Some(tokenizer) = Tokenizer::of_model(source)? else { return Ok(()) };
-    tokenizer.fits(spec.vocab_size)?;
     if source.is_dir() {
+        // A tokenizer of a kind that we do not read is copied all the same.
+        if let Ok(Some(tokenizer)) = Tokenizer::of_model(source) {
+            tokenizer.fits(spec.vocab_size)?;
+        }
         for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE] {
             let beside = source.join(name);
             if beside.exists() {
@@ -22,6 +24,7 @@ pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(
         }
         return Ok(());
     }
+    let Some(tokenizer) = Tokenizer::of_model(source)? else { return Ok(()) };
     let chat = ChatTemplate::of_model(source)?;
     fs_err::write(to.join(TOKENIZER_FILE), tokenizer.json())?;
     let config = tokenizer.hf_config(Some(&chat), spec.max_position_embeddings);
