@@ -1,7 +1,7 @@
 //! What is typed in a chat: lines with editing and history on a terminal, plain lines in a pipe, and
 //! the commands among them.
 
-use std::io::{BufRead, IsTerminal, stdin, stdout};
+use std::io::{BufRead, ErrorKind, IsTerminal, Read, stdin, stdout};
 
 use crate::line_editor::LineEditor;
 
@@ -12,6 +12,9 @@ pub(crate) const HELP: &str = "\
 /system TEXT  sets the system message and forgets what was said; without a text, removes it
 /quit         leaves; so does Ctrl-D. Ctrl-C stops an answer
 Anything else is a message to the model; put a space before one that begins with /";
+
+/// A message of a pipe: no context holds a longer one.
+const LONGEST_LINE: u64 = 64 << 20;
 
 /// Where lines come from.
 pub(crate) enum ChatInput {
@@ -52,7 +55,11 @@ impl ChatInput {
             Self::Terminal(editor) => editor.read_line("> "),
             Self::Pipe => {
                 let mut line = String::new();
-                let bytes = stdin().lock().read_line(&mut line)?;
+                let bytes = stdin().lock().take(LONGEST_LINE + 1).read_line(&mut line)?;
+                if bytes as u64 > LONGEST_LINE {
+                    let what = format!("<stdin>: a line of more than {LONGEST_LINE} bytes");
+                    return Err(std::io::Error::new(ErrorKind::InvalidData, what));
+                }
                 Ok((bytes > 0).then_some(line))
             }
         }

@@ -71,9 +71,16 @@ fn prompt_ids(prompt: &str, model: &Model, tokenizer: &Tokenizer) -> anyhow::Res
     Ok(first.into_iter().chain(tokenizer.encode(text)?).collect())
 }
 
+/// No context holds a longer prompt, and `/dev/zero` has no end.
+const LARGEST_PROMPT: u64 = 64 << 20;
+
 fn read_stdin() -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    stdin().lock().read_to_end(&mut bytes)?;
+    stdin().lock().take(LARGEST_PROMPT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_PROMPT {
+        let what = format!("<stdin>: expected at most {LARGEST_PROMPT} bytes, got more");
+        return Err(BadInput(what).into());
+    }
     let broken = |error| BadInput(format!("<stdin>: is not UTF-8 text: {error}"));
     Ok(String::from_utf8(bytes).map_err(|error| broken(error.utf8_error()))?)
 }

@@ -207,3 +207,60 @@ fn read_kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<TokenKind>, Text
     };
     kinds.iter().map(known).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_tokenizers::{load, sentence_piece, trained};
+
+    /// The keys of a tokenizer without one of them, read again.
+    fn without(tokenizer: &Tokenizer, left_out: &str) -> Result<Vocabulary, String> {
+        let (mut all, mut rest) = (Metadata::new(), Metadata::new());
+        tokenizer.vocabulary(400).unwrap().describe(&mut all);
+        for (name, value) in all.iter().filter(|(name, _)| *name != key(left_out)) {
+            rest.insert(name, value.clone());
+        }
+        let read = Vocabulary::read(&rest).map_err(|error| error.to_string());
+        read.map(|vocabulary| vocabulary.expect("a tokenizer"))
+    }
+
+    fn split(vocabulary: &Vocabulary) -> &'static str {
+        match &vocabulary.merging {
+            Merging::ByteLevel { split, .. } => split.name(),
+            Merging::SentencePiece { .. } => "none",
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for tokenizer in [trained(300), load(&sentence_piece())] {
+            let vocabulary = tokenizer.vocabulary(400).unwrap();
+            assert_eq!(without(&tokenizer, "nothing").unwrap(), vocabulary);
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_pattern_has_llamas_where_the_vocabulary_is_llamas() {
+        let tokenizer = trained(300);
+        let llama = without(&tokenizer, "pre").unwrap();
+        assert_eq!((split(&llama), llama.add_bos), ("llama-bpe", true));
+        assert!(llama.assumed.unwrap().contains("split as \"llama-bpe\" says"));
+        let named = String::from_utf8(tokenizer.json().to_vec()).unwrap();
+        let other = load(&serde_json::from_str(&named.replace("begin_of_text", "start")).unwrap());
+        let other = without(&other, "pre").unwrap();
+        assert_eq!(split(&other), "default");
+        assert!(other.assumed.unwrap().contains("split as \"default\" says"));
+    }
+
+    #[test]
+    fn what_a_file_does_not_say_is_as_llama_cpp_takes_it() {
+        assert!(without(&trained(300), "add_bos_token").unwrap().add_bos);
+        let pieces = load(&sentence_piece());
+        for left_out in ["add_bos_token", "add_space_prefix", "bos_token_id", "eos_token_id"] {
+            let vocabulary = without(&pieces, left_out).unwrap();
+            assert_eq!(vocabulary, pieces.vocabulary(400).unwrap(), "{left_out}");
+        }
+        let error = without(&pieces, "scores").unwrap_err();
+        assert!(error.contains("[tokenizer.ggml.scores]: is missing"), "{error}");
+    }
+}

@@ -141,3 +141,121 @@ fn space_prefix(splitting: &Splitting) -> Result<bool, (&'static str, String)> {
         _ => Err(("normalizer", format!("GGUF has no name for {normalizer}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::test_tokenizers::{load, sentence_piece};
+    use crate::tokenizer::Tokenizer;
+
+    /// Letters, bytes, and tokens of several letters with their scores.
+    fn scored(pieces: &[(&str, f32)]) -> Vocabulary {
+        let mut tokens = vec![("<unk>".to_owned(), TokenKind::Unknown, 0.0)];
+        tokens.extend(["<s>", "</s>"].map(|name| (name.to_owned(), TokenKind::Control, 0.0)));
+        let byte = |byte: u8| (format!("<{byte:#04X}>"), TokenKind::Byte, 0.0);
+        tokens.extend((0..=255).map(byte));
+        let letters = ["a", "b", "c", SPACE].map(|letter| (letter, -100.0));
+        let normal = letters.iter().chain(pieces);
+        tokens.extend(normal.map(|&(token, score)| (token.to_owned(), TokenKind::Normal, score)));
+        let scores = tokens.iter().map(|(_, _, score)| *score).collect();
+        Vocabulary {
+            kinds: tokens.iter().map(|(_, kind, _)| *kind).collect(),
+            tokens: tokens.into_iter().map(|(token, ..)| token).collect(),
+            merging: Merging::SentencePiece { scores, space_prefix: true },
+            bos: Some(1),
+            eos: Some(2),
+            eot: None,
+            padding: None,
+            add_bos: true,
+            assumed: None,
+        }
+    }
+
+    /// As llama.cpp does it: of all neighbours that make a token, those with the best score are
+    /// joined, the first of equals.
+    fn joined(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
+        let Merging::SentencePiece { scores, .. } = &vocabulary.merging else { unreachable!() };
+        let id = |token: &str| vocabulary.tokens.iter().position(|other| other == token);
+        let text = format!("{SPACE}{}", text.replace(' ', SPACE));
+        let mut parts: Vec<String> = text.chars().map(String::from).collect();
+        loop {
+            let made = |at: usize| id(&parts[at..at + 2].concat()).map(|id| (at, scores[id]));
+            let pairs = (0..parts.len().saturating_sub(1)).filter_map(made);
+            let best = pairs.reduce(|best, one| if one.1 > best.1 { one } else { best });
+            let Some((at, _)) = best else { break };
+            let right = parts.remove(at + 1);
+            parts[at].push_str(&right);
+        }
+        parts.iter().map(|part| id(part).unwrap() as u32).collect()
+    }
+
+    #[test]
+    fn scores_join_pieces_as_llama_cpp_does() {
+        let vocabulary = scored(&[
+            ("ab", -1.0),
+            ("bc", -2.0),
+            ("abc", -5.0),
+            ("\u{2581}a", -3.0),
+            ("\u{2581}ab", -4.0),
+            ("\u{2581}\u{2581}", -6.0),
+            ("cab", -7.0),
+        ]);
+        let tokenizer = Tokenizer::from_vocabulary(Path::new("m.gguf"), &vocabulary).unwrap();
+        for number in 1..4_usize.pow(6) {
+            let digits = (0..6).map(|place| number / 4_usize.pow(place) % 4);
+            let text: String = digits.map(|digit| ['a', 'b', 'c', ' '][digit]).collect();
+            assert_eq!(tokenizer.encode(&text).unwrap(), joined(&vocabulary, &text), "{text:?}");
+        }
+        let ids = tokenizer.encode("é").unwrap();
+        assert_eq!(ids[1..], [3 + 0xc3, 3 + 0xa9], "a letter that is no token is its bytes");
+        assert_eq!(tokenizer.decode(&ids), "é");
+    }
+
+    #[test]
+    fn a_tokenizer_survives_the_way_through_a_file() {
+        let mut file = sentence_piece();
+        for metaspace in [false, true] {
+            if metaspace {
+                file["normalizer"] = Value::Null;
+                file["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": SPACE,
+                    "prepend_scheme": "first", "split": false});
+            }
+            let tokenizer = load(&file);
+            let vocabulary = tokenizer.vocabulary(300).unwrap();
+            let Merging::SentencePiece { scores, space_prefix } = &vocabulary.merging else {
+                panic!("a SentencePiece tokenizer");
+            };
+            let made = tokenizer.token_id("\u{2581}a").unwrap() as usize;
+            assert!(*space_prefix && scores[made] == 0.0 && scores.len() == 300);
+            assert_eq!(
+                vocabulary.kinds[..4],
+                [TokenKind::Unknown, TokenKind::Control, TokenKind::Control, TokenKind::Byte]
+            );
+            let again = Tokenizer::from_vocabulary(Path::new("m.gguf"), &vocabulary).unwrap();
+            for text in ["a b  a", "日本 é\n", " a", "", "<s> </s>", "zebra"] {
+                let ids = tokenizer.encode(text).unwrap();
+                assert_eq!(again.encode(text).unwrap(), ids, "{text:?}");
+                assert_eq!(again.decode(&ids), tokenizer.decode(&ids), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_scores_cannot_say_is_refused_by_field() {
+        let error = |change: &dyn Fn(&mut Value)| {
+            let mut file = sentence_piece();
+            change(&mut file);
+            load(&file).vocabulary(400).unwrap_err().to_string()
+        };
+        let told = error(&|file| file["model"]["merges"] = json!([]));
+        assert!(told.starts_with("t.json [model.merges]: no merge makes"), "{told}");
+        let told = error(&|file| file["normalizer"] = json!({"type": "NFKC"}));
+        assert!(told.starts_with("t.json [normalizer]: GGUF has no name for"), "{told}");
+        let told = error(&|file| {
+            file["model"]["vocab"].as_object_mut().unwrap().remove("<0x00>");
+        });
+        assert!(told.contains("[model.vocab]: has 255 byte tokens"), "{told}");
+    }
+}
