@@ -17,9 +17,9 @@ pub const LARGEST_TEXT: u64 = 64 << 20;
 /// # Errors
 /// Says what it is where it is something else.
 pub fn open_file(path: &Path) -> Result<File, FormatError> {
-    // Asked before opening: opening a named pipe waits for a writer.
-    let meta = fs_err::metadata(path)?;
-    match special(&meta) {
+    // Asked before opening: opening a named pipe waits for a writer. Where nothing can be asked,
+    // opening says why.
+    match fs_err::metadata(path).ok().as_ref().and_then(special) {
         Some(what) => {
             Err(FormatError::container(path, format!("is {what}; expected a regular file")))
         }
