@@ -143,7 +143,7 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
         assert!(stderr(&refused).contains(part), "{}", stderr(&refused));
     }
     assert_code(&export(&lab, "nowhere", "gguf-i2_s", "x.gguf", &[]), 4);
-    assert_code(&export(&lab, "master", "gguf-i2_s", "master", &["--force"]), 4);
+    assert_code(&export(&lab, "master", "gguf-i2_s", "master", &["--force"]), 7);
     fs_err::write(&config, text.replace("\"intermediate_size\": 256", "\"intermediate_size\": 0"))
         .unwrap();
     let refused = export(&lab, "master", "gguf-i2_s", "x.gguf", &[]);
@@ -184,12 +184,15 @@ fn a_gguf_file_of_the_other_layout_is_read_with_its_flag() {
     assert!(read("packed/model.safetensors") != read("shuffled/model.safetensors"));
 }
 
+/// The start of a GGUF file: only an earlier export is replaced.
+const OLD: &[u8] = b"GGUF, the old one";
+
 #[test]
 fn an_export_stopped_by_a_signal_leaves_the_old_target() {
     let lab = master("");
     fs_err::write(lab.path("large.toml"), SHAPE.replace("= 256", "= 1024")).unwrap();
     assert!(tool(&lab, &["init", "--config", "large.toml", "--out", "large"]).status.success());
-    fs_err::write(lab.path("x.gguf"), "old").unwrap();
+    fs_err::write(lab.path("x.gguf"), OLD).unwrap();
     let mut stopped = 0;
     for delay in (0..40).map(|turn| 4 * turn) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
@@ -206,7 +209,7 @@ fn an_export_stopped_by_a_signal_leaves_the_old_target() {
         // 143, or the signal itself before anybody listened.
         stopped += 1;
         assert!(matches!(status.code(), Some(143) | None), "{status:?}");
-        assert_eq!(fs_err::read(lab.path("x.gguf")).unwrap(), b"old");
+        assert_eq!(fs_err::read(lab.path("x.gguf")).unwrap(), OLD);
         let left = fs_err::read_dir(lab.path("")).unwrap();
         let left = left.filter(|entry| {
             entry.as_ref().unwrap().file_name().to_string_lossy().contains(".tmp-")
@@ -230,7 +233,7 @@ fn a_full_disk_leaves_the_old_target() {
         println!("skipped: this user cannot mount a small file system");
         return;
     }
-    fs_err::write(disk.join("x.gguf"), "old").unwrap();
+    fs_err::write(disk.join("x.gguf"), OLD).unwrap();
     let gguf = export(&lab, "master", "gguf-i2_s", "disk/x.gguf", &["--force"]);
     let folder = export(&lab, "master", "hf-packed", "disk/folder", &[]);
     let left: Vec<_> = fs_err::read_dir(&disk).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -241,6 +244,6 @@ fn a_full_disk_leaves_the_old_target() {
         assert_code(&output, 5);
         assert!(stderr(&output).contains("disk/"), "the file is named: {}", stderr(&output));
     }
-    assert_eq!(old.unwrap(), b"old");
+    assert_eq!(old.unwrap(), OLD);
     assert_eq!(left, ["x.gguf"]);
 }
