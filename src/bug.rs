@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use bitnet_format::crash::CrashedProgram;
-use bitnet_train::output::note;
 use serde_json::{Value, json};
 
 /// The exit code of a bug.
@@ -31,7 +30,8 @@ pub(crate) fn note_run_dir(path: &Path) {
 pub(crate) fn report() -> ExitCode {
     let run_dir = RUN_DIR.lock().unwrap_or_else(PoisonError::into_inner).take();
     let step = run_dir.as_deref().and_then(last_step);
-    note(&PROGRAM.report(run_dir.as_deref(), &json!({"last_step": step})));
+    let line = PROGRAM.report(run_dir.as_deref(), &json!({"last_step": step}));
+    bitnet_terminal::report(&line, INTERNAL);
     ExitCode::from(INTERNAL)
 }
 

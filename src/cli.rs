@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::failure::Usage;
 
 /// Train and fine-tune BitNet b1.58 ternary language models.
 #[derive(Debug, Parser)]
@@ -21,20 +23,76 @@ impl TrainerCli {
     }
 }
 
+/// The recipe of a command and the keys to set in it.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeWords {
+    /// The recipe; the flag may be left out.
+    #[arg(long, value_name = "RECIPE.toml")]
+    recipe: Option<PathBuf>,
+    /// Recipe keys to set, such as train.steps=100.
+    #[arg(value_name = "dotted.key=value")]
+    words: Vec<String>,
+}
+
+impl RecipeWords {
+    /// The recipe's path and the settings. A word that is no setting may be the recipe.
+    pub(crate) fn read(&self) -> Result<(PathBuf, Vec<String>), Usage> {
+        let is_setting = |word: &&String| word.contains('=');
+        let settings: Vec<_> = self.words.iter().filter(is_setting).cloned().collect();
+        let mut others = self.words.iter().filter(|word| !is_setting(word));
+        let recipe = match &self.recipe {
+            Some(recipe) => Some(recipe.clone()),
+            None => others.next().map(|word| recipe_word(word)).transpose()?,
+        };
+        if let Some(word) = others.next() {
+            let what = "not a setting; expected dotted.key=value, such as train.batch=32, got";
+            return Err(Usage(format!("command line: {what} {word:?}")));
+        }
+        let missing = "--recipe: missing; expected a recipe, such as --recipe recipes/sft.toml\n\
+                       hint: bitnet-train --help lists what else there is";
+        let recipe = recipe.ok_or_else(|| Usage(missing.to_owned()))?;
+        Ok((recipe, settings))
+    }
+}
+
+/// A word in the place of a recipe or a command.
+fn recipe_word(word: &str) -> Result<PathBuf, Usage> {
+    match unknown_command(word) {
+        Some(what) => Err(Usage(what)),
+        None => Ok(PathBuf::from(word)),
+    }
+}
+
+/// What is wrong with `word` if it was meant as a command: neither one, nor a setting, nor a file.
+pub(crate) fn unknown_command(word: &str) -> Option<String> {
+    let commands = TrainerCli::command();
+    let mut names = commands.get_subcommands().map(clap::Command::get_name).chain(["help"]);
+    let is_file = Path::new(word).extension().is_some_and(|end| end == "toml");
+    let known = names.any(|name| name == word);
+    if known || word.starts_with('-') || word.contains('=') || is_file || Path::new(word).exists() {
+        return None;
+    }
+    let names = commands.get_subcommands().map(clap::Command::get_name);
+    let near = names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
+    let hint = match near {
+        Some((distance, name)) if distance <= 2 => format!("did you mean bitnet-train {name}?"),
+        _ => "bitnet-train --recipe RECIPE.toml trains; bitnet-train --help lists the commands"
+            .to_owned(),
+    };
+    Some(format!("{word}: no such command and no recipe\nhint: {hint}"))
+}
+
 /// Arguments of a run.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct RunArgs {
-    /// The recipe to run.
-    #[arg(long, required = true, value_name = "RECIPE.toml")]
-    pub(crate) recipe: Option<PathBuf>,
-    /// Recipe keys to set, such as train.steps=100.
-    #[arg(value_name = "dotted.key=value")]
-    pub(crate) overrides: Vec<String>,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeWords,
     /// Run directory [default: runs/<recipe name>]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// never, auto, or a checkpoint (a path, or step-N in the run directory).
+    /// never, auto (the newest checkpoint that verifies; also: latest), or a checkpoint (a path, or
+    /// step-N in the run directory).
     #[arg(long, default_value = "never", value_name = "never|auto|PATH")]
     pub(crate) resume: String,
     /// A recipe key that may differ from the run on disk; `data` for changed files.
@@ -112,12 +170,8 @@ fn count(word: &str) -> Result<usize, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// The recipe.
-    #[arg(long, value_name = "RECIPE.toml")]
-    pub(crate) recipe: PathBuf,
-    /// Recipe keys to set, such as train.steps=100.
-    #[arg(value_name = "dotted.key=value")]
-    pub(crate) overrides: Vec<String>,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeWords,
     /// Device, over the recipe's.
     #[arg(long, value_name = "NAME")]
     pub(crate) device: Option<String>,
@@ -148,21 +202,23 @@ pub(crate) enum Inspect {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectDataArgs {
-    /// The recipe.
-    #[arg(long, value_name = "RECIPE.toml")]
-    pub(crate) recipe: PathBuf,
+    #[command(flatten)]
+    pub(crate) recipe: RecipeWords,
     /// Sequences to show of each set.
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) rows: usize,
-    /// Recipe keys to set, such as `data.seq_len=100`.
-    #[arg(value_name = "dotted.key=value")]
-    pub(crate) overrides: Vec<String>,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectModelArgs {
     #[command(flatten)]
     pub(crate) model: ModelPath,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The model of a command, named with `--model` or without.
@@ -197,6 +253,9 @@ pub(crate) struct TokenizerArgs {
     /// Overwrite the file.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -333,4 +392,56 @@ pub(crate) struct InitArgs {
     /// Overwrite existing output.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(words: &[&str]) -> Result<(PathBuf, Vec<String>), String> {
+        let cli = TrainerCli::try_parse_from([&["bitnet-train"], words].concat());
+        cli.map_err(|error| error.to_string())?.run.recipe.read().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        TrainerCli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_recipe_needs_no_flag_and_settings_stand_anywhere() {
+        for words in [
+            &["r.toml", "train.steps=3"][..],
+            &["--recipe", "r.toml", "train.steps=3"],
+            &["train.steps=3", "r.toml"],
+        ] {
+            assert_eq!(recipe(words), Ok(("r.toml".into(), vec!["train.steps=3".to_owned()])));
+        }
+    }
+
+    #[test]
+    fn a_mistyped_command_is_answered_with_the_command() {
+        for (word, hint) in [
+            ("plna", "bitnet-train plan?"),
+            ("evla", "bitnet-train eval?"),
+            ("exprot", "bitnet-train export?"),
+            ("train", "--recipe RECIPE.toml trains"),
+        ] {
+            let error = recipe(&[word]).unwrap_err();
+            assert!(error.contains(word) && error.contains(hint), "{error}");
+        }
+        for word in ["plan", "help", "--recipe", "train.steps=3", "r.toml"] {
+            assert_eq!(unknown_command(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_a_recipe_nor_a_setting_is_named() {
+        assert!(recipe(&["r.toml", "seed"]).unwrap_err().contains("\"seed\""));
+        assert!(recipe(&["seed=1"]).unwrap_err().contains("--recipe: missing"));
+        assert!(recipe(&[]).unwrap_err().contains("--recipe: missing"));
+    }
 }

@@ -1,7 +1,7 @@
 //! Devices by name: which ones this build supports and this machine has, and how they differ. Apart
 //! from the native operations this is the only file that names a backend.
 //!
-//! * `flex`: any CPU, with the native operations of `ops`; always available.
+//! * `flex`, or `cpu`: any CPU, with the native operations of `ops`; always available.
 //! * `ndarray`: any CPU, with plain tensor operations; for comparison.
 //! * `wgpu`, `wgpu:N`, `wgpu:KIND`: any GPU with a driver for Vulkan, Metal or DirectX, shaders in
 //!   WGSL. `N` is an index in the list of adapters, `KIND` one of discrete, integrated, virtual, cpu,
@@ -98,7 +98,12 @@ pub fn family(name: &str) -> &str {
 
 /// Family, and which of its devices.
 fn split_name(name: &str) -> (&str, Option<&str>) {
-    name.split_once(':').map_or((name, None), |(family, which)| (family, Some(which)))
+    match name.split_once(':') {
+        Some((family, which)) => (family, Some(which)),
+        // What other programs call it.
+        None if name == "cpu" => ("flex", None),
+        None => (name, None),
+    }
 }
 
 /// The CPU without autodiff: the default for checking and evaluating stored models.

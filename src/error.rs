@@ -211,7 +211,11 @@ impl TrainError {
     /// The documented exit code (README).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Recipe(RecipeError::NoMatch { .. } | RecipeError::Unlistable { .. })
+            Self::Recipe(
+                RecipeError::NoMatch { .. }
+                | RecipeError::Folder { .. }
+                | RecipeError::Unlistable { .. },
+            )
             | Self::Text(_)
             | Self::Engine(_)
             | Self::NothingVerifies { .. }
@@ -244,6 +248,7 @@ fn code_of_format(error: &FormatError) -> u8 {
     match error {
         FormatError::Io(error) => code_of_io(error.kind()),
         FormatError::Exists { .. } | FormatError::Kept { .. } => 7,
+        FormatError::Shape { .. } => 3,
         FormatError::Interrupted => 1,
         FormatError::Config { .. } | FormatError::Tensor { .. } | FormatError::Container { .. } => {
             4

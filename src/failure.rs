@@ -19,34 +19,27 @@ pub(crate) fn finish(prints_results: bool) -> ExitCode {
     }
 }
 
-/// Shows what clap has to say: help, the version, or what is wrong with the command line.
-pub(crate) fn usage(shown: &clap::Error) -> ExitCode {
-    let code = ExitCode::from(shown.exit_code() as u8);
+/// Shows what clap has to say: help, the version, or what is wrong with the command line. `meant` is
+/// what the user probably meant.
+pub(crate) fn usage(shown: &clap::Error, meant: Option<&str>) -> ExitCode {
+    if shown.use_stderr() {
+        return bitnet_terminal::report_usage(shown, meant).into();
+    }
     match shown.print().map_err(|error| output::of_stdout(&error)) {
-        // An error of stderr cannot be reported anywhere.
-        Err(Err(error)) if !shown.use_stderr() => report(&TrainError::Io(error).into()),
-        _ => code,
+        Err(Err(error)) => report(&TrainError::Io(error).into()),
+        _ => ExitCode::SUCCESS,
     }
 }
 
 /// Prints `error` and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if let Some(
-        TrainError::Stopped(stop)
-        | TrainError::ExportStopped(stop)
-        | TrainError::VerificationStopped { stop, .. },
-    ) = error.downcast_ref()
-    {
-        print_error_line(&format!("{error:#}"));
-        return ExitCode::from(stop.exit_code());
+    let code = code_of(error);
+    // The other rank reports its own.
+    if !matches!(error.downcast_ref(), Some(TrainError::OtherRank { .. })) {
+        // A recipe reports all its problems at once, each after the first with its own "error: ".
+        bitnet_terminal::report(&format!("{error:#}"), code);
     }
-    // The other rank reports it.
-    if let Some(TrainError::OtherRank { code, .. }) = error.downcast_ref() {
-        return ExitCode::from(*code);
-    }
-    // A recipe reports all its problems at once, each after the first with its own "error: ".
-    print_error_line(&format!("error: {error:#}"));
-    ExitCode::from(code_of(error))
+    ExitCode::from(code)
 }
 
 /// Writes a message to stderr in one call, so that output of other ranks does not interleave.

@@ -17,7 +17,11 @@ fn main() -> ExitCode {
     bitnet_train::platform::report_file_size_limit();
     let cli = match cli::TrainerCli::try_parse() {
         Ok(cli) => cli,
-        Err(shown) => return failure::usage(&shown),
+        Err(shown) => {
+            let word = std::env::args().nth(1);
+            let meant = word.and_then(|word| cli::unknown_command(&word));
+            return failure::usage(&shown, meant.as_deref());
+        }
     };
     match catch_unwind(AssertUnwindSafe(|| commands::run(&cli))) {
         Ok(Ok(())) => failure::finish(cli.prints_results()),

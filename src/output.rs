@@ -4,6 +4,8 @@
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 
+use bitnet_terminal::printable;
+
 /// The first error of stdout.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
 
@@ -22,7 +24,7 @@ pub fn result_line(text: &str) {
 /// Prints a line on stderr, in one call, so that the lines of several ranks do not interleave.
 pub fn note(text: &str) {
     // An error of stderr cannot be reported anywhere.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
 }
 
 /// Whether all results could be written. A reader that closed the pipe has what it wanted.

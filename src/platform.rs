@@ -77,6 +77,19 @@ impl Signals {
         Ok(())
     }
 
+    /// Lets SIGINT and SIGTERM end the process at once, with their exit codes: for work that leaves
+    /// nothing half done.
+    pub fn end_at_once() -> std::io::Result<()> {
+        for (signal, stop) in [
+            (signal_hook::consts::SIGINT, StopSignal::Interrupt),
+            (signal_hook::consts::SIGTERM, StopSignal::Terminate),
+        ] {
+            let (code, always) = (i32::from(stop.exit_code()), Arc::new(AtomicBool::new(true)));
+            signal_hook::flag::register_conditional_shutdown(signal, code, always)?;
+        }
+        Ok(())
+    }
+
     /// Whether a stop was asked for.
     pub fn stop(&self) -> Option<StopSignal> {
         if self.interrupt.load(Ordering::Relaxed) {

@@ -75,6 +75,7 @@ fn every_config_has_the_size_its_name_says() {
 fn no_crate_but_the_trainer_depends_on_burn() {
     for name in [
         "bitnet-format",
+        "bitnet-terminal",
         "bitnet-text",
         "bitnet-kernels",
         "bitnet-engine",

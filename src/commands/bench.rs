@@ -14,8 +14,8 @@ use bitnet_train::speed::{StepTime, TrainWorkload, measure};
 use bitnet_train::train::{TrainError, all_ok};
 use serde_json::json;
 
-use super::print_line;
 use super::ranks::with_ranks;
+use super::{print_json, print_line};
 use crate::cli::TrainBenchArgs;
 use crate::failure::{Usage, print_error_line};
 
@@ -23,6 +23,7 @@ use crate::failure::{Usage, print_error_line};
 const WARM_UP: usize = 2;
 
 pub(crate) fn run(args: &TrainBenchArgs) -> Result<()> {
+    platform::Signals::end_at_once().map_err(TrainError::from)?;
     with_ranks(args.threads, args.oversubscribe, |comm| run_on(args, comm))
 }
 
@@ -82,7 +83,11 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
         "exchange_share": shares[shares.len() / 2],
         "peak_rss_bytes_by_rank": memory.iter().map(|&bytes| bytes as u64).collect::<Vec<_>>(),
     });
-    print_line(&if args.json { result.to_string() } else { in_words(&result) });
+    if args.json {
+        print_json(&result);
+    } else {
+        print_line(&in_words(&result));
+    }
     Ok(())
 }
 

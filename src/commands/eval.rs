@@ -13,11 +13,15 @@ use bitnet_train::platform::Signals;
 use bitnet_train::train::{TrainError, likelihood};
 use serde_json::json;
 
-use super::{print_line, set_threads};
+use super::{print_json, print_line, set_threads};
 use crate::cli::EvalArgs;
+use crate::failure::Usage;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     set_threads(args.threads)?;
+    if args.seq_len == Some(0) {
+        return Err(Usage("--seq-len: expected at least 1, got 0".to_owned()).into());
+    }
     let signals = Signals::listen().map_err(TrainError::from)?;
     let folder = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
     let tokenizer = super::tokenizer_of(args.model.path())?;
@@ -48,11 +52,12 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     });
     // The tokens were wanted once; leave nothing behind, whatever happened.
     let _ = fs_err::remove_dir_all(&scratch);
+    // Whatever was interrupted, the signal is what ended it.
+    if let Some(stop) = signals.stop() {
+        return Err(TrainError::ExportStopped(stop).into());
+    }
     let (sum, bytes) = measured?;
-    let Some(sum) = sum else {
-        let stop = signals.stop().expect("only a signal interrupts");
-        return Err(TrainError::Stopped(stop).into());
-    };
+    let sum = sum.expect("only a signal interrupts");
     let evaluation = sum.evaluation();
     let bits_per_byte = sum.nll / std::f64::consts::LN_2 / bytes.max(1) as f64;
     if args.json {
@@ -62,7 +67,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
             "perplexity": evaluation.perplexity, "bits_per_byte": bits_per_byte,
             "quantised": quantised,
         });
-        print_line(&result.to_string());
+        print_json(&result);
     } else {
         print_line(&format!(
             "{} tokens: {:.4} nats a token, perplexity {}, {bits_per_byte:.4} bits a byte",

@@ -16,7 +16,7 @@ use bitnet_train::recipe::ExportFormat;
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
-use super::print_line;
+use super::{print_json, print_line};
 use crate::cli::{ExportArgs, LinearClass};
 use crate::failure::Usage;
 
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
             unreachable!("both are JSON objects");
         };
         all.extend(parts.clone());
-        print_line(&result.to_string());
+        print_json(&result);
         return Ok(());
     }
     print_line(&format!("{}: {} in {seconds:.1} s, {report}", args.out.display(), size(bytes)));

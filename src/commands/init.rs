@@ -14,8 +14,9 @@ use bitnet_train::model::FreshModel;
 use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
 use bitnet_train::platform::Signals;
 use bitnet_train::train::TrainError;
+use serde_json::json;
 
-use super::print_line;
+use super::{print_json, print_line};
 use crate::cli::InitArgs;
 
 pub(crate) fn run(args: &InitArgs) -> Result<()> {
@@ -47,6 +48,11 @@ pub(crate) fn run(args: &InitArgs) -> Result<()> {
         fs_err::write(staged.path().join(TOKENIZER_CONFIG_FILE), config)?;
     }
     staged.publish().map_err(TrainError::from)?;
-    print_line(&format!("{}: {} parameters", args.out.display(), fresh.spec().parameters()));
+    let (out, parameters) = (args.out.display().to_string(), fresh.spec().parameters());
+    if args.json {
+        print_json(&json!({"out": out, "parameters": parameters}));
+    } else {
+        print_line(&format!("{out}: {parameters} parameters"));
+    }
     Ok(())
 }

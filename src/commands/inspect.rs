@@ -1,20 +1,22 @@
 //! `bitnet-train inspect`: a recipe's packed sequences as the model sees them, or a model's contents.
 
-use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::Result;
 use bitnet_format::StoredModel;
-use bitnet_format::report::report;
+use bitnet_format::report::{report, report_json};
+use bitnet_terminal::{Stream, colours};
 use bitnet_text::Tokenizer;
 use bitnet_train::data::{PackedSequence, SourceLocation};
 use bitnet_train::monitor::{Terminal, Verbosity, shown};
+use bitnet_train::output::result_line;
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, Plan, Recipe};
 use bitnet_train::run::{self, Preview};
 use bitnet_train::train::TrainError;
+use serde_json::json;
 
-use super::print_line;
+use super::{print_json, print_line};
 use crate::cli::{InspectDataArgs, InspectModelArgs};
 
 /// Surrounds trained tokens: colour on a terminal, brackets elsewhere.
@@ -30,25 +32,50 @@ const COLOUR: Marks = Marks { begin: "\u{1b}[1;32m", end: "\u{1b}[0m" };
 const BRACKETS: Marks = Marks { begin: "[[", end: "]]" };
 
 pub(crate) fn data(args: &InspectDataArgs) -> Result<()> {
-    match recipe::load(&args.recipe, &args.overrides).map_err(TrainError::from)? {
-        Plan::Single(recipe) => show_data(&recipe, args.rows),
+    let (recipe, settings) = args.recipe.read()?;
+    match recipe::load(&recipe, &settings).map_err(TrainError::from)? {
+        Plan::Single(recipe) => show_data(&recipe, args),
         Plan::Pipeline(files) => {
-            let stages = run::pipeline(&files, &args.overrides, "runs".as_ref());
+            let stages = run::pipeline(&files, &settings, "runs".as_ref());
             let stages = stages.map_err(TrainError::from)?;
-            print_line(&format!("the first stage of {}: {}", stages.len(), stages[0].recipe.name));
-            show_data(&stages[0].recipe, args.rows)
+            if !args.json {
+                let name = &stages[0].recipe.name;
+                print_line(&format!("the first stage of {}: {name}", stages.len()));
+            }
+            show_data(&stages[0].recipe, args)
         }
     }
 }
 
-fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
+fn show_data(recipe: &Recipe, args: &InspectDataArgs) -> Result<()> {
     let signals = Signals::listen().map_err(TrainError::from)?;
     let monitor = &mut Terminal::new(Verbosity::Quiet);
-    let Preview { statistics, rows, tokenizer } = run::preview(recipe, rows, &signals, monitor)?;
-    let colour = std::io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let preview = run::preview(recipe, args.rows, &signals, monitor)?;
+    if args.json {
+        print_json(&as_json(&preview));
+    } else {
+        print_preview(&preview);
+    }
+    Ok(())
+}
+
+/// The rows as numbers; `trained` says for each target whether it is.
+fn as_json(preview: &Preview) -> serde_json::Value {
+    let row = |(name, row): &(String, PackedSequence)| {
+        let documents: Vec<_> = row.documents.iter().map(ToString::to_string).collect();
+        let trained: Vec<_> = row.loss_mask.iter().map(|&mask| mask > 0.0).collect();
+        json!({"name": name, "documents": documents, "tokens": row.tokens, "targets": row.targets,
+            "trained": trained, "segment_starts": row.segment_starts})
+    };
+    let rows: Vec<_> = preview.rows.iter().map(row).collect();
+    json!({"rows": rows, "statistics": preview.statistics})
+}
+
+fn print_preview(preview: &Preview) {
+    let Preview { statistics, rows, tokenizer } = preview;
+    let colour = colours(Stream::Stdout);
     let marks = if colour { COLOUR } else { BRACKETS };
-    for (name, row) in &rows {
+    for (name, row) in rows {
         let trained = row.loss_mask.iter().filter(|&&mask| mask > 0.0).count();
         print_line(&format!(
             "{name}: {} tokens, {trained} of the targets trained, from {}",
@@ -56,15 +83,14 @@ fn show_data(recipe: &Recipe, rows: usize) -> Result<()> {
             places(&row.documents)
         ));
         for segment in segments(row) {
-            print_line(&format!("  {}", rendered(&tokenizer, row, segment, &marks)));
+            result_line(&format!("  {}", rendered(tokenizer, row, segment, &marks)));
         }
     }
-    for line in &statistics {
+    for line in statistics {
         print_line(line);
     }
     let marks = if colour { "are green" } else { "are between [[ and ]]" };
     print_line(&format!("tokens are separated by |; trained tokens {marks}"));
-    Ok(())
 }
 
 /// The documents of a row: the first ones, and how many more.
@@ -131,7 +157,12 @@ fn spelled(tokenizer: &Tokenizer, id: i32) -> String {
 }
 
 pub(crate) fn model(args: &InspectModelArgs) -> Result<()> {
+    Signals::end_at_once().map_err(TrainError::from)?;
     let model = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
-    report(&model, print_line).map_err(TrainError::from)?;
+    if args.json {
+        print_json(&report_json(&model).map_err(TrainError::from)?);
+    } else {
+        report(&model, print_line).map_err(TrainError::from)?;
+    }
     Ok(())
 }

@@ -16,9 +16,10 @@ mod tokenizer;
 use std::path::Path;
 
 use anyhow::Result;
-use bitnet_format::FormatError;
+use bitnet_format::foreign::missing_tokenizer;
 use bitnet_text::Tokenizer;
 use bitnet_train::device;
+use bitnet_train::output::result_line;
 use bitnet_train::train::TrainError;
 
 use crate::cli::{Inspect, TrainerCli, TrainerCommand};
@@ -64,10 +65,8 @@ fn set_threads(threads: Option<usize>) -> Result<()> {
 /// The tokenizer stored with a model.
 fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::of_model(model).map_err(TrainError::from)?;
-    let missing = || {
-        let what = "holds no tokenizer".to_owned();
-        TrainError::Format(FormatError::Container { path: model.to_owned(), what })
-    };
+    let way_out = "put the tokenizer.json it was trained with there";
+    let missing = || TrainError::from(missing_tokenizer(model, way_out));
     let tokenizer = tokenizer.ok_or_else(missing)?;
     if let Some(assumed) = tokenizer.assumed() {
         crate::failure::print_error_line(&format!("note: {}: {assumed}", model.display()));
@@ -81,7 +80,12 @@ fn overrides_with_device(overrides: &[String], device: Option<&str>) -> Vec<Stri
     overrides.iter().cloned().chain(device).collect()
 }
 
-/// Prints a line of results.
+/// Prints results; what files and models say in them cannot command the terminal.
 fn print_line(text: &str) {
-    bitnet_train::output::result_line(text);
+    result_line(&bitnet_terminal::printable(text));
+}
+
+/// Prints a result for programs, on one line.
+fn print_json(value: &serde_json::Value) {
+    result_line(&bitnet_terminal::printable_json(&value.to_string()));
 }

@@ -31,8 +31,9 @@ const PROBE_SHARE: f64 = 0.8;
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     set_threads(args.threads)?;
-    let overrides = overrides_with_device(&args.overrides, args.device.as_deref());
-    match recipe::load(&args.recipe, &overrides).map_err(TrainError::from)? {
+    let (recipe, settings) = args.recipe.read()?;
+    let overrides = overrides_with_device(&settings, args.device.as_deref());
+    match recipe::load(&recipe, &overrides).map_err(TrainError::from)? {
         Plan::Single(recipe) => show(&recipe, args, None),
         Plan::Pipeline(files) => {
             let stages = run::pipeline(&files, &overrides, "runs".as_ref());
@@ -83,6 +84,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     if !fits {
         print_line("time: not probed, the run does not fit into this machine's free memory");
     } else if !args.no_probe {
+        Signals::end_at_once().map_err(TrainError::from)?;
         let device = device.map_err(TrainError::from)?;
         let backend = OpBackend::of(&device, recipe.train.precision.operands());
         let pace = estimate::probe(&spec, load, backend, &device);

@@ -10,7 +10,7 @@ use bitnet_train::train::{TrainError, all_ok};
 
 use super::set_threads;
 use crate::bug;
-use crate::failure::{code_of, print_error_line};
+use crate::failure::code_of;
 
 /// Runs `work` with all ranks that were started together, on this rank's share of the machine's
 /// cores; more threads than cores only if `oversubscribe` allows it.
@@ -81,7 +81,7 @@ fn leave(comm: &Comm, error: Error) -> Error {
     match known {
         _ if comm.world_size() == 1 => error,
         None => {
-            print_error_line(&format!("error: {}: {error:#}", comm.name()));
+            bitnet_terminal::report(&format!("{}: {error:#}", comm.name()), code_of(&error));
             comm.abort(code_of(&error));
             error
         }

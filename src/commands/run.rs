@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::closing::{FinishedStage, print_closing, print_next_steps, show};
 use super::ranks::with_ranks;
-use super::{overrides_with_device, print_line};
+use super::{overrides_with_device, print_json};
 use crate::bug;
 use crate::cli::RunArgs;
 use crate::failure::Usage;
@@ -24,11 +24,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 }
 
 fn run_on(args: &RunArgs, comm: &Comm) -> Result<()> {
-    let path = args.recipe.as_ref().expect("clap requires --recipe");
-    let overrides = overrides_with_device(&args.overrides, args.device.as_deref());
-    let plan = recipe::load(path, &overrides).map_err(TrainError::from);
+    let (path, settings) = args.recipe.read()?;
+    let overrides = overrides_with_device(&settings, args.device.as_deref());
+    let plan = recipe::load(&path, &overrides).map_err(TrainError::from);
     let plan = all_ok(comm, plan)?;
-    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(path, &plan)));
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(&path, &plan)));
     let signals =
         Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
     let runner = Runner { args, comm, signals };
@@ -60,12 +60,16 @@ struct Runner<'a> {
 impl Runner<'_> {
     fn single(&self, recipe: &Recipe, out: &Path) -> Result<()> {
         let summary = self.stage(recipe, out, self.resume(out), None)?;
-        if self.args.dry_run || !self.comm.is_first() {
+        if !self.comm.is_first() {
+            return Ok(());
+        }
+        if self.args.dry_run {
+            self.print_dry_run(&summary);
             return Ok(());
         }
         let stage = FinishedStage::new(recipe, summary)?;
         if self.args.json {
-            print_line(&stage.json().to_string());
+            print_json(&stage.json());
             return Ok(());
         }
         show(&stage)?;
@@ -84,6 +88,7 @@ impl Runner<'_> {
             let summary = self.stage(recipe, out, resume.clone(), later)?;
             if self.args.dry_run {
                 if self.comm.is_first() {
+                    self.print_dry_run(&summary);
                     note("the stages behind it need its model and are not rehearsed");
                 }
                 return Ok(());
@@ -100,10 +105,20 @@ impl Runner<'_> {
             let out = out.display().to_string();
             let peak = bitnet_train::platform::peak_memory();
             let line = json!({"out": out, "stages": stages, "peak_rss_bytes": peak});
-            print_line(&line.to_string());
+            print_json(&line);
             return Ok(());
         }
         print_closing(&finished)
+    }
+
+    fn print_dry_run(&self, summary: &Summary) {
+        if self.args.json {
+            let Summary { out, steps, last_loss, .. } = summary;
+            let peak = bitnet_train::platform::peak_memory();
+            let line = json!({"dry_run": true, "out": out.display().to_string(), "steps": steps,
+                "loss": last_loss, "peak_rss_bytes": peak});
+            print_json(&line);
+        }
     }
 
     /// Checks every stage before the first one starts.
@@ -166,7 +181,7 @@ impl Runner<'_> {
     fn resume(&self, out: &Path) -> Resume {
         match self.args.resume.as_str() {
             "never" => Resume::Never,
-            "auto" => Resume::Auto,
+            "auto" | "latest" | "last" => Resume::Auto,
             path => Resume::From(checkpoint_path(out, path)),
         }
     }

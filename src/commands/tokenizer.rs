@@ -5,14 +5,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use bitnet_format::output::OutputClaim;
 use bitnet_format::staged::{OnExisting, write_file};
-use bitnet_text::Tokenizer;
+use bitnet_text::{MAX_VOCAB, MIN_VOCAB, Tokenizer};
 use bitnet_train::data::{DocumentFormat, DocumentSource};
+use bitnet_train::platform::Signals;
 use bitnet_train::train::TrainError;
+use serde_json::json;
 
-use super::print_line;
+use super::{print_json, print_line};
 use crate::cli::TokenizerArgs;
+use crate::failure::Usage;
 
 pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
+    Signals::end_at_once().map_err(TrainError::from)?;
+    if !(MIN_VOCAB..=MAX_VOCAB).contains(&args.vocab_size) {
+        let what =
+            format!("--vocab-size: expected {MIN_VOCAB} to {MAX_VOCAB}, got {}", args.vocab_size);
+        return Err(Usage(what).into());
+    }
     let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
     let inputs: Vec<&Path> = args.data.iter().map(PathBuf::as_path).collect();
     let is_tokenizer = |path: &Path| Tokenizer::from_file(path).is_ok();
@@ -27,6 +36,11 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
         bitnet_text::train_bpe(texts.into_iter(), args.vocab_size).map_err(TrainError::from)?;
     write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;
     let written = Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
-    print_line(&format!("{}: {} entries", args.out.display(), written.vocab_size()));
+    let (out, entries) = (args.out.display().to_string(), written.vocab_size());
+    if args.json {
+        print_json(&json!({"out": out, "entries": entries}));
+    } else {
+        print_line(&format!("{out}: {entries} entries"));
+    }
     Ok(())
 }

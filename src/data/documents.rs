@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_format::foreign::{FileRole, refuse, without_mark};
 use bitnet_format::input::open_file;
 
 use super::document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES};
@@ -153,16 +154,21 @@ fn file_kind(path: &Path, format: DocumentFormat) -> Result<FileKind, DataError>
         (_, DocumentFormat::Text) => ".jsonl or .txt",
         (_, DocumentFormat::JsonLine) => ".jsonl",
     };
+    // Its content says more than its name.
+    refuse(path, FileRole::Data)?;
     Err(DataError::Extension { path: path.to_owned(), expected, got: extension.into_owned() })
 }
 
 fn read_text(path: &Path, limit: u64) -> Result<String, DataError> {
+    refuse(path, FileRole::Data)?;
     let mut bytes = Vec::new();
     open_file(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(DataError::TooLarge { path: path.to_owned(), line: 1 });
     }
-    String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))
+    let text = String::from_utf8(bytes).map_err(|error| not_utf8(path, &error))?;
+    let marked = without_mark(&text).len() < text.len();
+    Ok(if marked { without_mark(&text).to_owned() } else { text })
 }
 
 fn not_utf8(path: &Path, error: &std::string::FromUtf8Error) -> DataError {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use bitnet_format::foreign::{FileRole, refuse, without_mark};
 use bitnet_format::input::open_file;
 use fs_err::File;
 use serde_json::{Map, Value};
@@ -31,6 +32,7 @@ impl JsonLines {
     }
 
     fn with_limit(path: &Path, limit: u64) -> Result<Self, DataError> {
+        refuse(path, FileRole::Data)?;
         let reader = BufReader::with_capacity(1 << 18, open_file(path)?);
         Ok(Self { path: path.to_owned(), reader, limit, line: 0, bytes: 0, buffer: Vec::new() })
     }
@@ -47,6 +49,7 @@ impl JsonLines {
     ) -> Result<Option<(u64, String)>, DataError> {
         while self.fill()? {
             let text = std::str::from_utf8(&self.buffer).map_err(|error| self.not_utf8(error))?;
+            let text = if self.line == 1 { without_mark(text) } else { text };
             if text.trim_ascii().is_empty() {
                 continue;
             }
@@ -140,7 +143,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
         fs_err::write(&path, bytes).unwrap();
-        let mut lines = JsonLines::with_limit(&path, 100).unwrap();
+        let mut lines = JsonLines::with_limit(&path, 100)?;
         std::iter::from_fn(|| lines.next(DocumentFormat::JsonLine).transpose()).collect()
     }
 
@@ -148,6 +151,25 @@ mod tests {
     fn blank_lines_are_skipped_and_counted_in_line_numbers() {
         let lines = read(b"\n{\"a\":1}\r\n \t \n{\"a\":2}").unwrap();
         assert_eq!(lines, [(2, "{\"a\":1}".to_owned()), (4, "{\"a\":2}".to_owned())]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+        assert_eq!(read(b"\xef\xbb\xbf{\"a\":1}\n").unwrap(), [(1, "{\"a\":1}".to_owned())]);
+        assert!(read(b"{}\n\xef\xbb\xbf{}\n").is_err(), "only there");
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_named() {
+        for (bytes, name) in [
+            (&b"PAR1\x15\x04\x15\x10"[..], "Parquet"),
+            (b"\x1f\x8b\x08\0\0", "gzip"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+            (b"<!DOCTYPE html><html>", "HTML"),
+        ] {
+            let error = read(bytes).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("hint: "), "{error}");
+        }
     }
 
     #[test]

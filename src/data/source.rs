@@ -131,6 +131,11 @@ impl DocumentGenerator {
 }
 
 impl FileFingerprint {
+    /// The hash of its content.
+    pub(crate) fn content(&self) -> String {
+        self.blake3.clone()
+    }
+
     fn of(path: &Path, interrupted: &dyn Fn() -> bool) -> Result<Self, DataError> {
         let mut file = open_file(path)?;
         let mut hasher = blake3::Hasher::new();

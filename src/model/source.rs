@@ -45,21 +45,78 @@ impl LanguageModel {
         model: &StoredModel,
         device: &Device,
     ) -> Result<(Self, usize), FormatError> {
-        if model.is_packed() {
-            let path = model.weight_files().into_iter().next().unwrap_or_default();
-            let what = "holds packed codes without the latent weights that training changes; \
-                        expected a checkpoint or a BF16 master"
-                .to_owned();
-            return Err(FormatError::Container { path, what });
-        }
-        let (spec, mut kept) = (model.spec(), 0);
-        let trained = Self::from_source(spec, device, |entry| {
-            let matrix = model.matrix(entry)?;
-            kept += usize::from(matches!(matrix, Matrix::Ternary { .. }));
-            Ok::<_, FormatError>((matrix.into_latents(), linear_form(spec)))
-        })?;
-        Ok((trained, kept))
+        let start = Self::read_to_start(model, model.spec(), device)?;
+        Ok((start.model, start.kept_codes))
     }
+
+    /// [`LanguageModel::read_for_training`] with the vocabulary of `spec`, which may have more rows
+    /// than the stored one: each is the mean of the stored rows.
+    pub(crate) fn read_to_start(
+        model: &StoredModel,
+        spec: &ModelSpec,
+        device: &Device,
+    ) -> Result<StartingModel, FormatError> {
+        refuse_packed(model)?;
+        let (mut kept_codes, mut all_zero) = (0, Vec::new());
+        let trained = Self::from_source(spec, device, |entry| {
+            let matrix = grown(model, entry)?;
+            kept_codes += usize::from(matches!(matrix, Matrix::Ternary { .. }));
+            let latents = matrix.into_latents();
+            if latents.iter().all(|&value| value == 0.0) {
+                all_zero.push(entry.name.clone());
+            }
+            Ok::<_, FormatError>((latents, linear_form(spec)))
+        })?;
+        Ok(StartingModel { model: trained, kept_codes, all_zero })
+    }
+}
+
+/// A stored model that a run starts from.
+pub(crate) struct StartingModel {
+    pub(crate) model: LanguageModel,
+    /// Matrices that held ternary values already.
+    pub(crate) kept_codes: usize,
+    /// Tensors that hold nothing but zeros.
+    pub(crate) all_zero: Vec<String>,
+}
+
+fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {
+    if !model.is_packed() {
+        return Ok(());
+    }
+    let path = model.weight_files().into_iter().next().unwrap_or_default();
+    let what = "holds packed codes without the latent weights that training changes; \
+                expected a checkpoint or a BF16 master"
+        .to_owned();
+    Err(FormatError::Container { path, what })
+}
+
+/// A stored tensor with as many rows as `entry`; those behind the stored ones are their mean.
+fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError> {
+    let stored = model.spec().vocab_size;
+    let is_table = matches!(entry.role, TensorRole::Embedding | TensorRole::Head);
+    if !is_table || entry.shape[0] <= stored {
+        return model.matrix(entry);
+    }
+    let width = entry.row_length();
+    let narrow = TensorEntry { shape: vec![stored, width], ..entry.clone() };
+    let mut values = model.floats(&narrow)?;
+    let mean = mean_row(&values, width);
+    for _ in stored..entry.shape[0] {
+        values.extend_from_slice(&mean);
+    }
+    Ok(Matrix::Latent(values))
+}
+
+fn mean_row(values: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0_f64; width];
+    for row in values.chunks(width) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum += f64::from(value);
+        }
+    }
+    let rows = (values.len() / width).max(1) as f64;
+    sums.into_iter().map(|sum| (sum / rows) as f32).collect()
 }
 
 /// The values of a tensor, and how the forward pass uses them.
@@ -152,7 +209,36 @@ impl TensorSource for FreshModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitnet_format::convert::hf;
     use bitnet_format::tensor_table;
+
+    #[test]
+    fn rows_behind_the_stored_vocabulary_are_the_mean_of_the_stored_rows() {
+        for tied in [true, false] {
+            let spec: ModelSpec = toml::from_str(&format!(
+                "hidden_size = 8\nintermediate_size = 12\nnum_hidden_layers = 1\n\
+                 num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 10\n\
+                 tie_word_embeddings = {tied}"
+            ))
+            .unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let fresh = FreshModel::new(spec.clone(), 3);
+            hf::write_master(dir.path(), &fresh, &mut |_, _| Ok(())).unwrap();
+            let stored = StoredModel::open(dir.path()).unwrap();
+            let grown = ModelSpec { vocab_size: 12, ..spec };
+            let device = crate::device::cpu();
+            let start = LanguageModel::read_to_start(&stored, &grown, &device).unwrap();
+            assert_eq!(start.all_zero, Vec::<String>::new());
+            let embedding = start.model.model.embed_tokens.weight.val().into_data();
+            let values: Vec<f32> = embedding.iter::<f32>().collect();
+            let old = stored.floats(&tensor_table(stored.spec())[0]).unwrap();
+            assert_eq!(values[..80], old, "what was there stays to the bit");
+            let mean = old.iter().step_by(8).map(|&x| f64::from(x)).sum::<f64>() / 10.0;
+            assert_eq!((values[80], values[88], values.len()), (mean as f32, mean as f32, 96));
+            let head = start.model.lm_head.map(|head| head.weight.val().dims());
+            assert_eq!(head, (!tied).then_some([12, 8]));
+        }
+    }
 
     #[test]
     fn a_fresh_model_read_in_parts_is_the_initial_one() {

@@ -1,10 +1,10 @@
 //! Shows a run on stderr: a progress bar on a terminal, a line every ten seconds elsewhere.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bitnet_format::figures::{grouped, significant};
+use bitnet_terminal::animated;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::TernaryShares;
@@ -46,7 +46,7 @@ pub struct Terminal {
 impl Terminal {
     /// Draws a bar if stderr is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
-        let bar = (verbosity == Verbosity::Normal && std::io::stderr().is_terminal()).then(new_bar);
+        let bar = (verbosity == Verbosity::Normal && animated()).then(new_bar);
         Self { verbosity, bar, pace: Pace::default(), last_line: None, codes: String::new() }
     }
 

@@ -138,6 +138,19 @@ pub enum RecipeError {
         /// The absolute pattern.
         pattern: String,
     },
+    /// A pattern of data files that matches nothing but a folder.
+    #[error(
+        "{pattern} [{key}]: a folder; expected files, got a folder\nhint: name its files: \
+         '{key}=[\"{}/*.jsonl\"]', or ** for those of the folders in it", folder.display()
+    )]
+    Folder {
+        /// The recipe's key.
+        key: String,
+        /// The absolute pattern.
+        pattern: String,
+        /// What it matches.
+        folder: PathBuf,
+    },
     /// A folder under a pattern that cannot be listed.
     #[error("{pattern}: cannot list the files; expected readable folders, got: {reason}")]
     Unlistable {
@@ -148,10 +161,13 @@ pub enum RecipeError {
     },
     /// A warm-up as long as the run, found when the number of steps became known.
     #[error(
-        "[optimizer.warmup_steps]: the warm-up fills the run; expected fewer than its {steps} \
-         steps, got {warmup}"
+        "{} [optimizer.warmup_steps]: the warm-up fills the run; expected fewer than its {steps} \
+         steps, got {warmup}\nhint: leave the key out: the warm-up is then a 20th of the run, and \
+         at most 375 steps", path.display()
     )]
     WarmupTooLong {
+        /// The recipe.
+        path: PathBuf,
         /// Steps of warm-up asked for.
         warmup: u64,
         /// Steps of the run.

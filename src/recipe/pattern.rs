@@ -36,10 +36,15 @@ impl PathPattern {
         for found in matches {
             files.push(found.map_err(|error| unlistable(error.to_string()))?);
         }
+        let folder = files.iter().find(|path| path.is_dir()).cloned();
         files.retain(|path| !path.is_dir());
         files.sort();
         if files.is_empty() {
-            return Err(RecipeError::NoMatch { key: key.into(), pattern: self.0.clone() });
+            let (key, pattern) = (key.to_owned(), self.0.clone());
+            return Err(match folder {
+                Some(folder) => RecipeError::Folder { key, pattern, folder },
+                None => RecipeError::NoMatch { key, pattern },
+            });
         }
         Ok(files)
     }
@@ -88,6 +93,15 @@ mod tests {
             error.to_string().contains("no-*.txt [data.train]: no such file; expected"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_folder_is_answered_with_a_pattern_of_its_files() {
+        let folder = folder_with(&["a.txt"]);
+        let path = folder.path().to_str().unwrap();
+        let pattern = PathPattern::new(Path::new("/"), &glob::Pattern::escape(path)).unwrap();
+        let error = pattern.expand("data.train").unwrap_err().to_string();
+        assert!(error.contains("[data.train]: a folder") && error.contains("/*.jsonl"), "{error}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
         stage,
         seed: root.value("seed", |item| item.whole(0)),
-        device: root.value("device", Item::word),
+        device: root.value("device", read_device),
         model: model.unwrap_or_else(|| ModelSource::Init(String::new())),
         tokenizer,
         chat,
@@ -60,6 +60,12 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     };
     root.finish();
     recipe
+}
+
+/// A device; `cpu` is another word for the one every build has.
+fn read_device(item: &Item<'_>) -> Option<String> {
+    let word = item.word()?;
+    Some(if word == "cpu" { "flex".to_owned() } else { word })
 }
 
 fn stem(path: &Path) -> String {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use bitnet_format::foreign::{recognise, without_mark};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -68,6 +69,9 @@ impl Node {
 
 /// The text of a recipe or config, refused beyond any sensible size.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    if let Some(kind) = recognise(path) {
+        return Err(kind.name().to_owned());
+    }
     let mut text = String::new();
     // A pipe would be waited for.
     if !fs_err::metadata(path).map_err(|error| reason(&error))?.is_file() {
@@ -78,7 +82,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, String> {
     if text.len() as u64 > LARGEST_FILE {
         return Err(format!("a file of more than {} KiB", LARGEST_FILE >> 10));
     }
-    Ok(text)
+    Ok(without_mark(&text).to_owned())
 }
 
 /// What the system said, without the path in backticks that the caller names anyway.

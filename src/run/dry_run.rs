@@ -12,10 +12,10 @@ use crate::distributed::{Comm, all_ok, first_only};
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::Recipe;
+use crate::recipe::{ModelSource, Recipe};
 use crate::run_dir::refuse_others;
 use crate::train::next_gradients;
-use crate::train::open::{Opener, known_spec, known_steps, open};
+use crate::train::open::{Opener, TOKENIZER, known_spec, known_steps, open, say_how_it_starts};
 use crate::train::state::TrainState;
 
 /// Does everything up to the first optimizer step that a run would make, and leaves nothing behind
@@ -37,7 +37,8 @@ pub fn dry_run(
             _ => Ok(()),
         }
     })?;
-    let opener = Opener { signals: &options.signals, comm, kept_tokenizer: None };
+    let allowed = &options.allow_change;
+    let opener = Opener { signals: &options.signals, comm, kept_tokenizer: None, allowed };
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
     admit(&context, options.force)?;
     begin_stage(&context, stage.as_mut(), monitor)?;
@@ -74,7 +75,9 @@ pub fn preview(
     monitor: &mut dyn Monitor,
 ) -> Result<Preview, TrainError> {
     let comm = Comm::single();
-    let opener = Opener { signals, comm: &comm, kept_tokenizer: None };
+    // What a run would refuse can still be looked at.
+    let allowed = [TOKENIZER.to_owned()];
+    let opener = Opener { signals, comm: &comm, kept_tokenizer: None, allowed: &allowed };
     let (context, mut stage) = open(recipe, opener, monitor)?;
     let mut rows = Vec::new();
     let sets: std::collections::BTreeSet<_> =
@@ -108,7 +111,11 @@ pub fn known_run(
     monitor: &mut dyn Monitor,
 ) -> Result<Option<KnownRun>, TrainError> {
     if let Some(steps) = known_steps(recipe) {
-        let spec = known_spec(recipe)?.or_else(|| before.cloned());
+        let spec = known_spec(recipe)?;
+        if let (ModelSource::Init(init), Some(spec)) = (&recipe.model, &spec) {
+            say_how_it_starts(recipe, init.as_ref(), spec, monitor)?;
+        }
+        let spec = spec.or_else(|| before.cloned());
         return Ok(Some(KnownRun { steps, spec }));
     }
     if before.is_some() {
@@ -116,6 +123,6 @@ pub fn known_run(
     }
     let comm = Comm::single();
     let (context, _) =
-        open(recipe, Opener { signals, comm: &comm, kept_tokenizer: None }, monitor)?;
+        open(recipe, Opener { signals, comm: &comm, kept_tokenizer: None, allowed: &[] }, monitor)?;
     Ok(Some(KnownRun { steps: context.steps, spec: Some(context.spec) }))
 }

@@ -112,7 +112,8 @@ fn run_in(
     let comm = &options.comm;
     let start = Start::broadcast(comm, dir, checkpoint)?;
     let kept_tokenizer = start.tokenizer.as_deref();
-    let opener = Opener { signals: &options.signals, comm, kept_tokenizer };
+    let allowed = &options.allow_change;
+    let opener = Opener { signals: &options.signals, comm, kept_tokenizer, allowed };
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
     admit(&context, options.force)?;
     let state = match &start.checkpoint {

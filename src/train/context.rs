@@ -93,7 +93,9 @@ impl RunContext<'_> {
             return Ok(self.blank_model());
         };
         let folder = StoredModel::open(init)?;
-        let (model, kept) = LanguageModel::read_for_training(&folder, &self.device)?;
+        let start = LanguageModel::read_to_start(&folder, &self.spec, &self.device)?;
+        warn_of_contents(&folder, &start.all_zero, monitor);
+        let (model, kept) = (start.model, start.kept_codes);
         if kept > 0 {
             monitor.message(&format!(
                 "{}: {kept} matrices hold ternary values already; their codes and scales are kept",
@@ -169,6 +171,24 @@ impl RunContext<'_> {
         }
         let message = Message { role: Role::User, content: prompt.to_owned() };
         Ok(self.chat.prompt(&self.tokenizer, &[message])?)
+    }
+}
+
+/// Says what was read that is hardly meant: tensors of zeros, and shards that were left out.
+fn warn_of_contents(folder: &StoredModel, all_zero: &[String], monitor: &mut dyn Monitor) {
+    if let Some(name) = all_zero.first() {
+        let more = all_zero.len() - 1;
+        let others =
+            if more > 0 { format!(" and {more} more tensors hold") } else { " holds".to_owned() };
+        monitor.message(&format!(
+            "warning: {name}{others} nothing but zeros; was the file written completely?"
+        ));
+    }
+    for path in folder.unread_files() {
+        monitor.message(&format!(
+            "warning: {} is not among the files of this model and was not read",
+            path.display()
+        ));
     }
 }
 

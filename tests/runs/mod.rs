@@ -8,6 +8,7 @@ mod exports;
 mod finish;
 pub(crate) mod kill;
 pub(crate) mod lab;
+mod messages;
 mod signals;
 pub(crate) mod stages;
 mod storage;

@@ -1,5 +1,6 @@
 //! SIGINT and SIGTERM save and exit with their codes; a second process is refused.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Child;
 use std::time::Duration;
@@ -40,6 +41,26 @@ fn interrupt_and_terminate_save_and_the_resumed_run_is_the_same() {
         assert!(*step >= 5, "the stop was saved at step {step}");
         lab.finish(&out, &["--resume", "auto", LONG]);
         assert_same(&result(&out), &result(&lab.path("straight")), "after a signal");
+    }
+}
+
+#[test]
+fn work_that_leaves_nothing_half_done_ends_at_once_with_the_same_codes() {
+    let lab = Lab::new();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"))
+            .args(["bench", "--vocab-size", "64", "--seq-len", "16", "--batch", "1"])
+            .args(["--steps", "1000000", "--config"])
+            .arg(lab.path("model.toml"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut said, mut line) = (BufReader::new(child.stderr.take().unwrap()), String::new());
+        said.read_line(&mut line).unwrap();
+        assert!(line.starts_with("step 1"), "{line}");
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
     }
 }
 

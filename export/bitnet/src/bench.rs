@@ -15,7 +15,7 @@ use bitnet_kernels::{Pages, huge_page_bytes};
 use serde_json::{Value, json};
 
 use crate::cli::{BenchArgs, CacheArg, HeadArg};
-use crate::failure::{BadInput, TooLarge};
+use crate::failure::{TooLarge, WrongFlag};
 use crate::open;
 use crate::output::{note, result_line};
 
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 fn model(args: &BenchArgs) -> anyhow::Result<Model> {
-    let model = match (&args.model, &args.config) {
+    let model = match (args.model.as_ref().or(args.positional.as_ref()), &args.config) {
         (Some(path), _) => open::model(path, args.head)?,
         (None, Some(config)) => {
             let spec = ModelSpec::from_file(config)?;
@@ -82,7 +82,7 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
     let Some(name) = &args.kernel else { return Ok(model) };
     let found = Kernel::named(name).ok_or_else(|| {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
-        BadInput(format!("--kernel {name}: not on this CPU; expected {}", all.join(" or ")))
+        WrongFlag(format!("--kernel {name}: not on this CPU; expected {}", all.join(" or ")))
     })?;
     Ok(model.with_kernel(found))
 }

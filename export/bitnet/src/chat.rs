@@ -14,7 +14,7 @@ use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 
 use crate::chat_input::{ChatInput, HELP, Typed};
 use crate::cli::ChatArgs;
-use crate::output::{StdoutError, note, result};
+use crate::output::{StdoutError, note, spoken};
 use crate::{generate as sampling, open};
 
 /// A conversation with a model.
@@ -31,9 +31,9 @@ struct ChatSession<'a> {
 }
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let model = open::model(&args.model, args.head)?;
-    let tokenizer = open::tokenizer(&args.model, &model)?;
-    let chat = ChatTemplate::of_model(&args.model)?;
+    let model = open::model(args.model.path(), args.head)?;
+    let tokenizer = open::tokenizer(args.model.path(), &model)?;
+    let chat = ChatTemplate::of_model(args.model.path())?;
     let mut stop_ids = sampling::stop_ids(&model, &tokenizer);
     stop_ids.extend(chat.stop_ids(&tokenizer));
     let request = GenerateRequest {
@@ -76,8 +76,8 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
             Typed::Message(text) => {
                 interrupt.hold();
                 let start = Instant::now();
-                let tokens = session.answer(text, &mut result, &|| interrupt.is_asked())?;
-                result("\n")?;
+                let tokens = session.answer(text, &mut spoken, &|| interrupt.is_asked())?;
+                spoken("\n")?;
                 if terminal {
                     note(&speed(tokens, start.elapsed()));
                 }

@@ -41,7 +41,8 @@ pub(crate) enum Typed<'a> {
 
 impl ChatInput {
     pub(crate) fn open() -> Self {
-        let terminal = stdin().is_terminal() && stdout().is_terminal();
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let terminal = stdin().is_terminal() && stdout().is_terminal() && !dumb;
         if terminal { Self::Terminal(LineEditor::default()) } else { Self::Pipe }
     }
 

@@ -1,6 +1,6 @@
 //! The command line. Each command's own file interprets it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -36,11 +36,28 @@ pub(crate) enum Command {
     },
 }
 
+/// The model of a command, named with `--model` or without
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ModelWord {
+    /// Model folder or GGUF file
+    #[arg(value_name = "MODEL")]
+    positional: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+}
+
+impl ModelWord {
+    pub(crate) fn path(&self) -> &Path {
+        self.positional.as_ref().or(self.model.as_ref()).expect("clap requires one of them")
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
-    /// Model folder or GGUF file
-    #[arg(long, value_name = "PATH")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelWord,
     /// Text to continue; `-` reads all of stdin
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
@@ -66,9 +83,8 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
-    /// Model folder or GGUF file
-    #[arg(long, value_name = "PATH")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelWord,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -142,9 +158,8 @@ pub(crate) struct ThreadArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArgs {
-    /// Model folder or GGUF file
-    #[arg(long, value_name = "PATH")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelWord,
     /// File with one JSON array of token ids a line
     #[arg(long, value_name = "FILE")]
     pub(crate) ids: PathBuf,
@@ -160,18 +175,20 @@ pub(crate) struct ScoreArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Model folder or GGUF file
-    #[arg(value_name = "PATH", required_unless_present = "model")]
-    pub(crate) path: Option<PathBuf>,
-    /// The same
-    #[arg(long, value_name = "PATH", conflicts_with = "path")]
-    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelWord,
+    /// Print the report as one JSON line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Model folder or GGUF file
-    #[arg(long, value_name = "PATH", required_unless_present = "config")]
+    #[arg(value_name = "MODEL", required_unless_present_any = ["config", "model"], conflicts_with_all = ["config", "model"])]
+    pub(crate) positional: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// Random weights of this shape instead
     #[arg(long, value_name = "CONFIG.toml", conflicts_with = "model")]

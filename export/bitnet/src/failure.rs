@@ -10,11 +10,12 @@ use bitnet_format::crash::CrashedProgram;
 use bitnet_text::TextError;
 use serde_json::Value;
 
-use crate::output::{StdoutError, note};
+use crate::output::StdoutError;
 
 /// A bug in this program.
 pub(crate) const INTERNAL: u8 = 1;
 const USAGE: u8 = 2;
+const RECIPE: u8 = 3;
 const INPUT: u8 = 4;
 const ENVIRONMENT: u8 = 5;
 
@@ -42,13 +43,36 @@ impl fmt::Display for TooLarge {
 
 impl std::error::Error for TooLarge {}
 
+/// A flag with a value that clap accepts and that is still wrong; the message begins with its name.
+#[derive(Debug)]
+pub(crate) struct WrongFlag(pub(crate) String);
+
+impl fmt::Display for WrongFlag {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongFlag {}
+
 /// Prints the error and returns the exit code. A closed pipe on stdout is not an error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    note(&format!("error: {error:#}"));
-    ExitCode::from(exit_code(error))
+    let code = exit_code(error);
+    bitnet_terminal::report(&message(error), code);
+    ExitCode::from(code)
+}
+
+/// The message; a setting of the sampler is named as its flag.
+fn message(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(EngineError::Setting { name, value, expected }) => {
+            format!("--{}: expected {expected}, got {value}", name.replace('_', "-"))
+        }
+        _ => format!("{error:#}"),
+    }
 }
 
 const PROGRAM: CrashedProgram = CrashedProgram {
@@ -59,15 +83,18 @@ const PROGRAM: CrashedProgram = CrashedProgram {
 
 /// Reports a panic that nothing caught.
 pub(crate) fn report_bug() -> ExitCode {
-    note(&PROGRAM.report(None, &Value::Null));
+    bitnet_terminal::report(&PROGRAM.report(None, &Value::Null), INTERNAL);
     ExitCode::from(INTERNAL)
 }
 
 /// Shows what clap has to say: help, the version, or what is wrong with the command line.
 pub(crate) fn usage(shown: &clap::Error) -> ExitCode {
+    if shown.use_stderr() {
+        return bitnet_terminal::report_usage(shown, None).into();
+    }
     match shown.print() {
-        Err(error) if !shown.use_stderr() => report(&StdoutError(error).into()),
-        _ => ExitCode::from(shown.exit_code() as u8),
+        Err(error) => report(&StdoutError(error).into()),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 
@@ -91,6 +118,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     };
     None.or_else(|| error.downcast_ref::<BadInput>().map(|_| INPUT))
         .or_else(|| error.downcast_ref::<TooLarge>().map(|_| ENVIRONMENT))
+        .or_else(|| error.downcast_ref::<WrongFlag>().map(|_| USAGE))
         .or_else(|| error.downcast_ref().map(from_engine))
         .or_else(|| error.downcast_ref().map(format_code))
         .or_else(|| error.downcast_ref().map(from_text))
@@ -102,6 +130,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn format_code(error: &FormatError) -> u8 {
     match error {
         FormatError::Io(error) => io_code(error),
+        FormatError::Shape { .. } => RECIPE,
         _ => INPUT,
     }
 }

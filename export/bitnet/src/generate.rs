@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::failure::BadInput;
 use crate::open;
-use crate::output::{StdoutError, note, result, result_line};
+use crate::output::{StdoutError, json_line, note, spoken};
 use crate::stops::StopTexts;
 
 /// A completion and how long it took.
@@ -24,14 +24,14 @@ struct Completion {
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
-    let model = open::model(&args.model, args.head)?;
-    let tokenizer = open::tokenizer(&args.model, &model)?;
+    let model = open::model(args.model.path(), args.head)?;
+    let tokenizer = open::tokenizer(args.model.path(), &model)?;
     let prompt = prompt_ids(&args.prompt, &model, &tokenizer)?;
     if !args.json {
-        let completion = complete(args, &model, &tokenizer, &prompt, &mut result)?;
+        let completion = complete(args, &model, &tokenizer, &prompt, &mut spoken)?;
         // The text is all there is in a pipe; on a terminal the prompt of the shell follows.
         if stdout().is_terminal() {
-            result("\n")?;
+            spoken("\n")?;
         }
         if args.threads.verbose {
             note(&format!("{} tokens/s", significant(completion.tokens_per_second)));
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
             FinishReason::Caller => "text",
         },
     });
-    Ok(result_line(&line.to_string())?)
+    Ok(json_line(&line)?)
 }
 
 /// The prompt's ids, after the beginning-of-text id if the model has one.

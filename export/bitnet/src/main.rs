@@ -20,6 +20,8 @@ mod stops;
 use std::alloc::System;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bitnet_format::allocation::ReportingAllocator;
 use clap::Parser;
@@ -44,6 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> anyhow::Result<()> {
+    // In a chat, Ctrl-C may end an answer only.
+    if !matches!(command, Command::Chat(_)) {
+        end_on_interrupt()?;
+    }
     match command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
@@ -53,4 +59,10 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Completions { shell } => manual::completions(*shell),
         Command::Man { folder } => manual::pages(folder),
     }
+}
+
+/// Ctrl-C ends the program with the documented code.
+fn end_on_interrupt() -> std::io::Result<()> {
+    let (signal, always) = (signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(true)));
+    signal_hook::flag::register_conditional_shutdown(signal, 130, always).map(|_| ())
 }

@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use anyhow::Context;
 use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, ThreadPool};
 use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::foreign::missing_tokenizer;
 use bitnet_kernels::huge_page_bytes;
 use bitnet_text::Tokenizer;
 
@@ -13,18 +14,8 @@ use crate::cli::{CacheArg, CacheArgs, HeadArg, ThreadArgs};
 use crate::failure::BadInput;
 use crate::output::note;
 
-/// A plain error message where nothing exists at a path.
-pub(crate) fn check_path(path: &Path) -> anyhow::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    let what = "does not exist; expected a model folder or a GGUF file";
-    Err(BadInput(format!("{}: {what}", path.display())).into())
-}
-
 /// The model at a path.
 pub(crate) fn model(path: &Path, head: HeadArg) -> anyhow::Result<Model> {
-    check_path(path)?;
     Ok(Model::load_with(path, precision(head))?)
 }
 
@@ -48,7 +39,7 @@ pub(crate) fn cache(model: &Model, args: &CacheArgs) -> KvCache {
 /// The tokenizer stored with a model; it must fit the model's vocabulary.
 pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer> {
     let file = if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_owned() };
-    let missing = || BadInput(format!("{}: holds no tokenizer", file.display()));
+    let missing = || missing_tokenizer(path, "put the tokenizer.json it was trained with there");
     let tokenizer = Tokenizer::of_model(path)?.ok_or_else(missing)?;
     if let Some(assumed) = tokenizer.assumed() {
         eprintln!("note: {}: {assumed}", file.display());

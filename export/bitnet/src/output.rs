@@ -1,7 +1,10 @@
 //! What the program prints: results on stdout, everything else on stderr. Nothing here panics.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
+
+use bitnet_terminal::{printable, printable_json};
+use serde_json::Value;
 
 /// An error of stdout, which a caller may tell from those of files.
 #[derive(Debug)]
@@ -21,6 +24,17 @@ pub(crate) fn result(text: &str) -> Result<(), StdoutError> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
 }
 
+/// Writes a piece of what the model says: to a terminal with its control characters as escapes, so
+/// that no model commands the terminal; to a pipe or a file as it is, because its readers are programs.
+pub(crate) fn spoken(text: &str) -> Result<(), StdoutError> {
+    if io::stdout().is_terminal() { result(&printable(text)) } else { result(text) }
+}
+
+/// Writes a result for programs, on one line.
+pub(crate) fn json_line(value: &Value) -> Result<(), StdoutError> {
+    result_line(&printable_json(&value.to_string()))
+}
+
 /// Writes a line of results.
 pub(crate) fn result_line(text: &str) -> Result<(), StdoutError> {
     result(&format!("{text}\n"))
@@ -29,7 +43,7 @@ pub(crate) fn result_line(text: &str) -> Result<(), StdoutError> {
 /// Prints a line on stderr.
 pub(crate) fn note(text: &str) {
     // An error of stderr cannot be reported anywhere.
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
 }
 
 /// Makes writing beyond the file size limit (`ulimit -f`) an error, where it would otherwise end the

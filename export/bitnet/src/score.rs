@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use bitnet_engine::{Model, Scores, score};
+use bitnet_format::foreign::{FileRole, refuse, without_mark_bytes};
 use bitnet_format::input::read_bytes;
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use crate::open;
 use crate::output::result_line;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    let model = open::model(&args.model, args.head)?;
+    let model = open::model(args.model.path(), args.head)?;
     let sequences = read_sequences(&args.ids, &model)?;
     let threads = open::threads(&args.threads, &model)?;
     for sequence in &sequences {
@@ -29,8 +30,10 @@ pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
 const LARGEST_IDS: u64 = 256 << 20;
 
 fn read_sequences(path: &Path, model: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
+    refuse(path, FileRole::Json)?;
     let bytes = read_bytes(path, LARGEST_IDS)?;
-    let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|&byte| byte == b'\n');
+    let bytes = without_mark_bytes(&bytes);
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|&byte| byte == b'\n');
     let parse = |(index, line): (usize, &[u8])| {
         read_sequence(line, model)
             .map_err(|what| BadInput(format!("{}:{}: {what}", path.display(), index + 1)).into())

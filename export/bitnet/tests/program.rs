@@ -132,7 +132,7 @@ fn a_closed_pipe_ends_quietly() {
 fn a_model_that_is_not_there_or_broken_is_bad_input() {
     let args = ["generate", "--prompt", "a"];
     let message = refused(&bitnet(&args, Path::new("no/such/model")), 4);
-    assert!(message.starts_with("error: no/such/model: does not exist"), "{message}");
+    assert!(message.starts_with("error: no/such/model: no such model"), "{message}");
     let model = model(CONFIG);
     let config = model.path().join("config.json");
     fs_err::write(&config, "{\"model_type\": \"gpt2\"}").unwrap();
@@ -168,6 +168,56 @@ fn wrong_arguments_are_usage() {
 }
 
 #[test]
+fn every_error_is_an_object_where_json_is_asked_for() {
+    let model = model(CONFIG);
+    let broken = model.path().join("broken.toml");
+    fs_err::write(&broken, "hidden_size = ").unwrap();
+    let page = model.path().join("page.gguf");
+    fs_err::write(&page, "<!DOCTYPE html>").unwrap();
+    let (broken, page) = (broken.to_str().unwrap(), page.to_str().unwrap());
+    let folder = model.path().to_str().unwrap();
+    for (args, code, class, part) in [
+        (&["inspect"][..], 2, "usage", "--model"),
+        (&["bench", folder, "--kernel", "x"], 2, "usage", "--kernel"),
+        (&["generate", folder, "--prompt", "a", "--top-p", "2"], 2, "usage", "--top-p"),
+        (&["bench", "--config", broken], 3, "recipe", "broken.toml"),
+        (&["inspect", "no/model"], 4, "input", "no/model"),
+        (&["inspect", page], 4, "input", "an HTML page"),
+        (&["score", folder, "--ids", page], 4, "input", "an HTML page"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_bitnet")).args(args).arg("--json").output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let error = serde_json::from_str::<Value>(text.trim_end()).unwrap()["error"].clone();
+        assert_eq!((&error["code"], &error["class"]), (&code.into(), &class.into()), "{error}");
+        assert!(error.to_string().contains(part), "{part}: {error}");
+        assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: "));
+    }
+}
+
+#[test]
+fn a_model_needs_no_flag() {
+    let model = model(CONFIG);
+    let folder = model.path().to_str().unwrap();
+    for args in
+        [&["generate", folder, "--prompt", "a"][..], &["inspect", folder], &["chat", folder]]
+    {
+        let output = Command::new(env!("CARGO_BIN_EXE_bitnet"))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        stdout(&output);
+    }
+    let report =
+        Command::new(env!("CARGO_BIN_EXE_bitnet")).args(["inspect", folder, "--json"]).output();
+    let report = json(&report.unwrap());
+    assert_eq!((&report["hidden_size"], &report["vocab_size"]), (&32.into(), &300.into()));
+    assert!(report["tensors"][1]["shape"].is_array() && report["notes"].is_array(), "{report}");
+}
+
+#[test]
 fn each_line_of_ids_is_scored() {
     let model = model(CONFIG);
     let ids = model.path().join("ids.jsonl");
@@ -195,7 +245,7 @@ fn a_bad_line_of_ids_is_named_before_anything_is_printed() {
         ("[1, 2", "expected a JSON array of token ids"),
     ] {
         fs_err::write(&ids, format!("[1]\n{line}\n[2]\n")).unwrap();
-        let args = ["score", "--json", "--ids", ids.to_str().unwrap()];
+        let args = ["score", "--ids", ids.to_str().unwrap()];
         let message = refused(&bitnet(&args, model.path()), 4);
         assert!(message.contains("ids.jsonl:2: ") && message.contains(what), "{message}");
     }
@@ -299,7 +349,7 @@ fn bench_times_a_model_and_a_shape() {
     command.args(["bench", "--kernel", "scalar", "--threads", "2", "--head", "file"]).args(run);
     let result = json(&command.arg("--config").arg(&shape).output().unwrap());
     assert_eq!((&result["kernel"], &result["threads"]), (&"scalar".into(), &2.into()));
-    let message = refused(&bitnet(&["bench", "--kernel", "quantum"], model.path()), 4);
+    let message = refused(&bitnet(&["bench", "--kernel", "quantum"], model.path()), 2);
     assert!(message.contains("--kernel quantum: not on this CPU; expected scalar"), "{message}");
     let message = refused(&bitnet(&["bench", "--prompt-tokens", "999"], model.path()), 2);
     assert!(message.contains("do not fit the model's context of 160"), "{message}");

@@ -80,9 +80,7 @@ impl CrashedProgram {
             None => "with your command line (crash.json could not be written)".to_owned(),
         };
         let Self { name, version, repository } = self;
-        format!(
-            "error: this is a bug in {name} {version}; please report it at {repository}/issues {with}"
-        )
+        format!("this is a bug in {name} {version}; please report it at {repository}/issues {with}")
     }
 }
 

@@ -20,6 +20,14 @@ pub enum FormatError {
         /// What is wrong, with what was expected.
         what: String,
     },
+    /// A config (`configs/*.toml`) cannot be read or describes no model.
+    #[error("{path}: {what}")]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
     /// A tensor is missing, of another shape or type, or holds what it must not.
     #[error("{path} [{name}]: {what}")]
     Tensor {

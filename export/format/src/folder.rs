@@ -7,21 +7,14 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::foreign::{missing_model, missing_weights};
+pub use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
 use crate::quant::WeightScale;
 use crate::tensors::TensorFile;
 use crate::{
     DType, FormatError, HfConfig, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm,
     tensor_table,
 };
-
-/// The model's shape in a folder.
-pub const CONFIG_FILE: &str = "config.json";
-/// The tensors in a folder.
-pub const MODEL_FILE: &str = "model.safetensors";
-/// Which shard holds which tensor, in a folder without [`MODEL_FILE`].
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The tokenizer in a folder.
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// An open model folder; its config and tensor header have been checked against each other.
 #[derive(Debug)]
@@ -37,8 +30,14 @@ impl ModelFolder {
     /// a `model.safetensors` is preferred to an index beside it.
     pub fn open(dir: &Path) -> Result<Self, FormatError> {
         refuse_run_directory(dir)?;
+        if !dir.join(CONFIG_FILE).exists() {
+            return Err(missing_model(dir));
+        }
         let config = HfConfig::read(&dir.join(CONFIG_FILE))?;
         let (model, index) = (dir.join(MODEL_FILE), dir.join(INDEX_FILE));
+        if !model.exists() && !index.exists() {
+            return Err(missing_weights(dir));
+        }
         let tensors = if index.exists() && !model.exists() {
             TensorFile::open_sharded(&index)?
         } else {
@@ -69,6 +68,17 @@ impl ModelFolder {
     /// among them: it says nothing that they do not.
     pub fn weight_files(&self) -> Vec<PathBuf> {
         self.tensors.paths()
+    }
+
+    /// Files named like weights of this model beside those that were opened.
+    pub(crate) fn unread_files(&self) -> Vec<PathBuf> {
+        let read = self.weight_files();
+        let Some(dir) = read.first().and_then(|path| path.parent()) else { return Vec::new() };
+        let Ok(entries) = fs_err::read_dir(dir) else { return Vec::new() };
+        let mut found: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        found.retain(|path| is_weight_file(path) && !read.contains(path));
+        found.sort();
+        found
     }
 
     /// Whether every tensor is stored in BF16 under its plain name, so that the folder is a BF16
@@ -150,6 +160,13 @@ fn plain_name(stored: &str) -> Option<String> {
 /// `DataParallel`, `torch.compile`, FSDP and activation checkpointing wrap a module in a field.
 const WRAPPERS: [&str; 4] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// `model.safetensors`, or a shard such as `model-00001-of-00002.safetensors`.
+fn is_weight_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == MODEL_FILE
+        || name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors")
+}
 
 /// The tensor that holds a packed matrix's scale: `….weight` → `….weight_scale`.
 pub(crate) fn scale_name(weight: &str) -> String {
@@ -393,7 +410,7 @@ mod tests {
         assert!(broken.contains(INDEX_FILE), "{broken}");
         fs_err::remove_file(dir.path().join(INDEX_FILE)).unwrap();
         let neither = ModelFolder::open(dir.path()).unwrap_err().to_string();
-        assert!(neither.contains("model.safetensors`"), "{neither}");
+        assert!(neither.contains("no weights; expected model.safetensors or"), "{neither}");
     }
 
     #[test]

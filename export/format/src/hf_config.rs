@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::foreign::{FileRole, refuse, without_mark_bytes};
 use crate::input::{LARGEST_TEXT, read_bytes};
 use crate::neutral;
 use crate::{FormatError, ModelSpec};
@@ -37,12 +38,13 @@ pub struct HfConfig {
 impl HfConfig {
     /// Reads a `config.json`. Keys of other programs are ignored, contradictions are not.
     pub fn read(path: &Path) -> Result<Self, FormatError> {
+        refuse(path, FileRole::Json)?;
         Self::from_bytes(path, &read_bytes(path, LARGEST_TEXT)?)
     }
 
     /// Reads a `config.json` in memory; `path` is for messages.
     pub fn from_bytes(path: &Path, text: &[u8]) -> Result<Self, FormatError> {
-        let value: Value = serde_json::from_slice(text)
+        let value: Value = serde_json::from_slice(without_mark_bytes(text))
             .map_err(|error| FormatError::config(path, "", error.to_string()))?;
         let Value::Object(keys) = value else {
             return Err(FormatError::config(path, "", "is not a JSON object"));

@@ -24,6 +24,7 @@ mod dtype;
 mod error;
 pub mod figures;
 pub mod folder;
+pub mod foreign;
 pub mod gguf;
 mod hf_config;
 pub mod input;
@@ -33,6 +34,7 @@ pub mod matrix;
 mod model;
 #[cfg(test)]
 mod mutation;
+mod names;
 mod neutral;
 pub mod norm;
 mod ordered_map;

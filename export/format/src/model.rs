@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::blocks::i2_s::I2sLayout;
 use crate::folder::ModelFolder;
+use crate::foreign::{FileRole, missing_model, refuse};
 use crate::gguf::{GgufFile, GgufModel};
 use crate::{FormatError, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm};
 
@@ -32,10 +33,13 @@ impl StoredModel {
     /// Whatever is wrong with the files.
     pub fn open_as(path: &Path, i2_s: I2sLayout) -> Result<Self, FormatError> {
         if path.is_dir() {
-            Ok(Self::Folder(ModelFolder::open(path)?))
-        } else {
-            Ok(Self::Gguf(GgufModel::open(path, i2_s)?))
+            return Ok(Self::Folder(ModelFolder::open(path)?));
         }
+        if !path.exists() {
+            return Err(missing_model(path));
+        }
+        refuse(path, FileRole::Model)?;
+        Ok(Self::Gguf(GgufModel::open(path, i2_s)?))
     }
 
     /// A GGUF file in memory, its I2_S tensors in their canonical layout; `name` is for messages.
@@ -77,6 +81,15 @@ impl StoredModel {
         match self {
             Self::Folder(folder) => folder.weight_files(),
             Self::Gguf(gguf) => vec![gguf.file().path().to_owned()],
+        }
+    }
+
+    /// Files beside the weights whose names say that they are weights of this model, and that are not
+    /// read: no index lists them.
+    pub fn unread_files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Folder(folder) => folder.unread_files(),
+            Self::Gguf(_) => Vec::new(),
         }
     }
 

@@ -1,7 +1,12 @@
-//! A stored model described as text, for `inspect`: its config, its tensors, the shares of its
+//! A stored model described, as text or JSON, for `inspect`: its config, its tensors, the shares of its
 //! ternary codes, and which other programs are known not to read it.
 
-use crate::gguf::{GgufModel, Value, architecture::Architecture};
+use std::fmt;
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::gguf::{self, GgufModel, architecture::Architecture};
 use crate::matrix::Matrix;
 use crate::quant::{WeightScale, ternary_codes};
 use crate::{
@@ -9,32 +14,105 @@ use crate::{
     tensor_table,
 };
 
+/// One tensor of a report.
+#[derive(Clone, Debug, Serialize)]
+pub struct TensorReport {
+    /// Its name in a Hugging Face folder.
+    pub name: String,
+    /// Rows and columns, or the length.
+    pub shape: Vec<usize>,
+    /// How a GGUF file stores it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<&'static str>,
+    /// Shares and scale of its ternary codes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codes: Option<CodeShares>,
+    /// Mean and range of its float values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<ValueRange>,
+}
+
+/// Shares of the ternary codes of a matrix, and its scale.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CodeShares {
+    minus: f64,
+    zero: f64,
+    plus: f64,
+    scale: f32,
+}
+
+/// Mean and range of float values.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ValueRange {
+    mean: f64,
+    from: f32,
+    to: f32,
+}
+
 /// The lines of a report, the config first. Every tensor is read once.
 pub fn report(model: &StoredModel, mut line: impl FnMut(&str)) -> Result<(), FormatError> {
-    let spec = model.spec();
-    line(&format!("{:<24} {}", "parameters", spec.parameters()));
-    line(&format!("{:<24} {}", "matrices", storage(model)));
-    if let Ok(serde_json::Value::Object(keys)) = serde_json::to_value(spec) {
-        for (key, value) in keys {
-            line(&format!("{key:<24} {value}"));
-        }
+    for (key, value) in overview(model) {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        line(&format!("{key:<24} {value}"));
     }
     if let StoredModel::Gguf(gguf) = model {
         line("");
-        metadata(gguf, &mut line);
+        metadata(gguf, |key, value| line(&format!("{key:<40} {value}")));
     }
-    let table = tensor_table(spec);
+    let table = tensor_table(model.spec());
     let width = table.iter().map(|entry| entry.name.len()).max().unwrap_or(0);
     line("");
+    let mut zeros = Vec::new();
     for entry in &table {
+        let tensor = TensorReport::of(model, entry)?;
         let shape = format!("{:?}", entry.shape);
-        line(&format!("{:<width$} {shape:<16} {}", entry.name, statistics(model, entry)?));
+        line(&format!("{:<width$} {shape:<16} {tensor}", entry.name));
+        zeros.extend(tensor.is_zero().then(|| entry.name.clone()));
     }
     line("");
-    for warning in compatibility_warnings(model) {
+    for warning in content_warnings(model, &zeros).iter().chain(&compatibility_warnings(model)) {
         line(&format!("note: {warning}"));
     }
     Ok(())
+}
+
+/// The same report for programs: one JSON object.
+pub fn report_json(model: &StoredModel) -> Result<Value, FormatError> {
+    let mut all = overview(model);
+    if let StoredModel::Gguf(gguf) = model {
+        let mut pairs = Map::new();
+        metadata(gguf, |key, value| drop(pairs.insert(key.to_owned(), json!(value))));
+        all.insert("metadata".to_owned(), Value::Object(pairs));
+    }
+    let table = tensor_table(model.spec());
+    let tensors: Result<Vec<_>, _> =
+        table.iter().map(|entry| TensorReport::of(model, entry)).collect();
+    let tensors = tensors?;
+    let zero = tensors.iter().filter(|tensor| tensor.is_zero());
+    let mut notes = content_warnings(model, &zero.map(|one| one.name.clone()).collect::<Vec<_>>());
+    notes.extend(compatibility_warnings(model));
+    all.insert("tensors".to_owned(), json!(tensors));
+    all.insert("notes".to_owned(), json!(notes));
+    Ok(Value::Object(all))
+}
+
+/// Size, storage and config.
+fn overview(model: &StoredModel) -> Map<String, Value> {
+    let mut all = Map::new();
+    all.insert("parameters".to_owned(), json!(model.spec().parameters()));
+    all.insert("matrices".to_owned(), json!(storage(model)));
+    if let Ok(Value::Object(keys)) = serde_json::to_value(model.spec()) {
+        all.extend(keys);
+    }
+    all
+}
+
+/// Tensors of nothing but zeros, and files that belong to no tensor.
+fn content_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
+    let zero = zeros.iter().map(|name| format!("{name} holds nothing but zeros"));
+    let unread = model.unread_files().into_iter();
+    let unread = unread.map(|path| format!("{} is not read: no index lists it", path.display()));
+    zero.chain(unread).collect()
 }
 
 /// What other programs are known to refuse or to read wrongly in this model.
@@ -105,7 +183,7 @@ fn gguf_warnings(gguf: &GgufModel, all: &mut Vec<String>) {
     if has_vocabulary && text("tokenizer.ggml.pre").is_none() {
         all.push("no tokenizer.ggml.pre: readers fall back to another way of splitting".to_owned());
     }
-    if matches!(text("tokenizer.chat_template"), Some(Value::String(t)) if t.contains("BITNETAssistant"))
+    if matches!(text("tokenizer.chat_template"), Some(gguf::Value::String(t)) if t.contains("BITNETAssistant"))
     {
         all.push("the chat template is not the one the model was trained with".to_owned());
     }
@@ -130,15 +208,15 @@ fn impossible_formats(spec: &ModelSpec) -> Vec<String> {
     all
 }
 
-fn metadata(gguf: &GgufModel, line: &mut impl FnMut(&str)) {
+fn metadata(gguf: &GgufModel, mut pair: impl FnMut(&str, &str)) {
     for (key, value) in gguf.file().metadata().iter() {
-        line(&format!("{key:<40} {}", shortened(value)));
+        pair(key, &shortened(value));
     }
 }
 
-fn shortened(value: &Value) -> String {
+fn shortened(value: &gguf::Value) -> String {
     match value {
-        Value::String(text) if text.chars().count() > 60 => {
+        gguf::Value::String(text) if text.chars().count() > 60 => {
             format!("{:?}… ({} characters)", text.chars().take(60).collect::<String>(), text.len())
         }
         other => other.to_string(),
@@ -156,42 +234,79 @@ fn storage(model: &StoredModel) -> String {
     }
 }
 
-fn statistics(model: &StoredModel, entry: &TensorEntry) -> Result<String, FormatError> {
-    let dtype = match model {
-        StoredModel::Gguf(gguf) => format!("{:<6}", gguf.dtype(entry).name()),
-        StoredModel::Folder(_) => String::new(),
-    };
-    if !entry.is_ternary(model.spec()) {
-        return Ok(dtype + &floats(&model.floats(entry)?));
-    }
-    Ok(dtype
-        + &match model.matrix(entry)? {
-            Matrix::Ternary { codes, scale } => shares(&codes, scale),
-            Matrix::Latent(values) => {
-                let scale = WeightScale::of_latents(&values);
-                let shares = shares(&ternary_codes(&values, scale), scale);
-                format!("{shares}, latents: {}", range(&values))
+impl TensorReport {
+    fn of(model: &StoredModel, entry: &TensorEntry) -> Result<Self, FormatError> {
+        let dtype = match model {
+            StoredModel::Gguf(gguf) => Some(gguf.dtype(entry).name()),
+            StoredModel::Folder(_) => None,
+        };
+        let (codes, values) = if entry.is_ternary(model.spec()) {
+            match model.matrix(entry)? {
+                Matrix::Ternary { codes, scale } => (Some(CodeShares::of(&codes, scale)), None),
+                Matrix::Latent(values) => {
+                    let scale = WeightScale::of_latents(&values);
+                    let shares = CodeShares::of(&ternary_codes(&values, scale), scale);
+                    (Some(shares), Some(ValueRange::of(&values)))
+                }
             }
-        })
+        } else {
+            (None, Some(ValueRange::of(&model.floats(entry)?)))
+        };
+        Ok(Self { name: entry.name.clone(), shape: entry.shape.clone(), dtype, codes, values })
+    }
 }
 
-fn shares(codes: &[i8], scale: WeightScale) -> String {
-    let share = |code| {
-        let count = codes.iter().filter(|&&other| other == code).count();
-        100.0 * count as f64 / codes.len() as f64
-    };
-    let shares = [share(-1), share(0), share(1)];
-    let [minus, zero, plus] = shares;
-    format!("-1 {minus:4.1} %  0 {zero:4.1} %  +1 {plus:4.1} %  scale {}", scale.multiplier())
+impl TensorReport {
+    fn is_zero(&self) -> bool {
+        self.values.map_or_else(
+            || self.codes.is_some_and(|codes| codes.minus + codes.plus == 0.0),
+            |range| range.from == 0.0 && range.to == 0.0,
+        )
+    }
 }
 
-fn floats(values: &[f32]) -> String {
-    let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len().max(1) as f64;
-    format!("float, mean {mean:.4}, {}", range(values))
+impl fmt::Display for TensorReport {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(dtype) = self.dtype {
+            write!(out, "{dtype:<6}")?;
+        }
+        match (&self.codes, &self.values) {
+            (Some(codes), None) => write!(out, "{codes}"),
+            (Some(codes), Some(range)) => write!(out, "{codes}, latents: {range}"),
+            (None, Some(range)) => write!(out, "float, mean {:.4}, {range}", range.mean),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
-fn range(values: &[f32]) -> String {
-    let ends = |(low, high): (f32, f32), &x: &f32| (low.min(x), high.max(x));
-    let (low, high) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), ends);
-    format!("from {low:.4} to {high:.4}")
+impl CodeShares {
+    fn of(codes: &[i8], scale: WeightScale) -> Self {
+        let share = |code| {
+            let count = codes.iter().filter(|&&other| other == code).count();
+            count as f64 / codes.len() as f64
+        };
+        Self { minus: share(-1), zero: share(0), plus: share(1), scale: scale.multiplier() }
+    }
+}
+
+impl fmt::Display for CodeShares {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [minus, zero, plus] = [self.minus, self.zero, self.plus].map(|share| 100.0 * share);
+        write!(out, "-1 {minus:4.1} %  0 {zero:4.1} %  +1 {plus:4.1} %  scale {}", self.scale)
+    }
+}
+
+impl ValueRange {
+    fn of(values: &[f32]) -> Self {
+        let sum = values.iter().map(|&x| f64::from(x)).sum::<f64>();
+        let ends = |(low, high): (f32, f32), &x: &f32| (low.min(x), high.max(x));
+        let (from, to) = values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), ends);
+        Self { mean: sum / values.len().max(1) as f64, from, to }
+    }
+}
+
+impl fmt::Display for ValueRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "from {:.4} to {:.4}", self.from, self.to)
+    }
 }

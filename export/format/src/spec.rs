@@ -3,8 +3,12 @@
 //! Keys are Hugging Face's. Defaults are those of bitnet-b1.58-2B-4T (arXiv 2504.12285 and its
 //! `config.json`). `hf_config` reads and writes Hugging Face's own `config.json`.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
+use crate::FormatError;
+use crate::foreign::{recognise, without_mark};
 use crate::input::{LARGEST_TEXT, read_text};
 
 /// The gate's activation in the feed-forward block.
@@ -67,9 +71,18 @@ pub struct ModelSpec {
 
 impl ModelSpec {
     /// Reads a config file (`configs/*.toml`).
-    pub fn from_file(path: &std::path::Path) -> Result<Self, crate::FormatError> {
-        toml::from_str(&read_text(path, LARGEST_TEXT)?)
-            .map_err(|error| crate::FormatError::config(path, "", error.to_string()))
+    pub fn from_file(path: &Path) -> Result<Self, FormatError> {
+        let wrong = |what: String| FormatError::Shape { path: path.to_owned(), what };
+        if let Some(kind) = recognise(path) {
+            return Err(wrong(format!("not a config; expected a TOML file, got {}", kind.name())));
+        }
+        let unreadable = |error: FormatError| {
+            let text = error.to_string();
+            let reason = text.rsplit_once("`: ").map_or(text.as_str(), |(_, reason)| reason);
+            wrong(format!("cannot read the config; expected a TOML file, got: {reason}"))
+        };
+        let text = read_text(path, LARGEST_TEXT).map_err(unreadable)?;
+        toml::from_str(without_mark(&text)).map_err(|error| wrong(error.to_string()))
     }
 
     /// Width of all query heads together.

@@ -13,6 +13,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::IgnoredAny;
 
 use crate::blocks::dequantise;
+use crate::foreign::{FileRole, refuse};
 use crate::ordered_map::OrderedMap;
 use crate::parts::FileParts;
 use crate::quant::first_not_finite;
@@ -45,6 +46,7 @@ pub struct StoredTensor {
 impl TensorFile {
     /// Opens one file and checks its header.
     pub fn open(path: &Path) -> Result<Self, FormatError> {
+        refuse(path, FileRole::Weights)?;
         Self::checked(FileParts::open(path)?)
     }
 

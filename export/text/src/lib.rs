@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod bytes;
 mod chat;
 mod check;
@@ -28,6 +29,7 @@ mod train;
 mod vocabulary;
 mod whitespace;
 
+pub use agreement::TokenizerChange;
 pub use chat::{ChatTemplate, Dialogue, Message, Role};
 pub use error::TextError;
 pub use limits::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};

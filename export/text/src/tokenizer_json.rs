@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
+use bitnet_format::foreign::{FileRole, refuse};
 use bitnet_format::input::open_file;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -102,14 +103,21 @@ struct ModelType {
     kind: Option<String>,
 }
 
+/// Put before a text by some programs of Windows.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Reads a whole file of at most [`MAX_FILE_BYTES`].
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TextError> {
+    refuse(path, FileRole::Tokenizer)?;
     let file = open_file(path)?;
     let mut bytes = Vec::new();
     // `take` bounds the read where the size is unknown, such as a pipe.
     if file.metadata()?.len() <= MAX_FILE_BYTES {
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 <= MAX_FILE_BYTES {
+            if bytes.starts_with(BYTE_ORDER_MARK) {
+                bytes.drain(..BYTE_ORDER_MARK.len());
+            }
             return Ok(bytes);
         }
     }

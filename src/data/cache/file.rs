@@ -187,6 +187,11 @@ impl CacheFiles {
         self.documents.len() / RECORD_BYTES
     }
 
+    /// The hash of each text file's content.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = String> {
+        self.meta.identity.files.iter().map(FileFingerprint::content)
+    }
+
     pub(crate) fn record(&self, document: usize) -> DocumentRecord {
         DocumentRecord::from_bytes(&self.documents[document * RECORD_BYTES..][..RECORD_BYTES])
     }

@@ -128,6 +128,11 @@ impl TokenCache {
         self.0.files.check_sizes()
     }
 
+    /// The files by name, each with the hash of its content; none of generated documents.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (Arc<str>, String)> {
+        self.0.names.iter().cloned().zip(self.0.files.contents())
+    }
+
     /// Sizes of the set.
     pub fn statistics(&self) -> CacheStatistics {
         self.0.statistics

@@ -110,7 +110,7 @@ fn a_run_of_tokens_or_epochs_learns_its_warm_up_later() {
     assert_eq!(epochs.train.length, Length::Epochs(0.5));
     assert!(matches!(
         Schedule::new(&epochs, 9),
-        Err(RecipeError::WarmupTooLong { warmup: 9, steps: 9 })
+        Err(RecipeError::WarmupTooLong { warmup: 9, steps: 9, .. })
     ));
 }
 

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::folder::TOKENIZER_FILE;
-use bitnet_format::{ModelSpec, StoredModel};
+use bitnet_format::foreign::missing_tokenizer;
+use bitnet_format::{FormatError, ModelSpec, StoredModel};
 use bitnet_text::{ChatTemplate, Tokenizer};
 use burn::tensor::Device;
 
@@ -44,8 +45,26 @@ pub(crate) fn init_folder(
         ModelSource::Init(name) if name.starts_with("hf:") => {
             fetch(recipe, name, signals, monitor).map(Some)
         }
-        ModelSource::Init(folder) => Ok(Some(PathBuf::from(folder))),
+        ModelSource::Init(folder) => existing_folder(Path::new(folder)).map(Some),
     }
+}
+
+/// The folder of `model.init`, which must be there before its parts are looked for.
+fn existing_folder(path: &Path) -> Result<PathBuf, TrainError> {
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let (got, hint) = if path.exists() {
+        ("a file", "a GGUF file and a packed folder hold no latent weights to train".to_owned())
+    } else {
+        let parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
+        let named = format!("{}/{}", parts.last().map_or("owner", |part| part), parts[0]);
+        ("nothing", format!("a model of the hub is model.init = \"hf:{named}\""))
+    };
+    let what = format!(
+        "no such model; expected a checkpoint or a Hugging Face folder, got {got}\nhint: {hint}"
+    );
+    Err(FormatError::Config { path: path.to_owned(), field: "model.init".to_owned(), what }.into())
 }
 
 #[cfg(feature = "hub")]
@@ -118,6 +137,10 @@ impl TokenizerRequest<'_> {
                     let what = "is missing; expected path = \"…\" or train = { vocab_size = … }";
                     return Err(contradiction(self.recipe, "tokenizer", what.to_owned()));
                 };
+                if !init.join(TOKENIZER_FILE).exists() {
+                    let way_out = "name one in the recipe: tokenizer.path = \"…/tokenizer.json\"";
+                    return Err(missing_tokenizer(init, way_out).into());
+                }
                 init.join(TOKENIZER_FILE)
             }
         };
@@ -132,11 +155,12 @@ impl TokenizerRequest<'_> {
     }
 }
 
-/// The architecture with what only the tokenizer knows filled in.
+/// The architecture with what only the tokenizer knows filled in; `grow` may add rows for its tokens.
 pub(crate) fn resolve_spec(
     recipe: &Recipe,
     init: Option<&Path>,
     tokenizer: &Tokenizer,
+    grow: impl FnOnce(&mut ModelSpec),
 ) -> Result<ModelSpec, TrainError> {
     let mut spec = match (&recipe.model, init) {
         (ModelSource::New { spec }, _) => spec
@@ -152,6 +176,7 @@ pub(crate) fn resolve_spec(
     if spec.eos_token_id.is_empty() {
         spec.eos_token_id = tokenizer.eos().into_iter().chain(tokenizer.eot()).collect();
     }
+    grow(&mut spec);
     let (rows, needed) = (spec.vocab_size, tokenizer.vocab_size());
     if needed > rows {
         let what = format!("is {rows}; expected at least the tokenizer's {needed}");

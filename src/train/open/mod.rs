@@ -1,10 +1,12 @@
 //! Opens everything a recipe names: device, model folder, tokenizer, data, schedule.
 
+mod agreement;
 mod inputs;
 mod sources;
 
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 
+pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
 
 use super::context::RunContext;
@@ -19,6 +21,7 @@ use crate::monitor::Monitor;
 use crate::ops::OpBackend;
 use crate::platform::Signals;
 use crate::recipe::{self, Length, Recipe, Schedule};
+use agreement::{compare_tokenizer, grow_vocabulary, say_if_dense, warn_of_duplicates};
 use inputs::{TokenizerRequest, init_folder, open_chat, open_device, resolve_spec};
 use sources::Caches;
 
@@ -29,6 +32,8 @@ pub(crate) struct Opener<'a> {
     pub(crate) comm: &'a Comm,
     /// The tokenizer of the checkpoint to resume, used instead of training a new one.
     pub(crate) kept_tokenizer: Option<&'a [u8]>,
+    /// The keys of `--allow-change`.
+    pub(crate) allowed: &'a [String],
 }
 
 /// Opens everything a recipe names. A rank may fail here alone: ranks agree on the host list only.
@@ -37,7 +42,7 @@ pub(crate) fn open<'a>(
     opener: Opener<'a>,
     monitor: &mut dyn Monitor,
 ) -> Result<(RunContext<'a>, Box<dyn Stage>), TrainError> {
-    let Opener { signals, comm, kept_tokenizer } = opener;
+    let Opener { signals, comm, kept_tokenizer, allowed } = opener;
     let hosts = Hosts::gather(comm, crate::platform::cores());
     let device = open_device(recipe, &hosts, monitor)?;
     let init = init_folder(recipe, signals, monitor)?;
@@ -45,11 +50,21 @@ pub(crate) fn open<'a>(
     let encoding = sources::encoding(recipe.stage, &chat);
     let request = TokenizerRequest { recipe, init: init.as_deref(), encoding: &encoding };
     let tokenizer = request.open(kept_tokenizer, monitor)?;
-    let spec = resolve_spec(recipe, init.as_deref(), &tokenizer)?;
+    // A run that goes on was compared when it began.
+    let accepted = [TOKENIZER.to_owned()];
+    let allowed = if kept_tokenizer.is_some() { &accepted } else { allowed };
+    let growth = compare_tokenizer(recipe, init.as_deref(), &tokenizer, allowed, monitor)?;
+    let spec = resolve_spec(recipe, init.as_deref(), &tokenizer, |spec| {
+        grow_vocabulary(spec, &tokenizer, growth, monitor);
+    })?;
+    if let Some(init) = &init {
+        say_if_dense(init, &spec, monitor);
+    }
     let mut caches =
         Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
     let sets = caches.open_all(sources::training(recipe)?)?;
     let validation = caches.open_all(sources::validation(recipe)?)?;
+    warn_of_duplicates(&sets, &validation, caches.monitor);
     let fingerprint = sources::fingerprint(&sets);
     let names: Vec<String> = sets.keys().cloned().collect();
     let loader = loader_settings(recipe);

@@ -39,6 +39,7 @@ impl GgufModel {
     /// # Errors
     /// As there.
     pub fn of_file(file: GgufFile, i2_s: I2sLayout) -> Result<Self, FormatError> {
+        refuse_part(&file)?;
         let missing = || FormatError::tensor(file.path(), EMBEDDING, "is missing");
         let vocab_size = file.tensor(EMBEDDING).ok_or_else(missing)?.shape[0];
         let tied = file.tensor(HEAD).is_none();
@@ -146,6 +147,21 @@ impl GgufModel {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses one file of a model that is in several.
+fn refuse_part(file: &GgufFile) -> Result<(), FormatError> {
+    const PARTS: &str = "split.count";
+    let Some(parts) = file.metadata().get(PARTS) else { return Ok(()) };
+    let parts = parts.to_string();
+    if parts == "0" || parts == "1" {
+        return Ok(());
+    }
+    let what = format!(
+        "is one of {parts} files; expected the whole model in one\nhint: llama.cpp's \
+         llama-gguf-split --merge FIRST.gguf WHOLE.gguf joins them"
+    );
+    Err(FormatError::config(file.path(), PARTS, what))
 }
 
 impl TensorSource for GgufModel {

@@ -1,0 +1,153 @@
+//! The parts of an error message, for programs that read it.
+//!
+//! Every message has the form `<file>[:line[:column]] [<field>]: <what>; expected …, got …`, with an
+//! optional `hint:` on a line of its own. The parts are taken from the text, so that no error can
+//! say one thing to people and another to programs.
+
+use serde::Serialize;
+
+/// An error message by its parts; what a message does not say is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ErrorFacts {
+    /// The whole message without its hints.
+    pub message: String,
+    /// The file at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// Column, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
+    /// The key, tensor or flag at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What would have been right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What was there instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub got: Option<String>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl ErrorFacts {
+    /// The parts of one message.
+    pub fn of(text: &str) -> Self {
+        let (message, hint) = match text.split_once("\nhint: ") {
+            Some((message, hint)) => (message, Some(hint.replace("\nhint: ", "; "))),
+            None => (text, None),
+        };
+        let mut facts = Self { message: message.trim_end().to_owned(), hint, ..Self::default() };
+        if let Some((head, what)) = message.split_once(": ") {
+            facts.read_place(head);
+            facts.read_expectation(what);
+        }
+        facts
+    }
+
+    /// Reads `<file>[:line[:column]] [<field>]`, or a flag.
+    fn read_place(&mut self, head: &str) {
+        let (place, field) = match head.strip_suffix(']').and_then(|head| head.rsplit_once('[')) {
+            Some((place, field)) => (place.trim_end(), Some(field.to_owned())),
+            None if head.starts_with("--") => {
+                ("", head.split([' ', '=']).next().map(str::to_owned))
+            }
+            None => (head, None),
+        };
+        let numbers = |place: &str| {
+            let (rest, number) = place.rsplit_once(':')?;
+            Some((rest.to_owned(), number.parse().ok()?))
+        };
+        let (file, line, column) = match numbers(place) {
+            None => (place.to_owned(), None, None),
+            Some((rest, last)) => match numbers(&rest) {
+                None => (rest, Some(last), None),
+                Some((file, line)) => (file, Some(line), Some(last)),
+            },
+        };
+        (self.line, self.column) = (line, column);
+        let is_file = line.is_some() || file.contains(['/', '\\', '.']) || field.is_some();
+        self.file = Some(file).filter(|file| is_file && !file.is_empty() && file != "command line");
+        self.field = field;
+    }
+
+    fn read_expectation(&mut self, what: &str) {
+        let Some((_, expected)) = what.split_once("expected ") else { return };
+        let (expected, got) = match expected.rsplit_once(", got ") {
+            Some((expected, got)) => (expected, Some(got.trim_end().to_owned())),
+            None => (expected, None),
+        };
+        (self.expected, self.got) = (Some(expected.trim_end().to_owned()), got);
+    }
+}
+
+/// A message of the operating system in our form: ``failed to open file `x`: …`` says what failed
+/// before it says where.
+pub(crate) fn in_our_form(message: &str) -> String {
+    let parts = || {
+        let (verb, rest) = message.strip_prefix("failed to ")?.split_once(" `")?;
+        let (path, reason) = rest.split_once("`: ")?;
+        let reason = reason.split(" (os error").next()?;
+        Some(format!("{path}: cannot {verb}: {reason}"))
+    };
+    parts().unwrap_or_else(|| message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
+    }
+
+    #[test]
+    fn every_part_of_a_message_is_found() {
+        let facts = ErrorFacts::of(
+            "data/a b.jsonl:12:3 [messages.0]: wrong value; expected a list, got null\nhint: mend it",
+        );
+        assert_eq!(facts.file, text("data/a b.jsonl"));
+        assert_eq!((facts.line, facts.column), (Some(12), Some(3)));
+        assert_eq!(facts.field, text("messages.0"));
+        assert_eq!((facts.expected, facts.got), (text("a list"), text("null")));
+        assert_eq!(facts.hint, text("mend it"));
+        assert!(facts.message.ends_with("got null"), "{}", facts.message);
+    }
+
+    #[test]
+    fn what_a_message_does_not_say_is_absent() {
+        let facts = ErrorFacts::of("x.jsonl:7: torn");
+        assert_eq!((facts.file, facts.line, facts.column), (text("x.jsonl"), Some(7), None));
+        let facts = ErrorFacts::of("/a/b: already exists");
+        assert_eq!((facts.file, facts.field, facts.hint), (text("/a/b"), None, None));
+        let facts = ErrorFacts::of("command line [train.step]: unknown key");
+        assert_eq!((facts.file, facts.field), (None, text("train.step")));
+        let facts = ErrorFacts::of("--format: unknown; expected hf-bf16");
+        assert_eq!(
+            (facts.file, facts.field, facts.expected),
+            (None, text("--format"), text("hf-bf16"))
+        );
+        let facts = ErrorFacts::of("step 4: loss was not finite");
+        assert_eq!((facts.file, facts.line), (None, None));
+        assert_eq!(ErrorFacts::of("interrupted").message, "interrupted");
+    }
+
+    #[test]
+    fn the_systems_messages_begin_with_the_file_like_ours() {
+        let system = "failed to open file `/a/b c`: No such file or directory (os error 2)";
+        assert_eq!(in_our_form(system), "/a/b c: cannot open file: No such file or directory");
+        assert_eq!(in_our_form("failed: `x`"), "failed: `x`");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String) {
+            let facts = ErrorFacts::of(&text);
+            proptest::prop_assert!(facts.message.len() <= text.len());
+        }
+    }
+}
