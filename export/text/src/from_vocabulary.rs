@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::control::ControlTokens;
 use crate::error::TextError;
 use crate::pieces;
 use crate::split_pattern::SplitPattern;
@@ -20,8 +21,16 @@ impl Tokenizer {
             let field = format!("tokenizer.ggml.{field}");
             TextError::Inexpressible { path: path.to_owned(), field, what }
         })?;
-        Ok(Self::from_bytes(path, json.to_string().as_bytes())?
-            .assuming(vocabulary.assumed.clone()))
+        let tokenizer = Self::from_bytes(path, json.to_string().as_bytes())?;
+        let named = tokenizer.control();
+        let control = ControlTokens {
+            bos: vocabulary.bos.or(named.bos),
+            adds_bos: vocabulary.add_bos,
+            eos_token: vocabulary.eos,
+            document_end: named.document_end.or(vocabulary.eos),
+            eot: vocabulary.eot.or(named.eot),
+        };
+        Ok(tokenizer.with_control(control).assuming(vocabulary.assumed.clone()))
     }
 }
 

@@ -1,12 +1,10 @@
-//! Tokenizer and chat template of a stored model: files beside a folder's weights, or keys of a
-//! GGUF file.
+//! The tokenizer of a stored model: files beside a folder's weights, or keys of a GGUF file.
 
 use std::path::Path;
 
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::gguf::{Array, GgufFile, Metadata, Value};
 
-use crate::chat::ChatTemplate;
 use crate::error::TextError;
 use crate::split_pattern::SplitPattern;
 use crate::tokenizer::Tokenizer;
@@ -18,8 +16,6 @@ const SENTENCE_PIECE: &str = "llama";
 
 /// Kinds that mean "no tokenizer".
 const NONE: [&str; 2] = ["no_vocab", "none"];
-
-const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 impl Tokenizer {
     /// The tokenizer stored with a model; `None` if there is none.
@@ -34,41 +30,6 @@ impl Tokenizer {
         let file = GgufFile::open(path)?;
         let vocabulary = Vocabulary::read(file.metadata())?;
         vocabulary.map(|vocabulary| Self::from_vocabulary(path, &vocabulary)).transpose()
-    }
-}
-
-impl ChatTemplate {
-    /// The template stored with a model, else that of 2B4T.
-    ///
-    /// # Errors
-    /// When it does not work.
-    pub fn of_model(path: &Path) -> Result<Self, TextError> {
-        if path.is_dir() {
-            return Self::of_folder(path);
-        }
-        let file = GgufFile::open(path)?;
-        let Some(source) = file.metadata().optional_str(CHAT_TEMPLATE)? else {
-            return Ok(Self::b158());
-        };
-        match Tokenizer::of_model(path)? {
-            Some(tokenizer) if source == Self::b158().jinja_source_for(&tokenizer)? => {
-                Ok(Self::b158())
-            }
-            _ => Self::jinja(path, source),
-        }
-    }
-
-    /// Writes the template under its key.
-    ///
-    /// # Errors
-    /// When the tokenizer has no token that ends a turn.
-    pub fn describe(
-        &self,
-        tokenizer: &Tokenizer,
-        metadata: &mut Metadata,
-    ) -> Result<(), TextError> {
-        metadata.insert(CHAT_TEMPLATE, Value::String(self.jinja_source_for(tokenizer)?));
-        Ok(())
     }
 }
 

@@ -4,12 +4,13 @@
 //! Models, sampling and the reading of data files are elsewhere.
 
 #![deny(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod agreement;
 mod bytes;
 mod chat;
 mod check;
+mod control;
 mod cuts;
 mod error;
 mod from_vocabulary;
@@ -30,7 +31,9 @@ mod vocabulary;
 mod whitespace;
 
 pub use agreement::TokenizerChange;
-pub use chat::{ChatTemplate, Dialogue, Message, Role};
+pub use chat::{
+    CHAT_TEMPLATE_FILE, ChatTemplate, Conversation, Dialogue, LimitedAllocator, Message, Role,
+};
 pub use error::TextError;
 pub use limits::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
 pub use split_pattern::SplitPattern;

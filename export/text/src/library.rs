@@ -1,4 +1,4 @@
-//! Loads a checked `tokenizer.json` with the `tokenizers` library and finds the control tokens.
+//! Loads a checked `tokenizer.json` with the `tokenizers` library.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,14 +7,6 @@ use std::path::Path;
 use tokenizers::PostProcessorWrapper;
 
 use crate::error::TextError;
-use crate::tokenizer_json::AddedEntry;
-
-/// The first of `names` that is a special added token. An ordinary one of that spelling is a word
-/// like any other: text that spells it has its id.
-pub(crate) fn control(added: &[AddedEntry], names: &[&str]) -> Option<u32> {
-    let special = |name: &str| added.iter().find(|token| token.special && token.content == name);
-    names.iter().find_map(|name| special(name)).map(|token| token.id as u32)
-}
 
 /// Loads and tests a file, without truncation, padding and post-processor.
 pub(crate) fn load(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer, TextError> {
@@ -98,16 +90,5 @@ mod tests {
             refuse(&file),
             "t.json [added_tokens \"b\"]: plain text becomes this special token; expected none to"
         );
-    }
-
-    #[test]
-    fn an_ordinary_token_with_the_name_of_a_control_token_is_a_word() {
-        let mut file = tiny();
-        file["added_tokens"][0]["special"] = json!(false);
-        file["post_processor"] = Value::Null;
-        let bytes = file.to_string().into_bytes();
-        let tokenizer = Tokenizer::from_bytes(Path::new("t.json"), &bytes).unwrap();
-        assert_eq!(tokenizer.eos(), None);
-        assert_eq!(tokenizer.encode("a<|end_of_text|>b").unwrap(), [0, 3, 1]);
     }
 }

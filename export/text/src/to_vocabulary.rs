@@ -30,8 +30,8 @@ impl Tokenizer {
         } else {
             Merging::ByteLevel { split: self.split_pattern(splitting)?, merges: merge_lines(file) }
         };
-        let (bos, eos, eot) = (self.bos(), self.eos(), self.eot());
-        let (padding, add_bos, assumed) = (None, bos.is_some(), None);
+        let (bos, eos, eot) = (self.bos(), self.eos_token(), self.eot());
+        let (padding, add_bos, assumed) = (None, self.first().is_some(), None);
         Ok(Vocabulary { tokens, kinds, merging, bos, eos, eot, padding, add_bos, assumed })
     }
 

@@ -1,21 +1,22 @@
 //! The tokenizer: text to ids and ids to text. `check` validates its file, `library` loads it,
-//! `stream` decodes id by id, `train` makes new ones.
+//! `control` finds the tokens that begin and end, `stream` decodes id by id, `train` makes new ones.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use tokenizers::DecoderWrapper;
 
 use crate::check;
+use crate::control::{self, ControlTokens};
 use crate::cuts::{Cuts, SIZES, Sizes};
 use crate::error::TextError;
 use crate::library;
 use crate::tokenizer_json::{self, AddedEntry, TokenizerJson};
 use crate::whitespace;
 
-const BOS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
-const EOS: [&str; 3] = ["<|end_of_text|>", "<|endoftext|>", "</s>"];
-pub(crate) const EOT: [&str; 1] = ["<|eot_id|>"];
+pub(crate) use crate::control::EOT;
 
 /// A checked tokenizer.
 ///
@@ -27,23 +28,50 @@ pub struct Tokenizer {
     path: PathBuf,
     json: Vec<u8>,
     vocab_size: usize,
-    special: Vec<(String, u32)>,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    eot: Option<u32>,
+    special: SpecialTokens,
+    control: ControlTokens,
+    /// What `tokenizer_config.json` beside the file says.
+    config: Map<String, Value>,
     assumed: Option<String>,
 }
 
+/// A token that stands for no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SpecialToken {
+    pub(crate) spelling: String,
+    pub(crate) id: u32,
+    /// Whether it swallows whitespace before and after it.
+    pub(crate) lstrip: bool,
+    pub(crate) rstrip: bool,
+}
+
+/// The special tokens, longest spelling first, and the bytes that one can begin with.
+#[derive(Clone)]
+struct SpecialTokens {
+    tokens: Vec<SpecialToken>,
+    begins: [bool; 256],
+}
+
 impl Tokenizer {
-    /// Reads a `tokenizer.json` of the byte-pair kind.
+    /// Reads a `tokenizer.json` of the byte-pair kind, and what the files beside it declare: the
+    /// tokens that begin and end a document, and whether texts begin with one.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
-        Self::from_bytes(path, &tokenizer_json::read(path)?)
+        let config = control::declared_beside(path)?;
+        Self::with_config(path, &tokenizer_json::read(path)?, config)
     }
 
     /// The same from bytes already in memory; `path` is only for messages.
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, TextError> {
+        Self::with_config(path, bytes, Map::new())
+    }
+
+    /// `config` is the content of a `tokenizer_config.json`.
+    pub(crate) fn with_config(
+        path: &Path,
+        bytes: &[u8],
+        config: Map<String, Value>,
+    ) -> Result<Self, TextError> {
         let file = check::check(path, bytes)?;
-        let control = |names: &[&str]| library::control(&file.added_tokens, names);
         let inner = library::load(path, bytes)?;
         let tokenizer = Self {
             cuts: Cuts::of(&inner, &file.model.vocab),
@@ -51,14 +79,18 @@ impl Tokenizer {
             path: path.to_owned(),
             json: bytes.to_vec(),
             vocab_size: vocab_size(&file),
-            special: special(&file),
-            bos: control(&BOS),
-            eos: control(&EOS),
-            eot: control(&EOT),
+            special: SpecialTokens::of(&file),
+            control: ControlTokens::find(&file, &config),
+            config,
             assumed: None,
         };
         tokenizer.agrees_with(&file)?;
         Ok(tokenizer)
+    }
+
+    /// The same tokenizer with these control tokens.
+    pub(crate) fn with_control(self, control: ControlTokens) -> Self {
+        Self { control, ..self }
     }
 
     /// The largest id plus one: rows of the embedding. Added tokens are included.
@@ -90,13 +122,17 @@ impl Tokenizer {
         self.cuts
     }
 
-    /// The ids of a text and, for each, the byte of the text before which it ends.
-    pub(crate) fn encode_with_ends(&self, text: &str) -> Result<Vec<(u32, usize)>, TextError> {
+    /// The ids of a text and, for each, the bytes of the text that it stands for.
+    pub(crate) fn encode_with_ranges(
+        &self,
+        text: &str,
+    ) -> Result<Vec<(u32, Range<usize>)>, TextError> {
         let mut all = Vec::new();
         self.each_piece(text, SIZES, |start, piece| {
             let encoding = self.inner.encode(piece, false)?;
-            let ends = encoding.get_offsets().iter().map(|(_, end)| start + end);
-            all.extend(encoding.get_ids().iter().copied().zip(ends));
+            let ranges = encoding.get_offsets().iter();
+            let ranges = ranges.map(|(begin, end)| start + begin..start + end);
+            all.extend(encoding.get_ids().iter().copied().zip(ranges));
             Ok(())
         })?;
         Ok(all)
@@ -125,11 +161,11 @@ impl Tokenizer {
         TextError::Encode { path: self.path.clone(), what }
     }
 
-    /// The ids of a whole document as pretraining reads it: between [`Tokenizer::bos`] and
+    /// The ids of a whole document as pretraining reads it: after [`Tokenizer::first`] and before
     /// [`Tokenizer::eos`], where the tokenizer has them.
     pub fn encode_document(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let body = self.encode(text)?;
-        Ok(self.bos.into_iter().chain(body).chain(self.eos).collect())
+        Ok(self.first().into_iter().chain(body).chain(self.eos()).collect())
     }
 
     /// The text of ids; special tokens and ids that name no token are skipped, bytes that make no
@@ -151,19 +187,47 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Begins a document: `<|begin_of_text|>` or `<s>`, if it is an added token.
+    /// Begins a document: what `tokenizer_config.json`, `config.json` or the post-processor names,
+    /// else `<|begin_of_text|>` or `<s>`.
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.control.bos
     }
 
-    /// Ends a document: `<|end_of_text|>`, `<|endoftext|>` or `</s>`, if it is an added token.
+    /// The token before every text; `None` where the tokenizer puts none there
+    /// (`add_bos_token = false`).
+    pub fn first(&self) -> Option<u32> {
+        self.control.bos.filter(|_| self.control.adds_bos)
+    }
+
+    /// Whether texts begin with [`Tokenizer::bos`].
+    pub(crate) fn adds_bos(&self) -> bool {
+        self.first().is_some()
+    }
+
+    /// Ends a document: `<|end_of_text|>`, `<|endoftext|>` or `</s>`, else the declared token.
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.control.document_end
+    }
+
+    /// What templates write as `eos_token`: the declared token, which in chat models often ends a
+    /// turn; else [`Tokenizer::eos`].
+    pub fn eos_token(&self) -> Option<u32> {
+        self.control.eos_token.or(self.control.document_end)
     }
 
     /// Ends a turn of a chat: `<|eot_id|>`, if it is an added token.
     pub fn eot(&self) -> Option<u32> {
-        self.eot
+        self.control.eot
+    }
+
+    /// The content of the `tokenizer_config.json` beside the file; empty without one.
+    pub(crate) fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
+    /// Which tokens begin and end.
+    pub(crate) fn control(&self) -> ControlTokens {
+        self.control
     }
 
     /// The exact bytes this was loaded from, to copy beside checkpoints.
@@ -185,15 +249,21 @@ impl Tokenizer {
         &self.path
     }
 
-    /// The special tokens and their ids, longest first.
-    pub(crate) fn special_tokens(&self) -> &[(String, u32)] {
-        &self.special
+    /// The special token that a text begins with; the longest spelling wins.
+    pub(crate) fn special_at(&self, text: &str) -> Option<&SpecialToken> {
+        let first = *text.as_bytes().first()?;
+        let mut tokens = self.special.tokens.iter().filter(|_| self.special.begins[first as usize]);
+        tokens.find(|token| text.starts_with(token.spelling.as_str()))
+    }
+
+    /// The special token with this id.
+    pub(crate) fn special_token(&self, id: u32) -> Option<&SpecialToken> {
+        self.special.tokens.iter().find(|token| token.id == id)
     }
 
     /// How a special token is spelled.
     pub(crate) fn special_spelling(&self, id: u32) -> Option<&str> {
-        let found = self.special.iter().find(|(_, other)| *other == id);
-        found.map(|(spelling, _)| spelling.as_str())
+        self.special_token(id).map(|token| token.spelling.as_str())
     }
 
     /// The spelling of an id that [`Tokenizer::decode`] would show.
@@ -209,7 +279,7 @@ impl Tokenizer {
 
     /// The library numbers added tokens itself and only logs where the file says otherwise.
     fn agrees_with(&self, file: &TokenizerJson) -> Result<(), TextError> {
-        for AddedEntry { id, content, special } in &file.added_tokens {
+        for AddedEntry { id, content, special, .. } in &file.added_tokens {
             let got = self.token_id(content);
             if got.map(u64::from) != Some(*id) {
                 let got = got.map_or("none".to_owned(), |got| got.to_string());
@@ -241,12 +311,24 @@ fn vocab_size(file: &TokenizerJson) -> usize {
     vocab.chain(added).max().map_or(0, |id| id as usize + 1)
 }
 
-fn special(file: &TokenizerJson) -> Vec<(String, u32)> {
-    let added = file.added_tokens.iter().filter(|token| token.special);
-    let mut special: Vec<_> = added.map(|token| (token.content.clone(), token.id as u32)).collect();
-    special.retain(|(spelling, _)| !spelling.is_empty());
-    special.sort_by_key(|(spelling, _)| std::cmp::Reverse(spelling.len()));
-    special
+impl SpecialTokens {
+    fn of(file: &TokenizerJson) -> Self {
+        let added = file.added_tokens.iter();
+        let added = added.filter(|token| token.special && !token.content.is_empty());
+        let token = |token: &AddedEntry| SpecialToken {
+            spelling: token.content.clone(),
+            id: token.id as u32,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+        };
+        let mut tokens: Vec<_> = added.map(token).collect();
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.spelling.len()));
+        let mut begins = [false; 256];
+        for token in &tokens {
+            begins[token.spelling.as_bytes()[0] as usize] = true;
+        }
+        Self { tokens, begins }
+    }
 }
 
 #[cfg(test)]

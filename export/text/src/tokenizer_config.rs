@@ -1,67 +1,74 @@
 //! `tokenizer_config.json`, which transformers and inference engines read along with
-//! `tokenizer.json`. Written with every model folder; read for its chat template.
-
-use std::path::Path;
+//! `tokenizer.json`. Written with every model folder; `control` reads it.
 
 use serde_json::{Value, json};
 
 use crate::chat::ChatTemplate;
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer_json;
 
 /// The file's name in a model folder.
 pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 impl Tokenizer {
-    /// The text of a `tokenizer_config.json` for this tokenizer; `context` is the model's.
-    pub fn hf_config(&self, chat: Option<&ChatTemplate>, context: usize) -> String {
-        let token = |id: Option<u32>| id.and_then(|id| self.spelling(id));
-        let mut config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": context,
-            "clean_up_tokenization_spaces": false,
-            "bos_token": token(self.bos()),
-            "eos_token": token(if chat.is_some() { self.eot().or(self.eos()) } else { self.eos() }),
-        });
+    /// The text of a `tokenizer_config.json` for this tokenizer; `context` is the model's. What the
+    /// file beside the tokenizer said of other things stays.
+    ///
+    /// # Errors
+    /// When the template does not work with this tokenizer.
+    pub fn hf_config(
+        &self,
+        chat: Option<&ChatTemplate>,
+        context: usize,
+    ) -> Result<String, TextError> {
+        let mut config = self.config().clone();
+        let mut default = |key: &str, value: Value| {
+            config.entry(key).or_insert(value);
+        };
+        default("tokenizer_class", json!("PreTrainedTokenizerFast"));
+        default("clean_up_tokenization_spaces", json!(false));
+        default("bos_token", json!(self.spelling_of(self.bos())));
+        // A chat model stops at the end of its turn.
+        let turn_end = self.eot().filter(|_| chat.is_some());
+        default("eos_token", json!(self.spelling_of(turn_end.or(self.eos()))));
+        if !self.adds_bos() && self.bos().is_some() {
+            default("add_bos_token", json!(false));
+        }
+        config.insert("model_max_length".into(), json!(context));
         if let Some(chat) = chat {
-            config["chat_template"] = json!(chat.jinja_source());
+            let source = chat.source_for(self)?;
+            match config.get_mut("chat_template") {
+                // Templates for other purposes stay in the list.
+                Some(Value::Array(list)) => set_default(list, source),
+                _ => drop(config.insert("chat_template".into(), source.into())),
+            }
         }
         let text = serde_json::to_string_pretty(&config).expect("a JSON value always serialises");
-        text + "\n"
+        Ok(text + "\n")
+    }
+
+    fn spelling_of(&self, id: Option<u32>) -> Option<String> {
+        id.and_then(|id| self.spelling(id))
     }
 }
 
-impl ChatTemplate {
-    /// The template in a folder's `tokenizer_config.json`, else that of 2B4T. The Jinja source of
-    /// 2B4T's template is recognised and becomes [`ChatTemplate::b158`].
-    ///
-    /// # Errors
-    /// When the file does not parse or its template does not work.
-    pub fn of_folder(folder: &Path) -> Result<Self, TextError> {
-        let path = folder.join(TOKENIZER_CONFIG_FILE);
-        if !path.exists() {
-            return Ok(Self::b158());
-        }
-        let broken =
-            |what: String| TextError::ChatTemplate { path: path.clone(), line: None, what };
-        let config: Value = serde_json::from_slice(&tokenizer_json::read(&path)?)
-            .map_err(|error| broken(error.to_string()))?;
-        match config.get("chat_template") {
-            None | Some(Value::Null) => Ok(Self::b158()),
-            Some(Value::String(source)) if source == Self::b158().jinja_source() => {
-                Ok(Self::b158())
-            }
-            Some(Value::String(source)) => Self::jinja(&path, source),
-            Some(_) => Err(broken("chat_template is not text".to_owned())),
-        }
+fn set_default(list: &mut Vec<Value>, source: String) {
+    let entry = json!({"name": "default", "template": source});
+    match list.iter_mut().find(|entry| entry["name"] == "default") {
+        Some(old) => *old = entry,
+        None => list.insert(0, entry),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CHAT_TEMPLATE_FILE;
     use crate::test_tokenizers::trained;
+    use std::path::Path;
+
+    const ASK: &str = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}<|eot_id|>\
+                       {% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
 
     fn folder(config: Option<&str>) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -74,34 +81,80 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_as_the_same_template() {
         let tokenizer = trained(300);
-        let jinja = ChatTemplate::jinja(
-            Path::new("t.jinja"),
-            "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|eot_id|>{% endfor %}\
-             {% if add_generation_prompt %}[assistant]{% endif %}",
-        );
-        for chat in [ChatTemplate::b158(), jinja.unwrap()] {
-            let dir = folder(Some(&tokenizer.hf_config(Some(&chat), 128)));
-            let read = ChatTemplate::of_folder(dir.path()).unwrap();
-            assert_eq!(read.jinja_source(), chat.jinja_source());
+        let jinja = ChatTemplate::jinja(Path::new("t.jinja"), ASK).unwrap();
+        for chat in [ChatTemplate::b158(), ChatTemplate::b158_apart(), jinja] {
+            let dir = folder(Some(&tokenizer.hf_config(Some(&chat), 128).unwrap()));
+            let read = ChatTemplate::of_model(dir.path(), &tokenizer).unwrap();
             assert_eq!(read.identity(), chat.identity());
         }
-        let config: Value = serde_json::from_str(&tokenizer.hf_config(None, 128)).unwrap();
+        let config: Value = serde_json::from_str(&tokenizer.hf_config(None, 128).unwrap()).unwrap();
         assert_eq!(config["bos_token"], "<|begin_of_text|>");
         assert_eq!(config["eos_token"], "<|end_of_text|>");
         assert!(config.get("chat_template").is_none());
     }
 
     #[test]
-    fn a_folder_without_a_template_has_the_one_of_2b4t_and_a_broken_one_is_named() {
-        let b158 = ChatTemplate::b158().identity();
+    fn a_folder_without_a_template_has_none_and_a_broken_one_is_named() {
+        let tokenizer = trained(300);
         for config in [None, Some("{}"), Some("{\"chat_template\": null}")] {
             let dir = folder(config);
-            assert_eq!(ChatTemplate::of_folder(dir.path()).unwrap().identity(), b158);
+            assert!(ChatTemplate::stored(dir.path(), &tokenizer).unwrap().is_none());
         }
-        for config in ["{", "{\"chat_template\": 3}", "{\"chat_template\": \"{% for %}\"}"] {
+        for config in [
+            "{",
+            "[]",
+            "{\"chat_template\": 3}",
+            "{\"chat_template\": []}",
+            "{\"chat_template\": \"{% for %}\"}",
+        ] {
             let dir = folder(Some(config));
-            let error = ChatTemplate::of_folder(dir.path()).unwrap_err().to_string();
+            let error = ChatTemplate::stored(dir.path(), &tokenizer).unwrap_err().to_string();
             assert!(error.contains(TOKENIZER_CONFIG_FILE), "{error}");
         }
+    }
+
+    #[test]
+    fn a_list_has_a_default_and_a_file_of_its_own_comes_first() {
+        let tokenizer = trained(300);
+        let list = json!({"chat_template": [
+            {"name": "tool_use", "template": "x"}, {"name": "default", "template": ASK}
+        ]});
+        let dir = folder(Some(&list.to_string()));
+        let source = |dir: &tempfile::TempDir| {
+            let chat = ChatTemplate::of_model(dir.path(), &tokenizer).unwrap();
+            chat.source_for(&tokenizer).unwrap()
+        };
+        assert_eq!(source(&dir), ASK);
+        let own = ASK.replace("[assistant]", "[model]");
+        fs_err::write(dir.path().join(CHAT_TEMPLATE_FILE), &own).unwrap();
+        assert_eq!(source(&dir), own);
+    }
+
+    #[test]
+    fn what_other_files_declare_is_respected_and_kept() {
+        let dir = folder(None);
+        let path = dir.path().join("tokenizer.json");
+        fs_err::write(&path, trained(300).json()).unwrap();
+        let plain = Tokenizer::from_file(&path).unwrap();
+        assert_eq!((plain.first(), plain.eos_token()), (plain.bos(), plain.eos()));
+        fs_err::write(
+            dir.path().join(TOKENIZER_CONFIG_FILE),
+            "{\"add_bos_token\": false, \"eos_token\": {\"content\": \"<|eot_id|>\"}, \"legacy\": true}",
+        )
+        .unwrap();
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        assert_eq!((tokenizer.first(), tokenizer.bos()), (None, plain.bos()));
+        assert_eq!((tokenizer.eos_token(), tokenizer.eos()), (plain.eot(), plain.eos()));
+        assert_eq!(tokenizer.encode_document("").unwrap(), [plain.eos().unwrap()]);
+        let written = tokenizer.hf_config(Some(&ChatTemplate::b158()), 64).unwrap();
+        let written: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(written["add_bos_token"], false);
+        assert_eq!(written["legacy"], true);
+        fs_err::write(
+            dir.path().join("config.json"),
+            format!("{{\"bos_token_id\": {}}}", plain.eot().unwrap()),
+        )
+        .unwrap();
+        assert_eq!(Tokenizer::from_file(&path).unwrap().bos(), plain.eot());
     }
 }

@@ -28,6 +28,10 @@ pub(crate) struct AddedEntry {
     pub(crate) content: String,
     #[serde(default)]
     pub(crate) special: bool,
+    #[serde(default)]
+    pub(crate) lstrip: bool,
+    #[serde(default)]
+    pub(crate) rstrip: bool,
 }
 
 #[derive(Deserialize)]

@@ -1,24 +1,25 @@
 //! Runs untrusted Jinja templates in a sandbox.
 //!
-//! A template comes with a downloaded model. It gets no file loader, no environment and no clock,
-//! only the roles and placeholders of a conversation. Five limits stop what does not terminate:
-//! source size, interpreter steps, recursion depth, output size and wall time. Each covers a case
-//! that the others miss; the tests at the end list them.
+//! A template comes with a downloaded model. It gets no file loader and no environment, only a
+//! conversation and the day. Six limits stop what does not terminate: source size, interpreter
+//! steps, recursion depth, output size, memory and wall time. Each covers a case that the others
+//! miss; the tests at the end list them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::message::Role;
-use super::placeholder::placeholder;
+use super::marks::Marks;
+use super::memory;
+use super::python;
+use super::source::rewrite;
 use crate::error::TextError;
 
 /// Ten times the largest templates in use.
@@ -27,11 +28,15 @@ const MAX_SOURCE_BYTES: usize = 128 << 10;
 const MAX_STEPS: u64 = 1_000_000;
 /// A macro call counts more than once.
 const MAX_DEPTH: usize = 200;
-/// Without contents: usually a few dozen bytes a message.
+/// More text than the longest context has.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
+/// All values of one rendering together. Usually a few times the conversation.
+const MAX_MEMORY_BYTES: usize = if cfg!(test) { 64 << 20 } else { 256 << 20 };
 /// Rendering takes less than a millisecond. This catches single steps that do too much work, such
 /// as replacing letters in a huge string.
 const MAX_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+/// How often a running template is looked after.
+const POLL: Duration = Duration::from_millis(20);
 /// The engine evaluates long expressions and frees nested lists recursively: within the other
 /// limits a template needs up to a quarter of this. Untouched stack costs no memory.
 const STACK_BYTES: usize = 512 << 20;
@@ -44,14 +49,18 @@ pub(super) struct Jinja {
     path: PathBuf,
     source: Arc<str>,
     environment: Arc<Environment<'static>>,
+    marks_answers: bool,
 }
 
-/// Template variables beside the messages.
-#[derive(Clone, Copy)]
-pub(super) struct RenderInputs<'a> {
-    pub(super) bos: &'a str,
-    pub(super) eos: &'a str,
+/// One rendering: the messages as JSON, and the variables beside them.
+#[derive(Clone, Debug)]
+pub(super) struct RenderInputs {
+    pub(super) messages: Vec<serde_json::Value>,
+    pub(super) tools: Vec<serde_json::Value>,
+    pub(super) bos: String,
+    pub(super) eos: String,
     pub(super) generation_prompt: bool,
+    pub(super) marks: Marks,
 }
 
 impl Jinja {
@@ -62,12 +71,14 @@ impl Jinja {
             let what = format!("too large; expected at most {MAX_SOURCE_BYTES} bytes, got {got}");
             return Err(failed((None, what)));
         }
-        let owned = source.to_owned();
-        let environment = with_limits(move || compile(owned)).map_err(failed)?;
+        let rewritten = rewrite(source);
+        let marks_answers = rewritten.contains("filter generation");
+        let environment = with_limits(move || compile(rewritten)).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             source: source.into(),
             environment: Arc::new(environment),
+            marks_answers,
         })
     }
 
@@ -79,12 +90,23 @@ impl Jinja {
         chat_error(&self.path, line, what)
     }
 
-    /// Renders a conversation with placeholders for the contents.
-    pub(super) fn render(&self, roles: &[Role], inputs: RenderInputs) -> Result<String, TextError> {
+    /// Whether the template says itself what is trained.
+    pub(super) fn marks_answers(&self) -> bool {
+        self.marks_answers
+    }
+
+    /// Renders several conversations, one after the other. Each may be refused; the outer error is
+    /// a limit that was reached.
+    pub(super) fn render(
+        &self,
+        inputs: Vec<RenderInputs>,
+    ) -> Result<Vec<Result<String, TextError>>, TextError> {
         let environment = Arc::clone(&self.environment);
-        let context = context(roles, inputs);
-        with_limits(move || render(&environment, context))
-            .map_err(|(line, what)| self.error(line, what))
+        let one = move |inputs| render(&environment, context(&inputs)).map_err(explain);
+        let all = with_limits(move || Ok(inputs.into_iter().map(one).collect::<Vec<_>>()));
+        let all = all.map_err(|(line, what)| self.error(line, what))?;
+        let told = |(line, what)| self.error(line, what);
+        Ok(all.into_iter().map(|text| text.map_err(told)).collect())
     }
 }
 
@@ -110,29 +132,25 @@ fn compile(source: String) -> Result<Environment<'static>, Error> {
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_recursion_limit(MAX_DEPTH);
     environment.set_unknown_method_callback(unknown_method_callback);
-    environment.add_function("raise_exception", raise);
+    python::install(&mut environment);
     environment.add_template_owned(NAME, source)?;
     Ok(environment)
 }
 
-fn raise(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, message))
-}
-
-fn context(roles: &[Role], inputs: RenderInputs) -> Value {
-    let messages = roles.iter().enumerate().map(|(index, role)| {
-        let content = Value::from(placeholder(index));
-        Value::from(BTreeMap::from([("role", Value::from(role.name())), ("content", content)]))
-    });
-    Value::from(BTreeMap::from([
-        ("messages", Value::from(messages.collect::<Vec<_>>())),
-        ("add_generation_prompt", Value::from(inputs.generation_prompt)),
-        ("bos_token", Value::from(inputs.bos)),
-        ("eos_token", Value::from(inputs.eos)),
-        // transformers defines these even when unused: templates test `tools is not none`.
-        ("tools", Value::from(())),
+fn context(inputs: &RenderInputs) -> Value {
+    let list = |items: &[serde_json::Value]| Value::from_iter(items.iter().map(python::from_json));
+    // transformers defines these even when unused: templates test `tools is not none`.
+    let tools = if inputs.tools.is_empty() { Value::from(()) } else { list(&inputs.tools) };
+    let marks = [inputs.marks.open, inputs.marks.close].map(String::from);
+    Value::from_pairs([
+        ("messages", list(&inputs.messages)),
+        ("tools", tools),
         ("documents", Value::from(())),
-    ]))
+        ("add_generation_prompt", Value::from(inputs.generation_prompt)),
+        ("bos_token", Value::from(inputs.bos.as_str())),
+        ("eos_token", Value::from(inputs.eos.as_str())),
+        (python::GENERATION_MARKS, Value::from_iter(marks)),
+    ])
 }
 
 fn render(environment: &Environment, context: Value) -> Result<String, Error> {
@@ -158,26 +176,41 @@ impl io::Write for LimitedOutput {
     }
 }
 
-/// Runs `work` on a thread with a deep stack, for at most [`MAX_TIME`]. An error is a line, where
-/// known, and a description. A thread that runs out of time is abandoned: it cannot be killed, but
-/// its step limit ends it.
+/// Runs `work` on a thread with a deep stack, for at most [`MAX_TIME`] and within
+/// [`MAX_MEMORY_BYTES`]. An error is a line, where known, and a description. A thread that reaches
+/// a limit is abandoned, since a thread cannot be killed: its step limit ends it, or it is parked
+/// where it asked for more memory.
 fn with_limits<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, (Option<usize>, String)> {
     let (sender, receiver) = mpsc::channel();
+    let budget = memory::Budget::new(MAX_MEMORY_BYTES);
     let deep = thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES);
-    let spawned = deep.spawn(move || drop(sender.send(work().map_err(explain))));
+    let limited = budget.clone();
+    let spawned = deep.spawn(move || {
+        let result = limited.run(|| work().map_err(explain));
+        drop(sender.send(result));
+    });
     if let Err(error) = spawned {
         return Err((None, format!("cannot be run: {error}")));
     }
-    match receiver.recv_timeout(MAX_TIME) {
-        Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            let seconds = MAX_TIME.as_secs();
-            Err((None, format!("does not end; expected a result in {seconds} s, got none")))
-        }
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err((None, "cannot be run: the template engine panicked".to_owned()))
+    let begin = Instant::now();
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(result) => return result,
+            Err(mpsc::RecvTimeoutError::Timeout) if budget.is_exceeded() => {
+                let most = MAX_MEMORY_BYTES >> 20;
+                return Err((None, format!("takes too much memory; expected at most {most} MiB")));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) if begin.elapsed() < MAX_TIME => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let seconds = MAX_TIME.as_secs();
+                let what = format!("does not end; expected a result in {seconds} s, got none");
+                return Err((None, what));
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err((None, "cannot be run: the template engine panicked".to_owned()));
+            }
         }
     }
 }
@@ -227,7 +260,8 @@ mod tests {
             ("a\n{% for m in messages %}\nb", "t.jinja:3: syntax error: "),
             ("a\n\n{{ m. }}", "t.jinja:3: syntax error: "),
             ("{{ 'x }}", "t.jinja:1: syntax error: "),
-            ("{% generation %}x{% endgeneration %}", "t.jinja:1: syntax error: unknown statement"),
+            ("{% endgeneration %}", "t.jinja:1: syntax error: "),
+            ("{% no_such_tag %}", "t.jinja:1: syntax error: unknown statement"),
             ("\n{{ messages|no_such_filter }}", "t.jinja:2: unknown filter: "),
             ("\n{{ messages.no_such_method() }}", "t.jinja:2: unknown method: "),
             ("\n{{ no_such_function() }}", "t.jinja:2: unknown function: "),
@@ -338,6 +372,27 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_bounded_in_every_kind_of_value() {
+        let grow = |step: &str| {
+            format!(
+                "{{% set n = namespace(a='x' * 1000) %}}{{% for i in range(60) %}}{step}{{% endfor %}}"
+            )
+        };
+        for step in [
+            "{% set n.a = n.a ~ n.a %}",
+            "{% set n.a = n.a + n.a %}",
+            "{% set n.a = [n.a, n.a]|join %}",
+            "{% set n.a = n.a.replace('x', 'xx') %}",
+            "{% set a %}{{ n.a }}{{ n.a }}{% endset %}{% set n.a = a %}",
+            "{% set n.a = n.a|list + n.a|list %}",
+        ] {
+            let error = refuse(&(grow(step) + LOOP));
+            let memory = "takes too much memory; expected at most 64 MiB";
+            assert!(error.contains(memory) || error.contains("steps"), "{step}: {error}");
+        }
+    }
+
+    #[test]
     fn a_huge_template_is_refused() {
         assert_eq!(
             refuse(&" ".repeat(MAX_SOURCE_BYTES + 1)),
@@ -373,7 +428,11 @@ mod tests {
     fn blocks_swallow_their_lines_as_in_transformers() {
         let source = "a\n  {% if true %}\nb\n  {% endif %}\n  {{ 'c' }}\n";
         let template = Jinja::new(Path::new("t.jinja"), source).unwrap();
-        let inputs = RenderInputs { bos: "", eos: "", generation_prompt: false };
-        assert_eq!(template.render(&[], inputs).unwrap(), "a\nb\n  c");
+        let marks = Marks::absent_from(&[]).unwrap();
+        let (messages, tools) = (Vec::new(), Vec::new());
+        let (bos, eos) = (String::new(), String::new());
+        let inputs = RenderInputs { messages, tools, bos, eos, generation_prompt: false, marks };
+        let texts = template.render(vec![inputs]).unwrap();
+        assert_eq!(texts[0].as_ref().unwrap(), "a\nb\n  c");
     }
 }

@@ -1,28 +1,37 @@
 //! Conversations as token ids, with the tokens that are trained. Training and the chat program use
 //! the same code, so their prompts cannot differ.
 //!
-//! `b158` is the template of 2B4T. For Jinja templates, `jinja` renders, `placeholder` splits the
-//! result, `to_tokens` encodes it.
+//! `b158` is the template of 2B4T. For Jinja templates, `source` and `python` make the engine of
+//! `jinja` what transformers' is, `marks` keeps message text apart from the template's own, `answers`
+//! finds what is trained, `to_tokens` encodes it, `memory` bounds what a template may allocate.
+//! `stored` reads and writes the templates of model folders and GGUF files.
 
+mod answers;
 mod b158;
 mod jinja;
+mod marks;
+mod memory;
 mod message;
-mod placeholder;
+mod python;
+mod source;
+mod stored;
 mod to_tokens;
 
 use std::path::Path;
 
 use crate::error::TextError;
-use crate::tokenizer::{EOT, Tokenizer};
-pub use message::{Dialogue, Message, Role};
+use crate::tokenizer::Tokenizer;
+pub use memory::LimitedAllocator;
+pub use message::{Conversation, Dialogue, Message, Role};
+pub use stored::CHAT_TEMPLATE_FILE;
 
 use b158::HeaderEncoding;
 use jinja::Jinja;
+use to_tokens::Renderer;
 
 /// How a conversation is written in tokens.
 ///
-/// With any template, message contents never become special tokens, even where they spell one, and
-/// surrounding whitespace (as Python's `str.strip` defines it) is dropped.
+/// With any template, message contents never become special tokens, even where they spell one.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     kind: TemplateKind,
@@ -36,35 +45,30 @@ enum TemplateKind {
 
 impl ChatTemplate {
     /// The template of `BitNet` b1.58 2B4T: `System: …<|eot_id|>User: …<|eot_id|>Assistant: …`,
-    /// header and content encoded separately.
+    /// after the token that begins a document. Header and content of a turn are encoded as one
+    /// string: the ids that `apply_chat_template` of transformers and llama.cpp make of
+    /// [`ChatTemplate::source_for`]. The prompt ends in `Assistant:`; the space belongs to the answer.
     ///
     /// A tokenizer without `<|eot_id|>` ends turns with its end-of-text token.
     pub fn b158() -> Self {
-        Self { kind: TemplateKind::B158(HeaderEncoding::Separate) }
+        Self { kind: TemplateKind::B158(HeaderEncoding::Joined) }
     }
 
-    /// The same text, header and content of a turn encoded as one string: the ids that
-    /// `apply_chat_template` of transformers gives.
-    ///
-    /// The space that ends a header then often joins the first word (`Ġhello`), a token that
-    /// counts as content. [`ChatTemplate::prompt`] still ends in a bare space, so with this
-    /// template it is not a prefix of what was trained.
-    pub fn b158_joined() -> Self {
-        Self { kind: TemplateKind::B158(HeaderEncoding::Joined) }
+    /// The same text with header and content encoded apart, as the published program for GPUs does.
+    /// No other program that reads the template makes these ids.
+    pub fn b158_apart() -> Self {
+        Self { kind: TemplateKind::B158(HeaderEncoding::Apart) }
     }
 
     /// A Jinja template, such as the `chat_template` of a Hugging Face repository; `path` is only
     /// for messages. It is compiled and tested on a short conversation.
     ///
-    /// The template never sees the contents. It gets a placeholder for each and must render every
-    /// placeholder once, unchanged and in order. Its own text may name special tokens (their
-    /// `lstrip` and `rstrip` are not applied); that text and every content are encoded separately.
-    /// A template that does not terminate or writes too much ends in an error. It cannot include
-    /// files or reach anything outside.
+    /// Its text is encoded as one string between special tokens, as transformers does. A template
+    /// that does not terminate, writes too much or takes too much memory ends in an error. It cannot
+    /// include files or reach anything outside.
     ///
-    /// Trained are the assistant's contents and the special token right after each. Whitespace
-    /// that the template puts between the two is trained as well: the model has to generate it to
-    /// reach the end.
+    /// Trained is what it encloses in `{% generation %}`. One without such a block: what the
+    /// assistant has to say after the generation prompt, up to the last token that ends the turn.
     pub fn jinja(path: &Path, source: &str) -> Result<Self, TextError> {
         let template = Jinja::new(path, source)?;
         to_tokens::probe(&template)?;
@@ -73,77 +77,113 @@ impl ChatTemplate {
 
     /// Identifies the template in fingerprints: its kind and its source.
     pub fn identity(&self) -> String {
-        let kind = match &self.kind {
-            TemplateKind::B158(HeaderEncoding::Separate) => "b158",
-            TemplateKind::B158(HeaderEncoding::Joined) => "b158 joined",
-            TemplateKind::Jinja(_) => "jinja",
-        };
-        format!("{kind}\n{}", self.jinja_source())
+        match &self.kind {
+            TemplateKind::B158(form) => form.source(),
+            TemplateKind::Jinja(template) => format!("jinja\n{}", template.source()),
+        }
     }
 
-    /// The template as Jinja, for other programs to read from `tokenizer_config.json` or a GGUF.
+    /// The template as Jinja, for other programs to read from `chat_template.jinja`,
+    /// `tokenizer_config.json` or a GGUF.
     ///
-    /// That of 2B4T ends turns with `<|eot_id|>`; for a tokenizer that may lack it take
-    /// [`ChatTemplate::jinja_source_for`].
-    pub fn jinja_source(&self) -> &str {
+    /// It writes the token that begins a document where a tokenizer adds it to texts, since no
+    /// program adds it to a conversation.
+    pub fn source_for(&self, tokenizer: &Tokenizer) -> Result<String, TextError> {
         match &self.kind {
-            TemplateKind::B158(_) => b158::SOURCE,
-            TemplateKind::Jinja(template) => template.source(),
-        }
-    }
-
-    /// [`ChatTemplate::jinja_source`] with the token that ends turns in this tokenizer.
-    pub fn jinja_source_for(&self, tokenizer: &Tokenizer) -> Result<String, TextError> {
-        match &self.kind {
-            TemplateKind::B158(_) => {
-                let end = tokenizer.special_spelling(b158::turn_end(tokenizer)?);
-                Ok(b158::SOURCE.replace(EOT[0], end.unwrap_or(EOT[0])))
+            TemplateKind::B158(form) => {
+                Ok(b158::with_end(&form.source(), &b158::turn_end_spelling(tokenizer)))
             }
-            TemplateKind::Jinja(template) => Ok(template.source().to_owned()),
+            TemplateKind::Jinja(template) => {
+                let renderer = Renderer { template, tokenizer };
+                let bos = if renderer.lacks_bos() { "{{ bos_token }}" } else { "" };
+                Ok(format!("{bos}{}", template.source()))
+            }
         }
     }
 
-    /// A whole conversation, trained on every turn of the assistant: its content and the token
-    /// that ends it, and nothing else.
+    /// A whole conversation, trained on what the assistant says.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[Message],
+        conversation: &Conversation,
     ) -> Result<Dialogue, TextError> {
         match &self.kind {
-            TemplateKind::B158(encoding) => b158::encode(*encoding, tokenizer, messages),
-            TemplateKind::Jinja(template) => {
-                to_tokens::encode(template, tokenizer, messages, false)
-            }
+            TemplateKind::B158(form) => b158::encode(*form, tokenizer, conversation),
+            TemplateKind::Jinja(template) => Renderer { template, tokenizer }.encode(conversation),
         }
     }
 
     /// The prompt for the assistant's next answer.
-    ///
-    /// With [`ChatTemplate::b158`] they are the first tokens of [`ChatTemplate::encode`] of the
-    /// same messages and any answer. A Jinja template may or may not have this property.
     pub fn prompt(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[Message],
+        conversation: &Conversation,
     ) -> Result<Vec<u32>, TextError> {
         match &self.kind {
-            TemplateKind::B158(encoding) => b158::prompt(*encoding, tokenizer, messages),
-            TemplateKind::Jinja(template) => {
-                Ok(to_tokens::encode(template, tokenizer, messages, true)?.ids)
-            }
+            TemplateKind::B158(form) => b158::prompt(*form, tokenizer, conversation),
+            TemplateKind::Jinja(template) => Renderer { template, tokenizer }.prompt(conversation),
         }
     }
 
-    /// The tokens that end an answer: `<|eot_id|>`, the end-of-text token, and what a Jinja
-    /// template puts after an answer. Empty where the tokenizer has none of them.
+    /// Whether the template reads this field of a message (`tool_calls`, `reasoning_content`) or
+    /// this variable (`tools`). What it does not read would be dropped.
+    pub fn reads(&self, field: &str) -> bool {
+        match &self.kind {
+            TemplateKind::B158(_) => false,
+            TemplateKind::Jinja(template) => template.source().contains(field),
+        }
+    }
+
+    /// The token that ends a turn of the assistant; `None` where the template ends none.
+    pub fn turn_end(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        match &self.kind {
+            TemplateKind::B158(_) => b158::turn_end(tokenizer).ok(),
+            TemplateKind::Jinja(template) => Renderer { template, tokenizer }.turn_end(),
+        }
+    }
+
+    /// The tokens that end an answer: that of the turn, and those that end a document. Empty where
+    /// there are none.
     pub fn stop_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
-        let mut ids: Vec<u32> = tokenizer.eot().into_iter().chain(tokenizer.eos()).collect();
-        if let TemplateKind::Jinja(template) = &self.kind {
-            let end = to_tokens::answer_end(template, tokenizer);
-            ids.extend(end.filter(|id| !ids.contains(id)));
+        let mut ids = Vec::new();
+        let document = [tokenizer.eos(), tokenizer.eos_token()];
+        for id in document.into_iter().chain([self.turn_end(tokenizer)]).flatten() {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
         }
         ids
+    }
+
+    /// What a user of this template should know: in plain sentences.
+    pub fn warnings(&self, tokenizer: &Tokenizer) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.turn_end(tokenizer).is_none() {
+            warnings.push(
+                "the chat template ends an answer with no special token, so a model trained with \
+                 it never learns to stop"
+                    .to_owned(),
+            );
+        }
+        if self.differs_elsewhere(tokenizer) {
+            warnings.push(
+                "the chat template b158-apart encodes headers and contents apart; other programs \
+                 encode them joined and make other tokens of the same conversation"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
+    /// Whether other programs make other ids of a conversation.
+    fn differs_elsewhere(&self, tokenizer: &Tokenizer) -> bool {
+        let conversation = Conversation::from(vec![
+            Message::new(Role::User, "Hello there"),
+            Message::new(Role::Assistant, "Good day"),
+        ]);
+        let ids = |template: &Self| template.encode(tokenizer, &conversation).ok();
+        matches!(self.kind, TemplateKind::B158(HeaderEncoding::Apart))
+            && ids(self) != ids(&Self::b158())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests of all three kinds of template against known ids and against each other.
 
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 use super::message::strip;
@@ -10,12 +10,6 @@ use crate::test_tokenizers::{
     load, sentence_piece, special, tiny, tokenizers_outside_the_repository, trained,
 };
 use Role::{Assistant, System, User};
-
-/// What transformers' copy of the template says, word for word.
-const PUBLISHED: &str = "{% set loop_messages = messages %}{% for message in loop_messages %}\
-    {% set content = message['role'] | capitalize + ': '+ message['content'] | trim + \
-    '<|eot_id|>' %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}\
-    {% endif %}";
 
 const CHAT_ML: &str = "{%- for message in messages %}\n    \
     {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}\n\
@@ -46,7 +40,16 @@ const GEMMA: &str = "{{ bos_token }}{% if messages[0]['role'] == 'system' %}\
     {% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}";
 
 fn say(role: Role, content: &str) -> Message {
-    Message { role, content: content.to_owned() }
+    Message::new(role, content)
+}
+
+fn talk(messages: &[Message]) -> Conversation {
+    messages.to_vec().into()
+}
+
+/// The default template, run as any other: a comment behind it keeps it from being recognised.
+fn default_as_jinja() -> ChatTemplate {
+    jinja(&(HeaderEncoding::Joined.source() + "{# a file #}"))
 }
 
 fn jinja(source: &str) -> ChatTemplate {
@@ -62,8 +65,21 @@ fn bytes_with(tokens: &[&str]) -> Tokenizer {
     let mut file: Value = serde_json::from_slice(trained(264).json()).unwrap();
     let added = tokens.iter().zip(256..).map(|(token, id)| special(id, token));
     file["added_tokens"] = added.collect();
-    file["post_processor"] = Value::Null;
+    file["post_processor"] = match tokens.first() {
+        Some(bos) if *bos == "<s>" || *bos == "<|begin_of_text|>" => begin_with(bos),
+        _ => Value::Null,
+    };
     load(&file)
+}
+
+/// A post-processor that puts a token of id 256 before every text.
+fn begin_with(token: &str) -> Value {
+    json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [256], "tokens": [token]}}
+    })
 }
 
 /// The text of ids with special tokens spelled out and «trained» parts marked.
@@ -116,18 +132,17 @@ fn row(line: &str) -> Row {
 }
 
 #[test]
-fn outside_the_repository_golden_conversations_apart_in_rust_and_as_jinja() {
+fn outside_the_repository_golden_conversations_apart() {
     let Some((tokenizer, rows)) = golden() else { return };
     assert_eq!(rows.len(), 10);
-    for template in [ChatTemplate::b158(), jinja(b158::SOURCE), jinja(PUBLISHED)] {
-        for row in &rows {
-            if row.prompt {
-                let ids = template.prompt(&tokenizer, &row.messages).unwrap();
-                assert_eq!(ids, row.apart.ids, "{:?}", row.messages);
-            } else {
-                let dialogue = template.encode(&tokenizer, &row.messages).unwrap();
-                assert_eq!(dialogue, row.apart, "{:?}", row.messages);
-            }
+    let template = ChatTemplate::b158_apart();
+    for row in &rows {
+        if row.prompt {
+            let ids = template.prompt(&tokenizer, &talk(&row.messages)).unwrap();
+            assert_eq!(ids, row.apart.ids, "{:?}", row.messages);
+        } else {
+            let dialogue = template.encode(&tokenizer, &talk(&row.messages)).unwrap();
+            assert_eq!(dialogue, row.apart, "{:?}", row.messages);
         }
     }
 }
@@ -135,29 +150,37 @@ fn outside_the_repository_golden_conversations_apart_in_rust_and_as_jinja() {
 #[test]
 fn outside_the_repository_golden_conversations_joined() {
     let Some((tokenizer, rows)) = golden() else { return };
-    let template = ChatTemplate::b158_joined();
+    let published = jinja(
+        "{% for m in messages %}{{ m.role|capitalize + ': ' + m.content|trim + '<|eot_id|>' }}\
+         {% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}",
+    );
     for row in &rows {
+        let talk = talk(&row.messages);
         if row.prompt {
-            let ids = template.prompt(&tokenizer, &row.messages).unwrap();
-            assert_eq!(ids, row.joined, "{:?}", row.messages);
-        } else {
-            let dialogue = template.encode(&tokenizer, &row.messages).unwrap();
-            assert_eq!(dialogue.ids, row.joined, "{:?}", row.messages);
-            let said = row.messages.iter().filter(|message| message.role == Assistant);
-            let said: String = said.map(|message| strip(&message.content)).collect();
-            let pairs = dialogue.ids.iter().zip(&dialogue.trained);
-            let ids: Vec<u32> = pairs.filter(|(_, on)| **on).map(|(id, _)| *id).collect();
-            // The space of the header may have come with the first word.
-            assert_eq!(tokenizer.decode(&ids).trim_start(), said);
+            // The golden prompt is the published one, which ends in a space.
+            assert_eq!(published.prompt(&tokenizer, &talk).unwrap(), row.joined);
+            let ids = ChatTemplate::b158().prompt(&tokenizer, &talk).unwrap();
+            let shorter = tokenizer.decode(&row.joined);
+            assert_eq!(tokenizer.decode(&ids), shorter.trim_end(), "{:?}", row.messages);
+            continue;
         }
+        let dialogue = ChatTemplate::b158().encode(&tokenizer, &talk).unwrap();
+        assert_eq!(dialogue.ids, row.joined, "{:?}", row.messages);
+        assert_eq!(default_as_jinja().encode(&tokenizer, &talk).unwrap(), dialogue);
+        assert_eq!(published.encode(&tokenizer, &talk).unwrap().ids, row.joined);
+        let said = row.messages.iter().filter(|message| message.role == Assistant);
+        let said: String = said.map(|message| format!(" {}", strip(&message.content))).collect();
+        let pairs = dialogue.ids.iter().zip(&dialogue.trained);
+        let ids: Vec<u32> = pairs.filter(|(_, on)| **on).map(|(id, _)| *id).collect();
+        assert_eq!(tokenizer.decode(&ids), said);
     }
 }
 
 #[test]
 fn outside_the_repository_a_token_across_header_and_content_is_trained() {
     let Some((tokenizer, _)) = golden() else { return };
-    let messages = [say(User, "hi"), say(Assistant, "hello there")];
-    let dialogue = ChatTemplate::b158_joined().encode(&tokenizer, &messages).unwrap();
+    let messages = talk(&[say(User, "hi"), say(Assistant, "hello there")]);
+    let dialogue = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
     assert_eq!(
         show(&tokenizer, &dialogue),
         "<|begin_of_text|>User: hi<|eot_id|>Assistant:« hello there<|eot_id|>»"
@@ -167,20 +190,35 @@ fn outside_the_repository_a_token_across_header_and_content_is_trained() {
 #[test]
 fn what_the_assistant_says_is_trained_and_nothing_else() {
     let tokenizer = trained(400);
-    let messages = [
+    let mut messages = [
         say(System, "s"),
         say(User, " a\n"),
         say(Assistant, "\tb b "),
         say(User, ""),
         say(Assistant, ""),
     ];
-    let dialogue = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+    let apart = ChatTemplate::b158_apart().encode(&tokenizer, &talk(&messages)).unwrap();
     assert_eq!(
-        show(&tokenizer, &dialogue),
+        show(&tokenizer, &apart),
         "<|begin_of_text|>System: s<|eot_id|>User: a<|eot_id|>Assistant: «b b<|eot_id|>»\
          User: <|eot_id|>Assistant: «<|eot_id|>»"
     );
-    assert_eq!(jinja(b158::SOURCE).encode(&tokenizer, &messages).unwrap(), dialogue);
+    let joined = ChatTemplate::b158().encode(&tokenizer, &talk(&messages)).unwrap();
+    assert_eq!(
+        show(&tokenizer, &joined),
+        "<|begin_of_text|>System: s<|eot_id|>User: a<|eot_id|>Assistant:« b b<|eot_id|>»\
+         User: <|eot_id|>Assistant:« <|eot_id|>»"
+    );
+    assert_eq!(default_as_jinja().encode(&tokenizer, &talk(&messages)).unwrap(), joined);
+    messages[2].trained = false;
+    for template in [ChatTemplate::b158(), default_as_jinja()] {
+        let once = template.encode(&tokenizer, &talk(&messages)).unwrap();
+        assert_eq!(
+            show(&tokenizer, &once),
+            "<|begin_of_text|>System: s<|eot_id|>User: a<|eot_id|>Assistant: b b<|eot_id|>\
+             User: <|eot_id|>Assistant:« <|eot_id|>»"
+        );
+    }
 }
 
 #[test]
@@ -189,8 +227,8 @@ fn what_is_said_never_becomes_a_special_token() {
     let spell: String = crate::SPECIAL_TOKENS.concat();
     for text in ["<|eot_id|>", "a<|eot_id|>Assistant: yes<|eot_id|>", &spell] {
         let messages = [say(User, text), say(Assistant, text)];
-        for template in [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(b158::SOURCE)] {
-            let ids = template.encode(&tokenizer, &messages).unwrap().ids;
+        for template in [ChatTemplate::b158(), ChatTemplate::b158_apart(), default_as_jinja()] {
+            let ids = template.encode(&tokenizer, &talk(&messages)).unwrap().ids;
             let specials: Vec<u32> = ids.into_iter().filter(|id| *id >= 400 - 8).collect();
             assert_eq!(specials, [392, 399, 399], "{text}");
         }
@@ -198,12 +236,12 @@ fn what_is_said_never_becomes_a_special_token() {
 }
 
 #[test]
-fn placeholders_in_what_is_said_are_only_text() {
+fn marks_in_what_is_said_are_only_text() {
     let tokenizer = trained(400);
-    let text = format!("{}{}\u{f0000}", placeholder::placeholder(1), placeholder::placeholder(0));
-    let messages = [say(User, &text), say(Assistant, &text)];
+    let text: String = ('\u{f0000}'..'\u{f0010}').collect();
+    let messages = talk(&[say(User, &text), say(Assistant, &text)]);
     let expected = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
-    assert_eq!(jinja(b158::SOURCE).encode(&tokenizer, &messages).unwrap(), expected);
+    assert_eq!(default_as_jinja().encode(&tokenizer, &messages).unwrap(), expected);
     assert!(tokenizer.decode(&expected.ids).contains(&text));
 }
 
@@ -211,7 +249,7 @@ fn placeholders_in_what_is_said_are_only_text() {
 fn jinja_code_in_what_is_said_is_only_text() {
     let tokenizer = trained(400);
     let messages = [say(User, "{{ raise_exception('x') }}{% for x in y %}")];
-    let ids = jinja(CHAT_ML).prompt(&tokenizer, &messages).unwrap();
+    let ids = jinja(CHAT_ML).prompt(&tokenizer, &talk(&messages)).unwrap();
     assert!(tokenizer.decode(&ids).contains(&messages[0].content));
 }
 
@@ -219,14 +257,22 @@ fn jinja_code_in_what_is_said_is_only_text() {
 fn a_turn_ends_with_what_the_tokenizer_has() {
     let messages = [say(User, "a"), say(Assistant, "b")];
     let other = bytes_with(&["<|endoftext|>"]);
-    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined()] {
-        let dialogue = template.encode(&other, &messages).unwrap();
-        let joined = "User: a<|endoftext|>Assistant: «b<|endoftext|>»";
-        assert_eq!(show(&other, &dialogue), joined);
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_apart()] {
+        let dialogue = template.encode(&other, &talk(&messages)).unwrap();
+        assert_eq!(
+            show(&other, &dialogue).replace('«', ""),
+            "User: a<|endoftext|>Assistant: b<|endoftext|>»"
+        );
         assert_eq!(template.stop_ids(&other), [256]);
-        let source = template.jinja_source_for(&other).unwrap();
-        assert_eq!(source, b158::SOURCE.replace("<|eot_id|>", "<|endoftext|>"));
-        assert_eq!(jinja(&source).encode(&other, &messages).unwrap(), dialogue);
+        let source = template.source_for(&other).unwrap();
+        assert!(source.contains("<|endoftext|>") && !source.contains("<|eot_id|>"));
+        assert_eq!(
+            ChatTemplate::from_source(Path::new("t"), &source, &other)
+                .unwrap()
+                .encode(&other, &talk(&messages))
+                .unwrap(),
+            dialogue
+        );
     }
 }
 
@@ -235,10 +281,9 @@ fn a_tokenizer_that_cannot_end_a_turn_is_named() {
     let none = bytes_with(&["<|begin_of_text|>"]);
     let expected = "t.json [added_tokens]: nothing ends a turn; \
                     expected \"<|eot_id|>\" or an end-of-text token, got neither";
-    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined()] {
-        assert_eq!(template.encode(&none, &[]).unwrap_err().to_string(), expected);
-        assert_eq!(template.prompt(&none, &[]).unwrap_err().to_string(), expected);
-        assert_eq!(template.jinja_source_for(&none).unwrap_err().to_string(), expected);
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_apart()] {
+        assert_eq!(template.encode(&none, &talk(&[])).unwrap_err().to_string(), expected);
+        assert_eq!(template.prompt(&none, &talk(&[])).unwrap_err().to_string(), expected);
         assert!(template.stop_ids(&none).is_empty());
     }
 }
@@ -246,8 +291,8 @@ fn a_tokenizer_that_cannot_end_a_turn_is_named() {
 #[test]
 fn answers_stop_at_both_ends() {
     let tokenizer = trained(400);
-    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(b158::SOURCE)] {
-        assert_eq!(template.stop_ids(&tokenizer), [399, 393]);
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_apart(), default_as_jinja()] {
+        assert_eq!(template.stop_ids(&tokenizer), [393, 399]);
     }
     assert_eq!(ChatTemplate::b158().stop_ids(&load(&tiny())), [3]);
     assert_eq!(ChatTemplate::b158().stop_ids(&load(&sentence_piece())), [2]);
@@ -256,17 +301,17 @@ fn answers_stop_at_both_ends() {
 #[test]
 fn a_conversation_may_be_empty() {
     let tokenizer = trained(400);
-    for template in [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(b158::SOURCE)] {
-        let dialogue = template.encode(&tokenizer, &[]).unwrap();
+    for template in [ChatTemplate::b158(), ChatTemplate::b158_apart(), default_as_jinja()] {
+        let dialogue = template.encode(&tokenizer, &talk(&[])).unwrap();
         assert_eq!(dialogue, Dialogue { ids: vec![392], trained: vec![false] });
-        let ids = template.prompt(&tokenizer, &[]).unwrap();
-        assert_eq!(ids[1..], tokenizer.encode("Assistant: ").unwrap());
+        let ids = template.prompt(&tokenizer, &talk(&[])).unwrap();
+        assert_eq!(tokenizer.decode(&ids).trim_end(), "Assistant:");
     }
 }
 
 #[test]
 fn every_role_has_a_name() {
-    for role in [System, User, Assistant] {
+    for role in [System, User, Assistant, Role::Tool] {
         assert_eq!(Role::from_name(role.name()), Some(role));
     }
     assert_eq!(Role::from_name("User"), None);
@@ -277,14 +322,13 @@ fn every_role_has_a_name() {
 fn identities_differ_and_are_stable() {
     let other = jinja(CHAT_ML);
     let templates =
-        [ChatTemplate::b158(), ChatTemplate::b158_joined(), jinja(b158::SOURCE), other.clone()];
+        [ChatTemplate::b158(), ChatTemplate::b158_apart(), default_as_jinja(), other.clone()];
     let identities: Vec<String> = templates.iter().map(ChatTemplate::identity).collect();
     for (at, identity) in identities.iter().enumerate() {
         assert_eq!(identities.iter().position(|one| one == identity), Some(at));
     }
     assert_eq!(other.identity(), format!("jinja\n{CHAT_ML}"));
-    assert_eq!(other.jinja_source(), CHAT_ML);
-    assert_eq!(ChatTemplate::b158_joined().jinja_source(), b158::SOURCE);
+    assert_eq!(other.source_for(&bytes_with(&["<|im_end|>"])).unwrap(), CHAT_ML);
 }
 
 #[test]
@@ -304,14 +348,14 @@ fn chat_ml_ends_answers_with_its_own_token() {
     let tokenizer = bytes_with(&["<|endoftext|>", "<|im_start|>", "<|im_end|>"]);
     let template = jinja(CHAT_ML);
     let messages = [say(System, "s"), say(User, "u"), say(Assistant, " a "), say(User, "v")];
-    let dialogue = template.encode(&tokenizer, &messages).unwrap();
+    let dialogue = template.encode(&tokenizer, &talk(&messages)).unwrap();
     assert_eq!(
         show(&tokenizer, &dialogue),
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nu<|im_end|>\n\
-         <|im_start|>assistant\n«a<|im_end|>»\n<|im_start|>user\nv<|im_end|>\n"
+         <|im_start|>assistant\n« a <|im_end|>»\n<|im_start|>user\nv<|im_end|>\n"
     );
     assert_eq!(template.stop_ids(&tokenizer), [256, 258]);
-    let prompt = template.prompt(&tokenizer, &messages[..2]).unwrap();
+    let prompt = template.prompt(&tokenizer, &talk(&messages[..2])).unwrap();
     assert_eq!(dialogue.ids[..prompt.len()], prompt);
     assert_eq!(tokenizer.decode(&prompt[prompt.len() - 10..]), "assistant\n");
 }
@@ -320,7 +364,7 @@ fn chat_ml_ends_answers_with_its_own_token() {
 fn whitespace_before_the_end_is_trained_with_it() {
     let tokenizer = bytes_with(&["<s>", "</s>"]);
     let messages = [say(System, "s"), say(User, "u"), say(Assistant, "a"), say(User, "v")];
-    let dialogue = jinja(LLAMA_2).encode(&tokenizer, &messages).unwrap();
+    let dialogue = jinja(LLAMA_2).encode(&tokenizer, &talk(&messages)).unwrap();
     assert_eq!(
         show(&tokenizer, &dialogue),
         "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nu [/INST] «a </s>»<s>[INST] v [/INST]"
@@ -333,7 +377,7 @@ fn a_template_without_end_tokens_trains_contents_alone() {
     let tokenizer = bytes_with(&["<|endoftext|>"]);
     let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}";
     let messages = [say(User, "u"), say(Assistant, "a"), say(User, "v")];
-    let dialogue = jinja(source).encode(&tokenizer, &messages).unwrap();
+    let dialogue = jinja(source).encode(&tokenizer, &talk(&messages)).unwrap();
     assert_eq!(show(&tokenizer, &dialogue), "user: u\n\nassistant: «a»\n\nuser: v\n\n");
     assert_eq!(jinja(source).stop_ids(&tokenizer), [256]);
 }
@@ -343,12 +387,14 @@ fn bos_is_there_once() {
     let tokenizer = bytes_with(&["<s>", "</s>"]);
     let body = "{% for m in messages %}{{ m.content }}{% endfor %}";
     for head in ["", "{{ bos_token }}", "<s>"] {
-        let ids =
-            jinja(&format!("{head}{body}")).encode(&tokenizer, &[say(Assistant, "a")]).unwrap();
+        let ids = jinja(&format!("{head}{body}"))
+            .encode(&tokenizer, &talk(&[say(Assistant, "a")]))
+            .unwrap();
         assert_eq!(show(&tokenizer, &ids), "<s>«a»", "{head}");
     }
     let without = bytes_with(&["<|endoftext|>"]);
-    let ids = jinja(&format!("{{{{ bos_token }}}}{body}")).encode(&without, &[say(Assistant, "a")]);
+    let ids = jinja(&format!("{{{{ bos_token }}}}{body}"))
+        .encode(&without, &talk(&[say(Assistant, "a")]));
     assert_eq!(show(&without, &ids.unwrap()), "«a»");
 }
 
@@ -356,7 +402,7 @@ fn bos_is_there_once() {
 fn the_longest_special_token_wins() {
     let tokenizer = bytes_with(&["<|a", "<|a|>", "日"]);
     let source = "<|a|><|a日<{% for m in messages %}{{ m.content }}{% endfor %}";
-    let ids = jinja(source).encode(&tokenizer, &[]).unwrap().ids;
+    let ids = jinja(source).encode(&tokenizer, &talk(&[])).unwrap().ids;
     assert_eq!(ids, [257, 256, 258, tokenizer.encode("<").unwrap()[0]]);
 }
 
@@ -364,58 +410,39 @@ fn the_longest_special_token_wins() {
 fn a_template_may_refuse_the_system_and_says_so_later() {
     let template = jinja(GEMMA);
     let tokenizer = bytes_with(&["<s>", "</s>"]);
-    assert!(template.prompt(&tokenizer, &[say(User, "u")]).is_ok());
-    let error = template.encode(&tokenizer, &[say(System, "s"), say(User, "u")]).unwrap_err();
+    assert!(template.prompt(&tokenizer, &talk(&[say(User, "u")])).is_ok());
+    let error =
+        template.encode(&tokenizer, &talk(&[say(System, "s"), say(User, "u")])).unwrap_err();
     assert_eq!(
         error.to_string(),
         "chat_template.jinja:1: invalid operation: System role not supported"
     );
     let silent = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}";
-    let error = jinja(silent).encode(&tokenizer, &[say(System, "s"), say(User, "u")]);
-    assert_eq!(
-        error.unwrap_err().to_string(),
-        "chat_template.jinja: messages.0 (system): left out; \
-         expected each content once, unchanged and in order"
-    );
+    let error = jinja(silent).encode(&tokenizer, &talk(&[say(System, "s"), say(User, "u")]));
+    assert!(error.is_ok());
 }
 
 #[test]
 fn a_template_that_loses_messages_is_refused_at_once() {
-    let rule = "expected each content once, unchanged and in order";
-    for (source, what) in [
-        ("", "messages.0 (user): left out"),
-        ("{{ messages[0].content }}", "messages.1 (assistant): left out"),
-        (
-            "{% for m in messages|reverse %}{{ m.content }}{% endfor %}",
-            "messages.0 (user): out of order",
-        ),
-        (
-            "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
-            "messages.0 (user): rendered twice",
-        ),
-        (
-            "{% for m in messages %}{{ m.content|upper }}{% endfor %}",
-            "messages.0 (user): rewritten",
-        ),
-        ("{% for m in messages %}{{ m.content[1:] }}{% endfor %}", "messages.0 (user): rewritten"),
-        (
-            "{% for m in messages %}{{ m.content|escape }}{% endfor %}",
-            "messages.0 (user): rewritten",
-        ),
+    for (source, who) in [
+        ("", "user"),
+        ("{{ messages[0].content }}", "assistant"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "assistant"),
     ] {
-        assert_eq!(refused(source), format!("t.jinja: {what}; {rule}"), "{source}");
+        let what = format!("t.jinja: leaves out what the {who} says; expected its content");
+        assert_eq!(refused(source), what, "{source}");
     }
 }
 
 #[test]
 fn many_threads_may_render_at_once() {
-    let (tokenizer, template) = (trained(400), jinja(b158::SOURCE));
+    let (tokenizer, template) = (trained(400), default_as_jinja());
     let messages = [say(User, "u"), say(Assistant, "a")];
-    let expected = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
+    let expected = ChatTemplate::b158().encode(&tokenizer, &talk(&messages)).unwrap();
     std::thread::scope(|scope| {
         let work = || {
             for _ in 0..50 {
-                assert_eq!(template.encode(&tokenizer, &messages).unwrap(), expected);
+                assert_eq!(template.encode(&tokenizer, &talk(&messages)).unwrap(), expected);
             }
         };
         (0..4).for_each(|_| drop(scope.spawn(work)));
@@ -427,8 +454,8 @@ fn a_long_conversation_renders() {
     let tokenizer = trained(400);
     let messages: Vec<Message> =
         (0..10_000).map(|at| say(if at % 2 == 0 { User } else { Assistant }, "x")).collect();
-    let expected = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
-    assert_eq!(jinja(b158::SOURCE).encode(&tokenizer, &messages).unwrap(), expected);
+    let expected = ChatTemplate::b158().encode(&tokenizer, &talk(&messages)).unwrap();
+    assert_eq!(default_as_jinja().encode(&tokenizer, &talk(&messages)).unwrap(), expected);
 }
 
 fn content() -> impl Strategy<Value = String> {
@@ -440,7 +467,7 @@ fn content() -> impl Strategy<Value = String> {
         Just("👩\u{200d}👧".to_owned()),
         Just("e\u{301}".to_owned()),
         Just("{{ x }}".to_owned()),
-        Just("\u{f0000}aB\"<0\u{f0001}".to_owned()),
+        Just("\u{f0000}\u{f0003}".to_owned()),
         "[ -~]{0,8}",
         any::<char>().prop_map(String::from),
     ];
@@ -462,30 +489,27 @@ proptest! {
     #[test]
     fn a_prompt_begins_every_answer_to_it(messages in turns(), answer in content()) {
         let tokenizer = trained(400);
-        for template in [ChatTemplate::b158(), jinja(b158::SOURCE)] {
-            let prompt = template.prompt(&tokenizer, &messages).unwrap();
-            let answered = [&messages[..], &[say(Assistant, &answer)]].concat();
-            let dialogue = template.encode(&tokenizer, &answered).unwrap();
-            prop_assert_eq!(&dialogue.ids[..prompt.len()], &prompt[..]);
-            let mut rest = tokenizer.encode(strip(&answer)).unwrap();
-            rest.push(399);
-            prop_assert_eq!(&dialogue.ids[prompt.len()..], &rest[..]);
-            prop_assert!(dialogue.trained[prompt.len()..].iter().all(|trained| *trained));
-        }
+        let apart = ChatTemplate::b158_apart();
+        let prompt = apart.prompt(&tokenizer, &talk(&messages)).unwrap();
+        let answered = [&messages[..], &[say(Assistant, &answer)]].concat();
+        let dialogue = apart.encode(&tokenizer, &talk(&answered)).unwrap();
+        prop_assert_eq!(&dialogue.ids[..prompt.len()], &prompt[..]);
+        let mut rest = tokenizer.encode(strip(&answer)).unwrap();
+        rest.push(399);
+        prop_assert_eq!(&dialogue.ids[prompt.len()..], &rest[..]);
+        // A word of the answer never joins `Assistant:`.
+        let prompt = ChatTemplate::b158().prompt(&tokenizer, &talk(&messages)).unwrap();
+        let dialogue = ChatTemplate::b158().encode(&tokenizer, &talk(&answered)).unwrap();
+        prop_assert_eq!(&dialogue.ids[..prompt.len()], &prompt[..]);
+        prop_assert!(dialogue.trained[prompt.len()..].iter().all(|trained| *trained));
     }
 
     #[test]
-    fn all_ways_agree(messages in turns()) {
+    fn the_default_in_rust_and_as_jinja_agree(messages in turns()) {
         let tokenizer = trained(400);
-        let apart = ChatTemplate::b158().encode(&tokenizer, &messages).unwrap();
-        prop_assert_eq!(&jinja(b158::SOURCE).encode(&tokenizer, &messages).unwrap(), &apart);
-        let joined = ChatTemplate::b158_joined().encode(&tokenizer, &messages).unwrap();
-        prop_assert_eq!(joined.ids.len(), joined.trained.len());
+        let joined = ChatTemplate::b158().encode(&tokenizer, &talk(&messages)).unwrap();
+        prop_assert_eq!(&default_as_jinja().encode(&tokenizer, &talk(&messages)).unwrap(), &joined);
+        let apart = ChatTemplate::b158_apart().encode(&tokenizer, &talk(&messages)).unwrap();
         prop_assert_eq!(tokenizer.decode(&joined.ids), tokenizer.decode(&apart.ids));
-        let ends = |dialogue: &Dialogue| {
-            let ids = dialogue.ids.iter().zip(&dialogue.trained);
-            ids.filter(|(id, _)| **id >= 392).map(|(_, on)| *on).collect::<Vec<_>>()
-        };
-        prop_assert_eq!(ends(&joined), ends(&apart));
     }
 }

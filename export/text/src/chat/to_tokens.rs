@@ -1,151 +1,172 @@
-//! From the text that a Jinja template rendered to token ids.
+//! From a conversation to token ids through a Jinja template.
 //!
-//! Contents never pass through the template: it renders placeholders (`placeholder`), and the text
-//! around them is the template's own. Only that text may become special tokens.
-//!
-//! ```text
-//! rendered   <s>[user] ⟨0⟩</s>[assistant] ⟨1⟩</s>
-//! parts      <s> | "[user] " | message 0 | </s> | "[assistant] " | message 1 | </s>
-//! trained                                                          ^^^^^^^^^^^^^^^^
-//! ```
+//! The template renders the messages themselves; the text is encoded as one string between special
+//! tokens, as `apply_chat_template(tokenize=True)` of transformers does. `marks` keeps special
+//! tokens that a message spells from becoming ones, `answers` finds what is trained.
 
+use std::ops::Range;
+
+use super::answers;
 use super::jinja::{Jinja, RenderInputs};
-use super::message::{Dialogue, Message, Role, strip};
-use super::placeholder::{RenderedPart, split_at_placeholders};
+use super::marks::{Marks, Rendered};
+use super::message::{Conversation, Dialogue, Message, Role};
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 
-/// A part of a rendered conversation.
-enum ConversationPart<'a> {
-    /// Text of the template.
-    Text(&'a str),
-    /// A special token in that text.
-    Special(u32),
-    /// The content of a message.
-    Content(&'a Message),
+/// A template with the tokenizer it is rendered for.
+#[derive(Clone, Copy)]
+pub(super) struct Renderer<'a> {
+    pub(super) template: &'a Jinja,
+    pub(super) tokenizer: &'a Tokenizer,
 }
 
-pub(super) fn encode(
-    template: &Jinja,
-    tokenizer: &Tokenizer,
-    messages: &[Message],
-    generation_prompt: bool,
-) -> Result<Dialogue, TextError> {
-    let spelling = |id: Option<u32>| id.and_then(|id| tokenizer.special_spelling(id));
-    let bos = spelling(tokenizer.bos()).unwrap_or_default();
-    let eos = spelling(tokenizer.eos()).unwrap_or_default();
-    let roles: Vec<Role> = messages.iter().map(|message| message.role).collect();
-    let rendered = template.render(&roles, RenderInputs { bos, eos, generation_prompt })?;
-    let pieces =
-        split_at_placeholders(&rendered, &roles).map_err(|what| template.error(None, what))?;
-    parts_to_tokens(tokenizer, &parts(tokenizer, &pieces, messages))
+impl Renderer<'_> {
+    pub(super) fn encode(self, conversation: &Conversation) -> Result<Dialogue, TextError> {
+        let (rendered, spans) = answers::find(self, conversation)?;
+        self.tokens(&rendered, &spans)
+    }
+
+    pub(super) fn prompt(self, conversation: &Conversation) -> Result<Vec<u32>, TextError> {
+        let marks = self.marks(conversation)?;
+        let raw = self.render(vec![self.inputs(conversation, marks, true)])?;
+        let raw = raw.into_iter().next().expect("one result for each input")?;
+        Ok(self.tokens(&Rendered::read(&raw, marks, self.tokenizer), &[])?.ids)
+    }
+
+    pub(super) fn marks(self, conversation: &Conversation) -> Result<Marks, TextError> {
+        let json = serde_json::json!([conversation.tools, messages(conversation)]).to_string();
+        Marks::absent_from(&[&json, self.template.source()]).ok_or_else(|| {
+            self.template.error(None, "cannot be run: every private-use character is in use".into())
+        })
+    }
+
+    /// What the template sees of a conversation.
+    pub(super) fn inputs(
+        self,
+        conversation: &Conversation,
+        marks: Marks,
+        generation_prompt: bool,
+    ) -> RenderInputs {
+        let guard = |value: &serde_json::Value| marks.guard(value, self.tokenizer);
+        RenderInputs {
+            messages: messages(conversation).iter().map(guard).collect(),
+            tools: conversation.tools.iter().map(guard).collect(),
+            bos: self.spelling(self.tokenizer.bos()),
+            eos: self.spelling(self.tokenizer.eos_token()),
+            generation_prompt,
+            marks,
+        }
+    }
+
+    pub(super) fn render(
+        self,
+        inputs: Vec<RenderInputs>,
+    ) -> Result<Vec<Result<String, TextError>>, TextError> {
+        self.template.render(inputs)
+    }
+
+    fn spelling(self, id: Option<u32>) -> String {
+        id.and_then(|id| self.tokenizer.special_spelling(id)).unwrap_or_default().to_owned()
+    }
+
+    /// Whether the text begins with the token that begins a document.
+    pub(super) fn writes_bos(self, rendered: &Rendered) -> bool {
+        let first = rendered.parts.first().and_then(|part| part.1);
+        first.is_some() && first == self.tokenizer.bos()
+    }
+
+    /// Whether the tokenizer begins texts with a token that this template leaves out.
+    pub(super) fn lacks_bos(self) -> bool {
+        self.tokenizer.adds_bos() && self.sample().is_some_and(|text| !self.writes_bos(&text))
+    }
+
+    /// The token that ends an answer.
+    pub(super) fn turn_end(self) -> Option<u32> {
+        let talks = [&SAMPLE[1..], &SAMPLE[..]];
+        let dialogue = talks.into_iter().find_map(|talk| self.encode(&sample(talk)).ok())?;
+        let is_special = |id: &u32| self.tokenizer.special_token(*id).is_some();
+        let last = dialogue.trained.iter().rposition(|trained| *trained)?;
+        let first = dialogue.trained[..last].iter().rposition(|trained| !trained)?;
+        let answer = &dialogue.ids[first + 1..=last];
+        let end = answer.iter().rposition(is_special)?;
+        let begin = answer[..end].iter().rposition(|id| !is_special(id)).map_or(0, |at| at + 1);
+        Some(answer[begin])
+    }
+
+    /// A short conversation, rendered.
+    fn sample(self) -> Option<Rendered> {
+        let talks = [&SAMPLE[1..], &SAMPLE[..]];
+        talks
+            .into_iter()
+            .find_map(|talk| answers::find(self, &sample(talk)).ok().map(|(rendered, _)| rendered))
+    }
+
+    /// The ids of the text; tokens that reach into a range of `spans` are trained.
+    fn tokens(self, rendered: &Rendered, spans: &[Range<usize>]) -> Result<Dialogue, TextError> {
+        let mut dialogue = Dialogue::default();
+        let adds_bos = self.tokenizer.adds_bos() && !self.writes_bos(rendered);
+        dialogue.push(self.tokenizer.bos().filter(|_| adds_bos), false);
+        let trained = |range: Range<usize>| {
+            spans.iter().any(|span| range.start < span.end && range.end > span.start)
+        };
+        for (part, special) in &rendered.parts {
+            if let Some(id) = special {
+                dialogue.push([*id], trained(part.clone()));
+                continue;
+            }
+            for (id, range) in self.tokenizer.encode_with_ranges(&rendered.text[part.clone()])? {
+                let range = part.start + range.start..part.start + range.end;
+                dialogue.push([id], trained(range));
+            }
+        }
+        Ok(dialogue)
+    }
 }
 
-/// Renders a short conversation with and without the generation prompt. A template that refuses or
-/// ignores system messages is still accepted, for conversations without one.
+/// A conversation for questions about a template; some want the first message, some refuse it.
+const SAMPLE: [Role; 4] = [Role::System, Role::User, Role::Assistant, Role::User];
+
+fn sample(roles: &[Role]) -> Conversation {
+    roles.iter().map(|role| Message::new(*role, "hi")).collect::<Vec<_>>().into()
+}
+
+fn messages(conversation: &Conversation) -> Vec<serde_json::Value> {
+    conversation.messages.iter().map(Message::to_json).collect()
+}
+
+/// Renders a short conversation with and without the generation prompt. A template that refuses
+/// system messages is still accepted, for conversations without one.
 pub(super) fn probe(template: &Jinja) -> Result<(), TextError> {
-    let all = [Role::System, Role::User, Role::Assistant, Role::User];
-    match probe_with(template, &all) {
-        Err(TextError::ChatTemplate { .. }) => probe_with(template, &all[1..]),
+    match probe_with(template, &SAMPLE) {
+        Err(TextError::ChatTemplate { .. }) => probe_with(template, &SAMPLE[1..]),
         result => result,
     }
 }
 
 fn probe_with(template: &Jinja, roles: &[Role]) -> Result<(), TextError> {
-    for (generation_prompt, roles) in [(false, &roles[..roles.len() - 1]), (true, roles)] {
-        let inputs = RenderInputs { bos: "<s>", eos: "</s>", generation_prompt };
-        let rendered = template.render(roles, inputs)?;
-        split_at_placeholders(&rendered, roles).map_err(|what| template.error(None, what))?;
-    }
-    Ok(())
-}
-
-/// The special token that this template puts after an answer.
-pub(super) fn answer_end(template: &Jinja, tokenizer: &Tokenizer) -> Option<u32> {
-    let said = |role| Message { role, content: String::new() };
-    let messages = [Role::User, Role::Assistant, Role::User].map(said);
-    let Dialogue { ids, trained } = encode(template, tokenizer, &messages, false).ok()?;
-    let end = ids.into_iter().zip(trained).rfind(|(_, trained)| *trained)?.0;
-    tokenizer.special_spelling(end).map(|_| end)
-}
-
-fn parts<'a>(
-    tokenizer: &Tokenizer,
-    pieces: &[RenderedPart<'a>],
-    messages: &'a [Message],
-) -> Vec<ConversationPart<'a>> {
-    let mut parts = Vec::new();
-    for piece in pieces {
-        match piece {
-            RenderedPart::Literal(text) => push_literal(&mut parts, tokenizer, text),
-            RenderedPart::Content(index) => {
-                parts.push(ConversationPart::Content(&messages[*index]));
-            }
+    const WORDS: [&str; 4] = ["one", "two", "three", "four"];
+    let marks = Marks::absent_from(&[template.source()]).expect("templates are short");
+    let said: Vec<_> = roles.iter().zip(WORDS).collect();
+    let inputs = |generation_prompt, count| RenderInputs {
+        messages: said[..count]
+            .iter()
+            .map(|(role, word)| Message::new(**role, *word).to_json())
+            .collect(),
+        tools: Vec::new(),
+        bos: "<s>".to_owned(),
+        eos: "</s>".to_owned(),
+        generation_prompt,
+        marks,
+    };
+    let both = vec![inputs(false, roles.len() - 1), inputs(true, roles.len())];
+    let texts = template.render(both)?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The last message is that of the user to answer.
+    let lost = |(role, word): &&(&Role, &str)| **role != Role::System && !texts[1].contains(word);
+    match said.iter().find(lost) {
+        Some((role, _)) => {
+            let what = format!("leaves out what the {} says; expected its content", role.name());
+            Err(template.error(None, what))
         }
+        None => Ok(()),
     }
-    parts
-}
-
-/// Splits template text at special tokens; the longest match wins.
-fn push_literal<'a>(parts: &mut Vec<ConversationPart<'a>>, tokenizer: &Tokenizer, text: &'a str) {
-    let mut begin = 0;
-    let mut at = 0;
-    while let Some(letter) = text[at..].chars().next() {
-        let special = tokenizer.special_tokens().iter();
-        let mut special = special.filter(|(spelling, _)| text[at..].starts_with(spelling));
-        let Some((spelling, id)) = special.next() else {
-            at += letter.len_utf8();
-            continue;
-        };
-        push_text(parts, &text[begin..at]);
-        parts.push(ConversationPart::Special(*id));
-        at += spelling.len();
-        begin = at;
-    }
-    push_text(parts, &text[begin..]);
-}
-
-fn push_text<'a>(parts: &mut Vec<ConversationPart<'a>>, text: &'a str) {
-    if !text.is_empty() {
-        parts.push(ConversationPart::Text(text));
-    }
-}
-
-fn parts_to_tokens(
-    tokenizer: &Tokenizer,
-    parts: &[ConversationPart],
-) -> Result<Dialogue, TextError> {
-    let mut dialogue = Dialogue::default();
-    let begins =
-        matches!(parts, [ConversationPart::Special(id), ..] if Some(*id) == tokenizer.bos());
-    dialogue.push(tokenizer.bos().filter(|_| !begins), false);
-    for (at, part) in parts.iter().enumerate() {
-        let trained = is_trained(&parts[..at], &parts[at..]);
-        match part {
-            ConversationPart::Text(text) => dialogue.push(tokenizer.encode(text)?, trained),
-            ConversationPart::Special(id) => dialogue.push([*id], trained),
-            ConversationPart::Content(message) => {
-                dialogue.push(tokenizer.encode(strip(&message.content))?, trained);
-            }
-        }
-    }
-    Ok(dialogue)
-}
-
-/// Whether the first part of `here` is trained: an answer, or the special token that ends it with
-/// any whitespace in between.
-fn is_trained(before: &[ConversationPart], here: &[ConversationPart]) -> bool {
-    match (before, here) {
-        (_, [ConversationPart::Content(message), ..]) => message.role == Role::Assistant,
-        ([.., last], [ConversationPart::Special(_), ..]) if is_answer(last) => true,
-        ([.., last], [ConversationPart::Text(text), ConversationPart::Special(_), ..])
-        | ([.., last, ConversationPart::Text(text)], [ConversationPart::Special(_), ..]) => {
-            is_answer(last) && strip(text).is_empty()
-        }
-        _ => false,
-    }
-}
-
-fn is_answer(part: &ConversationPart) -> bool {
-    matches!(part, ConversationPart::Content(message) if message.role == Role::Assistant)
 }

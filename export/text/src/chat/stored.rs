@@ -1,0 +1,114 @@
+//! Chat templates of stored models: `chat_template.jinja` and `tokenizer_config.json` of a folder,
+//! a key of a GGUF file.
+
+use std::path::{Path, PathBuf};
+
+use bitnet_format::gguf::{GgufFile, Metadata, Value as GgufValue};
+use serde_json::Value;
+
+use super::b158::{self, HeaderEncoding};
+use super::{ChatTemplate, TemplateKind};
+use crate::control;
+use crate::error::TextError;
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer_config::TOKENIZER_CONFIG_FILE;
+use crate::tokenizer_json;
+
+/// The file's name in a model folder. It takes precedence over `tokenizer_config.json`.
+pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+
+const GGUF_KEY: &str = "tokenizer.chat_template";
+
+impl ChatTemplate {
+    /// The template stored with a model, else [`ChatTemplate::b158`].
+    ///
+    /// # Errors
+    /// When it does not work.
+    pub fn of_model(path: &Path, tokenizer: &Tokenizer) -> Result<Self, TextError> {
+        Ok(Self::stored(path, tokenizer)?.unwrap_or_else(Self::b158))
+    }
+
+    /// The template stored with a folder or a GGUF file; `None` if there is none.
+    ///
+    /// # Errors
+    /// When a file does not parse or the template does not work.
+    pub fn stored(path: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
+        let found = if path.is_dir() { in_folder(path)? } else { in_gguf(path)? };
+        found.map(|(file, source)| Self::from_source(&file, &source, tokenizer)).transpose()
+    }
+
+    /// The template of a source; those that [`ChatTemplate::source_for`] wrote are recognised.
+    pub(super) fn from_source(
+        path: &Path,
+        source: &str,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, TextError> {
+        match HeaderEncoding::of_source(source, &b158::turn_end_spelling(tokenizer)) {
+            Some(form) => Ok(Self { kind: TemplateKind::B158(form) }),
+            None => Self::jinja(path, source),
+        }
+    }
+
+    /// The template to train with: the published one of 2B4T, whose prompt ends in a space that
+    /// training never shows before an answer, becomes [`ChatTemplate::b158`].
+    pub fn for_training(self) -> Self {
+        match &self.kind {
+            TemplateKind::Jinja(template) if b158::is_published(template.source()) => Self::b158(),
+            _ => self,
+        }
+    }
+
+    /// Writes the template under its key of a GGUF file.
+    ///
+    /// # Errors
+    /// When the template does not work.
+    pub fn describe(
+        &self,
+        tokenizer: &Tokenizer,
+        metadata: &mut Metadata,
+    ) -> Result<(), TextError> {
+        metadata.insert(GGUF_KEY, GgufValue::String(self.source_for(tokenizer)?));
+        Ok(())
+    }
+}
+
+/// The file that holds a folder's template, and the template.
+fn in_folder(folder: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
+    let file = folder.join(CHAT_TEMPLATE_FILE);
+    if file.exists() {
+        let source = String::from_utf8(tokenizer_json::read(&file)?);
+        let what = |_| broken(&file, "is not UTF-8 text");
+        return Ok(Some((file.clone(), source.map_err(what)?)));
+    }
+    let file = folder.join(TOKENIZER_CONFIG_FILE);
+    let config = control::object(&file)?;
+    let Some(value) = config.get("chat_template") else { return Ok(None) };
+    Ok(default_of(value).map_err(|what| broken(&file, what))?.map(|source| (file, source)))
+}
+
+/// The template of a `chat_template`: text, or the one named `default` of a list.
+fn default_of(value: &Value) -> Result<Option<String>, &'static str> {
+    let expected = "chat_template: expected text or a list of templates with names";
+    match value {
+        Value::Null => Ok(None),
+        Value::String(source) => Ok(Some(source.clone())),
+        Value::Array(list) => {
+            let is_default = |entry: &&Value| entry["name"] == "default";
+            let entry = list.iter().find(is_default).ok_or(
+                "chat_template: no template of the list is named default; expected one to be",
+            )?;
+            Ok(Some(entry["template"].as_str().ok_or(expected)?.to_owned()))
+        }
+        _ => Err(expected),
+    }
+}
+
+fn in_gguf(path: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
+    let file = GgufFile::open(path)?;
+    let source = file.metadata().optional_str(GGUF_KEY)?;
+    Ok(source.map(|source| (path.to_owned(), source.to_owned())))
+}
+
+fn broken(path: &Path, what: &str) -> TextError {
+    TextError::ChatTemplate { path: path.to_owned(), line: None, what: what.to_owned() }
+}
