@@ -39,6 +39,8 @@ fn main() -> anyhow::Result<()> {
         eprintln!("epoch {epoch}: loss {:.3}", report.loss);
     }
     fs_err::create_dir_all(out)?;
-    write_model(out, FolderParts { spec: &spec, tokenizer: Some(&tokenizer), chat: None }, &model)?;
+    let parts =
+        FolderParts { spec: &spec, tokenizer: Some(&tokenizer), chat: None, generation: None };
+    write_model(out, parts, &model)?;
     Ok(())
 }

@@ -3,10 +3,13 @@
 #![expect(unsafe_code, reason = "an option of the allocator is set through C")]
 
 use bitnet_format::allocation::ReportingAllocator;
+use bitnet_text::LimitedAllocator;
 use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 
+/// Bounds what a model's chat template may allocate, and says where memory ends.
 #[global_allocator]
-static ALLOCATOR: ReportingAllocator<mimalloc::MiMalloc> = ReportingAllocator(mimalloc::MiMalloc);
+static ALLOCATOR: LimitedAllocator<ReportingAllocator<mimalloc::MiMalloc>> =
+    LimitedAllocator(ReportingAllocator(mimalloc::MiMalloc));
 
 /// `mi_option_purge_delay` of mimalloc.h; the crate has no constant for it.
 const PURGE_DELAY: mi_option_t = 15;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
+use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
 use bitnet_format::tensors::TensorFile;
 use bitnet_format::writer::{TensorData, TensorPlan, TensorWriter, write_tensors};
@@ -42,6 +43,9 @@ pub enum CheckpointError {
     /// Reading or writing failed.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The chat template does not work with the tokenizer.
+    #[error(transparent)]
+    Text(#[from] bitnet_text::TextError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -83,6 +87,8 @@ pub struct FolderParts<'a> {
     pub tokenizer: Option<&'a Tokenizer>,
     /// How conversations are written, if the model is to hold any.
     pub chat: Option<&'a ChatTemplate>,
+    /// The `generation_config.json` of the model it was trained from; its ids become the model's.
+    pub generation: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
 /// Writes model, config and tokenizer as a Hugging Face folder with f32 values into `dir`.
@@ -111,9 +117,13 @@ pub fn write_model(
     write_tensors(&dir.join(MODEL_FILE), tensors)?;
     let config = HfConfig { spec: parts.spec.clone(), form: WeightForm::Latent };
     fs_err::write(dir.join(CONFIG_FILE), config.to_json("float32"))?;
+    if let Some(keys) = parts.generation {
+        let text = generation_config::to_json(keys, parts.spec);
+        fs_err::write(dir.join(GENERATION_CONFIG_FILE), text)?;
+    }
     if let Some(tokenizer) = parts.tokenizer {
         fs_err::write(dir.join(TOKENIZER_FILE), tokenizer.json())?;
-        let config = tokenizer.hf_config(parts.chat, parts.spec.max_position_embeddings);
+        let config = tokenizer.hf_config(parts.chat, parts.spec.max_position_embeddings)?;
         fs_err::write(dir.join(TOKENIZER_CONFIG_FILE), config)?;
     }
     Ok(())

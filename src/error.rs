@@ -219,7 +219,7 @@ impl TrainError {
             | Self::Text(_)
             | Self::Engine(_)
             | Self::NothingVerifies { .. }
-            | Self::Checkpoint(CheckpointError::Broken { .. }) => 4,
+            | Self::Checkpoint(CheckpointError::Broken { .. } | CheckpointError::Text(_)) => 4,
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,

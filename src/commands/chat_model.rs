@@ -62,26 +62,30 @@ pub(crate) struct ChatModel {
 
 impl ChatModel {
     pub(crate) fn open(packed: &Path) -> Result<Self> {
+        let tokenizer = Tokenizer::from_file(&packed.join("tokenizer.json"));
+        let tokenizer = tokenizer.map_err(TrainError::from)?;
         Ok(Self {
             model: Model::load(packed).map_err(TrainError::from)?,
-            tokenizer: Tokenizer::from_file(&packed.join("tokenizer.json"))
-                .map_err(TrainError::from)?,
-            chat: ChatTemplate::of_folder(packed).map_err(TrainError::from)?,
+            chat: ChatTemplate::of_model(packed, &tokenizer).map_err(TrainError::from)?,
+            tokenizer,
             threads: ThreadPool::new(rayon::current_num_threads())?,
         })
     }
 
     /// Continues a text.
     pub(crate) fn continue_text(&self, prompt: &str, max_tokens: usize) -> Result<String> {
-        let mut ids: Vec<u32> = self.model.spec().bos_token_id.into_iter().collect();
+        let mut ids: Vec<u32> = self.tokenizer.first().into_iter().collect();
         ids.extend(self.tokenizer.encode(prompt).map_err(TrainError::from)?);
         Ok(self.generate(&ids, max_tokens)?.unwrap_or_default())
     }
 
     /// The answer to the last message; `None` when it might not fit into the context.
     pub(crate) fn answer(&self, messages: &[Message], max_tokens: usize) -> Result<Option<String>> {
-        let ids = self.chat.prompt(&self.tokenizer, messages).map_err(TrainError::from)?;
-        self.generate(&ids, max_tokens)
+        let conversation = messages.to_vec().into();
+        let ids = self.chat.prompt(&self.tokenizer, &conversation).map_err(TrainError::from)?;
+        // The space before the first word belongs to the answer's first token, not to the answer.
+        let answer = self.generate(&ids, max_tokens)?;
+        Ok(answer.map(|answer| answer.trim_start().to_owned()))
     }
 
     /// The answer to one message; empty when it might not fit into the context.
@@ -184,5 +188,5 @@ impl ChatModel {
 }
 
 fn turn(role: Role, content: &str) -> Message {
-    Message { role, content: content.to_owned() }
+    Message::new(role, content)
 }

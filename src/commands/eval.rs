@@ -28,9 +28,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let device = device::open(&args.device).map_err(TrainError::from)?.inner();
     let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
     let encoding = if args.conversations {
-        Encoding::Conversations(
-            ChatTemplate::of_model(args.model.path()).map_err(TrainError::from)?,
-        )
+        let chat = ChatTemplate::of_model(args.model.path(), &tokenizer);
+        Encoding::Conversations(chat.map_err(TrainError::from)?.for_training())
     } else {
         Encoding::Text
     };

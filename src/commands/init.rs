@@ -45,6 +45,7 @@ pub(crate) fn run(args: &InitArgs) -> Result<()> {
         fs_err::write(staged.path().join(TOKENIZER_FILE), tokenizer.json())?;
         let context = fresh.spec().max_position_embeddings;
         let config = tokenizer.hf_config(Some(&ChatTemplate::b158()), context);
+        let config = config.map_err(TrainError::from)?;
         fs_err::write(staged.path().join(TOKENIZER_CONFIG_FILE), config)?;
     }
     staged.publish().map_err(TrainError::from)?;

@@ -1,9 +1,13 @@
 //! Parses lines of fine-tuning data: conversations, and prompts with a chosen and a rejected
 //! answer. Errors name the field.
+//!
+//! What a line says beside its turns is used, not dropped: a `system` text, an earlier `history`,
+//! `tools`, turns with `weight: 0` or `train: false`, and every other field of a message, which a
+//! Jinja template may read.
 
 use std::path::PathBuf;
 
-use bitnet_text::{Message, Role};
+use bitnet_text::{Conversation, Message, Role};
 use serde_json::{Map, Value};
 
 use super::document::SourceLocation;
@@ -16,9 +20,17 @@ pub struct PreferenceExample {
     /// The messages before the answer; the last is the user's.
     pub prompt: Vec<Message>,
     /// The better answer.
-    pub chosen: String,
+    pub chosen: Message,
     /// The worse one.
-    pub rejected: String,
+    pub rejected: Message,
+}
+
+impl PreferenceExample {
+    /// Whether there is nothing to prefer: an answer is empty, or both say the same.
+    pub fn is_tie(&self) -> bool {
+        let [chosen, rejected] = [&self.chosen, &self.rejected].map(|one| one.content.trim());
+        chosen == rejected || chosen.is_empty() || rejected.is_empty()
+    }
 }
 
 /// A wrong field of a line.
@@ -45,13 +57,15 @@ type Object = Map<String, Value>;
 /// A conversation in one of the three shapes in use: `messages` (role, content), `ShareGPT`'s
 /// `conversations` (from, value), or Alpaca's `instruction`, `input` and `output`.
 ///
+/// An answer without text or calls stays in the conversation and is not trained.
+///
 /// # Errors
-/// If a role is unknown, if content is not text or is empty, or if the last turn is not the
-/// assistant's.
-pub fn conversation(object: &Object) -> Result<Vec<Message>, FieldError> {
-    let (field, messages) = if let Some(list) = object.get("messages") {
+/// If a role is unknown, if content is no text, if a question is empty, or if the last turn is not
+/// the assistant's.
+pub fn conversation(object: &Object) -> Result<Conversation, FieldError> {
+    let (field, messages) = if let Some(list) = present(object, "messages") {
         ("messages", turns("messages", list, OPENAI)?)
-    } else if let Some(list) = object.get("conversations") {
+    } else if let Some(list) = present(object, "conversations") {
         ("conversations", turns("conversations", list, SHARE_GPT)?)
     } else if object.contains_key("instruction") {
         ("output", alpaca(object)?)
@@ -60,7 +74,10 @@ pub fn conversation(object: &Object) -> Result<Vec<Message>, FieldError> {
         return Err(field_error("messages", expected, keys(object)));
     };
     match messages.last().map(|last| last.role) {
-        Some(Role::Assistant) => Ok(messages),
+        Some(Role::Assistant) => {
+            let messages = after_introduction(object, messages)?;
+            Ok(Conversation { messages, tools: tools(object)? })
+        }
         Some(other) => {
             let field = format!("{field}.{}", messages.len() - 1);
             Err(field_error(&field, "the assistant's turn at the end", other.name()))
@@ -73,25 +90,20 @@ pub fn conversation(object: &Object) -> Result<Vec<Message>, FieldError> {
 /// `chosen` and `rejected` may repeat the prompt, and must if there is no `prompt`.
 ///
 /// # Errors
-/// As [`conversation`]; also if the prompts differ or the answers do not.
+/// As [`conversation`]; also if the prompts differ.
 pub fn preference(object: &Object) -> Result<PreferenceExample, FieldError> {
     let prompt = object.get("prompt").map(|value| messages_of("prompt", value, Role::User));
     let prompt = prompt.transpose()?;
     let (before_chosen, chosen) = answer(object, "chosen", prompt.as_deref())?;
     let (before_rejected, rejected) = answer(object, "rejected", prompt.as_deref())?;
-    if before_chosen != before_rejected {
+    if !say_the_same(&before_chosen, &before_rejected) {
         let got = "another one than that of `chosen`";
         return Err(field_error("rejected", "the same prompt before both answers", got));
     }
-    if chosen.trim() == rejected.trim() {
-        return Err(field_error(
-            "rejected",
-            "an answer that differs from `chosen`",
-            "the same text",
-        ));
-    }
-    match before_chosen.last().map(|last| last.role) {
-        Some(Role::User) => Ok(PreferenceExample { prompt: before_chosen, chosen, rejected }),
+    let last = before_chosen.last().map(|last| last.role);
+    let prompt = after_introduction(object, before_chosen)?;
+    match last {
+        Some(Role::User | Role::Tool) => Ok(PreferenceExample { prompt, chosen, rejected }),
         Some(other) => Err(field_error("prompt", "the user's turn at its end", other.name())),
         None => Err(field_error("prompt", "what the user said", "nothing")),
     }
@@ -102,7 +114,7 @@ fn answer(
     object: &Object,
     field: &str,
     prompt: Option<&[Message]>,
-) -> Result<(Vec<Message>, String), FieldError> {
+) -> Result<(Vec<Message>, Message), FieldError> {
     let value = object.get(field).unwrap_or(&Value::Null);
     let mut messages = messages_of(field, value, Role::Assistant)?;
     let last = messages.pop().filter(|last| last.role == Role::Assistant);
@@ -110,20 +122,99 @@ fn answer(
         return Err(field_error(field, "the assistant's answer at its end", "another turn"));
     };
     match prompt {
-        None => Ok((messages, last.content)),
-        Some(prompt) if messages.is_empty() || messages == prompt => {
-            Ok((prompt.to_vec(), last.content))
+        None => Ok((messages, last)),
+        Some(prompt) if messages.is_empty() => Ok((prompt.to_vec(), last)),
+        // The list may hold more than the prompt, such as the system's text before it.
+        Some(prompt) if messages.len() >= prompt.len() => {
+            let more = messages.len() - prompt.len();
+            if say_the_same(&messages[more..], prompt) {
+                Ok((messages, last))
+            } else {
+                Err(field_error(field, "the turns of `prompt` before the answer", "other turns"))
+            }
         }
         Some(_) => {
-            Err(field_error(field, "the turns of `prompt` before the answer", "other turns"))
+            Err(field_error(field, "the turns of `prompt` before the answer", "fewer turns"))
         }
     }
+}
+
+/// Whether two lists hold the same turns, whitespace around the texts aside.
+fn say_the_same(a: &[Message], b: &[Message]) -> bool {
+    let same =
+        |(a, b): (&Message, &Message)| a.role == b.role && a.content.trim() == b.content.trim();
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+/// The turns after what the line has before them: a `system` text and an earlier `history`.
+fn after_introduction(object: &Object, messages: Vec<Message>) -> Result<Vec<Message>, FieldError> {
+    let mut all = Vec::with_capacity(messages.len() + 1);
+    let begins_with_system = messages.first().is_some_and(|first| first.role == Role::System);
+    if let Some(value) = present(object, "system") {
+        let text = text("system", value)?;
+        let repeats = begins_with_system && messages[0].content.trim() == text.trim();
+        if begins_with_system && !repeats && !text.trim().is_empty() {
+            let got = "another text than that of the first turn";
+            return Err(field_error("system", "one text of the system", got));
+        }
+        if !begins_with_system && !text.trim().is_empty() {
+            all.push(Message::new(Role::System, text));
+        }
+    }
+    let history = history(object)?;
+    if !history.is_empty() && begins_with_system {
+        let got = "it before a turn of the system";
+        return Err(field_error("history", "the turns before those of the line", got));
+    }
+    all.extend(history);
+    all.extend(messages);
+    Ok(all)
+}
+
+/// Earlier turns as pairs of question and answer.
+fn history(object: &Object) -> Result<Vec<Message>, FieldError> {
+    let expected = "a list of pairs of question and answer";
+    let Some(value) = present(object, "history") else { return Ok(Vec::new()) };
+    let Value::Array(pairs) = value else {
+        return Err(field_error("history", expected, kind(value)));
+    };
+    let mut turns = Vec::with_capacity(2 * pairs.len());
+    for (at, pair) in pairs.iter().enumerate() {
+        let Some([question, answer]) = pair.as_array().map(Vec::as_slice) else {
+            return Err(field_error(&format!("history.{at}"), expected, kind(pair)));
+        };
+        for (side, value, role) in [(0, question, Role::User), (1, answer, Role::Assistant)] {
+            turns.push(Message::new(role, filled(&format!("history.{at}.{side}"), value)?));
+        }
+    }
+    Ok(turns)
+}
+
+/// The tools that a template may describe: a list, or its JSON as text.
+fn tools(object: &Object) -> Result<Vec<Value>, FieldError> {
+    let expected = "a list of tools";
+    match present(object, "tools") {
+        None => Ok(Vec::new()),
+        Some(Value::Array(tools)) => Ok(tools.clone()),
+        Some(Value::String(json)) if json.trim().is_empty() => Ok(Vec::new()),
+        Some(Value::String(json)) => serde_json::from_str(json)
+            .map_err(|error| field_error("tools", expected, error.to_string())),
+        Some(other) => Err(field_error("tools", expected, kind(other))),
+    }
+}
+
+/// The value of a key; `None` where it is missing or null.
+fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|value| !value.is_null())
 }
 
 /// The messages of a value: text of `role`, one message, or a list of messages.
 fn messages_of(field: &str, value: &Value, role: Role) -> Result<Vec<Message>, FieldError> {
     match value {
-        Value::String(_) => Ok(vec![Message { role, content: content(field, value)? }]),
+        Value::String(_) if role == Role::Assistant => {
+            Ok(vec![Message::new(role, text(field, value)?)])
+        }
+        Value::String(_) => Ok(vec![Message::new(role, filled(field, value)?)]),
         Value::Object(_) => turns(field, &Value::Array(vec![value.clone()]), OPENAI),
         Value::Array(_) => turns(field, value, OPENAI),
         other => Err(field_error(field, "text or a list of messages", kind(other))),
@@ -142,8 +233,13 @@ struct MessageKeys {
 const OPENAI: MessageKeys = MessageKeys {
     role: "role",
     content: "content",
-    words: &[("system", Role::System), ("user", Role::User), ("assistant", Role::Assistant)],
-    expected: "\"system\", \"user\" or \"assistant\"",
+    words: &[
+        ("system", Role::System),
+        ("user", Role::User),
+        ("assistant", Role::Assistant),
+        ("tool", Role::Tool),
+    ],
+    expected: "\"system\", \"user\", \"assistant\" or \"tool\"",
 };
 const SHARE_GPT: MessageKeys = MessageKeys {
     role: "from",
@@ -166,7 +262,11 @@ fn turns(field: &str, list: &Value, keys: MessageKeys) -> Result<Vec<Message>, F
     if list.is_empty() {
         return Err(field_error(field, "at least one message", "an empty list"));
     }
-    list.iter().enumerate().map(|(at, turn)| message(field, at, turn, keys)).collect()
+    let turns = list.iter().enumerate().map(|(at, turn)| message(field, at, turn, keys));
+    let mut turns = turns.collect::<Result<Vec<_>, _>>()?;
+    // Exports of chats write an empty text of the system where there was none.
+    turns.retain(|turn| turn.role != Role::System || !turn.content.trim().is_empty());
+    Ok(turns)
 }
 
 fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Message, FieldError> {
@@ -174,13 +274,8 @@ fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Me
         return Err(field_error(&format!("{field}.{at}"), "a message", kind(turn)));
     };
     let place = |key: &str| format!("{field}.{at}.{key}");
-    let role = turn.get(keys.role).unwrap_or(&Value::Null);
-    let word = role.as_str().unwrap_or_default();
-    let Some((_, role)) = keys.words.iter().find(|(known, _)| *known == word) else {
-        let got = if word.is_empty() { kind(role).to_owned() } else { format!("{word:?}") };
-        return Err(field_error(&place(keys.role), keys.expected, got));
-    };
-    if at > 0 && *role == Role::System {
+    let role = role(turn, keys, &place(keys.role))?;
+    if at > 0 && role == Role::System {
         return Err(field_error(
             &place(keys.role),
             "\"system\" in the first message only",
@@ -188,33 +283,104 @@ fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Me
         ));
     }
     let value = turn.get(keys.content).unwrap_or(&Value::Null);
-    Ok(Message { role: *role, content: content(&place(keys.content), value)? })
+    let place_of_content = place(keys.content);
+    let calls = present(turn, "tool_calls").is_some();
+    let text = match value {
+        Value::Array(parts) => joined_parts(&place_of_content, parts)?,
+        Value::Null if calls => String::new(),
+        _ if matches!(role, Role::User | Role::Tool) => filled(&place_of_content, value)?,
+        _ => text(&place_of_content, value)?,
+    };
+    let mut message = Message::new(role, text);
+    message.trained = is_trained(turn, &place)? && (calls || !message.content.trim().is_empty());
+    message.fields = fields(turn, keys);
+    Ok(message)
 }
 
-fn content(field: &str, value: &Value) -> Result<String, FieldError> {
-    match value {
-        Value::String(text) if text.trim().is_empty() => {
-            Err(field_error(field, "text", "an empty string"))
+fn role(turn: &Object, keys: MessageKeys, place: &str) -> Result<Role, FieldError> {
+    let role = turn.get(keys.role).unwrap_or(&Value::Null);
+    let word = role.as_str().unwrap_or_default();
+    match keys.words.iter().find(|(known, _)| *known == word) {
+        Some((_, role)) => Ok(*role),
+        None => {
+            let got = if word.is_empty() { kind(role).to_owned() } else { format!("{word:?}") };
+            Err(field_error(place, keys.expected, got))
         }
+    }
+}
+
+/// What a template may read beside the role and the text. Content that is no text stays as it is.
+fn fields(turn: &Object, keys: MessageKeys) -> Object {
+    let own = [keys.role, keys.content, "weight", "train"];
+    let others = turn.iter().filter(|(key, _)| !own.contains(&key.as_str()));
+    let mut fields: Object = others.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if let Some(content) = turn.get(keys.content).filter(|content| !content.is_string()) {
+        fields.insert("content".to_owned(), content.clone());
+    }
+    fields
+}
+
+/// `weight` is OpenAI's key, `train` that of others.
+fn is_trained(turn: &Object, place: &dyn Fn(&str) -> String) -> Result<bool, FieldError> {
+    let weight = match present(turn, "weight") {
+        None => true,
+        Some(value) => match value.as_f64() {
+            Some(0.0) => false,
+            Some(1.0) => true,
+            _ => return Err(field_error(&place("weight"), "0 or 1", value.to_string())),
+        },
+    };
+    match present(turn, "train") {
+        None => Ok(weight),
+        Some(Value::Bool(train)) => Ok(weight && *train),
+        Some(other) => Err(field_error(&place("train"), "true or false", kind(other))),
+    }
+}
+
+/// The texts of a list of parts, one after the other.
+fn joined_parts(field: &str, parts: &[Value]) -> Result<String, FieldError> {
+    let mut joined = String::new();
+    for (at, part) in parts.iter().enumerate() {
+        let is_text = part.get("type").is_none_or(|kind| kind == "text");
+        let text = part.get("text").or_else(|| part.get("value")).and_then(Value::as_str);
+        match text.filter(|_| is_text) {
+            Some(text) => joined += text,
+            None => {
+                let field = format!("{field}.{at}");
+                let got = part.get("type").map_or_else(|| kind(part).to_owned(), Value::to_string);
+                return Err(field_error(&field, "a part of type \"text\"", got));
+            }
+        }
+    }
+    Ok(joined)
+}
+
+fn text(field: &str, value: &Value) -> Result<String, FieldError> {
+    match value {
         Value::String(text) => Ok(text.clone()),
         other => Err(field_error(field, "text", kind(other))),
     }
 }
 
+/// Text that says something.
+fn filled(field: &str, value: &Value) -> Result<String, FieldError> {
+    let text = text(field, value)?;
+    if text.trim().is_empty() {
+        return Err(field_error(field, "text", "an empty string"));
+    }
+    Ok(text)
+}
+
+/// The system's text and earlier turns are added to every shape alike.
 fn alpaca(object: &Object) -> Result<Vec<Message>, FieldError> {
-    let field = |name: &str| content(name, object.get(name).unwrap_or(&Value::Null));
-    let mut instruction = field("instruction")?;
-    let input = object.get("input").filter(|input| **input != Value::Null && *input != "");
-    if let Some(input) = input {
-        instruction = format!("{instruction}\n\n{}", content("input", input)?);
+    let value = |name: &str| object.get(name).unwrap_or(&Value::Null);
+    let mut instruction = filled("instruction", value("instruction"))?;
+    if let Some(input) = present(object, "input").filter(|input| *input != "") {
+        instruction = format!("{instruction}\n\n{}", filled("input", input)?);
     }
-    let mut messages = Vec::with_capacity(3);
-    if object.get("system").is_some_and(|system| *system != Value::Null && *system != "") {
-        messages.push(Message { role: Role::System, content: field("system")? });
-    }
-    messages.push(Message { role: Role::User, content: instruction });
-    messages.push(Message { role: Role::Assistant, content: field("output")? });
-    Ok(messages)
+    let mut answer = Message::new(Role::Assistant, text("output", value("output"))?);
+    answer.trained = !answer.content.trim().is_empty();
+    Ok(vec![Message::new(Role::User, instruction), answer])
 }
 
 fn keys(object: &Object) -> String {
@@ -248,6 +414,7 @@ mod tests {
     #[test]
     fn three_shapes_say_the_same() {
         let expected = [("user", "Add.\n\n1, 2"), ("assistant", "3")];
+        let parsed = |value: Value| conversation(&object(value)).unwrap().messages;
         for value in [
             json!({"messages": [{"role": "user", "content": "Add.\n\n1, 2"},
                                 {"role": "assistant", "content": "3"}]}),
@@ -255,13 +422,10 @@ mod tests {
                                      {"from": "gpt", "value": "3"}]}),
             json!({"instruction": "Add.", "input": "1, 2", "output": "3"}),
         ] {
-            assert_eq!(plain(&conversation(&object(value)).unwrap()), expected);
+            assert_eq!(plain(&parsed(value)), expected);
         }
         let short = json!({"instruction": "Hi", "input": "", "output": "Ho", "system": "Be."});
-        assert_eq!(
-            plain(&conversation(&object(short)).unwrap()),
-            [("system", "Be."), ("user", "Hi"), ("assistant", "Ho")]
-        );
+        assert_eq!(plain(&parsed(short)), [("system", "Be."), ("user", "Hi"), ("assistant", "Ho")]);
     }
 
     #[test]
@@ -270,7 +434,7 @@ mod tests {
         let of = |turns: Vec<Value>| wrong(json!({"messages": turns}));
         assert_eq!(
             of(vec![turn("robot", json!("x"))]),
-            "[messages.0.role] expected \"system\", \"user\" or \"assistant\", got \"robot\""
+            "[messages.0.role] expected \"system\", \"user\", \"assistant\" or \"tool\", got \"robot\""
         );
         assert_eq!(
             of(vec![turn("user", Value::Null)]),
@@ -311,9 +475,9 @@ mod tests {
         let user = json!({"role": "user", "content": "q"});
         let said = |text: &str| json!({"role": "assistant", "content": text});
         let expected = PreferenceExample {
-            prompt: vec![Message { role: Role::User, content: "q".into() }],
-            chosen: "a".into(),
-            rejected: "b".into(),
+            prompt: vec![Message::new(Role::User, "q")],
+            chosen: Message::new(Role::Assistant, "a"),
+            rejected: Message::new(Role::Assistant, "b"),
         };
         for value in [
             json!({"prompt": "q", "chosen": "a", "rejected": "b"}),
@@ -332,10 +496,6 @@ mod tests {
             format!("[{field}] expected {expected}, got {got}")
         };
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
-        assert_eq!(
-            wrong(json!({"prompt": "q", "chosen": "a", "rejected": "a "})),
-            "[rejected] expected an answer that differs from `chosen`, got the same text"
-        );
         assert_eq!(
             wrong(json!({"chosen": [turn("user", "q"), turn("assistant", "a")],
                          "rejected": [turn("user", "other"), turn("assistant", "b")]})),
@@ -359,5 +519,82 @@ mod tests {
             wrong(json!({"chosen": "a", "rejected": "b"})),
             "[prompt] expected what the user said, got nothing"
         );
+    }
+
+    #[test]
+    fn what_stands_beside_the_turns_is_used() {
+        let line = json!({
+            "system": "Be brief.", "history": [["a", "b"]], "instruction": "c", "output": "d"
+        });
+        let all = [("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "c")];
+        let parsed = conversation(&object(line)).unwrap();
+        assert_eq!(plain(&parsed.messages)[..4], all);
+        let pair = json!({"system": "s", "history": [["a", "b"]], "prompt": "c",
+                          "chosen": "d", "rejected": "e"});
+        let expected = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")];
+        assert_eq!(plain(&preference(&object(pair)).unwrap().prompt), expected);
+        let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+        let two = json!({"system": "s", "messages": [turn("system", "t"), turn("user", "u"),
+                         turn("assistant", "a")]});
+        assert_eq!(
+            wrong(two),
+            "[system] expected one text of the system, got another text than that of the first turn"
+        );
+    }
+
+    #[test]
+    fn turns_say_whether_they_are_trained() {
+        let answer = |more: Value| {
+            let mut turn = json!({"role": "assistant", "content": "a"});
+            turn.as_object_mut().unwrap().extend(object(more));
+            let line = json!({"messages": [{"role": "user", "content": "u"}, turn]});
+            conversation(&object(line)).map(|parsed| parsed.messages[1].clone())
+        };
+        for (more, trained) in [
+            (json!({}), true),
+            (json!({"weight": 0}), false),
+            (json!({"weight": 1.0}), true),
+            (json!({"train": false}), false),
+            (json!({"weight": null, "train": true}), true),
+            (json!({"content": " "}), false),
+            (json!({"content": null, "tool_calls": [{}]}), true),
+        ] {
+            assert_eq!(answer(more.clone()).unwrap().trained, trained, "{more}");
+        }
+        let error = answer(json!({"weight": 0.5})).unwrap_err();
+        assert_eq!((error.field.as_str(), error.got.as_str()), ("messages.1.weight", "0.5"));
+    }
+
+    #[test]
+    fn parts_and_other_fields_reach_the_template() {
+        let line = json!({"tools": [{"name": "clock"}], "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b"}], "name": "n"},
+            {"role": "assistant", "content": "c", "reasoning_content": "r"}
+        ]});
+        let Conversation { messages, tools } = conversation(&object(line)).unwrap();
+        assert_eq!(tools, [json!({"name": "clock"})]);
+        assert_eq!(messages[0].content, "ab");
+        assert!(messages[0].fields["content"].is_array() && messages[0].fields["name"] == "n");
+        assert_eq!(messages[1].fields["reasoning_content"], "r");
+        let image = json!({"messages": [{"role": "user", "content": [{"type": "image"}]}]});
+        assert_eq!(
+            wrong(image),
+            "[messages.0.content.0] expected a part of type \"text\", got \"image\""
+        );
+    }
+
+    #[test]
+    fn a_prompt_may_say_more_before_the_answers_and_ties_are_told() {
+        let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+        let side =
+            |text: &str| json!([turn("system", "s"), turn("user", "q "), turn("assistant", text)]);
+        let longer = json!({"prompt": "q", "chosen": side("a"), "rejected": side("b")});
+        let parsed = preference(&object(longer)).unwrap();
+        assert_eq!(plain(&parsed.prompt), [("system", "s"), ("user", "q ")]);
+        assert!(!parsed.is_tie());
+        for (chosen, rejected) in [("a", "a "), ("a", ""), ("", "b")] {
+            let line = json!({"prompt": "q", "chosen": chosen, "rejected": rejected});
+            assert!(preference(&object(line)).unwrap().is_tie());
+        }
     }
 }

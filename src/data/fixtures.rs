@@ -45,7 +45,7 @@ fn written(documents: &[Dialogue], marked: bool) -> TokenCache {
     let mut writer = CacheWriter::create(dir.path(), &identity).unwrap();
     for (index, dialogue) in documents.iter().enumerate() {
         let document = Document { file: 0, line: index as u64 + 1, text: "text".to_owned() };
-        writer.append(&document, dialogue).unwrap();
+        writer.append(&document, dialogue, document.text.len()).unwrap();
     }
     writer.finish(identity.clone(), 0).unwrap();
     // The mapping outlives the files.

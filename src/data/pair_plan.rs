@@ -98,12 +98,12 @@ impl PairPlan {
         [2 * pair, 2 * pair + 1].map(|document| self.cache.length(document) as usize)
     }
 
-    /// `None` if the answers do not fit even without the prompt.
+    /// `None` if the answers do not fit even without the prompt, or if there is nothing to prefer.
     fn shape(&self, pair: usize) -> Option<PairShape> {
         let [chosen, rejected] = self.lengths(pair);
         let inputs = chosen.max(rejected) - 1;
         let cut = inputs.saturating_sub(self.seq_len);
-        let prompt = self.cache.first_trained(2 * pair).unwrap_or(0);
+        let prompt = self.cache.first_trained(2 * pair)?;
         let length = (inputs - cut).next_multiple_of(LENGTH_STEP).min(self.seq_len);
         (cut < prompt.max(1)).then_some(PairShape { length, cut })
     }

@@ -194,9 +194,9 @@ fn write_folder(
     } else {
         write_master(model, source, staged.path(), progress)?
     };
-    tokenizer::for_folder(source, staged.path(), model.spec())?;
+    let remarks = tokenizer::for_folder(source, staged.path(), model.spec())?;
     staged.publish()?;
-    Ok((written, Vec::new()))
+    Ok((written, remarks))
 }
 
 /// Writes a BF16 master. A source that is one already is copied byte for byte.

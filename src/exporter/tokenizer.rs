@@ -1,34 +1,59 @@
-//! Copies a model's tokenizer and chat template into its export.
+//! Copies a model's tokenizer, chat template and generation settings into its export.
 
 use std::path::Path;
 
 use bitnet_format::ModelSpec;
 use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
 use bitnet_format::gguf::{Metadata, Value};
-use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
+use bitnet_text::{CHAT_TEMPLATE_FILE, ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
 
 use crate::error::TrainError;
 
-/// Copies the tokenizer files of a folder, or writes them from a GGUF file's metadata.
-pub(super) fn for_folder(source: &Path, to: &Path, spec: &ModelSpec) -> Result<(), TrainError> {
-    if source.is_dir() {
-        // A tokenizer of a kind that we do not read is copied all the same.
-        if let Ok(Some(tokenizer)) = Tokenizer::of_model(source) {
-            tokenizer.fits(spec.vocab_size)?;
-        }
-        for name in [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE] {
-            let beside = source.join(name);
-            if beside.exists() {
-                fs_err::copy(&beside, to.join(name))?;
-            }
-        }
-        return Ok(());
+/// Files of a folder that only transformers reads.
+const COPIED: [&str; 2] = ["special_tokens_map.json", "added_tokens.json"];
+
+/// Writes the files beside the weights of a folder; returns warnings for the user.
+pub(super) fn for_folder(
+    source: &Path,
+    to: &Path,
+    spec: &ModelSpec,
+) -> Result<Vec<String>, TrainError> {
+    let is_folder = source.is_dir();
+    let keys = is_folder.then(|| generation_config::read(source)).transpose()?.unwrap_or_default();
+    if !keys.is_empty() || !spec.eos_token_id.is_empty() {
+        fs_err::write(to.join(GENERATION_CONFIG_FILE), generation_config::to_json(&keys, spec))?;
     }
-    let Some(tokenizer) = Tokenizer::of_model(source)? else { return Ok(()) };
-    let chat = ChatTemplate::of_model(source)?;
+    copy(source, to, &COPIED)?;
+    let tokenizer = match Tokenizer::of_model(source) {
+        Ok(Some(tokenizer)) => tokenizer,
+        // A tokenizer of a kind that we do not read is copied all the same.
+        Err(_) if is_folder => {
+            copy(source, to, &[TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE])?;
+            return Ok(Vec::new());
+        }
+        Ok(None) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    tokenizer.fits(spec.vocab_size)?;
+    let stored = ChatTemplate::stored(source, &tokenizer)?;
+    let chat = if is_folder { stored } else { Some(stored.unwrap_or_else(ChatTemplate::b158)) };
     fs_err::write(to.join(TOKENIZER_FILE), tokenizer.json())?;
-    let config = tokenizer.hf_config(Some(&chat), spec.max_position_embeddings);
-    Ok(fs_err::write(to.join(TOKENIZER_CONFIG_FILE), config)?)
+    let config = tokenizer.hf_config(chat.as_ref(), spec.max_position_embeddings)?;
+    fs_err::write(to.join(TOKENIZER_CONFIG_FILE), config)?;
+    let Some(chat) = chat else { return Ok(Vec::new()) };
+    if source.join(CHAT_TEMPLATE_FILE).exists() {
+        fs_err::write(to.join(CHAT_TEMPLATE_FILE), chat.source_for(&tokenizer)?)?;
+    }
+    Ok(chat.warnings(&tokenizer))
+}
+
+/// Copies the files of these names that are there.
+fn copy(source: &Path, to: &Path, names: &[&str]) -> Result<(), TrainError> {
+    for name in names.iter().filter(|name| source.join(name).exists()) {
+        fs_err::copy(source.join(name), to.join(name))?;
+    }
+    Ok(())
 }
 
 /// The tokenizer as GGUF metadata, and warnings for the user.
@@ -44,7 +69,9 @@ pub(super) fn for_gguf(
     };
     let vocabulary = tokenizer.vocabulary(spec.vocab_size)?;
     vocabulary.describe(&mut metadata);
-    let chat = ChatTemplate::of_model(source)?.jinja_source_for(&tokenizer)?;
-    metadata.insert("tokenizer.chat_template", Value::String(chat));
-    Ok((metadata, tokenizer.assumed().map(str::to_owned).into_iter().collect()))
+    let chat = ChatTemplate::of_model(source, &tokenizer)?;
+    chat.describe(&tokenizer, &mut metadata)?;
+    let mut remarks: Vec<_> = tokenizer.assumed().map(str::to_owned).into_iter().collect();
+    remarks.extend(chat.warnings(&tokenizer));
+    Ok((metadata, remarks))
 }

@@ -81,7 +81,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("model.quantise", "true or false", Value("true"), "Ternary weights and 8-bit activations; `false` trains the dense twin."),
     key("tokenizer.path", "`tokenizer.json`", Chosen("required unless `train` or `model.init` is given"), "The tokenizer to use."),
     key("tokenizer.train.vocab_size", "whole number of tokens", Required, "`train = { vocab_size = … }` learns a byte-level BPE from the training text before step 1."),
-    staged("sft, dpo", key("tokenizer.chat_template", "`\"b158\"`, `\"b158-joined\"` or a Jinja file", Value("\"b158\""), "How a conversation becomes text.")),
+    staged("sft, dpo", key("tokenizer.chat_template", "`\"model\"`, `\"b158\"`, `\"b158-apart\"` or a Jinja file", Value("\"model\""), "How a conversation becomes text: as the model that the run starts from has it (`b158` where it has none), as 2B4T's template, the same with headers and contents encoded apart, or as a file says.")),
     key("data.train", "file, pattern or list of them", Chosen("required unless `sets` or `generate` is given"), "The training files; the set `train`."),
     key("data.sets", "table of lists of files", Chosen("none"), "Named sets that phases mix."),
     key("data.validation", "list of files, or table of lists", Chosen("none"), "Held-out files, each set evaluated under its name."),

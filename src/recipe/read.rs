@@ -93,7 +93,7 @@ fn read_tokenizer(
     let from_init = root.section("model").has("init");
     if from_init && !root.has("tokenizer") {
         root.item("tokenizer");
-        return (TokenizerSource::FromInit, ChatFormat::B158);
+        return (TokenizerSource::FromInit, ChatFormat::Model);
     }
     let mut table = root.section("tokenizer");
     let chat = table.value("chat_template", |item| read_chat(item, base));
@@ -122,12 +122,14 @@ fn read_tokenizer(
 fn read_chat(item: &Item<'_>, base: &Path) -> Option<ChatFormat> {
     let word = item.word()?;
     Some(match &*word {
-        "b158" => ChatFormat::B158,
-        "b158-joined" => ChatFormat::B158Joined,
+        "model" => ChatFormat::Model,
+        "b158" | "b158-joined" => ChatFormat::B158,
+        "b158-apart" => ChatFormat::B158Apart,
         file => {
             let path = item.folder_of(file, base).join(file);
             if !path.is_file() {
-                let message = "no such template; expected b158, b158-joined or a Jinja file, got";
+                let message =
+                    "no such template; expected model, b158, b158-apart or a Jinja file, got";
                 item.problem(format!("{message} {file:?}"));
             }
             ChatFormat::Jinja(path)

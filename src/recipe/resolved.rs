@@ -52,8 +52,9 @@ impl Recipe {
             TokenizerSource::FromInit => Table::new(),
         };
         let template = match &self.chat {
+            ChatFormat::Model => text("model"),
             ChatFormat::B158 => text("b158"),
-            ChatFormat::B158Joined => text("b158-joined"),
+            ChatFormat::B158Apart => text("b158-apart"),
             ChatFormat::Jinja(path) => text(&path.to_string_lossy()),
         };
         entries.insert("chat_template".into(), template);

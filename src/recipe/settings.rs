@@ -76,10 +76,12 @@ pub enum TokenizerSource {
 /// How a conversation becomes tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChatFormat {
-    /// The template of `BitNet` b1.58 2B4T, headers and contents encoded apart.
+    /// That of the model the run starts from, else [`ChatFormat::B158`].
+    Model,
+    /// The template of `BitNet` b1.58 2B4T, each turn encoded as one string.
     B158,
-    /// The same, each turn encoded as one string.
-    B158Joined,
+    /// The same, headers and contents encoded apart.
+    B158Apart,
     /// A Jinja template in a file, absolute.
     Jinja(PathBuf),
 }

@@ -28,6 +28,8 @@ pub(crate) struct RunContext<'a> {
     pub(super) init: Option<PathBuf>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) chat: ChatTemplate,
+    /// The `generation_config.json` of the initial model.
+    pub(crate) generation: serde_json::Map<String, serde_json::Value>,
     pub(crate) fingerprint: String,
     /// What each phase draws from.
     pub(crate) mixes: Vec<DataMixture>,
@@ -160,17 +162,22 @@ impl RunContext<'_> {
 
     /// What a model folder of this run holds beside the tensors.
     pub(crate) fn folder_parts(&self) -> FolderParts<'_> {
-        FolderParts { spec: &self.spec, tokenizer: Some(&self.tokenizer), chat: Some(&self.chat) }
+        FolderParts {
+            spec: &self.spec,
+            tokenizer: Some(&self.tokenizer),
+            chat: Some(&self.chat),
+            generation: Some(&self.generation),
+        }
     }
 
     /// The tokens to generate from: a text to continue, or a user's message to answer.
     pub(crate) fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>, TrainError> {
         if self.recipe.stage == StageKind::Pretrain {
             let body = self.tokenizer.encode(prompt)?;
-            return Ok(self.tokenizer.bos().into_iter().chain(body).collect());
+            return Ok(self.tokenizer.first().into_iter().chain(body).collect());
         }
-        let message = Message { role: Role::User, content: prompt.to_owned() };
-        Ok(self.chat.prompt(&self.tokenizer, &[message])?)
+        let conversation = vec![Message::new(Role::User, prompt)].into();
+        Ok(self.chat.prompt(&self.tokenizer, &conversation)?)
     }
 }
 

@@ -33,7 +33,7 @@ struct ChatSession<'a> {
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
     let model = open::model(args.model.path(), args.head)?;
     let tokenizer = open::tokenizer(args.model.path(), &model)?;
-    let chat = ChatTemplate::of_model(args.model.path())?;
+    let chat = ChatTemplate::of_model(args.model.path(), &tokenizer)?;
     let mut stop_ids = sampling::stop_ids(&model, &tokenizer);
     stop_ids.extend(chat.stop_ids(&tokenizer));
     let request = GenerateRequest {
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
         stop_ids,
         max_tokens: args.max_tokens,
     };
-    let system = args.system.iter().map(|text| message(Role::System, text)).collect();
+    let system = args.system.iter().map(|text| Message::new(Role::System, text)).collect();
     let mut session = ChatSession {
         cache: open::cache(&model, &args.cache),
         model: &model,
@@ -119,7 +119,7 @@ impl ChatSession<'_> {
         out: &mut dyn FnMut(&str) -> Result<(), StdoutError>,
         interrupted: &dyn Fn() -> bool,
     ) -> anyhow::Result<usize> {
-        self.messages.push(message(Role::User, text));
+        self.messages.push(Message::new(Role::User, text));
         let Some(prompt) = self.fitting_prompt()? else {
             self.messages.pop();
             let most = self.model.spec().max_position_embeddings;
@@ -158,7 +158,7 @@ impl ChatSession<'_> {
         self.cached = prompt;
         self.cached.extend(generated.tokens);
         self.cached.truncate(self.cache.len());
-        self.messages.push(message(Role::Assistant, answer.trim_end()));
+        self.messages.push(Message::new(Role::Assistant, answer.trim_end()));
         Ok(tokens)
     }
 
@@ -168,7 +168,7 @@ impl ChatSession<'_> {
         let first = usize::from(self.messages.first().is_some_and(|it| it.role == Role::System));
         let mut forgotten = 0;
         loop {
-            let prompt = self.chat.prompt(self.tokenizer, &self.messages)?;
+            let prompt = self.chat.prompt(self.tokenizer, &self.messages.clone().into())?;
             if prompt.len() < self.model.spec().max_position_embeddings {
                 if forgotten > 0 {
                     let what = format!("the oldest {forgotten} turns are forgotten");
@@ -225,6 +225,4 @@ impl Interrupt {
     }
 }
 
-fn message(role: Role, content: &str) -> Message {
-    Message { role, content: content.to_owned() }
 }

@@ -26,7 +26,7 @@ struct Completion {
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let model = open::model(args.model.path(), args.head)?;
     let tokenizer = open::tokenizer(args.model.path(), &model)?;
-    let prompt = prompt_ids(&args.prompt, &model, &tokenizer)?;
+    let prompt = prompt_ids(&args.prompt, &tokenizer)?;
     if !args.json {
         let completion = complete(args, &model, &tokenizer, &prompt, &mut spoken)?;
         // The text is all there is in a pipe; on a terminal the prompt of the shell follows.
@@ -58,8 +58,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(json_line(&line)?)
 }
 
-/// The prompt's ids, after the beginning-of-text id if the model has one.
-fn prompt_ids(prompt: &str, model: &Model, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+/// The prompt's ids, after the token that the tokenizer puts before texts.
+fn prompt_ids(prompt: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     let read;
     let text = if prompt == "-" {
         read = read_stdin()?;
@@ -67,8 +67,7 @@ fn prompt_ids(prompt: &str, model: &Model, tokenizer: &Tokenizer) -> anyhow::Res
     } else {
         prompt
     };
-    let first = model.spec().bos_token_id.or(tokenizer.bos());
-    Ok(first.into_iter().chain(tokenizer.encode(text)?).collect())
+    Ok(tokenizer.first().into_iter().chain(tokenizer.encode(text)?).collect())
 }
 
 /// No context holds a longer prompt, and `/dev/zero` has no end.

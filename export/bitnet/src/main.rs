@@ -26,10 +26,13 @@ use std::sync::atomic::AtomicBool;
 use bitnet_format::allocation::ReportingAllocator;
 use clap::Parser;
 
+use bitnet_text::LimitedAllocator;
 use cli::{Cli, Command};
 
+/// Bounds what a model's chat template may allocate, and says where memory ends.
 #[global_allocator]
-static ALLOCATOR: ReportingAllocator<System> = ReportingAllocator(System);
+static ALLOCATOR: LimitedAllocator<ReportingAllocator<System>> =
+    LimitedAllocator(ReportingAllocator(System));
 
 fn main() -> ExitCode {
     bitnet_format::crash::keep_panics();

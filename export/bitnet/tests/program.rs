@@ -74,7 +74,7 @@ fn greedy_generation_repeats_and_streams_the_text_of_its_tokens() {
     let tokenizer = Tokenizer::from_file(&model.path().join(TOKENIZER_FILE)).unwrap();
     assert_eq!(tokenizer.decode(&tokens), text);
     let prompt =
-        tokenizer.encode("the cat").unwrap().len() + usize::from(tokenizer.bos().is_some());
+        tokenizer.encode("the cat").unwrap().len() + usize::from(tokenizer.first().is_some());
     assert_eq!(result["prompt_tokens"], prompt);
     assert!(result["tokens_per_second"].as_f64().unwrap() > 0.0);
 }

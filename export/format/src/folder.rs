@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::foreign::{missing_model, missing_weights};
+use crate::generation_config;
 pub use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
 use crate::quant::WeightScale;
 use crate::tensors::TensorFile;
@@ -33,7 +34,8 @@ impl ModelFolder {
         if !dir.join(CONFIG_FILE).exists() {
             return Err(missing_model(dir));
         }
-        let config = HfConfig::read(&dir.join(CONFIG_FILE))?;
+        let mut config = HfConfig::read(&dir.join(CONFIG_FILE))?;
+        generation_config::apply(dir, &mut config.spec)?;
         let (model, index) = (dir.join(MODEL_FILE), dir.join(INDEX_FILE));
         if !model.exists() && !index.exists() {
             return Err(missing_weights(dir));

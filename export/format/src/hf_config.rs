@@ -141,7 +141,7 @@ const SHARED_KEYS: &[&str] = &[
     "eos_token_id",
 ];
 
-fn eos_value(ids: &[u32]) -> Value {
+pub(crate) fn eos_value(ids: &[u32]) -> Value {
     match ids {
         [] => Value::Null,
         [id] => json!(id),

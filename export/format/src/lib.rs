@@ -25,6 +25,7 @@ mod error;
 pub mod figures;
 pub mod folder;
 pub mod foreign;
+pub mod generation_config;
 pub mod gguf;
 mod hf_config;
 pub mod input;

@@ -225,6 +225,11 @@ impl Tokenizer {
         &self.config
     }
 
+    /// Identifies the tokens that begin and end, which files beside the tokenizer can change.
+    pub fn control_identity(&self) -> String {
+        format!("{:?}", self.control)
+    }
+
     /// Which tokens begin and end.
     pub(crate) fn control(&self) -> ControlTokens {
         self.control

@@ -106,8 +106,14 @@ impl CacheWriter {
         Ok(Self { dir, tokens, documents, token_bytes, marked: identity.marked, end: 0 })
     }
 
-    /// Appends a sequence of a document. Its ids are below the vocabulary size.
-    pub(crate) fn append(&mut self, document: &Document, of: &Dialogue) -> Result<(), DataError> {
+    /// Appends a sequence of a document, which scores so many bytes of text. Its ids are below the
+    /// vocabulary size.
+    pub(crate) fn append(
+        &mut self,
+        document: &Document,
+        of: &Dialogue,
+        bytes: usize,
+    ) -> Result<(), DataError> {
         for (id, trained) in of.ids.iter().zip(&of.trained) {
             let cell = if self.marked { id << 1 | u32::from(*trained) } else { *id };
             self.tokens.write_all(&cell.to_le_bytes()[..self.token_bytes])?;
@@ -115,7 +121,7 @@ impl CacheWriter {
         self.end += of.ids.len() as u64;
         let record = DocumentRecord {
             end: self.end,
-            text_bytes: document.text.len() as u64,
+            text_bytes: bytes as u64,
             file: document.file as u64,
             line: document.line,
         };
@@ -290,8 +296,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = CacheWriter::create(dir.path(), &identity(vocab_size)).unwrap();
         let document = |line, text: &str| Document { file: 0, line, text: text.to_owned() };
-        writer.append(&document(1, "ab"), &whole(&[1, 258])).unwrap();
-        writer.append(&document(7, "é"), &whole(&[65_535])).unwrap();
+        writer.append(&document(1, "ab"), &whole(&[1, 258]), 2).unwrap();
+        writer.append(&document(7, "é"), &whole(&[65_535]), 2).unwrap();
         writer.finish(identity(vocab_size), 3).unwrap();
         dir
     }
@@ -330,7 +336,7 @@ mod tests {
             let mut writer = CacheWriter::create(dir.path(), &identity).unwrap();
             let document = Document { file: 0, line: 1, text: "x".to_owned() };
             let dialogue = Dialogue { ids: vec![7, 32_767, 3], trained: vec![false, true, true] };
-            writer.append(&document, &dialogue).unwrap();
+            writer.append(&document, &dialogue, document.text.len()).unwrap();
             writer.finish(identity.clone(), 0).unwrap();
             let files = CacheFiles::open(dir.path(), &identity).unwrap();
             assert_eq!(fs_err::read(dir.path().join(TOKENS_FILE)).unwrap().len(), 3 * width);
@@ -369,7 +375,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = CacheWriter::create(dir.path(), &identity(300)).unwrap();
         let document = Document { file: 5, line: 1, text: "x".to_owned() };
-        writer.append(&document, &whole(&[1, 2])).unwrap();
+        writer.append(&document, &whole(&[1, 2]), document.text.len()).unwrap();
         writer.finish(identity(300), 0).unwrap();
         let reason = CacheFiles::open(dir.path(), &identity(300)).unwrap_err();
         assert_eq!(reason, "documents.bin: does not fit tokens.bin");

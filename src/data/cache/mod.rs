@@ -53,7 +53,7 @@ pub struct CacheStatistics {
     pub documents: u64,
     /// Tokens, including those around each document.
     pub tokens: u64,
-    /// UTF-8 bytes of the texts.
+    /// UTF-8 bytes of the texts; of conversations, those of their answers.
     pub bytes: u64,
     /// Documents without text, which were skipped.
     pub empty_documents: u64,

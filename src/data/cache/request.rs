@@ -43,6 +43,7 @@ impl<'a> CacheRequest<'a> {
         hash_part(&mut hasher, &LAYOUT_VERSION.to_le_bytes());
         hash_part(&mut hasher, env!("CARGO_PKG_VERSION").as_bytes());
         hash_part(&mut hasher, blake3::hash(self.tokenizer.json()).as_bytes());
+        hash_part(&mut hasher, self.tokenizer.control_identity().as_bytes());
         hash_part(&mut hasher, fingerprint.as_bytes());
         hash_part(&mut hasher, self.encoding.identity().as_bytes());
         let key = hasher.finalize().to_hex().to_string();

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bitnet_format::staged::{OnExisting, StagedDir};
-use bitnet_text::{Dialogue, Tokenizer};
+use bitnet_text::Tokenizer;
 use rayon::prelude::*;
 
 use super::file::{CacheIdentity, CacheWriter};
 use super::request::CacheRequest;
 use crate::data::document::{Document, SourceLocation};
 use crate::data::documents::DocumentStream;
-use crate::data::encoding::Encoding;
+use crate::data::encoding::{EncodedSequence, Encoding};
 use crate::data::error::DataError;
 
 /// Text per thread and batch. It affects memory and the latency of an interruption, never the
@@ -58,7 +58,7 @@ fn write_all(
             batch.par_iter().map(|document| encode(encoder, &names, document)).collect();
         for (document, sequences) in batch.iter().zip(encoded) {
             for sequence in sequences? {
-                writer.append(document, &sequence)?;
+                writer.append(document, &sequence.dialogue, sequence.bytes)?;
             }
         }
         written += batch.len() as u64;
@@ -82,13 +82,13 @@ fn encode(
     (tokenizer, encoding): (&Tokenizer, &Encoding),
     names: &[Arc<str>],
     document: &Document,
-) -> Result<Vec<Dialogue>, DataError> {
+) -> Result<Vec<EncodedSequence>, DataError> {
     let location =
         || SourceLocation { source: Arc::clone(&names[document.file]), line: document.line };
     let sequences = encoding.sequences(tokenizer, &document.text);
     let sequences = sequences.map_err(|error| error.at(location()))?;
     let vocab_size = tokenizer.vocab_size();
-    match sequences.iter().find_map(|one| out_of_range(&one.ids, vocab_size)) {
+    match sequences.iter().find_map(|one| out_of_range(&one.dialogue.ids, vocab_size)) {
         None => Ok(sequences),
         Some(id) => Err(DataError::IdOutOfRange { location: location(), vocab_size, id }),
     }

@@ -13,10 +13,7 @@ const KINDS: &[(&str, &[&str])] = &[
     (SHORT, &["model.hidden_act=silu", "model.rms_norm_eps=1.00000000000001e-5"]),
     (SHORT, &["data.validation={ \"a b\" = [\"v/*.txt\"] }", "data.cache=/tmp/cache"]),
     (SHORT, &["name=a \"quoted\" name", "sample.prompts=[\"line\\nbreak\", \"\"]"]),
-    (
-        SHORT,
-        &["tokenizer.chat_template=b158-joined", "guard.spike_sigma=6", "checkpoint.best=true"],
-    ),
+    (SHORT, &["tokenizer.chat_template=b158-apart", "guard.spike_sigma=6", "checkpoint.best=true"]),
     (SHORT, &["model.init=/m", "tokenizer.chat_template=b158", "train.freeze=[\"*.norm.*\"]"]),
     (SHORT, &["telemetry.every=0", "guard.max_skipped=7", "guard.spike_window=16"]),
     (EXAMPLE, &["phase.main.learning_rate={ shape = \"cosine\", peak = 0.1, span = \"phase\" }"]),

@@ -10,13 +10,12 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 use burn::tensor::Device;
 
 use super::sources;
-use crate::data::Encoding;
 use crate::device;
 use crate::distributed::Hosts;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::{ChatFormat, ModelSource, Precision, Recipe, TokenizerSource};
+use crate::recipe::{ChatFormat, ModelSource, Precision, Recipe, StageKind, TokenizerSource};
 
 /// The device of a recipe, able to compute as it says; ranks of one machine have one each.
 pub(crate) fn open_device(
@@ -100,13 +99,33 @@ fn fetch(
     Err(contradiction(recipe, "model.init", what))
 }
 
-/// The chat template.
-pub(crate) fn open_chat(format: &ChatFormat) -> Result<ChatTemplate, TrainError> {
-    Ok(match format {
+/// The chat template: that of the recipe, else that of the model the run starts from.
+pub(crate) fn open_chat(
+    recipe: &Recipe,
+    init: Option<&Path>,
+    tokenizer: &Tokenizer,
+    monitor: &mut dyn Monitor,
+) -> Result<ChatTemplate, TrainError> {
+    let stored = init.map(|folder| ChatTemplate::stored(folder, tokenizer)).transpose()?.flatten();
+    let stored = stored.map(ChatTemplate::for_training);
+    let chat = match &recipe.chat {
+        ChatFormat::Model => stored.clone().unwrap_or_else(ChatTemplate::b158),
         ChatFormat::B158 => ChatTemplate::b158(),
-        ChatFormat::B158Joined => ChatTemplate::b158_joined(),
+        ChatFormat::B158Apart => ChatTemplate::b158_apart(),
         ChatFormat::Jinja(path) => ChatTemplate::jinja(path, &fs_err::read_to_string(path)?)?,
-    })
+    };
+    if recipe.stage == StageKind::Pretrain {
+        return Ok(chat);
+    }
+    if stored.is_some_and(|stored| stored.identity() != chat.identity()) {
+        monitor.message(
+            "note: the model came with another chat template; the recipe's is trained and exported",
+        );
+    }
+    for warning in chat.warnings(tokenizer) {
+        monitor.message(&format!("warning: {warning}"));
+    }
+    Ok(chat)
 }
 
 /// What opening a run's tokenizer needs.
@@ -114,7 +133,6 @@ pub(crate) struct TokenizerRequest<'a> {
     pub(crate) recipe: &'a Recipe,
     /// The folder that `model.init` names.
     pub(crate) init: Option<&'a Path>,
-    pub(crate) encoding: &'a Encoding,
 }
 
 impl TokenizerRequest<'_> {
@@ -149,17 +167,21 @@ impl TokenizerRequest<'_> {
 
     fn train(&self, vocab_size: usize, monitor: &mut dyn Monitor) -> Result<Tokenizer, TrainError> {
         monitor.message(&format!("training a tokenizer of {vocab_size} entries"));
-        let texts = sources::texts(self.recipe, self.encoding)?;
+        // What the messages say is the same with any template.
+        let encoding = sources::encoding(self.recipe.stage, &ChatTemplate::b158());
+        let texts = sources::texts(self.recipe, &encoding)?;
         let json = bitnet_text::train_bpe(texts.into_iter(), vocab_size)?;
         Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), &json)?)
     }
 }
 
-/// The architecture with what only the tokenizer knows filled in; `grow` may add rows for its tokens.
+/// The architecture with what only tokenizer and chat template know filled in: the ids that begin
+/// and end. `grow` may add rows for the tokenizer's tokens.
 pub(crate) fn resolve_spec(
     recipe: &Recipe,
     init: Option<&Path>,
     tokenizer: &Tokenizer,
+    chat: &ChatTemplate,
     grow: impl FnOnce(&mut ModelSpec),
 ) -> Result<ModelSpec, TrainError> {
     let mut spec = match (&recipe.model, init) {
@@ -175,6 +197,11 @@ pub(crate) fn resolve_spec(
     }
     if spec.eos_token_id.is_empty() {
         spec.eos_token_id = tokenizer.eos().into_iter().chain(tokenizer.eot()).collect();
+    }
+    if recipe.stage != StageKind::Pretrain {
+        let stops = chat.stop_ids(tokenizer);
+        let new = stops.into_iter().filter(|id| !spec.eos_token_id.contains(id));
+        spec.eos_token_id.extend(new.collect::<Vec<_>>());
     }
     grow(&mut spec);
     let (rows, needed) = (spec.vocab_size, tokenizer.vocab_size());

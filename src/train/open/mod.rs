@@ -4,7 +4,7 @@ mod agreement;
 mod inputs;
 mod sources;
 
-use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
@@ -46,20 +46,21 @@ pub(crate) fn open<'a>(
     let hosts = Hosts::gather(comm, crate::platform::cores());
     let device = open_device(recipe, &hosts, monitor)?;
     let init = init_folder(recipe, signals, monitor)?;
-    let chat = open_chat(&recipe.chat)?;
-    let encoding = sources::encoding(recipe.stage, &chat);
-    let request = TokenizerRequest { recipe, init: init.as_deref(), encoding: &encoding };
+    let request = TokenizerRequest { recipe, init: init.as_deref() };
     let tokenizer = request.open(kept_tokenizer, monitor)?;
     // A run that goes on was compared when it began.
     let accepted = [TOKENIZER.to_owned()];
     let allowed = if kept_tokenizer.is_some() { &accepted } else { allowed };
     let growth = compare_tokenizer(recipe, init.as_deref(), &tokenizer, allowed, monitor)?;
-    let spec = resolve_spec(recipe, init.as_deref(), &tokenizer, |spec| {
+    let chat = open_chat(recipe, init.as_deref(), &tokenizer, monitor)?;
+    let encoding = sources::encoding(recipe.stage, &chat);
+    let spec = resolve_spec(recipe, init.as_deref(), &tokenizer, &chat, |spec| {
         grow_vocabulary(spec, &tokenizer, growth, monitor);
     })?;
     if let Some(init) = &init {
         say_if_dense(init, &spec, monitor);
     }
+    let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
     let mut caches =
         Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
     let sets = caches.open_all(sources::training(recipe)?)?;
@@ -102,6 +103,7 @@ pub(crate) fn open<'a>(
         init,
         tokenizer,
         chat,
+        generation,
         fingerprint,
         mixes,
         steps,

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Metadata, Value};
+use super::{Array, Metadata, Value};
 use crate::table::LinearKind;
 use crate::{FormatError, HiddenAct, ModelSpec, TensorEntry, TensorRole};
 
@@ -103,15 +103,56 @@ pub(crate) fn describe(metadata: &mut Metadata, architecture: Architecture, spec
 }
 
 /// The keys that end a text, in the order of a model's stop ids.
-const STOP_KEYS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
+const STOP_KEYS: [&str; 3] =
+    ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+/// All stop ids, for models that have more of them than keys.
+const ALL_STOPS: &str = "tokenizer.ggml.eos_token_ids";
 
 /// Puts the model's own begin and stop ids over what its tokenizer says.
+///
+/// The first is what templates write as `eos_token`, so the tokenizer's own stays first.
 pub(crate) fn describe_ids(metadata: &mut Metadata, spec: &ModelSpec) {
-    let begin = spec.bos_token_id.iter().map(|id| ("bos_token_id", *id));
-    let stops = STOP_KEYS.into_iter().zip(spec.eos_token_id.iter().copied());
-    for (key, id) in begin.chain(stops) {
-        metadata.insert(format!("tokenizer.ggml.{key}"), Value::U32(id));
+    if let Some(id) = spec.bos_token_id {
+        metadata.insert("tokenizer.ggml.bos_token_id", Value::U32(id));
     }
+    if spec.eos_token_id.is_empty() {
+        return;
+    }
+    let declared = match metadata.get(STOP_KEYS[0]) {
+        Some(Value::U32(id)) => Some(*id),
+        _ => None,
+    };
+    let mut stops = spec.eos_token_id.clone();
+    stops.sort_by_key(|id| Some(*id) != declared);
+    for (at, key) in STOP_KEYS.into_iter().enumerate() {
+        match stops.get(at) {
+            Some(id) => metadata.insert(key, Value::U32(*id)),
+            None => metadata.remove(key),
+        }
+    }
+    let ids = stops.into_iter().map(|id| id as i32).collect();
+    metadata.insert(ALL_STOPS, Value::Array(Array::I32(ids)));
+}
+
+/// The stop ids of a file.
+fn stop_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
+    if let Some(ids) = metadata.optional_i32s(ALL_STOPS)? {
+        let id = |id: &i32| {
+            u32::try_from(*id).map_err(|_| {
+                metadata.error(ALL_STOPS, format!("holds {id}; expected ids of tokens"))
+            })
+        };
+        return ids.iter().map(id).collect();
+    }
+    let ids = STOP_KEYS.into_iter().filter_map(|key| metadata.optional_u32(key).transpose());
+    let mut stops = Vec::new();
+    for id in ids {
+        let id = id?;
+        if !stops.contains(&id) {
+            stops.push(id);
+        }
+    }
+    Ok(stops)
 }
 
 /// What a file says its model is. `tied` is whether it has no head of its own.
@@ -139,11 +180,7 @@ pub(crate) fn read(
         None if architecture == Architecture::BitnetB158 => "relu2",
         None => "silu",
     };
-    let mut stops: Vec<u32> = STOP_KEYS
-        .into_iter()
-        .filter_map(|id| metadata.optional_u32(&format!("tokenizer.ggml.{id}")).transpose())
-        .collect::<Result<_, _>>()?;
-    stops.dedup();
+    let stops = stop_ids(metadata)?;
     let keys = json!({
         "hidden_size": hidden,
         "intermediate_size": size("feed_forward_length")?,

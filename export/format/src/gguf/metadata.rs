@@ -57,6 +57,11 @@ impl Metadata {
         }
     }
 
+    /// Takes a pair out, if it is there.
+    pub fn remove(&mut self, key: &str) {
+        self.pairs.retain(|(other, _)| other != key);
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.pairs.iter().find(|(other, _)| other == key).map(|(_, value)| value)
