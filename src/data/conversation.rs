@@ -300,13 +300,11 @@ fn message(field: &str, at: usize, turn: &Value, keys: MessageKeys) -> Result<Me
 fn role(turn: &Object, keys: MessageKeys, place: &str) -> Result<Role, FieldError> {
     let role = turn.get(keys.role).unwrap_or(&Value::Null);
     let word = role.as_str().unwrap_or_default();
-    match keys.words.iter().find(|(known, _)| *known == word) {
-        Some((_, role)) => Ok(*role),
-        None => {
-            let got = if word.is_empty() { kind(role).to_owned() } else { format!("{word:?}") };
-            Err(field_error(place, keys.expected, got))
-        }
-    }
+    let known = keys.words.iter().find(|(known, _)| *known == word);
+    known.map(|(_, role)| *role).ok_or_else(|| {
+        let got = if word.is_empty() { kind(role).to_owned() } else { format!("{word:?}") };
+        field_error(place, keys.expected, got)
+    })
 }
 
 /// What a template may read beside the role and the text. Content that is no text stays as it is.
@@ -320,7 +318,7 @@ fn fields(turn: &Object, keys: MessageKeys) -> Object {
     fields
 }
 
-/// `weight` is OpenAI's key, `train` that of others.
+/// `weight` is the key of `OpenAI`, `train` that of others.
 fn is_trained(turn: &Object, place: &dyn Fn(&str) -> String) -> Result<bool, FieldError> {
     let weight = match present(turn, "weight") {
         None => true,
@@ -343,14 +341,11 @@ fn joined_parts(field: &str, parts: &[Value]) -> Result<String, FieldError> {
     for (at, part) in parts.iter().enumerate() {
         let is_text = part.get("type").is_none_or(|kind| kind == "text");
         let text = part.get("text").or_else(|| part.get("value")).and_then(Value::as_str);
-        match text.filter(|_| is_text) {
-            Some(text) => joined += text,
-            None => {
-                let field = format!("{field}.{at}");
-                let got = part.get("type").map_or_else(|| kind(part).to_owned(), Value::to_string);
-                return Err(field_error(&field, "a part of type \"text\"", got));
-            }
-        }
+        let text = text.filter(|_| is_text).ok_or_else(|| {
+            let got = part.get("type").map_or_else(|| kind(part).to_owned(), Value::to_string);
+            field_error(&format!("{field}.{at}"), "a part of type \"text\"", got)
+        })?;
+        joined += text;
     }
     Ok(joined)
 }

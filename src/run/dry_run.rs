@@ -12,7 +12,7 @@ use crate::distributed::{Comm, all_ok, first_only};
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::{ModelSource, Recipe};
+use crate::recipe::{ModelSource, Recipe, StageKind};
 use crate::run_dir::refuse_others;
 use crate::train::next_gradients;
 use crate::train::open::{Opener, TOKENIZER, known_spec, known_steps, open, say_how_it_starts};
@@ -85,7 +85,11 @@ pub fn preview(
     for set in sets {
         rows.extend(stage.preview(set, count as u64)?);
     }
-    let statistics = stage.describe()?;
+    let mut statistics = stage.describe()?;
+    if recipe.stage != StageKind::Pretrain {
+        let warnings = context.chat.warnings(&context.tokenizer);
+        statistics.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
+    }
     Ok(Preview { statistics, rows, tokenizer: context.tokenizer })
 }
 

@@ -108,7 +108,7 @@ impl ChatSession<'_> {
     fn set_system(&mut self, text: &str) {
         self.messages.clear();
         if !text.is_empty() {
-            self.messages.push(message(Role::System, text));
+            self.messages.push(Message::new(Role::System, text));
         }
     }
 
@@ -223,6 +223,4 @@ impl Interrupt {
     fn is_asked(&self) -> bool {
         self.asked.load(Ordering::SeqCst)
     }
-}
-
 }

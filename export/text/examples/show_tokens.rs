@@ -15,8 +15,9 @@ fn main() -> Result<(), TextError> {
     let text = words.next().expect("a text");
     let tokenizer = Tokenizer::of_model(&path)?.expect("the model has a tokenizer");
     println!("{:?}", tokenizer.encode(&text)?);
-    let message = Message { role: Role::User, content: text };
-    let prompt = ChatTemplate::of_model(&path)?.prompt(&tokenizer, &[message])?;
+    let conversation = vec![Message::new(Role::User, text)].into();
+    let template = ChatTemplate::of_model(&path, &tokenizer)?;
+    let prompt = template.prompt(&tokenizer, &conversation)?;
     println!("{prompt:?}");
     Ok(())
 }

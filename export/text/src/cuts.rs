@@ -248,9 +248,9 @@ mod tests {
         let whole = Sizes { piece: usize::MAX, ..SIZES };
         let ids = tokenizer.encode(&text).unwrap();
         assert_eq!(ids, tokenizer.encode_in_pieces(&text, whole).unwrap());
-        let ends = tokenizer.encode_with_ends(&text).unwrap();
-        assert_eq!(ends.last().map(|(_, end)| *end), Some(text.len()));
-        assert!(ends.windows(2).all(|two| two[0].1 < two[1].1));
+        let ends = tokenizer.encode_with_ranges(&text).unwrap();
+        assert_eq!(ends.last().map(|(_, range)| range.end), Some(text.len()));
+        assert!(ends.windows(2).all(|two| two[0].1.end < two[1].1.end));
         assert_eq!(ends.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), ids);
         let error = tokenizer.encode_in_pieces(&"x".repeat(5000), SMALL).unwrap_err().to_string();
         assert!(error.contains("a word without end; expected at most 4096 bytes"), "{error}");

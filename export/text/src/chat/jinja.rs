@@ -138,7 +138,7 @@ fn compile(source: String) -> Result<Environment<'static>, Error> {
 }
 
 fn context(inputs: &RenderInputs) -> Value {
-    let list = |items: &[serde_json::Value]| Value::from_iter(items.iter().map(python::from_json));
+    let list = |items: &[serde_json::Value]| items.iter().map(python::from_json).collect::<Value>();
     // transformers defines these even when unused: templates test `tools is not none`.
     let tools = if inputs.tools.is_empty() { Value::from(()) } else { list(&inputs.tools) };
     let marks = [inputs.marks.open, inputs.marks.close].map(String::from);
@@ -149,7 +149,7 @@ fn context(inputs: &RenderInputs) -> Value {
         ("add_generation_prompt", Value::from(inputs.generation_prompt)),
         ("bos_token", Value::from(inputs.bos.as_str())),
         ("eos_token", Value::from(inputs.eos.as_str())),
-        (python::GENERATION_MARKS, Value::from_iter(marks)),
+        (python::GENERATION_MARKS, marks.into_iter().collect()),
     ])
 }
 
@@ -387,8 +387,10 @@ mod tests {
             "{% set n.a = n.a|list + n.a|list %}",
         ] {
             let error = refuse(&(grow(step) + LOOP));
+            // Some are slow enough for another limit to be reached first.
             let memory = "takes too much memory; expected at most 64 MiB";
-            assert!(error.contains(memory) || error.contains("steps"), "{step}: {error}");
+            let bounded = error.contains(memory) || error.contains("does not end");
+            assert!(bounded, "{step}: {error}");
         }
     }
 

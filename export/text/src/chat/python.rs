@@ -30,7 +30,7 @@ pub(super) fn from_json(json: &serde_json::Value) -> Value {
             (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
         },
         serde_json::Value::String(text) => Value::from(text.as_str()),
-        serde_json::Value::Array(items) => Value::from_iter(items.iter().map(from_json)),
+        serde_json::Value::Array(items) => items.iter().map(from_json).collect(),
         serde_json::Value::Object(fields) => {
             Value::from_pairs(fields.iter().map(|(key, value)| (key.as_str(), from_json(value))))
         }

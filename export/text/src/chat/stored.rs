@@ -51,6 +51,7 @@ impl ChatTemplate {
 
     /// The template to train with: the published one of 2B4T, whose prompt ends in a space that
     /// training never shows before an answer, becomes [`ChatTemplate::b158`].
+    #[must_use]
     pub fn for_training(self) -> Self {
         match &self.kind {
             TemplateKind::Jinja(template) if b158::is_published(template.source()) => Self::b158(),
