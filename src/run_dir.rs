@@ -95,12 +95,16 @@ impl RunDir {
         self.path.join(name)
     }
 
-    /// Makes the directory that of run `run_id`, without what a killed process left half-written.
-    pub(crate) fn claim(&self, run_id: &str) -> Result<(), TrainError> {
+    /// Makes the directory that of run `run_id`, without what a killed process left half-written. What
+    /// was published of another training than that of the state to come (`trained`) is of no account.
+    pub(crate) fn claim(&self, run_id: &str, trained: bool) -> Result<(), TrainError> {
         let mut record = RunRecord::read(&self.path).unwrap_or_default();
         leftovers::clean(&self.path, &record.writers, &WRITTEN)?;
         record.writers = vec![std::process::id()];
         run_id.clone_into(&mut record.run_id);
+        if !trained {
+            record.published = Published::default();
+        }
         record.write(&self.path)
     }
 

@@ -12,7 +12,7 @@ const SPEED_WINDOW: usize = 20;
 
 /// How fast the last steps were, and what is left to do.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct StepPace {
     /// Steps of the run.
     pub(super) steps: u64,
     /// The work of the stages behind this one, in steps of this one; `None` if it is not known.
@@ -21,7 +21,7 @@ pub(super) struct Pace {
     last: VecDeque<(Instant, f64)>,
 }
 
-impl Pace {
+impl StepPace {
     pub(super) fn stepped(&mut self, tokens_per_second: f64) {
         self.last.push_back((Instant::now(), tokens_per_second));
         if self.last.len() > SPEED_WINDOW {
@@ -55,14 +55,19 @@ impl Pace {
 }
 
 /// The line of a step in a log.
-pub(super) fn whole_line(record: &StepRecord, pace: &Pace, codes: &str) -> String {
+pub(super) fn whole_line(record: &StepRecord, pace: &StepPace, codes: &str) -> String {
     let Parts { figures, more, speed, eta } = Parts::of(record, pace, codes);
     let parts = [figures, more, vec![speed], eta].concat();
     format!("step {}/{} {}", record.step, pace.steps, parts.join(" "))
 }
 
 /// As much of it as fits into `columns`, the most important first.
-pub(super) fn short_line(record: &StepRecord, pace: &Pace, codes: &str, columns: usize) -> String {
+pub(super) fn short_line(
+    record: &StepRecord,
+    pace: &StepPace,
+    codes: &str,
+    columns: usize,
+) -> String {
     let Parts { figures, more, speed, eta } = Parts::of(record, pace, codes);
     let parts = [figures, eta, vec![speed], more].concat();
     let mut line = String::new();
@@ -85,7 +90,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(record: &StepRecord, pace: &Pace, codes: &str) -> Self {
+    fn of(record: &StepRecord, pace: &StepPace, codes: &str) -> Self {
         let skipped = record.skipped.then(|| "SKIPPED".to_owned());
         let own = [record.phase.clone(), format!("loss {:.4}", record.loss)];
         let mut more = vec![
@@ -146,10 +151,10 @@ mod tests {
         }
     }
 
-    fn pace(seconds: &[u64], later_steps: Option<f64>) -> Pace {
+    fn pace(seconds: &[u64], later_steps: Option<f64>) -> StepPace {
         let start = Instant::now();
         let last = seconds.iter().map(|&s| (start + Duration::from_secs(s), 22_553.4)).collect();
-        Pace { steps: 900, later_steps, last }
+        StepPace { steps: 900, later_steps, last }
     }
 
     #[test]

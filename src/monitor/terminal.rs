@@ -8,7 +8,7 @@ use bitnet_terminal::animated;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::TernaryShares;
-use super::progress_line::{Pace, short_line, whole_line};
+use super::progress_line::{StepPace, short_line, whole_line};
 use super::shown::shown;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
 use crate::output::note;
@@ -37,7 +37,7 @@ pub enum Verbosity {
 pub struct Terminal {
     verbosity: Verbosity,
     bar: Option<ProgressBar>,
-    pace: Pace,
+    pace: StepPace,
     last_line: Option<Instant>,
     /// The last report on the ternary codes.
     codes: String,
@@ -47,7 +47,7 @@ impl Terminal {
     /// Draws a bar if stderr is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
         let bar = (verbosity == Verbosity::Normal && animated()).then(new_bar);
-        Self { verbosity, bar, pace: Pace::default(), last_line: None, codes: String::new() }
+        Self { verbosity, bar, pace: StepPace::default(), last_line: None, codes: String::new() }
     }
 
     /// Says how much work stages behind this one hold, in steps of this one.

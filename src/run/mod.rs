@@ -120,7 +120,7 @@ fn run_in(
         Some(checkpoint) => resume::load(&context, checkpoint, &options.allow_change, monitor)?,
         None => fresh_on_all_ranks(&context, monitor)?,
     };
-    let trained = state.progress.step == context.steps && !state.progress.unfinished;
+    let trained = state.is_trained(context.steps);
     if trained && start.has_published(&context, &state) {
         monitor.message(&format!("{}: this run is finished", options.out.display()));
         return Ok(summary(&context, dir, None));
@@ -304,7 +304,7 @@ fn begin(
     state: &TrainState,
     monitor: &mut dyn Monitor,
 ) -> Result<EventFile, TrainError> {
-    dir.claim(&state.progress.run_id)?;
+    dir.claim(&state.progress.run_id, state.is_trained(context.steps))?;
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
     space::require(context, dir, state)?;

@@ -29,6 +29,8 @@ pub(crate) struct Callbacks<'a> {
     pub(crate) last_loss: Option<f32>,
     /// Checkpoints in a row that a full disk prevented.
     pub(super) failed_saves: u32,
+    /// The step of the checkpoint that was last written.
+    pub(super) saved: Option<u64>,
     /// When a checkpoint was last written or tried.
     pub(super) last_save: Instant,
 }
@@ -42,6 +44,7 @@ impl<'a> Callbacks<'a> {
             in_flight: InFlight::none(),
             last_loss: None,
             failed_saves: 0,
+            saved: None,
             last_save: Instant::now(),
         }
     }

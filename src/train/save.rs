@@ -49,8 +49,11 @@ impl Callbacks<'_> {
     fn save(&mut self, state: &TrainState) -> Result<(), TrainError> {
         let stepper = &self.context.stepper;
         let step = state.progress.step;
-        stepper
-            .save(&state.model, &state.optimizer, step, &mut |moments| self.write(state, moments))
+        stepper.save(&state.model, &state.optimizer, step, &mut |moments| {
+            self.write(state, moments)
+        })?;
+        self.saved = Some(step);
+        Ok(())
     }
 
     fn write(&mut self, state: &TrainState, moments: &dyn Moments) -> Result<(), TrainError> {
@@ -117,9 +120,13 @@ impl Callbacks<'_> {
 
     fn save_if_missing(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
         self.sync_metrics(state)?;
-        let saved = checkpoint::path_of(self.log.dir.path(), state.progress.step);
+        let step = state.progress.step;
+        let saved = checkpoint::path_of(self.log.dir.path(), step);
         let comm = self.context.comm;
-        let missing = state.progress.step > 0 && checkpoint::verify(&saved).is_err();
+        // One of this step may be there from before the run went back to an earlier one.
+        let of_this_state = [self.saved, state.resumed_from].contains(&Some(step));
+        let there = of_this_state && checkpoint::verify(&saved).is_ok();
+        let missing = step > 0 && !there;
         let missing = comm.all_reduce_max(u8::from(comm.is_first() && missing)) > 0;
         if missing { self.save(state) } else { Ok(()) }
     }

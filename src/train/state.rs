@@ -72,6 +72,13 @@ impl TrainState {
     }
 }
 
+impl TrainState {
+    /// Whether the last of `steps` steps was made, its callbacks included.
+    pub(crate) fn is_trained(&self, steps: u64) -> bool {
+        self.progress.step == steps && !self.progress.unfinished
+    }
+}
+
 impl Progress {
     fn fresh(context: &RunContext) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -46,6 +46,23 @@ fn a_failed_export_is_reported_and_made_by_the_next_resume() {
 }
 
 #[test]
+fn a_run_that_goes_back_to_an_earlier_step_publishes_what_it_makes_from_there() {
+    let lab = Lab::new();
+    let out = lab.path("out");
+    lab.finish(&out, &words(&[EXPORTS]));
+    let weights = || {
+        ["final", "export/hf-packed"]
+            .map(|name| fs_err::read(out.join(name).join("model.safetensors")).unwrap())
+    };
+    let before = weights();
+    let back = ["--resume", "step-000002", "optimizer.grad_clip=1e-3"];
+    let allow = ["--allow-change", "optimizer.grad_clip", "--allow-change", "train", EXPORTS];
+    lab.finish(&out, &words(&[&back[..], &allow].concat()));
+    let after = weights();
+    assert!(before[0] != after[0] && before[1] != after[1], "the old model was left there");
+}
+
+#[test]
 fn a_run_killed_between_its_final_folder_and_its_exports_gets_them() {
     let lab = Lab::new();
     let straight = lab.path("straight");
