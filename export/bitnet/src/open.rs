@@ -42,7 +42,7 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     let missing = || missing_tokenizer(path, "put the tokenizer.json it was trained with there");
     let tokenizer = Tokenizer::of_model(path)?.ok_or_else(missing)?;
     if let Some(assumed) = tokenizer.assumed() {
-        eprintln!("note: {}: {assumed}", file.display());
+        note(&format!("note: {}: {assumed}", file.display()));
     }
     let (tokens, limit) = (tokenizer.vocab_size(), model.spec().vocab_size);
     if tokens > limit {
