@@ -75,7 +75,10 @@ pub(crate) fn unknown_command(word: &str) -> Option<String> {
     let names = commands.get_subcommands().map(clap::Command::get_name);
     let near = names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
     let hint = match near {
-        Some((distance, name)) if distance <= 2 => format!("did you mean bitnet-train {name}?"),
+        // Of a short word, few letters may differ.
+        Some((distance, name)) if 2 * distance < word.chars().count() => {
+            format!("did you mean bitnet-train {name}?")
+        }
         _ => "bitnet-train --recipe RECIPE.toml trains; bitnet-train --help lists the commands"
             .to_owned(),
     };
@@ -429,6 +432,7 @@ mod tests {
             ("evla", "bitnet-train eval?"),
             ("exprot", "bitnet-train export?"),
             ("train", "--recipe RECIPE.toml trains"),
+            ("run", "--recipe RECIPE.toml trains"),
         ] {
             let error = recipe(&[word]).unwrap_err();
             assert!(error.contains(word) && error.contains(hint), "{error}");

@@ -18,12 +18,15 @@ pub fn report_usage(error: &clap::Error, suggestion: Option<&str>) -> u8 {
         return 0;
     }
     let plain = error.render().to_string();
-    if let Some(suggestion) = suggestion {
-        crate::report(suggestion, USAGE);
+    let words: Vec<String> =
+        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let misread = negative_value(error, &words);
+    if let Some(meant) = suggestion.or(misread.as_deref()) {
+        crate::report(meant, USAGE);
         return USAGE;
     }
     // Words of the command line come back in the message; clap's colours are escapes as well.
-    let foreign = std::env::args_os().any(|word| word.to_string_lossy().contains(char::is_control));
+    let foreign = words.iter().any(|word| word.contains(char::is_control));
     let coloured = colours(Stream::Stderr) && !foreign;
     let shown = if coloured { error.render().ansi().to_string() } else { printable(&plain).into() };
     show(shown.trim_end());
@@ -43,6 +46,17 @@ fn facts(error: &clap::Error, plain: &str) -> ErrorFacts {
         lines.join(" ")
     };
     ErrorFacts { message, field: argument(error), hint, ..ErrorFacts::default() }
+}
+
+/// A negative number where a flag takes none: clap reads it as a flag of its own.
+fn negative_value(error: &clap::Error, words: &[String]) -> Option<String> {
+    let unknown = argument(error).filter(|_| error.kind() == ErrorKind::UnknownArgument)?;
+    let is_value = |pair: &&[String]| {
+        let number = pair[1].starts_with(&unknown) && pair[1].parse::<f64>().is_ok();
+        number && pair[0].starts_with("--")
+    };
+    let pair = words.windows(2).find(is_value)?;
+    Some(format!("{}: expected a number that is not negative, got {}", pair[0], pair[1]))
 }
 
 /// The argument at fault.
@@ -69,6 +83,18 @@ mod tests {
             .arg(Arg::new("n").long("n").value_parser(clap::value_parser!(u8)));
         let error = command.try_get_matches_from([&["x"], words].concat()).unwrap_err();
         facts(&error, &error.render().to_string())
+    }
+
+    #[test]
+    fn a_negative_number_is_the_value_of_its_flag() {
+        let words = ["x", "--model", "a", "--n", "-12"].map(str::to_owned);
+        let command = Command::new("x")
+            .arg(Arg::new("model").long("model"))
+            .arg(Arg::new("n").long("n").value_parser(clap::value_parser!(u8)));
+        let error = command.try_get_matches_from(&words).unwrap_err();
+        let said = negative_value(&error, &words).unwrap();
+        assert_eq!(said, "--n: expected a number that is not negative, got -12");
+        assert_eq!(negative_value(&error, &words[..3]), None);
     }
 
     #[test]
