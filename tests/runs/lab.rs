@@ -61,6 +61,9 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         fs_err::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
         fs_err::write(dir.path().join("model.toml"), MODEL).unwrap();
+        // What commands without a tokenizer take.
+        let shape = format!("{MODEL}vocab_size = 64\n");
+        fs_err::write(dir.path().join("shape.toml"), shape).unwrap();
         Self { dir }
     }
 

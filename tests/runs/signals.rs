@@ -49,9 +49,9 @@ fn work_that_leaves_nothing_half_done_ends_at_once_with_the_same_codes() {
     let lab = Lab::new();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"))
-            .args(["bench", "--vocab-size", "64", "--seq-len", "16", "--batch", "1"])
+            .args(["bench", "--seq-len", "16", "--batch", "1"])
             .args(["--steps", "1000000", "--config"])
-            .arg(lab.path("model.toml"))
+            .arg(lab.path("shape.toml"))
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::piped())
             .spawn()

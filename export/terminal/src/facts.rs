@@ -51,8 +51,13 @@ impl ErrorFacts {
 
     /// Reads `<file>[:line[:column]] [<field>]`, or a flag.
     fn read_place(&mut self, head: &str) {
-        let (place, field) = match head.strip_suffix(']').and_then(|head| head.rsplit_once('[')) {
-            Some((place, field)) => (place.trim_end(), Some(field.to_owned())),
+        // A key may hold brackets, and so may a name; a name seldom holds a blank before one.
+        let whole = head.strip_suffix(']');
+        let parts = whole.and_then(|head| {
+            head.strip_prefix('[').map(|field| ("", field)).or_else(|| head.split_once(" ["))
+        });
+        let (place, field) = match parts {
+            Some((place, field)) => (place, Some(field.to_owned())),
             None if head.starts_with("--") => {
                 ("", head.split([' ', '=']).next().map(str::to_owned))
             }
@@ -126,6 +131,8 @@ mod tests {
         assert_eq!((facts.file, facts.field, facts.hint), (text("/a/b"), None, None));
         let facts = ErrorFacts::of("command line [train.step]: unknown key");
         assert_eq!((facts.file, facts.field), (None, text("train.step")));
+        let facts = ErrorFacts::of("odd[1].toml:2:1 [k[0]]: unknown key");
+        assert_eq!((facts.file, facts.field), (text("odd[1].toml"), text("k[0]")));
         let facts = ErrorFacts::of("--format: unknown; expected hf-bf16");
         assert_eq!(
             (facts.file, facts.field, facts.expected),

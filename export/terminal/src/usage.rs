@@ -68,8 +68,10 @@ fn argument(error: &clap::Error) -> Option<String> {
         ContextValue::Strings(words) => words.first()?.clone(),
         _ => return None,
     };
-    // `--model <PATH>` is the argument and its value.
-    words.split(' ').next().map(str::to_owned)
+    // `--model <PATH>` is the argument and its value, `<MODEL|--model <MODEL>>` one with two forms.
+    let mut parts = words.split(|c: char| c.is_whitespace() || "<>|".contains(c));
+    let flag = parts.clone().find(|part| part.starts_with("--"));
+    flag.or_else(|| parts.find(|part| !part.is_empty())).map(str::to_owned)
 }
 
 #[cfg(test)]
