@@ -137,7 +137,7 @@ impl ExactStep {
     fn new(follower: &Follower, rows: &[i32], width: usize) -> Self {
         let names: Vec<_> =
             named_values(&follower.model).into_iter().map(|(name, _)| name).collect();
-        let errors = names.iter().cloned().zip(follower.error.bounds.iter().cloned()).collect();
+        let errors = names.iter().cloned().zip(follower.error.likely.iter().cloned()).collect();
         Self {
             reference: reference_of(follower.set.spec(), &follower.model).with_errors(errors),
             names,

@@ -17,31 +17,36 @@ const GRADIENT_ERROR: f64 = 1e-5;
 /// A bound for every element of every parameter, in the order of the model.
 pub(crate) struct WeightError {
     settings: AdamWSettings,
-    pub(crate) bounds: Vec<Vec<f64>>,
+    bounds: Vec<Vec<f64>>,
+    /// The same, but nothing where every gradient was exactly zero. Behind a dead unit they are so for
+    /// everybody; that sums cancel for one of two alone is too rare to meet a near-tie as well.
+    pub(crate) likely: Vec<Vec<f64>>,
 }
 
 impl WeightError {
     /// That of the weights both trajectories start from.
     pub(crate) fn none(sizes: &[usize], settings: AdamWSettings) -> Self {
-        Self { settings, bounds: sizes.iter().map(|&size| vec![0.0; size]).collect() }
+        let bounds: Vec<_> = sizes.iter().map(|&size| vec![0.0; size]).collect();
+        Self { settings, likely: bounds.clone(), bounds }
     }
 
     /// That after one more update, which `optimizer` has just made.
     pub(crate) fn after(&self, optimizer: &AdamW, rate: f64) -> Self {
         let steps = i32::try_from(optimizer.updates).unwrap();
         let correction = 1.0 - self.settings.beta2.powi(steps);
-        let bounds = self.bounds.iter().zip(&optimizer.second).map(|(bounds, second)| {
+        let (mut all, mut all_likely) = (Vec::new(), Vec::new());
+        for (bounds, second) in self.bounds.iter().zip(&optimizer.second) {
             let roots = host(second.clone());
             let roots: Vec<_> = roots.iter().map(|v| (f64::from(*v) / correction).sqrt()).collect();
             let mean = roots.iter().map(|root| root * root).sum::<f64>() / roots.len() as f64;
             let error = GRADIENT_ERROR * mean.sqrt();
-            let moved = |&root: &f64| match root {
-                0.0 => 0.0, // a gradient that was always exactly zero, as behind a dead unit
-                root => rate * (2.0 * error / (root + self.settings.eps)).min(2.0),
-            };
-            bounds.iter().zip(&roots).map(|(bound, root)| bound + moved(root)).collect()
-        });
-        Self { settings: self.settings, bounds: bounds.collect() }
+            let moved = |root: f64| rate * (2.0 * error / (root + self.settings.eps)).min(2.0);
+            let bounds: Vec<_> = bounds.iter().zip(&roots).map(|(b, &r)| b + moved(r)).collect();
+            let likely = bounds.iter().zip(&roots);
+            all_likely.push(likely.map(|(b, &root)| if root == 0.0 { 0.0 } else { *b }).collect());
+            all.push(bounds);
+        }
+        Self { settings: self.settings, bounds: all, likely: all_likely }
     }
 
     /// The largest difference of a parameter from `expected`, as a part of what is allowed: the bound
