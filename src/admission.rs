@@ -61,6 +61,8 @@ impl TrainWorkload {
 pub struct MemoryDemand<'a> {
     /// The model.
     pub spec: &'a ModelSpec,
+    /// For each of its tensors whether it is not trained; empty where all are.
+    pub frozen: &'a [bool],
     /// The work of a rank.
     pub load: RankWorkload,
     /// All ranks.
@@ -85,7 +87,21 @@ pub fn require_memory(demand: MemoryDemand) -> Result<(), TrainError> {
 
 impl MemoryDemand<'_> {
     fn estimate(&self, load: RankWorkload) -> MemoryEstimate {
-        memory(self.spec, load, self.ranks, self.device)
+        memory(self.spec, self.frozen, load, self.ranks, self.device)
+    }
+
+    /// The memory of a rank.
+    pub fn memory(&self) -> MemoryEstimate {
+        self.estimate(self.load)
+    }
+
+    /// What is free on this machine, and where that is too little, the settings that need less.
+    pub fn outlook(&self, free: u64) -> String {
+        if self.bytes(self.load) <= free {
+            return format!("free on this machine: {}, enough", size(free));
+        }
+        let advice = self.advice(free);
+        format!("free on this machine: {}, too little for this run\n{advice}", size(free))
     }
 
     /// Bytes on this machine.
@@ -130,7 +146,7 @@ impl MemoryDemand<'_> {
             let fits = if needed <= free { ", which fits" } else { "" };
             let _ = writeln!(text, "with {setting}: {}{fits}", size(needed));
         }
-        text + "otherwise: a shorter data.seq_len, a smaller model, fewer --threads, or a machine with \
+        text + "otherwise: train.freeze of some tensors, a shorter data.seq_len, a smaller model, fewer --threads, or a machine with \
                 more memory"
     }
 }
@@ -143,7 +159,10 @@ mod tests {
         let activations = ActivationMemory::Kept;
         let load = RankWorkload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
         let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
-        MemoryDemand { spec, load, ranks, here: 1, device }.check(8_000_000_000)
+        let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device };
+        let checked = demand.check(8_000_000_000);
+        assert_eq!(demand.outlook(8_000_000_000).ends_with("enough"), checked.is_ok());
+        checked
     }
 
     #[test]

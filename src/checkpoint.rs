@@ -91,7 +91,9 @@ pub struct FolderParts<'a> {
     pub generation: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
-/// Writes model, config and tokenizer as a Hugging Face folder with f32 values into `dir`.
+/// Writes model, config and tokenizer as a Hugging Face folder with f32 values into `dir`. A folder
+/// that holds the `same` parameters shares its file of weights, where the file system can: such a file
+/// is never written again, only replaced.
 ///
 /// # Errors
 /// When a value is not finite or the disk refuses.
@@ -99,22 +101,13 @@ pub fn write_model(
     dir: &Path,
     parts: FolderParts,
     model: &LanguageModel,
+    same: Option<&Path>,
 ) -> Result<(), CheckpointError> {
-    let table = tensor_table(parts.spec);
-    let mut values = Vec::new();
-    for ((name, tensor), entry) in named_values(model).into_iter().zip(&table) {
-        assert_eq!(name, entry.name, "modules are visited in the order of the tensor table");
-        let value = host(tensor);
-        if value.iter().any(|value| !value.is_finite()) {
-            return Err(CheckpointError::NotFinite { name });
-        }
-        values.push(value);
+    let weights = dir.join(MODEL_FILE);
+    let share = |folder: &Path| fs_err::hard_link(folder.join(MODEL_FILE), &weights);
+    if !same.is_some_and(|folder| share(folder).is_ok()) {
+        write_weights(&weights, parts.spec, model)?;
     }
-    let tensors = table
-        .iter()
-        .zip(&values)
-        .map(|(entry, values)| (entry.name.clone(), TensorData::f32(&entry.shape, values)));
-    write_tensors(&dir.join(MODEL_FILE), tensors)?;
     let config = HfConfig { spec: parts.spec.clone(), form: WeightForm::Latent };
     fs_err::write(dir.join(CONFIG_FILE), config.to_json("float32"))?;
     if let Some(keys) = parts.generation {
@@ -129,6 +122,28 @@ pub fn write_model(
     Ok(())
 }
 
+fn write_weights(
+    path: &Path,
+    spec: &ModelSpec,
+    model: &LanguageModel,
+) -> Result<(), CheckpointError> {
+    let table = tensor_table(spec);
+    let mut values = Vec::new();
+    for ((name, tensor), entry) in named_values(model).into_iter().zip(&table) {
+        assert_eq!(name, entry.name, "modules are visited in the order of the tensor table");
+        let value = host(tensor);
+        if value.iter().any(|value| !value.is_finite()) {
+            return Err(CheckpointError::NotFinite { name });
+        }
+        values.push(value);
+    }
+    let tensors = table
+        .iter()
+        .zip(&values)
+        .map(|(entry, values)| (entry.name.clone(), TensorData::f32(&entry.shape, values)));
+    Ok(write_tensors(path, tensors)?)
+}
+
 /// What a checkpoint holds beside the state of the run.
 #[derive(Clone, Copy)]
 pub struct Contents<'a> {
@@ -140,6 +155,8 @@ pub struct Contents<'a> {
     pub moments: &'a dyn Moments,
     /// The complete recipe that led here.
     pub recipe: &'a str,
+    /// A folder with the same parameters.
+    pub same: Option<&'a Path>,
 }
 
 /// Publishes a whole checkpoint as `target`.
@@ -152,7 +169,7 @@ pub fn save<S: Serialize>(
     state: &S,
 ) -> Result<(), CheckpointError> {
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
-    write_model(staged.path(), contents.folder, contents.model)?;
+    write_model(staged.path(), contents.folder, contents.model, contents.same)?;
     let optimizer = &staged.path().join(OPTIMIZER_FILE);
     write_moments(optimizer, contents.folder.spec, contents.moments)?;
     write_json(&staged.path().join(STATE_FILE), state)?;

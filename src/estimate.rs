@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use bitnet_format::ModelSpec;
+use bitnet_format::{ModelSpec, tensor_table};
 use bitnet_format::figures::size;
 use bitnet_kernels::Operands;
 use burn::tensor::Device;
@@ -144,34 +144,44 @@ impl MemoryEstimate {
 /// The peak of a training run on one rank; `load` is its own. Token caches are mapped files and not
 /// counted.
 ///
-/// Each part of a micro-batch, one a thread, has gradients of its own on the way.
+/// Each part of a micro-batch, one a thread, has gradients of its own on the way. Of tensor `i` there
+/// is neither a gradient nor a moment where `frozen[i]`; none of the others is.
 pub fn memory(
     spec: &ModelSpec,
+    frozen: &[bool],
     load: RankWorkload,
     ranks: RankLayout,
     device: &Device,
 ) -> MemoryEstimate {
     let of = |factor: f64, values: u64| (factor * F32.saturating_mul(values) as f64) as u64;
-    let parameters = spec.parameters() as u64;
+    let (parameters, trained) = (spec.parameters() as u64, trained(spec, frozen));
     let parts = load.parts(OpBackend::of(device, Operands::F32));
     let tokens = load.rows().saturating_mul(load.seq_len);
     let summed = if load.micro_batches > 1 { SUMMED_GRADIENTS } else { 0.0 };
     // A tied embedding has two gradients until they are added: as embedding and as head.
     let vocab = spec.vocab_size as u64;
-    let twice = if spec.tie_word_embeddings { vocab * spec.hidden_size as u64 } else { 0 };
+    let twice = spec.tie_word_embeddings && !frozen.first().is_some_and(|&embedding| embedding);
+    let twice = if twice { vocab * spec.hidden_size as u64 } else { 0 };
     let logits = logits_at_once(vocab as usize, tokens.div_ceil(parts) as usize) as u64;
     let logits = of(1.0, parts.saturating_mul(logits));
     let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
     let activations = (KEPT_AT_ONCE * activations as f64) as u64;
     MemoryEstimate {
         weights: of(1.0, parameters),
-        gradients: of(1.0, parts.saturating_mul(parameters + twice)) + of(summed, parameters),
-        moments: of(2.0, ranks.part(parameters)),
+        gradients: of(1.0, parts.saturating_mul(trained + twice)) + of(summed, trained),
+        moments: of(2.0, ranks.part(trained)),
         activations,
         logits,
         program: PROGRAM_BYTES + parts * THREAD_BYTES,
-        exchange: ranks.memory(parameters, activations.saturating_add(logits)),
+        exchange: ranks.memory(trained, activations.saturating_add(logits)),
     }
+}
+
+/// Parameters that are not frozen.
+fn trained(spec: &ModelSpec, frozen: &[bool]) -> u64 {
+    let table = tensor_table(spec);
+    let frozen = table.iter().zip(frozen).filter(|(_, frozen)| **frozen);
+    (spec.parameters() - frozen.map(|(entry, _)| entry.elements()).sum::<usize>()) as u64
 }
 
 /// What a token keeps: in each block two residual streams, queries, keys and values, what attention
@@ -328,10 +338,28 @@ mod tests {
             let load =
                 RankWorkload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
             let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
-            let found = pool.install(|| memory(&spec, load, ranks, &device::cpu())).total();
+            let found = pool.install(|| memory(&spec, &[], load, ranks, &device::cpu())).total();
             let error = found as f64 / (f64::from(measured) * 1e6) - 1.0;
             assert!(error.abs() < 0.1, "{load:?}, {ranks:?}: {error:.3}");
         }
+    }
+
+    #[test]
+    fn what_is_frozen_needs_its_weights_only() {
+        let spec: ModelSpec = toml::from_str(M).unwrap();
+        let load = RankWorkload {
+            items: 2,
+            rows_an_item: 1,
+            seq_len: 64,
+            micro_batches: 2,
+            activations: ActivationMemory::Kept,
+        };
+        let all = tensor_table(&spec).len();
+        let of = |frozen: &[bool]| memory(&spec, frozen, load, RankLayout::SINGLE, &device::cpu());
+        let (free, frozen) = (of(&[]), of(&vec![true; all]));
+        assert_eq!((frozen.gradients, frozen.moments), (0, 0));
+        assert_eq!((frozen.weights, frozen.activations), (free.weights, free.activations));
+        assert_eq!(of(&vec![false; all]), free);
     }
 
     /// What a model of this shape is estimated to need, over what it was measured to need, less 1.
@@ -339,7 +367,7 @@ mod tests {
         let spec: ModelSpec = toml::from_str(config).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let found =
-            pool.install(|| memory(&spec, load, RankLayout::SINGLE, &device::cpu())).total();
+            pool.install(|| memory(&spec, &[], load, RankLayout::SINGLE, &device::cpu())).total();
         found as f64 / (measured * 1_000_000) as f64 - 1.0
     }
 

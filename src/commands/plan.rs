@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_format::figures::{grouped, significant, size};
+use bitnet_train::admission::MemoryDemand;
 use bitnet_train::device;
 use bitnet_train::estimate::{
     self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
@@ -76,10 +77,15 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     run::check_batch(recipe, args.ranks as usize)?;
     let device = device::open(&recipe.device);
     // Without the device, estimate for a CPU.
-    let memory = estimate::memory(&spec, load, ranks, device.as_ref().unwrap_or(&device::cpu()));
+    let cpu = device::cpu();
+    let (frozen, place) = (recipe.train.frozen(&spec), device.as_ref().unwrap_or(&cpu));
+    let demand =
+        MemoryDemand { spec: &spec, frozen: &frozen, load, ranks, here: 1, device: place };
+    let memory = demand.memory();
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;
-    let free = bitnet_train::platform::free_memory();
+    let free = bitnet_train::platform::free_memory().filter(|_| device::shares_memory(place));
+    free.iter().for_each(|&free| print_line(&demand.outlook(free)));
     let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
     if !fits {
         print_line("time: not probed, the run does not fit into this machine's free memory");

@@ -3,6 +3,7 @@
 //! These types are complete and checked. `read` reads them from TOML, `resolved` writes them back.
 //! A phase's rates are in `rate`, data sources in `data`, the model in `model`.
 
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -160,6 +161,14 @@ impl Train {
     /// What a forward pass leaves in memory.
     pub fn activations(&self) -> ActivationMemory {
         if self.recompute { ActivationMemory::Recomputed } else { ActivationMemory::Kept }
+    }
+
+    /// For each tensor of the table whether `freeze` names it.
+    pub fn frozen(&self, spec: &ModelSpec) -> Vec<bool> {
+        let pattern = |text: &String| glob::Pattern::new(text).expect("the recipe was checked");
+        let patterns: Vec<_> = self.freeze.iter().map(pattern).collect();
+        let named = |entry: TensorEntry| patterns.iter().any(|one| one.matches(&entry.name));
+        tensor_table(spec).into_iter().map(named).collect()
     }
 }
 

@@ -257,6 +257,7 @@ fn admit(context: &RunContext, force: bool) -> Result<(), TrainError> {
     let (recipe, comm) = (context.recipe, context.comm);
     let ranks = comm.world_size();
     let demand = MemoryDemand {
+        frozen: &context.frozen,
         spec: &context.spec,
         load: RankWorkload::of(recipe, ranks),
         ranks: RankLayout::of(recipe, ranks),

@@ -1,6 +1,7 @@
 //! Periodic actions between steps: metrics, ternary statistics, evaluation, samples. Saving is
 //! `save`. All ranks pass here; what each of them does is decided here.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use burn::module::Module;
@@ -31,6 +32,8 @@ pub(crate) struct Callbacks<'a> {
     pub(super) failed_saves: u32,
     /// The step of the checkpoint that was last written.
     pub(super) saved: Option<u64>,
+    /// The last folder written with the model, and the step it is of.
+    pub(super) written: Option<(u64, PathBuf)>,
     /// When a checkpoint was last written or tried.
     pub(super) last_save: Instant,
 }
@@ -45,6 +48,7 @@ impl<'a> Callbacks<'a> {
             last_loss: None,
             failed_saves: 0,
             saved: None,
+            written: None,
             last_save: Instant::now(),
         }
     }

@@ -1,5 +1,6 @@
 //! Saving: checkpoints, the best model, the final folder and the exports.
 
+use std::path::Path;
 use std::time::Instant;
 
 use bitnet_format::StoredModel;
@@ -65,13 +66,21 @@ impl Callbacks<'_> {
             model: &state.model,
             moments,
             recipe: &recipe.resolved_toml(),
+            same: self.folder_of(state.progress.step),
         };
         checkpoint::save(&target, contents, &state.progress)?;
+        self.written = Some((state.progress.step, target.clone()));
         self.log.monitor.saved(&target);
         // Ends of phases are kept, and the checkpoint that this run resumed from.
         let ends = (0..mixes.len()).map(|phase| schedule.phase_range(phase).end - 1);
         let pinned: Vec<u64> = ends.chain(state.resumed_from).collect();
         self.log.dir.prune(&state.progress.run_id, recipe.checkpoint.keep, &pinned)
+    }
+
+    /// A folder that this process wrote with the model of a step.
+    fn folder_of(&self, step: u64) -> Option<&Path> {
+        let (of, folder) = self.written.as_ref()?;
+        (*of == step).then_some(folder.as_path())
     }
 
     /// Publishes the model as the best so far when its held-out loss is the lowest.
@@ -88,11 +97,12 @@ impl Callbacks<'_> {
         if self.context.recipe.checkpoint.best && self.context.comm.is_first() {
             let target = self.log.dir.join(BEST_DIR);
             let staged = StagedDir::beside(&target, OnExisting::Replace)?;
-            let parts = self.context.folder_parts();
-            checkpoint::write_model(staged.path(), parts, &state.model)?;
+            let (parts, same) = (self.context.folder_parts(), self.folder_of(step));
+            checkpoint::write_model(staged.path(), parts, &state.model, same)?;
             let note = serde_json::to_string_pretty(&best).expect("two numbers serialise");
             fs_err::write(staged.path().join("best.json"), note + "\n")?;
             staged.publish()?;
+            self.written = Some((step, target));
             let message = format!("step {step}: the best so far, saved as {BEST_DIR}");
             self.log.monitor.message(&message);
         }
@@ -163,7 +173,8 @@ impl Callbacks<'_> {
         self.log.dir.require()?;
         let target = self.log.dir.join(FINAL_DIR);
         let staged = StagedDir::beside(&target, OnExisting::Replace)?;
-        checkpoint::write_model(staged.path(), self.context.folder_parts(), &state.model)?;
+        let (parts, same) = (self.context.folder_parts(), self.folder_of(state.progress.step));
+        checkpoint::write_model(staged.path(), parts, &state.model, same)?;
         staged.publish()?;
         self.log.monitor.saved(&target);
         Ok(())

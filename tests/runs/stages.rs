@@ -281,6 +281,13 @@ fn frozen_tensors_stay_as_they_are() {
         let frozen = name.contains("q_proj") || name.contains("embed_tokens");
         assert_eq!(same, frozen, "{name}");
     }
+    // The last checkpoint and the final folder share their weights.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let file = |folder: &str| fs_err::metadata(out.join(folder).join("model.safetensors"));
+        assert_eq!(file("final").unwrap().ino(), file("step-000006").unwrap().ino());
+    }
     // Moments are kept of what is trained, and a run continues with them to the same bits.
     let moments = fs_err::read(out.join("step-000006/optimizer.safetensors")).unwrap();
     let moments = String::from_utf8_lossy(&moments[..moments.len().min(20_000)]).into_owned();

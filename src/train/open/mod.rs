@@ -4,7 +4,7 @@ mod agreement;
 mod inputs;
 mod sources;
 
-use bitnet_format::{ModelSpec, TensorEntry, generation_config, tensor_table};
+use bitnet_format::{ModelSpec, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
@@ -86,7 +86,7 @@ pub(crate) fn open<'a>(
     let mix =
         |phase: &recipe::Phase| DataMixture { sets: phase.data.clone().into_iter().collect() };
     let mixes = recipe.phases.iter().map(mix).collect();
-    let frozen = frozen(recipe, &spec);
+    let frozen = recipe.train.frozen(&spec);
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let backend = OpBackend::of(&device, recipe.train.precision.operands());
     let stepper: Box<dyn super::step::update::OptimizerStep> = if comm.world_size() == 1 {
@@ -116,14 +116,6 @@ pub(crate) fn open<'a>(
         stepper,
     };
     Ok((context, stage))
-}
-
-/// For each tensor of the table whether `train.freeze` names it.
-fn frozen(recipe: &Recipe, spec: &ModelSpec) -> Vec<bool> {
-    let pattern = |text: &String| glob::Pattern::new(text).expect("the recipe was checked");
-    let patterns: Vec<_> = recipe.train.freeze.iter().map(pattern).collect();
-    let named = |entry: TensorEntry| patterns.iter().any(|one| one.matches(&entry.name));
-    tensor_table(spec).into_iter().map(named).collect()
 }
 
 /// Says how many parameters `train.freeze` freezes; refuses none and all.
