@@ -105,7 +105,7 @@ pub fn write_model(
 ) -> Result<(), CheckpointError> {
     let weights = dir.join(MODEL_FILE);
     let share = |folder: &Path| fs_err::hard_link(folder.join(MODEL_FILE), &weights);
-    if !same.is_some_and(|folder| share(folder).is_ok()) {
+    if same.is_none_or(|folder| share(folder).is_err()) {
         write_weights(&weights, parts.spec, model)?;
     }
     let config = HfConfig { spec: parts.spec.clone(), form: WeightForm::Latent };

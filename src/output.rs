@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 
-use bitnet_terminal::printable;
+use bitnet_terminal::{Stream, highlighted, printable};
 
 /// The first error of stdout.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
@@ -24,7 +24,8 @@ pub fn result_line(text: &str) {
 /// Prints a line on stderr, in one call, so that the lines of several ranks do not interleave.
 pub fn note(text: &str) {
     // An error of stderr cannot be reported anywhere.
-    let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
+    let text = highlighted(&printable(text), Stream::Stderr);
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Whether all results could be written. A reader that closed the pipe has what it wanted.

@@ -20,6 +20,8 @@ const GENERATED_TOKENS: usize = 60;
 const EVALUATED_STORIES: u64 = 200;
 /// Held-out conversations that are shown.
 const SHOWN_CONVERSATIONS: u64 = 2;
+/// Characters of an answer that are shown.
+const SHOWN_ANSWER: usize = 44;
 /// Questions that are suggested.
 const SUGGESTIONS: usize = 3;
 
@@ -155,9 +157,19 @@ fn print_progress(finished: &[FinishedStage]) -> Result<()> {
         let Some(packed) = stage.packed() else { continue };
         let said = ChatModel::open(packed)?.reply(&message, GENERATED_TOKENS)?;
         let verdict = if said == answer { "right" } else { "wrong" };
+        let said = shortened(&said, SHOWN_ANSWER);
         print_line(&format!("  after {:<9} {said}  ({verdict})", stage.recipe.name));
     }
     Ok(())
+}
+
+/// The beginning of a text as one line.
+fn shortened(text: &str, most: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(most) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line,
+    }
 }
 
 fn print_scores(finished: &[FinishedStage]) {

@@ -3,6 +3,7 @@
 
 mod curves;
 mod events;
+mod narrow;
 mod plot;
 mod progress_line;
 mod shown;

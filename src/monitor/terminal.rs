@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use bitnet_format::figures::{grouped, significant};
 use bitnet_terminal::animated;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::TernaryShares;
+use super::narrow::{COLUMNS, draw_target};
 use super::progress_line::{StepPace, short_line, whole_line};
 use super::shown::shown;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
@@ -17,9 +18,6 @@ use crate::output::note;
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Columns of the bar itself.
 const BAR_COLUMNS: usize = 10;
-/// Columns of the bar with its text: what an ordinary terminal shows without a line break, so that a
-/// wider one can be made narrower without leaving half a line behind.
-const COLUMNS: usize = 79;
 
 /// How much is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +34,8 @@ pub enum Verbosity {
 #[derive(Debug)]
 pub struct Terminal {
     verbosity: Verbosity,
+    /// Whether there is a bar once training has begun.
+    draws: bool,
     bar: Option<ProgressBar>,
     pace: StepPace,
     last_line: Option<Instant>,
@@ -46,8 +46,9 @@ pub struct Terminal {
 impl Terminal {
     /// Draws a bar if stderr is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
-        let bar = (verbosity == Verbosity::Normal && animated()).then(new_bar);
-        Self { verbosity, bar, pace: StepPace::default(), last_line: None, codes: String::new() }
+        let draws = verbosity == Verbosity::Normal && animated();
+        let (pace, codes) = (StepPace::default(), String::new());
+        Self { verbosity, draws, bar: None, pace, last_line: None, codes }
     }
 
     /// Says how much work stages behind this one hold, in steps of this one.
@@ -79,8 +80,8 @@ impl Terminal {
     }
 }
 
-fn new_bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+fn new_bar(steps: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(steps), draw_target());
     let template = format!("{{bar:{BAR_COLUMNS}}} {{pos}}/{{len}} {{wide_msg}}");
     bar.set_style(ProgressStyle::with_template(&template).expect("the template is a constant"));
     bar
@@ -104,9 +105,10 @@ impl Monitor for Terminal {
             info.batch,
             if info.ranks > 1 { format!(", on {} ranks", info.ranks) } else { String::new() }
         ));
-        if let Some(bar) = &self.bar {
-            bar.set_length(info.steps);
+        if self.draws {
+            let bar = new_bar(info.steps);
             bar.set_position(info.first_step - 1);
+            self.bar = Some(bar);
         }
     }
 

@@ -4,7 +4,8 @@ use super::keys::{KEYS, KeyDefault, RecipeKey};
 
 const INTRODUCTION: &str = "# Recipe reference\n\nGenerated from `src/recipe/keys.rs`; after a \
     change of that file, `UPDATE_DOCS=1 cargo test -p bitnet-train --lib recipe::tests::keys` \
-    writes this page again. Relative paths count from the recipe's folder.\n";
+    writes this page again. Relative paths count from the recipe's folder, in a word of \
+    the command line from the working directory if they exist there.\n";
 
 /// The reference of all recipe keys as Markdown, a table for each section.
 pub fn reference() -> String {

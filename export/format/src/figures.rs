@@ -13,7 +13,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// Three significant digits: `0.524`, `31.6`, `19,000`, `2.17e-5`. What is nothing but the rounding
+/// Three significant digits: `0.524`, `31.6`, `19,000`, `2.17e-3`. What is nothing but the rounding
 /// error of a schedule that ends at 0 is `0`.
 pub fn significant(number: f64) -> String {
     let size = number.abs();
@@ -23,7 +23,7 @@ pub fn significant(number: f64) -> String {
     // Rounded first, so that 0.9996 is counted among the numbers from 1 on.
     let rounded: f64 = format!("{number:.2e}").parse().unwrap_or(number);
     match rounded.abs() {
-        size if !size.is_finite() || !(1e-3..1e9).contains(&size) => format!("{number:.2e}"),
+        size if !size.is_finite() || !(1e-2..1e9).contains(&size) => format!("{number:.2e}"),
         size if size >= 100.0 => {
             let sign = if number < 0.0 { "-" } else { "" };
             format!("{sign}{}", grouped(size as u64))

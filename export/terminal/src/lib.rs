@@ -12,6 +12,6 @@ mod usage;
 
 pub use facts::ErrorFacts;
 pub use printable::{printable, printable_json};
-pub use report::{report, wants_json};
+pub use report::{highlighted, report, wants_json};
 pub use style::{Stream, animated, colours};
 pub use usage::report_usage;

@@ -73,13 +73,24 @@ fn class(code: u8) -> &'static str {
     }
 }
 
+/// The text with the labels that begin its lines coloured, where that stream may be.
+pub fn highlighted(text: &str, stream: Stream) -> String {
+    labelled(text, colours(stream))
+}
+
 /// The text with its labels coloured.
 fn labelled(text: &str, coloured: bool) -> String {
     if !coloured {
         return text.to_owned();
     }
-    let labels =
-        [("error:", AnsiColor::Red), ("hint:", AnsiColor::Cyan), ("warning:", AnsiColor::Yellow)];
+    let labels = [
+        ("error:", AnsiColor::Red),
+        ("hint:", AnsiColor::Cyan),
+        ("note:", AnsiColor::Cyan),
+        ("warning:", AnsiColor::Yellow),
+        ("verified:", AnsiColor::Green),
+        ("== stage", AnsiColor::Blue),
+    ];
     let line = |line: &str| {
         let found = labels.iter().find(|(label, _)| line.starts_with(label));
         found.map_or_else(
