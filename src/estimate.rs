@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use bitnet_format::{ModelSpec, tensor_table};
 use bitnet_format::figures::size;
+use bitnet_format::{ModelSpec, tensor_table};
 use bitnet_kernels::Operands;
 use burn::tensor::Device;
 use serde::Serialize;

@@ -38,7 +38,8 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     work.backend = work.backend.on(&device);
     if !args.force {
         let (load, ranks) = work.share();
-        let demand = MemoryDemand { spec: &work.spec, frozen: &[], load, ranks, here, device: &device };
+        let demand =
+            MemoryDemand { spec: &work.spec, frozen: &[], load, ranks, here, device: &device };
         all_ok(comm, require_memory(demand))?;
     }
     let mut steps = Vec::new();

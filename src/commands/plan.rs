@@ -79,8 +79,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     // Without the device, estimate for a CPU.
     let cpu = device::cpu();
     let (frozen, place) = (recipe.train.frozen(&spec), device.as_ref().unwrap_or(&cpu));
-    let demand =
-        MemoryDemand { spec: &spec, frozen: &frozen, load, ranks, here: 1, device: place };
+    let demand = MemoryDemand { spec: &spec, frozen: &frozen, load, ranks, here: 1, device: place };
     let memory = demand.memory();
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;

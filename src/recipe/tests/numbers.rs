@@ -61,7 +61,8 @@ fn plan(recipe: &Recipe) {
     for ranks in [1, 3] {
         let (load, layout) = (RankWorkload::of(recipe, ranks), RankLayout::of(recipe, ranks));
         let device = &device::cpu();
-        let demand = MemoryDemand { spec: &spec, frozen: &[], load, ranks: layout, here: ranks, device };
+        let demand =
+            MemoryDemand { spec: &spec, frozen: &[], load, ranks: layout, here: ranks, device };
         let _ = require_memory(demand);
     }
 }
