@@ -79,6 +79,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
         "bitnet-text",
         "bitnet-kernels",
         "bitnet-engine",
+        "bitnet-chat",
         "bitnet",
         "bitnet-stories",
     ] {

@@ -85,7 +85,7 @@ fn read_stdin() -> anyhow::Result<String> {
 }
 
 /// The config's stop ids; the tokenizer's where the config names none.
-pub(crate) fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
+fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
     match &model.spec().eos_token_id[..] {
         [] => tokenizer.eos().into_iter().chain(tokenizer.eot()).collect(),
         ids => ids.to_vec(),
