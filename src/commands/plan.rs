@@ -84,7 +84,9 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;
     let free = bitnet_train::platform::free_memory().filter(|_| device::shares_memory(place));
-    free.iter().for_each(|&free| print_line(&demand.outlook(free)));
+    for &free in &free {
+        print_line(&demand.outlook(free));
+    }
     let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
     if !fits {
         print_line("time: not probed, the run does not fit into this machine's free memory");

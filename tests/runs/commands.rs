@@ -147,7 +147,7 @@ fn inspect_data_marks_what_is_trained_and_counts_what_packing_did() {
     let text = program(&["inspect", "data", "--recipe", &lab.path("chat.toml").to_string_lossy()]);
     let answer = text.lines().find(|line| line.contains("[[")).unwrap();
     let trained = answer.split_once("[[").unwrap().1.split_once("]]").unwrap().0;
-    assert_eq!(trained.replace('|', "").replace("<eot_id>", ""), "Me.", "{answer}");
+    assert_eq!(trained.replace('|', "").replace("<eot_id>", ""), " Me.", "{answer}");
     assert!(answer.starts_with("  <|begin_of_text|>|"), "{answer}");
     for words in ["documents in", "% filled", "lengths in tokens"] {
         assert!(text.contains(words), "{words} in {text}");

@@ -359,7 +359,6 @@ fn every_way_a_preference_can_be_wrong_is_told_by_file_line_and_field() {
     let of = |row: &str, field: &str| {
         expect_row(&lab, "dpo", format!("{row}\n").as_bytes(), 4, &["dpo.jsonl:1", field]);
     };
-    of(r#"{"prompt":"q","chosen":"a","rejected":"a"}"#, "[rejected]");
     of(r#"{"prompt":"q","chosen":"a"}"#, "[rejected]");
     of(r#"{"prompt":"q","chosen":null,"rejected":"a"}"#, "[chosen]");
     of(

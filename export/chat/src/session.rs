@@ -204,7 +204,11 @@ mod tests {
 
     fn parts() -> (Model, Tokenizer) {
         let text = ["where is the key in the box ".repeat(40)].into_iter();
-        let tokenizer = Tokenizer::from_bytes(&train_bpe(text, 280).unwrap()).unwrap();
+        let tokenizer = Tokenizer::from_bytes(
+            std::path::Path::new("trained.json"),
+            &train_bpe(text, 280).unwrap(),
+        )
+        .unwrap();
         let spec: ModelSpec = toml::from_str(&format!(
             "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\n\
              num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = {}\n\

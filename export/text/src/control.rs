@@ -6,8 +6,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::TextError;
-use crate::tokenizer_config::TOKENIZER_CONFIG_FILE;
 use crate::tokenizer_json::{self, AddedEntry, TokenizerJson};
+
+/// The file beside `tokenizer.json` that names the tokens.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 const BOS: [&str; 2] = ["<|begin_of_text|>", "<s>"];
 const EOS: [&str; 3] = ["<|end_of_text|>", "<|endoftext|>", "</s>"];

@@ -34,12 +34,12 @@ pub use agreement::TokenizerChange;
 pub use chat::{
     CHAT_TEMPLATE_FILE, ChatTemplate, Conversation, Dialogue, LimitedAllocator, Message, Role,
 };
+pub use control::TOKENIZER_CONFIG_FILE;
 pub use error::TextError;
 pub use limits::{MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
 pub use split_pattern::SplitPattern;
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;
-pub use tokenizer_config::TOKENIZER_CONFIG_FILE;
 pub use train::train_bpe;
 pub use vocabulary::{Merging, TokenKind, Vocabulary};
 

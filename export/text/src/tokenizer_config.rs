@@ -7,9 +7,6 @@ use crate::chat::ChatTemplate;
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 
-/// The file's name in a model folder.
-pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
-
 impl Tokenizer {
     /// The text of a `tokenizer_config.json` for this tokenizer; `context` is the model's. What the
     /// file beside the tokenizer said of other things stays.
@@ -64,6 +61,7 @@ fn set_default(list: &mut Vec<Value>, source: String) {
 mod tests {
     use super::*;
     use crate::CHAT_TEMPLATE_FILE;
+    use crate::control::TOKENIZER_CONFIG_FILE;
     use crate::test_tokenizers::trained;
     use std::path::Path;
 

@@ -19,7 +19,7 @@ use std::ops::Range;
 use super::jinja::RenderInputs;
 use super::marks::{Marks, Rendered};
 use super::message::{Conversation, Message, Role, strip};
-use super::to_tokens::Renderer;
+use super::renderer::Renderer;
 use crate::error::TextError;
 
 /// Longer conversations are not rendered once for each of their answers.

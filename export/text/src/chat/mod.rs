@@ -2,8 +2,8 @@
 //! the same code, so their prompts cannot differ.
 //!
 //! `b158` is the template of 2B4T. For Jinja templates, `source` and `python` make the engine of
-//! `jinja` what transformers' is, `marks` keeps message text apart from the template's own, `answers`
-//! finds what is trained, `to_tokens` encodes it, `memory` bounds what a template may allocate.
+//! `jinja` what transformers' is, `marks` keeps message text apart from the template's own, `renderer`
+//! renders and encodes, `answers` finds what is trained, `to_tokens` joins the two, `memory` bounds what a template may allocate.
 //! `stored` reads and writes the templates of model folders and GGUF files.
 
 mod answers;
@@ -13,6 +13,7 @@ mod marks;
 mod memory;
 mod message;
 mod python;
+mod renderer;
 mod source;
 mod stored;
 mod to_tokens;
@@ -27,7 +28,7 @@ pub use stored::CHAT_TEMPLATE_FILE;
 
 use b158::HeaderEncoding;
 use jinja::Jinja;
-use to_tokens::Renderer;
+use renderer::Renderer;
 
 /// How a conversation is written in tokens.
 ///

@@ -8,10 +8,9 @@ use serde_json::Value;
 
 use super::b158::{self, HeaderEncoding};
 use super::{ChatTemplate, TemplateKind};
-use crate::control;
+use crate::control::{self, TOKENIZER_CONFIG_FILE};
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer_config::TOKENIZER_CONFIG_FILE;
 use crate::tokenizer_json;
 
 /// The file's name in a model folder. It takes precedence over `tokenizer_config.json`.

@@ -1,24 +1,14 @@
 //! From a conversation to token ids through a Jinja template.
 //!
-//! The template renders the messages themselves; the text is encoded as one string between special
-//! tokens, as `apply_chat_template(tokenize=True)` of transformers does. `marks` keeps special
-//! tokens that a message spells from becoming ones, `answers` finds what is trained.
-
-use std::ops::Range;
+//! `renderer` runs the template and encodes the text, `answers` finds what is trained. Questions about a
+//! template are answered with a short conversation.
 
 use super::answers;
 use super::jinja::{Jinja, RenderInputs};
 use super::marks::{Marks, Rendered};
 use super::message::{Conversation, Dialogue, Message, Role};
+use super::renderer::Renderer;
 use crate::error::TextError;
-use crate::tokenizer::Tokenizer;
-
-/// A template with the tokenizer it is rendered for.
-#[derive(Clone, Copy)]
-pub(super) struct Renderer<'a> {
-    pub(super) template: &'a Jinja,
-    pub(super) tokenizer: &'a Tokenizer,
-}
 
 impl Renderer<'_> {
     pub(super) fn encode(self, conversation: &Conversation) -> Result<Dialogue, TextError> {
@@ -31,48 +21,6 @@ impl Renderer<'_> {
         let raw = self.render(vec![self.inputs(conversation, marks, true)])?;
         let raw = raw.into_iter().next().expect("one result for each input")?;
         Ok(self.tokens(&Rendered::read(&raw, marks, self.tokenizer), &[])?.ids)
-    }
-
-    pub(super) fn marks(self, conversation: &Conversation) -> Result<Marks, TextError> {
-        let json = serde_json::json!([conversation.tools, messages(conversation)]).to_string();
-        Marks::absent_from(&[&json, self.template.source()]).ok_or_else(|| {
-            self.template.error(None, "cannot be run: every private-use character is in use".into())
-        })
-    }
-
-    /// What the template sees of a conversation.
-    pub(super) fn inputs(
-        self,
-        conversation: &Conversation,
-        marks: Marks,
-        generation_prompt: bool,
-    ) -> RenderInputs {
-        let guard = |value: &serde_json::Value| marks.guard(value, self.tokenizer);
-        RenderInputs {
-            messages: messages(conversation).iter().map(guard).collect(),
-            tools: conversation.tools.iter().map(guard).collect(),
-            bos: self.spelling(self.tokenizer.bos()),
-            eos: self.spelling(self.tokenizer.eos_token()),
-            generation_prompt,
-            marks,
-        }
-    }
-
-    pub(super) fn render(
-        self,
-        inputs: Vec<RenderInputs>,
-    ) -> Result<Vec<Result<String, TextError>>, TextError> {
-        self.template.render(inputs)
-    }
-
-    fn spelling(self, id: Option<u32>) -> String {
-        id.and_then(|id| self.tokenizer.special_spelling(id)).unwrap_or_default().to_owned()
-    }
-
-    /// Whether the text begins with the token that begins a document.
-    pub(super) fn writes_bos(self, rendered: &Rendered) -> bool {
-        let first = rendered.parts.first().and_then(|part| part.1);
-        first.is_some() && first == self.tokenizer.bos()
     }
 
     /// Whether the tokenizer begins texts with a token that this template leaves out.
@@ -100,27 +48,6 @@ impl Renderer<'_> {
             .into_iter()
             .find_map(|talk| answers::find(self, &sample(talk)).ok().map(|(rendered, _)| rendered))
     }
-
-    /// The ids of the text; tokens that reach into a range of `spans` are trained.
-    fn tokens(self, rendered: &Rendered, spans: &[Range<usize>]) -> Result<Dialogue, TextError> {
-        let mut dialogue = Dialogue::default();
-        let adds_bos = self.tokenizer.adds_bos() && !self.writes_bos(rendered);
-        dialogue.push(self.tokenizer.bos().filter(|_| adds_bos), false);
-        let trained = |range: Range<usize>| {
-            spans.iter().any(|span| range.start < span.end && range.end > span.start)
-        };
-        for (part, special) in &rendered.parts {
-            if let Some(id) = special {
-                dialogue.push([*id], trained(part.clone()));
-                continue;
-            }
-            for (id, range) in self.tokenizer.encode_with_ranges(&rendered.text[part.clone()])? {
-                let range = part.start + range.start..part.start + range.end;
-                dialogue.push([id], trained(range));
-            }
-        }
-        Ok(dialogue)
-    }
 }
 
 /// A conversation for questions about a template; some want the first message, some refuse it.
@@ -128,10 +55,6 @@ const SAMPLE: [Role; 4] = [Role::System, Role::User, Role::Assistant, Role::User
 
 fn sample(roles: &[Role]) -> Conversation {
     roles.iter().map(|role| Message::new(*role, "hi")).collect::<Vec<_>>().into()
-}
-
-fn messages(conversation: &Conversation) -> Vec<serde_json::Value> {
-    conversation.messages.iter().map(Message::to_json).collect()
 }
 
 /// Renders a short conversation with and without the generation prompt. A template that refuses
