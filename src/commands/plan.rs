@@ -84,7 +84,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;
     let free = bitnet_train::platform::free_memory().filter(|_| device::shares_memory(place));
-    for &free in &free {
+    if let Some(free) = free {
         print_line(&demand.outlook(free));
     }
     let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
