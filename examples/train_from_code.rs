@@ -41,6 +41,6 @@ fn main() -> anyhow::Result<()> {
     fs_err::create_dir_all(out)?;
     let parts =
         FolderParts { spec: &spec, tokenizer: Some(&tokenizer), chat: None, generation: None };
-    write_model(out, parts, &model)?;
+    write_model(out, parts, &model, None)?;
     Ok(())
 }
