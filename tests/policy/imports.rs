@@ -137,7 +137,8 @@ fn circles(folder: &str) -> Vec<String> {
             }
         }
     }
-    assert!(!imports.is_empty(), "{folder}: the scanner finds imports");
+    // A crate of one file has none.
+    assert!(modules.len() <= 2 || !imports.is_empty(), "{folder}: the scanner finds imports");
     let in_circle = modules.keys().filter(|module| reached(&imports, module).contains(*module));
     in_circle.map(|module| format!("{folder}/{}", module.join("/"))).collect()
 }

@@ -35,7 +35,7 @@ fn every_class_of_error_is_an_object_with_its_code_file_and_field() {
         (&["plan", "nowhere.toml"], 3, "recipe", "nowhere.toml", ""),
         (&["bench", "--config", "bad.toml"], 3, "recipe", "bad.toml", ""),
         (&["init", "--config", "none.toml", "--out", "o"], 3, "recipe", "none.toml", ""),
-        (&["inspect", "model", "missing"], 4, "input", "missing", ""),
+        (&["inspect", "model", "no/model"], 4, "input", "no/model", ""),
         (
             &["tokenizer", "--data", "torn.jsonl", "--vocab-size", "300", "--out", "t.json"],
             4,

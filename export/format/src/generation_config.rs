@@ -5,7 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::{FormatError, ModelSpec};
+use crate::{FormatError, ModelSpec, input};
+
+/// A file has a few dozen short keys.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// The file's name in a model folder.
 pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
@@ -20,7 +23,7 @@ pub fn read(folder: &Path) -> Result<Map<String, Value>, FormatError> {
         return Ok(Map::new());
     }
     let broken = |what: String| FormatError::config(&path, "", what);
-    match serde_json::from_str(&fs_err::read_to_string(&path)?) {
+    match serde_json::from_str(&input::read_text(&path, LARGEST_FILE)?) {
         Ok(Value::Object(keys)) => Ok(keys),
         Ok(_) => Err(broken("is not a JSON object".to_owned())),
         Err(error) => Err(broken(error.to_string())),
