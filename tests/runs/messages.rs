@@ -27,7 +27,7 @@ fn every_class_of_error_is_an_object_with_its_code_file_and_field() {
     let lab = Lab::new();
     fs_err::write(lab.path("bad.toml"), "stage = \"sft\"\n").unwrap();
     fs_err::write(lab.path("torn.jsonl"), "{\"text\": \"a\"}\n{\"text\": ").unwrap();
-    fs_err::write(lab.path("taken"), "x").unwrap();
+    fs_err::write(lab.path("taken.out"), "x").unwrap();
     for (words, code, class, file, field) in [
         (&["--no-such-flag"][..], 2, "usage", "", "--no-such-flag"),
         (&["eval", "--data", "x"], 2, "usage", "", "--model"),
@@ -44,7 +44,7 @@ fn every_class_of_error_is_an_object_with_its_code_file_and_field() {
             "",
         ),
         (&["--recipe", "recipe.toml", "device=cuda"], 5, "environment", "", ""),
-        (&["init", "--config", "shape.toml", "--out", "taken"], 7, "refused", "taken", ""),
+        (&["init", "--config", "shape.toml", "--out", "taken.out"], 7, "refused", "taken.out", ""),
     ] {
         let output = program(&lab, &[words, &["--json"]].concat());
         assert_code(&output, code);
@@ -57,7 +57,7 @@ fn every_class_of_error_is_an_object_with_its_code_file_and_field() {
         assert!(error["message"].as_str().unwrap().len() > 5, "{error}");
         assert!(!stderr(&output).is_empty(), "people read it on stderr");
     }
-    assert!(Path::new(&lab.path("taken")).is_file(), "it was not replaced");
+    assert!(Path::new(&lab.path("taken.out")).is_file(), "it was not replaced");
 }
 
 #[test]
