@@ -42,11 +42,6 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Writes a message to stderr in one call, so that output of other ranks does not interleave.
-pub(crate) fn print_error_line(message: &str) {
-    output::note(message);
-}
-
 /// The documented exit code.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     if error.downcast_ref::<Usage>().is_some() {

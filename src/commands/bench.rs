@@ -8,6 +8,7 @@ use bitnet_train::device;
 use bitnet_train::distributed::{Comm, Hosts};
 use bitnet_train::model::ActivationMemory;
 use bitnet_train::ops::OpBackend;
+use bitnet_train::output::note;
 use bitnet_train::platform::{self, peak_memory};
 use bitnet_train::recipe::Precision;
 use bitnet_train::speed::{StepTime, TrainWorkload, measure};
@@ -17,7 +18,7 @@ use serde_json::json;
 use super::ranks::with_ranks;
 use super::{print_json, print_line};
 use crate::cli::TrainBenchArgs;
-use crate::failure::{Usage, print_error_line};
+use crate::failure::Usage;
 
 /// Steps before the clock counts.
 const WARM_UP: usize = 2;
@@ -46,7 +47,7 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     measure(&work, WARM_UP + args.steps, &device, |step| {
         let (number, time) = (steps.len() + 1, step.time.as_secs_f64());
         if comm.is_first() {
-            print_error_line(&format!("step {number}: {time:.3} s, loss {:.4}", step.loss));
+            note(&format!("step {number}: {time:.3} s, loss {:.4}", step.loss));
         }
         steps.push(step);
     });

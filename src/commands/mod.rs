@@ -69,7 +69,7 @@ fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
     let missing = || TrainError::from(missing_tokenizer(model, way_out));
     let tokenizer = tokenizer.ok_or_else(missing)?;
     if let Some(assumed) = tokenizer.assumed() {
-        crate::failure::print_error_line(&format!("note: {}: {assumed}", model.display()));
+        bitnet_train::output::note(&format!("note: {}: {assumed}", model.display()));
     }
     Ok(tokenizer)
 }

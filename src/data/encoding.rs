@@ -11,10 +11,11 @@ use std::sync::Arc;
 use bitnet_text::{ChatTemplate, Conversation, Dialogue, Message, Role, TextError, Tokenizer};
 use serde_json::{Map, Value};
 
-use super::conversation::{self, FieldError, PreferenceExample};
+use super::conversation::{self, FieldError};
 use super::document::{Document, DocumentFormat, SourceLocation};
 use super::error::DataError;
 use super::json_lines::kind;
+use super::preference::{self, PreferenceExample};
 use super::source::DocumentSource;
 
 /// What the lines of a set are, and how they become tokens.
@@ -103,8 +104,8 @@ impl Encoding {
                 Ok(vec![encode(template, tokenizer, conversation)?])
             }
             Self::Preferences(template) => {
-                let preference = conversation::preference(&object(text)?)?;
-                encode_pair(template, tokenizer, &preference)
+                let example = preference::preference(&object(text)?)?;
+                encode_pair(template, tokenizer, &example)
             }
         }
     }
@@ -127,7 +128,7 @@ impl Encoding {
             Self::Conversations(_) => conversation::conversation(&object(&text)?)?.messages,
             Self::Preferences(_) => {
                 let PreferenceExample { mut prompt, chosen, rejected } =
-                    conversation::preference(&object(&text)?)?;
+                    preference::preference(&object(&text)?)?;
                 prompt.extend([chosen, rejected]);
                 prompt
             }

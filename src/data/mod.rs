@@ -26,6 +26,7 @@ mod lock;
 mod order;
 mod packing;
 mod pair_plan;
+pub mod preference;
 mod sequence;
 mod sequence_plan;
 mod source;

@@ -30,8 +30,6 @@ pub(crate) struct Callbacks<'a> {
     pub(crate) last_loss: Option<f32>,
     /// Checkpoints in a row that a full disk prevented.
     pub(super) failed_saves: u32,
-    /// The step of the checkpoint that was last written.
-    pub(super) saved: Option<u64>,
     /// The last folder written with the model, and the step it is of.
     pub(super) written: Option<(u64, PathBuf)>,
     /// When a checkpoint was last written or tried.
@@ -47,7 +45,6 @@ impl<'a> Callbacks<'a> {
             in_flight: InFlight::none(),
             last_loss: None,
             failed_saves: 0,
-            saved: None,
             written: None,
             last_save: Instant::now(),
         }

@@ -50,11 +50,8 @@ impl Callbacks<'_> {
     fn save(&mut self, state: &TrainState) -> Result<(), TrainError> {
         let stepper = &self.context.stepper;
         let step = state.progress.step;
-        stepper.save(&state.model, &state.optimizer, step, &mut |moments| {
-            self.write(state, moments)
-        })?;
-        self.saved = Some(step);
-        Ok(())
+        stepper
+            .save(&state.model, &state.optimizer, step, &mut |moments| self.write(state, moments))
     }
 
     fn write(&mut self, state: &TrainState, moments: &dyn Moments) -> Result<(), TrainError> {
@@ -134,7 +131,8 @@ impl Callbacks<'_> {
         let saved = checkpoint::path_of(self.log.dir.path(), step);
         let comm = self.context.comm;
         // One of this step may be there from before the run went back to an earlier one.
-        let of_this_state = [self.saved, state.resumed_from].contains(&Some(step));
+        let of_this_state =
+            self.folder_of(step) == Some(&saved) || state.resumed_from == Some(step);
         let there = of_this_state && checkpoint::verify(&saved).is_ok();
         let missing = step > 0 && !there;
         let missing = comm.all_reduce_max(u8::from(comm.is_first() && missing)) > 0;

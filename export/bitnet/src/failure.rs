@@ -1,6 +1,5 @@
 //! Reports errors: one message on stderr and a documented exit code (docs/src/promises.md).
 
-use std::fmt;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
@@ -20,40 +19,19 @@ const INPUT: u8 = 4;
 const ENVIRONMENT: u8 = 5;
 
 /// A file or argument with unusable contents; the message begins with its name.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct BadInput(pub(crate) String);
 
-impl fmt::Display for BadInput {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadInput {}
-
 /// Something that does not fit into this machine's memory.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct TooLarge(pub(crate) String);
 
-impl fmt::Display for TooLarge {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TooLarge {}
-
 /// A flag with a value that clap accepts and that is still wrong; the message begins with its name.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct WrongFlag(pub(crate) String);
-
-impl fmt::Display for WrongFlag {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for WrongFlag {}
 
 /// Prints the error and returns the exit code. A closed pipe on stdout is not an error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {

@@ -7,16 +7,9 @@ use bitnet_terminal::{printable, printable_json};
 use serde_json::Value;
 
 /// An error of stdout, which a caller may tell from those of files.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("stdout: {0}")]
 pub(crate) struct StdoutError(pub(crate) io::Error);
-
-impl std::fmt::Display for StdoutError {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(formatter, "stdout: {}", self.0)
-    }
-}
-
-impl std::error::Error for StdoutError {}
 
 /// Writes a part of the results, at once.
 pub(crate) fn result(text: &str) -> Result<(), StdoutError> {

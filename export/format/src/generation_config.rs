@@ -5,10 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::{FormatError, ModelSpec, input};
-
-/// A file has a few dozen short keys.
-const LARGEST_FILE: u64 = 1 << 20;
+use crate::json::read_object;
+use crate::{FormatError, ModelSpec};
 
 /// The file's name in a model folder.
 pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
@@ -19,15 +17,7 @@ pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 /// When the file is no JSON object.
 pub fn read(folder: &Path) -> Result<Map<String, Value>, FormatError> {
     let path = folder.join(GENERATION_CONFIG_FILE);
-    if !path.exists() {
-        return Ok(Map::new());
-    }
-    let broken = |what: String| FormatError::config(&path, "", what);
-    match serde_json::from_str(&input::read_text(&path, LARGEST_FILE)?) {
-        Ok(Value::Object(keys)) => Ok(keys),
-        Ok(_) => Err(broken("is not a JSON object".to_owned())),
-        Err(error) => Err(broken(error.to_string())),
-    }
+    if path.exists() { read_object(&path) } else { Ok(Map::new()) }
 }
 
 /// Puts the ids of a folder's file over those of its `config.json`.

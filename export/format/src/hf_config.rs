@@ -10,8 +10,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::foreign::{FileRole, refuse, without_mark_bytes};
-use crate::input::{LARGEST_TEXT, read_bytes};
+use crate::json::{object_of, read_object};
 use crate::neutral;
 use crate::{FormatError, ModelSpec};
 
@@ -38,18 +37,16 @@ pub struct HfConfig {
 impl HfConfig {
     /// Reads a `config.json`. Keys of other programs are ignored, contradictions are not.
     pub fn read(path: &Path) -> Result<Self, FormatError> {
-        refuse(path, FileRole::Json)?;
-        Self::from_bytes(path, &read_bytes(path, LARGEST_TEXT)?)
+        Self::of_keys(path, &read_object(path)?)
     }
 
     /// Reads a `config.json` in memory; `path` is for messages.
     pub fn from_bytes(path: &Path, text: &[u8]) -> Result<Self, FormatError> {
-        let value: Value = serde_json::from_slice(without_mark_bytes(text))
-            .map_err(|error| FormatError::config(path, "", error.to_string()))?;
-        let Value::Object(keys) = value else {
-            return Err(FormatError::config(path, "", "is not a JSON object"));
-        };
-        Self::from_keys(&keys).map_err(|(field, what)| FormatError::config(path, field, what))
+        Self::of_keys(path, &object_of(path, text)?)
+    }
+
+    fn of_keys(path: &Path, keys: &Map<String, Value>) -> Result<Self, FormatError> {
+        Self::from_keys(keys).map_err(|(field, what)| FormatError::config(path, field, what))
     }
 
     fn from_keys(keys: &Map<String, Value>) -> Result<Self, (&'static str, String)> {

@@ -29,6 +29,7 @@ pub mod generation_config;
 pub mod gguf;
 mod hf_config;
 pub mod input;
+pub mod json;
 mod map;
 pub mod master;
 pub mod matrix;

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use bitnet_format::folder::CONFIG_FILE;
+use bitnet_format::json::read_object;
 use serde_json::{Map, Value};
 
 use crate::error::TextError;
@@ -78,7 +80,7 @@ fn first_token(post: &Value) -> Option<&str> {
 /// begin and end, their ids are taken from `config.json`.
 pub(crate) fn declared_beside(tokenizer: &Path) -> Result<Map<String, Value>, TextError> {
     let mut config = object(&tokenizer.with_file_name(TOKENIZER_CONFIG_FILE))?;
-    let model = object(&tokenizer.with_file_name("config.json"))?;
+    let model = object(&tokenizer.with_file_name(CONFIG_FILE))?;
     for (token, id) in [("bos_token", "bos_token_id"), ("eos_token", "eos_token_id")] {
         if config.get(token).and_then(spelling_of).is_none()
             && let Some(spelling) = model.get(id).and_then(|id| spelling_in(tokenizer, id))
@@ -99,15 +101,7 @@ fn spelling_in(tokenizer: &Path, id: &Value) -> Option<String> {
 
 /// A JSON object; empty where the file is missing.
 pub(crate) fn object(path: &Path) -> Result<Map<String, Value>, TextError> {
-    if !path.exists() {
-        return Ok(Map::new());
-    }
-    let broken = |what: String| TextError::TokenizerConfig { path: path.to_owned(), what };
-    match serde_json::from_slice(&tokenizer_json::read(path)?) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(broken("is no JSON object".to_owned())),
-        Err(error) => Err(broken(error.to_string())),
-    }
+    if path.exists() { Ok(read_object(path)?) } else { Ok(Map::new()) }
 }
 
 #[cfg(test)]

@@ -184,14 +184,6 @@ pub enum TextError {
         /// What is wrong, with what was expected.
         what: String,
     },
-    /// A `tokenizer_config.json` or `config.json` that is not one JSON object.
-    #[error("{path}: {what}; expected a JSON object")]
-    TokenizerConfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
     /// A vocabulary size outside the trainable range.
     #[error("[vocab_size]: out of range; expected {MIN_VOCAB} to {MAX_VOCAB}, got {got}")]
     VocabSize {

@@ -19,6 +19,7 @@ mod library;
 mod limits;
 mod pieces;
 mod post_processor;
+mod special;
 mod split_pattern;
 mod stream;
 mod to_vocabulary;

@@ -13,6 +13,7 @@ use crate::control::{self, ControlTokens};
 use crate::cuts::{Cuts, SIZES, Sizes};
 use crate::error::TextError;
 use crate::library;
+use crate::special::{SpecialToken, SpecialTokens};
 use crate::tokenizer_json::{self, AddedEntry, TokenizerJson};
 use crate::whitespace;
 
@@ -33,23 +34,6 @@ pub struct Tokenizer {
     /// What `tokenizer_config.json` beside the file says.
     config: Map<String, Value>,
     assumed: Option<String>,
-}
-
-/// A token that stands for no text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SpecialToken {
-    pub(crate) spelling: String,
-    pub(crate) id: u32,
-    /// Whether it swallows whitespace before and after it.
-    pub(crate) lstrip: bool,
-    pub(crate) rstrip: bool,
-}
-
-/// The special tokens, longest spelling first, and the bytes that one can begin with.
-#[derive(Clone)]
-struct SpecialTokens {
-    tokens: Vec<SpecialToken>,
-    begins: [bool; 256],
 }
 
 impl Tokenizer {
@@ -256,14 +240,12 @@ impl Tokenizer {
 
     /// The special token that a text begins with; the longest spelling wins.
     pub(crate) fn special_at(&self, text: &str) -> Option<&SpecialToken> {
-        let first = *text.as_bytes().first()?;
-        let mut tokens = self.special.tokens.iter().filter(|_| self.special.begins[first as usize]);
-        tokens.find(|token| text.starts_with(token.spelling.as_str()))
+        self.special.at(text)
     }
 
     /// The special token with this id.
     pub(crate) fn special_token(&self, id: u32) -> Option<&SpecialToken> {
-        self.special.tokens.iter().find(|token| token.id == id)
+        self.special.of_id(id)
     }
 
     /// How a special token is spelled.
@@ -314,26 +296,6 @@ fn vocab_size(file: &TokenizerJson) -> usize {
     let vocab = file.model.vocab.0.iter().map(|(_, id)| *id);
     let added = file.added_tokens.iter().map(|token| token.id);
     vocab.chain(added).max().map_or(0, |id| id as usize + 1)
-}
-
-impl SpecialTokens {
-    fn of(file: &TokenizerJson) -> Self {
-        let added = file.added_tokens.iter();
-        let added = added.filter(|token| token.special && !token.content.is_empty());
-        let token = |token: &AddedEntry| SpecialToken {
-            spelling: token.content.clone(),
-            id: token.id as u32,
-            lstrip: token.lstrip,
-            rstrip: token.rstrip,
-        };
-        let mut tokens: Vec<_> = added.map(token).collect();
-        tokens.sort_by_key(|token| std::cmp::Reverse(token.spelling.len()));
-        let mut begins = [false; 256];
-        for token in &tokens {
-            begins[token.spelling.as_bytes()[0] as usize] = true;
-        }
-        Self { tokens, begins }
-    }
 }
 
 #[cfg(test)]

@@ -99,9 +99,6 @@ fn fetch(
     Err(contradiction(recipe, "model.init", what))
 }
 
-/// More than any template; larger ones are refused by the template's own limit.
-const LARGEST_TEMPLATE: u64 = 1 << 20;
-
 /// The chat template: that of the recipe, else that of the model the run starts from.
 pub(crate) fn open_chat(
     recipe: &Recipe,
@@ -115,10 +112,7 @@ pub(crate) fn open_chat(
         ChatFormat::Model => stored.clone().unwrap_or_else(ChatTemplate::b158),
         ChatFormat::B158 => ChatTemplate::b158(),
         ChatFormat::B158Apart => ChatTemplate::b158_apart(),
-        ChatFormat::Jinja(path) => {
-            let source = bitnet_format::input::read_text(path, LARGEST_TEMPLATE)?;
-            ChatTemplate::jinja(path, source.trim_start_matches('\u{feff}'))?
-        }
+        ChatFormat::Jinja(path) => ChatTemplate::from_file(path)?,
     };
     if recipe.stage == StageKind::Pretrain {
         return Ok(chat);

@@ -31,18 +31,28 @@ pub(super) fn find(
     conversation: &Conversation,
 ) -> Result<(Rendered, Vec<Range<usize>>), TextError> {
     let search = Search::new(renderer, conversation)?;
-    let full = search.render(vec![search.full.clone()])?.pop().expect("one input, one result")?;
-    let answers = if renderer.template.marks_answers() {
-        search.marked(&full)?
-    } else if search.turns.is_empty() {
-        Vec::new()
-    } else {
-        match search.all_at_once(&full)? {
-            Some(answers) => answers,
-            None => search.one_by_one(&full)?,
+    let marks_answers = renderer.template.marks_answers();
+    let changed = if marks_answers { Vec::new() } else { search.all_replaced() };
+    let inputs = std::iter::once(search.full.clone()).chain(changed).collect();
+    let mut results = search.render(inputs)?.into_iter();
+    let full = results.next().expect("one input, one result")?;
+    let texts: Vec<String> = results.map(text_of).collect();
+    let answers = match &texts[..] {
+        _ if marks_answers => search.marked(&full)?,
+        [replaced, prompt, bare, cut] => {
+            match search.all_at_once(&full, [replaced, prompt, bare, cut]) {
+                Some(answers) => answers,
+                None => search.one_by_one(&full)?,
+            }
         }
+        _ => Vec::new(),
     };
     Ok((full, answers))
+}
+
+/// The text of a changed conversation. One that the template refuses shows nothing.
+fn text_of(rendered: Result<Rendered, TextError>) -> String {
+    rendered.map_or(String::new(), |rendered| rendered.text)
 }
 
 /// What one search works on.
@@ -74,12 +84,6 @@ impl<'a> Search<'a> {
     ) -> Result<Vec<Result<Rendered, TextError>>, TextError> {
         let read = |raw: String| Rendered::read(&raw, self.marks, self.renderer.tokenizer);
         Ok(self.renderer.render(inputs)?.into_iter().map(|raw| raw.map(read)).collect())
-    }
-
-    /// The texts of changed conversations. One that the template refuses shows nothing.
-    fn texts(&self, inputs: Vec<RenderInputs>) -> Result<Vec<String>, TextError> {
-        let text = |rendered: Result<Rendered, _>| rendered.map_or(String::new(), |it| it.text);
-        Ok(self.render(inputs)?.into_iter().map(text).collect())
     }
 
     fn is_trained(&self, turn: usize) -> bool {
@@ -116,39 +120,41 @@ impl<'a> Search<'a> {
         Ok(kept.map(|(range, _)| range.clone()).collect())
     }
 
-    /// Replaces all answers in one rendering. `None` where what stands around an answer depends on
-    /// the answer.
-    fn all_at_once(&self, full: &Rendered) -> Result<Option<Vec<Range<usize>>>, TextError> {
-        let first = self.turns[0];
-        let texts = self.texts(vec![
+    /// All answers replaced at once, and what surrounds the first; empty without answers.
+    fn all_replaced(&self) -> Vec<RenderInputs> {
+        let Some(&first) = self.turns.first() else { return Vec::new() };
+        vec![
             self.replaced(&self.turns, self.full.messages.len()),
             self.up_to(first, true),
             self.up_to(first, false),
             self.replaced(&[first], first + 1),
-        ])?;
-        let [replaced, prompt, bare, cut] = &texts[..] else { unreachable!("four inputs") };
+        ]
+    }
+
+    /// The answers by the texts of [`Search::all_replaced`]. `None` where what stands around an answer
+    /// depends on the answer.
+    fn all_at_once(
+        &self,
+        full: &Rendered,
+        [replaced, prompt, bare, cut]: [&String; 4],
+    ) -> Option<Vec<Range<usize>>> {
         let literals: Vec<&str> = replaced.split(self.marks.answer).collect();
         let asks = prompt.strip_prefix(bare.as_str()).unwrap_or_default();
         let after = cut.split_once(self.marks.answer).map_or("", |(_, after)| after);
-        let Some(contents) = between(&full.text, &literals) else { return Ok(None) };
+        let contents = between(&full.text, &literals)?;
         if contents.len() != self.turns.len() {
-            return Ok(None);
+            return None;
         }
-        let answers = contents.into_iter().zip(literals).zip(&self.turns);
-        let answers = answers.filter(|(_, turn)| self.is_trained(**turn));
-        Ok(Some(
-            answers
-                .filter_map(|((content, before), _)| {
-                    let begin = match before.rfind(asks) {
-                        Some(at) if !asks.is_empty() => {
-                            content.start - before.len() + at + asks.len()
-                        }
-                        _ => content.start,
-                    };
-                    answer(full, begin..content.end, after)
-                })
-                .collect(),
-        ))
+        let found = contents.into_iter().zip(literals).zip(&self.turns);
+        let trained = found.filter(|(_, turn)| self.is_trained(**turn));
+        let answers = trained.filter_map(|((content, before), _)| {
+            let begin = match before.rfind(asks) {
+                Some(at) if !asks.is_empty() => content.start - before.len() + at + asks.len(),
+                _ => content.start,
+            };
+            answer(full, begin..content.end, after)
+        });
+        Some(answers.collect())
     }
 
     /// Replaces one answer at a time.
@@ -156,19 +162,20 @@ impl<'a> Search<'a> {
         let count = self.full.messages.len();
         if count > MAX_MESSAGES {
             let what = format!(
-                "{count} messages; expected at most {MAX_MESSAGES} of a template \
-                                whose turns depend on each other"
+                "{count} messages; expected at most {MAX_MESSAGES} of a template whose turns depend \
+                 on each other"
             );
             return Err(self.renderer.template.error(None, what));
         }
         let mut answers = Vec::new();
         for &turn in self.turns.iter().filter(|turn| self.is_trained(**turn)) {
-            let texts = self.texts(vec![
+            let changed = vec![
                 self.up_to(turn, true),
                 self.up_to(turn, false),
                 self.replaced(&[turn], count),
                 self.replaced(&[turn], turn + 1),
-            ])?;
+            ];
+            let texts: Vec<String> = self.render(changed)?.into_iter().map(text_of).collect();
             let [prompt, bare, replaced, cut] = &texts[..] else { unreachable!("four inputs") };
             let Some((_, rest)) = replaced.split_once(self.marks.answer) else { continue };
             let asks = prompt != bare && full.text.starts_with(prompt.as_str());

@@ -13,7 +13,8 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use crate::tokenizer::{SpecialToken, Tokenizer};
+use crate::special::SpecialToken;
+use crate::tokenizer::Tokenizer;
 
 /// One set of marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,29 +28,41 @@ pub(super) fn rewrite(source: &str) -> String {
 
 /// The bytes of the tag, expression or comment that `text` begins with; one for a lone brace.
 fn tag_length(text: &str) -> usize {
-    let closing = match text.as_bytes().get(1) {
-        Some(b'#') => return text.find("#}").map_or(text.len(), |at| at + 2),
-        Some(b'%') => "%}",
-        Some(b'{') => "}}",
-        _ => return 1,
-    };
-    // Between two braces of an expression a dictionary may end: `{{ {'a': {}} }}`.
-    let (mut at, mut depth) = (2, 0_usize);
+    match text.as_bytes().get(1) {
+        Some(b'#') => text.find("#}").map_or(text.len(), |at| at + 2),
+        Some(b'%') => 2 + balanced_length(&text[2..], &["%}"]),
+        Some(b'{') => 2 + balanced_length(&text[2..], &["}}"]),
+        _ => 1,
+    }
+}
+
+/// The bytes up to the first of `ends` outside of strings and inner brackets. Two braces may end a
+/// dictionary and not the expression around it: `{{ {'a': {}} }}`.
+fn balanced_length(text: &str, ends: &[&str]) -> usize {
+    let (mut at, mut depth) = (0, 0_usize);
     while at < text.len() {
         let here = &text[at..];
+        if depth == 0
+            && let Some(end) = ends.iter().find(|end| here.starts_with(**end))
+        {
+            return at + end.len();
+        }
         match here.as_bytes()[0] {
-            b'\'' | b'"' => {
-                at += string_length(here);
-                continue;
-            }
-            _ if depth == 0 && here.starts_with(closing) => return at + 2,
             b'{' | b'(' | b'[' => depth += 1,
             b'}' | b')' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        at += char_length(here);
+        at += unit_length(here);
     }
     text.len()
+}
+
+/// The bytes of the quoted string or the letter that `text` begins with.
+fn unit_length(text: &str) -> usize {
+    match text.as_bytes()[0] {
+        b'\'' | b'"' => string_length(text),
+        _ => char_length(text),
+    }
 }
 
 /// A `generation` tag as a `filter` tag; any other as it is.
@@ -69,10 +81,7 @@ fn percent(tag: &str) -> String {
     let (mut out, mut at) = (String::with_capacity(tag.len()), 0);
     while at < tag.len() {
         let here = &tag[at..];
-        let length = match here.as_bytes()[0] {
-            b'\'' | b'"' => string_length(here),
-            _ => char_length(here),
-        };
+        let length = unit_length(here);
         out += &here[..length];
         at += length;
         if length < 2 || !here.starts_with(['\'', '"']) {
@@ -122,22 +131,7 @@ fn name_length(text: &str) -> usize {
 
 /// The bytes up to the bracket that closes the first one.
 fn group_length(text: &str) -> usize {
-    let (mut at, mut depth) = (0, 0_usize);
-    while at < text.len() {
-        let here = &text[at..];
-        match here.as_bytes()[0] {
-            b'\'' | b'"' => {
-                at += string_length(here);
-                continue;
-            }
-            b'{' | b'(' | b'[' => depth += 1,
-            b'}' | b')' | b']' if depth <= 1 => return at + 1,
-            b'}' | b')' | b']' => depth -= 1,
-            _ => {}
-        }
-        at += char_length(here);
-    }
-    text.len()
+    1 + balanced_length(&text[1..], &["}", ")", "]"])
 }
 
 /// The bytes of the quoted string that `text` begins with.

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_format::foreign::{FileRole, refuse, without_mark};
 use bitnet_format::gguf::{GgufFile, Metadata, Value as GgufValue};
+use bitnet_format::input::{LARGEST_TEXT, read_text};
 use serde_json::Value;
 
 use super::b158::{self, HeaderEncoding};
@@ -11,7 +13,6 @@ use super::{ChatTemplate, TemplateKind};
 use crate::control::{self, TOKENIZER_CONFIG_FILE};
 use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer_json;
 
 /// The file's name in a model folder. It takes precedence over `tokenizer_config.json`.
 pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -34,6 +35,14 @@ impl ChatTemplate {
     pub fn stored(path: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
         let found = if path.is_dir() { in_folder(path)? } else { in_gguf(path)? };
         found.map(|(file, source)| Self::from_source(&file, &source, tokenizer)).transpose()
+    }
+
+    /// The Jinja template in a file.
+    ///
+    /// # Errors
+    /// When the file is none that can be read or the template does not work.
+    pub fn from_file(path: &Path) -> Result<Self, TextError> {
+        Self::jinja(path, &read_source(path)?)
     }
 
     /// The template of a source; those that [`ChatTemplate::source_for`] wrote are recognised.
@@ -72,13 +81,18 @@ impl ChatTemplate {
     }
 }
 
+/// A template in a file.
+fn read_source(path: &Path) -> Result<String, TextError> {
+    refuse(path, FileRole::Template)?;
+    Ok(without_mark(&read_text(path, LARGEST_TEXT)?).to_owned())
+}
+
 /// The file that holds a folder's template, and the template.
 fn in_folder(folder: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
     let file = folder.join(CHAT_TEMPLATE_FILE);
     if file.exists() {
-        let source = String::from_utf8(tokenizer_json::read(&file)?);
-        let what = |_| broken(&file, "is not UTF-8 text");
-        return Ok(Some((file.clone(), source.map_err(what)?)));
+        let source = read_source(&file)?;
+        return Ok(Some((file, source)));
     }
     let file = folder.join(TOKENIZER_CONFIG_FILE);
     let config = control::object(&file)?;
