@@ -4,6 +4,8 @@
 //!
 //! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] [--bf16] --json`
 //!
+//! `--latents`, `--moments` and `--during` are the recipe keys of the same names, for less memory.
+//!
 //! With `--drawn` the weights and the batches are drawn here instead of read: the same run from any
 //! seed, which says how much of a difference is chance.
 
@@ -11,15 +13,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use bitnet_format::ModelSpec;
 use bitnet_format::tensors::TensorFile;
+use bitnet_format::{ModelSpec, tensor_table};
 use bitnet_kernels::Operands;
-use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts};
+use bitnet_train::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+use bitnet_train::model::{ActivationMemory, LanguageModel, LinearWeight, SegmentStarts};
 use bitnet_train::ops::OpBackend;
 use bitnet_train::random;
 use bitnet_train::train::{
-    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, StepRates, StepSettings, TokenBatch,
-    batch_log_probs, optimizer_step,
+    AdamWSettings, CrossEntropy, GradAccumulator, StepRates, StepSettings, TokenBatch,
+    UpdateDuring, batch_log_probs, lean_process,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -64,6 +67,15 @@ struct Args {
     /// Round the operands of the float products to bf16.
     #[arg(long)]
     bf16: bool,
+    /// How latents are kept: f32, bf16, bf16+8 or block16.
+    #[arg(long, default_value = "f32")]
+    latents: LatentFormat,
+    /// How moments are kept: f32, bf16 or 8bit.
+    #[arg(long, default_value = "f32")]
+    moments: MomentFormat,
+    /// Update each block as soon as its gradients are there.
+    #[arg(long)]
+    during: bool,
     /// Steps to make instead of the reference's, for a quick look.
     #[arg(long)]
     steps: Option<usize>,
@@ -122,6 +134,8 @@ struct Reference {
     time: usize,
     backend: OpBackend,
     device: Device,
+    lean: LeanSettings,
+    update: UpdateTime,
 }
 
 impl Reference {
@@ -136,6 +150,10 @@ impl Reference {
             config["train"][key].as_f64().context(format!("config_char.json [train] {key}"))?;
         }
         let number = |key: &str| config["train"][key].as_u64().context(format!("[train] {key}"));
+        let outside = args.during || args.latents != LatentFormat::F32;
+        let latents = outside.then_some(args.latents);
+        let lean = LeanSettings { latents, moments: args.moments, seed: args.seed };
+        let update = if args.during { UpdateTime::During } else { UpdateTime::After };
         let tokens: Vec<u16> = numbers(&path("char_train.u16".into()))?;
         let [steps, batch, time] = ["steps", "batch", "seq"].map(number);
         let (steps, batch, time) = (steps? as usize, batch? as usize, time? as usize);
@@ -159,6 +177,8 @@ impl Reference {
             train: config["train"].clone(),
             backend: OpBackend::native(if args.bf16 { Operands::Bf16 } else { Operands::F32 }),
             device: Device::flex().autodiff(),
+            lean,
+            update,
         })
     }
 
@@ -186,14 +206,21 @@ impl Reference {
     fn initial_model(&self) -> Result<LanguageModel> {
         let form = if self.spec.quantise { LinearWeight::Latent } else { LinearWeight::Dense };
         let model = match &self.start {
-            Start::Drawn(seed) => LanguageModel::initial(&self.spec, *seed, &self.device),
+            Start::Drawn(seed) => {
+                LanguageModel::initial_with(&self.spec, *seed, &self.device, self.lean.latents)
+            }
             Start::Stored(weights) => {
-                LanguageModel::from_source(&self.spec, &self.device, |entry| {
+                let latents = self.lean.latents;
+                LanguageModel::with_latents(&self.spec, &self.device, latents, |entry| {
                     weights.floats(&entry.name, &entry.shape).map(|values| (values, form))
                 })?
             }
         };
-        Ok(model.with_backend(self.backend))
+        let activations = match self.update {
+            UpdateTime::After => ActivationMemory::Kept,
+            UpdateTime::During => ActivationMemory::Recomputed,
+        };
+        Ok(model.with_backend(self.backend).with_activations(activations))
     }
 
     fn train(&self, steps: usize) -> Result<Curve> {
@@ -204,16 +231,28 @@ impl Reference {
             beta2: betas[1].as_f64().context("[train] betas")?,
             eps: self.number("eps"),
         };
-        let mut optimizer = AdamW::for_model(&self.spec, adamw, &self.device);
+        let frozen = vec![false; tensor_table(&self.spec).len()];
+        let stepper = lean_process(frozen, self.lean, self.update);
+        let mut optimizer = stepper.new_optimizer(&self.spec, adamw, &self.device);
         let settings = StepSettings { grad_clip: self.number("clip"), ..StepSettings::default() };
         let (every, few) =
             (self.number("eval_every") as usize, self.number("eval_windows") as usize);
         let (mut losses, mut validation, began) = (Vec::new(), Vec::new(), Instant::now());
         for t in 1..=steps {
             let batch = self.batch(t);
-            let sum = GradAccumulator::of(&model, &CrossEntropy, &[batch], &self.device);
-            let (next, report) =
-                optimizer_step(sum, model, &mut optimizer, settings, self.rates(t));
+            let rates = self.rates(t);
+            let sum = match self.update {
+                UpdateTime::After => {
+                    GradAccumulator::of(&model, &CrossEntropy, &[batch], &self.device)
+                }
+                UpdateTime::During => {
+                    let updates = UpdateDuring::new(&mut optimizer, settings, rates);
+                    let device = &self.device;
+                    GradAccumulator::updating(&model, &CrossEntropy, &batch, device, &updates)
+                }
+            };
+            let (next, pending) = stepper.step(sum, model, &mut optimizer, settings, rates);
+            let report = stepper.sync(pending, &mut optimizer);
             model = next;
             losses.push(report.loss);
             if t % every == 0 {

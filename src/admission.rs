@@ -10,6 +10,7 @@ use burn::tensor::Device;
 use crate::device;
 use crate::error::TrainError;
 use crate::estimate::{MemoryEstimate, RankLayout, RankWorkload, memory};
+use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::model::ActivationMemory;
 use crate::platform::free_memory;
 use crate::recipe::{Recipe, StageKind};
@@ -36,6 +37,8 @@ impl RankWorkload {
             seq_len: recipe.data.seq_len as u64,
             micro_batches: share.div_ceil(micro_batch) as u64,
             activations: train.activations(),
+            lean: recipe.lean(),
+            update: train.update,
         }
     }
 }
@@ -50,6 +53,8 @@ impl TrainWorkload {
             seq_len: self.seq_len as u64,
             micro_batches: 1,
             activations: self.activations,
+            lean: LeanSettings::default(),
+            update: UpdateTime::After,
         };
         let (sharded, comm_dtype) = (self.sharded && ranks > 1, self.comm_dtype);
         (load, RankLayout { ranks: ranks as u64, sharded, comm_dtype })
@@ -135,10 +140,22 @@ impl MemoryDemand<'_> {
             ..self.load
         };
         let recompute = |load| RankWorkload { activations: ActivationMemory::Recomputed, ..load };
+        let lean = |load| RankWorkload {
+            micro_batches: 1,
+            lean: LeanSettings {
+                latents: Some(LatentFormat::Block16),
+                moments: MomentFormat::EightBit,
+                seed: 0,
+            },
+            update: UpdateTime::During,
+            ..recompute(load)
+        };
         let ways = [
             ("train.micro_batch = 1", items),
             ("train.recompute = true", recompute(self.load)),
             ("both of them", recompute(items)),
+            ("train.memory = \"lean\" (and train.micro_batch = train.batch)", lean(self.load)),
+            ("the same and train.batch = 1", lean(RankWorkload { items: 1, ..self.load })),
         ];
         let mut text = String::new();
         for (setting, load) in ways {
@@ -157,7 +174,16 @@ mod tests {
 
     fn demand(spec: &ModelSpec, items: u64, seq_len: u64) -> Result<(), TrainError> {
         let activations = ActivationMemory::Kept;
-        let load = RankWorkload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
+        let (lean, update) = (LeanSettings::default(), UpdateTime::After);
+        let load = RankWorkload {
+            items,
+            rows_an_item: 1,
+            seq_len,
+            micro_batches: 1,
+            activations,
+            lean,
+            update,
+        };
         let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
         let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device };
         let checked = demand.check(8_000_000_000);

@@ -93,6 +93,18 @@ pub enum TrainError {
         /// Skipped steps of the run.
         total: u32,
     },
+    /// A gradient was not finite when parameters had been updated already.
+    #[error(
+        "step {step}: the gradient of {tensor} was not finite when other parameters had been updated \
+         already (train.update = \"during\"); nothing was saved, and the last checkpoint stands. Lower \
+         the learning rate"
+    )]
+    HalfUpdated {
+        /// The step.
+        step: u64,
+        /// The first such tensor.
+        tensor: String,
+    },
     /// A preference run does not start from its reference.
     #[error(
         "step 1: the loss is {found}; expected {expected} (ln 2), since policy and reference are \
@@ -204,6 +216,7 @@ impl TrainError {
                 | Self::RanksDiffer { .. }
                 | Self::ReferenceDiffers { .. }
                 | Self::Diverged { .. }
+                | Self::HalfUpdated { .. }
                 | Self::Stopped(_)
         )
     }
@@ -234,7 +247,9 @@ impl TrainError {
             Self::Format(error) | Self::Checkpoint(CheckpointError::Format(error)) => {
                 code_of_format(error)
             }
-            Self::Checkpoint(CheckpointError::NotFinite { .. }) | Self::Diverged { .. } => 6,
+            Self::Checkpoint(CheckpointError::NotFinite { .. })
+            | Self::Diverged { .. }
+            | Self::HalfUpdated { .. } => 6,
             Self::ReferenceDiffers { .. } | Self::RanksDiffer { .. } => 1,
             Self::Refused(_) => 7,
             Self::Stopped(stop)

@@ -7,21 +7,23 @@
 use std::time::{Duration, Instant};
 
 use bitnet_format::figures::size;
-use bitnet_format::{ModelSpec, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::distributed::{CommDType, ShardPlan, bucket_of, in_threads};
+use crate::latents::{LeanSettings, UpdateTime};
 use crate::model::{ActivationMemory, LanguageModel};
 use crate::ops::{OpBackend, logits_at_once};
 use crate::recipe::StepRates;
 use crate::speed::random_parts;
 use crate::train::stage::objective::CrossEntropy;
 use crate::train::step::accumulate::{GradAccumulator, part_size};
-use crate::train::step::adamw::{AdamW, AdamWSettings};
+use crate::train::step::adamw::AdamWSettings;
+use crate::train::step::during::UpdateDuring;
 use crate::train::step::report::StepSettings;
-use crate::train::step::update::optimizer_step;
+use crate::train::step::update::{lean_process, single_process};
 
 /// Bytes of an f32.
 const F32: u64 = 4;
@@ -93,14 +95,19 @@ pub struct RankWorkload {
     pub micro_batches: u64,
     /// What a forward pass leaves in memory.
     pub activations: ActivationMemory,
+    /// Where fewer bits than f32 are kept.
+    pub lean: LeanSettings,
+    /// When parameters are updated.
+    pub update: UpdateTime,
 }
 
 /// Memory by part, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryEstimate {
-    /// Latent weights in f32.
+    /// Latent weights.
     pub weights: u64,
-    /// Their gradients; summed over micro-batches where there are several.
+    /// Their gradients; summed over micro-batches where there are several. Of a run that updates during
+    /// its backward passes those of a block and of the embedding.
     pub gradients: u64,
     /// First and second moments.
     pub moments: u64,
@@ -154,22 +161,19 @@ pub fn memory(
     device: &Device,
 ) -> MemoryEstimate {
     let of = |factor: f64, values: u64| (factor * F32.saturating_mul(values) as f64) as u64;
-    let (parameters, trained) = (spec.parameters() as u64, trained(spec, frozen));
+    let trained = trained_parameters(spec, frozen);
     let parts = load.parts(OpBackend::of(device, Operands::F32));
     let tokens = load.rows().saturating_mul(load.seq_len);
-    let summed = if load.micro_batches > 1 { SUMMED_GRADIENTS } else { 0.0 };
-    // A tied embedding has two gradients until they are added: as embedding and as head.
-    let vocab = spec.vocab_size as u64;
-    let twice = spec.tie_word_embeddings && !frozen.first().is_some_and(|&embedding| embedding);
-    let twice = if twice { vocab * spec.hidden_size as u64 } else { 0 };
-    let logits = logits_at_once(vocab as usize, tokens.div_ceil(parts) as usize) as u64;
+    let logits = logits_at_once(spec.vocab_size, tokens.div_ceil(parts) as usize) as u64;
     let logits = of(1.0, parts.saturating_mul(logits));
     let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
     let activations = (KEPT_AT_ONCE * activations as f64) as u64;
     MemoryEstimate {
-        weights: of(1.0, parameters),
-        gradients: of(1.0, parts.saturating_mul(trained + twice)) + of(summed, trained),
-        moments: of(2.0, ranks.part(trained)),
+        weights: load.lean.latents.map_or(of(1.0, spec.parameters() as u64), |format| {
+            format.bytes(spec.parameters() as u64)
+        }),
+        gradients: load.gradients(spec, frozen, parts),
+        moments: load.lean.moments.bytes(ranks.part(trained)).saturating_mul(2),
         activations,
         logits,
         program: PROGRAM_BYTES + parts * THREAD_BYTES,
@@ -177,8 +181,41 @@ pub fn memory(
     }
 }
 
+impl RankWorkload {
+    /// Bytes of the gradients that are there at the same time.
+    fn gradients(self, spec: &ModelSpec, frozen: &[bool], parts: u64) -> u64 {
+        let table = tensor_table(spec);
+        let is_frozen = |index: usize| frozen.get(index).is_some_and(|&frozen| frozen);
+        let embedding = if is_frozen(0) { 0 } else { table[0].elements() as u64 };
+        let of = |factor: f64, values: u64| (factor * F32.saturating_mul(values) as f64) as u64;
+        if self.update == UpdateTime::During {
+            let prefix = "model.layers.0.";
+            let block = table.iter().filter(|entry| entry.name.starts_with(prefix));
+            let block = block.map(TensorEntry::elements).sum::<usize>() as u64;
+            // An untied head's gradient is gone before the embedding's is made.
+            let head = if spec.tie_word_embeddings { embedding } else { 0 };
+            return of(
+                1.0,
+                (head + of_a_block_at_once(spec, block)).max(table[0].elements() as u64),
+            );
+        }
+        let trained = trained_parameters(spec, frozen);
+        // A tied embedding has two gradients until they are added: as embedding and as head.
+        let added_in_place = self.activations == ActivationMemory::Recomputed;
+        let twice = if spec.tie_word_embeddings && !added_in_place { embedding } else { 0 };
+        let summed = if self.micro_batches > 1 { SUMMED_GRADIENTS } else { 0.0 };
+        of(1.0, parts.saturating_mul(trained + twice)) + of(summed, trained)
+    }
+}
+
+/// Values of a block's gradients at the peak: all of them, and the pair with one input once more while it
+/// is cut in two.
+fn of_a_block_at_once(spec: &ModelSpec, block: u64) -> u64 {
+    block + (spec.hidden_size * spec.intermediate_size) as u64
+}
+
 /// Parameters that are not frozen.
-fn trained(spec: &ModelSpec, frozen: &[bool]) -> u64 {
+pub(crate) fn trained_parameters(spec: &ModelSpec, frozen: &[bool]) -> u64 {
     let table = tensor_table(spec);
     let frozen = table.iter().zip(frozen).filter(|(_, frozen)| **frozen);
     (spec.parameters() - frozen.map(|(entry, _)| entry.elements()).sum::<usize>()) as u64
@@ -209,7 +246,15 @@ impl RankWorkload {
 
     /// Into how many parts a micro-batch is cut.
     fn parts(self, backend: OpBackend) -> u64 {
-        self.items.div_ceil(part_size(self.items as usize, backend) as u64)
+        self.items.div_ceil(self.part_size(backend) as u64)
+    }
+
+    /// Items of each part.
+    fn part_size(self, backend: OpBackend) -> usize {
+        match self.update {
+            UpdateTime::During => self.items.max(1) as usize,
+            UpdateTime::After => part_size(self.items as usize, backend),
+        }
     }
 }
 
@@ -294,22 +339,37 @@ pub fn reduction_rate() -> f64 {
 }
 
 /// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
-/// rounds (cut into parts as a run is); it needs the memory that [`memory`] says.
+/// rounds (cut into parts as a run is); it needs the memory that [`memory`] says. Where a run updates
+/// during its backward passes, the time of an update is part of a micro-batch's.
 pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &Device) -> Pace {
-    let model = LanguageModel::initial(spec, 0, device);
+    let model = LanguageModel::initial_with(spec, 0, device, load.lean.latents);
     let mut model = model.with_backend(backend).with_activations(load.activations);
-    let mut optimizer = AdamW::for_model(spec, AdamWSettings::default(), device);
-    let parts = random_parts(spec, load.rows() as usize, load.seq_len as usize, backend);
+    let frozen = vec![false; tensor_table(spec).len()];
+    let stepper = if backend.is_native() {
+        lean_process(frozen, load.lean, load.update)
+    } else {
+        single_process(backend, frozen, true)
+    };
+    let mut optimizer = stepper.new_optimizer(spec, AdamWSettings::default(), device);
+    let (rows, time) = (load.rows() as usize, load.seq_len as usize);
+    let batch = [random_parts(spec, rows, time, load.part_size(backend))];
+    let (settings, rates) =
+        (StepSettings::default(), StepRates { learning_rate: 1e-6, weight_decay: 0.0 });
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
     for _ in 0..2 {
         let began = Instant::now();
-        let batch = std::slice::from_ref(&parts);
-        let sum = GradAccumulator::over(&model, &CrossEntropy, batch, device, &|| false);
-        let sum = sum.expect("nothing interrupts it");
+        let sum = if load.update == UpdateTime::During {
+            let updates = UpdateDuring::new(&mut optimizer, settings, rates);
+            GradAccumulator::updating(&model, &CrossEntropy, &batch[0][0], device, &updates)
+        } else {
+            let sum = GradAccumulator::over(&model, &CrossEntropy, &batch, device, &|| false);
+            sum.expect("nothing interrupts it")
+        };
         pace.micro_batch = pace.micro_batch.min(began.elapsed());
         let began = Instant::now();
-        let rates = StepRates { learning_rate: 1e-6, weight_decay: 0.0 };
-        (model, _) = optimizer_step(sum, model, &mut optimizer, StepSettings::default(), rates);
+        let (next, pending) = stepper.step(sum, model, &mut optimizer, settings, rates);
+        stepper.sync(pending, &mut optimizer);
+        model = next;
         pace.update = pace.update.min(began.elapsed());
     }
     pace
@@ -319,7 +379,18 @@ pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &
 mod tests {
     use super::*;
     use crate::device;
+    use crate::latents::MomentFormat;
 
+    /// One row of one token with everything in f32.
+    const LOAD: RankWorkload = RankWorkload {
+        items: 1,
+        rows_an_item: 1,
+        seq_len: 1,
+        micro_batches: 1,
+        activations: ActivationMemory::Kept,
+        lean: LeanSettings { latents: None, moments: MomentFormat::F32, seed: 0 },
+        update: UpdateTime::After,
+    };
     const S: &str = include_str!("../configs/s.toml");
     const M: &str = include_str!("../configs/m.toml");
 
@@ -335,8 +406,14 @@ mod tests {
         ] {
             let spec: ModelSpec = toml::from_str(config).unwrap();
             let activations = ActivationMemory::Kept;
-            let load =
-                RankWorkload { items, rows_an_item: 1, seq_len, micro_batches: 1, activations };
+            let load = RankWorkload {
+                items,
+                rows_an_item: 1,
+                seq_len,
+                micro_batches: 1,
+                activations,
+                ..LOAD
+            };
             let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
             let found = pool.install(|| memory(&spec, &[], load, ranks, &device::cpu())).total();
             let error = found as f64 / (f64::from(measured) * 1e6) - 1.0;
@@ -347,13 +424,8 @@ mod tests {
     #[test]
     fn what_is_frozen_needs_its_weights_only() {
         let spec: ModelSpec = toml::from_str(M).unwrap();
-        let load = RankWorkload {
-            items: 2,
-            rows_an_item: 1,
-            seq_len: 64,
-            micro_batches: 2,
-            activations: ActivationMemory::Kept,
-        };
+        let load =
+            RankWorkload { items: 2, rows_an_item: 1, seq_len: 64, micro_batches: 2, ..LOAD };
         let all = tensor_table(&spec).len();
         let of = |frozen: &[bool]| memory(&spec, frozen, load, RankLayout::SINGLE, &device::cpu());
         let (free, frozen) = (of(&[]), of(&vec![true; all]));
@@ -418,7 +490,14 @@ mod tests {
             (S, 2, 4, 512, 3, kept, 477),
             (S, 2, 4, 512, 3, again, 328),
         ] {
-            let load = RankWorkload { items, rows_an_item: 1, seq_len, micro_batches, activations };
+            let load = RankWorkload {
+                items,
+                rows_an_item: 1,
+                seq_len,
+                micro_batches,
+                activations,
+                ..LOAD
+            };
             let error = error(config, threads, load, measured);
             assert!(error.abs() < 0.1, "{threads} threads, {load:?}: {error:.3}");
         }

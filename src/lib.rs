@@ -43,6 +43,7 @@ pub mod estimate;
 pub mod exporter;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod latents;
 mod leftovers;
 pub mod model;
 pub mod monitor;

@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use rand::Rng;
 
 use crate::distributed::{Comm, CommDType, DataParallel, DataParallelSettings};
+use crate::latents::LeanSettings;
 use crate::model::{ActivationMemory, LanguageModel, SegmentStarts};
 use crate::ops::OpBackend;
 use crate::random;
@@ -64,12 +65,12 @@ pub fn measure(
         single_process(work.backend, frozen, true)
     } else {
         let TrainWorkload { sharded, comm_dtype, .. } = *work;
-        let settings = DataParallelSettings { sharded, comm_dtype };
+        let settings = DataParallelSettings { sharded, comm_dtype, lean: LeanSettings::default() };
         Box::new(DataParallel::new(&work.comm, &work.spec, frozen, settings))
     };
     let mut optimizer = stepper.new_optimizer(&work.spec, AdamWSettings::default(), device);
     let rows = work.comm.share(work.rows).len();
-    let batch = [random_parts(&work.spec, rows, work.seq_len, work.backend)];
+    let batch = [random_parts(&work.spec, rows, work.seq_len, part_size(rows, work.backend))];
     let (settings, rates) =
         (StepSettings::default(), StepRates { learning_rate: 1e-3, weight_decay: 0.1 });
     for _ in 0..steps {
@@ -84,14 +85,13 @@ pub fn measure(
     }
 }
 
-/// Rows of random tokens, cut into parts as a run cuts a micro-batch.
+/// Rows of random tokens, cut into parts of so many.
 pub(crate) fn random_parts(
     spec: &ModelSpec,
     rows: usize,
     time: usize,
-    backend: OpBackend,
+    part: usize,
 ) -> Vec<TokenBatch> {
-    let part = part_size(rows, backend);
     let parts = (0..rows).step_by(part).enumerate();
     parts.map(|(index, from)| random_batch(spec, index, part.min(rows - from), time)).collect()
 }

@@ -150,6 +150,9 @@ impl Runner<'_> {
         later: Option<f64>,
     ) -> Result<Summary> {
         let args = self.args;
+        if recipe.lean().is_lean() {
+            crate::allocator::return_pages();
+        }
         let options = RunOptions {
             out: out.to_owned(),
             resume,

@@ -18,14 +18,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::comm::Comm;
 use super::consensus::{all_ok, first_only};
 use super::shard_plan::{CommDType, Shard, ShardPlan};
-use crate::checkpoint::{CheckpointError, MOMENT_KINDS, Moments, StoredMoments, WriteMoment};
+use crate::checkpoint::{
+    CheckpointError, MomentData, Moments, StoredMoments, WriteMoment, set_moment,
+};
 use crate::error::TrainError;
+use crate::latents::{LeanSettings, MomentFormat};
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::recipe::StepRates;
 use crate::train::step::accumulate::{GradAccumulator, in_pool};
-use crate::train::step::adamw::{AdamW, AdamWSettings};
+use crate::train::step::adamw::{AdamW, AdamWSettings, MOMENTS};
+use crate::train::step::clip::{clip_factor, global_norm};
+use crate::train::step::moments::MomentKind;
 use crate::train::step::report::{PendingStep, StepFigures, StepSettings};
-use crate::train::step::update::{OptimizerStep, clip_factor, global_norm};
+use crate::train::step::update::OptimizerStep;
 
 /// The update of several ranks; an [`OptimizerStep`] like that of one process.
 #[derive(Debug)]
@@ -48,6 +53,8 @@ pub(crate) struct DataParallelSettings {
     pub(crate) sharded: bool,
     /// The number format of gradients in transit.
     pub(crate) comm_dtype: CommDType,
+    /// Where fewer bits than f32 are kept; nowhere with a sharded optimizer.
+    pub(crate) lean: LeanSettings,
 }
 
 impl DataParallel {
@@ -82,10 +89,14 @@ impl DataParallel {
 
     /// The model of rank 0, on all ranks.
     fn broadcast(&self, model: LanguageModel) -> LanguageModel {
-        let device = model.head().device().inner();
+        let device = model.device().inner();
         let mut all = on_host(values(&model));
         for values in &mut all {
             self.comm.broadcast_floats(values);
+        }
+        for latents in model.outside().iter().flatten() {
+            let all = latents.read().bytes();
+            latents.set_bytes(&self.comm.broadcast(all));
         }
         replace_values(model, on_device(all, &device))
     }
@@ -96,31 +107,37 @@ impl DataParallel {
         hashes.iter().all(|hash| *hash == hashes[0])
     }
 
-    /// One kind of moments: rank 0 reads each tensor, all ranks keep what is theirs.
-    fn load_moments(
+    /// One moment of a tensor, which rank 0 reads, on all ranks.
+    fn load_moment(
         &self,
-        kind: &str,
+        kind: MomentKind,
+        entry: &TensorEntry,
         stored: Option<&StoredMoments>,
-    ) -> Result<Vec<Vec<f32>>, TrainError> {
-        let mut kept = Vec::new();
-        for (index, entry) in self.table.iter().enumerate() {
-            let stored = || stored.expect("rank 0 has opened it");
-            if self.frozen[index] {
-                // Without sharding each parameter has its place, without moments too.
-                kept.extend((!self.settings.sharded).then(Vec::new));
-                continue;
-            }
-            let found = first_only(&self.comm, || Ok(stored().read(kind, entry)?))?;
-            let mut values = found.unwrap_or_else(|| vec![0.0; entry.elements()]);
-            self.comm.broadcast_floats(&mut values);
-            if self.settings.sharded {
-                let own = self.shards.iter().filter(|shard| shard.tensor == index);
-                kept.extend(own.map(|shard| values[shard.range.clone()].to_vec()));
-            } else {
-                kept.push(values);
+    ) -> Result<Vec<f32>, TrainError> {
+        let stored = || stored.expect("rank 0 has opened it");
+        let found = first_only(&self.comm, || Ok(stored().read(kind, entry)?))?;
+        let mut values = found.unwrap_or_else(|| vec![0.0; entry.elements()]);
+        self.comm.broadcast_floats(&mut values);
+        Ok(values)
+    }
+
+    /// Keeps what is this rank's of a tensor's moment.
+    fn keep_moment(
+        &self,
+        optimizer: &mut AdamW,
+        (index, kind): (usize, MomentKind),
+        values: Vec<f32>,
+        device: &Device,
+    ) {
+        if !self.settings.sharded {
+            return set_moment(optimizer, (index, kind), values, device);
+        }
+        for (place, shard) in self.shards.iter().enumerate() {
+            if shard.tensor == index {
+                let own = values[shard.range.clone()].to_vec();
+                set_moment(optimizer, (place, kind), own, device);
             }
         }
-        Ok(kept)
     }
 }
 
@@ -136,7 +153,7 @@ impl OptimizerStep for DataParallel {
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
         let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
-        let device = model.head().device().inner();
+        let device = model.device().inner();
         // The plan cuts nothing out of what is frozen.
         let nothing = || Tensor::zeros([0], &device);
         let gradients = sum.take_gradients().into_iter();
@@ -156,8 +173,9 @@ impl OptimizerStep for DataParallel {
         }
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         let (model, old) = take_values(model);
+        let outside = model.outside();
         let update = |optimizer: &mut AdamW, old, gradients| {
-            in_pool(|| optimizer.update(old, gradients, factor, rates, backend))
+            in_pool(|| optimizer.update_all(old, outside, gradients, (factor, rates), backend))
         };
         let new = if self.settings.sharded {
             drop(gradients);
@@ -179,7 +197,7 @@ impl OptimizerStep for DataParallel {
     /// A sharded optimizer has the moments of this rank's shards only.
     fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
         if !self.settings.sharded {
-            return AdamW::for_trained(spec, settings, &self.frozen, device);
+            return AdamW::with_lean(spec, settings, self.settings.lean, &self.frozen, device);
         }
         let sizes: Vec<usize> = self.shards.iter().map(|shard| shard.range.len()).collect();
         let decayed = self.shards.iter().map(|shard| self.table[shard.tensor].is_matrix());
@@ -188,16 +206,27 @@ impl OptimizerStep for DataParallel {
 
     fn load(
         &self,
-        _spec: &ModelSpec,
+        spec: &ModelSpec,
         model: LanguageModel,
         optimizer: &mut AdamW,
         stored: Option<&StoredMoments>,
     ) -> Result<LanguageModel, TrainError> {
-        let device = model.head().device().inner();
+        let device = model.device().inner();
+        let completed = match stored {
+            Some(stored) => stored.complete(spec, &model).map_err(TrainError::from),
+            None => Ok(()),
+        };
+        all_ok(&self.comm, completed)?;
         let model = self.broadcast(model);
-        let [first, second] = MOMENT_KINDS;
-        optimizer.first = on_device(self.load_moments(first, stored)?, &device);
-        optimizer.second = on_device(self.load_moments(second, stored)?, &device);
+        for (index, entry) in self.table.iter().enumerate() {
+            if self.frozen[index] {
+                continue;
+            }
+            for kind in MOMENTS {
+                let values = self.load_moment(kind, entry, stored)?;
+                self.keep_moment(optimizer, (index, kind), values, &device);
+            }
+        }
         Ok(model)
     }
 
@@ -242,8 +271,12 @@ impl GatheredMoments<'_> {
 }
 
 impl Moments for GatheredMoments<'_> {
-    fn frozen(&self) -> &[bool] {
-        &self.parallel.frozen
+    fn formats(&self) -> Vec<Option<MomentFormat>> {
+        if !self.parallel.settings.sharded {
+            return self.optimizer.formats();
+        }
+        let format = |frozen: &bool| (!frozen).then_some(MomentFormat::F32);
+        self.parallel.frozen.iter().map(format).collect()
     }
 
     /// All ranks call this; `write` is called on rank 0 only.
@@ -255,12 +288,12 @@ impl Moments for GatheredMoments<'_> {
         }
         let mut result = Ok(());
         for (kind, moments) in
-            MOMENT_KINDS.iter().zip([&self.optimizer.first, &self.optimizer.second])
+            MOMENTS.into_iter().zip([&self.optimizer.first, &self.optimizer.second])
         {
             // After a write error nothing more is written, but the gathering has to go on.
             let mut put = |tensor: usize, values: &[f32]| {
                 if result.is_ok() && comm.is_first() {
-                    result = write(kind, tensor, values);
+                    result = write(kind, tensor, MomentData::floats(values));
                 }
             };
             let own = on_host(moments.clone());
@@ -275,6 +308,9 @@ pub(crate) fn parameter_hash(model: &LanguageModel) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for value in values(model) {
         hasher.update(bytemuck::cast_slice(&on_host(vec![value])[0]));
+    }
+    for latents in model.outside().iter().flatten() {
+        hasher.update(&latents.read().bytes());
     }
     hasher.finalize()
 }

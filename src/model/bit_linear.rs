@@ -5,6 +5,7 @@ use bitnet_format::quant::WeightScale;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use crate::latents::Latents;
 use crate::ops::{self, OpBackend};
 
 /// What the matrix of a [`BitLinear`] holds.
@@ -24,16 +25,23 @@ pub enum LinearWeight {
 /// A linear layer without bias.
 #[derive(Module, Debug)]
 pub struct BitLinear {
-    /// `[out, in]`, the orientation of files and kernels.
+    /// `[out, in]`, the orientation of files and kernels; empty where the matrix lies outside.
     pub weight: Param<Tensor<2>>,
     #[module(skip)]
     form: LinearWeight,
+    #[module(skip)]
+    outside: Option<Latents>,
 }
 
 impl BitLinear {
     /// A layer over `weight [out, in]`.
     pub fn new(weight: Param<Tensor<2>>, form: LinearWeight) -> Self {
-        Self { weight, form }
+        Self { weight, form, outside: None }
+    }
+
+    /// A layer over latents that are no tensor; `leaf`, an empty matrix, gets their gradient.
+    pub(crate) fn outside(leaf: Param<Tensor<2>>, form: LinearWeight, latents: Latents) -> Self {
+        Self { weight: leaf, form, outside: Some(latents) }
     }
 
     /// Several layers with one input, their outputs side by side: `x [B, T, in]` → `[B, T, Σ out]`
@@ -43,7 +51,13 @@ impl BitLinear {
         backend: OpBackend,
     ) -> Tensor<3> {
         if layers.iter().all(|layer| layer.form == LinearWeight::Latent) {
-            return ops::bit_linear(x, layers.map(|layer| layer.weight.val()), backend);
+            let weights = layers.map(|layer| layer.weight.val());
+            let outside = layers.map(|layer| layer.outside.as_ref());
+            if outside.iter().all(Option::is_none) {
+                return ops::bit_linear(x, weights, backend);
+            }
+            let latents = outside.map(|latents| latents.expect("all matrices lie outside"));
+            return ops::bit_linear_outside(x, weights, latents, backend);
         }
         let outputs = layers.map(|layer| layer.forward(x.clone(), backend));
         Tensor::cat(outputs.into(), 2)
@@ -52,10 +66,18 @@ impl BitLinear {
     /// `x [B, T, in]` → `[B, T, out]`
     pub fn forward(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
         match self.form {
-            LinearWeight::Latent => ops::bit_linear(x, [self.weight.val()], backend),
-            LinearWeight::Dequantised => ops::dequantised_linear(x, self.weight.val()),
-            LinearWeight::Frozen(scale) => ops::frozen_linear(x, self.weight.val(), scale),
-            LinearWeight::Dense => x.matmul(self.weight.val().transpose().unsqueeze()),
+            LinearWeight::Latent => Self::forward_together([self], x, backend),
+            LinearWeight::Dequantised => ops::dequantised_linear(x, self.matrix()),
+            LinearWeight::Frozen(scale) => ops::frozen_linear(x, self.matrix(), scale),
+            LinearWeight::Dense => x.matmul(self.matrix().transpose().unsqueeze()),
+        }
+    }
+
+    /// The matrix as a tensor.
+    fn matrix(&self) -> Tensor<2> {
+        match &self.outside {
+            Some(latents) => ops::matrix_outside(self.weight.val(), latents),
+            None => self.weight.val(),
         }
     }
 }

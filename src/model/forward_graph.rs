@@ -14,7 +14,8 @@ use burn::module::Module;
 use burn::tensor::{Gradients, Int, Tensor};
 
 use super::attention::AttentionContext;
-use super::{LanguageModel, SegmentStarts, gradients};
+use super::{LanguageModel, SegmentStarts, gradients, host_ids, parameter_count};
+use crate::ops;
 
 /// What a forward pass that trains keeps in memory for its backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,50 +78,89 @@ impl LanguageModel {
     }
 }
 
+/// Takes gradients as soon as they are complete: flat, those of tensors `first ..` of the table, `None`
+/// of a frozen one. Every tensor comes once.
+pub type GradientSink<'a> = dyn FnMut(usize, Vec<Option<Tensor<1>>>) + 'a;
+
 impl ForwardGraph {
     /// Every parameter's gradient, flat, in table order, `None` of a frozen one; `grads` are those of
     /// the loss.
     ///
     /// # Panics
     /// When a parameter took no part in the loss, or `model` is not the one that was recorded.
-    pub fn gradients(self, model: &LanguageModel, mut grads: Gradients) -> Vec<Option<Tensor<1>>> {
+    pub fn gradients(self, model: &LanguageModel, grads: Gradients) -> Vec<Option<Tensor<1>>> {
+        let mut all = Vec::new();
+        self.backward(model, grads, &mut |first, gradients| {
+            let end = first + gradients.len();
+            all.resize_with(all.len().max(end), || None);
+            all[first..end].iter_mut().zip(gradients).for_each(|(place, found)| *place = found);
+        });
+        all
+    }
+
+    /// The same, handed over part by part: final norm and head, then the blocks from the last to the
+    /// first, then the embedding. A block's parameters may change as soon as `sink` has its gradients.
+    ///
+    /// # Panics
+    /// As [`ForwardGraph::gradients`].
+    pub fn backward(self, model: &LanguageModel, mut grads: Gradients, sink: &mut GradientSink) {
         match self.0 {
-            BackwardPlan::Whole => gradients(model, &mut grads),
-            BackwardPlan::PerBlock(kept) => kept.gradients(model, grads),
+            BackwardPlan::Whole => sink(0, gradients(model, &mut grads)),
+            BackwardPlan::PerBlock(kept) => kept.backward(model, grads, sink),
         }
     }
 }
 
 impl BlockInputs {
-    fn gradients(self, model: &LanguageModel, mut grads: Gradients) -> Vec<Option<Tensor<1>>> {
+    fn backward(self, model: &LanguageModel, mut grads: Gradients, sink: &mut GradientSink) {
         let transformer = &model.model;
         let mut top = gradients(&transformer.norm, &mut grads);
         top.extend(model.lm_head.iter().flat_map(|head| gradients(head, &mut grads)));
         let tied =
             model.lm_head.is_none().then(|| gradients(&transformer.embed_tokens, &mut grads));
+        let tied = tied.into_iter().flatten().next().flatten();
         let mut upstream = take(&self.last, &mut grads);
         // Frees the graph of the loss before blocks are recorded again.
         drop((self.last, grads));
-        let mut blocks = Vec::with_capacity(self.inputs.len());
+        let of_blocks = transformer.layers.iter().map(parameter_count);
+        let mut first = 1 + of_blocks.sum::<usize>();
+        sink(first, top);
         for (block, input) in transformer.layers.iter().zip(self.inputs).rev() {
             let input = leaf(input);
             let output = block.forward(input.clone(), &self.context, model.backend);
             let mut grads = backward(output, upstream);
-            blocks.push(gradients(block, &mut grads));
+            let found = gradients(block, &mut grads);
             upstream = take(&input, &mut grads);
+            drop(grads);
+            first -= found.len();
+            sink(first, found);
         }
-        let embedding = if transformer.embed_tokens.weight.val().is_require_grad() {
-            let mut grads = backward(transformer.embed(self.tokens), upstream);
-            gradients(&transformer.embed_tokens, &mut grads)
-        } else {
-            vec![None]
-        };
-        // A tied matrix has a gradient as head and one as embedding.
-        let embedding = match tied {
-            Some(tied) => tied.into_iter().zip(embedding).map(|(a, b)| Some(a? + b?)).collect(),
-            None => embedding,
-        };
-        embedding.into_iter().chain(blocks.into_iter().rev().flatten()).chain(top).collect()
+        let embedding = &transformer.embed_tokens;
+        let is_trained = embedding.weight.val().is_require_grad();
+        let found = is_trained.then(|| embedding_gradient(model, self.tokens, upstream, tied));
+        sink(0, vec![found]);
+    }
+}
+
+/// The gradient of the embedding `[V · C]`, that of its rows added to what it has as a head.
+fn embedding_gradient(
+    model: &LanguageModel,
+    tokens: Tensor<2, Int>,
+    upstream: Tensor<3>,
+    as_head: Option<Tensor<1>>,
+) -> Tensor<1> {
+    if model.backend.is_native() {
+        let ids = host_ids(tokens.flatten(0, 1));
+        let words = model.model.embed_tokens.count();
+        return ops::embedding_gradient(as_head, words, &ids, upstream.flatten(0, 1));
+    }
+    let mut grads = backward(model.model.embed(tokens), upstream);
+    let rows = gradients(&model.model.embed_tokens, &mut grads).pop().flatten();
+    let rows = rows.expect("the embedding is trained");
+    // A tied matrix has a gradient as head and one as embedding.
+    match as_head {
+        Some(head) => head + rows,
+        None => rows,
     }
 }
 

@@ -2,23 +2,96 @@
 
 use bitnet_format::{ModelSpec, TensorEntry, TensorRole};
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::bit_linear::{BitLinear, LinearWeight};
 use super::norm::RmsNorm;
+use crate::latents::{LatentFormat, Latents};
+use crate::ops;
 
 /// A full-precision `[V, C]` matrix: the embedding, the head, or both.
 #[derive(Module, Debug)]
 pub struct Head {
-    /// `[V, C]`
+    /// `[V, C]`; empty where the matrix lies outside.
     pub weight: Param<Tensor<2>>,
+    #[module(skip)]
+    outside: Option<Latents>,
+}
+
+impl Head {
+    /// The matrix, where it is no tensor.
+    pub(crate) fn outside(&self) -> Option<&Latents> {
+        self.outside.as_ref()
+    }
+
+    /// The matrix as a tensor.
+    pub(crate) fn matrix(&self) -> Tensor<2> {
+        match &self.outside {
+            Some(latents) => ops::matrix_outside(self.weight.val(), latents),
+            None => self.weight.val(),
+        }
+    }
+
+    /// Its rows, `V`.
+    pub(crate) fn count(&self) -> usize {
+        match &self.outside {
+            Some(latents) => latents.shape()[0],
+            None => self.weight.val().dims()[0],
+        }
+    }
+
+    /// The rows `ids [N]`, `[N, C]`.
+    pub(crate) fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        match &self.outside {
+            Some(latents) => ops::rows_outside(self.weight.val(), latents, host_ids(ids)),
+            None => self.weight.val().select(0, ids),
+        }
+    }
+}
+
+/// Token ids on the host.
+pub(crate) fn host_ids(ids: Tensor<1, Int>) -> Vec<i32> {
+    ids.into_data().iter::<i32>().collect()
 }
 
 /// A tensor that was read or drawn and waits for its module.
 pub(crate) struct LoadedTensor {
     pub(crate) entry: TensorEntry,
-    pub(crate) data: TensorData,
+    pub(crate) values: LoadedValues,
     pub(crate) form: LinearWeight,
+}
+
+/// The values of a tensor, for a Burn tensor or beside it.
+pub(crate) enum LoadedValues {
+    Tensor(TensorData),
+    Outside(Latents),
+}
+
+impl LoadedValues {
+    /// Keeps a tensor's values as `latents` says; norms are always f32.
+    pub(crate) fn new(
+        entry: &TensorEntry,
+        values: Vec<f32>,
+        latents: Option<LatentFormat>,
+    ) -> Self {
+        match (latents, entry.shape.as_slice()) {
+            (Some(format), &[rows, columns]) => {
+                Self::Outside(Latents::new(format, [rows, columns], &values))
+            }
+            _ => Self::Tensor(TensorData::new(values, entry.shape.clone())),
+        }
+    }
+
+    /// A parameter of rank 2, and the latents that it stands for.
+    fn matrix(self, device: &Device) -> (Param<Tensor<2>>, Option<Latents>) {
+        match self {
+            Self::Tensor(data) => (Param::from_data(data, device), None),
+            Self::Outside(latents) => {
+                let empty = TensorData::new(Vec::<f32>::new(), [0, 0]);
+                (Param::from_data(empty, device), Some(latents))
+            }
+        }
+    }
 }
 
 /// The tensors of a model in table order, which is the order in which modules are built.
@@ -37,16 +110,23 @@ impl LoadedTensors<'_> {
 
     pub(crate) fn head(&mut self) -> Head {
         let tensor = self.next(|role| matches!(role, TensorRole::Embedding | TensorRole::Head));
-        Head { weight: Param::from_data(tensor.data, self.device) }
+        let (weight, outside) = tensor.values.matrix(self.device);
+        Head { weight, outside }
     }
 
     pub(crate) fn norm(&mut self, spec: &ModelSpec) -> RmsNorm {
         let tensor = self.next(|role| role == TensorRole::Norm);
-        RmsNorm::new(Param::from_data(tensor.data, self.device), spec.rms_norm_eps)
+        let LoadedValues::Tensor(data) = tensor.values else {
+            unreachable!("norms are tensors");
+        };
+        RmsNorm::new(Param::from_data(data, self.device), spec.rms_norm_eps)
     }
 
     pub(crate) fn linear(&mut self) -> BitLinear {
         let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
-        BitLinear::new(Param::from_data(tensor.data, self.device), tensor.form)
+        match tensor.values.matrix(self.device) {
+            (weight, None) => BitLinear::new(weight, tensor.form),
+            (leaf, Some(latents)) => BitLinear::outside(leaf, tensor.form, latents),
+        }
     }
 }

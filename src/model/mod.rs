@@ -26,22 +26,26 @@ mod streamed;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, LinearWeight};
-pub use forward_graph::{ActivationMemory, ForwardGraph};
+pub use forward_graph::{ActivationMemory, ForwardGraph, GradientSink};
 pub use loaded::Head;
-pub(crate) use loaded::{LoadedTensor, LoadedTensors};
+pub(crate) use loaded::{LoadedTensor, LoadedTensors, LoadedValues, host_ids};
 pub use logits::{argmax, target_log_probs, token_logits};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
+pub(crate) use parameters::parameter_count;
 pub use parameters::{freeze, gradients, named_values, replace_values, take_values, values};
 pub use segments::SegmentStarts;
 pub use source::FreshModel;
 pub use streamed::{HiddenStates, streamed_hidden};
 
+use std::sync::Arc;
+
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
 
+use crate::latents::{LatentFormat, Latents};
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
 use crate::ops::OpBackend;
@@ -57,6 +61,9 @@ pub struct LanguageModel {
     backend: OpBackend,
     #[module(skip)]
     activations: ActivationMemory,
+    /// The matrices that are no tensors, in table order.
+    #[module(skip)]
+    outside: Arc<[Option<Latents>]>,
 }
 
 /// Embedding, blocks and final norm.
@@ -95,27 +102,52 @@ impl LanguageModel {
     pub fn from_source<E>(
         spec: &ModelSpec,
         device: &Device,
+        source: impl FnMut(&TensorEntry) -> Result<(Vec<f32>, LinearWeight), E>,
+    ) -> Result<Self, E> {
+        Self::with_latents(spec, device, None, source)
+    }
+
+    /// [`LanguageModel::from_source`] with its matrices outside of Burn's tensors, in this format, if
+    /// one is given.
+    ///
+    /// # Errors
+    /// Those of `source`.
+    pub fn with_latents<E>(
+        spec: &ModelSpec,
+        device: &Device,
+        format: Option<LatentFormat>,
         mut source: impl FnMut(&TensorEntry) -> Result<(Vec<f32>, LinearWeight), E>,
     ) -> Result<Self, E> {
         let table = tensor_table(spec);
         let mut tensors = Vec::with_capacity(table.len());
         for entry in table {
             let (values, form) = source(&entry)?;
-            let data = TensorData::new(values, entry.shape.clone());
-            tensors.push(LoadedTensor { entry, data, form });
+            let values = LoadedValues::new(&entry, values, format);
+            tensors.push(LoadedTensor { entry, values, form });
         }
-        Ok(Self::assemble(spec, &mut LoadedTensors { tensors: tensors.into_iter(), device }))
+        Ok(Self::assemble(spec, tensors, device))
     }
 
-    fn assemble(spec: &ModelSpec, tensors: &mut LoadedTensors) -> Self {
+    fn assemble(spec: &ModelSpec, tensors: Vec<LoadedTensor>, device: &Device) -> Self {
+        let outside = |tensor: &LoadedTensor| match &tensor.values {
+            LoadedValues::Outside(latents) => Some(latents.clone()),
+            LoadedValues::Tensor(_) => None,
+        };
+        let outside = tensors.iter().map(outside).collect();
+        let tensors = &mut LoadedTensors { tensors: tensors.into_iter(), device };
         let embed_tokens = tensors.head();
         let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, tensors)).collect();
         let norm = tensors.norm(spec);
         let rope = RopeTable::new(spec);
         let model = Transformer { embed_tokens, layers, norm, rope };
         let lm_head = (!spec.tie_word_embeddings).then(|| tensors.head());
-        let backend = OpBackend::of(tensors.device, Operands::F32);
-        Self { model, lm_head, backend, activations: ActivationMemory::default() }
+        let backend = OpBackend::of(device, Operands::F32);
+        Self { model, lm_head, backend, activations: ActivationMemory::default(), outside }
+    }
+
+    /// The matrices that are no tensors, in table order, `None` for all others.
+    pub fn outside(&self) -> &[Option<Latents>] {
+        &self.outside
     }
 
     /// The same model with another [`OpBackend`], one that runs on the model's device.
@@ -160,7 +192,17 @@ impl LanguageModel {
 
     /// The head's matrix `[V, C]`, the embedding when tied.
     pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().unwrap_or(&self.model.embed_tokens).weight.val()
+        self.head_module().matrix()
+    }
+
+    /// The head, or the embedding when tied.
+    pub(crate) fn head_module(&self) -> &Head {
+        self.lm_head.as_ref().unwrap_or(&self.model.embed_tokens)
+    }
+
+    /// The device it computes on.
+    pub fn device(&self) -> Device {
+        self.model.norm.weight.val().device()
     }
 }
 
@@ -185,9 +227,9 @@ impl Transformer {
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, time] = tokens.dims();
-        let table = self.embed_tokens.weight.val();
-        let width = table.dims()[1];
-        table.select(0, tokens.reshape([batch * time])).reshape([batch, time, width])
+        let rows = self.embed_tokens.rows(tokens.reshape([batch * time]));
+        let width = rows.dims()[1];
+        rows.reshape([batch, time, width])
     }
 }
 

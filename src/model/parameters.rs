@@ -29,6 +29,13 @@ pub fn gradients(module: &impl Module, grads: &mut Gradients) -> Vec<Option<Tens
     visitor.found
 }
 
+/// Parameters of a model, or of a part of one.
+pub(crate) fn parameter_count(module: &impl Module) -> usize {
+    let mut visitor = Count(0);
+    module.visit(&mut visitor);
+    visitor.0
+}
+
 /// The model with parameter `i` replaced by `new[i]` (flat, same number of elements).
 pub fn replace_values(model: LanguageModel, new: Vec<Tensor<1>>) -> LanguageModel {
     model.map(&mut ReplaceValues { new: new.into_iter() })
@@ -63,6 +70,14 @@ impl ModuleVisitor for CollectValues {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         self.found.push((self.path.join("."), param.val().inner().flatten(0, D - 1)));
+    }
+}
+
+struct Count(usize);
+
+impl ModuleVisitor for Count {
+    fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
+        self.0 += 1;
     }
 }
 
@@ -109,6 +124,11 @@ struct TakeValues {
 impl ModuleMapper for TakeValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|old| {
+            if old.shape().num_elements() == 0 {
+                // It stands for latents outside; there is nothing to move.
+                self.found.push(old.clone().inner().flatten(0, D - 1));
+                return old;
+            }
             // A view: one number stands for all elements.
             let nothing = Tensor::<1>::zeros([1], &old.device().inner()).reshape([1; D]);
             let nothing = tracked_as(nothing.expand(old.dims()), &old);
@@ -125,6 +145,11 @@ struct ReplaceValues {
 impl ModuleMapper for ReplaceValues {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let new = self.new.next().expect("one new value for each parameter");
-        param.map(|old| tracked_as(new.reshape(old.dims()), &old))
+        param.map(|old| {
+            // What stands for latents outside is empty, and Burn's reshape takes 0 for "as it is".
+            let is_empty = old.shape().num_elements() == 0;
+            let value = if is_empty { old.clone().inner() } else { new.reshape(old.dims()) };
+            tracked_as(value, &old)
+        })
     }
 }

@@ -11,6 +11,7 @@ use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
+use crate::latents::LatentFormat;
 use crate::model::{LanguageModel, LinearWeight};
 use crate::random;
 
@@ -18,8 +19,19 @@ impl LanguageModel {
     /// A fresh model: matrices and embedding N(0, `initializer_range`), norms 1. Every tensor has
     /// a random stream of its own, keyed by seed and name.
     pub fn initial(spec: &ModelSpec, seed: u64, device: &Device) -> Self {
+        Self::initial_with(spec, seed, device, None)
+    }
+
+    /// [`LanguageModel::initial`] with its matrices outside of Burn's tensors, in this format, if one
+    /// is given.
+    pub fn initial_with(
+        spec: &ModelSpec,
+        seed: u64,
+        device: &Device,
+        latents: Option<LatentFormat>,
+    ) -> Self {
         let drawn: Result<Self, std::convert::Infallible> =
-            Self::from_source(spec, device, |entry| {
+            Self::with_latents(spec, device, latents, |entry| {
                 Ok((draw(spec, entry, seed), linear_form(spec)))
             });
         let Ok(model) = drawn;
@@ -45,26 +57,31 @@ impl LanguageModel {
         model: &StoredModel,
         device: &Device,
     ) -> Result<(Self, usize), FormatError> {
-        let start = Self::read_to_start(model, model.spec(), device)?;
+        let start = Self::read_to_start(model, model.spec(), device, None, &mut |_, _| {})?;
         Ok((start.model, start.kept_codes))
     }
 
     /// [`LanguageModel::read_for_training`] with the vocabulary of `spec`, which may have more rows
-    /// than the stored one: each is the mean of the stored rows.
+    /// than the stored one: each is the mean of the stored rows. `watch` gets the parameters that were
+    /// read, and all.
     pub(crate) fn read_to_start(
         model: &StoredModel,
         spec: &ModelSpec,
         device: &Device,
+        latents: Option<LatentFormat>,
+        watch: &mut dyn FnMut(usize, usize),
     ) -> Result<StartingModel, FormatError> {
         refuse_packed(model)?;
-        let (mut kept_codes, mut all_zero) = (0, Vec::new());
-        let trained = Self::from_source(spec, device, |entry| {
+        let (mut kept_codes, mut all_zero, mut done) = (0, Vec::new(), 0);
+        let trained = Self::with_latents(spec, device, latents, |entry| {
             let matrix = grown(model, entry)?;
             kept_codes += usize::from(matches!(matrix, Matrix::Ternary { .. }));
             let latents = matrix.into_latents();
             if latents.iter().all(|&value| value == 0.0) {
                 all_zero.push(entry.name.clone());
             }
+            done += entry.elements();
+            watch(done, spec.parameters());
             Ok::<_, FormatError>((latents, linear_form(spec)))
         })?;
         Ok(StartingModel { model: trained, kept_codes, all_zero })
@@ -227,7 +244,9 @@ mod tests {
             let stored = StoredModel::open(dir.path()).unwrap();
             let grown = ModelSpec { vocab_size: 12, ..spec };
             let device = crate::device::cpu();
-            let start = LanguageModel::read_to_start(&stored, &grown, &device).unwrap();
+            let start =
+                LanguageModel::read_to_start(&stored, &grown, &device, None, &mut |_, _| {})
+                    .unwrap();
             assert_eq!(start.all_zero, Vec::<String>::new());
             let embedding = start.model.model.embed_tokens.weight.val().into_data();
             let values: Vec<f32> = embedding.iter::<f32>().collect();

@@ -12,7 +12,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::attention::AttentionContext;
 use super::rope::RopeTable;
 use super::source::dequantised;
-use super::{Block, LoadedTensor, LoadedTensors, RmsNorm, SegmentStarts, token_logits};
+use super::{
+    Block, LoadedTensor, LoadedTensors, LoadedValues, RmsNorm, SegmentStarts, token_logits,
+};
 use crate::ops::OpBackend;
 
 /// Rows of the head that are multiplied together.
@@ -122,6 +124,6 @@ fn read_norm(
 
 fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, FormatError> {
     let (values, form) = dequantised(model, entry)?;
-    let data = TensorData::new(values, entry.shape.clone());
-    Ok(LoadedTensor { entry: entry.clone(), data, form })
+    let values = LoadedValues::new(entry, values, None);
+    Ok(LoadedTensor { entry: entry.clone(), values, form })
 }

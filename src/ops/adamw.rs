@@ -132,12 +132,13 @@ impl OptimizerOps for Flex {
     }
 }
 
-struct UpdateChunk<'a> {
-    value: &'a mut [f32],
-    gradient: &'a [f32],
-    first: &'a mut [f32],
-    second: &'a mut [f32],
-    update: AdamWUpdate,
+/// The update of some elements, in place.
+pub(crate) struct UpdateChunk<'a> {
+    pub(crate) value: &'a mut [f32],
+    pub(crate) gradient: &'a [f32],
+    pub(crate) first: &'a mut [f32],
+    pub(crate) second: &'a mut [f32],
+    pub(crate) update: AdamWUpdate,
 }
 
 impl SimdWork for UpdateChunk<'_> {

@@ -21,6 +21,7 @@
 //! their rows are stacked, the activations are quantised once, and the outputs lie side by side.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
@@ -32,9 +33,10 @@ use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
 use crate::device;
+use crate::latents::{Latents, LatentsView};
 use crate::ops::OpBackend;
 use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, in_rows_with, product, tensor, with_last,
+    NativeDispatch, NativeOp, floats, for_each_task, in_rows_with, product, tensor, with_last,
 };
 
 /// Quantised linear layers over latents with one input: `x [B, T, in]`, one to three matrices
@@ -50,7 +52,32 @@ pub fn bit_linear<const N: usize>(
     if !backend.is_native() {
         return reference(x, latents, backend);
     }
-    let (x, op) = (x.into_dispatch(), NativeBitLinear { backend });
+    native(x, latents, NativeBitLinear { backend, outside: Vec::new() })
+}
+
+/// The same layers over latents that lie outside of tensors; each of `leaves`, empty matrices, gets the
+/// gradient of one of them.
+///
+/// # Panics
+/// With no matrix or more than three, or on a device that has no native operations.
+pub fn bit_linear_outside<const N: usize>(
+    x: Tensor<3>,
+    leaves: [Tensor<2>; N],
+    latents: [&Latents; N],
+    backend: OpBackend,
+) -> Tensor<3> {
+    assert!(backend.is_native(), "such latents lie in the host's memory");
+    let outside = latents.iter().zip(&leaves);
+    let outside = outside.map(|(latents, leaf)| OutsideLatents {
+        latents: (*latents).clone(),
+        is_trained: leaf.is_require_grad(),
+    });
+    let op = NativeBitLinear { backend, outside: outside.collect() };
+    native(x, leaves, op)
+}
+
+fn native<const N: usize>(x: Tensor<3>, latents: [Tensor<2>; N], op: NativeBitLinear) -> Tensor<3> {
+    let x = x.into_dispatch();
     let mut latents = latents.into_iter().map(Tensor::into_dispatch);
     let y = match (latents.next(), latents.next(), latents.next(), latents.next()) {
         (Some(a), None, None, None) => Dispatch::run2(x, a, op),
@@ -139,6 +166,15 @@ fn straight_through<const D: usize>(
 #[derive(Clone, Debug)]
 struct NativeBitLinear {
     backend: OpBackend,
+    /// The latents, where they are no tensors.
+    outside: Vec<OutsideLatents>,
+}
+
+#[derive(Clone, Debug)]
+struct OutsideLatents {
+    latents: Latents,
+    /// Whether a gradient of them is asked for.
+    is_trained: bool,
 }
 
 /// Codes of one byte and the scales; no float activations.
@@ -152,8 +188,8 @@ struct SavedBitLinear {
     weights: Arc<Vec<i8>>,
     /// `m` of each row's matrix, `[Σ out]`.
     weight_scales: Arc<Vec<f32>>,
-    /// Rows of each matrix.
-    heights: Vec<usize>,
+    /// Rows of each matrix, and whether its gradient is asked for.
+    heights: Vec<(usize, bool)>,
     /// Shape of the input, `[.., in]`.
     shape: Shape,
     backend: OpBackend,
@@ -168,15 +204,21 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
         let (x, latents) = inputs.split_first().expect("an input before the matrices");
         let (shape, kernel) = (x.shape(), self.backend.kernel);
         let width = shape[shape.num_dims() - 1];
-        let matrices: Vec<_> = latents.iter().map(floats).collect();
-        let (panels, weights) = TernaryPanels::of_latents(kernel, &matrices, width);
+        let (panels, weights, heights) = if self.outside.is_empty() {
+            let matrices: Vec<_> = latents.iter().map(floats).collect();
+            let (panels, codes) = TernaryPanels::of_latents(kernel, &matrices, width);
+            let heights = matrices.iter().map(|matrix| (matrix.len() / width, true)).collect();
+            (panels, codes, heights)
+        } else {
+            self.quantise_outside(width)
+        };
         let (y, activations, scales) = self.multiply(floats(x), &panels, width);
         let saved = SavedBitLinear {
             activations: Arc::new(activations),
             inverse_scales: Arc::new(scales.into_iter().map(|scale| 1.0 / scale).collect()),
             weights: Arc::new(weights),
             weight_scales: Arc::new(panels.scales().to_vec()),
-            heights: matrices.iter().map(|matrix| matrix.len() / width).collect(),
+            heights,
             shape: shape.clone(),
             backend: self.backend,
         };
@@ -185,18 +227,45 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
 
     fn backward(saved: SavedBitLinear, dy: FlexTensor) -> [FlexTensor; N] {
         let dy = dy.to_contiguous();
-        let (dx, mut rest) = saved.gradients(floats(&dy));
-        let width = rest.len() / saved.weight_scales.len();
-        let matrices = saved.heights.iter().map(|&height| {
-            let after = rest.split_off(height * width);
-            tensor(std::mem::replace(&mut rest, after), Shape::from([height, width]))
-        });
-        let mut all = std::iter::once(tensor(dx, saved.shape)).chain(matrices);
+        let dx = saved.input_gradient(floats(&dy));
+        let matrices = saved.matrix_gradients(floats(&dy));
+        let mut all = std::iter::once(tensor(dx, saved.shape.clone())).chain(matrices);
         std::array::from_fn(|_| all.next().expect("a gradient for each input"))
     }
 }
 
 impl NativeBitLinear {
+    /// Panels and codes of the latents that are no tensors, and how tall each matrix is; a group of
+    /// rows is brought to f32, used and dropped.
+    fn quantise_outside(&self, width: usize) -> (TernaryPanels, Vec<i8>, Vec<(usize, bool)>) {
+        let views: Vec<LatentsView> = self.outside.iter().map(|one| one.latents.read()).collect();
+        let mut row_of = Vec::new();
+        for (matrix, view) in views.iter().enumerate() {
+            row_of.extend((0..view.shape()[0]).map(|row| (matrix, row)));
+        }
+        let scales = row_of.iter().map(|&(matrix, _)| views[matrix].scale()).collect();
+        let mut panels = TernaryPanels::for_rows(width, scales);
+        let mut codes = vec![0; row_of.len() * width];
+        let mut rest = &mut codes[..];
+        let mut groups = Vec::new();
+        for group in panels.groups() {
+            let (codes, after) = rest.split_at_mut(group.rows().len() * width);
+            groups.push((group, codes));
+            rest = after;
+        }
+        for_each_task(groups, |(mut group, codes)| {
+            let mut latents = vec![0.0; width];
+            for (row, codes) in group.rows().zip(codes.chunks_exact_mut(width)) {
+                let (matrix, within) = row_of[row];
+                views[matrix].rows(within..within + 1, &mut latents);
+                group.quantise(self.backend.kernel, row, &latents, codes);
+            }
+        });
+        let heights = self.outside.iter().zip(&views);
+        let heights = heights.map(|(one, view)| (view.shape()[0], one.is_trained)).collect();
+        (panels, codes, heights)
+    }
+
     /// Outputs `[M, Σ out]`, activation codes `[M, in]` and the scale of each token.
     fn multiply(
         &self,
@@ -242,10 +311,11 @@ impl SimdWork for AnyNan<'_> {
 }
 
 impl SavedBitLinear {
-    /// Gradients of the input and of the stacked matrices `[Σ out, in]`. Each is a float product
-    /// with one operand of small integers, which bf16 holds exactly too; the scale goes into the
-    /// other operand before it is rounded.
-    fn gradients(&self, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    // Each gradient is a float product with one operand of small integers, which bf16 holds exactly
+    // too; the scale goes into the other operand before it is rounded.
+
+    /// The gradient of the input, `[M, in]`.
+    fn input_gradient(&self, dy: &[f32]) -> Vec<f32> {
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
         let mut dx = vec![0.0; tokens * width];
@@ -254,13 +324,45 @@ impl SavedBitLinear {
         let left =
             MatrixA { values: dy, layout: OperandLayout::KInner, stride: out, first: 0, scale };
         product(self.backend, size, left, MatrixB::Codes(&self.weights), false, &mut dx);
-        let mut dw = vec![0.0; out * width];
-        let size = Size { rows: out, depth: tokens, columns: width };
-        let scale = Scale::Each(&self.inverse_scales);
-        let left =
-            MatrixA { values: dy, layout: OperandLayout::KOuter, stride: out, first: 0, scale };
+        dx
+    }
+
+    /// The gradient of each matrix, `[outᵢ, in]`; of one that is not trained, `[0, 0]`.
+    fn matrix_gradients(&self, dy: &[f32]) -> Vec<FlexTensor> {
+        let width = self.weights.len() / self.weight_scales.len();
+        let mut tensors = Vec::with_capacity(self.heights.len());
+        if self.heights.iter().all(|(_, is_trained)| *is_trained) {
+            let mut rest = self.weight_gradient(dy, 0..self.weight_scales.len());
+            for &(height, _) in &self.heights {
+                let after = rest.split_off(height * width);
+                let own = std::mem::replace(&mut rest, after);
+                tensors.push(tensor(own, Shape::from([height, width])));
+            }
+            return tensors;
+        }
+        let mut first = 0;
+        for &(height, is_trained) in &self.heights {
+            tensors.push(if is_trained {
+                let own = self.weight_gradient(dy, first..first + height);
+                tensor(own, Shape::from([height, width]))
+            } else {
+                tensor(Vec::new(), Shape::from([0, 0]))
+            });
+            first += height;
+        }
+        tensors
+    }
+
+    /// The gradient of some rows of the stacked matrices, `[rows, in]`.
+    fn weight_gradient(&self, dy: &[f32], rows: Range<usize>) -> Vec<f32> {
+        let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
+        let width = self.weights.len() / out;
+        let mut dw = vec![0.0; rows.len() * width];
+        let size = Size { rows: rows.len(), depth: tokens, columns: width };
+        let (scale, first) = (Scale::Each(&self.inverse_scales), rows.start);
+        let left = MatrixA { values: dy, layout: OperandLayout::KOuter, stride: out, first, scale };
         product(self.backend, size, left, MatrixB::Codes(&self.activations), false, &mut dw);
-        (dx, dw)
+        dw
     }
 }
 

@@ -21,19 +21,23 @@ mod bit_linear;
 mod cross_entropy;
 mod gated;
 mod native;
+mod outside;
 mod rms_norm;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use adamw::UpdateChunk;
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionShape, LazyMask, attention};
 pub use backend::OpBackend;
 pub use bit_linear::{
-    activation_codes, bit_linear, dequantised_linear, frozen_linear, weight_codes,
+    activation_codes, bit_linear, bit_linear_outside, dequantised_linear, frozen_linear,
+    weight_codes,
 };
 pub(crate) use cross_entropy::logits_at_once;
-pub use cross_entropy::{Targets, cross_entropy};
+pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside};
 pub use gated::gated;
+pub use outside::{embedding_gradient, matrix_outside, rows_outside};
 pub use rms_norm::rms_norm;
 
 #[cfg(test)]

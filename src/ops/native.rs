@@ -193,6 +193,15 @@ pub(crate) fn in_rows_with<E: Send>(
         .for_each(|(chunk, (out, extra))| work(chunk * share, out, extra));
 }
 
+/// Runs `work` on each task: one after the other on a thread of the pool, otherwise on all threads.
+pub(crate) fn for_each_task<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync + Send) {
+    if rayon::current_thread_index().is_some() {
+        tasks.into_iter().for_each(work);
+    } else {
+        tasks.into_par_iter().for_each(work);
+    }
+}
+
 /// `out [rows, columns]` = a float product, or `out` plus that product where `add`.
 pub(crate) fn product(
     backend: OpBackend,

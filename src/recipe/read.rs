@@ -15,7 +15,10 @@ use super::settings::{
 };
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
+use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
+/// The smallest latents that train as f32 does (docs/src/log.md).
+const LEAN_LATENTS: LatentFormat = LatentFormat::Block16;
 /// No run is longer.
 const MOST_STEPS: u64 = 1_000_000_000_000;
 /// Nor has one more text.
@@ -35,7 +38,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     let model = read_model(&mut root, paths);
     let (tokenizer, chat) = read_tokenizer(&mut root, base, model.as_ref());
     let data = read_data(&mut root, stage, base);
-    let train = read_train(&mut root);
+    let (train, lean) = read_train(&mut root);
     let recipe = Recipe {
         path: path.to_owned(),
         name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
@@ -46,7 +49,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         tokenizer,
         chat,
         phases: read_phases(&mut root, stage, &data.sets(stage)),
-        optimizer: read_optimizer(&mut root, train.length),
+        optimizer: read_optimizer(&mut root, train.length, lean),
         loss: read_loss(&mut root, stage),
         dpo: read_dpo(&mut root),
         eval: read_eval(&mut root, data.has_validation()),
@@ -58,8 +61,44 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         data,
         train,
     };
+    check_lean(&mut root, &recipe);
     root.finish();
     recipe
+}
+
+/// What keeping fewer bits, or updating early, asks of the rest of the recipe.
+fn check_lean(root: &mut Section<'_>, recipe: &Recipe) {
+    let Train { latents, update, batch, micro_batch, .. } = recipe.train;
+    let during = update == UpdateTime::During;
+    let fewer = latents != LatentFormat::F32 || recipe.optimizer.moments != MomentFormat::F32;
+    if (during || fewer) && recipe.device != "flex" {
+        let message = "train.latents, train.update and optimizer.moments other than their first choice \
+                       run on the CPU; expected device = \"flex\" beside them, got";
+        root.problem("device", format!("{message} {:?}", recipe.device));
+    }
+    let train = root.section("train");
+    if (during || fewer) && recipe.train.shard_optimizer {
+        let message = "moments of ranks are f32; expected false beside fewer bits, got true";
+        train.problem("shard_optimizer", message.to_owned());
+    }
+    if !during {
+        return;
+    }
+    if !recipe.train.recompute {
+        let message = "updates in the backward pass need blocks that are computed again; expected \
+                       recompute = true beside it, got false";
+        train.problem("update", message.to_owned());
+    }
+    if batch != micro_batch {
+        let message =
+            "a step that updates as it goes is one micro-batch; expected micro_batch = batch";
+        train.problem("micro_batch", format!("{message} ({batch}), got {micro_batch}"));
+    }
+    if recipe.stage == StageKind::Dpo && batch != 1 {
+        let message = "pairs of different lengths are different micro-batches, and a step that updates \
+                       as it goes is one; expected 1, got";
+        train.problem("batch", format!("{message} {batch}"));
+    }
 }
 
 /// A device; `cpu` is another word for the one every build has.
@@ -152,26 +191,34 @@ fn read_tokenizer_size(item: &Item<'_>, rows: Option<usize>) -> Option<Tokenizer
     Some(TokenizerSource::Train { vocab_size: vocab_size? })
 }
 
-fn read_train(root: &mut Section<'_>) -> Train {
+/// The section, and whether it asks for little memory.
+fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let mut table = root.section("train");
     let length = read_length(&mut table);
     let batch = table.required("batch", "sequences an optimizer step", Item::count);
     let micro_batch = table.optional("micro_batch", |item| read_micro_batch(item, batch));
     let precision = |item: &Item<'_>| item.choice(Precision::WORDS);
     let minutes = |item: &Item<'_>| item.number(Bound::Minutes);
+    let lean = table.optional("memory", |item| item.choice(&[("normal", false), ("lean", true)]));
+    let lean = lean.unwrap_or(false);
+    let recompute = table.optional("recompute", Item::boolean);
+    let latents = table.optional("latents", |item| item.choice(LatentFormat::WORDS));
+    let update = table.optional("update", |item| item.choice(UpdateTime::WORDS));
     let train = Train {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
         precision: table.value("precision", precision),
-        recompute: table.value("recompute", Item::boolean),
+        recompute: recompute.unwrap_or(lean),
+        latents: latents.unwrap_or(if lean { LEAN_LATENTS } else { LatentFormat::F32 }),
+        update: update.unwrap_or(if lean { UpdateTime::During } else { UpdateTime::After }),
         shard_optimizer: table.value("shard_optimizer", Item::boolean),
         reduce_precision: table.value("reduce_precision", precision),
         max_minutes: Some(table.value("max_minutes", minutes)).filter(|&minutes| minutes > 0.0),
         freeze: table.value("freeze", read_freeze),
     };
     table.finish();
-    train
+    (train, lean)
 }
 
 /// Names of tensors with wildcards.
@@ -219,20 +266,24 @@ fn read_micro_batch(item: &Item<'_>, batch: Option<usize>) -> Option<usize> {
     Some(micro_batch)
 }
 
-fn read_optimizer(root: &mut Section<'_>, length: Length) -> Optimizer {
+fn read_optimizer(root: &mut Section<'_>, length: Length, lean: bool) -> Optimizer {
     let mut table = root.section("optimizer");
     let mut number = |key, bound| table.value(key, |item| item.number(bound));
     let beta1 = number("beta1", Bound::BelowOne);
     let beta2 = number("beta2", Bound::BelowOne);
     let eps = number("eps", Bound::Positive);
     let grad_clip = number("grad_clip", Bound::NonNegative);
+    let moments = table.optional("moments", |item| item.choice(MomentFormat::WORDS));
+    let lean = if lean { MomentFormat::EightBit } else { MomentFormat::F32 };
+    let moments = moments.unwrap_or(lean);
     let warmup_steps = table.optional("warmup_steps", |item| read_warmup(item, length));
     table.finish();
     let known = match length {
         Length::Steps(steps) => Some(default_warmup(steps)),
         _ => None,
     };
-    Optimizer { beta1, beta2, eps, grad_clip, warmup_steps: warmup_steps.or(known) }
+    let warmup_steps = warmup_steps.or(known);
+    Optimizer { beta1, beta2, eps, grad_clip, moments, warmup_steps }
 }
 
 fn read_warmup(item: &Item<'_>, length: Length) -> Option<u64> {

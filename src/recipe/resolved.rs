@@ -3,10 +3,12 @@
 use toml::{Table, Value};
 
 use super::data::{DataSource, FileSets, Generate, TRAIN};
+use super::item::word;
 use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
 use super::settings::{ChatFormat, Length, Recipe, TokenizerSource};
+use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
 impl Recipe {
     /// The complete recipe as TOML. Read from any folder it gives this recipe again (but for its
@@ -88,6 +90,8 @@ impl Recipe {
             ("micro_batch", whole(train.micro_batch as u64)),
             ("precision", text(train.precision.name())),
             ("recompute", Value::Boolean(train.recompute)),
+            ("latents", text(word(LatentFormat::WORDS, train.latents))),
+            ("update", text(word(UpdateTime::WORDS, train.update))),
             ("shard_optimizer", Value::Boolean(train.shard_optimizer)),
             ("reduce_precision", text(train.reduce_precision.name())),
             ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
@@ -102,6 +106,7 @@ impl Recipe {
             ("beta2", Value::Float(optimizer.beta2)),
             ("eps", Value::Float(optimizer.eps)),
             ("grad_clip", Value::Float(optimizer.grad_clip)),
+            ("moments", text(word(MomentFormat::WORDS, optimizer.moments))),
         ]);
         if let Some(steps) = optimizer.warmup_steps {
             entries.insert("warmup_steps".into(), whole(steps));

@@ -13,6 +13,7 @@ use super::item::word;
 use super::model::ModelSource;
 use super::stage::{LossReduction, StageKind};
 use crate::distributed::CommDType;
+use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::model::ActivationMemory;
 
 /// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
@@ -147,6 +148,10 @@ pub struct Train {
     pub precision: Precision,
     /// Whether a block's activations are computed again for the backward pass.
     pub recompute: bool,
+    /// How latents are kept.
+    pub latents: LatentFormat,
+    /// When parameters are updated.
+    pub update: UpdateTime,
     /// Whether each rank holds only its part of the moments.
     pub shard_optimizer: bool,
     /// In what several ranks send each other gradients; they are added in f32.
@@ -155,6 +160,20 @@ pub struct Train {
     pub max_minutes: Option<f64>,
     /// Names of the tensors that stay as they are, with `*` and `?`.
     pub freeze: Vec<String>,
+}
+
+impl Recipe {
+    /// Where the run keeps fewer bits than f32.
+    pub fn lean(&self) -> LeanSettings {
+        let Train { latents, update, .. } = self.train;
+        // Tensors of Burn's own cannot change while a backward pass reads the model.
+        let outside = latents != LatentFormat::F32 || update == UpdateTime::During;
+        LeanSettings {
+            latents: outside.then_some(latents),
+            moments: self.optimizer.moments,
+            seed: self.seed,
+        }
+    }
 }
 
 impl Train {
@@ -183,6 +202,8 @@ pub struct Optimizer {
     pub eps: f64,
     /// Largest global gradient norm; 0 switches clipping off.
     pub grad_clip: f64,
+    /// How the moments of matrices are kept.
+    pub moments: MomentFormat,
     /// Steps of warm-up. `None`, possible only while the number of steps is unknown, means
     /// [`default_warmup`](super::default_warmup).
     pub warmup_steps: Option<u64>,

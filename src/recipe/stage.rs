@@ -53,6 +53,14 @@ pub enum LossReduction {
 impl LossReduction {
     pub(super) const WORDS: &[(&str, Self)] = &[("mean", Self::Mean), ("sum", Self::Sum)];
 
+    /// What a sum over `count` items is divided by.
+    pub(crate) fn divisor(self, count: f64) -> f64 {
+        match self {
+            Self::Mean => count,
+            Self::Sum => 1.0,
+        }
+    }
+
     /// The word for it in a recipe.
     pub fn name(self) -> &'static str {
         word(Self::WORDS, self)

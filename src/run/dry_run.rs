@@ -14,9 +14,9 @@ use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::{ModelSource, Recipe, StageKind};
 use crate::run_dir::refuse_others;
-use crate::train::next_gradients;
 use crate::train::open::{Opener, TOKENIZER, known_spec, known_steps, open, say_how_it_starts};
 use crate::train::state::TrainState;
+use crate::train::{Limits, next_gradients};
 
 /// Does everything up to the first optimizer step that a run would make, and leaves nothing behind
 /// but the caches of data.
@@ -42,8 +42,12 @@ pub fn dry_run(
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
     admit(&context, options.force)?;
     begin_stage(&context, stage.as_mut(), monitor)?;
-    let state = all_ok(comm, TrainState::fresh(&context, monitor))?;
-    let loss = next_gradients(&context, stage.as_mut(), &state)?.sum.loss();
+    let mut state = all_ok(comm, TrainState::fresh(&context, monitor))?;
+    let TrainState { model, optimizer, progress, .. } = &mut state;
+    let (settings, rates) = (context.step_settings(Limits::NONE), context.schedule.at(1));
+    let updates = context.updates_during(optimizer, settings, rates);
+    let drawn = next_gradients(&context, stage.as_mut(), (model, progress), updates.as_ref())?;
+    let loss = drawn.sum.loss();
     monitor.message(&format!(
         "dry run: {} parameters, {} steps; the first step's loss is {loss:.4}; nothing was written",
         context.spec.parameters(),

@@ -10,7 +10,7 @@ use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::recipe::{self, Change, ChangeClass, Plan, Recipe};
 use crate::run_dir::{RunDir, holds_a_run};
-use crate::train::context::RunContext;
+use crate::train::context::{RunContext, reading};
 use crate::train::state::{Progress, TrainState};
 
 /// What a change of device means for the numbers.
@@ -65,6 +65,7 @@ pub(super) fn load(
     let stepper = &context.stepper;
     let model = stepper.load(&context.spec, model, &mut optimizer, stored.as_ref())?;
     optimizer.updates = progress.updates;
+    optimizer.last_squares.clone_from(&progress.last_squares);
     monitor.message(&format!("continuing after step {} from {}", progress.step, path.display()));
     let resumed_from = Some(progress.step);
     Ok(TrainState { model, optimizer, progress, resumed_from })
@@ -82,8 +83,12 @@ fn read(
     refuse_recipe_drift(context, path, &progress, allowed, monitor)?;
     refuse_data_drift(context, path, &progress, allowed)?;
     let folder = bitnet_format::StoredModel::open(path)?;
-    let (model, _) = LanguageModel::read_for_training(&folder, &context.device)?;
-    Ok((progress, model, StoredMoments::open(path)?))
+    let latents = context.recipe.lean().latents;
+    let (spec, mut watch) = (folder.spec(), reading(path, monitor));
+    let read = LanguageModel::read_to_start;
+    let read = read(&folder, spec, &context.device, latents, &mut watch)?;
+    drop(watch);
+    Ok((progress, read.model, StoredMoments::open(path)?))
 }
 
 fn refuse_late_step(context: &RunContext, path: &Path, step: u64) -> Result<(), TrainError> {

@@ -7,6 +7,8 @@ use bitnet_format::figures;
 
 use crate::checkpoint;
 use crate::error::TrainError;
+use crate::estimate::trained_parameters;
+use crate::latents::{LatentFormat, LeanSettings};
 use crate::platform::free_space;
 use crate::run_dir::{EXPORT_DIR, FINAL_DIR, RunDir};
 use crate::train::context::RunContext;
@@ -14,22 +16,43 @@ use crate::train::state::TrainState;
 
 /// What a run needs, less what it has written already.
 struct DiskSpace {
-    /// A model in f32.
-    model: u64,
+    /// A checkpoint.
+    checkpoint: u64,
     /// Checkpoints that stay.
     keep: u64,
+    /// The final folder and the exports.
+    results: u64,
 }
 
 impl DiskSpace {
-    /// `keep + 1` checkpoints of model and two moments; those that are there make room for new ones.
-    fn checkpoints(&self, there: u64) -> u64 {
-        let one = 3 * self.model;
-        one.saturating_mul(self.keep + 1) - there.min(one.saturating_mul(self.keep))
+    fn of(context: &RunContext) -> Self {
+        let (recipe, parameters) = (context.recipe, context.spec.parameters() as u64);
+        let LeanSettings { latents, moments, .. } = recipe.lean();
+        let (model, extra) = match latents {
+            None | Some(LatentFormat::F32) => (4 * parameters, 0),
+            Some(LatentFormat::Bf16) => (2 * parameters, 0),
+            Some(LatentFormat::Bf16Plus8) => (2 * parameters, parameters),
+            // A file of bf16 does not hold the codes.
+            Some(format) => (2 * parameters, format.bytes(parameters)),
+        };
+        let trained = trained_parameters(&context.spec, &context.frozen);
+        // There is at most one a step.
+        let keep = context.steps.min(recipe.checkpoint.keep as u64);
+        // No format has more than bf16's two bytes a weight.
+        let exports = 2 * parameters * recipe.export.formats.len() as u64;
+        let checkpoint = model + extra + 2 * moments.bytes(trained);
+        Self { checkpoint, keep, results: model + exports }
     }
 
-    /// The final folder and an export of the same size at most.
+    /// One checkpoint more than stay; those that are there make room for new ones.
+    fn checkpoints(&self, there: u64) -> u64 {
+        let stay = self.checkpoint.saturating_mul(self.keep);
+        stay.saturating_add(self.checkpoint) - there.min(stay)
+    }
+
+    /// What is missing of the results.
     fn results(&self, there: u64) -> u64 {
-        (2 * self.model).saturating_sub(there)
+        self.results.saturating_sub(there)
     }
 }
 
@@ -40,9 +63,7 @@ pub(super) fn require(
     state: &TrainState,
 ) -> Result<(), TrainError> {
     let Some(free) = free_space(dir.path()) else { return Ok(()) };
-    // There is at most one a step.
-    let keep = context.steps.min(context.recipe.checkpoint.keep as u64);
-    let space = DiskSpace { model: 4 * context.spec.parameters() as u64, keep };
+    let space = DiskSpace::of(context);
     let results = [FINAL_DIR, EXPORT_DIR].iter().map(|name| size(&dir.join(name))).sum();
     let mut needed = space.results(results);
     if state.progress.step < context.steps {
@@ -53,9 +74,12 @@ pub(super) fn require(
         return Ok(());
     }
     let what = format!(
-        "{}: {} are free; checkpoints and export need {} more than is there. Lower checkpoint.keep",
+        "{}: {} are free; checkpoints ({} each, {} stay) and export need {} more than is there. \
+         Lower checkpoint.keep",
         dir.path().display(),
         figures::size(free),
+        figures::size(space.checkpoint),
+        space.keep,
         figures::size(needed)
     );
     Err(TrainError::Io(Error::new(ErrorKind::StorageFull, what)))
@@ -77,12 +101,12 @@ mod tests {
 
     #[test]
     fn what_is_there_already_is_not_needed_again() {
-        let space = DiskSpace { model: 100, keep: 3 };
+        let space = DiskSpace { checkpoint: 300, keep: 3, results: 200 };
         assert_eq!((space.checkpoints(0), space.results(0)), (1200, 200));
         assert_eq!(space.checkpoints(900), 300, "one more, then the oldest goes");
         assert_eq!(space.checkpoints(2000), 300, "what is pinned stays and makes no room");
         assert_eq!((space.results(150), space.results(900)), (50, 0));
-        let most = DiskSpace { model: 1 << 40, keep: u64::from(u32::MAX) };
+        let most = DiskSpace { checkpoint: 3 << 40, keep: u64::from(u32::MAX), results: 0 };
         assert!(most.checkpoints(0) > 1 << 60);
     }
 

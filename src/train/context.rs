@@ -7,6 +7,7 @@ use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
 
 use super::step::adamw::{AdamW, AdamWSettings};
+use super::step::during::UpdateDuring;
 use super::step::guard::Limits;
 use super::step::report::StepSettings;
 use super::step::update::OptimizerStep;
@@ -14,11 +15,12 @@ use crate::checkpoint::FolderParts;
 use crate::data::DataMixture;
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
+use crate::latents::UpdateTime;
 use crate::model::{LanguageModel, freeze};
 use crate::monitor::Monitor;
 use crate::ops::OpBackend;
 use crate::platform::Signals;
-use crate::recipe::{Guard, Precision, Recipe, Schedule, StageKind};
+use crate::recipe::{Guard, Precision, Recipe, Schedule, StageKind, StepRates};
 
 /// An opened run.
 pub(crate) struct RunContext<'a> {
@@ -95,7 +97,10 @@ impl RunContext<'_> {
             return Ok(self.blank_model());
         };
         let folder = StoredModel::open(init)?;
-        let start = LanguageModel::read_to_start(&folder, &self.spec, &self.device)?;
+        let (latents, mut watch) = (self.recipe.lean().latents, reading(init, monitor));
+        let read = LanguageModel::read_to_start;
+        let start = read(&folder, &self.spec, &self.device, latents, &mut watch)?;
+        drop(watch);
         warn_of_contents(&folder, &start.all_zero, monitor);
         let (model, kept) = (start.model, start.kept_codes);
         if kept > 0 {
@@ -109,7 +114,8 @@ impl RunContext<'_> {
 
     /// A model of this run's shape with random weights.
     pub(crate) fn blank_model(&self) -> LanguageModel {
-        self.prepared(LanguageModel::initial(&self.spec, self.recipe.seed, &self.device))
+        let (seed, latents) = (self.recipe.seed, self.recipe.lean().latents);
+        self.prepared(LanguageModel::initial_with(&self.spec, seed, &self.device, latents))
     }
 
     /// `model`, set to compute as the recipe says.
@@ -156,6 +162,17 @@ impl RunContext<'_> {
         }
     }
 
+    /// What updates parameters during the backward pass, in a run that does.
+    pub(crate) fn updates_during<'b>(
+        &self,
+        optimizer: &'b mut AdamW,
+        settings: StepSettings,
+        rates: StepRates,
+    ) -> Option<UpdateDuring<'b>> {
+        let during = self.recipe.train.update == UpdateTime::During;
+        during.then(|| UpdateDuring::new(optimizer, settings, rates))
+    }
+
     pub(crate) fn guard(&self) -> &Guard {
         &self.recipe.guard
     }
@@ -178,6 +195,22 @@ impl RunContext<'_> {
         }
         let conversation = vec![Message::new(Role::User, prompt)].into();
         Ok(self.chat.prompt(&self.tokenizer, &conversation)?)
+    }
+}
+
+/// Models with fewer parameters are read before a line about it could be.
+const WORTH_A_LINE: usize = 100_000_000;
+
+/// What reports how much of a model has been read.
+pub(crate) fn reading<'a>(
+    folder: &Path,
+    monitor: &'a mut dyn Monitor,
+) -> impl FnMut(usize, usize) + use<'a> {
+    let what = format!("reading {}", folder.display());
+    move |done, all| {
+        if all >= WORTH_A_LINE {
+            monitor.progress(&what, done as u64, all as u64);
+        }
     }
 }
 

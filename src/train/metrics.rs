@@ -99,6 +99,7 @@ impl InFlight {
             log_step(context, log, step, report, time)?;
         }
         state.progress.updates = state.optimizer.updates;
+        state.progress.last_squares.clone_from(&state.optimizer.last_squares);
         give_up_on_divergence(context, &state.progress)?;
         Ok(reports.last().map(|report| report.loss))
     }

@@ -24,6 +24,8 @@ mod telemetry;
 
 use std::time::Instant;
 
+use bitnet_format::tensor_table;
+
 pub use crate::distributed::{all_ok, first_only};
 pub use crate::error::TrainError;
 pub use crate::recipe::{LossReduction, StepRates};
@@ -33,18 +35,21 @@ pub use stage::objective::{CrossEntropy, LossSum, Objective, TokenBatch, batch_l
 pub use stage::preference::{DpoObjective, PairBatch, sequence_log_probs};
 pub use step::accumulate::GradAccumulator;
 pub use step::adamw::{AdamW, AdamWSettings};
+pub use step::clip::global_norm;
+pub use step::during::UpdateDuring;
 pub use step::guard::{Limits, Skip};
 pub use step::report::{PendingStep, StepReport, StepSettings};
-pub use step::update::{OptimizerStep, global_norm, optimizer_step, single_process};
+pub use step::update::{OptimizerStep, lean_process, optimizer_step, single_process};
 
 pub(crate) use callbacks::Callbacks;
 pub(crate) use metrics::RunLog;
 
 use crate::distributed::any_stop;
+use crate::model::LanguageModel;
 use crate::platform::StopSignal;
 use context::RunContext;
 use stage::{BatchRequest, Stage, StepGradients};
-use state::TrainState;
+use state::{Progress, TrainState};
 
 /// The loop with everything it works on.
 pub(crate) struct Trainer<'a> {
@@ -81,19 +86,25 @@ impl Trainer<'_> {
             // Draw a batch, run it forward and backward, sum the gradients.
             self.callbacks.step_starts();
             let step = state.progress.step + 1;
-            let gradients = match next_gradients(context, self.stage.as_mut(), &state) {
+            let rates = context.schedule.at(step);
+            let settings = context.step_settings(state.progress.spikes.limits(context.guard()));
+            let TrainState { model, optimizer, progress, .. } = &mut state;
+            let updates = context.updates_during(optimizer, settings, rates);
+            let drawn =
+                next_gradients(context, self.stage.as_mut(), (model, progress), updates.as_ref());
+            let gradients = match drawn {
                 // A signal in the middle: the state is still that of the step before.
                 Err(TrainError::Stopped(stop)) => {
                     return Err(self.callbacks.save_and_stop(&mut state, stop));
                 }
+                // Half of the parameters are new: there is no state to save.
+                Err(error @ TrainError::HalfUpdated { .. }) => return Err(error),
                 Err(error) => return Err(self.callbacks.save_before(&mut state, error)),
                 Ok(gradients) => gradients,
             };
 
             // Check, clip, update.
             let StepGradients { sum, next, places } = gradients;
-            let rates = context.schedule.at(step);
-            let settings = context.step_settings(state.progress.spikes.limits(context.guard()));
             let (model, optimizer) = (state.model, &mut state.optimizer);
             let (model, pending) = context.stepper.step(sum, model, optimizer, settings, rates);
             state.model = model;
@@ -120,19 +131,24 @@ impl Trainer<'_> {
     }
 }
 
-/// The gradients of the step that follows `state`, their loss checked; changes nothing.
+/// The gradients of the step that follows a state, their loss checked; changes nothing but what `updates`
+/// does.
 pub(crate) fn next_gradients(
     context: &RunContext,
     stage: &mut dyn Stage,
-    state: &TrainState,
+    (model, progress): (&LanguageModel, &Progress),
+    updates: Option<&UpdateDuring>,
 ) -> Result<StepGradients, TrainError> {
-    let (train, position) = (&context.recipe.train, &state.progress.position);
-    let step = state.progress.step + 1;
+    let (train, position) = (&context.recipe.train, &progress.position);
+    let step = progress.step + 1;
     let phase = context.schedule.phase_of(step);
     let (mix, batch, micro_batch) = (&context.mixes[phase], train.batch, train.micro_batch);
-    let request = BatchRequest { phase, mix, position, batch, micro_batch };
-    let gradients =
-        stage.gradients(&state.model, request, context.step_context(&context.device))?;
+    let request = BatchRequest { phase, mix, position, batch, micro_batch, updates };
+    let gradients = stage.gradients(model, request, context.step_context(&context.device))?;
+    if let Some(tensor) = gradients.sum.broken() {
+        let tensor = tensor_table(&context.spec).swap_remove(tensor).name;
+        return Err(TrainError::HalfUpdated { step, tensor });
+    }
     if let (1, Some(expected)) = (step, stage.first_loss()) {
         check_first_loss(gradients.sum.loss(), expected, context.backend.is_native())?;
     }

@@ -33,7 +33,7 @@ pub fn sample(
     let start = ids.len();
     let ends = [tokenizer.eos(), tokenizer.eot()];
     let mut random = random::keyed(settings.seed, "sample", settings.step, 0);
-    let device = model.head().device();
+    let device = model.device();
     while ids.len() - start < settings.max_tokens {
         if interrupted() {
             return None;

@@ -33,6 +33,9 @@ pub(crate) struct Progress {
     pub(crate) own_tokens: u64,
     /// Updates made: steps less skipped ones.
     pub(crate) updates: u64,
+    /// Squares of the last step's gradients by tensor, of a run that updates during its backward passes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) last_squares: Vec<f32>,
     /// Where the data loader stands.
     pub(crate) position: LoaderState,
     pub(crate) skipped_in_a_row: u32,
@@ -89,6 +92,7 @@ impl Progress {
             tokens: 0,
             own_tokens: 0,
             updates: 0,
+            last_squares: Vec::new(),
             position: LoaderState::default(),
             skipped_in_a_row: 0,
             skipped: 0,

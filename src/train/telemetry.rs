@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bitnet_format::quant::{WeightScale, ternary_codes};
 use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::distributed::Comm;
@@ -21,15 +22,15 @@ struct Counts {
     dead_rows: u64,
 }
 
-/// Remembers the codes of the last report.
+/// Remembers the codes of the last report, four in a byte.
 #[derive(Debug, Default)]
 pub(crate) struct Telemetry {
-    last: Option<Vec<Vec<i8>>>,
+    last: Option<Vec<Vec<u8>>>,
 }
 
 impl Telemetry {
     /// Shares by kind (`q_proj`, …) and over all (`all`); empty for a dense model. Each
-    /// rank counts the matrices it owns.
+    /// rank counts the matrices it owns. One matrix for each thread is in memory as f32.
     pub(crate) fn report(
         &mut self,
         spec: &ModelSpec,
@@ -37,28 +38,32 @@ impl Telemetry {
         comm: &Comm,
     ) -> BTreeMap<String, TernaryShares> {
         let table = tensor_table(spec);
-        let values = table.iter().zip(values(model)).filter(|(entry, _)| entry.is_ternary(spec));
-        let own = values.enumerate().filter(|(number, _)| comm.owns(*number));
-        let matrices: Vec<(&TensorEntry, Vec<f32>)> = own
-            .map(|(_, (entry, tensor))| {
-                (entry, tensor.into_data().try_into_vec().expect("parameters are f32"))
-            })
-            .collect();
-        let codes: Vec<Vec<i8>> = matrices.par_iter().map(|(_, values)| codes(values)).collect();
+        let values = values(model);
+        let ternary = table.iter().enumerate().filter(|(_, entry)| entry.is_ternary(spec));
+        let own = ternary.clone().enumerate().filter(|(number, _)| comm.owns(*number));
+        let own: Vec<usize> = own.map(|(_, (index, _))| index).collect();
+        let last = self.last.as_deref();
+        let count = |(number, &index): (usize, &usize)| {
+            let codes = match &model.outside()[index] {
+                Some(latents) => codes(&latents.read().all()),
+                None => codes(&floats(values[index].clone())),
+            };
+            let before = last.map(|last| unpack(&last[number], codes.len()));
+            (Counts::of(&codes, table[index].shape[1], before.as_deref()), pack(&codes))
+        };
+        let (counts, packed): (Vec<Counts>, Vec<Vec<u8>>) =
+            own.par_iter().enumerate().map(count).unzip();
         // Every rank needs all kinds, also those of which it owns no matrix.
-        let ternary = table.iter().filter(|entry| entry.is_ternary(spec));
-        let names = ternary.flat_map(|entry| [kind_of(entry), "all".to_owned()]);
+        let names = ternary.flat_map(|(_, entry)| [kind_of(entry), "all".to_owned()]);
         let mut kinds: BTreeMap<String, Counts> =
             names.map(|name| (name, Counts::default())).collect();
-        for (index, ((entry, _), codes)) in matrices.iter().zip(&codes).enumerate() {
-            let before = self.last.as_ref().map(|last| last[index].as_slice());
-            let counts = Counts::of(codes, entry.shape[1], before);
-            for kind in [kind_of(entry), "all".to_owned()] {
+        for (&index, counts) in own.iter().zip(counts) {
+            for kind in [kind_of(&table[index]), "all".to_owned()] {
                 let so_far = kinds.entry(kind).or_default();
                 *so_far = so_far.plus(counts);
             }
         }
-        let compared = self.last.replace(codes).is_some();
+        let compared = self.last.replace(packed).is_some();
         let numbers: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
         let all = comm.all_reduce_sum(&numbers);
         let (all, _) = all.as_chunks();
@@ -69,6 +74,23 @@ impl Telemetry {
 
 fn codes(latents: &[f32]) -> Vec<i8> {
     ternary_codes(latents, WeightScale::of_latents(latents))
+}
+
+fn floats(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("parameters are f32")
+}
+
+fn pack(codes: &[i8]) -> Vec<u8> {
+    let byte = |codes: &[i8]| {
+        let bits = codes.iter().map(|code| (code + 1).cast_unsigned());
+        bits.rev().fold(0, |byte, bits| byte << 2 | bits)
+    };
+    codes.chunks(4).map(byte).collect()
+}
+
+fn unpack(packed: &[u8], count: usize) -> Vec<i8> {
+    let codes = packed.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| byte >> shift & 3));
+    codes.take(count).map(|bits| bits.cast_signed() - 1).collect()
 }
 
 /// The part of the name that says what the matrix does: `q_proj`.
@@ -128,6 +150,14 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packed_codes_come_back() {
+        for count in 0..9 {
+            let codes: Vec<i8> = (0..count).map(|index| (index * 5 % 3) as i8 - 1).collect();
+            assert_eq!(unpack(&pack(&codes), codes.len()), codes);
+        }
+    }
 
     #[test]
     fn codes_are_counted_with_flips_and_dead_rows() {

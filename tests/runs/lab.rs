@@ -71,15 +71,17 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    /// The program on this recipe with further arguments, one thread.
+    /// The program on this recipe with further arguments, one thread unless they say otherwise.
     pub(crate) fn command(&self, out: &Path, extra: &[&str]) -> Command {
         self.command_on("recipe.toml", out, extra)
     }
 
     fn command_on(&self, recipe: &str, out: &Path, extra: &[&str]) -> Command {
+        let one = ["--threads", "1"];
+        let threads = if extra.contains(&"--threads") { &[][..] } else { &one[..] };
         let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
         command.arg("--recipe").arg(self.path(recipe)).arg("--out").arg(out);
-        command.args(["--threads", "1"]).args(extra);
+        command.args(threads).args(extra);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -8,6 +8,7 @@ mod exports;
 mod finish;
 pub(crate) mod kill;
 pub(crate) mod lab;
+mod lean;
 mod messages;
 mod signals;
 pub(crate) mod stages;

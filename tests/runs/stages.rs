@@ -96,17 +96,18 @@ pub(crate) fn lab() -> Lab {
 }
 
 /// Runs a stage straight through and then several times with kills, and compares.
-fn kill_stage(recipe: &str, seed: u64) {
+pub(crate) fn kill_stage(recipe: &str, seed: u64, words: &[&str]) {
     let lab = lab();
     let straight = lab.path("straight");
-    lab.finish_recipe(recipe, &straight, &[]);
+    lab.finish_recipe(recipe, &straight, words);
+    let resume = [&["--resume", "auto"], words].concat();
     let expected = result(&straight);
     assert_eq!(expected.losses.len(), 24);
     let (mut dice, mut kills) = (Dice(seed), 0);
     for run in 0..4 {
         let out = lab.path(&format!("killed-{run}"));
         for kill in 0..3 {
-            let mut child = lab.spawn_recipe(recipe, &out, &["--resume", "auto"]);
+            let mut child = lab.spawn_recipe(recipe, &out, &resume);
             let alive = if kill == 0 {
                 let staged = format!(".tmp-{}", child.id());
                 wait_until(&mut child, || holds(&out, &staged))
@@ -122,7 +123,7 @@ fn kill_stage(recipe: &str, seed: u64) {
             }
             child.wait().unwrap();
         }
-        lab.finish_recipe(recipe, &out, &["--resume", "auto"]);
+        lab.finish_recipe(recipe, &out, &resume);
         assert_same(&result(&out), &expected, &format!("{recipe}, run {run}"));
     }
     println!("{recipe}: {kills} kills");
@@ -137,12 +138,12 @@ fn holds(out: &Path, part: &str) -> bool {
 
 #[test]
 fn a_killed_fine_tuning_resumes_to_the_bit_over_epochs_spikes_and_the_best_model() {
-    kill_stage("sft.toml", 11);
+    kill_stage("sft.toml", 11, &[]);
 }
 
 #[test]
 fn a_killed_preference_run_resumes_to_the_bit() {
-    kill_stage("dpo.toml", 12);
+    kill_stage("dpo.toml", 12, &[]);
 }
 
 #[test]

@@ -18,7 +18,12 @@ pub struct WeightScale(f32);
 impl WeightScale {
     /// The scale of a matrix of latents: the mean is summed in f64 and rounded once.
     pub fn of_latents(latents: &[f32]) -> Self {
-        Self((absmean(latents) as f32).max(SCALE_EPS))
+        Self::from_absmean(absmean(latents))
+    }
+
+    /// The scale of latents whose mean |w| is known ([`Absmean`]).
+    pub fn from_absmean(mean: f64) -> Self {
+        Self((mean as f32).max(SCALE_EPS))
     }
 
     /// A scale read from a file; `None` unless it is a positive finite number.
@@ -63,22 +68,46 @@ impl ActivationScale {
     }
 }
 
-/// Mean of |w| in f64, summed in one fixed order on every machine: 16 interleaved lanes, then
-/// the lanes from first to last. 0 for an empty slice.
+/// Mean of |w| in f64, 0 for an empty slice; the order of the sum is that of [`Absmean`].
 pub fn absmean(latents: &[f32]) -> f64 {
+    let mut sum = Absmean::default();
+    sum.add(latents);
+    sum.finish()
+}
+
+/// Mean of |w| in f64, summed in one fixed order on every machine: 16 interleaved lanes, then the
+/// lanes from first to last. Latents may come in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Absmean {
+    lanes: [f64; Self::LANES],
+    count: usize,
+}
+
+impl Absmean {
     const LANES: usize = 16;
-    let mut lanes = [0.0f64; LANES];
-    let chunks = latents.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        for (lane, &w) in lanes.iter_mut().zip(chunk) {
+
+    /// Adds the next latents.
+    ///
+    /// # Panics
+    /// When a piece before the last was no multiple of 16.
+    pub fn add(&mut self, latents: &[f32]) {
+        assert!(self.count.is_multiple_of(Self::LANES), "only the last piece may have a rest");
+        self.count += latents.len();
+        let (whole, rest) = latents.as_chunks::<{ Self::LANES }>();
+        for chunk in whole {
+            for (lane, &w) in self.lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(w.abs());
+            }
+        }
+        for (lane, &w) in self.lanes.iter_mut().zip(rest) {
             *lane += f64::from(w.abs());
         }
     }
-    for (lane, &w) in lanes.iter_mut().zip(tail) {
-        *lane += f64::from(w.abs());
+
+    /// The mean of all that were added.
+    pub fn finish(self) -> f64 {
+        self.lanes.iter().sum::<f64>() / self.count.max(1) as f64
     }
-    lanes.iter().sum::<f64>() / latents.len().max(1) as f64
 }
 
 /// The ternary code of one latent: `clamp(round(W · s), -1, 1)`, which rounds to even at exactly

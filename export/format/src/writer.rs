@@ -165,13 +165,14 @@ pub fn write_tensors<'a>(
     writer.finish()
 }
 
-/// f32 values as a file holds them.
-pub(crate) fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+/// Numbers as a file holds them.
+pub fn little_endian<T: bytemuck::NoUninit>(values: &[T]) -> Cow<'_, [u8]> {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
     if cfg!(target_endian = "little") {
-        Cow::Borrowed(bytemuck::cast_slice(values))
-    } else {
-        Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        return Cow::Borrowed(bytes);
     }
+    let swapped = bytes.chunks(size_of::<T>()).flat_map(|number| number.iter().rev());
+    Cow::Owned(swapped.copied().collect())
 }
 
 /// Padded with spaces so that the data starts at a multiple of eight.

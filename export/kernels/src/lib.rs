@@ -44,5 +44,5 @@ pub use int8::Int8Matrix;
 pub use kernel::Kernel;
 pub use layout::{INT8_ROWS, ROWS_PER_PAIR, SimdWork};
 pub use memory::{Pages, huge_page_bytes};
-pub use panels::TernaryPanels;
+pub use panels::{RowGroup, TernaryPanels};
 pub use product::{accumulate, matmul};

@@ -5,6 +5,8 @@
 //! 16 rows × 16 columns and every 32-bit lane belongs to one row.
 #![expect(clippy::inline_always, reason = "quantising is compiled for each instruction set")]
 
+use std::ops::Range;
+
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
 
@@ -70,16 +72,42 @@ impl TernaryPanels {
             matrices.iter().map(|matrix| WeightScale::of_latents(matrix)).collect();
         let of_rows = matrices.iter().zip(&scales);
         let of_rows = of_rows.flat_map(|(matrix, scale)| vec![*scale; matrix.len() / columns]);
-        let mut panels = Self::zeros(Pages::Any, columns, of_rows.collect());
+        let mut panels = Self::for_rows(columns, of_rows.collect());
         let mut codes = vec![0; panels.rows() * columns];
-        let (mut first, mut rest) = (0, &mut codes[..]);
-        for (latents, scale) in matrices.iter().zip(scales) {
-            let (codes, after) = rest.split_at_mut(latents.len());
-            let panels = &mut panels;
-            kernel.dispatch(Quantise { panels, first, latents, inverse: scale.inverse(), codes });
-            (first, rest) = (first + latents.len() / columns, after);
+        let (mut rest, mut matrices) = (&mut codes[..], matrices.iter().copied());
+        let mut matrix: &[f32] = &[];
+        for mut group in panels.groups() {
+            let Range { mut start, end } = group.rows();
+            while start < end {
+                if matrix.is_empty() {
+                    matrix = matrices.next().expect("a matrix for each scale");
+                }
+                let rows = (end - start).min(matrix.len() / columns);
+                let (latents, below) = matrix.split_at(rows * columns);
+                let (codes, after) = rest.split_at_mut(rows * columns);
+                group.quantise(kernel, start, latents, codes);
+                (start, matrix, rest) = (start + rows, below, after);
+            }
         }
         (panels, codes)
+    }
+
+    /// Room for latents that are quantised group by group ([`TernaryPanels::groups`]); `scales` has
+    /// that of each row's matrix.
+    pub fn for_rows(columns: usize, scales: Vec<WeightScale>) -> Self {
+        Self::zeros(Pages::Any, columns, scales)
+    }
+
+    /// The rows in groups that different threads may fill.
+    pub fn groups(&mut self) -> impl Iterator<Item = RowGroup<'_>> {
+        let (columns, chunks) = (self.columns, self.chunks);
+        let groups = self.data.chunks_exact_mut(chunks).zip(self.scales.chunks(ROWS_PER_PAIR));
+        groups.enumerate().map(move |(index, (data, scales))| RowGroup {
+            first: index * ROWS_PER_PAIR,
+            columns,
+            scales,
+            data,
+        })
     }
 
     fn zeros(pages: Pages, columns: usize, scales: Vec<WeightScale>) -> Self {
@@ -120,12 +148,38 @@ impl TernaryPanels {
     }
 }
 
-/// Latents on their way into rows `first ..` of the panels.
-struct Quantise<'a> {
-    panels: &'a mut TernaryPanels,
+/// Rows that lie in the same pair of panels.
+#[derive(Debug)]
+pub struct RowGroup<'a> {
     first: usize,
+    columns: usize,
+    scales: &'a [f32],
+    data: &'a mut [PairChunk],
+}
+
+impl RowGroup<'_> {
+    /// Which rows of the stacked matrices they are.
+    pub fn rows(&self) -> Range<usize> {
+        self.first..self.first + self.scales.len()
+    }
+
+    /// Fills rows `first ..` of the stacked matrices, which are of this group, from their latents
+    /// `[n, K]`; writes their codes `[n, K]` too.
+    pub fn quantise(&mut self, kernel: Kernel, first: usize, latents: &[f32], codes: &mut [i8]) {
+        let first = first - self.first;
+        let scales = &self.scales[first..first + latents.len() / self.columns];
+        let (columns, data) = (self.columns, &mut *self.data);
+        kernel.dispatch(Quantise { data, first, columns, latents, scales, codes });
+    }
+}
+
+/// Latents on their way into rows `first ..` of a pair of panels.
+struct Quantise<'a> {
+    data: &'a mut [PairChunk],
+    first: usize,
+    columns: usize,
     latents: &'a [f32],
-    inverse: f32,
+    scales: &'a [f32],
     codes: &'a mut [i8],
 }
 
@@ -134,19 +188,18 @@ impl SimdWork for Quantise<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { panels, first, latents, inverse, codes } = self;
-        let columns = panels.columns;
-        let rows = latents.chunks_exact(columns).zip(codes.chunks_exact_mut(columns));
-        for (row, (latents, codes)) in (first..).zip(rows) {
+        let Self { data, first, columns, latents, scales, codes } = self;
+        let rows = latents.chunks_exact(columns).zip(codes.chunks_exact_mut(columns)).zip(scales);
+        for (row, ((latents, codes), scale)) in (first..).zip(rows) {
+            let inverse = 1.0 / scale;
             for (code, latent) in codes.iter_mut().zip(latents) {
                 // Half to even: a half becomes 0, and so does NaN.
                 let level = latent * inverse;
                 *code = i8::from(level > 0.5) - i8::from(level < -0.5);
             }
-            let (pair, at) = (row / ROWS_PER_PAIR, 4 * (row % ROWS_PER_PAIR));
-            let chunks = &mut panels.data[pair * panels.chunks..][..panels.chunks];
+            let at = 4 * row;
             let (whole, rest) = codes.as_chunks::<CHUNK>();
-            for (chunk, codes) in chunks.iter_mut().zip(whole) {
+            for (chunk, codes) in data.iter_mut().zip(whole) {
                 let mut bytes = [0; 4];
                 for (field, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
                     for (byte, code) in bytes.iter_mut().zip(codes) {
@@ -156,7 +209,7 @@ impl SimdWork for Quantise<'_> {
                 chunk.0[at..at + 4].copy_from_slice(&bytes);
             }
             if !rest.is_empty() {
-                chunks[whole.len()].0[at..at + 4].copy_from_slice(&row_bytes(rest));
+                data[whole.len()].0[at..at + 4].copy_from_slice(&row_bytes(rest));
             }
         }
     }

@@ -17,6 +17,7 @@
 //! Layout of sums: exponentials of 64 words in f32, these sums in f64 from the first word to the
 //! last; gradients of hidden states block after block, gradients of the head chunk after chunk.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, PackedB, Scale, Size};
@@ -27,6 +28,7 @@ use rayon::prelude::*;
 
 use super::Targets;
 use super::columns::{ColumnExp, ColumnMax, ColumnScale};
+use crate::latents::{Latents, LatentsView};
 use crate::ops::OpBackend;
 use crate::ops::native::{NativeOp, floats, in_rows, product, tensor};
 
@@ -51,7 +53,40 @@ pub(crate) fn logits_at_once(words: usize, tokens: usize) -> usize {
 #[derive(Clone, Debug)]
 pub(super) struct NativeCrossEntropy {
     pub(super) targets: Targets,
+    /// The head, where it is no tensor.
+    pub(super) outside: Option<OutsideHead>,
     pub(super) backend: OpBackend,
+}
+
+/// A head that is no tensor.
+#[derive(Clone, Debug)]
+pub(super) struct OutsideHead {
+    pub(super) latents: Latents,
+    /// Whether its gradient is asked for.
+    pub(super) is_trained: bool,
+}
+
+/// The rows of a head, wherever they are.
+enum HeadRows<'a> {
+    Values(&'a [f32]),
+    Outside(LatentsView<'a>),
+}
+
+impl HeadRows<'_> {
+    /// Some rows in f32, `[rows, C]`.
+    fn get(&self, rows: Range<usize>, width: usize) -> Cow<'_, [f32]> {
+        match self {
+            Self::Values(values) => Cow::Borrowed(&values[rows.start * width..rows.end * width]),
+            Self::Outside(view) => {
+                let mut values = vec![0.0; rows.len() * width];
+                in_rows(&mut values, width, |first, out| {
+                    let first = rows.start + first;
+                    view.rows(first..first + out.len() / width, out);
+                });
+                Cow::Owned(values)
+            }
+        }
+    }
 }
 
 /// Both gradients, for a gradient of the loss of 1.
@@ -66,19 +101,17 @@ impl NativeOp<2> for NativeCrossEntropy {
 
     fn forward(self, [hidden, head]: [FlexTensor; 2]) -> (FlexTensor, SavedCrossEntropy) {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
-        let mut pass = HeadPass::new(floats(&hidden), floats(&head), &self, true);
+        let mut pass = HeadPass::new(floats(&hidden), &head, &self, true);
         let loss = pass.run();
-        let HeadPass { dhidden, dhead, .. } = pass;
-        let saved = SavedCrossEntropy {
-            hidden: tensor(dhidden, hidden.shape()),
-            head: tensor(dhead, head.shape()),
-        };
-        (scalar(loss), saved)
+        let HeadPass { dhidden, dhead, vocab, width, .. } = pass;
+        let shape = Shape::from(if dhead.is_empty() { [0, 0] } else { [vocab, width] });
+        let (hidden, head) = (tensor(dhidden, hidden.shape()), tensor(dhead, shape));
+        (scalar(loss), SavedCrossEntropy { hidden, head })
     }
 
     fn value(self, [hidden, head]: [FlexTensor; 2]) -> FlexTensor {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
-        scalar(HeadPass::new(floats(&hidden), floats(&head), &self, false).run())
+        scalar(HeadPass::new(floats(&hidden), &head, &self, false).run())
     }
 
     fn backward(saved: SavedCrossEntropy, dy: FlexTensor) -> [FlexTensor; 2] {
@@ -101,13 +134,14 @@ fn scalar(value: f64) -> FlexTensor {
 /// All trained tokens on their way through the head.
 struct HeadPass<'a> {
     hidden: &'a [f32],
-    head: &'a [f32],
+    head: HeadRows<'a>,
     targets: &'a Targets,
     backend: OpBackend,
+    vocab: usize,
     width: usize,
     /// Trained tokens.
     trained: Vec<usize>,
-    /// Both empty where no gradients are asked for.
+    /// Empty where no gradient is asked for.
     dhidden: Vec<f32>,
     dhead: Vec<f32>,
 }
@@ -115,36 +149,47 @@ struct HeadPass<'a> {
 impl<'a> HeadPass<'a> {
     fn new(
         hidden: &'a [f32],
-        head: &'a [f32],
+        head: &'a FlexTensor,
         op: &'a NativeCrossEntropy,
         gradients: bool,
     ) -> Self {
         let (targets, backend) = (&op.targets, op.backend);
         let width = hidden.len() / targets.ids.len();
+        let (head, vocab, head_trained) = match &op.outside {
+            Some(OutsideHead { latents, is_trained }) => {
+                let view = latents.read();
+                let vocab = view.shape()[0];
+                (HeadRows::Outside(view), vocab, *is_trained)
+            }
+            None => (HeadRows::Values(floats(head)), head.shape()[0], true),
+        };
         // A weight of NaN counts as trained, so that it reaches the loss.
         let trained =
             |&token: &usize| targets.weights[token].abs() > 0.0 || targets.weights[token].is_nan();
         let trained = (0..targets.ids.len()).filter(trained).collect();
-        let zeros = |count: usize| if gradients { vec![0.0; count] } else { Vec::new() };
-        let (dhidden, dhead) = (zeros(hidden.len()), zeros(head.len()));
-        Self { hidden, head, targets, backend, width, trained, dhidden, dhead }
+        let zeros = |wanted: bool, count: usize| if wanted { vec![0.0; count] } else { Vec::new() };
+        let dhidden = zeros(gradients, hidden.len());
+        let dhead = zeros(gradients && head_trained, vocab * width);
+        Self { hidden, head, targets, backend, vocab, width, trained, dhidden, dhead }
     }
 
     fn run(&mut self) -> f64 {
-        let gradients = !self.dhead.is_empty();
         let (mut loss, mut scratch) = (0.0, Scratch::default());
+        let mut dhead = std::mem::take(&mut self.dhead);
+        let mut dhidden = std::mem::take(&mut self.dhidden);
         for (index, tokens) in std::mem::take(&mut self.trained).chunks(TOKENS).enumerate() {
-            let chunk = TokenChunk::new(self, tokens, gradients);
+            let chunk = TokenChunk::new(self, tokens, !dhidden.is_empty(), !dhead.is_empty());
             let columns = chunk.first_pass(&mut scratch);
             loss += chunk.loss(&columns);
-            if let Some(to_head) = &chunk.to_head {
-                let Self { dhidden, dhead, width, .. } = self;
-                let found = chunk.second_pass(&mut scratch, &columns, to_head, index > 0, dhead);
+            if !dhidden.is_empty() {
+                let width = &self.width;
+                let found = chunk.second_pass(&mut scratch, &columns, index > 0, &mut dhead);
                 for (token, found) in tokens.iter().zip(found.chunks_exact(*width)) {
                     dhidden[token * *width..][..*width].copy_from_slice(found);
                 }
             }
         }
+        (self.dhead, self.dhidden) = (dhead, dhidden);
         loss
     }
 }
@@ -160,8 +205,9 @@ struct Scratch {
 
 /// A chunk of tokens and what it needs of the pass.
 struct TokenChunk<'a> {
-    head: &'a [f32],
+    head: &'a HeadRows<'a>,
     backend: OpBackend,
+    vocab: usize,
     width: usize,
     /// Hidden states `[tokens, C]` packed as right operands: of the logits, and of the head's
     /// gradient where one is asked for.
@@ -184,9 +230,9 @@ struct LogitColumns {
 }
 
 impl<'a> TokenChunk<'a> {
-    fn new(pass: &HeadPass<'a>, tokens: &[usize], gradients: bool) -> Self {
-        let HeadPass { hidden, head, targets, backend, width, .. } = *pass;
-        let keeps = gradients && head.len() / width * tokens.len() <= KEPT;
+    fn new(pass: &'a HeadPass<'a>, tokens: &[usize], gradients: bool, of_head: bool) -> Self {
+        let &HeadPass { hidden, ref head, targets, backend, vocab, width, .. } = pass;
+        let keeps = gradients && vocab * tokens.len() <= KEPT;
         let mut rows = Vec::with_capacity(tokens.len() * width);
         for token in tokens {
             rows.extend_from_slice(&hidden[token * width..][..width]);
@@ -196,22 +242,18 @@ impl<'a> TokenChunk<'a> {
             PackedB::new(backend.kernel, backend.operands, depth, columns, rows)
         };
         let to_logits = packed(OperandLayout::KInner, width, tokens.len());
-        let to_head = gradients.then(|| packed(OperandLayout::KOuter, tokens.len(), width));
+        let to_head = of_head.then(|| packed(OperandLayout::KOuter, tokens.len(), width));
         let ids = tokens.iter().map(|&at| targets.ids[at] as usize).collect();
         let weights = tokens.iter().map(|&at| targets.weights[at]).collect();
-        Self { head, backend, width, to_logits, to_head, ids, weights, keeps }
+        Self { head, backend, vocab, width, to_logits, to_head, ids, weights, keeps }
     }
 
     fn count(&self) -> usize {
         self.ids.len()
     }
 
-    fn vocab(&self) -> usize {
-        self.head.len() / self.width
-    }
-
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let vocab = self.vocab();
+        let vocab = self.vocab;
         (0..vocab).step_by(WORDS).map(move |first| first..vocab.min(first + WORDS))
     }
 
@@ -222,8 +264,8 @@ impl<'a> TokenChunk<'a> {
     }
 
     /// The rows of the head for a block.
-    fn head_rows(&self, words: &Range<usize>) -> &'a [f32] {
-        &self.head[words.start * self.width..words.end * self.width]
+    fn head_rows(&self, words: &Range<usize>) -> Cow<'_, [f32]> {
+        self.head.get(words.clone(), self.width)
     }
 
     /// The columns whose target is in a block, and its row there.
@@ -239,13 +281,14 @@ impl<'a> TokenChunk<'a> {
     /// Logits `[words, tokens]`.
     fn logits(&self, words: &Range<usize>, logits: &mut [f32]) {
         let size = Size { rows: words.len(), depth: self.width, columns: self.count() };
-        let left = left(self.head_rows(words), OperandLayout::KInner, self.width);
+        let rows = self.head_rows(words);
+        let left = left(&rows, OperandLayout::KInner, self.width);
         product(self.backend, size, left, MatrixB::PackedB(&self.to_logits), false, logits);
     }
 
     fn first_pass(&self, scratch: &mut Scratch) -> LogitColumns {
         let count = self.count();
-        let words = if self.keeps { self.vocab() } else { WORDS.min(self.vocab()) };
+        let words = if self.keeps { self.vocab } else { WORDS.min(self.vocab) };
         scratch.exponentials.resize(scratch.exponentials.len().max(words * count), 0.0);
         scratch.shifts.clear();
         let mut largest = vec![f32::NEG_INFINITY; count];
@@ -295,7 +338,6 @@ impl<'a> TokenChunk<'a> {
         &self,
         scratch: &mut Scratch,
         columns: &LogitColumns,
-        to_head: &PackedB,
         add: bool,
         dhead: &mut [f32],
     ) -> Vec<f32> {
@@ -317,9 +359,11 @@ impl<'a> TokenChunk<'a> {
                 grads[row * count + column] -= self.weights[column];
             }
             let size = Size { rows: count, depth: words.len(), columns: width };
-            let head_rows = MatrixB::Floats(self.head_rows(&words), OperandLayout::KOuter);
+            let rows = self.head_rows(&words);
+            let head_rows = MatrixB::Floats(&rows, OperandLayout::KOuter);
             let by_token = left(grads, OperandLayout::KOuter, count);
             product(backend, size, by_token, head_rows, block > 0, &mut dhidden);
+            let Some(to_head) = &self.to_head else { continue };
             let size = Size { rows: words.len(), depth: count, columns: width };
             let dhead = &mut dhead[words.start * width..words.end * width];
             let by_word = left(grads, OperandLayout::KInner, count);

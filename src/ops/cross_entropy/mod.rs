@@ -20,6 +20,7 @@ use std::sync::Arc;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
+use crate::latents::Latents;
 use crate::ops::OpBackend;
 use crate::ops::native::NativeDispatch;
 
@@ -44,8 +45,26 @@ pub fn cross_entropy(
     if !backend.is_native() {
         return reference::cross_entropy(hidden, head, &targets, backend);
     }
-    let op = cpu::NativeCrossEntropy { targets, backend };
+    let op = cpu::NativeCrossEntropy { targets, outside: None, backend };
     Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), head.into_dispatch(), op))
+}
+
+/// [`cross_entropy`] over a head that lies outside of tensors; `leaf`, an empty matrix, gets its gradient.
+///
+/// # Panics
+/// On a device that has no native operations.
+pub fn cross_entropy_outside(
+    hidden: Tensor<3>,
+    leaf: Tensor<2>,
+    head: &Latents,
+    targets: Targets,
+    backend: OpBackend,
+) -> Tensor<1> {
+    assert!(backend.is_native(), "such latents lie in the host's memory");
+    let is_trained = leaf.is_require_grad();
+    let outside = Some(cpu::OutsideHead { latents: head.clone(), is_trained });
+    let op = cpu::NativeCrossEntropy { targets, outside, backend };
+    Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), leaf.into_dispatch(), op))
 }
 
 #[cfg(test)]

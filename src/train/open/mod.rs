@@ -13,10 +13,11 @@ use super::context::RunContext;
 use super::stage::Stage;
 use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
-use super::step::update::single_process;
+use super::step::update::{OptimizerStep, lean_process, single_process};
 use crate::data::{DataMixture, LoaderSettings};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
+use crate::latents::UpdateTime;
 use crate::monitor::Monitor;
 use crate::ops::OpBackend;
 use crate::platform::Signals;
@@ -89,12 +90,20 @@ pub(crate) fn open<'a>(
     let frozen = recipe.train.frozen(&spec);
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let backend = OpBackend::of(&device, recipe.train.precision.operands());
-    let stepper: Box<dyn super::step::update::OptimizerStep> = if comm.world_size() == 1 {
+    let lean = recipe.lean();
+    if comm.world_size() > 1 && recipe.train.update == UpdateTime::During {
+        let what =
+            "ranks exchange gradients when all are there; expected \"after\", got \"during\"";
+        return Err(contradiction(recipe, "train.update", what.to_owned()));
+    }
+    let stepper: Box<dyn OptimizerStep> = if comm.world_size() == 1 && backend.is_native() {
+        lean_process(frozen.clone(), lean, recipe.train.update)
+    } else if comm.world_size() == 1 {
         single_process(backend, frozen.clone(), recipe.guard.spike_sigma != 0.0)
     } else {
         let sharded = recipe.train.shard_optimizer;
         let comm_dtype = recipe.train.reduce_precision.comm_dtype();
-        let settings = DataParallelSettings { sharded, comm_dtype };
+        let settings = DataParallelSettings { sharded, comm_dtype, lean };
         Box::new(DataParallel::new(comm, &spec, frozen.clone(), settings))
     };
     let context = RunContext {

@@ -19,7 +19,7 @@ use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
 use crate::ops::OpBackend;
 use crate::train::context::{RunContext, StepContext, cache_dir};
-use crate::train::step::accumulate::{GradAccumulator, part_size};
+use crate::train::step::accumulate::part_size;
 
 /// Log-probability of the chosen and the rejected answer of each pair of a set, by the reference.
 type LogProbs = Vec<[f32; 2]>;
@@ -265,12 +265,9 @@ impl Stage for Dpo {
             share,
         )?;
         let batches = self.batches(false, &pairs, request.micro_batch, model.backend());
-        let interrupted = || context.interrupted();
-        let sum =
-            GradAccumulator::over(model, &self.objective, &batches, context.device, &interrupted);
+        let sum = request.accumulate(model, &self.objective, &batches, context)?;
         let places: Vec<SourceLocation> =
             pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();
-        let sum = context.finish(sum)?.all_reduce(context.comm);
         Ok(StepGradients { sum, next, places })
     }
 

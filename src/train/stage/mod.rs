@@ -10,8 +10,11 @@ use crate::data::{DataMixture, LoaderState, PackedSequence, SourceLocation, Toke
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor};
+use crate::ops::OpBackend;
 use crate::train::context::{RunContext, StepContext};
-use crate::train::step::accumulate::GradAccumulator;
+use crate::train::step::accumulate::{GradAccumulator, part_size};
+use crate::train::step::during::UpdateDuring;
+use objective::Objective;
 
 pub(crate) mod dpo;
 pub(crate) mod evaluate;
@@ -22,12 +25,48 @@ pub(crate) mod reference;
 
 /// Which items a step draws.
 #[derive(Clone, Copy)]
-pub(crate) struct BatchRequest<'a> {
+pub(crate) struct BatchRequest<'a, 'o> {
     pub(crate) phase: usize,
     pub(crate) mix: &'a DataMixture,
     pub(crate) position: &'a LoaderState,
     pub(crate) batch: usize,
     pub(crate) micro_batch: usize,
+    /// What takes the gradients as they are made; `None`: they are summed first.
+    pub(crate) updates: Option<&'a UpdateDuring<'o>>,
+}
+
+impl BatchRequest<'_, '_> {
+    /// Items of each part of a micro-batch. One that updates as it goes is one part.
+    fn part_size(&self, items: usize, backend: OpBackend) -> usize {
+        if self.updates.is_some() { items.max(1) } else { part_size(items, backend) }
+    }
+
+    /// Runs this rank's micro-batches; stops on all ranks when one of them was interrupted.
+    fn accumulate<O: Objective>(
+        &self,
+        model: &LanguageModel,
+        objective: &O,
+        micro_batches: &[Vec<O::Batch>],
+        context: StepContext,
+    ) -> Result<GradAccumulator, TrainError> {
+        if let Some(updates) = self.updates {
+            let [micro_batch] = micro_batches else {
+                unreachable!("such a step is one micro-batch");
+            };
+            let device = context.device;
+            return Ok(GradAccumulator::updating(
+                model,
+                objective,
+                &micro_batch[0],
+                device,
+                updates,
+            ));
+        }
+        let interrupted = || context.interrupted();
+        let sum =
+            GradAccumulator::over(model, objective, micro_batches, context.device, &interrupted);
+        Ok(context.finish(sum)?.all_reduce(context.comm))
+    }
 }
 
 /// Loss and gradients of this rank's share of a batch.

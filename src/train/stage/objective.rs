@@ -67,7 +67,12 @@ impl Objective for CrossEntropy {
             ids: Arc::new(batch.targets.clone()),
             weights: Arc::new(batch.loss_mask.clone()),
         };
-        let sum = ops::cross_entropy(hidden, model.head(), targets, model.backend());
+        let head = model.head_module();
+        let (leaf, backend) = (head.weight.val(), model.backend());
+        let sum = match head.outside() {
+            Some(latents) => ops::cross_entropy_outside(hidden, leaf, latents, targets, backend),
+            None => ops::cross_entropy(hidden, leaf, targets, backend),
+        };
         let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
         let tokens = batch.trained_tokens();
         LossSum { sum, count, tokens, metrics: Vec::new() }

@@ -15,7 +15,6 @@ use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::Evaluation;
 use crate::train::context::StepContext;
-use crate::train::step::accumulate::{GradAccumulator, part_size};
 
 /// Packed sequences and their next-token cross-entropy.
 pub(crate) struct PretrainSft {
@@ -95,14 +94,11 @@ impl Stage for PretrainSft {
             request.batch,
             share,
         )?;
-        let part = |rows: &[PackedSequence]| part_size(rows.len(), model.backend());
+        let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
         let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
         let batches: Vec<_> = rows.chunks(request.micro_batch).map(parts).collect();
-        let sum = GradAccumulator::over(model, &CrossEntropy, &batches, context.device, &|| {
-            context.interrupted()
-        });
+        let sum = request.accumulate(model, &CrossEntropy, &batches, context)?;
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
-        let sum = context.finish(sum)?.all_reduce(context.comm);
         Ok(StepGradients { sum, next, places })
     }
 

@@ -6,6 +6,7 @@
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::during::{Applied, UpdateDuring};
 use super::guard::Limits;
 use super::report::{PendingStep, StepFigures};
 use crate::distributed::Comm;
@@ -28,6 +29,8 @@ pub struct GradAccumulator {
     metrics: Vec<(&'static str, f64)>,
     /// Flat, in table order; frozen parameters have none.
     gradients: Vec<Option<Tensor<1>>>,
+    /// What was updated in the middle of the backward pass.
+    applied: Option<Applied>,
 }
 
 impl GradAccumulator {
@@ -66,6 +69,10 @@ impl GradAccumulator {
                 [batch] if !model.backend().is_native() => {
                     vec![Self::one(model, objective, batch, device)]
                 }
+                // One part and several threads: the operations share them.
+                [batch] if rayon::current_num_threads() > 1 => {
+                    vec![Self::one(model, objective, batch, device)]
+                }
                 [batch] => vec![in_pool(|| Self::one(model, objective, batch, device))],
                 parts => parts.par_iter().map(run).collect(),
             };
@@ -74,6 +81,26 @@ impl GradAccumulator {
             }
         }
         Some(total)
+    }
+
+    /// Runs a micro-batch of a model whose matrices lie outside of tensors as one part, and hands every gradient to `updates` as soon as it is complete.
+    pub fn updating<O: Objective>(
+        model: &LanguageModel,
+        objective: &O,
+        batch: &O::Batch,
+        device: &Device,
+        updates: &UpdateDuring,
+    ) -> Self {
+        let (hidden, graph) = objective.rows(batch).record(model, device);
+        let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
+        let losses = vec![sum.clone().inner()];
+        let total = Self { losses, count, tokens, own_tokens: tokens, metrics, ..Self::default() };
+        if updates.begin(total.loss(), count) {
+            graph.backward(model, sum.backward(), &mut |first, gradients| {
+                updates.take(model, first, gradients);
+            });
+        }
+        Self { applied: Some(updates.finish()), ..total }
     }
 
     /// Forward and backward pass of one batch.
@@ -87,7 +114,8 @@ impl GradAccumulator {
         let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
         let gradients = graph.gradients(model, sum.backward());
         let losses = vec![sum.inner()];
-        Self { losses, total: None, count, tokens, own_tokens: tokens, metrics, gradients }
+        let (total, own_tokens, applied) = (None, tokens, None);
+        Self { losses, total, count, tokens, own_tokens, metrics, gradients, applied }
     }
 
     fn add(&mut self, other: Self) {
@@ -135,6 +163,16 @@ impl GradAccumulator {
         std::mem::take(&mut self.gradients)
     }
 
+    /// What was updated already, of a step that updates during its backward pass.
+    pub(super) fn take_applied(&mut self) -> Applied {
+        self.applied.take().expect("the backward pass has updated")
+    }
+
+    /// The tensor whose gradient turned out not to be finite when others were updated already.
+    pub(crate) fn broken(&self) -> Option<usize> {
+        self.applied.as_ref().and_then(|applied| applied.broken)
+    }
+
     /// The mean loss, `[1]`, on the device.
     pub(super) fn loss_on_device(&self) -> Tensor<1> {
         Tensor::cat(self.losses.clone(), 0).sum().div_scalar(self.count)
@@ -155,10 +193,7 @@ impl GradAccumulator {
 
     /// What a sum is divided by to get the reduced loss.
     pub(crate) fn divisor(&self, reduction: LossReduction) -> f64 {
-        match reduction {
-            LossReduction::Mean => self.count,
-            LossReduction::Sum => 1.0,
-        }
+        reduction.divisor(self.count)
     }
 }
 

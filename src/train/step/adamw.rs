@@ -3,8 +3,13 @@
 //! step, because two-phase training changes both.
 
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 
+use super::lean::{self, LeanMoments};
+use super::moments::{Moment, MomentKind};
+use crate::latents::codec::{CHUNK, LatentChunk};
+use crate::latents::rounding::RoundingKey;
+use crate::latents::{Latents, LeanSettings};
 use crate::ops::{self, AdamWUpdate, OpBackend};
 use crate::recipe::StepRates;
 
@@ -26,6 +31,9 @@ impl Default for AdamWSettings {
     }
 }
 
+/// The two of them, in the order of a checkpoint.
+pub(crate) const MOMENTS: [MomentKind; 2] = [MomentKind::First, MomentKind::Second];
+
 /// Moments of every parameter that is trained, flat and in table order.
 #[derive(Clone, Debug)]
 pub struct AdamW {
@@ -34,10 +42,15 @@ pub struct AdamW {
     frozen: Vec<bool>,
     /// Updates made so far; the bias correction depends on it.
     pub updates: u64,
-    /// First moments `[elements]`, of a frozen parameter `[0]`.
+    /// First moments `[elements]`, of a frozen or lean parameter `[0]`.
     pub first: Vec<Tensor<1>>,
     /// Second moments, likewise.
     pub second: Vec<Tensor<1>>,
+    lean: LeanSettings,
+    /// Squares of the last step's gradients by tensor, for clipping during the backward pass.
+    pub(crate) last_squares: Vec<f32>,
+    /// The moments of parameters that are updated chunk by chunk.
+    pub(crate) lean_moments: Vec<Option<LeanMoments>>,
 }
 
 impl AdamW {
@@ -51,8 +64,17 @@ impl AdamW {
     ) -> Self {
         assert_eq!(sizes.len(), decayed.len(), "one decision for each parameter");
         let zeros = || sizes.iter().map(|&size| Tensor::zeros([size], device)).collect();
-        let frozen = vec![false; sizes.len()];
-        Self { settings, decayed, frozen, updates: 0, first: zeros(), second: zeros() }
+        Self {
+            settings,
+            decayed,
+            frozen: vec![false; sizes.len()],
+            updates: 0,
+            first: zeros(),
+            second: zeros(),
+            lean: LeanSettings::default(),
+            last_squares: Vec::new(),
+            lean_moments: vec![None; sizes.len()],
+        }
     }
 
     /// Zero moments for a model: weight decay acts on matrices (embedding included), not on norms.
@@ -67,15 +89,37 @@ impl AdamW {
         frozen: &[bool],
         device: &Device,
     ) -> Self {
+        Self::with_lean(spec, settings, LeanSettings::default(), frozen, device)
+    }
+
+    /// The same with what matrices need kept in fewer bits.
+    pub fn with_lean(
+        spec: &ModelSpec,
+        settings: AdamWSettings,
+        lean: LeanSettings,
+        frozen: &[bool],
+        device: &Device,
+    ) -> Self {
         let table = tensor_table(spec);
         assert_eq!(frozen.len(), table.len(), "one decision for each parameter");
+        let is_lean = |entry: &TensorEntry| lean.is_lean() && entry.is_matrix();
         let size = |(entry, frozen): (&TensorEntry, &bool)| {
-            if *frozen { 0 } else { entry.elements() }
+            if *frozen || is_lean(entry) { 0 } else { entry.elements() }
         };
         let sizes: Vec<usize> = table.iter().zip(frozen).map(size).collect();
         let decayed = table.iter().map(TensorEntry::is_matrix).collect();
+        let moments = |(entry, frozen): (&TensorEntry, &bool)| {
+            let moment = |kind| Moment::zeros(lean.moments, kind, entry.elements());
+            (!frozen && is_lean(entry)).then(|| MOMENTS.map(moment))
+        };
+        let lean_moments = table.iter().zip(frozen).map(moments).collect();
         let new = Self::new(settings, &sizes, decayed, &device.clone().inner());
-        Self { frozen: frozen.to_vec(), ..new }
+        Self { frozen: frozen.to_vec(), lean, lean_moments, ..new }
+    }
+
+    /// How its state is kept.
+    pub fn lean(&self) -> LeanSettings {
+        self.lean
     }
 
     /// For each parameter whether it has no moments.
@@ -93,8 +137,48 @@ impl AdamW {
         rates: StepRates,
         backend: OpBackend,
     ) -> Vec<Tensor<1>> {
+        self.update_all(values, &[], gradients, (factor, rates), backend)
+    }
+
+    /// The same of a model of which some parameters are latents `outside` of tensors: their values are
+    /// empty, and they are updated where they lie.
+    pub(crate) fn update_all(
+        &mut self,
+        values: Vec<Tensor<1>>,
+        outside: &[Option<Latents>],
+        gradients: Vec<Option<Tensor<1>>>,
+        (factor, rates): (f64, StepRates),
+        backend: OpBackend,
+    ) -> Vec<Tensor<1>> {
         self.updates += 1;
-        each(values, gradients, |index, pair| self.update_one(index, pair, factor, rates, backend))
+        each(values, gradients, |index, [value, gradient]| match outside.get(index) {
+            Some(Some(latents)) => {
+                self.update_outside(index, latents, gradient, (factor, rates), backend);
+                value
+            }
+            _ => self.update_one(index, [value, gradient], (factor, rates), backend),
+        })
+    }
+
+    /// Updates the latents of parameter `index` where they lie; part of the update that was just
+    /// counted.
+    pub(crate) fn update_outside(
+        &mut self,
+        index: usize,
+        latents: &Latents,
+        gradient: Tensor<1>,
+        (factor, rates): (f64, StepRates),
+        backend: OpBackend,
+    ) {
+        let update = (self.coefficients(index, factor, rates), self.rounding(index));
+        let moments = self.lean_moments[index].as_mut().expect("latents outside are lean");
+        let gradient = floats(gradient);
+        latents.update(|chunks| lean::update(chunks, moments, &gradient, update, backend.kernel));
+    }
+
+    /// The random bits of the update that was just counted.
+    fn rounding(&self, index: usize) -> RoundingKey {
+        RoundingKey::new(self.lean.seed, self.updates, index)
     }
 
     /// As [`AdamW::update`], but the device decides. The host counts the update as made and takes the
@@ -132,15 +216,24 @@ impl AdamW {
         value
     }
 
-    fn update_one(
+    /// As [`AdamW::update_outside`], of a tensor.
+    pub(crate) fn update_one(
         &mut self,
         index: usize,
         [value, gradient]: [Tensor<1>; 2],
-        factor: f64,
-        rates: StepRates,
+        (factor, rates): (f64, StepRates),
         backend: OpBackend,
     ) -> Tensor<1> {
         let update = self.coefficients(index, factor, rates);
+        if self.lean_moments[index].is_some() {
+            let key = self.rounding(index);
+            let moments = self.lean_moments[index].as_mut().expect("it was just there");
+            let (device, mut value) = (value.device(), floats(value));
+            let chunks = value.chunks_mut(CHUNK).map(LatentChunk::F32).collect();
+            lean::update(chunks, moments, &floats(gradient), (update, key), backend.kernel);
+            let count = value.len();
+            return Tensor::from_data(TensorData::new(value, [count]), &device);
+        }
         // Taken out, so that nothing else holds them and the update works in place.
         let empty = || Tensor::zeros([0], &value.device());
         let first = std::mem::replace(&mut self.first[index], empty());
@@ -166,6 +259,11 @@ impl AdamW {
             root: (1.0 - beta2.powf(count)).sqrt(),
         }
     }
+}
+
+/// The values of a tensor; not copied where nothing else holds them.
+fn floats(tensor: Tensor<1>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("parameters and gradients are f32")
 }
 
 /// Each value after `step(index, [value, gradient])`; one without a gradient stays as it is.

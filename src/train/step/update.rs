@@ -1,8 +1,9 @@
 //! Finite check → global-norm clip → update. Nothing changes unless loss and gradient norm pass.
 //!
-//! Three implementations of [`OptimizerStep`], one of which is chosen when a run is opened:
+//! Four implementations of [`OptimizerStep`], one of which is chosen when a run is opened:
 //! [`HostStep`] reads loss and norm and decides; [`DeviceStep`] lets the device decide by the same
-//! comparison, so that a step waits for nothing; `distributed::DataParallel` steps with several ranks.
+//! comparison, so that a step waits for nothing; [`DuringStep`] has updated most parameters in the
+//! backward pass; `distributed::DataParallel` steps with several ranks.
 
 use std::time::Duration;
 
@@ -11,10 +12,13 @@ use burn::tensor::{Bool, Device, Tensor};
 
 use super::accumulate::{GradAccumulator, in_pool};
 use super::adamw::{AdamW, AdamWSettings, UpdateMask};
-use super::guard::Limits;
+use super::clip::{clip_factor, clip_factor_on_device, global_norm};
+use super::during::{self, Applied};
+use super::guard::{Limits, Skip};
 use super::report::{PendingStep, StepFigures, StepReport, StepSettings};
 use crate::checkpoint::{Moments, StoredMoments};
 use crate::error::TrainError;
+use crate::latents::{LeanSettings, UpdateTime};
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::ops::{self, OpBackend};
 use crate::recipe::StepRates;
@@ -59,9 +63,10 @@ pub trait OptimizerStep: std::fmt::Debug {
         optimizer: &mut AdamW,
         stored: Option<&StoredMoments>,
     ) -> Result<LanguageModel, TrainError> {
-        let device = model.head().device().inner();
+        let device = model.device().inner();
         let stored = stored.expect("a single process has opened it");
-        [optimizer.first, optimizer.second] = stored.read_all(spec, optimizer.frozen(), &device)?;
+        stored.complete(spec, &model)?;
+        stored.read_all(spec, optimizer, &device)?;
         Ok(model)
     }
 
@@ -93,10 +98,23 @@ pub fn single_process(
     sync_every_step: bool,
 ) -> Box<dyn OptimizerStep> {
     if backend.is_native() {
-        Box::new(HostStep { frozen })
+        lean_process(frozen, LeanSettings::default(), UpdateTime::After)
     } else {
         let in_flight = if sync_every_step { 1 } else { STEPS_IN_FLIGHT };
         Box::new(DeviceStep { frozen, in_flight })
+    }
+}
+
+/// The step of one process on the host, with state in fewer bits or updates in the middle of the
+/// backward pass.
+pub fn lean_process(
+    frozen: Vec<bool>,
+    lean: LeanSettings,
+    update: UpdateTime,
+) -> Box<dyn OptimizerStep> {
+    match update {
+        UpdateTime::After => Box::new(HostStep { frozen, lean }),
+        UpdateTime::During => Box::new(DuringStep { frozen, lean }),
     }
 }
 
@@ -104,6 +122,7 @@ pub fn single_process(
 #[derive(Debug)]
 pub(crate) struct HostStep {
     frozen: Vec<bool>,
+    lean: LeanSettings,
 }
 
 impl OptimizerStep for HostStep {
@@ -128,12 +147,57 @@ impl OptimizerStep for HostStep {
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         // Taken out of the model, so that nothing else holds them and the update works in place.
         let (model, values) = take_values(model);
-        let new = in_pool(|| optimizer.update(values, gradients, factor, rates, backend));
+        let outside = model.outside();
+        let new =
+            in_pool(|| optimizer.update_all(values, outside, gradients, (factor, rates), backend));
         (replace_values(model, new), pending)
     }
 
     fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
-        AdamW::for_trained(spec, settings, &self.frozen, device)
+        AdamW::with_lean(spec, settings, self.lean, &self.frozen, device)
+    }
+}
+
+/// The step of a run that updates during its backward pass: what is left is a handful of norms.
+#[derive(Debug)]
+pub(crate) struct DuringStep {
+    frozen: Vec<bool>,
+    lean: LeanSettings,
+}
+
+impl OptimizerStep for DuringStep {
+    fn step(
+        &self,
+        mut sum: GradAccumulator,
+        model: LanguageModel,
+        optimizer: &mut AdamW,
+        settings: StepSettings,
+        rates: StepRates,
+    ) -> (LanguageModel, PendingStep) {
+        let Applied { squares, skipped, rest, .. } = sum.take_applied();
+        let loss = sum.loss();
+        // The loss alone skips a step; a norm that is not finite shows in what is reported.
+        let not_finite = skipped == Some(Skip::NotFinite) && loss.is_finite();
+        let norm = during::sum(&squares).sqrt();
+        let grad_norm = if not_finite { f64::NAN } else { norm };
+        let figures = StepFigures::OnHost { loss, grad_norm, passed: skipped.is_none() };
+        let pending = sum.into_pending(figures, settings.limits);
+        if skipped.is_some() {
+            return (model, pending);
+        }
+        optimizer.last_squares = squares;
+        let backend = model.backend();
+        let (model, mut values) = take_values(model);
+        for (index, gradient, factor) in rest {
+            let value = std::mem::replace(&mut values[index], Tensor::zeros([0], &model.device()));
+            let pair = [value, gradient];
+            values[index] = optimizer.update_one(index, pair, (factor, rates), backend);
+        }
+        (replace_values(model, values), pending)
+    }
+
+    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
+        AdamW::with_lean(spec, settings, self.lean, &self.frozen, device)
     }
 }
 
@@ -198,42 +262,7 @@ pub fn optimizer_step(
     (model, stepper.sync(pending, optimizer))
 }
 
-/// L2 norm over all gradients together, summed in f64 over the tensors.
-pub fn global_norm<'a>(
-    gradients: impl IntoIterator<Item = &'a Tensor<1>>,
-    backend: OpBackend,
-) -> f64 {
-    let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), backend).into_scalar::<f32>();
-    gradients.into_iter().map(|g| f64::from(squares(g))).sum::<f64>().sqrt()
-}
-
-/// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, with its 1e-6.
-pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
-    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
-}
-
-/// [`clip_factor`] of a norm `[1]`.
-fn clip_factor_on_device(norm: &Tensor<1>, limit: f64) -> Tensor<1> {
-    if limit > 0.0 {
-        norm.clone().add_scalar(1e-6).recip().mul_scalar(limit).clamp_max(1.0)
-    } else {
-        norm.ones_like()
-    }
-}
-
 /// [`Limits::check`] of one figure `[1]`; false for NaN, because no comparison with it holds.
 fn within(figure: &Tensor<1>, limit: f64) -> Tensor<1, Bool> {
     figure.clone().lower_equal_scalar(limit.min(f64::from(f32::MAX)) as f32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clipping_acts_only_above_the_limit() {
-        assert!((clip_factor(2.0, 1.0) - 0.5).abs() < 1e-6);
-        assert!((clip_factor(0.5, 1.0) - 1.0).abs() < f64::EPSILON);
-        assert!((clip_factor(1e9, 0.0) - 1.0).abs() < f64::EPSILON);
-    }
 }

@@ -1,9 +1,11 @@
 //! Checkpoints: a directory that exists under its final name only when complete and hashed.
 //!
-//! `step-000200/` holds the model with Hugging Face names and f32 latents (a folder other tools
-//! read as it lies), the optimizer's moments, the state of the run, and last of all
+//! `step-000200/` holds the model with Hugging Face names and f32 or BF16 latents (a folder other tools
+//! read as it lies), the optimizer's state (`optimizer`), the state of the run, and last of all
 //! `MANIFEST.json` with the size and BLAKE3 hash of every other file. The
 //! training loop decides what to save and when.
+
+mod optimizer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,18 +13,20 @@ use std::path::{Path, PathBuf};
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
-use bitnet_format::tensors::TensorFile;
-use bitnet_format::writer::{TensorData, TensorPlan, TensorWriter, write_tensors};
+use bitnet_format::writer::{TensorPlan, TensorWriter};
 use bitnet_format::{
     DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table,
 };
 use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::latents::Latents;
 use crate::model::{LanguageModel, named_values};
-use crate::train::step::adamw::AdamW;
+
+pub(crate) use optimizer::{MomentData, WriteMoment, set as set_moment};
+pub use optimizer::{Moments, StoredMoments};
 
 /// Moments of the optimizer.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -91,7 +95,8 @@ pub struct FolderParts<'a> {
     pub generation: Option<&'a serde_json::Map<String, serde_json::Value>>,
 }
 
-/// Writes model, config and tokenizer as a Hugging Face folder with f32 values into `dir`. A folder
+/// Writes model, config and tokenizer as a Hugging Face folder into `dir`, with f32 values, or BF16 ones
+/// where latents are kept in fewer bits. A folder
 /// that holds the `same` parameters shares its file of weights, where the file system can: such a file
 /// is never written again, only replaced.
 ///
@@ -109,7 +114,11 @@ pub fn write_model(
         write_weights(&weights, parts.spec, model)?;
     }
     let config = HfConfig { spec: parts.spec.clone(), form: WeightForm::Latent };
-    fs_err::write(dir.join(CONFIG_FILE), config.to_json("float32"))?;
+    let is_bf16 = |latents: &Option<Latents>| {
+        latents.as_ref().is_some_and(|latents| latents.read().dtype() == DType::Bf16)
+    };
+    let dtype = if model.outside().iter().any(is_bf16) { "bfloat16" } else { "float32" };
+    fs_err::write(dir.join(CONFIG_FILE), config.to_json(dtype))?;
     if let Some(keys) = parts.generation {
         let text = generation_config::to_json(keys, parts.spec);
         fs_err::write(dir.join(GENERATION_CONFIG_FILE), text)?;
@@ -122,26 +131,39 @@ pub fn write_model(
     Ok(())
 }
 
+/// Writes tensor after tensor from where it lies. Latents that are kept in fewer bits are BF16 here.
 fn write_weights(
     path: &Path,
     spec: &ModelSpec,
     model: &LanguageModel,
 ) -> Result<(), CheckpointError> {
     let table = tensor_table(spec);
-    let mut values = Vec::new();
-    for ((name, tensor), entry) in named_values(model).into_iter().zip(&table) {
+    let planned = |(entry, outside): (&TensorEntry, &Option<Latents>)| {
+        let dtype = outside.as_ref().map_or(DType::F32, |latents| latents.read().dtype());
+        TensorPlan::new(&entry.name, dtype, &entry.shape)
+    };
+    let outside = model.outside();
+    let mut file = TensorWriter::create(path, table.iter().zip(outside).map(planned).collect())?;
+    for (((name, tensor), entry), outside) in
+        named_values(model).into_iter().zip(&table).zip(outside)
+    {
         assert_eq!(name, entry.name, "modules are visited in the order of the tensor table");
+        if let Some(latents) = outside {
+            let latents = latents.read();
+            if !latents.is_finite() {
+                return Err(CheckpointError::NotFinite { name });
+            }
+            file.start(&name)?;
+            latents.write(&mut |bytes| file.write(bytes))?;
+            continue;
+        }
         let value = host(tensor);
         if value.iter().any(|value| !value.is_finite()) {
             return Err(CheckpointError::NotFinite { name });
         }
-        values.push(value);
+        file.write_floats(&name, &value)?;
     }
-    let tensors = table
-        .iter()
-        .zip(&values)
-        .map(|(entry, values)| (entry.name.clone(), TensorData::f32(&entry.shape, values)));
-    Ok(write_tensors(path, tensors)?)
+    Ok(file.finish()?)
 }
 
 /// What a checkpoint holds beside the state of the run.
@@ -170,115 +192,12 @@ pub fn save<S: Serialize>(
 ) -> Result<(), CheckpointError> {
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
     write_model(staged.path(), contents.folder, contents.model, contents.same)?;
-    let optimizer = &staged.path().join(OPTIMIZER_FILE);
-    write_moments(optimizer, contents.folder.spec, contents.moments)?;
+    let optimizer_file = &staged.path().join(OPTIMIZER_FILE);
+    optimizer::write(optimizer_file, contents.folder.spec, contents.model, contents.moments)?;
     write_json(&staged.path().join(STATE_FILE), state)?;
     fs_err::write(staged.path().join(RECIPE_FILE), contents.recipe)?;
     write_manifest(staged.path())?;
     Ok(staged.publish()?)
-}
-
-/// The names of the two moments in a checkpoint.
-pub const MOMENT_KINDS: [&str; 2] = ["first", "second"];
-
-/// Takes the kind of a moment, the place of its parameter in the tensor table, and its values.
-pub type WriteMoment<'a> = dyn FnMut(&str, usize, &[f32]) -> Result<(), CheckpointError> + 'a;
-
-/// Moments of all parameters that are trained, wherever they are kept.
-pub trait Moments {
-    /// For each parameter whether it has no moments.
-    fn frozen(&self) -> &[bool];
-
-    /// Calls `write` with each, one after the other.
-    fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError>;
-}
-
-impl Moments for AdamW {
-    fn frozen(&self) -> &[bool] {
-        AdamW::frozen(self)
-    }
-
-    fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError> {
-        for (kind, tensors) in MOMENT_KINDS.iter().zip([&self.first, &self.second]) {
-            let all = tensors.iter().zip(self.frozen()).enumerate();
-            for (index, (tensor, _)) in all.filter(|(_, (_, frozen))| !**frozen) {
-                write(kind, index, &host(tensor.clone()))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn write_moments(
-    path: &Path,
-    spec: &ModelSpec,
-    moments: &dyn Moments,
-) -> Result<(), CheckpointError> {
-    let table = tensor_table(spec);
-    let planned = |kind: &&str| -> Vec<TensorPlan> {
-        let moment = |(entry, _): (&TensorEntry, _)| {
-            TensorPlan::new(moment_name(kind, entry), DType::F32, &entry.shape)
-        };
-        let all = table.iter().zip(moments.frozen());
-        all.filter(|(_, frozen)| !**frozen).map(moment).collect()
-    };
-    let mut file = TensorWriter::create(path, MOMENT_KINDS.iter().flat_map(planned).collect())?;
-    moments.each(&mut |kind, index, values| {
-        Ok(file.write_floats(&moment_name(kind, &table[index]), values)?)
-    })?;
-    Ok(file.finish()?)
-}
-
-fn moment_name(kind: &str, entry: &TensorEntry) -> String {
-    format!("{kind}.{}", entry.name)
-}
-
-/// The moments that lie in a checkpoint.
-#[derive(Debug)]
-pub struct StoredMoments(TensorFile);
-
-impl StoredMoments {
-    /// Opens those of a checkpoint.
-    ///
-    /// # Errors
-    /// When the file is missing or broken.
-    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        Ok(Self(TensorFile::open(&dir.join(OPTIMIZER_FILE))?))
-    }
-
-    /// One of them. A parameter that was frozen up to now has none: it begins with zeros.
-    ///
-    /// # Errors
-    /// When it has another shape or is not finite, or only the other moment is there.
-    pub fn read(&self, kind: &str, entry: &TensorEntry) -> Result<Vec<f32>, CheckpointError> {
-        let absent = |kind: &&str| !self.0.contains(&moment_name(kind, entry));
-        if MOMENT_KINDS.iter().all(absent) {
-            return Ok(vec![0.0; entry.elements()]);
-        }
-        Ok(self.0.finite_floats(&moment_name(kind, entry), &entry.shape)?)
-    }
-
-    /// All of them, first and second, in table order; of a `frozen` parameter, nothing.
-    ///
-    /// # Errors
-    /// As [`StoredMoments::read`].
-    pub fn read_all(
-        &self,
-        spec: &ModelSpec,
-        frozen: &[bool],
-        device: &Device,
-    ) -> Result<[Vec<Tensor<1>>; 2], CheckpointError> {
-        let table = tensor_table(spec);
-        let read = |kind: &str| -> Result<Vec<Tensor<1>>, CheckpointError> {
-            let tensor = |(entry, frozen): (&TensorEntry, &bool)| {
-                let values = if *frozen { Vec::new() } else { self.read(kind, entry)? };
-                Ok(Tensor::from_floats(values.as_slice(), device))
-            };
-            table.iter().zip(frozen).map(tensor).collect()
-        };
-        let [first, second] = MOMENT_KINDS;
-        Ok([read(first)?, read(second)?])
-    }
 }
 
 /// Reads the state of a checkpoint.

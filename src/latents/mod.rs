@@ -1,0 +1,294 @@
+//! Latents outside of Burn's tensors: in fewer bits than f32, updated chunk by chunk where they lie.
+//!
+//! A [`Latents`] is one matrix. The model reads it (`read`, `scale`), the optimizer rewrites it
+//! (`update`), and nobody ever holds all of it as f32. Copies of a model share their latents: the
+//! update of one is the update of all.
+
+pub(crate) mod codec;
+mod formats;
+pub(crate) mod rounding;
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
+
+use bitnet_format::DType;
+use bitnet_format::quant::{Absmean, WeightScale};
+use bitnet_format::writer::little_endian;
+use rayon::prelude::*;
+
+pub(crate) use formats::MOMENT_BLOCK;
+pub use formats::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+
+use codec::{BLOCK, CHUNK, LatentChunk, bf16_bits, load_blocks, widen};
+
+/// The latents of one matrix, shared by all copies of a model.
+#[derive(Clone, Debug)]
+pub struct Latents(Arc<RwLock<Matrix>>);
+
+#[derive(Debug)]
+struct Matrix {
+    shape: [usize; 2],
+    words: Words,
+    /// The scale of the weights, known until the next update.
+    scale: OnceLock<WeightScale>,
+}
+
+#[derive(Debug)]
+enum Words {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+    Bf16Plus8 { high: Vec<u16>, low: Vec<i8> },
+    Block16 { codes: Vec<i16>, exponents: Vec<i8> },
+}
+
+/// A tensor of a checkpoint: the part of latents that a BF16 file does not hold.
+pub(crate) struct LatentPart<'a> {
+    /// What comes before the matrix's name.
+    pub(crate) prefix: &'static str,
+    pub(crate) dtype: DType,
+    /// Elements.
+    pub(crate) count: usize,
+    pub(crate) bytes: Cow<'a, [u8]>,
+}
+
+impl Latents {
+    /// Keeps `values [out, in]`, each rounded to the nearest.
+    pub fn new(format: LatentFormat, shape: [usize; 2], values: &[f32]) -> Self {
+        let count = shape[0] * shape[1];
+        assert_eq!(values.len(), count, "one value for each element");
+        let mut words = Words::zeros(format, count);
+        let chunks = words.chunks().into_par_iter().zip(values.par_chunks(CHUNK));
+        chunks.for_each(|(mut chunk, values)| chunk.store_nearest(values));
+        Self(Arc::new(RwLock::new(Matrix { shape, words, scale: OnceLock::new() })))
+    }
+
+    /// Opens them for reading; they are not updated meanwhile.
+    pub fn read(&self) -> LatentsView<'_> {
+        LatentsView(self.0.read().expect("no update has panicked"))
+    }
+
+    /// Rewrites every chunk: `work` gets all of them, in order.
+    pub(crate) fn update(&self, work: impl FnOnce(Vec<LatentChunk>)) {
+        let mut matrix = self.0.write().expect("no update has panicked");
+        matrix.scale = OnceLock::new();
+        work(matrix.words.chunks());
+    }
+
+    /// `[out, in]`
+    pub fn shape(&self) -> [usize; 2] {
+        self.read().0.shape
+    }
+
+    /// Replaces all bits by those of [`LatentsView::bytes`].
+    pub(crate) fn set_bytes(&self, bytes: &[u8]) {
+        let mut matrix = self.0.write().expect("no update has panicked");
+        matrix.scale = OnceLock::new();
+        match &mut matrix.words {
+            Words::F32(values) => read_words(bytes, values, f32::from_le_bytes),
+            Words::Bf16(words) => read_words(bytes, words, u16::from_le_bytes),
+            Words::Bf16Plus8 { high, low } => {
+                let (words, rest) = bytes.split_at(2 * high.len());
+                read_words(words, high, u16::from_le_bytes);
+                low.copy_from_slice(bytemuck::cast_slice(rest));
+            }
+            Words::Block16 { codes, exponents } => {
+                let (words, rest) = bytes.split_at(2 * codes.len());
+                read_words(words, codes, i16::from_le_bytes);
+                exponents.copy_from_slice(bytemuck::cast_slice(rest));
+            }
+        }
+    }
+
+    /// Replaces the parts that lie in a checkpoint's optimizer file ([`LatentsView::parts`]), in their
+    /// order.
+    pub(crate) fn set_parts(&self, parts: &[Vec<u8>]) {
+        let mut matrix = self.0.write().expect("no update has panicked");
+        matrix.scale = OnceLock::new();
+        match (&mut matrix.words, parts) {
+            (Words::Bf16Plus8 { low, .. }, [bytes]) => {
+                low.copy_from_slice(bytemuck::cast_slice(bytes));
+            }
+            (Words::Block16 { codes, exponents }, [code_bytes, exponent_bytes]) => {
+                read_words(code_bytes, codes, i16::from_le_bytes);
+                exponents.copy_from_slice(bytemuck::cast_slice(exponent_bytes));
+            }
+            (_, parts) => assert!(parts.is_empty(), "the parts of these latents"),
+        }
+    }
+}
+
+/// Latents that are being read.
+pub struct LatentsView<'a>(RwLockReadGuard<'a, Matrix>);
+
+impl LatentsView<'_> {
+    /// `[out, in]`
+    pub fn shape(&self) -> [usize; 2] {
+        self.0.shape
+    }
+
+    /// The weights that the model multiplies with, some elements in row-major order: the latents, in
+    /// all forms but f32 rounded to the nearest bf16.
+    pub fn weights(&self, range: Range<usize>, out: &mut [f32]) {
+        match &self.0.words {
+            Words::F32(values) => out.copy_from_slice(&values[range]),
+            Words::Bf16(words) | Words::Bf16Plus8 { high: words, .. } => widen(&words[range], out),
+            Words::Block16 { codes, exponents } => {
+                let mut exact = [0.0; BLOCK];
+                let mut at = range.start;
+                let mut rest = out;
+                while at < range.end {
+                    let end = range.end.min((at / BLOCK + 1) * BLOCK);
+                    let (part, after) = rest.split_at_mut(end - at);
+                    let exact = &mut exact[..part.len()];
+                    load_blocks(&codes[at..end], &exponents[at / BLOCK..=at / BLOCK], exact);
+                    let nearest = |(out, exact): (&mut f32, &f32)| {
+                        *out = f32::from_bits(u32::from(bf16_bits(*exact)) << 16);
+                    };
+                    part.iter_mut().zip(exact.iter()).for_each(nearest);
+                    (at, rest) = (end, after);
+                }
+            }
+        }
+    }
+
+    /// Some rows of the weights.
+    pub fn rows(&self, rows: Range<usize>, out: &mut [f32]) {
+        let width = self.0.shape[1];
+        self.weights(rows.start * width..rows.end * width, out);
+    }
+
+    /// All weights as f32.
+    pub fn all(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.0.shape[0] * self.0.shape[1]];
+        let chunks = values.par_chunks_mut(CHUNK).enumerate();
+        chunks.for_each(|(index, out)| {
+            let first = index * CHUNK;
+            self.weights(first..first + out.len(), out);
+        });
+        values
+    }
+
+    /// The scale of the weights: their absmean, in the order that defines it.
+    pub fn scale(&self) -> WeightScale {
+        *self.0.scale.get_or_init(|| {
+            let mut sum = Absmean::default();
+            let count = self.0.shape[0] * self.0.shape[1];
+            let mut values = [0.0; CHUNK];
+            for first in (0..count).step_by(CHUNK) {
+                let values = &mut values[..CHUNK.min(count - first)];
+                self.weights(first..first + values.len(), values);
+                sum.add(values);
+            }
+            WeightScale::from_absmean(sum.finish())
+        })
+    }
+
+    /// The type of the weights in a model file.
+    pub(crate) fn dtype(&self) -> DType {
+        if matches!(self.0.words, Words::F32(_)) { DType::F32 } else { DType::Bf16 }
+    }
+
+    /// Hands over the bytes of the weights as a model file holds them, piece by piece.
+    pub(crate) fn write<E>(&self, write: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        match &self.0.words {
+            Words::F32(values) => write(&little_endian(values)),
+            Words::Bf16(words) | Words::Bf16Plus8 { high: words, .. } => {
+                write(&little_endian(words))
+            }
+            Words::Block16 { codes, .. } => {
+                let mut values = [0.0; CHUNK];
+                for first in (0..codes.len()).step_by(CHUNK) {
+                    let values = &mut values[..CHUNK.min(codes.len() - first)];
+                    self.weights(first..first + values.len(), values);
+                    let words: Vec<u16> = values.iter().map(|&value| bf16_bits(value)).collect();
+                    write(&little_endian(&words))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether every latent is finite.
+    pub(crate) fn is_finite(&self) -> bool {
+        match &self.0.words {
+            Words::F32(values) => values.par_iter().all(|value| value.is_finite()),
+            Words::Bf16(words) | Words::Bf16Plus8 { high: words, .. } => {
+                words.par_iter().all(|word| word & 0x7f80 != 0x7f80)
+            }
+            Words::Block16 { .. } => true,
+        }
+    }
+
+    /// All bits, to be sent to other ranks.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match &self.0.words {
+            Words::F32(values) => little_endian(values).into_owned(),
+            Words::Bf16(words) => little_endian(words).into_owned(),
+            Words::Bf16Plus8 { high, low } => {
+                [little_endian(high), bytemuck::cast_slice(low).into()].concat()
+            }
+            Words::Block16 { codes, exponents } => {
+                [little_endian(codes), bytemuck::cast_slice(exponents).into()].concat()
+            }
+        }
+    }
+
+    /// The parts of a checkpoint beside the model's own file.
+    pub(crate) fn parts(&self) -> Vec<LatentPart<'_>> {
+        let part = |prefix, dtype, count, bytes| LatentPart { prefix, dtype, count, bytes };
+        match &self.0.words {
+            Words::F32(_) | Words::Bf16(_) => Vec::new(),
+            Words::Bf16Plus8 { low, .. } => {
+                vec![part(LOW, DType::I8, low.len(), bytemuck::cast_slice(low).into())]
+            }
+            Words::Block16 { codes, exponents } => vec![
+                part(CODES, DType::I16, codes.len(), little_endian(codes)),
+                part(EXPONENTS, DType::I8, exponents.len(), bytemuck::cast_slice(exponents).into()),
+            ],
+        }
+    }
+}
+
+/// The names of the parts of a checkpoint.
+const LOW: &str = "low";
+const CODES: &str = "codes";
+const EXPONENTS: &str = "exponents";
+
+/// Little-endian numbers of `N` bytes.
+fn read_words<T, const N: usize>(bytes: &[u8], out: &mut [T], read: impl Fn([u8; N]) -> T) {
+    let (words, _) = bytes.as_chunks();
+    assert_eq!(words.len(), out.len(), "as many numbers as there is room for");
+    out.iter_mut().zip(words).for_each(|(out, &word)| *out = read(word));
+}
+
+impl Words {
+    fn zeros(format: LatentFormat, count: usize) -> Self {
+        match format {
+            LatentFormat::F32 => Self::F32(vec![0.0; count]),
+            LatentFormat::Bf16 => Self::Bf16(vec![0; count]),
+            LatentFormat::Bf16Plus8 => {
+                Self::Bf16Plus8 { high: vec![0; count], low: vec![0; count] }
+            }
+            LatentFormat::Block16 => {
+                let exponents = vec![0; count.div_ceil(BLOCK)];
+                Self::Block16 { codes: vec![0; count], exponents }
+            }
+        }
+    }
+
+    fn chunks(&mut self) -> Vec<LatentChunk<'_>> {
+        match self {
+            Self::F32(values) => values.chunks_mut(CHUNK).map(LatentChunk::F32).collect(),
+            Self::Bf16(words) => words.chunks_mut(CHUNK).map(LatentChunk::Bf16).collect(),
+            Self::Bf16Plus8 { high, low } => {
+                let pairs = high.chunks_mut(CHUNK).zip(low.chunks_mut(CHUNK));
+                pairs.map(|(high, low)| LatentChunk::Bf16Plus8(high, low)).collect()
+            }
+            Self::Block16 { codes, exponents } => {
+                let pairs = codes.chunks_mut(CHUNK).zip(exponents.chunks_mut(CHUNK / BLOCK));
+                pairs.map(|(codes, exponents)| LatentChunk::Block16(codes, exponents)).collect()
+            }
+        }
+    }
+}
