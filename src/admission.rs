@@ -76,6 +76,17 @@ pub struct MemoryDemand<'a> {
     pub here: usize,
     /// Where it computes.
     pub device: &'a Device,
+    /// What the advice names.
+    pub settings: Settings,
+}
+
+/// Where the settings stand that decide how much memory is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settings {
+    /// In a recipe, as keys.
+    Recipe,
+    /// On the command line of the benchmark, as flags. A step there is one micro-batch.
+    BenchFlags,
 }
 
 /// Refuses what needs more memory than this machine can give now. A device with memory of its own
@@ -134,11 +145,11 @@ impl MemoryDemand<'_> {
 
     /// The settings that need less, the mildest first.
     fn advice(&self, free: u64) -> String {
-        let items = RankWorkload {
-            items: 1,
-            micro_batches: self.load.micro_batches.saturating_mul(self.load.items),
-            ..self.load
+        let micro_batches = match self.settings {
+            Settings::Recipe => self.load.micro_batches.saturating_mul(self.load.items),
+            Settings::BenchFlags => 1,
         };
+        let items = RankWorkload { items: 1, micro_batches, ..self.load };
         let recompute = |load| RankWorkload { activations: ActivationMemory::Recomputed, ..load };
         let lean = |load| RankWorkload {
             micro_batches: 1,
@@ -150,21 +161,48 @@ impl MemoryDemand<'_> {
             update: UpdateTime::During,
             ..recompute(load)
         };
-        let ways = [
-            ("train.micro_batch = 1", items),
-            ("train.recompute = true", recompute(self.load)),
+        let [one_item, again, otherwise] = self.settings.names();
+        let mut ways = vec![
+            (one_item, items),
+            (again, recompute(self.load)),
             ("both of them", recompute(items)),
-            ("train.memory = \"lean\" (and train.micro_batch = train.batch)", lean(self.load)),
-            ("the same and train.batch = 1", lean(RankWorkload { items: 1, ..self.load })),
         ];
+        // The benches have no flag for it.
+        if self.settings == Settings::Recipe {
+            let one = RankWorkload { items: 1, ..self.load };
+            ways.push((
+                "train.memory = \"lean\" (and train.micro_batch = train.batch)",
+                lean(self.load),
+            ));
+            ways.push(("the same and train.batch = 1", lean(one)));
+        }
         let mut text = String::new();
         for (setting, load) in ways {
             let needed = self.bytes(load);
             let fits = if needed <= free { ", which fits" } else { "" };
             let _ = writeln!(text, "with {setting}: {}{fits}", size(needed));
         }
-        text + "otherwise: train.freeze of some tensors, a shorter data.seq_len, a smaller model, fewer --threads, or a machine with \
-                more memory"
+        format!(
+            "{text}otherwise: {otherwise}, a smaller model, fewer --threads, or a machine with more memory"
+        )
+    }
+}
+
+impl Settings {
+    /// What makes a pass over one item, what recomputes, and what else needs less.
+    fn names(self) -> [&'static str; 3] {
+        match self {
+            Self::Recipe => [
+                "train.micro_batch = 1",
+                "train.recompute = true",
+                "train.freeze of some tensors, a shorter data.seq_len",
+            ],
+            Self::BenchFlags => [
+                "--batch 1 for each rank",
+                "--recompute",
+                "--shard-optimizer on several ranks, a shorter --seq-len, a smaller --vocab-size",
+            ],
+        }
     }
 }
 
@@ -173,6 +211,15 @@ mod tests {
     use super::*;
 
     fn demand(spec: &ModelSpec, items: u64, seq_len: u64) -> Result<(), TrainError> {
+        demand_of(spec, items, seq_len, Settings::Recipe)
+    }
+
+    fn demand_of(
+        spec: &ModelSpec,
+        items: u64,
+        seq_len: u64,
+        settings: Settings,
+    ) -> Result<(), TrainError> {
         let activations = ActivationMemory::Kept;
         let (lean, update) = (LeanSettings::default(), UpdateTime::After);
         let load = RankWorkload {
@@ -185,7 +232,7 @@ mod tests {
             update,
         };
         let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
-        let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device };
+        let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device, settings };
         let checked = demand.check(8_000_000_000);
         assert_eq!(demand.outlook(8_000_000_000).ends_with("enough"), checked.is_ok());
         checked
@@ -203,5 +250,15 @@ mod tests {
         }
         let vast = demand(&spec, u64::from(u32::MAX), u64::from(u32::MAX)).unwrap_err();
         assert!(vast.to_string().contains("a smaller model"), "{vast}");
+    }
+
+    #[test]
+    fn the_benchmark_is_told_of_its_flags_and_a_run_of_its_keys() {
+        let spec: ModelSpec = toml::from_str(include_str!("../configs/125m.toml")).unwrap();
+        let text = |settings| demand_of(&spec, 256, 2048, settings).unwrap_err().to_string();
+        let (run, bench) = (text(Settings::Recipe), text(Settings::BenchFlags));
+        assert!(run.contains("train.micro_batch") && !run.contains("--batch"), "{run}");
+        assert!(bench.contains("--batch 1") && bench.contains("which fits"), "{bench}");
+        assert!(!bench.contains("train.") && !bench.contains("data."), "{bench}");
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bitnet_engine::EngineError;
 use bitnet_format::FormatError;
+use bitnet_format::Shown;
 use bitnet_text::TextError;
 
 use crate::checkpoint::CheckpointError;
@@ -20,7 +21,7 @@ pub enum TrainError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// Recipe, tokenizer and model contradict each other.
-    #[error("{path} [{field}]: {what}")]
+    #[error("{} [{field}]: {what}", .path.shown())]
     Contradiction {
         /// The recipe.
         path: PathBuf,
@@ -61,13 +62,13 @@ pub enum TrainError {
     #[error("{0}")]
     NoMemory(String),
     /// Checkpoints exist and none verifies.
-    #[error("{dir}: no checkpoint verifies; nothing was changed. Start over with another --out")]
+    #[error("{}: no checkpoint verifies; nothing was changed. Start over with another --out", .dir.shown())]
     NothingVerifies {
         /// The run directory.
         dir: PathBuf,
     },
     /// The run directory was taken away while the run wrote there.
-    #[error("{dir}: the run directory is gone ({error})")]
+    #[error("{}: the run directory is gone ({error})", .dir.shown())]
     Vanished {
         /// The run directory.
         dir: PathBuf,
@@ -172,7 +173,7 @@ pub enum TrainError {
     #[error("stopped by a signal; nothing was written")]
     ExportStopped(StopSignal),
     /// A signal stopped the verification of an export that is complete.
-    #[error("stopped by a signal; {path} is complete, and was not verified")]
+    #[error("stopped by a signal; {} is complete, and was not verified", .path.shown())]
     VerificationStopped {
         /// What was exported.
         path: PathBuf,
@@ -197,10 +198,7 @@ impl TrainError {
         else {
             return false;
         };
-        matches!(
-            io.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
-        )
+        is_full_disk(io)
     }
 
     /// Whether every rank of a run ends with this error, each by itself. With any other, a rank
@@ -269,6 +267,14 @@ fn code_of_format(error: &FormatError) -> u8 {
             4
         }
     }
+}
+
+/// Whether there was no room for what was to be written: on the disk, in a quota, by `ulimit -f`.
+pub(crate) fn is_full_disk(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }
 
 /// A file that is not there or not text is bad input; a full disk or a forbidden path is not.

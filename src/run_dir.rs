@@ -3,6 +3,7 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use bitnet_format::Shown;
 use bitnet_format::staged::retire;
 use serde::Serialize;
 use serde_json::Value;
@@ -75,7 +76,7 @@ impl RunDir {
             }
             Err(holder) => Err(TrainError::Refused(format!(
                 "{}: another process trains here ({holder}); wait for it or choose another --out",
-                path.display()
+                path.shown()
             ))),
         }
     }
@@ -137,7 +138,7 @@ impl RunDir {
         if !self.has_vanished() {
             return Ok(());
         }
-        let what = format!("{}: is not where it was", self.path.display());
+        let what = format!("{}: is not where it was", self.path.shown());
         Err(std::io::Error::new(std::io::ErrorKind::NotFound, what).into())
     }
 
@@ -163,7 +164,13 @@ impl RunDir {
         }
         self.require()?;
         let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.join(file))?;
-        Ok(log.write_all(format!("{line}\n").as_bytes())?)
+        let length = log.metadata()?.len();
+        let written = log.write_all(format!("{line}\n").as_bytes());
+        // A full disk takes a part of a line, and the next one would be joined to it.
+        if written.is_err() && log.metadata()?.len() > length {
+            log.file().set_len(length)?;
+        }
+        Ok(written?)
     }
 
     /// Cuts a torn last line off a log, which is read from its end.
@@ -173,7 +180,7 @@ impl RunDir {
             return Ok(());
         }
         if !path.is_file() {
-            return Err(TrainError::Refused(format!("{}: is not a file", path.display())));
+            return Err(TrainError::Refused(format!("{}: is not a file", path.shown())));
         }
         let mut log = fs_err::OpenOptions::new().read(true).write(true).open(&path)?;
         let length = log.metadata()?.len();
@@ -226,7 +233,7 @@ impl RunDir {
                 Err(error) => {
                     report(&format!(
                         "{} does not verify: {error}; trying the one before",
-                        dir.display()
+                        dir.shown()
                     ));
                 }
             }
@@ -248,7 +255,7 @@ impl RunDir {
         if !inside && checkpoint::list(&self.path)?.is_empty() {
             return Ok(());
         }
-        let (ours, here) = (&record.run_id, self.path.display());
+        let (ours, here) = (&record.run_id, self.path.shown());
         let what = format!("belongs to another run than {here} ({ours}); move it away");
         Err(CheckpointError::Broken { path: dir.to_owned(), what }.into())
     }
@@ -297,7 +304,7 @@ pub(crate) fn refuse_others(path: &Path, known: &[String], force: bool) -> Resul
                 "and no run of this program; choose another --out, or add --force to train here \
                  beside what there is (nothing is deleted)"
             };
-            let what = format!("{}: holds {name:?} {advice}", path.display());
+            let what = format!("{}: holds {name:?} {advice}", path.shown());
             return Err(TrainError::Refused(what));
         }
     }

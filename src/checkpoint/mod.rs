@@ -10,6 +10,7 @@ mod optimizer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bitnet_format::Shown;
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
@@ -54,7 +55,7 @@ pub enum CheckpointError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The directory is not what its manifest says.
-    #[error("{path}: {what}")]
+    #[error("{}: {what}", .path.shown())]
     Broken {
         /// The file or directory at fault.
         path: PathBuf,

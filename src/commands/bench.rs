@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bitnet_format::{ModelSpec, figures};
 use bitnet_kernels::Kernel;
-use bitnet_train::admission::{MemoryDemand, require_memory};
+use bitnet_train::admission::{MemoryDemand, Settings, require_memory};
 use bitnet_train::device;
 use bitnet_train::distributed::{Comm, Hosts};
 use bitnet_train::model::ActivationMemory;
@@ -39,8 +39,15 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     work.backend = work.backend.on(&device);
     if !args.force {
         let (load, ranks) = work.share();
-        let demand =
-            MemoryDemand { spec: &work.spec, frozen: &[], load, ranks, here, device: &device };
+        let demand = MemoryDemand {
+            spec: &work.spec,
+            frozen: &[],
+            load,
+            ranks,
+            here,
+            device: &device,
+            settings: Settings::BenchFlags,
+        };
         all_ok(comm, require_memory(demand))?;
     }
     let mut steps = Vec::new();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bitnet_format::Shown;
 use bitnet_format::figures::grouped;
 use bitnet_stories::{Difficulty, StoryStyle};
 use bitnet_train::monitor::shown;
@@ -196,27 +197,27 @@ pub(crate) fn print_next_steps(stage: &FinishedStage) -> Result<()> {
     let final_dir = run::final_dir(&stage.summary.out);
     let final_dir = shown(&final_dir);
     let steps = grouped(stage.summary.steps);
-    print_line(&format!("\nThe model after {steps} steps: {}", final_dir.display()));
+    print_line(&format!("\nThe model after {steps} steps: {}", final_dir.shown()));
     let Some(packed) = stage.packed() else {
         print_line("Pack it to run it:");
         print_line(&format!(
             "  bitnet-train export --model {} --format hf-packed --out packed",
-            final_dir.display()
+            final_dir.shown()
         ));
         return Ok(());
     };
     let at = shown(packed);
-    print_line(&format!("Packed, two bits a weight: {}", at.display()));
+    print_line(&format!("Packed, two bits a weight: {}", at.shown()));
     if stage.recipe.stage == StageKind::Pretrain {
         print_line("Continue a text of your own:");
         print_line(&format!(
             "  cargo run --release -p bitnet -- generate --model {} --prompt \"Once upon a time\"",
-            at.display()
+            at.shown()
         ));
         return Ok(());
     }
     print_line("Talk to it:");
-    print_line(&format!("  cargo run --release -p bitnet -- chat --model {}", at.display()));
+    print_line(&format!("  cargo run --release -p bitnet -- chat --model {}", at.shown()));
     if stage.answers_questions() { print_suggestions(packed, stage.recipe.seed) } else { Ok(()) }
 }
 

@@ -1,14 +1,16 @@
 //! `bitnet-train eval`: the held-out loss of any stored model on text.
 
 use anyhow::Result;
-use bitnet_format::StoredModel;
 use bitnet_format::figures::{grouped, significant};
+use bitnet_format::report::reading_warnings;
+use bitnet_format::{Shown, StoredModel};
 use bitnet_text::ChatTemplate;
 use bitnet_train::data::{
     CacheRequest, DocumentSource, Encoding, TokenCache, validation_sequences,
 };
 use bitnet_train::device;
 use bitnet_train::model::LanguageModel;
+use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
 use bitnet_train::train::{TrainError, likelihood};
 use serde_json::json;
@@ -16,6 +18,20 @@ use serde_json::json;
 use super::{print_json, print_line, set_threads};
 use crate::cli::EvalArgs;
 use crate::failure::Usage;
+
+/// Says what is hardly meant in the model, and what is measured of a dense one.
+fn warn(args: &EvalArgs, folder: &StoredModel, zeros: &[String]) {
+    for line in reading_warnings(folder, zeros) {
+        note(&line);
+    }
+    if !folder.spec().quantise {
+        let path = args.model.path().shown();
+        note(&format!(
+            "warning: {path} is dense: its config.json has no quantization_config. What is \
+             measured is the model in floats, not one with ternary weights"
+        ));
+    }
+}
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     set_threads(args.threads)?;
@@ -26,7 +42,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let folder = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
     let tokenizer = super::tokenizer_of(args.model.path())?;
     let device = device::open(&args.device).map_err(TrainError::from)?.inner();
-    let model = LanguageModel::read(&folder, &device).map_err(TrainError::from)?;
+    let read = LanguageModel::read_noting_zeros(&folder, &device);
+    let (model, zeros) = read.map_err(TrainError::from)?;
+    warn(args, &folder, &zeros);
     let encoding = if args.conversations {
         let chat = ChatTemplate::of_model(args.model.path(), &tokenizer);
         Encoding::Conversations(chat.map_err(TrainError::from)?.for_training())

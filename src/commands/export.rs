@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use bitnet_format::Shown;
 use bitnet_format::blocks::i2_s::I2sLayout;
 use bitnet_format::convert::gguf::EMBEDDING_TYPES;
 use bitnet_format::figures::size;
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
         print_json(&result);
         return Ok(());
     }
-    print_line(&format!("{}: {} in {seconds:.1} s, {report}", args.out.display(), size(bytes)));
+    print_line(&format!("{}: {} in {seconds:.1} s, {report}", args.out.shown(), size(bytes)));
     report.remarks.iter().for_each(|remark| print_line(&format!("note: {remark}")));
     if let Some(verification) = verification {
         print_line(&verification.to_string());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use bitnet_format::Shown;
 use bitnet_format::StoredModel;
 use bitnet_format::report::{report, report_json};
 use bitnet_terminal::{Stream, colours};
@@ -96,7 +97,7 @@ fn print_preview(preview: &Preview) {
 /// The documents of a row: the first ones, and how many more.
 fn places(documents: &[SourceLocation]) -> String {
     let name = |place: &SourceLocation| {
-        format!("{}:{}", shown(Path::new(&*place.source)).display(), place.line)
+        format!("{}:{}", shown(Path::new(&*place.source)).shown(), place.line)
     };
     let named: Vec<_> = documents.iter().take(SHOWN_PLACES).map(name).collect();
     let more = documents.len() - named.len();

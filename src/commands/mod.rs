@@ -16,6 +16,7 @@ mod tokenizer;
 use std::path::Path;
 
 use anyhow::Result;
+use bitnet_format::Shown;
 use bitnet_format::foreign::missing_tokenizer;
 use bitnet_text::Tokenizer;
 use bitnet_train::device;
@@ -69,7 +70,7 @@ fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
     let missing = || TrainError::from(missing_tokenizer(model, way_out));
     let tokenizer = tokenizer.ok_or_else(missing)?;
     if let Some(assumed) = tokenizer.assumed() {
-        bitnet_train::output::note(&format!("note: {}: {assumed}", model.display()));
+        bitnet_train::output::note(&format!("note: {}: {assumed}", model.shown()));
     }
     Ok(tokenizer)
 }

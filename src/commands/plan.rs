@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_format::figures::{grouped, significant, size};
-use bitnet_train::admission::MemoryDemand;
+use bitnet_train::admission::{MemoryDemand, Settings};
 use bitnet_train::device;
 use bitnet_train::estimate::{
     self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
@@ -79,7 +79,15 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     // Without the device, estimate for a CPU.
     let cpu = device::cpu();
     let (frozen, place) = (recipe.train.frozen(&spec), device.as_ref().unwrap_or(&cpu));
-    let demand = MemoryDemand { spec: &spec, frozen: &frozen, load, ranks, here: 1, device: place };
+    let demand = MemoryDemand {
+        spec: &spec,
+        frozen: &frozen,
+        load,
+        ranks,
+        here: 1,
+        device: place,
+        settings: Settings::Recipe,
+    };
     let memory = demand.memory();
     print_memory(&spec, &memory, args.ranks);
     let mut estimated = None;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bitnet_format::FormatError;
+use bitnet_format::Shown;
 
 use super::document::{MAX_DOCUMENT_BYTES, SourceLocation};
 
@@ -20,8 +21,7 @@ pub enum DataError {
     Format(#[from] FormatError),
     /// A file of the cache changed its size while it was in use.
     #[error(
-        "{path}: has {got} bytes; expected {expected}: another program changed it while in use"
-    )]
+        "{}: has {got} bytes; expected {expected}: another program changed it while in use", .path.shown())]
     CacheChanged {
         /// The file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum DataError {
     #[error("the data set has no files; expected at least one .jsonl or .txt file, got none")]
     NoFiles,
     /// A file with an unsupported extension.
-    #[error("{path}: unknown kind of file; expected {expected}, got {got:?}")]
+    #[error("{}: unknown kind of file; expected {expected}, got {got:?}", .path.shown())]
     Extension {
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum DataError {
         got: String,
     },
     /// A file that is not UTF-8.
-    #[error("{path}:{line}: not UTF-8 at column {column}; expected text, got byte 0x{byte:02x}")]
+    #[error("{}:{line}: not UTF-8 at column {column}; expected text, got byte 0x{byte:02x}", .path.shown())]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum DataError {
         byte: u8,
     },
     /// A line of a `.jsonl` file does not parse.
-    #[error("{path}:{line}: invalid JSON; expected one object a line, got {what}")]
+    #[error("{}:{line}: invalid JSON; expected one object a line, got {what}", .path.shown())]
     Json {
         /// The file.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum DataError {
         what: String,
     },
     /// The file ends in the middle of an object. It was cut short, or is still being written.
-    #[error("{path}:{line}: the last line is torn; expected a whole object, got {bytes} bytes")]
+    #[error("{}:{line}: the last line is torn; expected a whole object, got {bytes} bytes", .path.shown())]
     Torn {
         /// The file.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum DataError {
         bytes: usize,
     },
     /// A missing field, or a field of another type.
-    #[error("{path}:{line} [{field}]: wrong value; expected {expected}, got {got}")]
+    #[error("{}:{line} [{field}]: wrong value; expected {expected}, got {got}", .path.shown())]
     Field {
         /// The file.
         path: PathBuf,
@@ -91,9 +91,8 @@ pub enum DataError {
     },
     /// A document so large that tokenising it would fill the memory.
     #[error(
-        "{path}:{line}: document too large; expected at most {MAX_DOCUMENT_BYTES} bytes, got more. \
-         Split it into several documents"
-    )]
+        "{}:{line}: document too large; expected at most {MAX_DOCUMENT_BYTES} bytes, got more. \
+         Split it into several documents", .path.shown())]
     TooLarge {
         /// The file.
         path: PathBuf,

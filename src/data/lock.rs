@@ -5,6 +5,7 @@
 //! clearing. Some network file systems do not lock across machines, or not at all; the latter is
 //! an error here. What is protected by a lock is for others to say.
 
+use bitnet_format::Shown;
 use std::fmt;
 use std::fs::TryLockError;
 use std::io::{self, Read, Write};
@@ -49,10 +50,9 @@ impl FileLock {
                 Ok(Ok(Self { _file: file }))
             }
             Err(TryLockError::WouldBlock) => Ok(Err(LockHolder::read(&mut file))),
-            Err(TryLockError::Error(error)) => Err(io::Error::new(
-                error.kind(),
-                format!("{}: cannot lock: {error}", path.display()),
-            )),
+            Err(TryLockError::Error(error)) => {
+                Err(io::Error::new(error.kind(), format!("{}: cannot lock: {error}", path.shown())))
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bitnet_format::Shown;
 use bitnet_format::input::open_file;
 use serde::{Deserialize, Serialize};
 
@@ -110,9 +111,7 @@ impl DocumentSource {
     /// The names of the files in messages, in the order of `Document::file`.
     pub(crate) fn names(&self) -> Arc<[Arc<str>]> {
         match self {
-            Self::Files(files) => {
-                files.iter().map(|path| path.display().to_string().into()).collect()
-            }
+            Self::Files(files) => files.iter().map(|path| path.shown().into()).collect(),
             Self::Generated(generator) => [generator.key.as_str().into()].into(),
         }
     }

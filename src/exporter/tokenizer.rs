@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bitnet_format::ModelSpec;
+use bitnet_format::Shown;
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
 use bitnet_format::gguf::{Metadata, Value};
@@ -64,7 +65,7 @@ pub(super) fn for_gguf(
     let mut metadata = Metadata::default();
     let Some(tokenizer) = Tokenizer::of_model(source)? else {
         metadata.insert("tokenizer.ggml.model", Value::String("no_vocab".to_owned()));
-        let remark = format!("no tokenizer: {} has none, so the file holds none", source.display());
+        let remark = format!("no tokenizer: {} has none, so the file holds none", source.shown());
         return Ok((metadata, vec![remark]));
     };
     let vocabulary = tokenizer.vocabulary(spec.vocab_size)?;

@@ -44,7 +44,24 @@ impl LanguageModel {
     /// # Errors
     /// When a tensor is missing, has another shape or holds NaN or infinity.
     pub fn read(model: &StoredModel, device: &Device) -> Result<Self, FormatError> {
-        Self::from_source(model.spec(), device, |entry| dequantised(model, entry))
+        Self::read_noting_zeros(model, device).map(|(model, _)| model)
+    }
+
+    /// [`LanguageModel::read`], and the names of the tensors that hold nothing but zeros.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_noting_zeros(
+        model: &StoredModel,
+        device: &Device,
+    ) -> Result<(Self, Vec<String>), FormatError> {
+        let mut zeros = Vec::new();
+        let read = Self::from_source(model.spec(), device, |entry| {
+            let (values, form) = dequantised(model, entry)?;
+            zeros.extend(is_zero(&values).then(|| entry.name.clone()));
+            Ok::<_, FormatError>((values, form))
+        })?;
+        Ok((read, zeros))
     }
 
     /// A stored model, every matrix as latents; and how many of them were ternary already:
@@ -77,9 +94,7 @@ impl LanguageModel {
             let matrix = grown(model, entry)?;
             kept_codes += usize::from(matches!(matrix, Matrix::Ternary { .. }));
             let latents = matrix.into_latents();
-            if latents.iter().all(|&value| value == 0.0) {
-                all_zero.push(entry.name.clone());
-            }
+            all_zero.extend(is_zero(&latents).then(|| entry.name.clone()));
             done += entry.elements();
             watch(done, spec.parameters());
             Ok::<_, FormatError>((latents, linear_form(spec)))
@@ -95,6 +110,10 @@ pub(crate) struct StartingModel {
     pub(crate) kept_codes: usize,
     /// Tensors that hold nothing but zeros.
     pub(crate) all_zero: Vec<String>,
+}
+
+fn is_zero(values: &[f32]) -> bool {
+    values.iter().all(|&value| value == 0.0)
 }
 
 fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {

@@ -12,7 +12,7 @@
 //! `Value { 1: tag, 2: simple_value, 5: histogram, 8: tensor, 9: metadata }`. A protobuf field is a key (`number << 3 | wire type`) and its content; wire type 0 is a varint,
 //! 1 eight bytes, 2 a length and as many bytes, 5 four bytes.
 
-use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,11 +32,24 @@ const LONGEST_RECORD: u64 = 16 << 20;
 /// The longest time that a viewer waits for what was written.
 const FLUSH_EVERY: Duration = Duration::from_secs(2);
 
-/// An open event file. Dropping it writes what is buffered.
+/// What a full disk may keep in memory; records beyond it are dropped.
+const MOST_UNWRITTEN: usize = 8 << 20;
+
+/// An open event file. Dropping it writes what is buffered. After a full disk, what it holds up is
+/// written before what comes later.
 #[derive(Debug)]
 pub struct EventFile {
-    file: BufWriter<File>,
+    file: File,
+    /// Records, the first of them perhaps in part in the file already.
+    unwritten: Vec<u8>,
     flushed: Instant,
+}
+
+impl Drop for EventFile {
+    fn drop(&mut self) {
+        // Curves end no run, and the next one draws from the log what they lack.
+        let _ = self.flush();
+    }
 }
 
 impl EventFile {
@@ -44,11 +57,10 @@ impl EventFile {
     pub fn create(dir: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
         let now = since_epoch();
-        let file = BufWriter::new(create_new(dir, now.as_secs())?);
-        let mut this = Self { file, flushed: Instant::now() };
+        let file = create_new(dir, now.as_secs())?;
         let mut event = event_at(now);
         put_bytes(&mut event, 3, FILE_VERSION.as_bytes());
-        this.file.write_all(&record(&event))?;
+        let mut this = Self { file, unwritten: record(&event), flushed: Instant::now() };
         this.flush()?;
         Ok(this)
     }
@@ -70,7 +82,7 @@ impl EventFile {
 
     /// The path of the file.
     pub fn path(&self) -> &Path {
-        self.file.get_ref().path()
+        self.file.path()
     }
 
     /// Draws what a line of the log says.
@@ -87,14 +99,24 @@ impl EventFile {
     }
 
     fn write(&mut self, event: &[u8]) -> io::Result<()> {
-        self.file.write_all(&record(event))?;
+        if self.unwritten.len() < MOST_UNWRITTEN {
+            self.unwritten.extend(record(event));
+        }
         if self.flushed.elapsed() >= FLUSH_EVERY { self.flush() } else { Ok(()) }
     }
 
     /// Passes buffered records to the operating system, where a viewer can read them.
     pub fn flush(&mut self) -> io::Result<()> {
         self.flushed = Instant::now();
-        self.file.flush()
+        while !self.unwritten.is_empty() {
+            match self.file.write(&self.unwritten) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(length) => drop(self.unwritten.drain(..length)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -381,6 +403,23 @@ mod tests {
         assert_eq!(*rate, (1 << 40, "train/learning_rate".to_owned(), 1e-3));
         assert!(nan.1 == "train/größe" && nan.2.is_nan());
         assert_eq!(events.len(), 3);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_full_disk_held_up_is_written_before_what_comes_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut events = EventFile::create(dir.path()).unwrap();
+        let full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut events.file, full);
+        events.line(&json!({"step": 1, "loss": 2.5})).unwrap();
+        assert_eq!(events.flush().unwrap_err().kind(), ErrorKind::StorageFull);
+        events.file = file;
+        events.line(&json!({"step": 2, "loss": 2.25})).unwrap();
+        events.flush().unwrap();
+        let steps = payloads(&fs_err::read(events.path()).unwrap());
+        let steps: Vec<u64> = steps[1..].iter().map(|event| scalars_of(event)[0].0).collect();
+        assert_eq!(steps, [1, 2]);
     }
 
     #[test]

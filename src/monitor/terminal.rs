@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bitnet_format::Shown;
 use bitnet_format::figures::{grouped, significant};
 use bitnet_terminal::animated;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -171,7 +172,7 @@ impl Monitor for Terminal {
     }
 
     fn saved(&mut self, path: &Path) {
-        self.line(&format!("saved {}", shown(path).display()));
+        self.line(&format!("saved {}", shown(path).shown()));
     }
 
     fn finished(&mut self) {

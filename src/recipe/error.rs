@@ -4,6 +4,7 @@
 //! mistake. The first line has no `error: ` in front, because the caller prints it as for every
 //! other error; further lines have theirs.
 
+use bitnet_format::Shown;
 use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, line, column } => write!(out, "{}:{line}:{column}", path.display()),
+            Self::File { path, line, column } => write!(out, "{}:{line}:{column}", path.shown()),
             Self::CommandLine => out.write_str("command line"),
         }
     }
@@ -114,7 +115,7 @@ impl Problems {
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// The recipe file itself cannot be read.
-    #[error("{}: cannot read the recipe; expected a TOML file, got: {reason}", path.display())]
+    #[error("{}: cannot read the recipe; expected a TOML file, got: {reason}", path.shown())]
     Unreadable {
         /// The file as the user named it.
         path: PathBuf,
@@ -141,7 +142,7 @@ pub enum RecipeError {
     /// A pattern of data files that matches nothing but a folder.
     #[error(
         "{pattern} [{key}]: a folder; expected files, got a folder\nhint: name its files: \
-         '{key}=[\"{}/*.jsonl\"]', or ** for those of the folders in it", folder.display()
+         '{key}=[\"{}/*.jsonl\"]', or ** for those of the folders in it", folder.shown()
     )]
     Folder {
         /// The recipe's key.
@@ -163,7 +164,7 @@ pub enum RecipeError {
     #[error(
         "{} [optimizer.warmup_steps]: the warm-up fills the run; expected fewer than its {steps} \
          steps, got {warmup}\nhint: leave the key out: the warm-up is then a 20th of the run, and \
-         at most 375 steps", path.display()
+         at most 375 steps", path.shown()
     )]
     WarmupTooLong {
         /// The recipe.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_format::Shown;
 use bitnet_format::{HiddenAct, ModelSpec};
 
 use super::error::Location;
@@ -190,7 +191,7 @@ impl ModelKeys {
         let shown =
             if folder == paths.base { paths.shown.join(&name) } else { PathBuf::from(&name) };
         let text = tree::read_text(&folder.join(&name)).map_err(|reason| {
-            let what = format!("cannot read {}", shown.display());
+            let what = format!("cannot read {}", shown.shown());
             item.problem(format!("{what}; expected a TOML file, got: {reason}"));
         });
         let parsed = tree::parse(&shown, &text.ok()?);

@@ -10,6 +10,7 @@ mod space;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bitnet_format::Shown;
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::staged::{OnExisting, write_file};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use serde_json::json;
 pub use dry_run::{KnownRun, Preview, dry_run, known_run, preview};
 pub use pipeline::{PipelineStage, later_steps, pipeline};
 
-use crate::admission::{MemoryDemand, require_memory};
+use crate::admission::{MemoryDemand, Settings, require_memory};
 use crate::device;
 use crate::distributed::{
     Comm, Hosts, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
@@ -37,6 +38,7 @@ use crate::run_record::Published;
 use crate::train::context::RunContext;
 use crate::train::open::{Opener, contradiction, open};
 use crate::train::state::TrainState;
+use crate::train::waiting_lines::write_missing;
 use crate::train::{Callbacks, RunLog, Trainer, stage};
 
 /// Where a run continues.
@@ -122,14 +124,14 @@ fn run_in(
     };
     let trained = state.is_trained(context.steps);
     if trained && start.has_published(&context, &state) {
-        monitor.message(&format!("{}: this run is finished", options.out.display()));
+        monitor.message(&format!("{}: this run is finished", options.out.shown()));
         return Ok(summary(&context, dir, None));
     }
     if !trained {
         begin_stage(&context, stage.as_mut(), monitor)?;
     }
     let events = first_only(comm, || begin(&context, dir, options, &state, monitor))?;
-    let callbacks = Callbacks::new(&context, RunLog { dir, monitor, events });
+    let callbacks = Callbacks::new(&context, RunLog::new(dir, monitor, events));
     let limit = recipe.train.max_minutes;
     let deadline = limit.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0));
     let mut trainer = Trainer { context: &context, stage, callbacks, deadline };
@@ -263,6 +265,7 @@ fn admit(context: &RunContext, force: bool) -> Result<(), TrainError> {
         ranks: RankLayout::of(recipe, ranks),
         here: Hosts::gather(comm, platform::cores()).local_world_size(),
         device: &context.device,
+        settings: Settings::Recipe,
     };
     all_ok(comm, require_memory(demand))
 }
@@ -312,6 +315,7 @@ fn begin(
     let resolved = context.recipe.resolved_toml();
     write_file(&dir.join(RESOLVED_FILE), resolved.as_bytes(), OnExisting::Replace)?;
     dir.append_line(COMMAND_FILE, &options.command)?;
+    write_missing(dir, &state.progress.unwritten)?;
     let step = state.progress.step;
     if dir.join(METRICS_FILE).exists() {
         dir.append(METRICS_FILE, &json!({"event": "resume", "from_step": step}))?;

@@ -1,6 +1,7 @@
 //! Refuses a run whose own logs would be among its data: the data would change with every step, and
 //! no run could be resumed.
 
+use bitnet_format::Shown;
 use std::path::{Path, PathBuf};
 
 use crate::error::TrainError;
@@ -24,7 +25,7 @@ pub(super) fn check(recipe: &Recipe, out: &Path) -> Result<(), TrainError> {
 fn what(pattern: &PathPattern, log: &Path) -> String {
     format!(
         "{pattern} matches {}, which this run writes; expected a pattern or --out elsewhere",
-        log.display()
+        log.shown()
     )
 }
 

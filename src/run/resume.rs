@@ -1,5 +1,6 @@
 //! Finds the state to continue from, and refuses to continue another run.
 
+use bitnet_format::Shown;
 use std::path::{Path, PathBuf};
 
 use super::Resume;
@@ -39,7 +40,7 @@ pub(super) fn choose(
 pub(super) fn holds_a_run_already(path: &Path) -> TrainError {
     TrainError::Refused(format!(
         "{}: holds a run already; continue it with --resume auto or choose another --out",
-        path.display()
+        path.shown()
     ))
 }
 
@@ -66,7 +67,7 @@ pub(super) fn load(
     let model = stepper.load(&context.spec, model, &mut optimizer, stored.as_ref())?;
     optimizer.updates = progress.updates;
     optimizer.last_squares.clone_from(&progress.last_squares);
-    monitor.message(&format!("continuing after step {} from {}", progress.step, path.display()));
+    monitor.message(&format!("continuing after step {} from {}", progress.step, path.shown()));
     let resumed_from = Some(progress.step);
     Ok(TrainState { model, optimizer, progress, resumed_from })
 }
@@ -132,7 +133,7 @@ fn refuse_recipe_drift(
         return Ok(());
     }
     let what = refused.join("\n");
-    Err(TrainError::Drift(format!("{}: was made by another recipe:\n{what}", path.display())))
+    Err(TrainError::Drift(format!("{}: was made by another recipe:\n{what}", path.shown())))
 }
 
 /// The recipe in a checkpoint. Its template may lie elsewhere now; [`refuse_data_drift`] compares
@@ -144,7 +145,7 @@ fn stored_recipe(recipe: &Recipe, path: &Path) -> Result<Recipe, TrainError> {
     match recipe::load(&path.join(checkpoint::RECIPE_FILE), &words)? {
         Plan::Single(stored) => Ok(stored),
         Plan::Pipeline(_) => {
-            let what = format!("{}: holds no recipe of one run", path.display());
+            let what = format!("{}: holds no recipe of one run", path.shown());
             Err(TrainError::Drift(what))
         }
     }
@@ -179,17 +180,17 @@ fn refuse_data_drift(
 ) -> Result<(), TrainError> {
     if progress.tokenizer_blake3 != context.tokenizer_hash() {
         let what = "was trained with another tokenizer, which cannot change within a run";
-        return Err(TrainError::Drift(format!("{} [tokenizer]: {what}", path.display())));
+        return Err(TrainError::Drift(format!("{} [tokenizer]: {what}", path.shown())));
     }
     if progress.chat_template != context.chat.identity() {
         let what = "was trained with another chat template, which cannot change within a run";
-        let path = path.display();
+        let path = path.shown();
         return Err(TrainError::Drift(format!("{path} [tokenizer.chat_template]: {what}")));
     }
     if progress.data_fingerprint != context.fingerprint && !allowed.iter().any(|key| key == "data")
     {
         let what = "the training files have changed since; --allow-change data continues anyway";
-        return Err(TrainError::Drift(format!("{} [data]: {what}", path.display())));
+        return Err(TrainError::Drift(format!("{} [data]: {what}", path.shown())));
     }
     Ok(())
 }

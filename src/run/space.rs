@@ -3,6 +3,7 @@
 use std::io::{Error, ErrorKind};
 use std::path::Path;
 
+use bitnet_format::Shown;
 use bitnet_format::figures;
 
 use crate::checkpoint;
@@ -76,7 +77,7 @@ pub(super) fn require(
     let what = format!(
         "{}: {} are free; checkpoints ({} each, {} stay) and export need {} more than is there. \
          Lower checkpoint.keep",
-        dir.path().display(),
+        dir.path().shown(),
         figures::size(free),
         figures::size(space.checkpoint),
         space.keep,

@@ -75,6 +75,12 @@ impl<'a> Callbacks<'a> {
 
     /// Reads and logs the steps in flight; gives up on a run that diverges.
     pub(super) fn sync_metrics(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
+        self.read_figures(state)?;
+        self.log.require_bound()
+    }
+
+    /// The same, however many lines wait for room on the disk.
+    pub(super) fn read_figures(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
         let last_loss = self.in_flight.sync(self.context, state, &mut self.log)?;
         self.last_loss = last_loss.or(self.last_loss);
         Ok(())
@@ -96,10 +102,7 @@ impl<'a> Callbacks<'a> {
         state: &mut TrainState,
         save: bool,
     ) -> Result<(), TrainError> {
-        match self.periodic(stage, state, save) {
-            Err(TrainError::Stopped(stop)) => Err(self.save_and_stop(state, stop)),
-            result => result,
-        }
+        self.periodic(stage, state, save).or_else(|error| self.end(state, error))
     }
 
     /// Evaluation, samples and checkpoint where they are due.
@@ -189,7 +192,7 @@ impl<'a> Callbacks<'a> {
             let Some(text) = text else { return Ok(None) };
             self.log.monitor.sampled(step, prompt, &text);
             let record = json!({"step": step, "prompt": prompt, "text": text});
-            self.log.dir.append(SAMPLES_FILE, &record)?;
+            self.log.write_line(SAMPLES_FILE, record.to_string())?;
             self.log.text(&format!("sample/{}", number + 1), step, &format!("{prompt}{text}"))?;
         }
         Ok(Some(()))

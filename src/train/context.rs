@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_format::Shown;
+use bitnet_format::report::reading_warnings;
 use bitnet_format::{ModelSpec, StoredModel};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
@@ -101,12 +103,14 @@ impl RunContext<'_> {
         let read = LanguageModel::read_to_start;
         let start = read(&folder, &self.spec, &self.device, latents, &mut watch)?;
         drop(watch);
-        warn_of_contents(&folder, &start.all_zero, monitor);
+        for line in reading_warnings(&folder, &start.all_zero) {
+            monitor.message(&line);
+        }
         let (model, kept) = (start.model, start.kept_codes);
         if kept > 0 {
             monitor.message(&format!(
                 "{}: {kept} matrices hold ternary values already; their codes and scales are kept",
-                init.display()
+                init.shown()
             ));
         }
         Ok(self.prepared(model))
@@ -206,29 +210,11 @@ pub(crate) fn reading<'a>(
     folder: &Path,
     monitor: &'a mut dyn Monitor,
 ) -> impl FnMut(usize, usize) + use<'a> {
-    let what = format!("reading {}", folder.display());
+    let what = format!("reading {}", folder.shown());
     move |done, all| {
         if all >= WORTH_A_LINE {
             monitor.progress(&what, done as u64, all as u64);
         }
-    }
-}
-
-/// Says what was read that is hardly meant: tensors of zeros, and shards that were left out.
-fn warn_of_contents(folder: &StoredModel, all_zero: &[String], monitor: &mut dyn Monitor) {
-    if let Some(name) = all_zero.first() {
-        let more = all_zero.len() - 1;
-        let others =
-            if more > 0 { format!(" and {more} more tensors hold") } else { " holds".to_owned() };
-        monitor.message(&format!(
-            "warning: {name}{others} nothing but zeros; was the file written completely?"
-        ));
-    }
-    for path in folder.unread_files() {
-        monitor.message(&format!(
-            "warning: {} is not among the files of this model and was not read",
-            path.display()
-        ));
     }
 }
 

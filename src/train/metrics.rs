@@ -3,6 +3,7 @@
 //! A step is made first and synced later. On the CPU one follows the other at once; a device makes a
 //! few steps before the host reads their figures, so that it never waits.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,9 +12,10 @@ use super::context::RunContext;
 use super::state::{Progress, TrainState};
 use super::step::guard::Skip;
 use super::step::report::{PendingStep, StepReport};
+use super::waiting_lines::{Attempt, LogLine, WaitingLines};
 use crate::data::SourceLocation;
 use crate::distributed::Comm;
-use crate::error::TrainError;
+use crate::error::{TrainError, is_full_disk};
 use crate::monitor::{EventFile, Monitor, StepRecord};
 use crate::recipe::StepRates;
 use crate::run_dir::{METRICS_FILE, RunDir};
@@ -24,22 +26,85 @@ pub(crate) struct RunLog<'a> {
     pub(crate) monitor: &'a mut dyn Monitor,
     /// Rank 0 has one; the others draw no curves.
     pub(crate) events: Option<EventFile>,
+    waiting: WaitingLines,
+    /// Whether a full disk holds the curves up.
+    events_wait: bool,
 }
 
-impl RunLog<'_> {
+impl<'a> RunLog<'a> {
+    pub(crate) fn new(
+        dir: &'a RunDir,
+        monitor: &'a mut dyn Monitor,
+        events: Option<EventFile>,
+    ) -> Self {
+        Self { dir, monitor, events, waiting: WaitingLines::default(), events_wait: false }
+    }
+
     /// Appends a line to `metrics.jsonl` and draws it.
     pub(super) fn append(&mut self, record: &impl Serialize) -> Result<(), TrainError> {
         let line = serde_json::to_string(record).expect("our own records serialise");
-        self.dir.append_line(METRICS_FILE, &line)?;
-        let Some(events) = &mut self.events else { return Ok(()) };
-        Ok(events.line(&serde_json::from_str(&line).expect("it was written just now"))?)
+        let read = serde_json::from_str(&line).expect("it was written just now");
+        self.write_line(METRICS_FILE, line)?;
+        self.draw(|events| events.line(&read))
+    }
+
+    /// Appends a line to a log. Where the disk is full it waits in memory, and it is said once.
+    pub(super) fn write_line(&mut self, file: &str, line: String) -> Result<(), TrainError> {
+        match self.waiting.append(self.dir, file, line)? {
+            Attempt::Written | Attempt::StillFull => {}
+            Attempt::Full(why) => self.monitor.message(&format!(
+                "{why}; training goes on, and what the logs lack is written when there is room"
+            )),
+            Attempt::Caught(lines) => self.monitor.message(&format!(
+                "there is room again: the logs have the {lines} lines they lacked"
+            )),
+        }
+        Ok(())
+    }
+
+    /// Writes the lines that wait.
+    ///
+    /// # Errors
+    /// When the disk is still full.
+    pub(super) fn write_waiting(&mut self) -> Result<(), TrainError> {
+        self.waiting.write(self.dir)
+    }
+
+    /// # Errors
+    /// When the disk is full and no more lines can wait.
+    pub(super) fn require_bound(&mut self) -> Result<(), TrainError> {
+        self.waiting.require_bound(self.dir)
+    }
+
+    /// The lines that wait, for a checkpoint.
+    pub(super) fn unwritten(&self) -> Vec<LogLine> {
+        self.waiting.lines()
     }
 
     /// Shows a text beside the curves.
     pub(super) fn text(&mut self, tag: &str, step: u64, text: &str) -> Result<(), TrainError> {
-        match &mut self.events {
-            Some(events) => Ok(events.text(tag, step, text)?),
-            None => Ok(()),
+        self.draw(|events| events.text(tag, step, text))
+    }
+
+    /// Passes the curves to the operating system.
+    pub(super) fn flush_events(&mut self) -> Result<(), TrainError> {
+        self.draw(EventFile::flush)
+    }
+
+    /// Draws, and says once that a full disk holds the curves up.
+    fn draw(
+        &mut self,
+        drawing: impl FnOnce(&mut EventFile) -> io::Result<()>,
+    ) -> Result<(), TrainError> {
+        let Some(events) = &mut self.events else { return Ok(()) };
+        match drawing(events) {
+            Err(error) if is_full_disk(&error) => {
+                if !std::mem::replace(&mut self.events_wait, true) {
+                    self.monitor.message(&format!("{error}; training goes on without its curves"));
+                }
+                Ok(())
+            }
+            drawn => Ok(drawn?),
         }
     }
 

@@ -21,6 +21,7 @@ pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod step;
 mod telemetry;
+pub(crate) mod waiting_lines;
 
 use std::time::Instant;
 
@@ -113,7 +114,8 @@ impl Trainer<'_> {
             // A device that would have to wait for its figures makes a few steps first.
             self.callbacks.made(step, &state.progress, rates, pending, places);
             if self.callbacks.in_flight() >= context.stepper.log_interval() {
-                self.callbacks.sync_metrics(&mut state)?;
+                let synced = self.callbacks.sync_metrics(&mut state);
+                synced.or_else(|error| self.callbacks.end(&mut state, error))?;
             }
         }
     }

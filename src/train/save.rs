@@ -9,12 +9,11 @@ use bitnet_format::staged::{OnExisting, StagedDir};
 use super::callbacks::Callbacks;
 use super::context::RunContext;
 use super::metrics::RunLog;
-use super::state::{Best, TrainState};
+use super::state::{Best, Progress, TrainState};
 use crate::checkpoint::{self, Contents, Moments};
 use crate::distributed::first_only;
 use crate::error::TrainError;
 use crate::exporter;
-use crate::monitor::EventFile;
 use crate::platform::StopSignal;
 use crate::recipe::ExportFormat;
 use crate::run_dir::{BEST_DIR, FINAL_DIR};
@@ -65,7 +64,9 @@ impl Callbacks<'_> {
             recipe: &recipe.resolved_toml(),
             same: self.folder_of(state.progress.step),
         };
-        checkpoint::save(&target, contents, &state.progress)?;
+        let unwritten = self.log.unwritten();
+        let progress = Progress { unwritten, ..state.progress.clone() };
+        checkpoint::save(&target, contents, &progress)?;
         self.written = Some((state.progress.step, target.clone()));
         self.log.monitor.saved(&target);
         // Ends of phases are kept, and the checkpoint that this run resumed from.
@@ -92,19 +93,44 @@ impl Callbacks<'_> {
         }
         let best = Best { step, loss };
         if self.context.recipe.checkpoint.best && self.context.comm.is_first() {
-            let target = self.log.dir.join(BEST_DIR);
-            let staged = StagedDir::beside(&target, OnExisting::Replace)?;
-            let (parts, same) = (self.context.folder_parts(), self.folder_of(step));
-            checkpoint::write_model(staged.path(), parts, &state.model, same)?;
-            let note = serde_json::to_string_pretty(&best).expect("two numbers serialise");
-            fs_err::write(staged.path().join("best.json"), note + "\n")?;
-            staged.publish()?;
-            self.written = Some((step, target));
-            let message = format!("step {step}: the best so far, saved as {BEST_DIR}");
-            self.log.monitor.message(&message);
+            match self.publish_best(state, best) {
+                Err(error) if error.is_full_disk() => {
+                    let message = format!("{error}; training goes on with the best of before");
+                    self.log.monitor.message(&message);
+                    return Ok(());
+                }
+                published => published?,
+            }
         }
         state.progress.best = Some(best);
         Ok(())
+    }
+
+    fn publish_best(&mut self, state: &TrainState, best: Best) -> Result<(), TrainError> {
+        let target = self.log.dir.join(BEST_DIR);
+        let staged = StagedDir::beside(&target, OnExisting::Replace)?;
+        let (parts, same) = (self.context.folder_parts(), self.folder_of(best.step));
+        checkpoint::write_model(staged.path(), parts, &state.model, same)?;
+        let note = serde_json::to_string_pretty(&best).expect("two numbers serialise");
+        fs_err::write(staged.path().join("best.json"), note + "\n")?;
+        staged.publish()?;
+        self.written = Some((best.step, target));
+        let message = format!("step {}: the best so far, saved as {BEST_DIR}", best.step);
+        self.log.monitor.message(&message);
+        Ok(())
+    }
+
+    /// Ends a run between two steps: its state is saved where a signal or a full disk ends it.
+    pub(super) fn end(
+        &mut self,
+        state: &mut TrainState,
+        error: TrainError,
+    ) -> Result<(), TrainError> {
+        Err(match error {
+            TrainError::Stopped(stop) => self.save_and_stop(state, stop),
+            full if full.is_full_disk() => self.save_before(state, full),
+            error => error,
+        })
     }
 
     /// Saves the state unless its checkpoint is there already; returns the error to end with.
@@ -126,7 +152,7 @@ impl Callbacks<'_> {
     }
 
     fn save_if_missing(&mut self, state: &mut TrainState) -> Result<(), TrainError> {
-        self.sync_metrics(state)?;
+        self.read_figures(state)?;
         let step = state.progress.step;
         let saved = checkpoint::path_of(self.log.dir.path(), step);
         let comm = self.context.comm;
@@ -147,6 +173,7 @@ impl Callbacks<'_> {
     /// Each part counts as published only when it is complete, so that a run that ends in between is
     /// continued with the rest.
     fn publish(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        self.log.write_waiting()?;
         let (run_id, step) = (&state.progress.run_id, state.progress.step);
         let mut published = self.log.dir.published().of_step(run_id, step);
         if published.of.is_none() {
@@ -162,7 +189,7 @@ impl Callbacks<'_> {
                 self.log.dir.note_published(published.clone())?;
             }
         }
-        self.log.events.as_mut().map_or(Ok(()), EventFile::flush)?;
+        self.log.flush_events()?;
         self.log.monitor.finished();
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::context::RunContext;
 use super::step::adamw::AdamW;
 use super::step::guard::{Skip, SpikeWindow};
 use super::step::report::{PendingStep, StepReport};
+use super::waiting_lines::LogLine;
 use crate::data::LoaderState;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
@@ -51,6 +52,9 @@ pub(crate) struct Progress {
     /// The model that the run started from; absent from checkpoints of older versions.
     #[serde(default)]
     pub(crate) init_blake3: Option<String>,
+    /// Lines of the logs that a full disk kept out of them; in checkpoints only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unwritten: Vec<LogLine>,
 }
 
 /// The evaluation of a run with the lowest loss.
@@ -103,6 +107,7 @@ impl Progress {
             tokenizer_blake3: context.tokenizer_hash(),
             chat_template: context.chat.identity(),
             init_blake3: None,
+            unwritten: Vec::new(),
         }
     }
 

@@ -50,11 +50,12 @@ impl WeightError {
     }
 
     /// The largest difference of a parameter from `expected`, as a part of what is allowed: the bound
-    /// and the rounding of the weight in every update.
+    /// and the rounding of the weight. Either side rounds it twice an update, after the decay and after
+    /// the step, each time by at most half of `EPSILON`.
     pub(crate) fn apart(&self, index: usize, found: &[f32], expected: &[f32], steps: u64) -> f64 {
         let each = self.bounds[index].iter().zip(found).zip(expected);
         let parts = each.map(|((bound, found), expected)| {
-            let rounding = f64::from(expected.abs() * f32::EPSILON) * steps as f64;
+            let rounding = 2.0 * f64::from(expected.abs() * f32::EPSILON) * steps as f64;
             (f64::from(*found) - f64::from(*expected)).abs() / (bound + rounding + 1e-12)
         });
         super::agreement::largest(parts)

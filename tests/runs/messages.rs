@@ -36,6 +36,8 @@ fn every_class_of_error_is_an_object_with_its_code_file_and_field() {
         (&["bench", "--config", "bad.toml"], 3, "recipe", "bad.toml", ""),
         (&["init", "--config", "none.toml", "--out", "o"], 3, "recipe", "none.toml", ""),
         (&["inspect", "model", "no/model"], 4, "input", "no/model", ""),
+        (&["inspect", "model", "missing"], 4, "input", "missing", ""),
+        (&["eval", "--model=missing", "--data", "x"], 4, "input", "missing", ""),
         (
             &["tokenizer", "--data", "torn.jsonl", "--vocab-size", "300", "--out", "t.json"],
             4,
@@ -157,6 +159,28 @@ fn files_of_other_programs_are_named_wherever_they_are_given() {
         }
     }
     assert!(!lab.path("t.json").exists());
+}
+
+#[test]
+fn a_name_with_a_line_break_stays_on_one_line() {
+    let lab = Lab::new();
+    fs_err::write(lab.path("a\nb.jsonl"), "{\"text\": 3}\n").unwrap();
+    fs_err::write(lab.path("a\nb.toml"), "stage = 3\n").unwrap();
+    fs_err::create_dir(lab.path("a\nb")).unwrap();
+    fs_err::write(lab.path("a\nb/config.json"), "{").unwrap();
+    let tokenizer = ["tokenizer", "--vocab-size", "300", "--out", "t.json", "--data"];
+    for words in [
+        &["plan", "a\nb.toml"][..],
+        &["inspect", "model", "a\nb"],
+        &["inspect", "model", "not\nthere"],
+        &["bench", "--config", "not\nthere.toml"],
+        &[&tokenizer[..], &["a\nb.jsonl"]].concat(),
+    ] {
+        let output = program(&lab, words);
+        let text = stderr(&output);
+        assert!(text.contains("a\\nb") || text.contains("not\\nthere"), "{words:?}: {text}");
+        assert!(text.lines().next().unwrap().contains(": "), "{words:?}: {text}");
+    }
 }
 
 #[test]

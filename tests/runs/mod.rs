@@ -6,6 +6,7 @@ mod commands;
 mod devices;
 mod exports;
 mod finish;
+mod full_log;
 pub(crate) mod kill;
 pub(crate) mod lab;
 mod lean;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
+use bitnet_format::Shown;
 use bitnet_format::convert::hf::check_packable;
 use bitnet_format::process::{free_memory, peak_memory};
 use bitnet_format::{ModelSpec, TensorEntry, figures, tensor_table};
@@ -107,7 +108,7 @@ fn require_memory(config: &Path, needed: u128) -> anyhow::Result<()> {
         Some(free) if needed > u128::from(free) => Err(TooLarge(format!(
             "{}: a model of this shape needs at least {} with its contexts, and {} are \
              free here; expected a smaller shape, fewer tokens or sequences, or --cache f16",
-            config.display(),
+            config.shown(),
             figures::size(needed.try_into().unwrap_or(u64::MAX)),
             figures::size(free)
         ))

@@ -7,6 +7,8 @@ use anyhow::Context;
 use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, ThreadPool};
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::foreign::missing_tokenizer;
+use bitnet_format::report::reading_warnings;
+use bitnet_format::{Shown, StoredModel};
 use bitnet_kernels::huge_page_bytes;
 use bitnet_text::Tokenizer;
 
@@ -14,9 +16,14 @@ use crate::cli::{CacheArg, CacheArgs, HeadArg, ThreadArgs};
 use crate::failure::BadInput;
 use crate::output::note;
 
-/// The model at a path.
+/// The model at a path; says what is hardly meant in it.
 pub(crate) fn model(path: &Path, head: HeadArg) -> anyhow::Result<Model> {
-    Ok(Model::load_with(path, precision(head))?)
+    let stored = StoredModel::open(path)?;
+    let model = Model::from_stored(&stored, path, precision(head))?;
+    for line in reading_warnings(&stored, model.all_zero()) {
+        note(&line);
+    }
+    Ok(model)
 }
 
 /// The precision of the head.
@@ -42,12 +49,12 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     let missing = || missing_tokenizer(path, "put the tokenizer.json it was trained with there");
     let tokenizer = Tokenizer::of_model(path)?.ok_or_else(missing)?;
     if let Some(assumed) = tokenizer.assumed() {
-        note(&format!("note: {}: {assumed}", file.display()));
+        note(&format!("note: {}: {assumed}", file.shown()));
     }
     let (tokens, limit) = (tokenizer.vocab_size(), model.spec().vocab_size);
     if tokens > limit {
         let what = format!("has ids up to {}; expected below the model's {limit}", tokens - 1);
-        return Err(BadInput(format!("{} [model.vocab]: {what}", file.display())).into());
+        return Err(BadInput(format!("{} [model.vocab]: {what}", file.shown())).into());
     }
     Ok(tokenizer)
 }

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use bitnet_engine::{Model, Scores, score};
+use bitnet_format::Shown;
 use bitnet_format::foreign::{FileRole, refuse, without_mark_bytes};
 use bitnet_format::input::read_bytes;
 use serde_json::json;
@@ -36,7 +37,7 @@ fn read_sequences(path: &Path, model: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|&byte| byte == b'\n');
     let parse = |(index, line): (usize, &[u8])| {
         read_sequence(line, model)
-            .map_err(|what| BadInput(format!("{}:{}: {what}", path.display(), index + 1)).into())
+            .map_err(|what| BadInput(format!("{}:{}: {what}", path.shown(), index + 1)).into())
     };
     if bytes.is_empty() {
         return Ok(Vec::new());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bitnet_format::FormatError;
+use bitnet_format::Shown;
 
 /// Why a model was not loaded or a request not answered.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +12,7 @@ pub enum EngineError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The model is not ternary.
-    #[error("{path} [quantization_config]: is a dense model; expected a ternary one")]
+    #[error("{} [quantization_config]: is a dense model; expected a ternary one", .path.shown())]
     Dense {
         /// The model.
         path: PathBuf,

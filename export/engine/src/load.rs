@@ -63,7 +63,8 @@ impl Model {
         let norm = reader.norm()?;
         let head = if tied { None } else { Some(reader.table(precision)?) };
         let rope = RopeFrequencies::new(spec.rope_theta, spec.head_dim);
-        Ok(Self { spec, kernel: Kernel::detect(), rope, embedding, blocks, norm, head })
+        let (kernel, all_zero) = (Kernel::detect(), reader.all_zero);
+        Ok(Self { spec, kernel, rope, embedding, blocks, norm, head, all_zero })
     }
 }
 
@@ -76,20 +77,33 @@ pub enum HeadPrecision {
     Int8,
 }
 
-/// A dense matrix in the type that it is stored in; blocks are kept as they are.
-fn dense(source: &dyn TensorSource, entry: &TensorEntry) -> Result<DenseMatrix, FormatError> {
+fn is_zero(values: &[f32]) -> bool {
+    values.iter().all(|&value| value == 0.0)
+}
+
+/// A dense matrix in the type that it is stored in, and whether it is zero; blocks are kept as they
+/// are.
+fn dense(
+    source: &dyn TensorSource,
+    entry: &TensorEntry,
+) -> Result<(DenseMatrix, bool), FormatError> {
     let dtype = source.read(entry, 0..1)?.dtype;
     let mut matrix = DenseMatrix::empty(entry.shape[1], dtype);
     matrix.reserve(entry.shape[0]);
+    let mut zero = true;
     for rows in row_chunks(entry) {
         if dtype.is_block_quantised() {
-            let pushed = matrix.push_blocks(&source.read(entry, rows)?.bytes());
+            let view = source.read(entry, rows)?;
+            zero &= view.bytes().iter().all(|&byte| byte == 0);
+            let pushed = matrix.push_blocks(&view.bytes());
             pushed.map_err(|error| source.error(entry, error.to_string()))?;
         } else {
-            matrix.push_rows(&source.rows(entry, rows)?);
+            let values = source.rows(entry, rows)?;
+            zero &= is_zero(&values);
+            matrix.push_rows(&values);
         }
     }
-    Ok(matrix)
+    Ok((matrix, zero))
 }
 
 /// Walks the tensor table once; each call takes the next tensor.
@@ -97,35 +111,50 @@ struct Reader<'a> {
     weights: &'a dyn TensorSource,
     spec: &'a ModelSpec,
     entries: IntoIter<TensorEntry>,
+    /// Tensors of nothing but zeros.
+    all_zero: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     fn new(weights: &'a dyn TensorSource) -> Self {
         let spec = weights.spec();
-        Self { weights, spec, entries: tensor_table(spec).into_iter() }
+        Self { weights, spec, entries: tensor_table(spec).into_iter(), all_zero: Vec::new() }
     }
 
     fn next(&mut self) -> TensorEntry {
         self.entries.next().expect("the table lists every tensor of a block")
     }
 
+    fn note_zero(&mut self, entry: &TensorEntry, is_zero: bool) {
+        self.all_zero.extend(is_zero.then(|| entry.name.clone()));
+    }
+
     fn table(&mut self, precision: HeadPrecision) -> Result<EmbeddingOrHead, FormatError> {
         let entry = self.next();
-        match precision {
-            HeadPrecision::File => Ok(EmbeddingOrHead::File(dense(self.weights, &entry)?)),
+        let (table, is_zero) = match precision {
+            HeadPrecision::File => {
+                let (matrix, is_zero) = dense(self.weights, &entry)?;
+                (EmbeddingOrHead::File(matrix), is_zero)
+            }
             HeadPrecision::Int8 => {
                 let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
+                let mut zero = true;
                 for rows in row_chunks(&entry) {
-                    matrix.push_rows(&self.weights.rows(&entry, rows)?);
+                    let values = self.weights.rows(&entry, rows)?;
+                    zero &= is_zero(&values);
+                    matrix.push_rows(&values);
                 }
-                Ok(EmbeddingOrHead::Int8(matrix))
+                (EmbeddingOrHead::Int8(matrix), zero)
             }
-        }
+        };
+        self.note_zero(&entry, is_zero);
+        Ok(table)
     }
 
     fn norm(&mut self) -> Result<NormWeights, FormatError> {
         let entry = self.next();
         let gain = self.weights.rows(&entry, 0..entry.shape[0])?;
+        self.note_zero(&entry, is_zero(&gain));
         Ok(NormWeights::new(gain, self.spec.rms_norm_eps))
     }
 
@@ -135,9 +164,14 @@ impl<'a> Reader<'a> {
 
     /// The next `count` matrices, one below the other.
     fn ternary(&mut self, count: usize) -> Result<TernaryPanels, FormatError> {
-        let matrices: Result<Vec<_>, _> =
-            (0..count).map(|_| self.weights.ternary(&self.next())).collect();
-        Ok(TernaryPanels::stack(&matrices?))
+        let mut matrices = Vec::with_capacity(count);
+        for _ in 0..count {
+            let entry = self.next();
+            let matrix = self.weights.ternary(&entry)?;
+            self.note_zero(&entry, matrix.0.is_zero());
+            matrices.push(matrix);
+        }
+        Ok(TernaryPanels::stack(&matrices))
     }
 
     /// Fields are read in the order of the forward pass, which is the order of the table.

@@ -29,6 +29,7 @@ pub struct Model {
     pub(crate) norm: NormWeights,
     /// `None`: the embedding is the head.
     pub(crate) head: Option<EmbeddingOrHead>,
+    pub(crate) all_zero: Vec<String>,
 }
 
 impl Model {
@@ -36,6 +37,11 @@ impl Model {
     #[must_use]
     pub fn with_kernel(self, kernel: Kernel) -> Self {
         Self { kernel, ..self }
+    }
+
+    /// The tensors that hold nothing but zeros, as a file does that was not written completely.
+    pub fn all_zero(&self) -> &[String] {
+        &self.all_zero
     }
 
     /// What the model is.

@@ -1,6 +1,7 @@
 //! What is left of a bug: panics are kept as they happen, and written to `crash.json` by the program
 //! that gives up over one. Most panics never get that far: a library's are caught and become errors.
 
+use crate::Shown;
 use std::backtrace::Backtrace;
 use std::io::Write;
 use std::panic::PanicHookInfo;
@@ -76,7 +77,7 @@ impl CrashedProgram {
         });
         let text = format!("{report:#}\n");
         let with = match write(folder, self.name, &text) {
-            Some(path) => format!("with {}", path.display()),
+            Some(path) => format!("with {}", path.shown()),
             None => "with your command line (crash.json could not be written)".to_owned(),
         };
         let Self { name, version, repository } = self;

@@ -1,5 +1,6 @@
 //! Errors of reading and writing model files.
 
+use crate::Shown;
 use std::path::{Path, PathBuf};
 
 /// What went wrong while reading or writing model files.
@@ -11,7 +12,7 @@ pub enum FormatError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A JSON or TOML file does not parse, or describes a model that is not supported.
-    #[error("{path}{}: {what}", field_suffix(.field))]
+    #[error("{}{}: {what}", .path.shown(), field_suffix(.field))]
     Config {
         /// The file.
         path: PathBuf,
@@ -21,7 +22,7 @@ pub enum FormatError {
         what: String,
     },
     /// A config (`configs/*.toml`) cannot be read or describes no model.
-    #[error("{path}: {what}")]
+    #[error("{}: {what}", .path.shown())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -29,7 +30,7 @@ pub enum FormatError {
         what: String,
     },
     /// A tensor is missing, of another shape or type, or holds what it must not.
-    #[error("{path} [{name}]: {what}")]
+    #[error("{} [{name}]: {what}", .path.shown())]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -39,7 +40,7 @@ pub enum FormatError {
         what: String,
     },
     /// The container itself is broken.
-    #[error("{path}: {what}")]
+    #[error("{}: {what}", .path.shown())]
     Container {
         /// The file.
         path: PathBuf,
@@ -50,13 +51,13 @@ pub enum FormatError {
     #[error("interrupted")]
     Interrupted,
     /// The target exists and was not to be replaced.
-    #[error("{path}: already exists; choose another path, or --force to replace it")]
+    #[error("{}: already exists; choose another path, or --force to replace it", .path.shown())]
     Exists {
         /// The target.
         path: PathBuf,
     },
     /// The target must not be replaced.
-    #[error("{path}: is not replaced: {what}; choose another path")]
+    #[error("{}: is not replaced: {what}; choose another path", .path.shown())]
     Kept {
         /// The target.
         path: PathBuf,

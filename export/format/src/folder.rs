@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::Shown;
 use crate::foreign::{missing_model, missing_weights};
 use crate::generation_config;
 pub use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
@@ -181,7 +182,7 @@ fn refuse_run_directory(dir: &Path) -> Result<(), FormatError> {
         return Ok(());
     }
     let Some(model) = model_of_run(dir) else { return Ok(()) };
-    let what = format!("is the directory of a run; its model is {}", model.display());
+    let what = format!("is the directory of a run; its model is {}", model.shown());
     Err(FormatError::container(dir, what))
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use same_file::Handle;
 
 use crate::FormatError;
+use crate::Shown;
 use crate::folder::CONFIG_FILE;
 use crate::staged::{OnExisting, temporary_name};
 
@@ -43,7 +44,7 @@ impl OutputClaim {
         }
         let kept = |what: String| FormatError::Kept { path: target.to_owned(), what };
         if let Some(input) = inputs.iter().find(|input| holds(target, input)) {
-            return Err(kept(format!("it holds {}, which is read", input.display())));
+            return Err(kept(format!("it holds {}, which is read", input.shown())));
         }
         if there && !is_result(target) {
             return Err(kept("it is no earlier result of this command, or holds more".to_owned()));
@@ -79,7 +80,7 @@ impl Drop for OutputClaim {
 }
 
 fn named(path: &Path, error: &std::io::Error) -> std::io::Error {
-    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    std::io::Error::new(error.kind(), format!("{}: {error}", path.shown()))
 }
 
 /// Whether something is a model as `export` and `init` write it: a GGUF file, or a folder of a

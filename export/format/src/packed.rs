@@ -111,6 +111,12 @@ impl PackedTernary {
         &self.bytes
     }
 
+    /// Whether every code is 0.
+    pub fn is_zero(&self) -> bool {
+        // Four times the code 0, which is stored as 1.
+        self.bytes.iter().all(|&byte| byte == 0b0101_0101)
+    }
+
     /// Writes the codes of one row `[K]`.
     pub fn row_codes(&self, row: usize, codes: &mut [i8]) {
         assert!(row < self.rows && codes.len() == self.columns, "a row of this matrix");

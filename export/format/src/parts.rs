@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::FormatError;
+use crate::Shown;
 use crate::input::open_file;
 
 /// An open file of known length.
@@ -68,7 +69,7 @@ impl FileParts {
     }
 
     fn read_error(&self, error: &std::io::Error) -> std::io::Error {
-        let what = format!("failed to read {}: {error}", self.path.display());
+        let what = format!("failed to read {}: {error}", self.path.shown());
         std::io::Error::new(error.kind(), what)
     }
 }

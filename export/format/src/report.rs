@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::Shown;
 use crate::gguf::{self, GgufModel, architecture::Architecture};
 use crate::matrix::Matrix;
 use crate::quant::{WeightScale, ternary_codes};
@@ -107,11 +108,27 @@ fn overview(model: &StoredModel) -> Map<String, Value> {
     all
 }
 
+/// What is hardly meant in a model that was read, a sentence each: tensors of nothing but zeros
+/// (`zeros` are their names), and files that no index lists.
+pub fn reading_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
+    let more = zeros.len().saturating_sub(1);
+    let others =
+        if more > 0 { format!(" and {more} more tensors hold") } else { " holds".to_owned() };
+    let zero = zeros.first().map(|name| {
+        format!("warning: {name}{others} nothing but zeros; was the file written completely?")
+    });
+    let unread = model.unread_files().into_iter().map(|path| {
+        let path = path.shown();
+        format!("warning: {path} is not among the files of this model and was not read")
+    });
+    zero.into_iter().chain(unread).collect()
+}
+
 /// Tensors of nothing but zeros, and files that belong to no tensor.
 fn content_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
     let zero = zeros.iter().map(|name| format!("{name} holds nothing but zeros"));
     let unread = model.unread_files().into_iter();
-    let unread = unread.map(|path| format!("{} is not read: no index lists it", path.display()));
+    let unread = unread.map(|path| format!("{} is not read: no index lists it", path.shown()));
     zero.chain(unread).collect()
 }
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::FormatError;
+use crate::Shown;
 use crate::input::{LARGEST_TEXT, read_bytes};
 use crate::ordered_map::OrderedMap;
 use crate::tensors::{TensorFile, check_names};
@@ -70,7 +71,7 @@ fn refuse_unlisted(
             Some(listed) if listed == shard => {}
             Some(other) => {
                 let other = index.with_file_name(other);
-                let what = format!("occurs twice; the index puts it into {}", other.display());
+                let what = format!("occurs twice; the index puts it into {}", other.shown());
                 return Err(file.error(&name, what));
             }
             None => return Err(file.error(&name, "is not in the index")),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use crate::Shown;
 use crate::{DType, FormatError};
 
 /// A tensor that a file will hold.
@@ -110,7 +111,7 @@ impl TensorWriter {
     }
 
     fn failed(&self, error: &std::io::Error) -> FormatError {
-        let what = format!("failed to write {}: {error}", self.path.display());
+        let what = format!("failed to write {}: {error}", self.path.shown());
         FormatError::Io(std::io::Error::new(error.kind(), what))
     }
 }

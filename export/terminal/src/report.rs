@@ -40,7 +40,10 @@ pub fn report(message: &str, code: u8) {
     let stopped = class(code) == "interrupted";
     let text = if stopped { message.clone() } else { format!("error: {message}") };
     show(&labelled(&printable(&text), colours(Stream::Stderr)));
-    let problems: Vec<_> = message.split(NEXT_PROBLEM).map(ErrorFacts::of).collect();
+    let given: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let facts = |problem| ErrorFacts::of(problem, &given);
+    let problems: Vec<_> = message.split(NEXT_PROBLEM).map(facts).collect();
     report_json(code, problems);
 }
 
@@ -116,12 +119,13 @@ mod tests {
 
     #[test]
     fn one_problem_is_flat_and_several_are_listed() {
-        let one = json(4, vec![ErrorFacts::of("a.txt:3: not UTF-8; expected text, got byte 0xff")]);
+        let of = |text| ErrorFacts::of(text, &[]);
+        let one = json(4, vec![of("a.txt:3: not UTF-8; expected text, got byte 0xff")]);
         assert_eq!(
             one,
             r#"{"error":{"code":4,"class":"input","message":"a.txt:3: not UTF-8; expected text, got byte 0xff","file":"a.txt","line":3,"expected":"text","got":"byte 0xff"}}"#
         );
-        let two: Vec<_> = ["r.toml:1:2 [a]: x", "r.toml:2:1 [b]: y"].map(ErrorFacts::of).into();
+        let two: Vec<_> = ["r.toml:1:2 [a]: x", "r.toml:2:1 [b]: y"].map(of).into();
         let two: serde_json::Value = serde_json::from_str(&json(3, two)).unwrap();
         assert_eq!(two["error"]["class"], "recipe");
         assert_eq!(two["error"]["field"], "a");

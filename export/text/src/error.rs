@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::FormatError;
+use bitnet_format::Shown;
 
 use crate::limits::{MAX_FILE_BYTES, MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB};
 
@@ -18,7 +19,7 @@ pub enum TextError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// A GGUF file cannot express this tokenizer, or holds none.
-    #[error("{path} [{field}]: {what}")]
+    #[error("{} [{field}]: {what}", .path.shown())]
     Inexpressible {
         /// The file.
         path: PathBuf,
@@ -28,13 +29,13 @@ pub enum TextError {
         what: String,
     },
     /// The file is larger than any tokenizer, so it was not read.
-    #[error("{path}: too large; expected at most {MAX_FILE_BYTES} bytes, got more")]
+    #[error("{}: too large; expected at most {MAX_FILE_BYTES} bytes, got more", .path.shown())]
     FileTooLarge {
         /// The file.
         path: PathBuf,
     },
     /// The file is not JSON, is cut short, or lacks a field every tokenizer has.
-    #[error("{path}: not a tokenizer at line {line}, column {column}: {what}")]
+    #[error("{}: not a tokenizer at line {line}, column {column}: {what}", .path.shown())]
     Json {
         /// The file.
         path: PathBuf,
@@ -46,7 +47,7 @@ pub enum TextError {
         what: String,
     },
     /// The model is of another kind.
-    #[error("{path} [model.type]: unsupported; expected \"BPE\", got {got:?}")]
+    #[error("{} [model.type]: unsupported; expected \"BPE\", got {got:?}", .path.shown())]
     NotBpe {
         /// The file.
         path: PathBuf,
@@ -54,7 +55,7 @@ pub enum TextError {
         got: String,
     },
     /// Merges are dropped at random, so the same text would give other ids each time.
-    #[error("{path} [model.dropout]: ids would be random; expected null or 0, got {got}")]
+    #[error("{} [model.dropout]: ids would be random; expected null or 0, got {got}", .path.shown())]
     Dropout {
         /// The file.
         path: PathBuf,
@@ -62,7 +63,7 @@ pub enum TextError {
         got: f64,
     },
     /// The vocabulary names a token twice.
-    #[error("{path} [model.vocab]: {token:?} appears twice; expected every token once")]
+    #[error("{} [model.vocab]: {token:?} appears twice; expected every token once", .path.shown())]
     TokenTwice {
         /// The file.
         path: PathBuf,
@@ -71,8 +72,7 @@ pub enum TextError {
     },
     /// Two tokens have the same id.
     #[error(
-        "{path} [{field}]: id {id} is taken; expected one token an id, got {first:?} and {second:?}"
-    )]
+        "{} [{field}]: id {id} is taken; expected one token an id, got {first:?} and {second:?}", .path.shown())]
     IdTwice {
         /// The file.
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum TextError {
         second: String,
     },
     /// An id so large that the embedding table would be mostly empty.
-    #[error("{path} [{field}]: id of {token:?} too large; expected below {limit}, got {id}")]
+    #[error("{} [{field}]: id of {token:?} too large; expected below {limit}, got {id}", .path.shown())]
     IdTooLarge {
         /// The file.
         path: PathBuf,
@@ -100,7 +100,7 @@ pub enum TextError {
         limit: u64,
     },
     /// A merge is not two tokens of the vocabulary that join to a third.
-    #[error("{path} [model.merges.{index}]: {what}")]
+    #[error("{} [model.merges.{index}]: {what}", .path.shown())]
     Merge {
         /// The file.
         path: PathBuf,
@@ -110,7 +110,7 @@ pub enum TextError {
         what: String,
     },
     /// `unk_token` names no token.
-    #[error("{path} [model.unk_token]: expected a token of the vocabulary, got {token:?}")]
+    #[error("{} [model.unk_token]: expected a token of the vocabulary, got {token:?}", .path.shown())]
     UnkToken {
         /// The file.
         path: PathBuf,
@@ -118,7 +118,7 @@ pub enum TextError {
         token: String,
     },
     /// An added token contradicts the vocabulary, another added token, or its own purpose.
-    #[error("{path} [added_tokens {token:?}]: {what}")]
+    #[error("{} [added_tokens {token:?}]: {what}", .path.shown())]
     Added {
         /// The file.
         path: PathBuf,
@@ -128,7 +128,7 @@ pub enum TextError {
         what: String,
     },
     /// The post-processor names a token that is not there, or gives it another id.
-    #[error("{path} [{field}]: {what}")]
+    #[error("{} [{field}]: {what}", .path.shown())]
     PostProcessor {
         /// The file.
         path: PathBuf,
@@ -139,8 +139,7 @@ pub enum TextError {
     },
     /// Plain text could become a special token.
     #[error(
-        "{path} [added_tokens {token:?}]: plain text becomes this special token; expected none to"
-    )]
+        "{} [added_tokens {token:?}]: plain text becomes this special token; expected none to", .path.shown())]
     SpecialFromText {
         /// The file.
         path: PathBuf,
@@ -148,7 +147,7 @@ pub enum TextError {
         token: String,
     },
     /// The `tokenizers` library refused the file.
-    #[error("{path}: cannot be loaded: {what}")]
+    #[error("{}: cannot be loaded: {what}", .path.shown())]
     Load {
         /// The file.
         path: PathBuf,
@@ -156,7 +155,7 @@ pub enum TextError {
         what: String,
     },
     /// The `tokenizers` library could not encode a text.
-    #[error("{path}: cannot encode the text: {what}")]
+    #[error("{}: cannot encode the text: {what}", .path.shown())]
     Encode {
         /// The tokenizer's file.
         path: PathBuf,
@@ -165,9 +164,8 @@ pub enum TextError {
     },
     /// No token of the tokenizer can end a turn of a conversation.
     #[error(
-        "{path} [added_tokens]: nothing ends a turn; expected {token:?} or an end-of-text token, \
-         got neither"
-    )]
+        "{} [added_tokens]: nothing ends a turn; expected {token:?} or an end-of-text token, \
+         got neither", .path.shown())]
     NoTurnEnd {
         /// The tokenizer's file.
         path: PathBuf,
@@ -205,7 +203,7 @@ pub enum TextError {
 
 /// `<file>:<line>`, or the file alone.
 fn place(path: &Path, line: Option<usize>) -> String {
-    let path = path.display();
+    let path = path.shown();
     line.map_or_else(|| path.to_string(), |line| format!("{path}:{line}"))
 }
 

@@ -1,5 +1,6 @@
 //! Tokenizers that several test modules share. Nothing outside tests lives here.
 
+use bitnet_format::Shown;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -124,6 +125,6 @@ pub(crate) fn tokenizers_outside_the_repository() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/tokenizers");
     let there = folder.is_dir();
     let what = if there { "reads" } else { "skipped, nothing at" };
-    eprintln!("outside the repository: {what} {}", folder.display());
+    eprintln!("outside the repository: {what} {}", folder.shown());
     there.then_some(folder)
 }

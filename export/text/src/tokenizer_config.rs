@@ -25,9 +25,11 @@ impl Tokenizer {
         default("tokenizer_class", json!("PreTrainedTokenizerFast"));
         default("clean_up_tokenization_spaces", json!(false));
         default("bos_token", json!(self.spelling_of(self.bos())));
-        // A chat model stops at the end of its turn.
-        let turn_end = self.eot().filter(|_| chat.is_some());
-        default("eos_token", json!(self.spelling_of(turn_end.or(self.eos()))));
+        // A chat model stops at the end of its turn; a template that writes `eos_token` was trained
+        // with this tokenizer's.
+        let stops_at_turn = chat.is_some_and(|chat| !chat.reads("eos_token"));
+        let turn_end = self.eot().filter(|_| stops_at_turn);
+        default("eos_token", json!(self.spelling_of(turn_end.or(self.eos_token()))));
         if !self.adds_bos() && self.bos().is_some() {
             default("add_bos_token", json!(false));
         }
@@ -60,9 +62,9 @@ fn set_default(list: &mut Vec<Value>, source: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::CHAT_TEMPLATE_FILE;
     use crate::control::TOKENIZER_CONFIG_FILE;
     use crate::test_tokenizers::trained;
+    use crate::{CHAT_TEMPLATE_FILE, Message, Role};
     use std::path::Path;
 
     const ASK: &str = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}<|eot_id|>\
@@ -89,6 +91,23 @@ mod tests {
         assert_eq!(config["bos_token"], "<|begin_of_text|>");
         assert_eq!(config["eos_token"], "<|end_of_text|>");
         assert!(config.get("chat_template").is_none());
+    }
+
+    /// A bare `tokenizer.json` declares no EOS; what is exported must be what training wrote.
+    #[test]
+    fn a_template_that_writes_eos_writes_the_same_one_after_an_export() {
+        let tokenizer = trained(300);
+        let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}{% endfor %}\
+                      {% if add_generation_prompt %}[assistant]{% endif %}";
+        let chat = ChatTemplate::jinja(Path::new("t.jinja"), source).unwrap();
+        let dir = folder(Some(&tokenizer.hf_config(Some(&chat), 128).unwrap()));
+        let path = dir.path().join("tokenizer.json");
+        fs_err::write(&path, tokenizer.json()).unwrap();
+        let exported = Tokenizer::from_file(&path).unwrap();
+        let talk = vec![Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")].into();
+        let ids = |tokenizer: &Tokenizer| chat.encode(tokenizer, &talk).unwrap().ids;
+        assert_eq!(ids(&exported), ids(&tokenizer));
+        assert_eq!(ids(&tokenizer).last().copied(), tokenizer.eos());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! makes a run that can be planned, and nothing panics or takes long.
 
 use super::*;
-use crate::admission::{MemoryDemand, require_memory};
+use crate::admission::{MemoryDemand, Settings, require_memory};
 use crate::device;
 use crate::estimate::{RankLayout, RankWorkload};
 use crate::recipe::keys::KEYS;
@@ -61,8 +61,15 @@ fn plan(recipe: &Recipe) {
     for ranks in [1, 3] {
         let (load, layout) = (RankWorkload::of(recipe, ranks), RankLayout::of(recipe, ranks));
         let device = &device::cpu();
-        let demand =
-            MemoryDemand { spec: &spec, frozen: &[], load, ranks: layout, here: ranks, device };
+        let demand = MemoryDemand {
+            spec: &spec,
+            frozen: &[],
+            load,
+            ranks: layout,
+            here: ranks,
+            device,
+            settings: Settings::Recipe,
+        };
         let _ = require_memory(demand);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_format::ModelSpec;
+use bitnet_format::Shown;
 use bitnet_text::{Tokenizer, TokenizerChange};
 
 use super::inputs::contradiction;
@@ -62,7 +63,7 @@ pub(crate) fn compare_tokenizer(
 }
 
 fn another_tokenizer(recipe: &Recipe, init: &Path, what: &str) -> TrainError {
-    let init = init.display();
+    let init = init.shown();
     let what = format!(
         "not the tokenizer of {init}: {what}; expected the same one, or one that only adds \
          tokens\nhint: leave `tokenizer` out to train with the model's own; --allow-change \
@@ -118,7 +119,7 @@ pub(crate) fn say_if_dense(init: &Path, spec: &ModelSpec, monitor: &mut dyn Moni
     if spec.quantise {
         return;
     }
-    let (init, key) = (init.display(), "quantization_config");
+    let (init, key) = (init.shown(), "quantization_config");
     monitor.message(&format!(
         "warning: {init} is dense: its config.json has no {key}. It is trained as floats, and only \
          the format hf-bf16 takes it. To train it with ternary weights, put \"{key}\": \

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bitnet_engine::{EngineError, Model, Workspace, score};
+use bitnet_engine::{EngineError, HeadPrecision, Model, Workspace, score};
 use bitnet_format::convert::hf::write_packed;
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE};
 use bitnet_format::writer::{TensorData, write_tensors};
@@ -12,9 +12,16 @@ use crate::random_model::{SMALL, model, threads};
 
 /// Writes a folder of float matrices.
 fn floats(dir: &Path, spec: &str) {
+    floats_but(dir, spec, &[]);
+}
+
+/// Writes one whose tensors of these names hold zeros.
+fn floats_but(dir: &Path, spec: &str, zeros: &[&str]) {
     let config = HfConfig { spec: toml::from_str(spec).unwrap(), form: WeightForm::Latent };
     let values = |entry: TensorEntry| {
-        let values: Vec<f32> = (0..entry.elements()).map(|i| (i * 7 % 13) as f32 - 5.5).collect();
+        let factor = if zeros.contains(&entry.name.as_str()) { 0.0 } else { 1.0 };
+        let value = |i: usize| factor * ((i * 7 % 13) as f32 - 5.5);
+        let values: Vec<f32> = (0..entry.elements()).map(value).collect();
         (entry.name, TensorData::bf16(&entry.shape, &values))
     };
     let tensors = tensor_table(&config.spec).into_iter().map(values);
@@ -43,6 +50,26 @@ fn latents_are_quantised_on_the_way() {
         model.forward(&mut workspace, &mut model.new_cache(), &[1, 2, 3]).unwrap().to_vec()
     };
     assert_eq!(logits(&a), logits(&b));
+}
+
+#[test]
+fn tensors_of_zeros_are_known_in_every_form() {
+    let zeros = [
+        "model.embed_tokens.weight",
+        "model.layers.0.input_layernorm.weight",
+        "model.layers.1.mlp.down_proj.weight",
+    ];
+    let [master, packed, whole] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    floats_but(master.path(), SMALL, &zeros);
+    floats(whole.path(), SMALL);
+    let source = StoredModel::open(master.path()).unwrap();
+    write_packed(packed.path(), source.spec(), |entry| source.floats(entry)).unwrap();
+    for head in [HeadPrecision::File, HeadPrecision::Int8] {
+        let load = |dir: &Path| Model::load_with(dir, head).unwrap();
+        assert_eq!(load(master.path()).all_zero(), zeros);
+        assert_eq!(load(packed.path()).all_zero(), zeros);
+        assert!(load(whole.path()).all_zero().is_empty());
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What to do with a file of another program.
 
+use crate::Shown;
 use std::path::Path;
 
 use super::{FileRole, ForeignKind as K};
 
 /// One sentence: the command that makes of the file what is read, or where to look.
 pub(super) fn advice(path: &Path, kind: K, role: FileRole) -> String {
-    let file = path.display();
+    let file = path.shown();
     match (kind, role) {
         (K::LfsPointer, _) => {
             "fetch the file itself: git lfs pull, or hf download owner/name".to_owned()
@@ -56,7 +57,7 @@ fn unpacker(kind: K) -> &'static str {
 
 fn folder_of(path: &Path, kind: K) -> String {
     let model = if kind == K::Gguf { Some(path) } else { path.parent() };
-    model.unwrap_or(path).display().to_string()
+    model.unwrap_or(path).shown().to_string()
 }
 
 fn of_model(kind: K) -> String {
@@ -75,7 +76,7 @@ fn of_model(kind: K) -> String {
 }
 
 fn of_data(path: &Path, kind: K) -> String {
-    let file = path.display();
+    let file = path.shown();
     let by_datasets = |loader: &str| {
         format!(
             "write JSON lines with datasets: python3 -c 'from datasets import Dataset; \

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ForeignKind, recognise};
 use crate::FormatError;
+use crate::Shown;
 use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
 
 /// The error for a path without a model: nothing there, or a folder without `config.json`.
@@ -50,7 +51,7 @@ pub fn missing_tokenizer(folder: &Path, way_out: &str) -> FormatError {
 /// `owner/name` is how people name models of the hub.
 fn hub_hint(path: &Path) -> String {
     let parts: Vec<_> = path.components().collect();
-    let text = path.display();
+    let text = path.shown();
     if parts.len() == 2 && path.is_relative() && !path.starts_with(".") && !path.starts_with("..") {
         return format!(
             "\nhint: a model of the hub is model.init = \"hf:{text}\" in a recipe; \
@@ -70,11 +71,11 @@ fn other_contents(path: &Path) -> Option<String> {
         );
     }
     if let Some(model) = only_gguf(path) {
-        return Some(format!("give the file: {}", model.display()));
+        return Some(format!("give the file: {}", model.shown()));
     }
     if path.join("snapshots").is_dir() {
         let snapshot = entries(&path.join("snapshots")).into_iter().next()?;
-        return Some(format!("this is the hub's cache; the model is {}", snapshot.display()));
+        return Some(format!("this is the hub's cache; the model is {}", snapshot.shown()));
     }
     let meta = path.join("params.json").is_file();
     let advice = "the original checkpoint of its makers; take the one in transformers' layout";
@@ -112,7 +113,7 @@ fn other_weights(folder: &Path) -> Option<String> {
             ));
         }
     }
-    only_gguf(folder).map(|model| format!("give the file: {}", model.display()))
+    only_gguf(folder).map(|model| format!("give the file: {}", model.shown()))
 }
 
 /// The entries of a folder in order of their names, a bounded number of them.

@@ -19,6 +19,10 @@ pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 
 const GGUF_KEY: &str = "tokenizer.chat_template";
 
+/// Begins a template in a GGUF whose tokenizer has no BOS. llama.cpp takes token 11 for the BOS of such
+/// a file, a comma in GPT-2's order, and would write it wherever the template asks for `bos_token`.
+const WITHOUT_BOS: &str = "{% set bos_token = '' %}";
+
 impl ChatTemplate {
     /// The template stored with a model, else [`ChatTemplate::b158`].
     ///
@@ -76,7 +80,11 @@ impl ChatTemplate {
         tokenizer: &Tokenizer,
         metadata: &mut Metadata,
     ) -> Result<(), TextError> {
-        metadata.insert(GGUF_KEY, GgufValue::String(self.source_for(tokenizer)?));
+        let mut source = self.source_for(tokenizer)?;
+        if tokenizer.bos().is_none() && source.contains("bos_token") {
+            source.insert_str(0, WITHOUT_BOS);
+        }
+        metadata.insert(GGUF_KEY, GgufValue::String(source));
         Ok(())
     }
 }
@@ -120,7 +128,8 @@ fn default_of(value: &Value) -> Result<Option<String>, &'static str> {
 fn in_gguf(path: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
     let file = GgufFile::open(path)?;
     let source = file.metadata().optional_str(GGUF_KEY)?;
-    Ok(source.map(|source| (path.to_owned(), source.to_owned())))
+    let ours = |source: &str| source.strip_prefix(WITHOUT_BOS).unwrap_or(source).to_owned();
+    Ok(source.map(|source| (path.to_owned(), ours(source))))
 }
 
 fn broken(path: &Path, what: &str) -> TextError {

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
 
+use bitnet_format::gguf::Metadata;
+
 use super::message::strip;
 use super::*;
 use crate::test_tokenizers::{
@@ -396,6 +398,24 @@ fn bos_is_there_once() {
     let ids = jinja(&format!("{{{{ bos_token }}}}{body}"))
         .encode(&without, &talk(&[say(Assistant, "a")]));
     assert_eq!(show(&without, &ids.unwrap()), "«a»");
+}
+
+/// llama.cpp takes token 11 for the BOS of a GGUF that names none.
+#[test]
+fn a_gguf_without_bos_says_so_in_its_template() {
+    let written = |template: &ChatTemplate, tokenizer: &Tokenizer| {
+        let mut metadata = Metadata::new();
+        template.describe(tokenizer, &mut metadata).unwrap();
+        metadata.optional_str("tokenizer.chat_template").unwrap().unwrap().to_owned()
+    };
+    let (with, without) = (bytes_with(&["<s>", "</s>"]), bytes_with(&["<|endoftext|>"]));
+    let silent = jinja("{% for m in messages %}{{ m.content }}{% endfor %}");
+    for template in [ChatTemplate::b158(), silent] {
+        assert!(written(&template, &with).contains("{{ bos_token }}"));
+        let source = written(&template, &without);
+        let unset = source.starts_with("{% set bos_token = '' %}");
+        assert_eq!(unset, source.contains("{{ bos_token }}"), "{source}");
+    }
 }
 
 #[test]
