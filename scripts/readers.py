@@ -11,6 +11,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 ROOT, BITNET, READERS = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+TRAIN = str(Path(BITNET).with_name("bitnet-train"))
 TEXTS = [
     "Anna was in the kitchen. A grey drum was in the yellow chest. Where was Anna?",
     "It's 12345678 o'clock,  isn't  it?\n\n\tTabs, naïve café, 日本語, emoji 👩‍👩‍👧 <|eot_id|>",
@@ -35,18 +36,19 @@ def ids_of(model, text):
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def our_logprobs(path, rows):
+def our_logprobs(path, rows, adapter=None):
     """Log-probability of each next id and the likeliest one, by our engine."""
     ids = ROOT / "ids.jsonl"
     ids.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = subprocess.run(
-        [BITNET, "score", "--model", str(path), "--ids", str(ids), "--json"],
+        [BITNET, "score", "--model", str(path), "--ids", str(ids), "--json"]
+        + (["--adapter", str(adapter)] if adapter else []),
         check=True, capture_output=True, text=True,
     )
     return [json.loads(line) for line in out.stdout.splitlines()]
 
 
-def compare(what, path, rows, logits_of, limit, greedy):
+def compare(what, path, rows, logits_of, limit, greedy, adapter=None):
     """Differences of the next id's probability, and the share of likeliest ids that differ.
 
     transformers computes what we compute, up to the order of sums, and an activation between two
@@ -54,7 +56,7 @@ def compare(what, path, rows, logits_of, limit, greedy):
     them to F16 (or Q8_0) before an F16 (Q8_0) head, and keeps keys and values in F16.
     """
     worst, largest, other, total = 0.0, 0.0, 0, 0
-    for row, ours in zip(rows, our_logprobs(path, rows)):
+    for row, ours in zip(rows, our_logprobs(path, rows, adapter)):
         logits = logits_of(row).astype(np.float64)
         peak = logits.max(-1, keepdims=True)
         logps = logits - peak - np.log(np.exp(logits - peak).sum(-1, keepdims=True))
@@ -129,9 +131,34 @@ def gguf_reader():
             check(f"gguf-py reads {model}/{format}: relative error of the embedding", error, 0.02)
 
 
-def transformers_reader():
+def in_floats(path):
+    """A model as transformers loads it, all its floats in F32."""
     import torch
     from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    for module in loaded.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            if value.is_floating_point():
+                setattr(module, name, torch.nn.Parameter(value.float(), requires_grad=False))
+        for name, value in list(module.named_buffers(recurse=False)):
+            if value.is_floating_point():
+                setattr(module, name, value.float())
+    return loaded
+
+
+def logits_by(model):
+    import torch
+
+    def logits_of(row):
+        with torch.no_grad():
+            return model(torch.tensor([row])).logits[0].float().numpy()
+
+    return logits_of
+
+
+def transformers_reader():
+    import torch
 
     torch.set_num_threads(2)
     for model, formats in [
@@ -142,20 +169,41 @@ def transformers_reader():
         rows = [ids_of(model, text)[:64] for text in TEXTS]
         for format in formats:
             path = ROOT / model / format
-            loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-            for module in loaded.modules():
-                for name, value in list(module.named_parameters(recurse=False)):
-                    if value.is_floating_point():
-                        setattr(module, name, torch.nn.Parameter(value.float(), requires_grad=False))
-                for name, value in list(module.named_buffers(recurse=False)):
-                    if value.is_floating_point():
-                        setattr(module, name, value.float())
+            what, logits_of = f"transformers runs {model}/{format}", logits_by(in_floats(path))
+            compare(what, path, rows, logits_of, 0.05, 0.02)
 
-            def logits_of(row):
-                with torch.no_grad():
-                    return loaded(torch.tensor([row])).logits[0].float().numpy()
 
-            compare(f"transformers runs {model}/{format}", path, rows, logits_of, 0.05, 0.02)
+def peft_reader():
+    """Side adapters both ways: one that peft wrote, run by us, and as we write it, run by peft.
+
+    peft computes in F32 what we keep in BF16, so its values are rounded to BF16 first.
+    """
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.set_num_threads(2)
+    for model in MODELS:
+        base, theirs = ROOT / model / "hf-bf16", ROOT / model / "peft"
+        rows = [ids_of(model, text)[:64] for text in TEXTS]
+        torch.manual_seed(1)
+        targets = [part.split(".")[1] for part in NAMES]
+        config = LoraConfig(r=5, lora_alpha=10, target_modules=targets, task_type="CAUSAL_LM")
+        adapted = get_peft_model(in_floats(base), config)
+        for name, value in adapted.named_parameters():
+            if "lora_" in name:
+                value.data = (torch.randn_like(value) * 0.02).bfloat16().float()
+        adapted.save_pretrained(theirs)
+        adapted.eval()
+        plain = [logits_by(in_floats(base))(row) for row in rows]
+        moved = max(np.abs(logits_by(adapted)(row) - was).max() for row, was in zip(rows, plain))
+        check(f"peft's adapter of {model} does something: 1 / its largest change", 1 / moved, 10)
+        compare(f"we run peft's adapter of {model}", base, rows, logits_by(adapted), 0.05, 0.02, theirs)
+        out = ROOT / model / "with-side"
+        command = [TRAIN, "export", "--model", base, "--adapter", theirs, "--format", "hf-bf16"]
+        subprocess.run([*command, "--out", out, "--force"], check=True, capture_output=True)
+        ours = ROOT / model / "with-side-adapter"
+        again = PeftModel.from_pretrained(in_floats(out), ours).eval()
+        compare(f"peft runs our adapter of {model}", out, rows, logits_by(again), 0.05, 0.02, ours)
 
 
 def llama_reader():
@@ -254,5 +302,6 @@ for reader in READERS:
     if "=" in reader:
         peer_reader(*reader.split("=", 1))
     else:
-        {"gguf": gguf_reader, "transformers": transformers_reader, "llama": llama_reader}[reader]()
+        known = {"gguf": gguf_reader, "transformers": transformers_reader, "peft": peft_reader}
+        (known | {"llama": llama_reader})[reader]()
 sys.exit(failed)

@@ -2,11 +2,11 @@
 # Do other people's programs read what we write, and do they compute what we compute?
 #
 # Makes three small models (relu2 with sub-norms, SiLU with sub-norms, Llama-shaped), exports each,
-# and has transformers, gguf-py and llama.cpp read the files. The models are trained for a moment,
+# and has transformers, peft, gguf-py and llama.cpp read the files. The models are trained for a moment,
 # or drawn at random where only weights are compared (gguf). Needs Python 3 and the Python package
 # index; everything goes into a directory of its own (default: a new temporary one).
 #
-#   scripts/readers.sh [DIR] [gguf|transformers|llama]...     default: all three
+#   scripts/readers.sh [DIR] [gguf|transformers|peft|llama]...    default: all four
 #   scripts/readers.sh DIR bitnet.cpp=PROGRAM ik_llama.cpp=PROGRAM
 #       PROGRAM: a llama-cli that you built of them (llama-quantize beside that of ik_llama.cpp);
 #       bitnet.cpp: of a state before July 2026 or a fork, with relu2 in its graph
@@ -15,7 +15,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 dir=${1:-$(mktemp -d)}
 shift || true
-readers=${*:-gguf transformers llama}
+readers=${*:-gguf transformers peft llama}
 mkdir -p "$dir"
 cd "$root"
 
@@ -28,9 +28,10 @@ for reader in $readers; do
     case $reader in
         gguf) packages="$packages gguf==0.19.0" ;;
         transformers) packages="$packages torch==2.15.0 transformers==5.23.0 accelerate==1.15.0" ;;
+        peft) packages="$packages torch==2.15.0 transformers==5.23.0 accelerate==1.15.0 peft==0.21.2" ;;
         llama) packages="$packages llama-cpp-python==0.3.36" ;;
         bitnet.cpp=* | ik_llama.cpp=*) ;;
-        *) echo "unknown reader $reader; expected gguf, transformers, llama, bitnet.cpp=PROGRAM" \
+        *) echo "unknown reader $reader; expected gguf, transformers, peft, llama, bitnet.cpp=PROGRAM" \
             "or ik_llama.cpp=PROGRAM" >&2; exit 2 ;;
     esac
 done
@@ -65,7 +66,7 @@ case $readers in
     *=*) model tied model.tie_word_embeddings=true ;;
 esac
 case " $readers" in
-    *" gguf"* | *" transformers"* | *" llama"*) ;;
+    *" gguf"* | *" transformers"* | *" peft"* | *" llama"*) ;;
     *) exec "$dir/venv/bin/python" scripts/readers.py "$dir" target/$profile/bitnet $readers ;;
 esac
 model relu2

@@ -296,6 +296,9 @@ pub(crate) struct ExportArgs {
     /// The file or folder to write; an error if it exists.
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
+    /// Adapter of the model: a latent one is merged, a side one is written beside the output.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Overwrite existing output.
     #[arg(long)]
     pub(crate) force: bool,

@@ -1,8 +1,10 @@
 //! Exports a stored model to an inference format.
 //!
 //! `bitnet-format` writes the bytes. This module chooses the format, copies the tokenizer
-//! (`tokenizer`), moves the result into place in one step, and verifies it (`verify`).
+//! (`tokenizer`), moves the result into place in one step, and verifies it (`verify`). A latent adapter
+//! is merged on the way; a side adapter is written beside the result (`adapter`).
 
+mod adapter;
 mod tokenizer;
 mod verify;
 
@@ -10,6 +12,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bitnet_format::adapter::MergedModel;
 use bitnet_format::convert::gguf::{self, GgufForm};
 use bitnet_format::convert::{ConversionProgress, Converted, hf};
 use bitnet_format::figures::grouped;
@@ -17,13 +20,14 @@ use bitnet_format::folder::CONFIG_FILE;
 use bitnet_format::report::compatibility_warnings;
 use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
 use bitnet_format::{
-    DType, FormatError, ModelSpec, StoredModel, TensorEntry, WeightForm, tensor_table,
+    DType, FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, WeightForm, tensor_table,
 };
 use serde::Serialize;
 
 use crate::error::TrainError;
 use crate::platform::Signals;
 use crate::recipe::{ExportFormat, Recipe};
+pub use adapter::{adapter_path, write_adapter_beside};
 pub use verify::{Verification, verify};
 
 /// What to export and where to.
@@ -39,13 +43,23 @@ pub struct ExportRequest<'a> {
     pub embedding: DType,
     /// What a packed folder's scales do: multiply (`autobitlinear`) or divide (`bitlinear`).
     pub scales: WeightForm,
+    /// The model with a latent adapter, whose matrices are written instead of its own.
+    pub merged: Option<&'a MergedModel<'a>>,
 }
 
 impl<'a> ExportRequest<'a> {
-    /// The defaults: F16 embedding, scales that multiply.
+    /// The defaults: F16 embedding, scales that multiply, no adapter.
     pub fn new(format: ExportFormat, out: &'a Path, on_existing: OnExisting) -> Self {
         let (embedding, scales) = (DType::F16, WeightForm::PackedMultiplying);
-        Self { format, out, on_existing, embedding, scales }
+        Self { format, out, on_existing, embedding, scales, merged: None }
+    }
+
+    /// What is written: `model`, or what an adapter makes of it.
+    pub fn weights<'m>(&self, model: &'m StoredModel) -> &'m dyn TensorSource
+    where
+        'a: 'm,
+    {
+        self.merged.map_or(model as &dyn TensorSource, |merged| merged)
     }
 }
 
@@ -177,7 +191,7 @@ fn write_file(
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
     let form = GgufForm { ternary, embedding: request.embedding, name, tokenizer };
     let staged = StagedFile::beside(request.out, request.on_existing)?;
-    let written = gguf::write_gguf(staged.path(), model, &form, progress)?;
+    let written = gguf::write_gguf(staged.path(), request.weights(model), &form, progress)?;
     staged.publish()?;
     Ok((written, remarks))
 }
@@ -190,7 +204,9 @@ fn write_folder(
 ) -> Result<(Converted, Vec<String>), TrainError> {
     let staged = StagedDir::beside(request.out, request.on_existing)?;
     let written = if request.format == ExportFormat::HfPacked {
-        hf::write_packed_form(staged.path(), model, request.scales, progress)?
+        hf::write_packed_form(staged.path(), request.weights(model), request.scales, progress)?
+    } else if request.merged.is_some() {
+        hf::write_master(staged.path(), request.weights(model), progress)?
     } else {
         write_master(model, source, staged.path(), progress)?
     };

@@ -94,7 +94,7 @@ const LOGITS_AT_ONCE: usize = 32 << 20;
 /// # Errors
 /// When the written file does not open, and at a stop.
 pub fn verify(
-    source: &StoredModel,
+    source: &dyn TensorSource,
     written: &Path,
     signals: &Signals,
 ) -> Result<Verification, TrainError> {
@@ -111,7 +111,7 @@ pub fn verify(
 type GoingOn<'a> = &'a dyn Fn() -> Result<(), FormatError>;
 
 fn compare(
-    source: &StoredModel,
+    source: &dyn TensorSource,
     written: &Path,
     going_on: GoingOn,
 ) -> Result<Verification, TrainError> {
@@ -127,7 +127,7 @@ fn compare(
 impl Verification {
     fn compare_matrices(
         &mut self,
-        source: &StoredModel,
+        source: &dyn TensorSource,
         written: &StoredModel,
         going_on: GoingOn,
     ) -> Result<(), FormatError> {

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bitnet_format::Shown;
 use bitnet_format::report::reading_warnings;
-use bitnet_format::{ModelSpec, StoredModel};
+use bitnet_format::{ModelSpec, Shown, StoredModel, model_hash};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
 
@@ -218,15 +217,9 @@ pub(crate) fn reading<'a>(
     }
 }
 
-/// Identifies a model by its config and the bytes of its weights.
-fn hash_model(folder: &Path) -> Result<String, TrainError> {
-    let mut hasher = blake3::Hasher::new();
-    let config = folder.join(bitnet_format::folder::CONFIG_FILE);
-    let weights = StoredModel::open(folder)?.weight_files();
-    for path in std::iter::once(config).chain(weights) {
-        std::io::copy(&mut bitnet_format::input::open_file(&path)?, &mut hasher)?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
+/// Identifies the model at `path`.
+fn hash_model(path: &Path) -> Result<String, TrainError> {
+    Ok(model_hash(path, &StoredModel::open(path)?)?)
 }
 
 /// Where token caches and reference log-probabilities are kept.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
 use bitnet_format::Shown;
+use bitnet_format::adapter::Adapter;
 use bitnet_format::convert::hf::check_packable;
 use bitnet_format::process::{free_memory, peak_memory};
 use bitnet_format::{ModelSpec, TensorEntry, figures, tensor_table};
@@ -61,6 +62,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
         "huge_pages": huge_page_bytes().is_some_and(|bytes| bytes > 0),
         "huge_page_bytes": huge_page_bytes(), "parameters": spec.parameters(),
+        "adapter_parameters": model.adapter_parameters(),
     });
     if let (Some(limits), Some(all)) = (limits, result.as_object_mut()) {
         all.extend(limits.as_object().cloned().unwrap_or_default());
@@ -71,12 +73,16 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 fn model(args: &BenchArgs) -> anyhow::Result<Model> {
     let model = match (args.model.as_ref().or(args.positional.as_ref()), &args.config) {
-        (Some(path), _) => open::model(path, args.head)?,
+        (Some(path), _) => open::model(path, args.head, &args.adapter)?,
         (None, Some(config)) => {
             let spec = ModelSpec::from_file(config)?;
             check_packable(config, &spec)?;
             require_memory(config, least_memory(&spec, args))?;
-            Model::random(&spec, open::precision(args.head))
+            let model = Model::random(&spec, open::precision(args.head));
+            match &args.adapter.adapter {
+                Some(path) => model.with_adapter(&Adapter::open(path, &spec)?)?,
+                None => model,
+            }
         }
         (None, None) => unreachable!("one of both is required"),
     };

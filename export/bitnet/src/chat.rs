@@ -17,7 +17,7 @@ use crate::output::{note, spoken};
 use crate::{generate as sampling, open};
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
-    let model = open::model(args.model.path(), args.head)?;
+    let model = open::model(args.model.path(), args.head, &args.adapter)?;
     let tokenizer = open::tokenizer(args.model.path(), &model)?;
     let chat = ChatTemplate::of_model(args.model.path(), &tokenizer)?;
     let (sampler, max_tokens) = (sampling::settings(&args.sampling), args.max_tokens);

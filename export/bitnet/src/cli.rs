@@ -55,9 +55,19 @@ impl ModelWord {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct AdapterArgs {
+    /// Adapter folder of the model, in PEFT's layout: a side adapter runs beside the codes, a latent one
+    /// is merged into a model with latents
+    #[arg(long, value_name = "PATH")]
+    pub(crate) adapter: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelWord,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// Text to continue; `-` reads all of stdin
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
@@ -85,6 +95,8 @@ pub(crate) struct GenerateArgs {
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) model: ModelWord,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -160,6 +172,8 @@ pub(crate) struct ThreadArgs {
 pub(crate) struct ScoreArgs {
     #[command(flatten)]
     pub(crate) model: ModelWord,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// File with one JSON array of token ids a line
     #[arg(long, value_name = "FILE")]
     pub(crate) ids: PathBuf,
@@ -193,6 +207,8 @@ pub(crate) struct BenchArgs {
     /// Random weights of this shape instead
     #[arg(long, value_name = "CONFIG.toml", conflicts_with = "model")]
     pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
     /// Tokens of the prompt; 0 skips prefill
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) prompt_tokens: usize,

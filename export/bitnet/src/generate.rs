@@ -24,7 +24,7 @@ struct Completion {
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
-    let model = open::model(args.model.path(), args.head)?;
+    let model = open::model(args.model.path(), args.head, &args.adapter)?;
     let tokenizer = open::tokenizer(args.model.path(), &model)?;
     let prompt = prompt_ids(&args.prompt, &tokenizer)?;
     if !args.json {

@@ -5,25 +5,58 @@ use std::thread::available_parallelism;
 
 use anyhow::Context;
 use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, ThreadPool};
+use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::foreign::missing_tokenizer;
 use bitnet_format::report::reading_warnings;
-use bitnet_format::{Shown, StoredModel};
+use bitnet_format::{Shown, StoredModel, model_hash};
 use bitnet_kernels::huge_page_bytes;
 use bitnet_text::Tokenizer;
 
-use crate::cli::{CacheArg, CacheArgs, HeadArg, ThreadArgs};
+use crate::cli::{AdapterArgs, CacheArg, CacheArgs, HeadArg, ThreadArgs};
 use crate::failure::BadInput;
 use crate::output::note;
 
-/// The model at a path; says what is hardly meant in it.
-pub(crate) fn model(path: &Path, head: HeadArg) -> anyhow::Result<Model> {
+/// The model at a path, with its adapter if one is named; says what is hardly meant in it.
+pub(crate) fn model(path: &Path, head: HeadArg, adapter: &AdapterArgs) -> anyhow::Result<Model> {
     let stored = StoredModel::open(path)?;
-    let model = Model::from_stored(&stored, path, precision(head))?;
+    let model = adapted(&stored, path, head, adapter)?;
     for line in reading_warnings(&stored, model.all_zero()) {
         note(&line);
     }
     Ok(model)
+}
+
+fn adapted(
+    stored: &StoredModel,
+    path: &Path,
+    head: HeadArg,
+    adapter: &AdapterArgs,
+) -> anyhow::Result<Model> {
+    let Some(adapter) = &adapter.adapter else {
+        return Ok(Model::from_stored(stored, path, precision(head))?);
+    };
+    let adapter = Adapter::open(adapter, stored.spec())?;
+    if adapter.description().kind == AdapterKind::Latent {
+        let merged = MergedModel::new(stored, path, &model_hash(path, stored)?, &adapter)?;
+        return Ok(Model::from_stored(&merged, path, precision(head))?);
+    }
+    // Reading the model twice is for adapters that say where they belong.
+    if adapter.description().base_hash.is_some() && !adapter.may_be_of(&model_hash(path, stored)?) {
+        note(&other_base(path, &adapter));
+    }
+    Ok(Model::from_stored(stored, path, precision(head))?.with_adapter(&adapter)?)
+}
+
+/// Packed and GGUF forms of one model have different hashes, so this is no error.
+fn other_base(path: &Path, adapter: &Adapter) -> String {
+    format!(
+        "warning: {}: was trained on other files ({}) than {}; right if these hold the same model in \
+         another form",
+        adapter.path().shown(),
+        adapter.description().base_path,
+        path.shown()
+    )
 }
 
 /// The precision of the head.

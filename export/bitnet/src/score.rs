@@ -16,7 +16,7 @@ use crate::open;
 use crate::output::result_line;
 
 pub(crate) fn run(args: &ScoreArgs) -> anyhow::Result<()> {
-    let model = open::model(args.model.path(), args.head)?;
+    let model = open::model(args.model.path(), args.head, &args.adapter)?;
     let sequences = read_sequences(&args.ids, &model)?;
     let threads = open::threads(&args.threads, &model)?;
     for sequence in &sequences {

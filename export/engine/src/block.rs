@@ -3,16 +3,16 @@
 
 use std::ops::Range;
 
-use bitnet_format::HiddenAct;
-use bitnet_kernels::TernaryPanels;
+use bitnet_format::adapter::Adapter;
+use bitnet_format::{HiddenAct, TensorEntry};
 
 use crate::attention::{Heads, attend};
 use crate::batch::ForwardBatch;
 use crate::cache::LayerCache;
 use crate::compute::KernelChoice;
 use crate::feed_forward::gated;
-use crate::linear::ternary;
 use crate::norm::NormWeights;
+use crate::packed_linear::PackedLinear;
 use crate::rope::RotaryCache;
 use crate::workspace::{Buffers, scratch_slice};
 
@@ -23,19 +23,38 @@ pub(crate) struct PackedBlock {
     pub(crate) hidden_act: HiddenAct,
     pub(crate) input_norm: NormWeights,
     /// `[(H + 2 · kv heads) · D, C]`
-    pub(crate) qkv: TernaryPanels,
+    pub(crate) qkv: PackedLinear,
     pub(crate) attn_sub_norm: Option<NormWeights>,
     /// `[C, H·D]`
-    pub(crate) output: TernaryPanels,
+    pub(crate) output: PackedLinear,
     pub(crate) post_attention_norm: NormWeights,
     /// `[2F, C]`
-    pub(crate) gate_up: TernaryPanels,
+    pub(crate) gate_up: PackedLinear,
     pub(crate) ffn_sub_norm: Option<NormWeights>,
     /// `[C, F]`
-    pub(crate) down: TernaryPanels,
+    pub(crate) down: PackedLinear,
 }
 
+/// Matrices of a block in the tensor table: q, k, v, o, gate, up, down.
+pub(crate) const MATRICES: usize = 7;
+
 impl PackedBlock {
+    /// Puts an adapter's factors beside the matrices; `entries` are those of this block, in the order of
+    /// the table.
+    pub(crate) fn adapt(&mut self, entries: &[TensorEntry], adapter: &Adapter) {
+        assert_eq!(entries.len(), MATRICES, "the matrices of one block");
+        self.qkv.adapt(&entries[..3], adapter);
+        self.output.adapt(&entries[3..4], adapter);
+        self.gate_up.adapt(&entries[4..6], adapter);
+        self.down.adapt(&entries[6..], adapter);
+    }
+
+    /// Number of values of the adapter's factors in this block.
+    pub(crate) fn adapter_parameters(&self) -> usize {
+        let all = [&self.qkv, &self.output, &self.gate_up, &self.down];
+        all.into_iter().map(PackedLinear::adapter_parameters).sum()
+    }
+
     /// Adds this block's work to the residual stream `buffers.x [T, C]`; the caches grow by the
     /// batch's tokens.
     pub(crate) fn forward(
@@ -64,7 +83,7 @@ impl PackedBlock {
         let (tokens, width) = (x.len() / self.qkv.columns(), self.heads.queries * self.heads.width);
         let normalised = self.input_norm.of(compute.threads, x, normalised);
         let qkv = scratch_slice(qkv, tokens * self.qkv.rows());
-        ternary(compute, &self.qkv, normalised, products, qkv);
+        self.qkv.forward(compute, normalised, products, qkv);
         let (queries, attended) =
             (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
         batch.each(layer, |rows, cache| {
@@ -75,7 +94,7 @@ impl PackedBlock {
         if let Some(norm) = &self.attn_sub_norm {
             norm.in_place(compute.threads, attended);
         }
-        ternary(compute, &self.output, attended, products, scratch_slice(change, x.len()));
+        self.output.forward(compute, attended, products, scratch_slice(change, x.len()));
     }
 
     /// Rotates queries and keys of some rows, moves keys and values to the cache, the queries
@@ -104,13 +123,13 @@ impl PackedBlock {
         let tokens = x.len() / self.gate_up.columns();
         let normalised = self.post_attention_norm.of(compute.threads, x, normalised);
         let gate_up = scratch_slice(gate_up, tokens * self.gate_up.rows());
-        ternary(compute, &self.gate_up, normalised, products, gate_up);
+        self.gate_up.forward(compute, normalised, products, gate_up);
         let inner = scratch_slice(inner, tokens * self.down.columns());
         gated(compute.threads, self.hidden_act, gate_up, self.down.columns(), inner);
         if let Some(norm) = &self.ffn_sub_norm {
             norm.in_place(compute.threads, inner);
         }
-        ternary(compute, &self.down, inner, products, scratch_slice(change, x.len()));
+        self.down.forward(compute, inner, products, scratch_slice(change, x.len()));
     }
 }
 

@@ -22,10 +22,12 @@ mod linear;
 mod load;
 mod model;
 mod norm;
+mod packed_linear;
 mod random;
 mod rope;
 mod sampler;
 mod score;
+mod side;
 mod threads;
 mod workspace;
 

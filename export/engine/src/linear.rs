@@ -67,22 +67,23 @@ impl EmbeddingOrHead {
         out: &mut [f32],
     ) {
         match self {
-            Self::File(matrix) => dense(compute, matrix, x, products, out),
+            Self::File(matrix) => dense(compute, matrix, x, &mut products.tiles, out),
             Self::Int8(matrix) => int8(compute, matrix, x, products, out),
         }
     }
 }
 
-fn dense(
+/// `x [T, K]` → `out [T, N]` in floats.
+pub(crate) fn dense(
     compute: KernelChoice,
     matrix: &DenseMatrix,
     x: &[f32],
-    products: &mut Products,
+    tiles: &mut Vec<f32>,
     out: &mut [f32],
 ) {
     let shape = MatrixShape { rows: matrix.rows(), columns: matrix.columns(), unit: DENSE_ROWS };
     if x.len() <= FEW_TOKENS * shape.columns {
-        by_rows(compute, shape, &mut products.tiles, out, |rows, out| {
+        by_rows(compute, shape, tiles, out, |rows, out| {
             matrix.matmul(compute.kernel, x, rows, out);
         });
     } else {
@@ -114,7 +115,7 @@ fn quantised(
     out: &mut [f32],
     product: impl Fn(&Activations, Range<usize>, &mut [f32]) + Sync,
 ) {
-    let Products { activations, tiles } = products;
+    let Products { activations, tiles, .. } = products;
     if x.len() <= FEW_TOKENS * shape.columns {
         activations.requantise(compute.kernel, x, shape.columns);
         let x = &*activations;

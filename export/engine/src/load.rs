@@ -4,14 +4,18 @@
 use std::path::Path;
 use std::vec::IntoIter;
 
+use bitnet_format::adapter::{Adapter, AdapterKind};
 use bitnet_format::source::row_chunks;
-use bitnet_format::{FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, tensor_table};
+use bitnet_format::{
+    FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, tensor_table,
+};
 use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, TernaryPanels};
 
 use crate::attention::Heads;
-use crate::block::PackedBlock;
+use crate::block::{MATRICES, PackedBlock};
 use crate::linear::EmbeddingOrHead;
 use crate::norm::NormWeights;
+use crate::packed_linear::PackedLinear;
 use crate::{EngineError, Model};
 use bitnet_format::rope::RopeFrequencies;
 
@@ -33,20 +37,43 @@ impl Model {
         Self::from_stored(&StoredModel::open(path)?, path, precision)
     }
 
-    /// Loads an open model, from memory too ([`StoredModel::from_gguf_bytes`],
-    /// [`StoredModel::from_folder_bytes`]); `name` is for messages.
+    /// Loads an open model: a stored one, from memory too ([`StoredModel::from_gguf_bytes`],
+    /// [`StoredModel::from_folder_bytes`]), or one with a latent adapter
+    /// ([`MergedModel`](bitnet_format::adapter::MergedModel)); `name` is for messages.
     ///
     /// # Errors
     /// A dense model, or anything wrong with its tensors.
     pub fn from_stored(
-        stored: &StoredModel,
+        weights: &dyn TensorSource,
         name: &Path,
         precision: HeadPrecision,
     ) -> Result<Self, EngineError> {
-        if !stored.spec().quantise {
+        if !weights.spec().quantise {
             return Err(EngineError::Dense { path: name.to_owned() });
         }
-        Ok(Self::assemble(stored, precision)?)
+        Ok(Self::assemble(weights, precision)?)
+    }
+
+    /// The same model with a side adapter, which was opened for a model of this shape.
+    ///
+    /// # Errors
+    /// A latent adapter: it changes the latents, which a packed model does not have.
+    ///
+    /// # Panics
+    /// If the adapter was opened for another shape.
+    pub fn with_adapter(mut self, adapter: &Adapter) -> Result<Self, EngineError> {
+        if adapter.description().kind == AdapterKind::Latent {
+            let path = adapter.path().to_owned();
+            let what = "is a latent adapter, which is part of the matrices once it is merged; expected \
+                        a side adapter";
+            return Err(FormatError::Container { path, what: what.to_owned() }.into());
+        }
+        let is_linear = |entry: &TensorEntry| matches!(entry.role, TensorRole::Linear(_));
+        let table: Vec<_> = tensor_table(&self.spec).into_iter().filter(is_linear).collect();
+        for (block, entries) in self.blocks.iter_mut().zip(table.chunks(MATRICES)) {
+            block.adapt(entries, adapter);
+        }
+        Ok(self)
     }
 
     pub(crate) fn assemble(
@@ -163,7 +190,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `count` matrices, one below the other.
-    fn ternary(&mut self, count: usize) -> Result<TernaryPanels, FormatError> {
+    fn linear(&mut self, count: usize) -> Result<PackedLinear, FormatError> {
         let mut matrices = Vec::with_capacity(count);
         for _ in 0..count {
             let entry = self.next();
@@ -171,7 +198,7 @@ impl<'a> Reader<'a> {
             self.note_zero(&entry, matrix.0.is_zero());
             matrices.push(matrix);
         }
-        Ok(TernaryPanels::stack(&matrices))
+        Ok(PackedLinear::new(TernaryPanels::stack(&matrices)))
     }
 
     /// Fields are read in the order of the forward pass, which is the order of the table.
@@ -180,13 +207,13 @@ impl<'a> Reader<'a> {
             heads: Heads::of(self.spec),
             hidden_act: self.spec.hidden_act,
             input_norm: self.norm()?,
-            qkv: self.ternary(3)?,
+            qkv: self.linear(3)?,
             attn_sub_norm: self.sub_norm()?,
-            output: self.ternary(1)?,
+            output: self.linear(1)?,
             post_attention_norm: self.norm()?,
-            gate_up: self.ternary(2)?,
+            gate_up: self.linear(2)?,
             ffn_sub_norm: self.sub_norm()?,
-            down: self.ternary(1)?,
+            down: self.linear(1)?,
         })
     }
 }

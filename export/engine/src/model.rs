@@ -54,6 +54,11 @@ impl Model {
         self.kernel
     }
 
+    /// Number of values of a side adapter's factors; 0 without one.
+    pub fn adapter_parameters(&self) -> usize {
+        self.blocks.iter().map(PackedBlock::adapter_parameters).sum()
+    }
+
     /// An empty context for this model.
     pub fn new_cache(&self) -> KvCache {
         KvCache::new(&self.spec)

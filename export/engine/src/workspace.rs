@@ -63,6 +63,8 @@ pub(crate) struct Products {
     pub(crate) activations: Activations,
     /// Outputs by groups of rows, before they are put in the order of tokens.
     pub(crate) tiles: Vec<f32>,
+    /// `A·x` of an adapter, `[T, n·r]`.
+    pub(crate) low_rank: Vec<f32>,
 }
 
 /// The memory of one thread.

@@ -4,7 +4,10 @@ use bitnet_engine::{
     CachePrecision, GenerateRequest, HeadPrecision, KvCache, Model, SamplerSettings, ThreadPool,
     Workspace, generate,
 };
-use bitnet_format::ModelSpec;
+use bitnet_format::adapter::{
+    Adapter, AdapterDescription, AdapterKind, matching_entries, write_adapter,
+};
+use bitnet_format::{DType, ModelSpec};
 
 fn model() -> Model {
     let spec: ModelSpec = toml::from_str(
@@ -16,10 +19,35 @@ fn model() -> Model {
     Model::random(&spec, HeadPrecision::Int8)
 }
 
+/// The same with a side adapter of two matrices.
+fn adapted() -> Model {
+    let (model, dir) = (model(), tempfile::tempdir().unwrap());
+    let (kind, base_path) = (AdapterKind::Side, String::new());
+    let description = AdapterDescription { kind, rank: 4, alpha: 4.0, base_path, base_hash: None };
+    let targets = ["v_proj", "down_proj"].map(str::to_owned);
+    let entries = matching_entries(model.spec(), &targets).unwrap();
+    write_adapter(
+        dir.path(),
+        &description,
+        model.spec(),
+        &entries,
+        DType::Bf16,
+        |entry, factor| Ok(vec![0.01; factor.shape(entry, 4).iter().product()]),
+    )
+    .unwrap();
+    let adapter = Adapter::open(dir.path(), model.spec()).unwrap();
+    model.with_adapter(&adapter).unwrap()
+}
+
 #[test]
 fn a_token_after_the_first_allocates_nothing() {
-    let (model, threads) = (model(), ThreadPool::new(1).unwrap());
-    for precision in [CachePrecision::F32, CachePrecision::F16] {
+    let threads = ThreadPool::new(1).unwrap();
+    let cases = [
+        (model(), CachePrecision::F32),
+        (model(), CachePrecision::F16),
+        (adapted(), CachePrecision::F32),
+    ];
+    for (model, precision) in cases {
         let mut cache = KvCache::with_precision(model.spec(), precision);
         cache.reserve(100);
         let mut workspace = Workspace::new(&threads);

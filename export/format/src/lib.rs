@@ -16,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
 mod act;
+pub mod adapter;
 pub mod allocation;
 pub mod blocks;
 pub mod convert;
@@ -34,6 +35,7 @@ mod map;
 pub mod master;
 pub mod matrix;
 mod model;
+mod model_hash;
 #[cfg(test)]
 mod mutation;
 mod names;
@@ -61,6 +63,7 @@ pub use error::FormatError;
 pub use hf_config::{HfConfig, WeightForm};
 pub use map::FileBytes;
 pub use model::StoredModel;
+pub use model_hash::model_hash;
 pub use shown::Shown;
 pub use source::{TensorSource, TensorView};
 pub use spec::{HiddenAct, ModelSpec};

@@ -10,6 +10,7 @@ use same_file::Handle;
 
 use crate::FormatError;
 use crate::Shown;
+use crate::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE};
 use crate::folder::CONFIG_FILE;
 use crate::staged::{OnExisting, temporary_name};
 
@@ -93,6 +94,14 @@ pub fn is_model(path: &Path) -> bool {
         .collect();
     let model = names.iter().any(|name| name == CONFIG_FILE);
     names.is_empty() || model && names.iter().all(|name| is_model_file(&path.join(name), name))
+}
+
+/// Whether something is an adapter's folder with nothing else in it, or empty.
+pub fn is_adapter(path: &Path) -> bool {
+    let Ok(entries) = fs_err::read_dir(path) else { return false };
+    let known = [ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE];
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+    names.flatten().all(|name| known.iter().any(|known| name == **known))
 }
 
 fn is_gguf(path: &Path) -> bool {
@@ -223,6 +232,25 @@ mod tests {
         for name in ["notes", "run", "folder", "thesis.txt"] {
             assert!(place.kept(name).contains("no earlier result"), "{name}");
         }
+    }
+
+    #[test]
+    fn an_earlier_adapter_may_be_replaced_and_nothing_else() {
+        let place = Place::new();
+        place.model("model");
+        for (name, files) in [
+            ("adapter", vec![ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE]),
+            ("notes", vec![ADAPTER_CONFIG_FILE, "notes.txt"]),
+            ("empty", vec![]),
+        ] {
+            fs_err::create_dir(place.path(name)).unwrap();
+            for file in files {
+                fs_err::write(place.path(name).join(file), "{}").unwrap();
+            }
+        }
+        let found = ["adapter", "empty", "notes", "model", "absent"];
+        let found = found.map(|name| is_adapter(&place.path(name)));
+        assert_eq!(found, [true, true, false, false, false]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! duplicate names, names with control characters, element types we do not read, and conversion
 //! of BF16 and F16 to f32. Tensors are read on demand, some rows at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,8 @@ pub struct TensorFile {
     /// In file order, shard after shard.
     names: Vec<String>,
     tensors: HashMap<String, StoredTensor>,
+    /// What a single file says of itself (`__metadata__`); empty for shards.
+    facts: BTreeMap<String, String>,
 }
 
 /// What a safetensors header says about one tensor.
@@ -80,13 +82,15 @@ impl TensorFile {
             let tensor = StoredTensor { dtype, shape: info.shape.clone(), file: 0, bytes };
             tensors.insert(name.clone(), tensor);
         }
-        Ok(Self { source: path, files: vec![file], names, tensors })
+        let facts = header.metadata().iter().flatten();
+        let facts = facts.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Self { source: path, files: vec![file], names, tensors, facts })
     }
 
     /// No tensors yet, for [`TensorFile::append`]; `source` is the index.
     pub(crate) fn empty(source: &Path) -> Self {
-        let (files, names, tensors) = Default::default();
-        Self { source: source.to_owned(), files, names, tensors }
+        let (files, names, tensors, facts) = Default::default();
+        Self { source: source.to_owned(), files, names, tensors, facts }
     }
 
     /// Adds the tensors of another shard, none of which is here.
@@ -128,6 +132,11 @@ impl TensorFile {
     /// should name it.
     pub fn path_of(&self, name: &str) -> &Path {
         self.tensors.get(name).map_or(&self.source, |tensor| self.files[tensor.file].path())
+    }
+
+    /// What a single file says of itself under a key of its `__metadata__`.
+    pub fn fact(&self, key: &str) -> Option<&str> {
+        self.facts.get(key).map(String::as_str)
     }
 
     /// All tensor names, in file order.

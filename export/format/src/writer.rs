@@ -1,16 +1,18 @@
 //! Writes safetensors files tensor by tensor, in any order, a part of a tensor at a time.
 //!
 //! The header is the `safetensors` crate's own: element types by falling size, then names. Equal
-//! tensors give equal bytes: no time, host or path is stored.
+//! tensors and facts give equal bytes: no time, host or path is stored.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
 use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::Value;
 
 use crate::Shown;
 use crate::{DType, FormatError};
@@ -51,6 +53,19 @@ impl TensorWriter {
     /// # Panics
     /// If a name occurs twice or a type is none of safetensors.
     pub fn create(path: &Path, tensors: Vec<TensorPlan>) -> Result<Self, FormatError> {
+        Self::create_with(path, tensors, &[])
+    }
+
+    /// The same with facts, keys and values, that the file says of itself (`__metadata__`) after its
+    /// `format`.
+    ///
+    /// # Panics
+    /// As [`TensorWriter::create`].
+    pub fn create_with(
+        path: &Path,
+        tensors: Vec<TensorPlan>,
+        facts: &[(&str, &str)],
+    ) -> Result<Self, FormatError> {
         let typed = |TensorPlan { name, dtype, shape }| {
             (DType::safetensors(dtype).expect("a type of safetensors"), name, shape)
         };
@@ -64,7 +79,8 @@ impl TensorWriter {
             infos.push((name, TensorInfo { dtype, shape, data_offsets: (start, end) }));
         }
         assert_eq!(places.len(), infos.len(), "every name is planned once");
-        let header = header_text(infos).map_err(|what| FormatError::container(path, what))?;
+        let header =
+            header_text(infos, facts).map_err(|what| FormatError::container(path, what))?;
         let mut file = BufWriter::with_capacity(1 << 20, fs_err::File::create(path)?);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
@@ -177,10 +193,23 @@ pub fn little_endian<T: bytemuck::NoUninit>(values: &[T]) -> Cow<'_, [u8]> {
 }
 
 /// Padded with spaces so that the data starts at a multiple of eight.
-fn header_text(infos: Vec<(String, TensorInfo)>) -> Result<Vec<u8>, String> {
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let header = Metadata::new(Some(format), infos).map_err(|error| error.to_string())?;
-    let mut text = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
+fn header_text(
+    infos: Vec<(String, TensorInfo)>,
+    facts: &[(&str, &str)],
+) -> Result<Vec<u8>, String> {
+    let header = Metadata::new(None, infos).map_err(|error| error.to_string())?;
+    let tensors = serde_json::to_string(&header).map_err(|error| error.to_string())?;
+    // The library keeps facts in a hash map, whose order differs from run to run.
+    let mut text = r#"{"__metadata__":{"format":"pt""#.to_owned();
+    for (key, value) in facts {
+        write!(text, ",{}:{}", Value::from(*key), Value::from(*value)).expect("a string grows");
+    }
+    text.push('}');
+    if tensors != "{}" {
+        text.push(',');
+    }
+    text.push_str(&tensors[1..]);
+    let mut text = text.into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
     Ok(text)
 }
@@ -190,6 +219,29 @@ mod tests {
     use super::*;
     use crate::tensors::TensorFile;
     use safetensors::Dtype;
+    use std::collections::HashMap;
+
+    #[test]
+    fn facts_are_read_back_and_stand_in_the_order_they_are_given_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let plan = vec![TensorPlan::new("a", DType::U8, &[1])];
+        let facts = [("z", "1"), ("b \"quoted\"", "naïve\n")];
+        let mut writer = TensorWriter::create_with(&path, plan, &facts).unwrap();
+        writer.write_whole("a", &[7]).unwrap();
+        writer.finish().unwrap();
+        let file = TensorFile::open(&path).unwrap();
+        for (key, value) in facts {
+            assert_eq!(file.fact(key), Some(value));
+        }
+        assert_eq!((file.fact("format"), file.fact("c")), (Some("pt"), None));
+        let text = fs_err::read(&path).unwrap();
+        let start = br#"{"__metadata__":{"format":"pt","z":"1","b"#;
+        assert_eq!(&text[8..][..start.len()], start);
+        let empty = dir.path().join("empty");
+        TensorWriter::create(&empty, Vec::new()).unwrap().finish().unwrap();
+        assert_eq!(TensorFile::open(&empty).unwrap().names(), [""; 0]);
+    }
 
     #[test]
     fn bytes_are_those_of_the_library_whatever_the_order_of_writing() {

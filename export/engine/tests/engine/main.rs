@@ -1,6 +1,7 @@
 //! The engine from outside: equal bits, refused requests, generation.
 #![allow(clippy::float_cmp, reason = "tests state exact values")]
 
+mod adapter;
 mod generation;
 mod random_model;
 mod requests;

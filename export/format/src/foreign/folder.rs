@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{ForeignKind, recognise};
 use crate::FormatError;
 use crate::Shown;
-use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
+use crate::names::{ADAPTER_CONFIG_FILE, CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
 
 /// The error for a path without a model: nothing there, or a folder without `config.json`.
 pub fn missing_model(path: &Path) -> FormatError {
@@ -63,10 +63,10 @@ fn hub_hint(path: &Path) -> String {
 
 /// An adapter, a checkpoint of another program, or a folder above a model.
 fn other_contents(path: &Path) -> Option<String> {
-    if path.join("adapter_config.json").is_file() {
+    if path.join(ADAPTER_CONFIG_FILE).is_file() {
         return Some(
-            "this is an adapter without its model; merge it into the model with peft: \
-             merge_and_unload()"
+            "this is an adapter without its model; name the model it was trained on, and this folder \
+             with --adapter"
                 .to_owned(),
         );
     }

@@ -118,7 +118,7 @@ fn a_folder_without_a_model_says_what_it_holds() {
         missing_model(dir.path()).to_string()
     };
     for (name, word) in [
-        ("adapter_config.json", "merge_and_unload"),
+        ("adapter_config.json", "--adapter"),
         ("m.gguf", "m.gguf"),
         ("snapshots/abc/config.json", "snapshots/abc"),
         ("params.json", "transformers' layout"),
