@@ -231,9 +231,9 @@ impl Reference {
             beta2: betas[1].as_f64().context("[train] betas")?,
             eps: self.number("eps"),
         };
-        let frozen = vec![false; tensor_table(&self.spec).len()];
-        let stepper = lean_process(frozen, self.lean, self.update);
-        let mut optimizer = stepper.new_optimizer(&self.spec, adamw, &self.device);
+        let table = tensor_table(&self.spec);
+        let stepper = lean_process(vec![false; table.len()], self.lean, self.update);
+        let mut optimizer = stepper.new_optimizer(&table, adamw, &self.device);
         let settings = StepSettings { grad_clip: self.number("clip"), ..StepSettings::default() };
         let (every, few) =
             (self.number("eval_every") as usize, self.number("eval_windows") as usize);

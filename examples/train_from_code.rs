@@ -39,8 +39,13 @@ fn main() -> anyhow::Result<()> {
         eprintln!("epoch {epoch}: loss {:.3}", report.loss);
     }
     fs_err::create_dir_all(out)?;
-    let parts =
-        FolderParts { spec: &spec, tokenizer: Some(&tokenizer), chat: None, generation: None };
+    let parts = FolderParts {
+        spec: &spec,
+        tokenizer: Some(&tokenizer),
+        chat: None,
+        generation: None,
+        adapter: None,
+    };
     write_model(out, parts, &model, None)?;
     Ok(())
 }

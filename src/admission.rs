@@ -39,6 +39,7 @@ impl RankWorkload {
             activations: train.activations(),
             lean: recipe.lean(),
             update: train.update,
+            adapter_rank: recipe.adapter.as_ref().map(|adapter| adapter.rank as u64),
         }
     }
 }
@@ -55,6 +56,7 @@ impl TrainWorkload {
             activations: self.activations,
             lean: LeanSettings::default(),
             update: UpdateTime::After,
+            adapter_rank: None,
         };
         let (sharded, comm_dtype) = (self.sharded && ranks > 1, self.comm_dtype);
         (load, RankLayout { ranks: ranks as u64, sharded, comm_dtype })
@@ -109,6 +111,32 @@ impl MemoryDemand<'_> {
     /// The memory of a rank.
     pub fn memory(&self) -> MemoryEstimate {
         self.estimate(self.load)
+    }
+
+    /// What each setting that saves memory saves, with all others as they are.
+    pub fn savings(&self) -> Vec<(&'static str, u64)> {
+        let RankWorkload { lean, update, activations, .. } = self.load;
+        let with_lean = |lean| RankWorkload { lean, ..self.load };
+        let mut without = Vec::new();
+        if activations == ActivationMemory::Recomputed && update == UpdateTime::After {
+            let kept = RankWorkload { activations: ActivationMemory::Kept, ..self.load };
+            without.push(("train.recompute", kept));
+        }
+        if lean.latents.is_some_and(|format| format != LatentFormat::F32) {
+            let lean = LeanSettings { latents: Some(LatentFormat::F32), ..lean };
+            without.push(("train.latents", with_lean(lean)));
+        }
+        if lean.moments != MomentFormat::F32 {
+            let lean = LeanSettings { moments: MomentFormat::F32, ..lean };
+            without.push(("optimizer.moments", with_lean(lean)));
+        }
+        if update == UpdateTime::During {
+            let after = RankWorkload { update: UpdateTime::After, ..self.load };
+            without.push(("train.update", after));
+        }
+        let total = self.memory().total();
+        let saved = |load| self.estimate(load).total().saturating_sub(total);
+        without.into_iter().map(|(key, load)| (key, saved(load))).collect()
     }
 
     /// What is free on this machine, and where that is too little, the settings that need less.
@@ -230,12 +258,45 @@ mod tests {
             activations,
             lean,
             update,
+            adapter_rank: None,
         };
         let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
         let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device, settings };
         let checked = demand.check(8_000_000_000);
         assert_eq!(demand.outlook(8_000_000_000).ends_with("enough"), checked.is_ok());
         checked
+    }
+
+    #[test]
+    fn every_saving_is_named_with_what_it_saves() {
+        let spec: ModelSpec = toml::from_str(include_str!("../configs/2b4t.toml")).unwrap();
+        let lean = LeanSettings {
+            latents: Some(LatentFormat::Block16),
+            moments: MomentFormat::EightBit,
+            seed: 0,
+        };
+        let load = RankWorkload {
+            items: 1,
+            rows_an_item: 1,
+            seq_len: 512,
+            micro_batches: 1,
+            activations: ActivationMemory::Recomputed,
+            lean,
+            update: UpdateTime::During,
+            adapter_rank: None,
+        };
+        let (ranks, device, settings) = (RankLayout::SINGLE, &device::cpu(), Settings::Recipe);
+        let demand =
+            MemoryDemand { spec: &spec, frozen: &[], load, ranks, here: 1, device, settings };
+        let saved: Vec<_> = demand.savings();
+        let names: Vec<_> = saved.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["train.latents", "optimizer.moments", "train.update"]);
+        // Two bytes a latent, six of both moments, all gradients but a block's and the embedding's.
+        let parameters = spec.parameters() as f64;
+        for ((name, saved), bytes) in saved.iter().zip([2.0, 5.9, 3.3]) {
+            let found = *saved as f64 / parameters;
+            assert!((found - bytes).abs() < 0.1, "{name}: {found} bytes a parameter");
+        }
     }
 
     #[test]

@@ -21,11 +21,11 @@ pub(crate) fn keep_pages() {
     unsafe { mi_option_set_default(PURGE_DELAY, -1) }
 }
 
-/// Returns freed pages after 10 ms, as mimalloc does by itself: for runs that are asked to need little
-/// memory. What a model's tensors took on their way in would stay otherwise.
+/// Returns freed pages after a second: for runs that are asked to need little memory. What a model's
+/// tensors took on their way in would stay otherwise; what a block uses is wanted again by the next.
 pub(crate) fn return_pages() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: as above.
-        unsafe { mi_option_set(PURGE_DELAY, 10) }
+        unsafe { mi_option_set(PURGE_DELAY, 1000) }
     }
 }

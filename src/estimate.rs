@@ -13,8 +13,8 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use crate::distributed::{CommDType, ShardPlan, bucket_of, in_threads};
-use crate::latents::{LeanSettings, UpdateTime};
-use crate::model::{ActivationMemory, LanguageModel};
+use crate::latents::{LatentFormat, LeanSettings, UpdateTime};
+use crate::model::{ActivationMemory, LanguageModel, NewAdapter, freeze, is_factor};
 use crate::ops::{OpBackend, logits_at_once};
 use crate::recipe::StepRates;
 use crate::speed::random_parts;
@@ -99,6 +99,8 @@ pub struct RankWorkload {
     pub lean: LeanSettings,
     /// When parameters are updated.
     pub update: UpdateTime,
+    /// The rank of the adapter that is trained in the model's place.
+    pub adapter_rank: Option<u64>,
 }
 
 /// Memory by part, in bytes.
@@ -161,18 +163,26 @@ pub fn memory(
     device: &Device,
 ) -> MemoryEstimate {
     let of = |factor: f64, values: u64| (factor * F32.saturating_mul(values) as f64) as u64;
-    let trained = trained_parameters(spec, frozen);
+    let adapter = load.adapter_rank.map(|rank| adapter_parameters(spec, rank));
+    let trained = adapter.unwrap_or_else(|| trained_parameters(spec, frozen));
     let parts = load.parts(OpBackend::of(device, Operands::F32));
     let tokens = load.rows().saturating_mul(load.seq_len);
     let logits = logits_at_once(spec.vocab_size, tokens.div_ceil(parts) as usize) as u64;
     let logits = of(1.0, parts.saturating_mul(logits));
     let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
     let activations = (KEPT_AT_ONCE * activations as f64) as u64;
+    let all = spec.parameters() as u64;
+    let weights = load.lean.latents.map_or(of(1.0, all), |format| format.bytes(all));
+    // A master in bf16, the factors, and the two merged matrices that share an input.
+    let pair = 2 * (spec.hidden_size * spec.intermediate_size) as u64;
+    let adapted =
+        |factors| LatentFormat::Bf16.bytes(all) + of(1.0, factors + parts.saturating_mul(pair));
     MemoryEstimate {
-        weights: load.lean.latents.map_or(of(1.0, spec.parameters() as u64), |format| {
-            format.bytes(spec.parameters() as u64)
-        }),
-        gradients: load.gradients(spec, frozen, parts),
+        weights: adapter.map_or(weights, adapted),
+        gradients: match adapter {
+            Some(factors) => of(1.0, (parts + 1).saturating_mul(factors)),
+            None => load.gradients(spec, frozen, parts),
+        },
         moments: load.lean.moments.bytes(ranks.part(trained)).saturating_mul(2),
         activations,
         logits,
@@ -214,11 +224,36 @@ fn of_a_block_at_once(spec: &ModelSpec, block: u64) -> u64 {
     block + (spec.hidden_size * spec.intermediate_size) as u64
 }
 
+/// Those of an adapter of this rank of all matrices of all blocks.
+fn adapter_parameters(spec: &ModelSpec, rank: u64) -> u64 {
+    let table = tensor_table(spec);
+    let adapted = table.iter().filter(|entry| entry.is_ternary(spec));
+    adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) as u64).sum()
+}
+
 /// Parameters that are not frozen.
-pub(crate) fn trained_parameters(spec: &ModelSpec, frozen: &[bool]) -> u64 {
+fn trained_parameters(spec: &ModelSpec, frozen: &[bool]) -> u64 {
     let table = tensor_table(spec);
     let frozen = table.iter().zip(frozen).filter(|(_, frozen)| **frozen);
     (spec.parameters() - frozen.map(|(entry, _)| entry.elements()).sum::<usize>()) as u64
+}
+
+/// Bytes of a checkpoint's two large files: the model, or its adapter, and the optimizer's state.
+pub fn checkpoint_files(spec: &ModelSpec, frozen: &[bool], load: RankWorkload) -> [u64; 2] {
+    let (parameters, lean) = (spec.parameters() as u64, load.lean);
+    if let Some(rank) = load.adapter_rank {
+        let trained = adapter_parameters(spec, rank);
+        return [4 * trained, 2 * lean.moments.bytes(trained)];
+    }
+    let (model, extra) = match lean.latents {
+        None | Some(LatentFormat::F32) => (4, 0),
+        Some(LatentFormat::Bf16) => (2, 0),
+        Some(LatentFormat::Bf16Plus8) => (2, parameters),
+        // A file of bf16 does not hold the codes.
+        Some(LatentFormat::Block16) => (2, LatentFormat::Block16.bytes(parameters)),
+    };
+    let moments = lean.moments.bytes(trained_parameters(spec, frozen)).saturating_mul(2);
+    [parameters.saturating_mul(model), moments.saturating_add(extra)]
 }
 
 /// What a token keeps: in each block two residual streams, queries, keys and values, what attention
@@ -342,15 +377,26 @@ pub fn reduction_rate() -> f64 {
 /// rounds (cut into parts as a run is); it needs the memory that [`memory`] says. Where a run updates
 /// during its backward passes, the time of an update is part of a micro-batch's.
 pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &Device) -> Pace {
-    let model = LanguageModel::initial_with(spec, 0, device, load.lean.latents);
+    let table = tensor_table(spec);
+    let adapted: Vec<_> = table.into_iter().filter(|entry| entry.is_ternary(spec)).collect();
+    let model = match load.adapter_rank {
+        None => LanguageModel::initial_with(spec, 0, device, load.lean.latents),
+        Some(rank) => {
+            let new = NewAdapter { adapted: &adapted, rank: rank as usize, scale: 2.0, seed: 0 };
+            LanguageModel::initial_adapted(spec, device, new)
+        }
+    };
+    let table = model.table().to_vec();
+    let is_frozen = |entry: &TensorEntry| load.adapter_rank.is_some() && !is_factor(entry);
+    let frozen: Vec<bool> = table.iter().map(is_frozen).collect();
+    let model = freeze(model, &frozen);
     let mut model = model.with_backend(backend).with_activations(load.activations);
-    let frozen = vec![false; tensor_table(spec).len()];
     let stepper = if backend.is_native() {
         lean_process(frozen, load.lean, load.update)
     } else {
         single_process(backend, frozen, true)
     };
-    let mut optimizer = stepper.new_optimizer(spec, AdamWSettings::default(), device);
+    let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
     let (rows, time) = (load.rows() as usize, load.seq_len as usize);
     let batch = [random_parts(spec, rows, time, load.part_size(backend))];
     let (settings, rates) =
@@ -390,6 +436,7 @@ mod tests {
         activations: ActivationMemory::Kept,
         lean: LeanSettings { latents: None, moments: MomentFormat::F32, seed: 0 },
         update: UpdateTime::After,
+        adapter_rank: None,
     };
     const S: &str = include_str!("../configs/s.toml");
     const M: &str = include_str!("../configs/m.toml");
@@ -449,46 +496,46 @@ mod tests {
         let (kept, again) = (ActivationMemory::Kept, ActivationMemory::Recomputed);
         for (config, threads, items, seq_len, micro_batches, activations, measured) in [
             (S, 2, 8, 256, 1, kept, 439),
-            (S, 2, 8, 256, 1, again, 297),
+            (S, 2, 8, 256, 1, again, 307),
             (S, 2, 8, 256, 2, kept, 460),
-            (S, 2, 8, 256, 2, again, 331),
+            (S, 2, 8, 256, 2, again, 328),
             (S, 2, 4, 256, 4, kept, 360),
-            (S, 2, 4, 256, 4, again, 312),
+            (S, 2, 4, 256, 4, again, 309),
             (S, 2, 2, 256, 8, kept, 313),
-            (S, 2, 2, 256, 8, again, 305),
+            (S, 2, 2, 256, 8, again, 295),
             (S, 2, 1, 256, 8, kept, 233),
-            (S, 2, 1, 256, 8, again, 242),
+            (S, 2, 1, 256, 8, again, 223),
             (M, 2, 2, 512, 1, kept, 963),
-            (M, 2, 2, 512, 1, again, 839),
+            (M, 2, 2, 512, 1, again, 818),
             (M, 2, 2, 512, 4, kept, 1109),
-            (M, 2, 2, 512, 4, again, 1032),
+            (M, 2, 2, 512, 4, again, 987),
             (M, 2, 4, 512, 1, kept, 1166),
-            (M, 2, 4, 512, 1, again, 900),
+            (M, 2, 4, 512, 1, again, 874),
             (M, 2, 4, 512, 2, kept, 1319),
-            (M, 2, 4, 512, 2, again, 1110),
+            (M, 2, 4, 512, 2, again, 1046),
             (M, 2, 1, 512, 4, kept, 872),
-            (M, 2, 1, 512, 4, again, 816),
+            (M, 2, 1, 512, 4, again, 794),
             (S, 1, 8, 256, 1, kept, 376),
             (S, 1, 8, 256, 3, kept, 414),
-            (S, 1, 8, 256, 1, again, 228),
-            (S, 1, 8, 256, 3, again, 268),
+            (S, 1, 8, 256, 1, again, 234),
+            (S, 1, 8, 256, 3, again, 265),
             (S, 4, 8, 256, 1, kept, 538),
             (S, 4, 8, 256, 3, kept, 536),
-            (S, 4, 8, 256, 1, again, 406),
-            (S, 4, 8, 256, 3, again, 446),
+            (S, 4, 8, 256, 1, again, 375),
+            (S, 4, 8, 256, 3, again, 427),
             (S, 8, 8, 256, 1, kept, 680),
             (S, 8, 8, 256, 3, kept, 726),
-            (S, 8, 8, 256, 1, again, 639),
-            (S, 8, 8, 256, 3, again, 672),
+            (S, 8, 8, 256, 1, again, 622),
+            (S, 8, 8, 256, 3, again, 647),
             (M, 4, 4, 512, 1, kept, 1426),
-            (M, 4, 4, 512, 2, again, 1434),
+            (M, 4, 4, 512, 2, again, 1392),
             (M, 1, 4, 512, 1, kept, 1044),
             (S, 2, 16, 256, 1, kept, 640),
-            (S, 2, 16, 256, 1, again, 349),
+            (S, 2, 16, 256, 1, again, 339),
             (S, 2, 16, 256, 2, kept, 689),
             (S, 2, 16, 256, 2, again, 374),
             (S, 2, 4, 512, 3, kept, 477),
-            (S, 2, 4, 512, 3, again, 328),
+            (S, 2, 4, 512, 3, again, 337),
         ] {
             let load = RankWorkload {
                 items,

@@ -68,7 +68,8 @@ pub fn measure(
         let settings = DataParallelSettings { sharded, comm_dtype, lean: LeanSettings::default() };
         Box::new(DataParallel::new(&work.comm, &work.spec, frozen, settings))
     };
-    let mut optimizer = stepper.new_optimizer(&work.spec, AdamWSettings::default(), device);
+    let mut optimizer =
+        stepper.new_optimizer(&tensor_table(&work.spec), AdamWSettings::default(), device);
     let rows = work.comm.share(work.rows).len();
     let batch = [random_parts(&work.spec, rows, work.seq_len, part_size(rows, work.backend))];
     let (settings, rates) =

@@ -2,8 +2,8 @@
 //!
 //! `step-000200/` holds the model with Hugging Face names and f32 or BF16 latents (a folder other tools
 //! read as it lies), the optimizer's state (`optimizer`), the state of the run, and last of all
-//! `MANIFEST.json` with the size and BLAKE3 hash of every other file. The
-//! training loop decides what to save and when.
+//! `MANIFEST.json` with the size and BLAKE3 hash of every other file. That of an adapter run holds the
+//! adapter, as PEFT's folder, in place of the model. The training loop decides what to save and when.
 
 mod optimizer;
 
@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
+use bitnet_format::adapter::{
+    ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE, AdapterDescription, LowRankFactor, write_adapter,
+};
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
 use bitnet_format::staged::{OnExisting, StagedDir};
@@ -24,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::latents::Latents;
-use crate::model::{LanguageModel, named_values};
+use crate::model::{LanguageModel, is_factor, named_values, values};
 
 pub(crate) use optimizer::{MomentData, WriteMoment, set as set_moment};
 pub use optimizer::{Moments, StoredMoments};
@@ -94,6 +97,8 @@ pub struct FolderParts<'a> {
     pub chat: Option<&'a ChatTemplate>,
     /// The `generation_config.json` of the model it was trained from; its ids become the model's.
     pub generation: Option<&'a serde_json::Map<String, serde_json::Value>>,
+    /// The adapter that is written in place of the model, and the matrices that it changes.
+    pub adapter: Option<(&'a AdapterDescription, &'a [TensorEntry])>,
 }
 
 /// Writes model, config and tokenizer as a Hugging Face folder into `dir`, with f32 values, or BF16 ones
@@ -109,6 +114,10 @@ pub fn write_model(
     model: &LanguageModel,
     same: Option<&Path>,
 ) -> Result<(), CheckpointError> {
+    if let Some((description, adapted)) = parts.adapter {
+        write_factors(dir, parts.spec, model, (description, adapted))?;
+        return write_tokenizer(dir, parts);
+    }
     let weights = dir.join(MODEL_FILE);
     let share = |folder: &Path| fs_err::hard_link(folder.join(MODEL_FILE), &weights);
     if same.is_none_or(|folder| share(folder).is_err()) {
@@ -120,6 +129,11 @@ pub fn write_model(
     };
     let dtype = if model.outside().iter().any(is_bf16) { "bfloat16" } else { "float32" };
     fs_err::write(dir.join(CONFIG_FILE), config.to_json(dtype))?;
+    write_tokenizer(dir, parts)
+}
+
+/// Writes what a model folder holds for generating text.
+fn write_tokenizer(dir: &Path, parts: FolderParts) -> Result<(), CheckpointError> {
     if let Some(keys) = parts.generation {
         let text = generation_config::to_json(keys, parts.spec);
         fs_err::write(dir.join(GENERATION_CONFIG_FILE), text)?;
@@ -130,6 +144,30 @@ pub fn write_model(
         fs_err::write(dir.join(TOKENIZER_CONFIG_FILE), config)?;
     }
     Ok(())
+}
+
+/// Writes the factors of an adapter as PEFT's folder, in f32.
+fn write_factors(
+    dir: &Path,
+    spec: &ModelSpec,
+    model: &LanguageModel,
+    (description, adapted): (&AdapterDescription, &[TensorEntry]),
+) -> Result<(), CheckpointError> {
+    let values = values(model);
+    for (entry, value) in model.table().iter().zip(&values).filter(|(entry, _)| is_factor(entry)) {
+        if host(value.clone()).iter().any(|value| !value.is_finite()) {
+            return Err(CheckpointError::NotFinite { name: entry.name.clone() });
+        }
+    }
+    let place = |entry: &TensorEntry| model.table().iter().position(|known| known == entry);
+    Ok(write_adapter(dir, description, spec, adapted, DType::F32, |entry, factor| {
+        let matrix = place(entry).expect("an adapted matrix is a parameter");
+        let behind = match factor {
+            LowRankFactor::A => 1,
+            LowRankFactor::B => 2,
+        };
+        Ok(host(values[matrix + behind].clone()))
+    })?)
 }
 
 /// Writes tensor after tensor from where it lies. Latents that are kept in fewer bits are BF16 here.
@@ -194,7 +232,7 @@ pub fn save<S: Serialize>(
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
     write_model(staged.path(), contents.folder, contents.model, contents.same)?;
     let optimizer_file = &staged.path().join(OPTIMIZER_FILE);
-    optimizer::write(optimizer_file, contents.folder.spec, contents.model, contents.moments)?;
+    optimizer::write(optimizer_file, contents.model, contents.moments)?;
     write_json(&staged.path().join(STATE_FILE), state)?;
     fs_err::write(staged.path().join(RECIPE_FILE), contents.recipe)?;
     write_manifest(staged.path())?;
@@ -241,7 +279,12 @@ pub(crate) fn verify_files(dir: &Path) -> Result<(), CheckpointError> {
         let what = format!("has layout version {}; expected {LAYOUT_VERSION}", manifest.layout);
         return Err(broken(MANIFEST_FILE, what));
     }
-    for required in [MODEL_FILE, CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE, RECIPE_FILE] {
+    let weights = if manifest.files.contains_key(ADAPTER_MODEL_FILE) {
+        [ADAPTER_MODEL_FILE, ADAPTER_CONFIG_FILE]
+    } else {
+        [MODEL_FILE, CONFIG_FILE]
+    };
+    for required in weights.into_iter().chain([OPTIMIZER_FILE, STATE_FILE, RECIPE_FILE]) {
         if !manifest.files.contains_key(required) {
             return Err(broken(MANIFEST_FILE, format!("does not list {required}")));
         }

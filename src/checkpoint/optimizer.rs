@@ -15,7 +15,7 @@ use std::path::Path;
 
 use bitnet_format::tensors::TensorFile;
 use bitnet_format::writer::{TensorPlan, TensorWriter, little_endian};
-use bitnet_format::{DType, ModelSpec, TensorEntry, tensor_table};
+use bitnet_format::{DType, TensorEntry};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{CheckpointError, OPTIMIZER_FILE, host};
@@ -101,17 +101,16 @@ fn scales_name(kind: MomentKind, entry: &TensorEntry) -> String {
 
 pub(super) fn write(
     path: &Path,
-    spec: &ModelSpec,
     model: &LanguageModel,
     moments: &dyn Moments,
 ) -> Result<(), CheckpointError> {
-    let table = tensor_table(spec);
+    let table = model.table();
     let mut plan = Vec::new();
     for (entry, format) in table.iter().zip(moments.formats()) {
         let format = format.into_iter().flat_map(|format| MOMENTS.map(|kind| (kind, format)));
         plan.extend(format.flat_map(|(kind, format)| planned(kind, entry, format)));
     }
-    for (name, part) in latent_parts(&table, model) {
+    for (name, part) in latent_parts(model) {
         plan.push(TensorPlan::new(name, part.0, &[part.1]));
     }
     let mut file = TensorWriter::create(path, plan)?;
@@ -122,7 +121,7 @@ pub(super) fn write(
         }
         Ok(())
     })?;
-    for (entry, latents) in outside(&table, model) {
+    for (entry, latents) in outside(model) {
         for part in latents.read().parts() {
             file.write_whole(&format!("{}.{}", part.prefix, entry.name), &part.bytes)?;
         }
@@ -144,18 +143,15 @@ fn planned(kind: MomentKind, entry: &TensorEntry, format: MomentFormat) -> Vec<T
     plan
 }
 
-fn outside<'a>(
-    table: &'a [TensorEntry],
-    model: &'a LanguageModel,
-) -> impl Iterator<Item = (&'a TensorEntry, &'a Latents)> {
-    let pairs = table.iter().zip(model.outside());
+fn outside(model: &LanguageModel) -> impl Iterator<Item = (&TensorEntry, &Latents)> {
+    let pairs = model.table().iter().zip(model.outside());
     pairs.filter_map(|(entry, latents)| Some((entry, latents.as_ref()?)))
 }
 
 /// The name, type and size of each part of latents.
-fn latent_parts(table: &[TensorEntry], model: &LanguageModel) -> Vec<(String, (DType, usize))> {
+fn latent_parts(model: &LanguageModel) -> Vec<(String, (DType, usize))> {
     let mut parts = Vec::new();
-    for (entry, latents) in outside(table, model) {
+    for (entry, latents) in outside(model) {
         for part in latents.read().parts() {
             parts.push((format!("{}.{}", part.prefix, entry.name), (part.dtype, part.count)));
         }
@@ -200,17 +196,17 @@ impl StoredMoments {
         Ok(values)
     }
 
-    /// Fills an optimizer of a model of this shape with all of them.
+    /// Fills an optimizer of the parameters of this `table` with all of them.
     ///
     /// # Errors
     /// When one has another shape or is not finite, or only the other moment is there.
     pub fn read_all(
         &self,
-        spec: &ModelSpec,
+        table: &[TensorEntry],
         optimizer: &mut AdamW,
         device: &Device,
     ) -> Result<(), CheckpointError> {
-        for (index, entry) in tensor_table(spec).iter().enumerate() {
+        for (index, entry) in table.iter().enumerate() {
             if optimizer.frozen()[index] {
                 continue;
             }
@@ -226,13 +222,8 @@ impl StoredMoments {
     ///
     /// # Errors
     /// When a part has another shape.
-    pub(crate) fn complete(
-        &self,
-        spec: &ModelSpec,
-        model: &LanguageModel,
-    ) -> Result<(), CheckpointError> {
-        let table = tensor_table(spec);
-        for (entry, latents) in outside(&table, model) {
+    pub(crate) fn complete(&self, model: &LanguageModel) -> Result<(), CheckpointError> {
+        for (entry, latents) in outside(model) {
             let wanted: Vec<_> = latents
                 .read()
                 .parts()

@@ -90,6 +90,15 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     };
     let memory = demand.memory();
     print_memory(&spec, &memory, args.ranks);
+    for (key, bytes) in demand.savings() {
+        print_line(&format!("  {key} saves {} of what it would be", size(bytes)));
+    }
+    let files = estimate::checkpoint_files(&spec, &frozen, load);
+    let (one, keep) = (files.iter().sum::<u64>(), recipe.checkpoint.keep as u64);
+    print_line(&format!(
+        "a checkpoint: {}; {keep} stay, and one more while it is written",
+        size(one)
+    ));
     let mut estimated = None;
     let free = bitnet_train::platform::free_memory().filter(|_| device::shares_memory(place));
     if let Some(free) = free {

@@ -150,7 +150,7 @@ impl Runner<'_> {
         later: Option<f64>,
     ) -> Result<Summary> {
         let args = self.args;
-        if recipe.lean().is_lean() {
+        if recipe.lean().is_lean() || recipe.adapter.is_some() {
             crate::allocator::return_pages();
         }
         let options = RunOptions {

@@ -195,9 +195,14 @@ impl OptimizerStep for DataParallel {
     }
 
     /// A sharded optimizer has the moments of this rank's shards only.
-    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
+    fn new_optimizer(
+        &self,
+        table: &[TensorEntry],
+        settings: AdamWSettings,
+        device: &Device,
+    ) -> AdamW {
         if !self.settings.sharded {
-            return AdamW::with_lean(spec, settings, self.settings.lean, &self.frozen, device);
+            return AdamW::with_lean(table, settings, self.settings.lean, &self.frozen, device);
         }
         let sizes: Vec<usize> = self.shards.iter().map(|shard| shard.range.len()).collect();
         let decayed = self.shards.iter().map(|shard| self.table[shard.tensor].is_matrix());
@@ -206,14 +211,13 @@ impl OptimizerStep for DataParallel {
 
     fn load(
         &self,
-        spec: &ModelSpec,
         model: LanguageModel,
         optimizer: &mut AdamW,
         stored: Option<&StoredMoments>,
     ) -> Result<LanguageModel, TrainError> {
         let device = model.device().inner();
         let completed = match stored {
-            Some(stored) => stored.complete(spec, &model).map_err(TrainError::from),
+            Some(stored) => stored.complete(&model).map_err(TrainError::from),
             None => Ok(()),
         };
         all_ok(&self.comm, completed)?;

@@ -187,7 +187,7 @@ fn write_file(
     ternary: DType,
     progress: ConversionProgress,
 ) -> Result<(Converted, Vec<String>), TrainError> {
-    let (tokenizer, remarks) = tokenizer::for_gguf(source, model.spec())?;
+    let (tokenizer, remarks) = tokenizer::for_gguf(source, request.weights(model).spec())?;
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
     let form = GgufForm { ternary, embedding: request.embedding, name, tokenizer };
     let staged = StagedFile::beside(request.out, request.on_existing)?;
@@ -210,7 +210,7 @@ fn write_folder(
     } else {
         write_master(model, source, staged.path(), progress)?
     };
-    let remarks = tokenizer::for_folder(source, staged.path(), model.spec())?;
+    let remarks = tokenizer::for_folder(source, staged.path(), request.weights(model).spec())?;
     staged.publish()?;
     Ok((written, remarks))
 }

@@ -6,6 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::latents::Latents;
+use crate::model::low_rank::LowRankFactors;
 use crate::ops::{self, OpBackend};
 
 /// What the matrix of a [`BitLinear`] holds.
@@ -27,6 +28,8 @@ pub enum LinearWeight {
 pub struct BitLinear {
     /// `[out, in]`, the orientation of files and kernels; empty where the matrix lies outside.
     pub weight: Param<Tensor<2>>,
+    /// What is trained in its place.
+    pub adapter: Option<LowRankFactors>,
     #[module(skip)]
     form: LinearWeight,
     #[module(skip)]
@@ -36,12 +39,17 @@ pub struct BitLinear {
 impl BitLinear {
     /// A layer over `weight [out, in]`.
     pub fn new(weight: Param<Tensor<2>>, form: LinearWeight) -> Self {
-        Self { weight, form, outside: None }
+        Self { weight, adapter: None, form, outside: None }
     }
 
     /// A layer over latents that are no tensor; `leaf`, an empty matrix, gets their gradient.
-    pub(crate) fn outside(leaf: Param<Tensor<2>>, form: LinearWeight, latents: Latents) -> Self {
-        Self { weight: leaf, form, outside: Some(latents) }
+    pub(crate) fn outside(
+        leaf: Param<Tensor<2>>,
+        form: LinearWeight,
+        latents: Latents,
+        adapter: Option<LowRankFactors>,
+    ) -> Self {
+        Self { weight: leaf, adapter, form, outside: Some(latents) }
     }
 
     /// Several layers with one input, their outputs side by side: `x [B, T, in]` → `[B, T, Σ out]`
@@ -52,15 +60,38 @@ impl BitLinear {
     ) -> Tensor<3> {
         if layers.iter().all(|layer| layer.form == LinearWeight::Latent) {
             let weights = layers.map(|layer| layer.weight.val());
-            let outside = layers.map(|layer| layer.outside.as_ref());
-            if outside.iter().all(Option::is_none) {
+            if layers.iter().all(|layer| layer.outside.is_none()) {
                 return ops::bit_linear(x, weights, backend);
             }
-            let latents = outside.map(|latents| latents.expect("all matrices lie outside"));
-            return ops::bit_linear_outside(x, weights, latents, backend);
+            let latents = layers.map(|layer| {
+                let latents = layer.outside.as_ref().expect("all matrices lie outside");
+                (latents, layer.adapter.as_ref().map(LowRankFactors::values))
+            });
+            let y = ops::bit_linear_outside(x.clone(), weights, latents, backend);
+            return Self::reach_factors(&layers, &x, y, backend);
         }
         let outputs = layers.map(|layer| layer.forward(x.clone(), backend));
         Tensor::cat(outputs.into(), 2)
+    }
+
+    /// The outputs `y`, whose gradient reaches the layers' factors too.
+    fn reach_factors(
+        layers: &[&Self],
+        x: &Tensor<3>,
+        mut y: Tensor<3>,
+        backend: OpBackend,
+    ) -> Tensor<3> {
+        let mut first = 0;
+        for layer in layers {
+            let height = layer.outside.as_ref().map_or(0, |latents| latents.shape()[0]);
+            let own = first..first + height;
+            first = own.end;
+            if let Some(factors) = &layer.adapter {
+                let both = [factors.a.val(), factors.b.val()];
+                y = ops::low_rank_gradient(y, x, both, (own, factors.scale()), backend);
+            }
+        }
+        y
     }
 
     /// `x [B, T, in]` → `[B, T, out]`

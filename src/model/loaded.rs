@@ -5,6 +5,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::bit_linear::{BitLinear, LinearWeight};
+use super::low_rank::LoadedFactors;
 use super::norm::RmsNorm;
 use crate::latents::{LatentFormat, Latents};
 use crate::ops;
@@ -59,6 +60,8 @@ pub(crate) struct LoadedTensor {
     pub(crate) entry: TensorEntry,
     pub(crate) values: LoadedValues,
     pub(crate) form: LinearWeight,
+    /// Factors that are trained in its place.
+    pub(crate) adapter: Option<LoadedFactors>,
 }
 
 /// The values of a tensor, for a Burn tensor or beside it.
@@ -124,9 +127,13 @@ impl LoadedTensors<'_> {
 
     pub(crate) fn linear(&mut self) -> BitLinear {
         let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
-        match tensor.values.matrix(self.device) {
-            (weight, None) => BitLinear::new(weight, tensor.form),
-            (leaf, Some(latents)) => BitLinear::outside(leaf, tensor.form, latents),
+        let LoadedTensor { entry, values, form, adapter } = tensor;
+        match values.matrix(self.device) {
+            (weight, None) => BitLinear::new(weight, form),
+            (leaf, Some(latents)) => {
+                let adapter = adapter.map(|factors| factors.into_module(&entry, self.device));
+                BitLinear::outside(leaf, form, latents, adapter)
+            }
         }
     }
 }

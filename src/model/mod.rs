@@ -16,6 +16,7 @@ mod bit_linear;
 mod forward_graph;
 mod loaded;
 mod logits;
+mod low_rank;
 mod mlp;
 mod norm;
 mod parameters;
@@ -30,12 +31,15 @@ pub use forward_graph::{ActivationMemory, ForwardGraph, GradientSink};
 pub use loaded::Head;
 pub(crate) use loaded::{LoadedTensor, LoadedTensors, LoadedValues, host_ids};
 pub use logits::{argmax, target_log_probs, token_logits};
+pub use low_rank::LowRankFactors;
+pub(crate) use low_rank::{is_factor, parameter_table};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub(crate) use parameters::parameter_count;
 pub use parameters::{freeze, gradients, named_values, replace_values, take_values, values};
 pub use segments::SegmentStarts;
 pub use source::FreshModel;
+pub(crate) use source::{NewAdapter, set_factors};
 pub use streamed::{HiddenStates, streamed_hidden};
 
 use std::sync::Arc;
@@ -48,7 +52,7 @@ use burn::tensor::{Device, Int, Tensor};
 use crate::latents::{LatentFormat, Latents};
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
-use crate::ops::OpBackend;
+use crate::ops::{self, FactorValues, OpBackend};
 
 /// A causal language model: transformer and head.
 #[derive(Module, Debug)]
@@ -61,9 +65,14 @@ pub struct LanguageModel {
     backend: OpBackend,
     #[module(skip)]
     activations: ActivationMemory,
-    /// The matrices that are no tensors, in table order.
+    /// The matrices that are no tensors, in the order of the parameters.
     #[module(skip)]
     outside: Arc<[Option<Latents>]>,
+    #[module(skip)]
+    table: Arc<[TensorEntry]>,
+    /// The scale of an adapter.
+    #[module(skip)]
+    factor_scale: Option<f32>,
 }
 
 /// Embedding, blocks and final norm.
@@ -123,17 +132,27 @@ impl LanguageModel {
         for entry in table {
             let (values, form) = source(&entry)?;
             let values = LoadedValues::new(&entry, values, format);
-            tensors.push(LoadedTensor { entry, values, form });
+            tensors.push(LoadedTensor { entry, values, form, adapter: None });
         }
         Ok(Self::assemble(spec, tensors, device))
     }
 
     fn assemble(spec: &ModelSpec, tensors: Vec<LoadedTensor>, device: &Device) -> Self {
-        let outside = |tensor: &LoadedTensor| match &tensor.values {
-            LoadedValues::Outside(latents) => Some(latents.clone()),
-            LoadedValues::Tensor(_) => None,
-        };
-        let outside = tensors.iter().map(outside).collect();
+        let mut outside = Vec::new();
+        let mut adapted = Vec::new();
+        let (mut rank, mut scale) = (0, None);
+        for tensor in &tensors {
+            outside.push(match &tensor.values {
+                LoadedValues::Outside(latents) => Some(latents.clone()),
+                LoadedValues::Tensor(_) => None,
+            });
+            if let Some(factors) = &tensor.adapter {
+                outside.extend([None, None]);
+                adapted.push(tensor.entry.clone());
+                (rank, scale) = (factors.rank(&tensor.entry), Some(factors.scale));
+            }
+        }
+        let (outside, table) = (outside.into(), parameter_table(spec, &adapted, rank).into());
         let tensors = &mut LoadedTensors { tensors: tensors.into_iter(), device };
         let embed_tokens = tensors.head();
         let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, tensors)).collect();
@@ -142,10 +161,34 @@ impl LanguageModel {
         let model = Transformer { embed_tokens, layers, norm, rope };
         let lm_head = (!spec.tie_word_embeddings).then(|| tensors.head());
         let backend = OpBackend::of(device, Operands::F32);
-        Self { model, lm_head, backend, activations: ActivationMemory::default(), outside }
+        let activations = ActivationMemory::default();
+        Self { model, lm_head, backend, activations, outside, table, factor_scale: scale }
     }
 
-    /// The matrices that are no tensors, in table order, `None` for all others.
+    /// Its parameters in the order in which modules are visited: the tensor table, and the factors of
+    /// an adapter behind their matrices.
+    pub(crate) fn table(&self) -> &[TensorEntry] {
+        &self.table
+    }
+
+    /// The latents that entry `index` of the parameter table is quantised from; `values` are all
+    /// [`values`] of this model.
+    pub(crate) fn latents(&self, index: usize, values: &[Tensor<1>]) -> Vec<f32> {
+        let host = |index: usize| {
+            let data = values[index].clone().into_data();
+            data.try_into_vec::<f32>().expect("parameters are f32")
+        };
+        let Some(latents) = &self.outside[index] else { return host(index) };
+        match self.factor_scale {
+            Some(scale) if self.table.get(index + 1).is_some_and(is_factor) => {
+                let factors = FactorValues { a: host(index + 1), b: host(index + 2), scale };
+                ops::merged(latents, &factors, self.backend.kernel)
+            }
+            _ => latents.read().all(),
+        }
+    }
+
+    /// The matrices that are no tensors, in the order of the parameters, `None` for all others.
     pub fn outside(&self) -> &[Option<Latents>] {
         &self.outside
     }

@@ -3,16 +3,21 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use bitnet_format::adapter::Adapter;
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{
     FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, TensorView,
+    tensor_table,
 };
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
+use rayon::prelude::*;
 
 use crate::latents::LatentFormat;
-use crate::model::{LanguageModel, LinearWeight};
+use crate::model::loaded::{LoadedTensor, LoadedValues};
+use crate::model::low_rank::{LoadedFactors, initial_factors};
+use crate::model::{LanguageModel, LinearWeight, replace_values, values};
 use crate::random;
 
 impl LanguageModel {
@@ -101,6 +106,89 @@ impl LanguageModel {
         })?;
         Ok(StartingModel { model: trained, kept_codes, all_zero })
     }
+}
+
+impl LanguageModel {
+    /// A stored model that stays as it is, with the initial factors of an adapter. `watch` gets the
+    /// parameters that were read, and all.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::read_for_training`].
+    pub(crate) fn read_adapted(
+        model: &StoredModel,
+        device: &Device,
+        adapter: NewAdapter,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, FormatError> {
+        refuse_packed(model)?;
+        let (spec, mut done) = (model.spec(), 0);
+        Self::with_factors(spec, device, adapter, |entry| {
+            done += entry.elements();
+            watch(done, spec.parameters());
+            Ok(model.matrix(entry)?.into_latents())
+        })
+    }
+
+    /// A model drawn at random that stays as it is, with the initial factors of an adapter.
+    pub(crate) fn initial_adapted(spec: &ModelSpec, device: &Device, adapter: NewAdapter) -> Self {
+        let drawn: Result<Self, std::convert::Infallible> =
+            Self::with_factors(spec, device, adapter, |entry| Ok(draw(spec, entry, adapter.seed)));
+        let Ok(model) = drawn;
+        model
+    }
+
+    /// Matrices are kept in bf16 where that holds them exactly, else in f32.
+    fn with_factors<E>(
+        spec: &ModelSpec,
+        device: &Device,
+        adapter: NewAdapter,
+        mut source: impl FnMut(&TensorEntry) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let NewAdapter { adapted, rank, scale, seed } = adapter;
+        let mut tensors = Vec::new();
+        for entry in tensor_table(spec) {
+            let values = source(&entry)?;
+            let format = smallest_exact(&values);
+            let values = LoadedValues::new(&entry, values, Some(format));
+            let factors = adapted.contains(&entry).then(|| initial_factors(&entry, rank, seed));
+            let adapter = factors.map(|values| LoadedFactors { values, scale });
+            tensors.push(LoadedTensor { entry, values, form: linear_form(spec), adapter });
+        }
+        Ok(Self::assemble(spec, tensors, device))
+    }
+}
+
+/// The adapter that a model gets.
+#[derive(Clone, Copy)]
+pub(crate) struct NewAdapter<'a> {
+    /// The matrices that it changes.
+    pub(crate) adapted: &'a [TensorEntry],
+    pub(crate) rank: usize,
+    /// `B·A` is multiplied by it.
+    pub(crate) scale: f32,
+    pub(crate) seed: u64,
+}
+
+/// The model with the factors that an adapter's file holds.
+pub(crate) fn set_factors(model: LanguageModel, adapter: &Adapter) -> LanguageModel {
+    let device = model.device().inner();
+    let mut values = values(&model);
+    let tensor = |values: &[f32]| {
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), &device)
+    };
+    for (index, entry) in model.table().iter().enumerate() {
+        if let Some(factors) = adapter.of(entry) {
+            values[index + 1] = tensor(&factors.a);
+            values[index + 2] = tensor(&factors.b);
+        }
+    }
+    replace_values(model, values)
+}
+
+/// The format of the fewest bits that holds these values to the bit.
+fn smallest_exact(values: &[f32]) -> LatentFormat {
+    let is_bf16 = values.par_iter().all(|value| value.to_bits().trailing_zeros() >= 16);
+    if is_bf16 { LatentFormat::Bf16 } else { LatentFormat::F32 }
 }
 
 /// A stored model that a run starts from.
@@ -246,7 +334,6 @@ impl TensorSource for FreshModel {
 mod tests {
     use super::*;
     use bitnet_format::convert::hf;
-    use bitnet_format::tensor_table;
 
     #[test]
     fn rows_behind_the_stored_vocabulary_are_the_mean_of_the_stored_rows() {

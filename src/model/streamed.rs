@@ -125,5 +125,5 @@ fn read_norm(
 fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, FormatError> {
     let (values, form) = dequantised(model, entry)?;
     let values = LoadedValues::new(entry, values, None);
-    Ok(LoadedTensor { entry: entry.clone(), values, form })
+    Ok(LoadedTensor { entry: entry.clone(), values, form, adapter: None })
 }

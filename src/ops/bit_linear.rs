@@ -26,7 +26,8 @@ use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
 use bitnet_kernels::{
-    Activations, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels, matmul,
+    Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels,
+    matmul,
 };
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
@@ -35,6 +36,7 @@ use burn_flex::FlexTensor;
 use crate::device;
 use crate::latents::{Latents, LatentsView};
 use crate::ops::OpBackend;
+use crate::ops::low_rank::{FactorValues, merged};
 use crate::ops::native::{
     NativeDispatch, NativeOp, floats, for_each_task, in_rows_with, product, tensor, with_last,
 };
@@ -55,21 +57,22 @@ pub fn bit_linear<const N: usize>(
     native(x, latents, NativeBitLinear { backend, outside: Vec::new() })
 }
 
-/// The same layers over latents that lie outside of tensors; each of `leaves`, empty matrices, gets the
-/// gradient of one of them.
+/// The same layers over latents that lie outside of tensors, merged with low-rank factors where there
+/// are any; each of `leaves`, empty matrices, gets the gradient of one of them.
 ///
 /// # Panics
 /// With no matrix or more than three, or on a device that has no native operations.
 pub fn bit_linear_outside<const N: usize>(
     x: Tensor<3>,
     leaves: [Tensor<2>; N],
-    latents: [&Latents; N],
+    latents: [(&Latents, Option<FactorValues>); N],
     backend: OpBackend,
 ) -> Tensor<3> {
     assert!(backend.is_native(), "such latents lie in the host's memory");
-    let outside = latents.iter().zip(&leaves);
-    let outside = outside.map(|(latents, leaf)| OutsideLatents {
-        latents: (*latents).clone(),
+    let outside = latents.into_iter().zip(&leaves);
+    let outside = outside.map(|((latents, factors), leaf)| OutsideLatents {
+        latents: latents.clone(),
+        factors: factors.map(Arc::new),
         is_trained: leaf.is_require_grad(),
     });
     let op = NativeBitLinear { backend, outside: outside.collect() };
@@ -173,8 +176,56 @@ struct NativeBitLinear {
 #[derive(Clone, Debug)]
 struct OutsideLatents {
     latents: Latents,
+    /// What is merged with them before they are quantised.
+    factors: Option<Arc<FactorValues>>,
     /// Whether a gradient of them is asked for.
     is_trained: bool,
+}
+
+impl OutsideLatents {
+    fn open(&self, kernel: Kernel) -> OpenLatents<'_> {
+        match &self.factors {
+            None => OpenLatents::Kept(self.latents.read()),
+            Some(factors) => {
+                let values = merged(&self.latents, factors, kernel);
+                let scale = WeightScale::of_latents(&values);
+                OpenLatents::Merged { values, scale, shape: self.latents.shape() }
+            }
+        }
+    }
+}
+
+/// Latents that are being quantised: as they are kept, or merged with factors.
+enum OpenLatents<'a> {
+    Kept(LatentsView<'a>),
+    Merged { values: Vec<f32>, scale: WeightScale, shape: [usize; 2] },
+}
+
+impl OpenLatents<'_> {
+    /// `[out, in]`
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Kept(view) => view.shape(),
+            Self::Merged { shape, .. } => *shape,
+        }
+    }
+
+    fn scale(&self) -> WeightScale {
+        match self {
+            Self::Kept(view) => view.scale(),
+            Self::Merged { scale, .. } => *scale,
+        }
+    }
+
+    /// Copies a row.
+    fn row(&self, row: usize, out: &mut [f32]) {
+        match self {
+            Self::Kept(view) => view.rows(row..row + 1, out),
+            Self::Merged { values, .. } => {
+                out.copy_from_slice(&values[row * out.len()..][..out.len()]);
+            }
+        }
+    }
 }
 
 /// Codes of one byte and the scales; no float activations.
@@ -238,7 +289,8 @@ impl NativeBitLinear {
     /// Panels and codes of the latents that are no tensors, and how tall each matrix is; a group of
     /// rows is brought to f32, used and dropped.
     fn quantise_outside(&self, width: usize) -> (TernaryPanels, Vec<i8>, Vec<(usize, bool)>) {
-        let views: Vec<LatentsView> = self.outside.iter().map(|one| one.latents.read()).collect();
+        let kernel = self.backend.kernel;
+        let views: Vec<_> = self.outside.iter().map(|one| one.open(kernel)).collect();
         let mut row_of = Vec::new();
         for (matrix, view) in views.iter().enumerate() {
             row_of.extend((0..view.shape()[0]).map(|row| (matrix, row)));
@@ -257,7 +309,7 @@ impl NativeBitLinear {
             let mut latents = vec![0.0; width];
             for (row, codes) in group.rows().zip(codes.chunks_exact_mut(width)) {
                 let (matrix, within) = row_of[row];
-                views[matrix].rows(within..within + 1, &mut latents);
+                views[matrix].row(within, &mut latents);
                 group.quantise(self.backend.kernel, row, &latents, codes);
             }
         });

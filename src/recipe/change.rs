@@ -36,6 +36,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("stage", ChangeClass::Fatal),
     ("seed", ChangeClass::Fatal),
     ("model", ChangeClass::Fatal),
+    ("adapter", ChangeClass::Fatal),
     ("tokenizer", ChangeClass::Fatal),
     ("train.precision", ChangeClass::Fatal),
     ("data.seq_len", ChangeClass::Fatal),

@@ -10,8 +10,9 @@ use super::phase::read_phases;
 use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
-    ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard, Length, LossSettings,
-    Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard,
+    Length, LossSettings, Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource,
+    Train,
 };
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
@@ -23,6 +24,8 @@ const LEAN_LATENTS: LatentFormat = LatentFormat::Block16;
 const MOST_STEPS: u64 = 1_000_000_000_000;
 /// Nor has one more text.
 const MOST_TOKENS: u64 = 1_000_000_000_000_000;
+/// The largest rank of an adapter; export reads none above it.
+const LARGEST_RANK: u64 = 1 << 16;
 
 /// Reads the whole tree of the recipe at `path`; what it returns is one only if `problems` stays
 /// empty.
@@ -39,6 +42,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     let (tokenizer, chat) = read_tokenizer(&mut root, base, model.as_ref());
     let data = read_data(&mut root, stage, base);
     let (train, lean) = read_train(&mut root);
+    let adapter = read_adapter(&mut root);
     let recipe = Recipe {
         path: path.to_owned(),
         name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
@@ -60,8 +64,10 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         telemetry: read_telemetry(&mut root),
         data,
         train,
+        adapter,
     };
     check_lean(&mut root, &recipe);
+    check_adapter(&mut root, &recipe);
     root.finish();
     recipe
 }
@@ -99,6 +105,58 @@ fn check_lean(root: &mut Section<'_>, recipe: &Recipe) {
                        as it goes is one; expected 1, got";
         train.problem("batch", format!("{message} {batch}"));
     }
+}
+
+/// What training an adapter asks of the rest of the recipe.
+fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
+    if recipe.adapter.is_none() {
+        return;
+    }
+    let Train { latents, update, shard_optimizer, ref freeze, .. } = recipe.train;
+    if matches!(recipe.model, ModelSource::New { .. }) {
+        let message =
+            "an adapter changes weights that exist; expected model.init beside it, got none";
+        root.problem("adapter", message.to_owned());
+    }
+    if recipe.device != "flex" {
+        let message = "adapters are trained on the CPU; expected \"flex\" beside them, got";
+        root.problem("device", format!("{message} {:?}", recipe.device));
+    }
+    let train = root.section("train");
+    let refuse = |refused: bool, key: &str, message: &str| {
+        if refused {
+            train.problem(key, message.to_owned());
+        }
+    };
+    let message = "all but an adapter is frozen; expected no list beside it, got one";
+    refuse(!freeze.is_empty(), "freeze", message);
+    let message = "the latents beside an adapter are not trained and stay as they are stored; \
+                   expected \"f32\", got another format";
+    refuse(latents != LatentFormat::F32, "latents", message);
+    let message = "the gradients of an adapter are small; expected \"after\", got \"during\"";
+    refuse(update == UpdateTime::During, "update", message);
+    let message = "an adapter is trained by one process; expected false, got true";
+    refuse(shard_optimizer, "shard_optimizer", message);
+}
+
+/// The adapter to train, where the recipe has that section.
+fn read_adapter(root: &mut Section<'_>) -> Option<AdapterSettings> {
+    if !root.has("adapter") {
+        root.item("adapter");
+        return None;
+    }
+    let mut table = root.section("adapter");
+    let kinds = AdapterSettings::KINDS;
+    let kind = table.required("kind", "\"latent\"", |item| item.choice(kinds));
+    let rank = table.value("rank", |item| item.whole_between(1, LARGEST_RANK)) as usize;
+    let alpha = table.value("alpha", |item| item.number(Bound::Factor));
+    let targets = table.optional("targets", |item| {
+        let items = item.list("a list of matrices, such as [\"q_proj\", \"v_proj\"]")?;
+        items.iter().map(Item::word).collect::<Option<Vec<_>>>()
+    });
+    let targets = targets.unwrap_or_else(|| AdapterSettings::ALL_TARGETS.map(str::to_owned).into());
+    table.finish();
+    Some(AdapterSettings { kind: kind?, rank, alpha, targets })
 }
 
 /// A device; `cpu` is another word for the one every build has.
@@ -193,6 +251,8 @@ fn read_tokenizer_size(item: &Item<'_>, rows: Option<usize>) -> Option<Tokenizer
 
 /// The section, and whether it asks for little memory.
 fn read_train(root: &mut Section<'_>) -> (Train, bool) {
+    // An adapter's own parameters are few: neither needs to be lean.
+    let adapted = root.has("adapter");
     let mut table = root.section("train");
     let length = read_length(&mut table);
     let batch = table.required("batch", "sequences an optimizer step", Item::count);
@@ -210,8 +270,12 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
         micro_batch: micro_batch.or(batch).unwrap_or(1),
         precision: table.value("precision", precision),
         recompute: recompute.unwrap_or(lean),
-        latents: latents.unwrap_or(if lean { LEAN_LATENTS } else { LatentFormat::F32 }),
-        update: update.unwrap_or(if lean { UpdateTime::During } else { UpdateTime::After }),
+        latents: latents.unwrap_or(if lean && !adapted { LEAN_LATENTS } else { LatentFormat::F32 }),
+        update: update.unwrap_or(if lean && !adapted {
+            UpdateTime::During
+        } else {
+            UpdateTime::After
+        }),
         shard_optimizer: table.value("shard_optimizer", Item::boolean),
         reduce_precision: table.value("reduce_precision", precision),
         max_minutes: Some(table.value("max_minutes", minutes)).filter(|&minutes| minutes > 0.0),

@@ -7,7 +7,7 @@ use super::item::word;
 use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
-use super::settings::{ChatFormat, Length, Recipe, TokenizerSource};
+use super::settings::{AdapterSettings, ChatFormat, Length, Recipe, TokenizerSource};
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
 impl Recipe {
@@ -27,6 +27,7 @@ impl Recipe {
             ("model", model(&self.model)),
         ]);
         entries.insert("tokenizer".into(), self.tokenizer_table());
+        entries.extend(self.adapter.iter().map(|one| ("adapter".to_owned(), adapter(one))));
         entries.extend(table([
             ("data", self.data_table()),
             ("train", self.train_table()),
@@ -148,6 +149,15 @@ impl Recipe {
         let formats = self.export.formats.iter().map(|format| text(format.name()));
         one("formats", Value::Array(formats.collect()))
     }
+}
+
+fn adapter(settings: &AdapterSettings) -> Value {
+    Value::Table(table([
+        ("kind", text(settings.kind.name())),
+        ("rank", whole(settings.rank as u64)),
+        ("alpha", Value::Float(settings.alpha)),
+        ("targets", Value::Array(settings.targets.iter().map(|name| text(name)).collect())),
+    ]))
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {

@@ -3,6 +3,7 @@
 //! These types are complete and checked. `read` reads them from TOML, `resolved` writes them back.
 //! A phase's rates are in `rate`, data sources in `data`, the model in `model`.
 
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub struct Recipe {
     pub data: Data,
     /// How long, and in what pieces.
     pub train: Train,
+    /// What is trained in the model's place, if anything is.
+    pub adapter: Option<AdapterSettings>,
     /// The run's parts in order; never empty, shares sum to 1, names are unique.
     pub phases: Vec<super::Phase>,
     /// `AdamW` and what surrounds it.
@@ -59,6 +62,26 @@ pub struct Recipe {
     pub guard: Guard,
     /// Reports about the ternary weights.
     pub telemetry: TelemetrySettings,
+}
+
+/// A low-rank adapter that is trained in the model's place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterSettings {
+    /// What the product is added to.
+    pub kind: AdapterKind,
+    /// Rows of each `A`, columns of each `B`.
+    pub rank: usize,
+    /// `rank` times the scale of the product.
+    pub alpha: f64,
+    /// The adapted matrices: names of modules, or ends of their paths.
+    pub targets: Vec<String>,
+}
+
+impl AdapterSettings {
+    pub(super) const KINDS: &[(&str, AdapterKind)] = &[("latent", AdapterKind::Latent)];
+    /// The matrices of a block.
+    pub(super) const ALL_TARGETS: [&str; 7] =
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 }
 
 /// Where the tokenizer comes from.

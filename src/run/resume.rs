@@ -1,13 +1,14 @@
 //! Finds the state to continue from, and refuses to continue another run.
 
 use bitnet_format::Shown;
+use bitnet_format::adapter::{Adapter, AdapterDescription};
 use std::path::{Path, PathBuf};
 
 use super::Resume;
 use crate::checkpoint::{self, CheckpointError, StoredMoments};
 use crate::distributed::first_only;
 use crate::error::TrainError;
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, set_factors};
 use crate::monitor::Monitor;
 use crate::recipe::{self, Change, ChangeClass, Plan, Recipe};
 use crate::run_dir::{RunDir, holds_a_run};
@@ -64,7 +65,7 @@ pub(super) fn load(
     let model = model.map_or_else(|| context.blank_model(), |model| context.prepared(model));
     let mut optimizer = context.new_optimizer();
     let stepper = &context.stepper;
-    let model = stepper.load(&context.spec, model, &mut optimizer, stored.as_ref())?;
+    let model = stepper.load(model, &mut optimizer, stored.as_ref())?;
     optimizer.updates = progress.updates;
     optimizer.last_squares.clone_from(&progress.last_squares);
     monitor.message(&format!("continuing after step {} from {}", progress.step, path.shown()));
@@ -83,6 +84,12 @@ fn read(
     refuse_late_step(context, path, progress.step)?;
     refuse_recipe_drift(context, path, &progress, allowed, monitor)?;
     refuse_data_drift(context, path, &progress, allowed)?;
+    if let Some(adapter) = &context.adapter {
+        refuse_base_drift(path, &progress, &adapter.description)?;
+        let stored = Adapter::open(path, &context.spec)?;
+        let model = set_factors(context.initial_model(monitor)?, &stored);
+        return Ok((progress, model, StoredMoments::open(path)?));
+    }
     let folder = bitnet_format::StoredModel::open(path)?;
     let latents = context.recipe.lean().latents;
     let (spec, mut watch) = (folder.spec(), reading(path, monitor));
@@ -90,6 +97,20 @@ fn read(
     let read = read(&folder, spec, &context.device, latents, &mut watch)?;
     drop(watch);
     Ok((progress, read.model, StoredMoments::open(path)?))
+}
+
+/// A checkpoint of an adapter holds no model: the one it belongs to must be there still.
+fn refuse_base_drift(
+    path: &Path,
+    progress: &Progress,
+    adapter: &AdapterDescription,
+) -> Result<(), TrainError> {
+    if progress.init_blake3 == adapter.base_hash {
+        return Ok(());
+    }
+    let what = "the files of the model that the adapter changes are not those it was trained on";
+    let (path, base) = (path.shown(), &adapter.base_path);
+    Err(TrainError::Drift(format!("{path} [model.init]: {what}: {base}")))
 }
 
 fn refuse_late_step(context: &RunContext, path: &Path, step: u64) -> Result<(), TrainError> {

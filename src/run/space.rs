@@ -8,8 +8,7 @@ use bitnet_format::figures;
 
 use crate::checkpoint;
 use crate::error::TrainError;
-use crate::estimate::trained_parameters;
-use crate::latents::{LatentFormat, LeanSettings};
+use crate::estimate::{RankWorkload, checkpoint_files};
 use crate::platform::free_space;
 use crate::run_dir::{EXPORT_DIR, FINAL_DIR, RunDir};
 use crate::train::context::RunContext;
@@ -28,21 +27,13 @@ struct DiskSpace {
 impl DiskSpace {
     fn of(context: &RunContext) -> Self {
         let (recipe, parameters) = (context.recipe, context.spec.parameters() as u64);
-        let LeanSettings { latents, moments, .. } = recipe.lean();
-        let (model, extra) = match latents {
-            None | Some(LatentFormat::F32) => (4 * parameters, 0),
-            Some(LatentFormat::Bf16) => (2 * parameters, 0),
-            Some(LatentFormat::Bf16Plus8) => (2 * parameters, parameters),
-            // A file of bf16 does not hold the codes.
-            Some(format) => (2 * parameters, format.bytes(parameters)),
-        };
-        let trained = trained_parameters(&context.spec, &context.frozen);
+        let load = RankWorkload::of(recipe, 1);
+        let [model, optimizer] = checkpoint_files(&context.spec, &context.frozen, load);
         // There is at most one a step.
         let keep = context.steps.min(recipe.checkpoint.keep as u64);
         // No format has more than bf16's two bytes a weight.
         let exports = 2 * parameters * recipe.export.formats.len() as u64;
-        let checkpoint = model + extra + 2 * moments.bytes(trained);
-        Self { checkpoint, keep, results: model + exports }
+        Self { checkpoint: model + optimizer, keep, results: model + exports }
     }
 
     /// One checkpoint more than stay; those that are there make room for new ones.

@@ -1,9 +1,11 @@
 //! What does not change from step to step: recipe, tokenizer, architecture, schedule, device, ranks.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+use bitnet_format::adapter::AdapterDescription;
 use bitnet_format::report::reading_warnings;
-use bitnet_format::{ModelSpec, Shown, StoredModel, model_hash};
+use bitnet_format::{ModelSpec, Shown, StoredModel, TensorEntry, model_hash};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
 
@@ -17,7 +19,7 @@ use crate::data::DataMixture;
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::latents::UpdateTime;
-use crate::model::{LanguageModel, freeze};
+use crate::model::{LanguageModel, NewAdapter, freeze};
 use crate::monitor::Monitor;
 use crate::ops::OpBackend;
 use crate::platform::Signals;
@@ -43,10 +45,29 @@ pub(crate) struct RunContext<'a> {
     pub(crate) backend: OpBackend,
     pub(crate) signals: &'a Signals,
     pub(crate) comm: &'a Comm,
+    /// All parameters, in order: the tensor table, and the factors of an adapter.
+    pub(crate) table: Vec<TensorEntry>,
     /// For each parameter whether it is not trained.
     pub(crate) frozen: Vec<bool>,
+    /// What is trained in the model's place.
+    pub(crate) adapter: Option<RunAdapter>,
     /// How this run makes a step: on the host, on a device, or with several ranks.
     pub(crate) stepper: Box<dyn OptimizerStep>,
+}
+
+/// The adapter of a run.
+pub(crate) struct RunAdapter {
+    pub(crate) description: AdapterDescription,
+    /// The matrices that it changes.
+    pub(crate) adapted: Vec<TensorEntry>,
+    /// The model of step 0; its latents are those of every other.
+    initial: OnceCell<LanguageModel>,
+}
+
+impl RunAdapter {
+    pub(crate) fn new(description: AdapterDescription, adapted: Vec<TensorEntry>) -> Self {
+        Self { description, adapted, initial: OnceCell::new() }
+    }
 }
 
 /// Where a pass over a model is computed, with whom, and who may interrupt it.
@@ -97,6 +118,9 @@ impl RunContext<'_> {
         let Some(init) = &self.init else {
             return Ok(self.blank_model());
         };
+        if let Some(adapter) = &self.adapter {
+            return self.initial_adapted(init, adapter, monitor);
+        }
         let folder = StoredModel::open(init)?;
         let (latents, mut watch) = (self.recipe.lean().latents, reading(init, monitor));
         let read = LanguageModel::read_to_start;
@@ -115,6 +139,25 @@ impl RunContext<'_> {
         Ok(self.prepared(model))
     }
 
+    /// The model of step 0 with an adapter that changes nothing yet. It is read once: all that ask for
+    /// it share its latents.
+    fn initial_adapted(
+        &self,
+        init: &Path,
+        adapter: &RunAdapter,
+        monitor: &mut dyn Monitor,
+    ) -> Result<LanguageModel, TrainError> {
+        if let Some(initial) = adapter.initial.get() {
+            return Ok(initial.clone());
+        }
+        let RunAdapter { description, adapted, .. } = adapter;
+        let (rank, scale, seed) = (description.rank, description.scale(), self.recipe.seed);
+        let new = NewAdapter { adapted, rank, scale, seed };
+        let (folder, mut watch) = (StoredModel::open(init)?, reading(init, monitor));
+        let model = LanguageModel::read_adapted(&folder, &self.device, new, &mut watch)?;
+        Ok(adapter.initial.get_or_init(|| self.prepared(model)).clone())
+    }
+
     /// A model of this run's shape with random weights.
     pub(crate) fn blank_model(&self) -> LanguageModel {
         let (seed, latents) = (self.recipe.seed, self.recipe.lean().latents);
@@ -129,6 +172,9 @@ impl RunContext<'_> {
 
     /// Identifies the model that `model.init` names.
     pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
+        if let Some(adapter) = &self.adapter {
+            return Ok(adapter.description.base_hash.clone());
+        }
         self.init.as_deref().map(hash_model).transpose()
     }
 
@@ -149,7 +195,7 @@ impl RunContext<'_> {
         let optimizer = &self.recipe.optimizer;
         let settings =
             AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
-        self.stepper.new_optimizer(&self.spec, settings, &self.device)
+        self.stepper.new_optimizer(&self.table, settings, &self.device)
     }
 
     /// The context of a pass on `device`.
@@ -187,6 +233,7 @@ impl RunContext<'_> {
             tokenizer: Some(&self.tokenizer),
             chat: Some(&self.chat),
             generation: Some(&self.generation),
+            adapter: self.adapter.as_ref().map(|one| (&one.description, &*one.adapted)),
         }
     }
 
@@ -218,7 +265,7 @@ pub(crate) fn reading<'a>(
 }
 
 /// Identifies the model at `path`.
-fn hash_model(path: &Path) -> Result<String, TrainError> {
+pub(super) fn hash_model(path: &Path) -> Result<String, TrainError> {
     Ok(model_hash(path, &StoredModel::open(path)?)?)
 }
 

@@ -25,8 +25,6 @@ pub(crate) mod waiting_lines;
 
 use std::time::Instant;
 
-use bitnet_format::tensor_table;
-
 pub use crate::distributed::{all_ok, first_only};
 pub use crate::error::TrainError;
 pub use crate::recipe::{LossReduction, StepRates};
@@ -148,7 +146,7 @@ pub(crate) fn next_gradients(
     let request = BatchRequest { phase, mix, position, batch, micro_batch, updates };
     let gradients = stage.gradients(model, request, context.step_context(&context.device))?;
     if let Some(tensor) = gradients.sum.broken() {
-        let tensor = tensor_table(&context.spec).swap_remove(tensor).name;
+        let tensor = context.table[tensor].name.clone();
         return Err(TrainError::HalfUpdated { step, tensor });
     }
     if let (1, Some(expected)) = (step, stage.first_loss()) {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use bitnet_format::StoredModel;
+use bitnet_format::adapter::{Adapter, MergedModel};
 use bitnet_format::staged::{OnExisting, StagedDir};
 
 use super::callbacks::Callbacks;
@@ -210,7 +211,22 @@ impl Callbacks<'_> {
         let RunLog { dir, monitor, .. } = &mut self.log;
         let (source, out) = (dir.join(FINAL_DIR), dir.export_path(format));
         let request = exporter::ExportRequest::new(format, &out, OnExisting::Replace);
-        let model = StoredModel::open(&source)?;
+        let context = self.context;
+        // An adapter run has its model's files, and in its final folder what changes them.
+        let weights = match (&context.adapter, &context.init) {
+            (Some(_), Some(init)) => init,
+            _ => &source,
+        };
+        let model = StoredModel::open(weights)?;
+        let adapter = context.adapter.as_ref().map(|_| Adapter::open(&source, model.spec()));
+        let adapter = adapter.transpose()?;
+        let hash = context.adapter.as_ref().and_then(|one| one.description.base_hash.as_deref());
+        let merged = adapter
+            .as_ref()
+            .zip(hash)
+            .map(|(adapter, hash)| MergedModel::new(&model, weights, hash, adapter));
+        let merged = merged.transpose()?.map(|merged| merged.with_spec(context.spec.clone()));
+        let request = exporter::ExportRequest { merged: merged.as_ref(), ..request };
         let what = format!("writing {}", format.name());
         let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
         let signals = self.context.signals;
@@ -219,7 +235,8 @@ impl Callbacks<'_> {
         monitor.saved(&out);
         monitor.detail(&report.to_string());
         report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
-        let verification = exporter::verify(&model, &out, signals).map_err(stopped_run)?;
+        let verification =
+            exporter::verify(request.weights(&model), &out, signals).map_err(stopped_run)?;
         monitor.message(&verification.to_string());
         monitor.detail(&verification.details());
         Ok(())

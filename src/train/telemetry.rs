@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use bitnet_format::quant::{WeightScale, ternary_codes};
-use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
-use burn::tensor::Tensor;
+use bitnet_format::{ModelSpec, TensorEntry, TensorRole};
 use rayon::prelude::*;
 
 use crate::distributed::Comm;
-use crate::model::{LanguageModel, values};
+use crate::model::{LanguageModel, is_factor, values};
 use crate::monitor::TernaryShares;
 
 /// Counts of one kind; sums over its matrices.
@@ -37,17 +36,15 @@ impl Telemetry {
         model: &LanguageModel,
         comm: &Comm,
     ) -> BTreeMap<String, TernaryShares> {
-        let table = tensor_table(spec);
+        let table = model.table();
         let values = values(model);
-        let ternary = table.iter().enumerate().filter(|(_, entry)| entry.is_ternary(spec));
+        let is_counted = |entry: &TensorEntry| entry.is_ternary(spec) && !is_factor(entry);
+        let ternary = table.iter().enumerate().filter(|(_, entry)| is_counted(entry));
         let own = ternary.clone().enumerate().filter(|(number, _)| comm.owns(*number));
         let own: Vec<usize> = own.map(|(_, (index, _))| index).collect();
         let last = self.last.as_deref();
         let count = |(number, &index): (usize, &usize)| {
-            let codes = match &model.outside()[index] {
-                Some(latents) => codes(&latents.read().all()),
-                None => codes(&floats(values[index].clone())),
-            };
+            let codes = codes(&model.latents(index, &values));
             let before = last.map(|last| unpack(&last[number], codes.len()));
             (Counts::of(&codes, table[index].shape[1], before.as_deref()), pack(&codes))
         };
@@ -74,10 +71,6 @@ impl Telemetry {
 
 fn codes(latents: &[f32]) -> Vec<i8> {
     ternary_codes(latents, WeightScale::of_latents(latents))
-}
-
-fn floats(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("parameters are f32")
 }
 
 fn pack(codes: &[i8]) -> Vec<u8> {

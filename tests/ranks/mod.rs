@@ -174,6 +174,27 @@ fn what_is_meant_for_several_ranks_changes_nothing_for_one() {
 }
 
 #[test]
+fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
+    let lab = stages::lab();
+    let words = ["train.latents=block16", "optimizer.moments=8bit", "guard.spike_sigma=0"];
+    let (straight, cut) = (lab.path("straight"), lab.path("cut"));
+    run(&lab, ("sft.toml", 2), &straight, &words);
+    run(&lab, ("sft.toml", 2), &cut, &words);
+    // Back to the checkpoint in the middle; saving compares the bits of all ranks.
+    fs_err::remove_dir_all(cut.join("step-000020")).unwrap();
+    fs_err::remove_dir_all(cut.join("final")).unwrap();
+    run(&lab, ("sft.toml", 2), &cut, &words);
+    assert_same(&result(&cut), &result(&straight), "resumed on two ranks");
+    let refused = |words: &[&str], named: &str| {
+        let all = try_run(&lab, ("sft.toml", 2), &lab.path("no"), &Resume::Never, words);
+        let all: Vec<_> = all.into_iter().map(Result::unwrap_err).collect();
+        assert!(all.iter().all(|error| error.exit_code() == 3), "{all:?}");
+        assert!(all.iter().any(|error| error.to_string().contains(named)), "{all:?}");
+    };
+    refused(&["train.memory=lean", "train.micro_batch=4"], "train.update");
+}
+
+#[test]
 fn gradients_in_bf16_cost_little() {
     let lab = Lab::new();
     let (one, two) = (lab.path("one"), lab.path("two"));

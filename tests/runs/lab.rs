@@ -142,7 +142,9 @@ pub(crate) fn result(out: &Path) -> Result {
         .iter()
         .filter_map(|line| Some((line["step"].as_u64()?, line["loss_bits"].as_str()?.to_owned())))
         .collect();
-    Result { losses, weights: fs_err::read(out.join("final/model.safetensors")).unwrap() }
+    let model = fs_err::read(out.join("final/model.safetensors"));
+    let weights = model.or_else(|_| fs_err::read(out.join("final/adapter_model.safetensors")));
+    Result { losses, weights: weights.unwrap() }
 }
 
 pub(crate) fn metrics(out: &Path) -> Vec<Value> {

@@ -1,6 +1,7 @@
 //! The promise of a run, kept by the real program: kill it, stop it, damage its files, start it
 //! twice, give it bad input.
 
+mod adapter_training;
 mod adapters;
 mod bad_input;
 mod commands;

@@ -1,5 +1,6 @@
 //! Opens everything a recipe names: device, model folder, tokenizer, data, schedule.
 
+mod adapter;
 mod agreement;
 mod inputs;
 mod sources;
@@ -87,7 +88,8 @@ pub(crate) fn open<'a>(
     let mix =
         |phase: &recipe::Phase| DataMixture { sets: phase.data.clone().into_iter().collect() };
     let mixes = recipe.phases.iter().map(mix).collect();
-    let frozen = recipe.train.frozen(&spec);
+    let adapter = adapter::open(recipe, init.as_deref(), &spec, (comm, monitor))?;
+    let (table, frozen) = adapter::parameters(recipe, &spec, adapter.as_ref());
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let backend = OpBackend::of(&device, recipe.train.precision.operands());
     let lean = recipe.lean();
@@ -121,7 +123,9 @@ pub(crate) fn open<'a>(
         backend,
         signals,
         comm,
+        table,
         frozen,
+        adapter,
         stepper,
     };
     Ok((context, stage))

@@ -89,18 +89,17 @@ impl AdamW {
         frozen: &[bool],
         device: &Device,
     ) -> Self {
-        Self::with_lean(spec, settings, LeanSettings::default(), frozen, device)
+        Self::with_lean(&tensor_table(spec), settings, LeanSettings::default(), frozen, device)
     }
 
-    /// The same with what matrices need kept in fewer bits.
+    /// The same with what matrices need kept in fewer bits, of the parameters of this `table`.
     pub fn with_lean(
-        spec: &ModelSpec,
+        table: &[TensorEntry],
         settings: AdamWSettings,
         lean: LeanSettings,
         frozen: &[bool],
         device: &Device,
     ) -> Self {
-        let table = tensor_table(spec);
         assert_eq!(frozen.len(), table.len(), "one decision for each parameter");
         let is_lean = |entry: &TensorEntry| lean.is_lean() && entry.is_matrix();
         let size = |(entry, frozen): (&TensorEntry, &bool)| {

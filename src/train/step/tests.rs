@@ -43,7 +43,8 @@ impl Run {
         let model = model.with_activations(ActivationMemory::Recomputed);
         let frozen = vec![false; tensor_table(&self.spec).len()];
         let stepper = lean_process(frozen, self.lean, self.update);
-        let optimizer = stepper.new_optimizer(&self.spec, AdamWSettings::default(), &device);
+        let optimizer =
+            stepper.new_optimizer(&tensor_table(&self.spec), AdamWSettings::default(), &device);
         (model, optimizer, stepper)
     }
 

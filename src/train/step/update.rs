@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use bitnet_format::ModelSpec;
+use bitnet_format::TensorEntry;
 use burn::tensor::{Bool, Device, Tensor};
 
 use super::accumulate::{GradAccumulator, in_pool};
@@ -48,8 +48,13 @@ pub trait OptimizerStep: std::fmt::Debug {
         1
     }
 
-    /// The optimizer of step 0, with the moments that this process keeps.
-    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW;
+    /// The optimizer of step 0 of the parameters of this `table`, with the moments that this process keeps.
+    fn new_optimizer(
+        &self,
+        table: &[TensorEntry],
+        settings: AdamWSettings,
+        device: &Device,
+    ) -> AdamW;
 
     /// Brings what was read from a checkpoint to all ranks: the model of rank 0, and the moments
     /// that rank 0 has `stored`.
@@ -58,15 +63,14 @@ pub trait OptimizerStep: std::fmt::Debug {
     /// When a moment is missing or broken.
     fn load(
         &self,
-        spec: &ModelSpec,
         model: LanguageModel,
         optimizer: &mut AdamW,
         stored: Option<&StoredMoments>,
     ) -> Result<LanguageModel, TrainError> {
         let device = model.device().inner();
         let stored = stored.expect("a single process has opened it");
-        stored.complete(spec, &model)?;
-        stored.read_all(spec, optimizer, &device)?;
+        stored.complete(&model)?;
+        stored.read_all(model.table(), optimizer, &device)?;
         Ok(model)
     }
 
@@ -153,8 +157,13 @@ impl OptimizerStep for HostStep {
         (replace_values(model, new), pending)
     }
 
-    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
-        AdamW::with_lean(spec, settings, self.lean, &self.frozen, device)
+    fn new_optimizer(
+        &self,
+        table: &[TensorEntry],
+        settings: AdamWSettings,
+        device: &Device,
+    ) -> AdamW {
+        AdamW::with_lean(table, settings, self.lean, &self.frozen, device)
     }
 }
 
@@ -196,8 +205,13 @@ impl OptimizerStep for DuringStep {
         (replace_values(model, values), pending)
     }
 
-    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
-        AdamW::with_lean(spec, settings, self.lean, &self.frozen, device)
+    fn new_optimizer(
+        &self,
+        table: &[TensorEntry],
+        settings: AdamWSettings,
+        device: &Device,
+    ) -> AdamW {
+        AdamW::with_lean(table, settings, self.lean, &self.frozen, device)
     }
 }
 
@@ -244,8 +258,13 @@ impl OptimizerStep for DeviceStep {
         self.in_flight
     }
 
-    fn new_optimizer(&self, spec: &ModelSpec, settings: AdamWSettings, device: &Device) -> AdamW {
-        AdamW::for_trained(spec, settings, &self.frozen, device)
+    fn new_optimizer(
+        &self,
+        table: &[TensorEntry],
+        settings: AdamWSettings,
+        device: &Device,
+    ) -> AdamW {
+        AdamW::with_lean(table, settings, LeanSettings::default(), &self.frozen, device)
     }
 }
 

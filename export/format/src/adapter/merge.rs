@@ -14,7 +14,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::{Adapter, AdapterKind};
-use crate::{FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, TensorView};
+use crate::{
+    FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, TensorView, tensor_table,
+};
 
 /// Columns and rows whose sums stay in registers.
 const TILE: usize = 16;
@@ -99,6 +101,7 @@ impl Product<'_> {
 pub struct MergedModel<'a> {
     base: &'a StoredModel,
     adapter: &'a Adapter,
+    spec: ModelSpec,
 }
 
 impl<'a> MergedModel<'a> {
@@ -125,13 +128,23 @@ impl<'a> MergedModel<'a> {
             return Err(FormatError::container(path, what));
         }
         adapter.require_base(path, base_hash)?;
-        Ok(Self { base, adapter })
+        Ok(Self { base, adapter, spec: base.spec().clone() })
+    }
+
+    /// The same with what `spec` says beside the shape, such as the tokens that end a text.
+    ///
+    /// # Panics
+    /// If `spec` has other tensors.
+    #[must_use]
+    pub fn with_spec(self, spec: ModelSpec) -> Self {
+        assert_eq!(tensor_table(&spec), tensor_table(self.base.spec()), "a model of this shape");
+        Self { spec, ..self }
     }
 }
 
 impl TensorSource for MergedModel<'_> {
     fn spec(&self) -> &ModelSpec {
-        self.base.spec()
+        &self.spec
     }
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {

@@ -1,0 +1,156 @@
+//! Runs that train an adapter by the real program: killed ones repeat the uninterrupted ones to the bit,
+//! what they write is the adapter alone and its exports are merged, and what does not fit is refused.
+
+use std::path::Path;
+
+use bitnet_format::StoredModel;
+use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
+use bitnet_format::{TensorSource, model_hash, tensor_table};
+
+use super::lab::{Lab, assert_code, assert_same, metrics, result, stderr};
+use super::stages::{kill_stage, lab};
+
+/// A rate that moves codes within a few steps.
+const RATE: &str = "phase.main.learning_rate={ shape = \"constant\", value = 0.02 }";
+const ADAPTER: [&str; 3] = ["adapter.kind=latent", "adapter.rank=4", RATE];
+
+#[test]
+fn a_killed_adapter_run_resumes_to_the_bit() {
+    kill_stage("sft.toml", 31, &ADAPTER);
+}
+
+#[test]
+fn a_killed_lean_adapter_run_resumes_to_the_bit() {
+    let words = ["train.memory=lean", "train.precision=bf16", "adapter.targets=[\"v_proj\"]"];
+    kill_stage("sft.toml", 32, &[&ADAPTER[..], &words].concat());
+}
+
+#[test]
+fn a_killed_preference_run_of_an_adapter_resumes_to_the_bit() {
+    kill_stage("dpo.toml", 33, &ADAPTER[..2]);
+}
+
+#[test]
+fn recomputed_blocks_change_no_bit_and_three_threads_train() {
+    let lab = lab();
+    let words = [&ADAPTER[..], &["train.steps=6", "train.micro_batch=4"]].concat();
+    let runs = ["one", "three", "again"].map(|name| lab.path(name));
+    let more = [&[][..], &["--threads", "3"], &["train.recompute=true"]];
+    for (out, more) in runs.iter().zip(more) {
+        lab.finish_recipe("sft.toml", out, &[&words[..], more].concat());
+    }
+    // Parts of a micro-batch are summed in another order where there are several threads.
+    assert_eq!(result(&runs[1]).losses.len(), 6);
+    assert_same(&result(&runs[2]), &result(&runs[0]), "recompute");
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs_err::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The adapter of a run from `base/final`, and the hash of that model.
+fn trained(lab: &Lab, out: &Path) -> (StoredModel, String, Adapter) {
+    let path = lab.path("base/final");
+    let base = StoredModel::open(&path).unwrap();
+    let hash = model_hash(&path, &base).unwrap();
+    let adapter = Adapter::open(&out.join("final"), base.spec()).unwrap();
+    (base, hash, adapter)
+}
+
+#[test]
+fn what_a_run_leaves_is_the_adapter_and_merged_exports() {
+    let lab = lab();
+    let out = lab.path("out");
+    let formats = "export.formats=[\"hf-packed\", \"hf-bf16\"]";
+    lab.finish_recipe("sft.toml", &out, &[&ADAPTER[..], &[formats]].concat());
+    let files = [
+        "MANIFEST.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "optimizer.safetensors",
+        "recipe.resolved.toml",
+        "state.json",
+    ];
+    let found = names(&out.join("step-000024"));
+    assert!(files.iter().all(|name| found.iter().any(|it| it == name)), "{found:?}");
+    assert!(!found.iter().any(|name| name == "model.safetensors"), "{found:?}");
+    assert!(out.join("best/adapter_model.safetensors").exists());
+
+    let (base, hash, adapter) = trained(&lab, &out);
+    let description = adapter.description();
+    assert_eq!((description.kind, description.rank), (AdapterKind::Latent, 4));
+    assert_eq!(description.base_hash.as_deref(), Some(&*hash));
+    let path = lab.path("base/final");
+    let merged = MergedModel::new(&base, &path, &hash, &adapter).unwrap();
+    let packed = StoredModel::open(&out.join("export/hf-packed")).unwrap();
+    let mut moved = 0;
+    for entry in tensor_table(base.spec()).iter().filter(|entry| entry.is_ternary(base.spec())) {
+        let codes = merged.matrix(entry).unwrap().quantised().0;
+        assert!(codes == packed.matrix(entry).unwrap().quantised().0, "{}", entry.name);
+        let before = base.matrix(entry).unwrap().quantised().0;
+        moved += codes.iter().zip(&before).filter(|(new, old)| new != old).count();
+    }
+    assert!(moved > 100, "only {moved} codes moved");
+    assert_eq!(packed.spec().eos_token_id.len(), 2, "the end of a turn ends a text too");
+    let losses: Vec<f64> = metrics(&out).iter().filter_map(|line| line["loss"].as_f64()).collect();
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    assert!(mean(&losses[18..]) < mean(&losses[..6]), "{losses:?}");
+}
+
+#[test]
+fn what_an_adapter_asks_for_is_named() {
+    let lab = lab();
+    let refused = |recipe: &str, words: &[&str], named: &str| {
+        let output = lab.run_recipe(recipe, &lab.path("refused"), words);
+        assert_code(&output, 3);
+        assert!(stderr(&output).contains(named), "{named:?} is not in {}", stderr(&output));
+    };
+    let with = |word: &'static str| [&ADAPTER[..], &[word]].concat();
+    refused("sft.toml", &["adapter.rank=4"], "[adapter.kind]");
+    refused("sft.toml", &["adapter.kind=beside"], "[adapter.kind]");
+    refused("sft.toml", &with("adapter.rank=0"), "[adapter.rank]");
+    refused("sft.toml", &with("adapter.alpha=-1"), "[adapter.alpha]");
+    refused("sft.toml", &with("adapter.targets=[]"), "[adapter.targets]");
+    refused("sft.toml", &with("adapter.targets=[\"x_proj\"]"), "\"x_proj\" matches no matrix");
+    refused("sft.toml", &with("train.freeze=[\"*norm*\"]"), "[train.freeze]");
+    refused("sft.toml", &with("train.latents=bf16"), "[train.latents]");
+    refused("sft.toml", &with("train.update=during"), "[train.update]");
+    refused("sft.toml", &with("train.shard_optimizer=true"), "[train.shard_optimizer]");
+    refused("sft.toml", &with("device=ndarray"), "[device]");
+}
+
+#[test]
+fn an_adapter_goes_on_with_its_own_base_and_rank_only() {
+    let lab = lab();
+    let out = lab.path("out");
+    let more = [&ADAPTER[..], &["optimizer.warmup_steps=1"]].concat();
+    lab.finish_recipe("sft.toml", &out, &[&more[..], &["train.steps=2"]].concat());
+    let again = ["--resume", "auto", "train.steps=3", "--allow-change", "train.steps"];
+    let rank = lab.run_recipe("sft.toml", &out, &[&more[..], &again, &["adapter.rank=8"]].concat());
+    assert_code(&rank, 3);
+    assert!(stderr(&rank).contains("adapter.rank: 4 -> 8"), "{}", stderr(&rank));
+    let config = lab.path("base/final/config.json");
+    let text = fs_err::read_to_string(&config).unwrap();
+    fs_err::write(&config, format!("{text} ")).unwrap();
+    let base = lab.run_recipe("sft.toml", &out, &[&more[..], &again].concat());
+    assert_code(&base, 3);
+    assert!(stderr(&base).contains("[model.init]"), "{}", stderr(&base));
+    fs_err::write(&config, text).unwrap();
+    lab.finish_recipe("sft.toml", &out, &[&more[..], &again].concat());
+    assert_eq!(result(&out).losses.len(), 3);
+}
+
+#[test]
+fn a_packed_base_has_no_latents_to_adapt() {
+    let lab = lab();
+    let exported = ["train.steps=2", "optimizer.warmup_steps=1", "export.formats=[\"hf-packed\"]"];
+    lab.finish_recipe("sft.toml", &lab.path("full"), &exported);
+    let init = format!("model.init={}", lab.path("full/export/hf-packed").display());
+    let output = lab.run_recipe("sft.toml", &lab.path("out"), &[&ADAPTER[..], &[&init]].concat());
+    assert_code(&output, 4);
+    assert!(stderr(&output).contains("without the latent weights"), "{}", stderr(&output));
+}
