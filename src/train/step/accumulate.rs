@@ -10,7 +10,7 @@ use super::during::{Applied, UpdateDuring};
 use super::guard::Limits;
 use super::report::{PendingStep, StepFigures};
 use crate::distributed::Comm;
-use crate::model::{LanguageModel, replace_values, values};
+use crate::model::{GradientSink, LanguageModel, replace_values, values};
 use crate::ops::OpBackend;
 use crate::recipe::LossReduction;
 use crate::train::stage::objective::{LossSum, Objective};
@@ -91,15 +91,23 @@ impl GradAccumulator {
         device: &Device,
         updates: &UpdateDuring,
     ) -> Self {
-        let (hidden, graph) = objective.rows(batch).record(model, device);
-        let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
-        let losses = vec![sum.clone().inner()];
-        let total = Self { losses, count, tokens, own_tokens: tokens, metrics, ..Self::default() };
-        if updates.begin(total.loss(), count) {
-            graph.backward(model, sum.backward(), &mut |first, gradients| {
-                updates.take(model, first, gradients);
-            });
+        let pass = |first: &dyn Fn(&Self) -> bool, sink: &mut GradientSink| {
+            let (hidden, graph) = objective.rows(batch).record(model, device);
+            let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
+            let losses = vec![sum.clone().inner()];
+            let total =
+                Self { losses, count, tokens, own_tokens: tokens, metrics, ..Self::default() };
+            if first(&total) {
+                graph.backward(model, sum.backward(), sink);
+            }
+            total
+        };
+        let begin = |total: &Self| updates.begin(total.loss(), total.count);
+        if updates.knows_no_norm() {
+            pass(&begin, &mut |first, gradients| updates.measure(model, first, &gradients));
+            updates.measured();
         }
+        let total = pass(&begin, &mut |first, gradients| updates.take(model, first, gradients));
         Self { applied: Some(updates.finish()), ..total }
     }
 

@@ -16,6 +16,9 @@
 //! norm ≈ max(√S, G · √(S / P))          factor = min(1, c / norm)
 //! ```
 //!
+//! The first step of a run has none before it: its backward pass runs twice, once to measure. (Clipped by
+//! what was seen so far, the first blocks would keep too large a second moment for a hundred steps.)
+//!
 //! `√S` is a lower bound, so no gradient that is applied exceeds the limit by itself; the ratio notices
 //! a step that is larger or smaller than the last from its first gradients on. (The simpler rule of
 //! recipes.md §8, the norm of the step before alone, lags: the log has both.)
@@ -89,11 +92,7 @@ impl<'a> UpdateDuring<'a> {
             return;
         }
         let divisor = self.divisor.get();
-        let square = |gradient: &Tensor<1>| {
-            let sum = ops::sum_of_squares(gradient.clone(), model.backend());
-            (f64::from(sum.into_scalar::<f32>()) / divisor / divisor) as f32
-        };
-        let squares: Vec<_> = gradients.iter().map(|one| one.as_ref().map(square)).collect();
+        let squares = self.squares(model, &gradients);
         if let Some(at) = squares.iter().position(|one| one.is_some_and(|one| !one.is_finite())) {
             applied.refuse(first + at);
             return;
@@ -116,6 +115,40 @@ impl<'a> UpdateDuring<'a> {
                 _ => applied.rest.push((index, gradient, factor)),
             }
         }
+    }
+
+    /// Whether there is no step before, whose norm says what this one's will be.
+    pub(super) fn knows_no_norm(&self) -> bool {
+        self.settings.grad_clip > 0.0 && self.optimizer.borrow().last_squares.is_empty()
+    }
+
+    /// Looks at the gradients of tensors `first ..` and takes none.
+    pub(super) fn measure(
+        &self,
+        model: &LanguageModel,
+        first: usize,
+        gradients: &[Option<Tensor<1>>],
+    ) {
+        let squares = self.squares(model, gradients);
+        self.applied.borrow_mut().see(first, &squares);
+    }
+
+    /// Makes what was measured the norm to go by.
+    pub(super) fn measured(&self) {
+        let squares = self.applied.take().squares;
+        if squares.iter().all(|square| square.is_finite()) {
+            self.optimizer.borrow_mut().last_squares = squares;
+        }
+    }
+
+    /// Squares of gradients of the reduced loss.
+    fn squares(&self, model: &LanguageModel, gradients: &[Option<Tensor<1>>]) -> Vec<Option<f32>> {
+        let divisor = self.divisor.get();
+        let square = |gradient: &Tensor<1>| {
+            let sum = ops::sum_of_squares(gradient.clone(), model.backend());
+            (f64::from(sum.into_scalar::<f32>()) / divisor / divisor) as f32
+        };
+        gradients.iter().map(|one| one.as_ref().map(square)).collect()
     }
 
     pub(super) fn finish(&self) -> Applied {
