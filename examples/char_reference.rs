@@ -232,7 +232,8 @@ impl Reference {
             eps: self.number("eps"),
         };
         let table = tensor_table(&self.spec);
-        let stepper = lean_process(vec![false; table.len()], self.lean, self.update);
+        let frozen = vec![false; table.len()];
+        let stepper = lean_process(self.backend, frozen, (self.lean, self.update), true);
         let mut optimizer = stepper.new_optimizer(&table, adamw, &self.device);
         let settings = StepSettings { grad_clip: self.number("clip"), ..StepSettings::default() };
         let (every, few) =

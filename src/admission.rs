@@ -54,9 +54,7 @@ impl TrainWorkload {
             seq_len: self.seq_len as u64,
             micro_batches: 1,
             activations: self.activations,
-            lean: LeanSettings::default(),
-            update: UpdateTime::After,
-            adapter_rank: None,
+            ..RankWorkload::default()
         };
         let (sharded, comm_dtype) = (self.sharded && ranks > 1, self.comm_dtype);
         (load, RankLayout { ranks: ranks as u64, sharded, comm_dtype })
@@ -181,11 +179,7 @@ impl MemoryDemand<'_> {
         let recompute = |load| RankWorkload { activations: ActivationMemory::Recomputed, ..load };
         let lean = |load| RankWorkload {
             micro_batches: 1,
-            lean: LeanSettings {
-                latents: Some(LatentFormat::Block16),
-                moments: MomentFormat::EightBit,
-                seed: 0,
-            },
+            lean: LeanSettings::PRESET,
             update: UpdateTime::During,
             ..recompute(load)
         };
@@ -248,17 +242,12 @@ mod tests {
         seq_len: u64,
         settings: Settings,
     ) -> Result<(), TrainError> {
-        let activations = ActivationMemory::Kept;
-        let (lean, update) = (LeanSettings::default(), UpdateTime::After);
         let load = RankWorkload {
             items,
             rows_an_item: 1,
             seq_len,
             micro_batches: 1,
-            activations,
-            lean,
-            update,
-            adapter_rank: None,
+            ..RankWorkload::default()
         };
         let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
         let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device, settings };
@@ -270,20 +259,15 @@ mod tests {
     #[test]
     fn every_saving_is_named_with_what_it_saves() {
         let spec: ModelSpec = toml::from_str(include_str!("../configs/2b4t.toml")).unwrap();
-        let lean = LeanSettings {
-            latents: Some(LatentFormat::Block16),
-            moments: MomentFormat::EightBit,
-            seed: 0,
-        };
         let load = RankWorkload {
             items: 1,
             rows_an_item: 1,
             seq_len: 512,
             micro_batches: 1,
             activations: ActivationMemory::Recomputed,
-            lean,
+            lean: LeanSettings::PRESET,
             update: UpdateTime::During,
-            adapter_rank: None,
+            ..RankWorkload::default()
         };
         let (ranks, device, settings) = (RankLayout::SINGLE, &device::cpu(), Settings::Recipe);
         let demand =

@@ -23,7 +23,7 @@ use crate::train::step::accumulate::{GradAccumulator, part_size};
 use crate::train::step::adamw::AdamWSettings;
 use crate::train::step::during::UpdateDuring;
 use crate::train::step::report::StepSettings;
-use crate::train::step::update::{lean_process, single_process};
+use crate::train::step::update::lean_process;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
@@ -82,8 +82,8 @@ impl RankLayout {
     }
 }
 
-/// The work of one rank in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The work of one rank in a step; by default nothing, with everything kept in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RankWorkload {
     /// What a micro-batch is of: rows, or pairs.
     pub items: u64,
@@ -391,11 +391,7 @@ pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &
     let frozen: Vec<bool> = table.iter().map(is_frozen).collect();
     let model = freeze(model, &frozen);
     let mut model = model.with_backend(backend).with_activations(load.activations);
-    let stepper = if backend.is_native() {
-        lean_process(frozen, load.lean, load.update)
-    } else {
-        single_process(backend, frozen, true)
-    };
+    let stepper = lean_process(backend, frozen, (load.lean, load.update), true);
     let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
     let (rows, time) = (load.rows() as usize, load.seq_len as usize);
     let batch = [random_parts(spec, rows, time, load.part_size(backend))];
@@ -425,19 +421,7 @@ pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &
 mod tests {
     use super::*;
     use crate::device;
-    use crate::latents::MomentFormat;
 
-    /// One row of one token with everything in f32.
-    const LOAD: RankWorkload = RankWorkload {
-        items: 1,
-        rows_an_item: 1,
-        seq_len: 1,
-        micro_batches: 1,
-        activations: ActivationMemory::Kept,
-        lean: LeanSettings { latents: None, moments: MomentFormat::F32, seed: 0 },
-        update: UpdateTime::After,
-        adapter_rank: None,
-    };
     const S: &str = include_str!("../configs/s.toml");
     const M: &str = include_str!("../configs/m.toml");
 
@@ -459,7 +443,7 @@ mod tests {
                 seq_len,
                 micro_batches: 1,
                 activations,
-                ..LOAD
+                ..RankWorkload::default()
             };
             let ranks = RankLayout { ranks: 2, sharded, comm_dtype: CommDType::F32 };
             let found = pool.install(|| memory(&spec, &[], load, ranks, &device::cpu())).total();
@@ -471,8 +455,13 @@ mod tests {
     #[test]
     fn what_is_frozen_needs_its_weights_only() {
         let spec: ModelSpec = toml::from_str(M).unwrap();
-        let load =
-            RankWorkload { items: 2, rows_an_item: 1, seq_len: 64, micro_batches: 2, ..LOAD };
+        let load = RankWorkload {
+            items: 2,
+            rows_an_item: 1,
+            seq_len: 64,
+            micro_batches: 2,
+            ..RankWorkload::default()
+        };
         let all = tensor_table(&spec).len();
         let of = |frozen: &[bool]| memory(&spec, frozen, load, RankLayout::SINGLE, &device::cpu());
         let (free, frozen) = (of(&[]), of(&vec![true; all]));
@@ -543,7 +532,7 @@ mod tests {
                 seq_len,
                 micro_batches,
                 activations,
-                ..LOAD
+                ..RankWorkload::default()
             };
             let error = error(config, threads, load, measured);
             assert!(error.abs() < 0.1, "{threads} threads, {load:?}: {error:.3}");

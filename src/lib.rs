@@ -41,6 +41,7 @@ pub mod distributed;
 mod error;
 pub mod estimate;
 pub mod exporter;
+mod host;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod latents;

@@ -22,10 +22,10 @@ use bitnet_format::{
     DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table,
 };
 use bitnet_text::{ChatTemplate, TOKENIZER_CONFIG_FILE, Tokenizer};
-use burn::tensor::Tensor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::host::to_host;
 use crate::latents::Latents;
 use crate::model::{LanguageModel, is_factor, named_values, values};
 
@@ -155,7 +155,7 @@ fn write_factors(
 ) -> Result<(), CheckpointError> {
     let values = values(model);
     for (entry, value) in model.table().iter().zip(&values).filter(|(entry, _)| is_factor(entry)) {
-        if host(value.clone()).iter().any(|value| !value.is_finite()) {
+        if to_host(value.clone()).iter().any(|value| !value.is_finite()) {
             return Err(CheckpointError::NotFinite { name: entry.name.clone() });
         }
     }
@@ -166,7 +166,7 @@ fn write_factors(
             LowRankFactor::A => 1,
             LowRankFactor::B => 2,
         };
-        Ok(host(values[matrix + behind].clone()))
+        Ok(to_host(values[matrix + behind].clone()))
     })?)
 }
 
@@ -196,7 +196,7 @@ fn write_weights(
             latents.write(&mut |bytes| file.write(bytes))?;
             continue;
         }
-        let value = host(tensor);
+        let value = to_host(tensor);
         if value.iter().any(|value| !value.is_finite()) {
             return Err(CheckpointError::NotFinite { name });
         }
@@ -348,10 +348,6 @@ fn read_json<S: DeserializeOwned>(path: &Path) -> Result<S, CheckpointError> {
     let text = fs_err::read_to_string(path)?;
     serde_json::from_str(&text)
         .map_err(|error| CheckpointError::Broken { path: path.to_owned(), what: error.to_string() })
-}
-
-fn host(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("parameters and moments are f32")
 }
 
 /// The checkpoints of a run directory, oldest first, sorted by number.

@@ -18,7 +18,8 @@ use bitnet_format::writer::{TensorPlan, TensorWriter, little_endian};
 use bitnet_format::{DType, TensorEntry};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{CheckpointError, OPTIMIZER_FILE, host};
+use super::{CheckpointError, OPTIMIZER_FILE};
+use crate::host::to_host;
 use crate::latents::{Latents, LeanSettings, MOMENT_BLOCK, MomentFormat};
 use crate::model::LanguageModel;
 use crate::train::step::adamw::{AdamW, MOMENTS};
@@ -80,7 +81,7 @@ impl Moments for AdamW {
                     continue;
                 }
                 let tensors = if which == 0 { &self.first } else { &self.second };
-                write(kind, index, MomentData::floats(&host(tensors[index].clone())))?;
+                write(kind, index, MomentData::floats(&to_host(tensors[index].clone())))?;
             }
         }
         Ok(())

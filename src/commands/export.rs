@@ -128,12 +128,12 @@ fn show(
 
 fn about_adapter(adapter: &Adapter, beside: Option<&Path>) -> String {
     let rank = adapter.description().rank;
-    let path = adapter.path().display();
+    let path = adapter.path().shown();
     match beside {
         None => format!("{path}: latent adapter of rank {rank}, merged"),
         Some(beside) => format!(
             "{}: side adapter of rank {rank}, {} parameters; run both with --adapter",
-            beside.display(),
+            beside.shown(),
             grouped(adapter.parameters() as u64)
         ),
     }

@@ -22,14 +22,15 @@ use crate::checkpoint::{
     CheckpointError, MomentData, Moments, StoredMoments, WriteMoment, set_moment,
 };
 use crate::error::TrainError;
+use crate::host::to_host;
 use crate::latents::{LeanSettings, MomentFormat};
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::recipe::StepRates;
 use crate::train::step::accumulate::{GradAccumulator, in_pool};
 use crate::train::step::adamw::{AdamW, AdamWSettings, MOMENTS};
-use crate::train::step::clip::{clip_factor, global_norm};
+use crate::train::step::clip::global_norm;
 use crate::train::step::moments::MomentKind;
-use crate::train::step::report::{PendingStep, StepFigures, StepSettings};
+use crate::train::step::report::{PendingStep, StepSettings};
 use crate::train::step::update::OptimizerStep;
 
 /// The update of several ranks; an [`OptimizerStep`] like that of one process.
@@ -152,7 +153,7 @@ impl OptimizerStep for DataParallel {
         settings: StepSettings,
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
-        let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
+        let backend = model.backend();
         let device = model.device().inner();
         // The plan cuts nothing out of what is frozen.
         let nothing = || Tensor::zeros([0], &device);
@@ -164,14 +165,8 @@ impl OptimizerStep for DataParallel {
         let owned = on_device(shards, &device);
         let squares = in_pool(|| global_norm(&owned, backend)).powi(2);
         let norm = self.comm.all_reduce_sum(&[squares])[0].sqrt();
-        let (loss, grad_norm) = (sum.loss(), norm / divisor);
-        let passed = settings.limits.check(loss, grad_norm).is_none();
-        let figures = StepFigures::OnHost { loss, grad_norm, passed };
-        let pending = sum.into_pending(figures, settings.limits);
-        if !passed {
-            return (model, pending);
-        }
-        let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
+        let (pending, factor) = sum.judge(norm, settings);
+        let Some(factor) = factor else { return (model, pending) };
         let (model, old) = take_values(model);
         let outside = model.outside();
         let update = |optimizer: &mut AdamW, old, gradients| {
@@ -192,6 +187,10 @@ impl OptimizerStep for DataParallel {
             update(optimizer, old, gradients.map(trained).collect())
         };
         (replace_values(model, new), pending)
+    }
+
+    fn frozen(&self) -> &[bool] {
+        &self.frozen
     }
 
     /// A sharded optimizer has the moments of this rank's shards only.
@@ -320,8 +319,7 @@ pub(crate) fn parameter_hash(model: &LanguageModel) -> blake3::Hash {
 }
 
 fn on_host(tensors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {
-    let host = |tensor: Tensor<1>| tensor.into_data().try_into_vec().expect("parameters are f32");
-    tensors.into_iter().map(host).collect()
+    tensors.into_iter().map(to_host).collect()
 }
 
 fn on_device(values: Vec<Vec<f32>>, device: &Device) -> Vec<Tensor<1>> {

@@ -9,7 +9,8 @@
 //! Whatever is kept, the model multiplies with the nearest bf16 ([`LatentChunk::weights`]): that is what
 //! a BF16 file holds, so other programs quantise the same numbers. The rest lets small updates add up.
 //!
-//! Simulated in recipes.md §8: with bf16 alone, rounding moves more codes than fine-tuning does.
+//! With bf16 alone, rounding moves more codes than fine-tuning does: a step there is 0.2 to 0.4 % of
+//! absmean at the ternary threshold.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use super::rounding::ChunkKey;

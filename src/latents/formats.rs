@@ -120,6 +120,11 @@ pub struct LeanSettings {
 }
 
 impl LeanSettings {
+    /// `train.memory = "lean"`: the smallest that train as f32 does (docs/src/log.md, "A third of the
+    /// memory").
+    pub(crate) const PRESET: Self =
+        Self { latents: Some(LatentFormat::Block16), moments: MomentFormat::EightBit, seed: 0 };
+
     /// Whether matrices are updated chunk by chunk, and not as tensors.
     pub fn is_lean(self) -> bool {
         self.latents.is_some() || self.moments != MomentFormat::F32

@@ -9,6 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_distr::{Distribution, Normal};
 
+use crate::host::to_host;
 use crate::ops::FactorValues;
 use crate::random;
 
@@ -52,10 +53,8 @@ impl LoadedFactors {
 impl LowRankFactors {
     /// Their values, without any graph.
     pub(crate) fn values(&self) -> FactorValues {
-        let host = |tensor: Tensor<2>| {
-            tensor.inner().into_data().try_into_vec().expect("parameters are f32")
-        };
-        FactorValues { a: host(self.a.val()), b: host(self.b.val()), scale: self.scale }
+        let values = |factor: &Param<Tensor<2>>| to_host(factor.val().inner());
+        FactorValues { a: values(&self.a), b: values(&self.b), scale: self.scale }
     }
 
     /// `B·A` is multiplied by it.

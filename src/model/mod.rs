@@ -49,6 +49,7 @@ use bitnet_kernels::Operands;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
+use crate::host::to_host;
 use crate::latents::{LatentFormat, Latents};
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
@@ -174,10 +175,7 @@ impl LanguageModel {
     /// The latents that entry `index` of the parameter table is quantised from; `values` are all
     /// [`values`] of this model.
     pub(crate) fn latents(&self, index: usize, values: &[Tensor<1>]) -> Vec<f32> {
-        let host = |index: usize| {
-            let data = values[index].clone().into_data();
-            data.try_into_vec::<f32>().expect("parameters are f32")
-        };
+        let host = |index: usize| to_host(values[index].clone());
         let Some(latents) = &self.outside[index] else { return host(index) };
         match self.factor_scale {
             Some(scale) if self.table.get(index + 1).is_some_and(is_factor) => {

@@ -15,6 +15,7 @@ use super::source::dequantised;
 use super::{
     Block, LoadedTensor, LoadedTensors, LoadedValues, RmsNorm, SegmentStarts, token_logits,
 };
+use crate::host::to_host;
 use crate::ops::OpBackend;
 
 /// Rows of the head that are multiplied together.
@@ -77,7 +78,7 @@ impl HiddenStates<'_> {
             let data = self.model.rows(&self.head, rows.clone())?;
             let data = TensorData::new(data, [rows.len(), width]);
             let part = token_logits(hidden.clone(), Tensor::from_data(data, &hidden.device()));
-            let part: Vec<f32> = part.into_data().try_into_vec().expect("logits are f32");
+            let part = to_host(part);
             for (all, part) in logits.chunks_exact_mut(vocab).zip(part.chunks_exact(rows.len())) {
                 all[rows.clone()].copy_from_slice(part);
             }

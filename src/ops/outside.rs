@@ -8,6 +8,7 @@ use burn::backend::Dispatch;
 use burn::tensor::{Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
 
+use crate::host::to_host;
 use crate::latents::Latents;
 use crate::ops::native::{NativeDispatch, NativeOp, floats, tensor};
 
@@ -31,10 +32,8 @@ pub fn embedding_gradient(
     upstream: Tensor<2>,
 ) -> Tensor<1> {
     let (width, device) = (upstream.dims()[1], upstream.device());
-    let values = |data: TensorData| data.try_into_vec::<f32>().expect("gradients are f32");
-    let sum = sum.map(|sum| values(sum.into_data()));
-    let mut sum = sum.unwrap_or_else(|| vec![0.0; words * width]);
-    add_rows(&mut sum, width, ids, &values(upstream.into_data()));
+    let mut sum = sum.map_or_else(|| vec![0.0; words * width], to_host);
+    add_rows(&mut sum, width, ids, &to_host(upstream));
     Tensor::from_data(TensorData::new(sum, [words * width]), &device)
 }
 

@@ -16,16 +16,13 @@ use super::settings::{
 };
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
-use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
+use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+use bitnet_format::adapter::LARGEST_RANK;
 
-/// The smallest latents that train as f32 does (docs/src/log.md).
-const LEAN_LATENTS: LatentFormat = LatentFormat::Block16;
 /// No run is longer.
 const MOST_STEPS: u64 = 1_000_000_000_000;
 /// Nor has one more text.
 const MOST_TOKENS: u64 = 1_000_000_000_000_000;
-/// The largest rank of an adapter; export reads none above it.
-const LARGEST_RANK: u64 = 1 << 16;
 
 /// Reads the whole tree of the recipe at `path`; what it returns is one only if `problems` stays
 /// empty.
@@ -264,18 +261,18 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let recompute = table.optional("recompute", Item::boolean);
     let latents = table.optional("latents", |item| item.choice(LatentFormat::WORDS));
     let update = table.optional("update", |item| item.choice(UpdateTime::WORDS));
+    let (small_latents, early) = match LeanSettings::PRESET.latents {
+        Some(format) if lean && !adapted => (format, UpdateTime::During),
+        _ => (LatentFormat::F32, UpdateTime::After),
+    };
     let train = Train {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
         precision: table.value("precision", precision),
         recompute: recompute.unwrap_or(lean),
-        latents: latents.unwrap_or(if lean && !adapted { LEAN_LATENTS } else { LatentFormat::F32 }),
-        update: update.unwrap_or(if lean && !adapted {
-            UpdateTime::During
-        } else {
-            UpdateTime::After
-        }),
+        latents: latents.unwrap_or(small_latents),
+        update: update.unwrap_or(early),
         shard_optimizer: table.value("shard_optimizer", Item::boolean),
         reduce_precision: table.value("reduce_precision", precision),
         max_minutes: Some(table.value("max_minutes", minutes)).filter(|&minutes| minutes > 0.0),
@@ -338,8 +335,8 @@ fn read_optimizer(root: &mut Section<'_>, length: Length, lean: bool) -> Optimiz
     let eps = number("eps", Bound::Positive);
     let grad_clip = number("grad_clip", Bound::NonNegative);
     let moments = table.optional("moments", |item| item.choice(MomentFormat::WORDS));
-    let lean = if lean { MomentFormat::EightBit } else { MomentFormat::F32 };
-    let moments = moments.unwrap_or(lean);
+    let small = if lean { LeanSettings::PRESET } else { LeanSettings::default() };
+    let moments = moments.unwrap_or(small.moments);
     let warmup_steps = table.optional("warmup_steps", |item| read_warmup(item, length));
     table.finish();
     let known = match length {

@@ -18,7 +18,7 @@ use crate::checkpoint::FolderParts;
 use crate::data::DataMixture;
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
-use crate::latents::UpdateTime;
+use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze};
 use crate::monitor::Monitor;
 use crate::ops::OpBackend;
@@ -51,6 +51,8 @@ pub(crate) struct RunContext<'a> {
     pub(crate) frozen: Vec<bool>,
     /// What is trained in the model's place.
     pub(crate) adapter: Option<RunAdapter>,
+    /// The hash of `init`, once it was asked for.
+    pub(super) init_hash: OnceCell<String>,
     /// How this run makes a step: on the host, on a device, or with several ranks.
     pub(crate) stepper: Box<dyn OptimizerStep>,
 }
@@ -170,23 +172,33 @@ impl RunContext<'_> {
         model.with_backend(self.backend).with_activations(self.recipe.train.activations())
     }
 
-    /// Identifies the model that `model.init` names.
+    /// Identifies the model that `model.init` names; its files are read once.
     pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
         if let Some(adapter) = &self.adapter {
             return Ok(adapter.description.base_hash.clone());
         }
-        self.init.as_deref().map(hash_model).transpose()
+        let Some(init) = &self.init else { return Ok(None) };
+        if let Some(hash) = self.init_hash.get() {
+            return Ok(Some(hash.clone()));
+        }
+        let hash = hash_model(init)?;
+        Ok(Some(self.init_hash.get_or_init(|| hash).clone()))
     }
 
     /// Identifies the model of step 0 and how it is computed.
     pub(crate) fn hash_initial_model(&self) -> Result<String, TrainError> {
-        let Some(init) = &self.init else {
-            return Ok(format!("seed {} {}", self.recipe.seed, self.recipe.resolved_toml()));
+        let recipe = self.recipe;
+        let Some(hash) = self.hash_init()? else {
+            return Ok(format!("seed {} {}", recipe.seed, recipe.resolved_toml()));
         };
-        let hash = hash_model(init)?;
-        Ok(match self.recipe.train.precision {
+        let hash = match recipe.train.precision {
             Precision::F32 => hash,
             Precision::Bf16 => format!("{hash} bf16"),
+        };
+        // Latents in fewer bits are other weights.
+        Ok(match recipe.train.latents {
+            LatentFormat::F32 => hash,
+            format => format!("{hash} {format:?}"),
         })
     }
 

@@ -5,6 +5,7 @@ use bitnet_text::Tokenizer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::Rng;
 
+use crate::host::to_host;
 use crate::model::{LanguageModel, SegmentStarts, argmax, token_logits};
 use crate::random;
 
@@ -54,7 +55,7 @@ fn last_logits(model: &LanguageModel, ids: &[u32], device: &Device) -> Vec<f32> 
     let tokens: Tensor<2, Int> = Tensor::from_data(data, device);
     let hidden = model.forward(tokens, &SegmentStarts::whole_rows(1, time));
     let last = hidden.narrow(1, time - 1, 1).flatten(0, 1);
-    token_logits(last, model.head()).into_data().try_into_vec().expect("logits are f32")
+    to_host(token_logits(last, model.head()))
 }
 
 fn choose(logits: &[f32], temperature: f64, random: &mut impl Rng) -> u32 {

@@ -1,6 +1,6 @@
 //! Saving: checkpoints, the best model, the final folder and the exports.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bitnet_format::StoredModel;
@@ -211,35 +211,49 @@ impl Callbacks<'_> {
         let RunLog { dir, monitor, .. } = &mut self.log;
         let (source, out) = (dir.join(FINAL_DIR), dir.export_path(format));
         let request = exporter::ExportRequest::new(format, &out, OnExisting::Replace);
-        let context = self.context;
-        // An adapter run has its model's files, and in its final folder what changes them.
-        let weights = match (&context.adapter, &context.init) {
-            (Some(_), Some(init)) => init,
-            _ => &source,
-        };
-        let model = StoredModel::open(weights)?;
-        let adapter = context.adapter.as_ref().map(|_| Adapter::open(&source, model.spec()));
-        let adapter = adapter.transpose()?;
-        let hash = context.adapter.as_ref().and_then(|one| one.description.base_hash.as_deref());
-        let merged = adapter
-            .as_ref()
-            .zip(hash)
-            .map(|(adapter, hash)| MergedModel::new(&model, weights, hash, adapter));
-        let merged = merged.transpose()?.map(|merged| merged.with_spec(context.spec.clone()));
+        let found = FinalModel::open(self.context, &source)?;
+        let merged = found.merged(self.context)?;
+        let model = &found.model;
         let request = exporter::ExportRequest { merged: merged.as_ref(), ..request };
         let what = format!("writing {}", format.name());
         let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
         let signals = self.context.signals;
-        let report = exporter::export(&model, &source, &request, signals, &mut watch);
+        let report = exporter::export(model, &source, &request, signals, &mut watch);
         let report = report.map_err(stopped_run)?;
         monitor.saved(&out);
         monitor.detail(&report.to_string());
         report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
         let verification =
-            exporter::verify(request.weights(&model), &out, signals).map_err(stopped_run)?;
+            exporter::verify(request.weights(model), &out, signals).map_err(stopped_run)?;
         monitor.message(&verification.to_string());
         monitor.detail(&verification.details());
         Ok(())
+    }
+}
+
+/// What a run exports: its final folder; of an adapter run the model that it started from, and the adapter
+/// in its final folder.
+struct FinalModel {
+    path: PathBuf,
+    model: StoredModel,
+    adapter: Option<Adapter>,
+}
+
+impl FinalModel {
+    fn open(context: &RunContext, folder: &Path) -> Result<Self, TrainError> {
+        let init = context.init.as_ref().filter(|_| context.adapter.is_some());
+        let path = init.map_or_else(|| folder.to_owned(), Clone::clone);
+        let model = StoredModel::open(&path)?;
+        let adapter = init.map(|_| Adapter::open(folder, model.spec())).transpose()?;
+        Ok(Self { path, model, adapter })
+    }
+
+    /// The model with its adapter, if there is one.
+    fn merged(&self, context: &RunContext) -> Result<Option<MergedModel<'_>>, TrainError> {
+        let Some(adapter) = &self.adapter else { return Ok(None) };
+        let hash = context.hash_init()?.unwrap_or_default();
+        let merged = MergedModel::new(&self.model, &self.path, &hash, adapter)?;
+        Ok(Some(merged.with_spec(context.spec.clone())))
     }
 }
 

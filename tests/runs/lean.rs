@@ -21,6 +21,15 @@ fn a_killed_lean_preference_run_resumes_to_the_bit() {
 }
 
 #[test]
+fn the_reference_of_a_preference_run_is_that_of_its_own_latents() {
+    let lab = lab();
+    let one = ["train.steps=3", "train.batch=1", "train.micro_batch=1", "optimizer.warmup_steps=1"];
+    lab.finish_recipe("dpo.toml", &lab.path("f32"), &one);
+    // The cache has the log-probabilities of the f32 latents, which bf16 ones do not repeat.
+    lab.finish_recipe("dpo.toml", &lab.path("lean"), &[&one[..], &["train.memory=lean"]].concat());
+}
+
+#[test]
 fn threads_change_no_bit_of_a_lean_run() {
     let lab = lab();
     let words = ["train.memory=lean", "train.micro_batch=4", "train.steps=6"];

@@ -5,6 +5,8 @@ mod agreement;
 mod inputs;
 mod sources;
 
+use std::cell::OnceCell;
+
 use bitnet_format::{ModelSpec, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
@@ -14,7 +16,7 @@ use super::context::RunContext;
 use super::stage::Stage;
 use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
-use super::step::update::{OptimizerStep, lean_process, single_process};
+use super::step::update::{OptimizerStep, lean_process};
 use crate::data::{DataMixture, LoaderSettings};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
@@ -98,10 +100,9 @@ pub(crate) fn open<'a>(
             "ranks exchange gradients when all are there; expected \"after\", got \"during\"";
         return Err(contradiction(recipe, "train.update", what.to_owned()));
     }
-    let stepper: Box<dyn OptimizerStep> = if comm.world_size() == 1 && backend.is_native() {
-        lean_process(frozen.clone(), lean, recipe.train.update)
-    } else if comm.world_size() == 1 {
-        single_process(backend, frozen.clone(), recipe.guard.spike_sigma != 0.0)
+    let stepper: Box<dyn OptimizerStep> = if comm.world_size() == 1 {
+        let sync_every_step = recipe.guard.spike_sigma != 0.0;
+        lean_process(backend, frozen.clone(), (lean, recipe.train.update), sync_every_step)
     } else {
         let sharded = recipe.train.shard_optimizer;
         let comm_dtype = recipe.train.reduce_precision.comm_dtype();
@@ -126,6 +127,7 @@ pub(crate) fn open<'a>(
         table,
         frozen,
         adapter,
+        init_hash: OnceCell::new(),
         stepper,
     };
     Ok((context, stage))

@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use super::objective::{TokenBatch, batch_log_probs};
 use crate::data::PackedSequence;
 use crate::distributed::Comm;
+use crate::host::to_host;
 use crate::model::{LanguageModel, SegmentStarts};
 use crate::monitor::Evaluation;
 
@@ -58,10 +59,7 @@ pub fn likelihood(
             return None;
         }
         let batch = batch_of(&rows.by_ref().take(ROWS_AT_ONCE).collect::<Vec<_>>());
-        let log_probs: Vec<f32> = batch_log_probs(model, &batch, device)
-            .into_data()
-            .try_into_vec()
-            .expect("log-probabilities are f32");
+        let log_probs = to_host(batch_log_probs(model, &batch, device));
         for (log_prob, trained) in log_probs.iter().zip(&batch.loss_mask) {
             if *trained != 0.0 {
                 total.nll -= f64::from(*log_prob);

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use super::evaluate::batch_of;
 use super::objective::{LossSum, Objective, TokenBatch, batch_log_probs};
 use crate::data::PreferencePair;
+use crate::host::to_host;
 use crate::model::LanguageModel;
 
 /// Pairs whose rows have one length, with their reference log-probabilities.
@@ -55,7 +56,7 @@ impl Objective for DpoObjective {
         let ratio = policy.clone() - Tensor::from_data(data, device);
         let margin = ratio.clone().narrow(0, 0, pairs) - ratio.clone().narrow(0, pairs, pairs);
         let sum = activation::log_sigmoid(margin.mul_scalar(self.beta)).sum().neg();
-        let metrics = self.metrics(&host(policy), &host(ratio));
+        let metrics = self.metrics(&to_host(policy), &to_host(ratio));
         LossSum { sum, count: pairs as f64, tokens: batch.rows.trained_tokens(), metrics }
     }
 }
@@ -101,10 +102,6 @@ fn answers(rows: &TokenBatch, log_probs: Tensor<2>) -> Tensor<1> {
     let mask = TensorData::new(rows.loss_mask.clone(), rows.documents.dims());
     let mask = Tensor::<2>::from_data(mask, &log_probs.device());
     (log_probs * mask).sum_dim(1).flatten(0, 1)
-}
-
-pub(crate) fn host(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("log-probabilities are f32")
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::evaluate::batch_of;
-use super::preference::{host, recorded_log_probs};
+use super::preference::recorded_log_probs;
 use crate::data::{EpochPlan, FileLock, PairPlan, PreferencePair};
 use crate::distributed::{all_ok, first_only};
 use crate::error::TrainError;
+use crate::host::to_host;
 use crate::model::LanguageModel;
 use crate::train::context::StepContext;
 use crate::train::step::accumulate::detached_copy;
@@ -202,7 +203,7 @@ fn release_graphs(device: &Device) {
 
 fn log_probs(model: &LanguageModel, pair: &PreferencePair, device: &Device) -> [f32; 2] {
     let rows = batch_of(&[pair.chosen.clone(), pair.rejected.clone()]);
-    let both = host(recorded_log_probs(model, &rows, device));
+    let both = to_host(recorded_log_probs(model, &rows, device));
     [both[0], both[1]]
 }
 

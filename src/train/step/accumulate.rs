@@ -6,9 +6,10 @@
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::clip::clip_factor;
 use super::during::{Applied, UpdateDuring};
 use super::guard::Limits;
-use super::report::{PendingStep, StepFigures};
+use super::report::{PendingStep, StepFigures, StepSettings};
 use crate::distributed::Comm;
 use crate::model::{GradientSink, LanguageModel, replace_values, values};
 use crate::ops::OpBackend;
@@ -83,7 +84,8 @@ impl GradAccumulator {
         Some(total)
     }
 
-    /// Runs a micro-batch of a model whose matrices lie outside of tensors as one part, and hands every gradient to `updates` as soon as it is complete.
+    /// Runs a micro-batch of a model whose matrices lie outside of tensors as one part, and hands every
+    /// gradient to `updates` as soon as it is complete.
     pub fn updating<O: Objective>(
         model: &LanguageModel,
         objective: &O,
@@ -187,9 +189,20 @@ impl GradAccumulator {
     }
 
     /// The step made of this sum, once its figures are known.
-    pub(crate) fn into_pending(self, figures: StepFigures, limits: Limits) -> PendingStep {
+    pub(super) fn into_pending(self, figures: StepFigures, limits: Limits) -> PendingStep {
         let Self { count, tokens, own_tokens, metrics, .. } = self;
         PendingStep { figures, limits, count, tokens, own_tokens, metrics }
+    }
+
+    /// What the host decides about a step whose summed gradients have this `norm`: the step, and what its
+    /// gradients are multiplied by where it passes its limits.
+    pub(crate) fn judge(self, norm: f64, settings: StepSettings) -> (PendingStep, Option<f64>) {
+        let divisor = self.divisor(settings.reduction);
+        let (loss, grad_norm) = (self.loss(), norm / divisor);
+        let passed = settings.limits.check(loss, grad_norm).is_none();
+        let figures = StepFigures::OnHost { loss, grad_norm, passed };
+        let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
+        (self.into_pending(figures, settings.limits), passed.then_some(factor))
     }
 
     /// The gradients of the reduced loss, flat, in table order, without those of frozen parameters.

@@ -7,6 +7,7 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 use super::lean::{self, LeanMoments};
 use super::moments::{Moment, MomentKind};
+use crate::host::to_host;
 use crate::latents::codec::{CHUNK, LatentChunk};
 use crate::latents::rounding::RoundingKey;
 use crate::latents::{Latents, LeanSettings};
@@ -171,7 +172,7 @@ impl AdamW {
     ) {
         let update = (self.coefficients(index, factor, rates), self.rounding(index));
         let moments = self.lean_moments[index].as_mut().expect("latents outside are lean");
-        let gradient = floats(gradient);
+        let gradient = to_host(gradient);
         latents.update(|chunks| lean::update(chunks, moments, &gradient, update, backend.kernel));
     }
 
@@ -227,9 +228,9 @@ impl AdamW {
         if self.lean_moments[index].is_some() {
             let key = self.rounding(index);
             let moments = self.lean_moments[index].as_mut().expect("it was just there");
-            let (device, mut value) = (value.device(), floats(value));
+            let (device, mut value) = (value.device(), to_host(value));
             let chunks = value.chunks_mut(CHUNK).map(LatentChunk::F32).collect();
-            lean::update(chunks, moments, &floats(gradient), (update, key), backend.kernel);
+            lean::update(chunks, moments, &to_host(gradient), (update, key), backend.kernel);
             let count = value.len();
             return Tensor::from_data(TensorData::new(value, [count]), &device);
         }
@@ -258,11 +259,6 @@ impl AdamW {
             root: (1.0 - beta2.powf(count)).sqrt(),
         }
     }
-}
-
-/// The values of a tensor; not copied where nothing else holds them.
-fn floats(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("parameters and gradients are f32")
 }
 
 /// Each value after `step(index, [value, gradient])`; one without a gradient stays as it is.

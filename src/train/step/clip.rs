@@ -9,8 +9,12 @@ pub fn global_norm<'a>(
     gradients: impl IntoIterator<Item = &'a Tensor<1>>,
     backend: OpBackend,
 ) -> f64 {
-    let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), backend).into_scalar::<f32>();
-    gradients.into_iter().map(|g| f64::from(squares(g))).sum::<f64>().sqrt()
+    gradients.into_iter().map(|gradient| squares(gradient, backend)).sum::<f64>().sqrt()
+}
+
+/// The sum of the squares of one gradient.
+pub(super) fn squares(gradient: &Tensor<1>, backend: OpBackend) -> f64 {
+    f64::from(ops::sum_of_squares(gradient.clone(), backend).into_scalar::<f32>())
 }
 
 /// What gradients are multiplied by: `torch.nn.utils.clip_grad_norm_`, with its 1e-6.

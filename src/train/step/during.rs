@@ -20,8 +20,8 @@
 //! what was seen so far, the first blocks would keep too large a second moment for a hundred steps.)
 //!
 //! `√S` is a lower bound, so no gradient that is applied exceeds the limit by itself; the ratio notices
-//! a step that is larger or smaller than the last from its first gradients on. (The simpler rule of
-//! recipes.md §8, the norm of the step before alone, lags: the log has both.)
+//! a step that is larger or smaller than the last from its first gradients on. (The norm of the step
+//! before alone lags behind: docs/src/log.md, "A third of the memory".)
 //!
 //! A gradient that is not finite before anything was updated skips the step. Behind that point the
 //! parameters are half new: the run ends with exit code 6 and saves nothing, so its last checkpoint
@@ -32,11 +32,10 @@ use std::cell::{Cell, RefCell};
 use burn::tensor::Tensor;
 
 use super::adamw::AdamW;
-use super::clip::clip_factor;
+use super::clip::{self, clip_factor};
 use super::guard::Skip;
 use super::report::StepSettings;
 use crate::model::LanguageModel;
-use crate::ops;
 use crate::recipe::StepRates;
 
 /// What a step's backward pass updates as it goes.
@@ -145,8 +144,7 @@ impl<'a> UpdateDuring<'a> {
     fn squares(&self, model: &LanguageModel, gradients: &[Option<Tensor<1>>]) -> Vec<Option<f32>> {
         let divisor = self.divisor.get();
         let square = |gradient: &Tensor<1>| {
-            let sum = ops::sum_of_squares(gradient.clone(), model.backend());
-            (f64::from(sum.into_scalar::<f32>()) / divisor / divisor) as f32
+            (clip::squares(gradient, model.backend()) / divisor / divisor) as f32
         };
         gradients.iter().map(|one| one.as_ref().map(square)).collect()
     }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! An update computes with the fresh f32 values and stores what is nearest. A second moment of zero
-//! would divide by eps alone, so its smallest code stands for `a · 2⁻³²` (recipes.md §8: maps that have
+//! would divide by eps alone, so its smallest code stands for `a · 2⁻³²` (maps that have
 //! a zero blow single steps up by 1e7 and more; linear first moments starve small gradients).
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::guard::{Limits, Skip};
+use crate::host::to_host;
 use crate::recipe::LossReduction;
 
 /// What a step needs to know beside model, data and rates.
@@ -71,7 +72,7 @@ impl PendingStep {
         let (loss, grad_norm, passed) = match self.figures {
             StepFigures::OnHost { loss, grad_norm, passed } => (loss, grad_norm, passed),
             StepFigures::OnDevice(figures) => {
-                let figures = figures.into_data().try_into_vec::<f32>().expect("figures are f32");
+                let figures = to_host(*figures);
                 (figures[0], f64::from(figures[1]), figures[2] > 0.5)
             }
         };

@@ -42,7 +42,7 @@ impl Run {
         let model = LanguageModel::initial_with(&self.spec, 7, &device, self.lean.latents);
         let model = model.with_activations(ActivationMemory::Recomputed);
         let frozen = vec![false; tensor_table(&self.spec).len()];
-        let stepper = lean_process(frozen, self.lean, self.update);
+        let stepper = lean_process(model.backend(), frozen, (self.lean, self.update), true);
         let optimizer =
             stepper.new_optimizer(&tensor_table(&self.spec), AdamWSettings::default(), &device);
         (model, optimizer, stepper)

@@ -12,7 +12,7 @@ use burn::tensor::{Bool, Device, Tensor};
 
 use super::accumulate::{GradAccumulator, in_pool};
 use super::adamw::{AdamW, AdamWSettings, UpdateMask};
-use super::clip::{clip_factor, clip_factor_on_device, global_norm};
+use super::clip::{clip_factor_on_device, global_norm};
 use super::during::{self, Applied};
 use super::guard::{Limits, Skip};
 use super::report::{PendingStep, StepFigures, StepReport, StepSettings};
@@ -48,13 +48,24 @@ pub trait OptimizerStep: std::fmt::Debug {
         1
     }
 
-    /// The optimizer of step 0 of the parameters of this `table`, with the moments that this process keeps.
+    /// For each parameter whether it is not trained.
+    fn frozen(&self) -> &[bool];
+
+    /// Where fewer bits than f32 are kept.
+    fn lean(&self) -> LeanSettings {
+        LeanSettings::default()
+    }
+
+    /// The optimizer of step 0 of the parameters of this `table`, with the moments that this process
+    /// keeps.
     fn new_optimizer(
         &self,
         table: &[TensorEntry],
         settings: AdamWSettings,
         device: &Device,
-    ) -> AdamW;
+    ) -> AdamW {
+        AdamW::with_lean(table, settings, self.lean(), self.frozen(), device)
+    }
 
     /// Brings what was read from a checkpoint to all ranks: the model of rank 0, and the moments
     /// that rank 0 has `stored`.
@@ -101,21 +112,22 @@ pub fn single_process(
     frozen: Vec<bool>,
     sync_every_step: bool,
 ) -> Box<dyn OptimizerStep> {
-    if backend.is_native() {
-        lean_process(frozen, LeanSettings::default(), UpdateTime::After)
-    } else {
-        let in_flight = if sync_every_step { 1 } else { STEPS_IN_FLIGHT };
-        Box::new(DeviceStep { frozen, in_flight })
-    }
+    let lean = (LeanSettings::default(), UpdateTime::After);
+    lean_process(backend, frozen, lean, sync_every_step)
 }
 
-/// The step of one process on the host, with state in fewer bits or updates in the middle of the
-/// backward pass.
+/// The same with state in fewer bits, or updates in the middle of the backward pass, which the host
+/// alone makes.
 pub fn lean_process(
+    backend: OpBackend,
     frozen: Vec<bool>,
-    lean: LeanSettings,
-    update: UpdateTime,
+    (lean, update): (LeanSettings, UpdateTime),
+    sync_every_step: bool,
 ) -> Box<dyn OptimizerStep> {
+    if !backend.is_native() {
+        let in_flight = if sync_every_step { 1 } else { STEPS_IN_FLIGHT };
+        return Box::new(DeviceStep { frozen, in_flight });
+    }
     match update {
         UpdateTime::After => Box::new(HostStep { frozen, lean }),
         UpdateTime::During => Box::new(DuringStep { frozen, lean }),
@@ -139,16 +151,10 @@ impl OptimizerStep for HostStep {
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
         let gradients = sum.take_gradients();
-        let (divisor, backend) = (sum.divisor(settings.reduction), model.backend());
+        let backend = model.backend();
         let norm = in_pool(|| global_norm(gradients.iter().flatten(), backend));
-        let (loss, grad_norm) = (sum.loss(), norm / divisor);
-        let passed = settings.limits.check(loss, grad_norm).is_none();
-        let figures = StepFigures::OnHost { loss, grad_norm, passed };
-        let pending = sum.into_pending(figures, settings.limits);
-        if !passed {
-            return (model, pending);
-        }
-        let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
+        let (pending, factor) = sum.judge(norm, settings);
+        let Some(factor) = factor else { return (model, pending) };
         // Taken out of the model, so that nothing else holds them and the update works in place.
         let (model, values) = take_values(model);
         let outside = model.outside();
@@ -157,13 +163,12 @@ impl OptimizerStep for HostStep {
         (replace_values(model, new), pending)
     }
 
-    fn new_optimizer(
-        &self,
-        table: &[TensorEntry],
-        settings: AdamWSettings,
-        device: &Device,
-    ) -> AdamW {
-        AdamW::with_lean(table, settings, self.lean, &self.frozen, device)
+    fn frozen(&self) -> &[bool] {
+        &self.frozen
+    }
+
+    fn lean(&self) -> LeanSettings {
+        self.lean
     }
 }
 
@@ -205,13 +210,12 @@ impl OptimizerStep for DuringStep {
         (replace_values(model, values), pending)
     }
 
-    fn new_optimizer(
-        &self,
-        table: &[TensorEntry],
-        settings: AdamWSettings,
-        device: &Device,
-    ) -> AdamW {
-        AdamW::with_lean(table, settings, self.lean, &self.frozen, device)
+    fn frozen(&self) -> &[bool] {
+        &self.frozen
+    }
+
+    fn lean(&self) -> LeanSettings {
+        self.lean
     }
 }
 
@@ -258,13 +262,8 @@ impl OptimizerStep for DeviceStep {
         self.in_flight
     }
 
-    fn new_optimizer(
-        &self,
-        table: &[TensorEntry],
-        settings: AdamWSettings,
-        device: &Device,
-    ) -> AdamW {
-        AdamW::with_lean(table, settings, LeanSettings::default(), &self.frozen, device)
+    fn frozen(&self) -> &[bool] {
+        &self.frozen
     }
 }
 

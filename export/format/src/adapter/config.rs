@@ -32,7 +32,7 @@ enum Targets {
 }
 
 /// No rank is larger: a matrix of this one is no small one any more.
-const LARGEST_RANK: u64 = 1 << 16;
+pub const LARGEST_RANK: u64 = 1 << 16;
 
 /// Keys that must be absent, null or this, because anything else changes the arithmetic.
 const ONLY: [(&str, &str); 12] = [

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::{Adapter, AdapterKind};
 use crate::{
-    FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, TensorView, tensor_table,
+    FormatError, ModelSpec, Shown, StoredModel, TensorEntry, TensorSource, TensorView, tensor_table,
 };
 
 /// Columns and rows whose sums stay in registers.
@@ -123,7 +123,7 @@ impl<'a> MergedModel<'a> {
             let what = format!(
                 "holds packed codes without the latent weights that the adapter {} changes; \
                  expected the model that it was trained on, or an adapter of kind = \"side\"",
-                adapter.path().display()
+                adapter.path().shown()
             );
             return Err(FormatError::container(path, what));
         }

@@ -29,13 +29,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::AdapterConfig;
-pub use config::{matching_entries, module_of};
+pub use config::{LARGEST_RANK, matching_entries, module_of};
 pub use merge::MergedModel;
 pub use write::write_adapter;
 
 pub use crate::names::{ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE};
 use crate::tensors::TensorFile;
-use crate::{DType, FormatError, ModelSpec, TensorEntry, tensor_table};
+use crate::{DType, FormatError, ModelSpec, Shown, TensorEntry, tensor_table};
 
 /// What the low-rank product is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +216,7 @@ impl Adapter {
             "was trained on the model {} with the hash {}; expected that one, got {} with {}",
             self.description.base_path,
             short(self.description.base_hash.as_deref().unwrap_or_default()),
-            base.display(),
+            base.shown(),
             short(base_hash)
         );
         Err(FormatError::config(&self.path.join(ADAPTER_MODEL_FILE), HASH_KEY, what))
