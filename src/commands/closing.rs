@@ -8,7 +8,7 @@ use bitnet_format::Shown;
 use bitnet_format::figures::grouped;
 use bitnet_stories::{Difficulty, StoryStyle};
 use bitnet_train::monitor::shown;
-use bitnet_train::recipe::{DataSource, Recipe, StageKind};
+use bitnet_train::recipe::{DataSource, ModelSource, Recipe, StageKind};
 use bitnet_train::run::{self, Summary};
 use serde_json::{Value, json};
 
@@ -197,12 +197,17 @@ pub(crate) fn print_next_steps(stage: &FinishedStage) -> Result<()> {
     let final_dir = run::final_dir(&stage.summary.out);
     let final_dir = shown(&final_dir);
     let steps = grouped(stage.summary.steps);
-    print_line(&format!("\nThe model after {steps} steps: {}", final_dir.shown()));
+    let at = final_dir.shown();
+    // An adapter is packed with the model that it was trained on.
+    let (what, model) = match (&stage.recipe.adapter, &stage.recipe.model) {
+        (Some(_), ModelSource::Init(base)) => ("adapter", format!("{base} --adapter {at}")),
+        _ => ("model", at.to_string()),
+    };
+    print_line(&format!("\nThe {what} after {steps} steps: {at}"));
     let Some(packed) = stage.packed() else {
         print_line("Pack it to run it:");
         print_line(&format!(
-            "  bitnet-train export --model {} --format hf-packed --out packed",
-            final_dir.shown()
+            "  bitnet-train export --model {model} --format hf-packed --out packed"
         ));
         return Ok(());
     };

@@ -154,3 +154,19 @@ fn a_packed_base_has_no_latents_to_adapt() {
     assert_code(&output, 4);
     assert!(stderr(&output).contains("without the latent weights"), "{}", stderr(&output));
 }
+
+#[test]
+fn the_command_that_a_run_ends_with_packs_its_adapter() {
+    let lab = lab();
+    let out = lab.path("out");
+    let run = lab.finish_recipe("sft.toml", &out, &[&ADAPTER[..], &["train.steps=3"]].concat());
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    let line = text.lines().find(|line| line.contains("bitnet-train export")).unwrap();
+    let mut words = line.split_whitespace().skip(1);
+    let packed = lab.path("packed");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    let words = words.by_ref().take_while(|word| *word != "--out");
+    let packing = command.args(words).arg("--out").arg(&packed).output().unwrap();
+    assert!(packing.status.success(), "{line}: {}", stderr(&packing));
+    assert!(StoredModel::open(&packed).unwrap().is_packed());
+}

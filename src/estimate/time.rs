@@ -1,0 +1,164 @@
+//! How long steps take: a probe on this machine, and what several ranks exchange.
+
+use std::time::{Duration, Instant};
+
+use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use burn::tensor::Device;
+use serde::Serialize;
+
+use super::{RankLayout, RankWorkload};
+use crate::distributed::{CommDType, ShardPlan, in_threads};
+use crate::latents::UpdateTime;
+use crate::model::{LanguageModel, NewAdapter, freeze, is_factor};
+use crate::ops::OpBackend;
+use crate::recipe::StepRates;
+use crate::speed::random_parts;
+use crate::train::stage::objective::CrossEntropy;
+use crate::train::step::accumulate::GradAccumulator;
+use crate::train::step::adamw::AdamWSettings;
+use crate::train::step::during::UpdateDuring;
+use crate::train::step::report::StepSettings;
+use crate::train::step::update::lean_process;
+
+/// How long a forward and backward pass and an update take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Forward and backward of one micro-batch.
+    pub micro_batch: Duration,
+    /// One optimizer update.
+    pub update: Duration,
+}
+
+/// What a step of several ranks takes, by part.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct StepEstimate {
+    /// Forward and backward of a rank's micro-batches, in seconds.
+    pub compute: f64,
+    /// The update, of everything or of a rank's part.
+    pub update: f64,
+    /// Gradients there, sums or new values back: bytes over the speed of the link.
+    pub exchange: f64,
+    /// What a rank does with these bytes: packing, adding up, unpacking.
+    pub reduce: f64,
+}
+
+/// How fast ranks exchange, in bytes a second that each sends and receives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Speeds {
+    /// The link between them.
+    pub link: f64,
+    /// A rank's own part of the work ([`reduction_rate`]).
+    pub reduction: f64,
+}
+
+impl StepEstimate {
+    /// Of a rank that makes `micro_batches` at this pace.
+    pub fn new(
+        pace: Pace,
+        micro_batches: u64,
+        ranks: RankLayout,
+        parameters: u64,
+        speeds: Speeds,
+    ) -> Self {
+        let part = if ranks.sharded { ranks.ranks as f64 } else { 1.0 };
+        let bytes = ranks.bytes_a_step(parameters) as f64;
+        Self {
+            compute: pace.micro_batch.as_secs_f64() * micro_batches as f64,
+            update: pace.update.as_secs_f64() / part,
+            exchange: bytes / speeds.link,
+            reduce: bytes / speeds.reduction,
+        }
+    }
+
+    /// All parts, one after the other.
+    pub fn seconds(self) -> f64 {
+        self.compute + self.update + self.exchange + self.reduce
+    }
+
+    /// The share of a step that ranks compute and do not wait for each other.
+    pub fn efficiency(self) -> f64 {
+        (self.compute + self.update) / self.seconds()
+    }
+}
+
+/// How fast this machine packs, adds up and unpacks gradients: two ranks in memory exchange 16 million
+/// numbers, with copies in the place of a network. The faster of two rounds.
+pub fn reduction_rate() -> f64 {
+    const NUMBERS: usize = 1 << 24;
+    let ranks = RankLayout { ranks: 2, ..RankLayout::SINGLE };
+    let took = in_threads(2, |comm| {
+        let plan = ShardPlan::new(&comm, [NUMBERS]);
+        let mut numbers = [vec![1.0; NUMBERS]];
+        let mut round = || {
+            let began = Instant::now();
+            let sums = plan.reduce_scatter(&numbers, CommDType::F32);
+            plan.all_gather(&sums, &mut numbers);
+            began.elapsed()
+        };
+        round().min(round())
+    });
+    ranks.bytes_a_step(NUMBERS as u64) as f64 / took[0].as_secs_f64()
+}
+
+/// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
+/// rounds (cut into parts as a run is); it needs the memory that [`super::memory`] says. Where a run updates
+/// during its backward passes, the time of an update is part of a micro-batch's.
+pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &Device) -> Pace {
+    let table = tensor_table(spec);
+    let adapted: Vec<_> = table.into_iter().filter(|entry| entry.is_ternary(spec)).collect();
+    let model = match load.adapter_rank {
+        None => LanguageModel::initial_with(spec, 0, device, load.lean.latents),
+        Some(rank) => {
+            let new = NewAdapter { adapted: &adapted, rank: rank as usize, scale: 2.0, seed: 0 };
+            LanguageModel::initial_adapted(spec, device, new)
+        }
+    };
+    let table = model.table().to_vec();
+    let is_frozen = |entry: &TensorEntry| load.adapter_rank.is_some() && !is_factor(entry);
+    let frozen: Vec<bool> = table.iter().map(is_frozen).collect();
+    let model = freeze(model, &frozen);
+    let mut model = model.with_backend(backend).with_activations(load.activations);
+    let stepper = lean_process(backend, frozen, (load.lean, load.update), true);
+    let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
+    let (rows, time) = (load.rows() as usize, load.seq_len as usize);
+    let batch = [random_parts(spec, rows, time, load.part_size(backend))];
+    let (settings, rates) =
+        (StepSettings::default(), StepRates { learning_rate: 1e-6, weight_decay: 0.0 });
+    let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
+    for _ in 0..2 {
+        let began = Instant::now();
+        let sum = if load.update == UpdateTime::During {
+            let updates = UpdateDuring::new(&mut optimizer, settings, rates);
+            GradAccumulator::updating(&model, &CrossEntropy, &batch[0][0], device, &updates)
+        } else {
+            let sum = GradAccumulator::over(&model, &CrossEntropy, &batch, device, &|| false);
+            sum.expect("nothing interrupts it")
+        };
+        pace.micro_batch = pace.micro_batch.min(began.elapsed());
+        let began = Instant::now();
+        let (next, pending) = stepper.step(sum, model, &mut optimizer, settings, rates);
+        stepper.sync(pending, &mut optimizer);
+        model = next;
+        pace.update = pace.update.min(began.elapsed());
+    }
+    pace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_send_all_but_their_own_part_twice() {
+        let ranks = RankLayout { ranks: 4, sharded: true, comm_dtype: CommDType::F32 };
+        assert_eq!(ranks.bytes_a_step(1000), 6000);
+        assert_eq!(RankLayout { comm_dtype: CommDType::Bf16, ..ranks }.bytes_a_step(1000), 4500);
+        assert_eq!(RankLayout::SINGLE.bytes_a_step(1000), 0);
+        let pace = Pace { micro_batch: Duration::from_secs(2), update: Duration::from_secs(1) };
+        let speeds = Speeds { link: 6000.0, reduction: 12000.0 };
+        let step = StepEstimate::new(pace, 3, ranks, 1000, speeds);
+        let expected = StepEstimate { compute: 6.0, update: 0.25, exchange: 1.0, reduce: 0.5 };
+        assert_eq!(step, expected);
+        assert!((step.efficiency() - 6.25 / 7.75).abs() < 1e-12);
+    }
+}
