@@ -39,7 +39,7 @@ impl RankWorkload {
             activations: train.activations(),
             lean: recipe.lean(),
             update: train.update,
-            adapter_rank: recipe.adapter.as_ref().map(|adapter| adapter.rank as u64),
+            adapter: recipe.adapter.as_ref().map(|adapter| (adapter.kind, adapter.rank as u64)),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use bitnet_engine::{GenerateRequest, Model, SamplerSettings, ThreadPool, generate};
+use bitnet_format::adapter::Adapter;
 use bitnet_stories::{Difficulty, Probe, Split, StoryStyle, dialogue, story};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use bitnet_train::train::TrainError;
@@ -61,11 +62,17 @@ pub(crate) struct ChatModel {
 }
 
 impl ChatModel {
-    pub(crate) fn open(packed: &Path) -> Result<Self> {
+    /// The model in a packed folder, with a side adapter if there is one.
+    pub(crate) fn open(packed: &Path, adapter: Option<&Path>) -> Result<Self> {
         let tokenizer = Tokenizer::from_file(&packed.join("tokenizer.json"));
         let tokenizer = tokenizer.map_err(TrainError::from)?;
+        let mut model = Model::load(packed).map_err(TrainError::from)?;
+        if let Some(adapter) = adapter {
+            let adapter = Adapter::open(adapter, model.spec()).map_err(TrainError::from)?;
+            model = model.with_adapter(&adapter).map_err(TrainError::from)?;
+        }
         Ok(Self {
-            model: Model::load(packed).map_err(TrainError::from)?,
+            model,
             chat: ChatTemplate::of_model(packed, &tokenizer).map_err(TrainError::from)?,
             tokenizer,
             threads: ThreadPool::new(rayon::current_num_threads())?,

@@ -1,12 +1,14 @@
 //! What a run prints at its end: what the packed model says, what it can be asked, what to do next.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use bitnet_format::Shown;
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::figures::grouped;
 use bitnet_stories::{Difficulty, StoryStyle};
+use bitnet_train::exporter::adapter_path;
 use bitnet_train::monitor::shown;
 use bitnet_train::recipe::{DataSource, ModelSource, Recipe, StageKind};
 use bitnet_train::run::{self, Summary};
@@ -40,8 +42,8 @@ impl<'a> FinishedStage<'a> {
         Ok(Self { scores: exact_match(recipe, &summary)?, recipe, summary })
     }
 
-    fn packed(&self) -> Option<&Path> {
-        packed(&self.summary)
+    fn packed(&self) -> Option<PackedExport> {
+        PackedExport::of(self.recipe, &self.summary)
     }
 
     /// Whether its model answers questions about the synthetic stories.
@@ -69,16 +71,40 @@ impl<'a> FinishedStage<'a> {
     }
 }
 
-fn packed(summary: &Summary) -> Option<&Path> {
-    let found = summary.exports.iter().find(|(format, _)| format == "hf-packed");
-    found.map(|(_, path)| path.as_path())
+/// What a run wrote to be run: a packed folder, and a side adapter beside it.
+struct PackedExport {
+    model: PathBuf,
+    adapter: Option<PathBuf>,
+}
+
+impl PackedExport {
+    fn of(recipe: &Recipe, summary: &Summary) -> Option<Self> {
+        let mut exports = summary.exports.iter();
+        let (_, model) = exports.find(|(format, _)| format == "hf-packed")?;
+        let side = recipe.adapter.as_ref().filter(|adapter| adapter.kind == AdapterKind::Side);
+        let adapter = side.map(|_| adapter_path(model));
+        Some(Self { model: model.clone(), adapter })
+    }
+
+    fn open(&self) -> Result<ChatModel> {
+        ChatModel::open(&self.model, self.adapter.as_deref())
+    }
+
+    /// As it is named on a command line.
+    fn argument(&self) -> String {
+        let model = shown(&self.model).shown().to_string();
+        match &self.adapter {
+            Some(adapter) => format!("{model} --adapter {}", shown(adapter).shown()),
+            None => model,
+        }
+    }
 }
 
 /// Scores the packed model on held-out stories, if it was trained on the synthetic ones.
 fn exact_match(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Difficulty, ExactMatches>> {
-    match (packed(summary), &recipe.data.source) {
+    match (PackedExport::of(recipe, summary), &recipe.data.source) {
         (Some(packed), DataSource::Generate(_)) => {
-            ChatModel::open(packed)?.exact_match(recipe.seed, EVALUATED_STORIES)
+            packed.open()?.exact_match(recipe.seed, EVALUATED_STORIES)
         }
         _ => Ok(BTreeMap::new()),
     }
@@ -103,7 +129,7 @@ pub(crate) fn print_closing(finished: &[FinishedStage]) -> Result<()> {
 /// Prints what the packed model generates.
 pub(crate) fn show(stage: &FinishedStage) -> Result<()> {
     let Some(packed) = stage.packed() else { return Ok(()) };
-    let (recipe, model) = (stage.recipe, ChatModel::open(packed)?);
+    let (recipe, model) = (stage.recipe, packed.open()?);
     for prompt in &recipe.sample.prompts {
         if recipe.stage == StageKind::Pretrain {
             print_line(&format!("> {prompt}{}", model.continue_text(prompt, GENERATED_TOKENS)?));
@@ -156,7 +182,7 @@ fn print_progress(finished: &[FinishedStage]) -> Result<()> {
     print_line(&format!("  User: {message}"));
     for stage in finished {
         let Some(packed) = stage.packed() else { continue };
-        let said = ChatModel::open(packed)?.reply(&message, GENERATED_TOKENS)?;
+        let said = packed.open()?.reply(&message, GENERATED_TOKENS)?;
         let verdict = if said == answer { "right" } else { "wrong" };
         let said = shortened(&said, SHOWN_ANSWER);
         print_line(&format!("  after {:<9} {said}  ({verdict})", stage.recipe.name));
@@ -211,25 +237,24 @@ pub(crate) fn print_next_steps(stage: &FinishedStage) -> Result<()> {
         ));
         return Ok(());
     };
-    let at = shown(packed);
-    print_line(&format!("Packed, two bits a weight: {}", at.shown()));
+    let at = packed.argument();
+    print_line(&format!("Packed, two bits a weight: {}", shown(&packed.model).shown()));
     if stage.recipe.stage == StageKind::Pretrain {
         print_line("Continue a text of your own:");
         print_line(&format!(
-            "  cargo run --release -p bitnet -- generate --model {} --prompt \"Once upon a time\"",
-            at.shown()
+            "  cargo run --release -p bitnet -- generate --model {at} --prompt \"Once upon a time\"",
         ));
         return Ok(());
     }
     print_line("Talk to it:");
-    print_line(&format!("  cargo run --release -p bitnet -- chat --model {}", at.shown()));
-    if stage.answers_questions() { print_suggestions(packed, stage.recipe.seed) } else { Ok(()) }
+    print_line(&format!("  cargo run --release -p bitnet -- chat --model {at}"));
+    if stage.answers_questions() { print_suggestions(&packed, stage.recipe.seed) } else { Ok(()) }
 }
 
 /// Prints questions that the model was just seen to answer, and what it cannot do.
-fn print_suggestions(packed: &Path, seed: u64) -> Result<()> {
+fn print_suggestions(packed: &PackedExport, seed: u64) -> Result<()> {
     let stories = SHOWN_CONVERSATIONS..EVALUATED_STORIES;
-    let answered = ChatModel::open(packed)?.answered(seed, stories, SUGGESTIONS)?;
+    let answered = packed.open()?.answered(seed, stories, SUGGESTIONS)?;
     if !answered.is_empty() {
         print_line("Tell it a story in one line and ask about it; these it answers right:");
     }

@@ -6,6 +6,7 @@
 
 mod time;
 
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::figures::size;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
@@ -94,8 +95,8 @@ pub struct RankWorkload {
     pub lean: LeanSettings,
     /// When parameters are updated.
     pub update: UpdateTime,
-    /// The rank of the adapter that is trained in the model's place.
-    pub adapter_rank: Option<u64>,
+    /// The kind and the rank of the adapter that is trained in the model's place.
+    pub adapter: Option<(AdapterKind, u64)>,
 }
 
 /// Memory by part, in bytes.
@@ -158,7 +159,7 @@ pub fn memory(
     device: &Device,
 ) -> MemoryEstimate {
     let of = |factor: f64, values: u64| (factor * F32.saturating_mul(values) as f64) as u64;
-    let adapter = load.adapter_rank.map(|rank| adapter_parameters(spec, rank));
+    let adapter = load.adapter.map(|(_, rank)| adapter_parameters(spec, rank));
     let trained = adapter.unwrap_or_else(|| trained_parameters(spec, frozen));
     let parts = load.parts(OpBackend::of(device, Operands::F32));
     let tokens = load.rows().saturating_mul(load.seq_len);
@@ -168,12 +169,11 @@ pub fn memory(
     let activations = (KEPT_AT_ONCE * activations as f64) as u64;
     let all = spec.parameters() as u64;
     let weights = load.lean.latents.map_or(of(1.0, all), |format| format.bytes(all));
-    // A master in bf16, the factors, and the two merged matrices that share an input.
-    let pair = 2 * (spec.hidden_size * spec.intermediate_size) as u64;
-    let adapted =
-        |factors| LatentFormat::Bf16.bytes(all) + of(1.0, factors + parts.saturating_mul(pair));
+    let adapted = load.adapter.map(|(kind, rank)| {
+        of(1.0, adapter_parameters(spec, rank)) + bytes_under_an_adapter(spec, kind, parts)
+    });
     MemoryEstimate {
-        weights: adapter.map_or(weights, adapted),
+        weights: adapted.unwrap_or(weights),
         gradients: match adapter {
             Some(factors) => of(1.0, (parts + 1).saturating_mul(factors)),
             None => load.gradients(spec, frozen, parts),
@@ -226,6 +226,25 @@ fn adapter_parameters(spec: &ModelSpec, rank: u64) -> u64 {
     adapted.map(|entry| rank * (entry.shape[0] + entry.shape[1]) as u64).sum()
 }
 
+/// Bytes of a model that an adapter of this kind leaves as it is. Under a latent one it is a master in
+/// BF16, and each part of a micro-batch has the two merged matrices that share an input; under a side one
+/// its matrices are codes.
+fn bytes_under_an_adapter(spec: &ModelSpec, kind: AdapterKind, parts: u64) -> u64 {
+    let all = spec.parameters() as u64;
+    match kind {
+        AdapterKind::Latent => {
+            let pair = 2 * (spec.hidden_size * spec.intermediate_size) as u64;
+            LatentFormat::Bf16.bytes(all) + F32 * parts.saturating_mul(pair)
+        }
+        AdapterKind::Side => {
+            let table = tensor_table(spec);
+            let ternary = table.iter().filter(|entry| entry.is_ternary(spec));
+            let codes = ternary.map(TensorEntry::elements).sum::<usize>() as u64;
+            LatentFormat::Bf16.bytes(all - codes) + codes / 4
+        }
+    }
+}
+
 /// Parameters that are not frozen.
 fn trained_parameters(spec: &ModelSpec, frozen: &[bool]) -> u64 {
     let table = tensor_table(spec);
@@ -236,7 +255,7 @@ fn trained_parameters(spec: &ModelSpec, frozen: &[bool]) -> u64 {
 /// Bytes of a checkpoint's two large files: the model, or its adapter, and the optimizer's state.
 pub fn checkpoint_files(spec: &ModelSpec, frozen: &[bool], load: RankWorkload) -> [u64; 2] {
     let (parameters, lean) = (spec.parameters() as u64, load.lean);
-    if let Some(rank) = load.adapter_rank {
+    if let Some((_, rank)) = load.adapter {
         let trained = adapter_parameters(spec, rank);
         return [4 * trained, 2 * lean.moments.bytes(trained)];
     }

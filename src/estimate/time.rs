@@ -106,15 +106,16 @@ pub fn reduction_rate() -> f64 {
 pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &Device) -> Pace {
     let table = tensor_table(spec);
     let adapted: Vec<_> = table.into_iter().filter(|entry| entry.is_ternary(spec)).collect();
-    let model = match load.adapter_rank {
+    let model = match load.adapter {
         None => LanguageModel::initial_with(spec, 0, device, load.lean.latents),
-        Some(rank) => {
-            let new = NewAdapter { adapted: &adapted, rank: rank as usize, scale: 2.0, seed: 0 };
+        Some((kind, rank)) => {
+            let (adapted, rank) = (&*adapted, rank as usize);
+            let new = NewAdapter { adapted, kind, rank, scale: 2.0, seed: 0 };
             LanguageModel::initial_adapted(spec, device, new)
         }
     };
     let table = model.table().to_vec();
-    let is_frozen = |entry: &TensorEntry| load.adapter_rank.is_some() && !is_factor(entry);
+    let is_frozen = |entry: &TensorEntry| load.adapter.is_some() && !is_factor(entry);
     let frozen: Vec<bool> = table.iter().map(is_frozen).collect();
     let model = freeze(model, &frozen);
     let mut model = model.with_backend(backend).with_activations(load.activations);

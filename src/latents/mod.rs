@@ -1,11 +1,14 @@
-//! Latents outside of Burn's tensors: in fewer bits than f32, updated chunk by chunk where they lie.
+//! Matrices outside of Burn's tensors: latents in fewer bits than f32, updated chunk by chunk where they
+//! lie, and the weights of a model that an adapter leaves as they are.
 //!
 //! A [`Latents`] is one matrix. The model reads it (`read`, `scale`), the optimizer rewrites it
 //! (`update`), and nobody ever holds all of it as f32. Copies of a model share their latents: the
 //! update of one is the update of all.
 
 pub(crate) mod codec;
+pub(crate) mod codes;
 mod formats;
+mod frozen;
 pub(crate) mod rounding;
 
 use std::borrow::Cow;
@@ -19,6 +22,7 @@ use rayon::prelude::*;
 
 pub(crate) use formats::MOMENT_BLOCK;
 pub use formats::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+pub(crate) use frozen::{FrozenWords, MappedFiles};
 
 use codec::{BLOCK, CHUNK, LatentChunk, bf16_bits, load_blocks, widen};
 
@@ -40,6 +44,7 @@ enum Words {
     Bf16(Vec<u16>),
     Bf16Plus8 { high: Vec<u16>, low: Vec<i8> },
     Block16 { codes: Vec<i16>, exponents: Vec<i8> },
+    Frozen(FrozenWords),
 }
 
 /// A tensor of a checkpoint: the part of latents that a BF16 file does not hold.
@@ -60,6 +65,15 @@ impl Latents {
         let mut words = Words::zeros(format, count);
         let chunks = words.chunks().into_par_iter().zip(values.par_chunks(CHUNK));
         chunks.for_each(|(mut chunk, values)| chunk.store_nearest(values));
+        Self::of_words(shape, words)
+    }
+
+    /// Weights `[out, in]` that are never updated.
+    pub(crate) fn frozen(shape: [usize; 2], words: FrozenWords) -> Self {
+        Self::of_words(shape, Words::Frozen(words))
+    }
+
+    fn of_words(shape: [usize; 2], words: Words) -> Self {
         Self(Arc::new(RwLock::new(Matrix { shape, words, scale: OnceLock::new() })))
     }
 
@@ -97,6 +111,7 @@ impl Latents {
                 read_words(words, codes, i16::from_le_bytes);
                 exponents.copy_from_slice(bytemuck::cast_slice(rest));
             }
+            Words::Frozen(_) => unreachable!("{FROZEN}"),
         }
     }
 
@@ -117,6 +132,8 @@ impl Latents {
         }
     }
 }
+
+const FROZEN: &str = "frozen weights are never rewritten";
 
 /// Latents that are being read.
 pub struct LatentsView<'a>(RwLockReadGuard<'a, Matrix>);
@@ -149,6 +166,15 @@ impl LatentsView<'_> {
                     (at, rest) = (end, after);
                 }
             }
+            Words::Frozen(words) => words.weights(range, out),
+        }
+    }
+
+    /// Copies the ternary codes of a row, where the matrix is kept as codes.
+    pub(crate) fn copy_codes(&self, row: usize, out: &mut [i8]) -> bool {
+        match &self.0.words {
+            Words::Frozen(words) => words.copy_codes(row * out.len(), out),
+            _ => false,
         }
     }
 
@@ -172,6 +198,9 @@ impl LatentsView<'_> {
     /// The scale of the weights: their absmean, in the order that defines it.
     pub fn scale(&self) -> WeightScale {
         *self.0.scale.get_or_init(|| {
+            if let Words::Frozen(FrozenWords::Ternary { scale, .. }) = &self.0.words {
+                return *scale;
+            }
             let mut sum = Absmean::default();
             let count = self.0.shape[0] * self.0.shape[1];
             let mut values = [0.0; CHUNK];
@@ -186,7 +215,10 @@ impl LatentsView<'_> {
 
     /// The type of the weights in a model file.
     pub(crate) fn dtype(&self) -> DType {
-        if matches!(self.0.words, Words::F32(_)) { DType::F32 } else { DType::Bf16 }
+        match self.0.words {
+            Words::F32(_) | Words::Frozen(FrozenWords::Ternary { .. }) => DType::F32,
+            _ => DType::Bf16,
+        }
     }
 
     /// Hands over the bytes of the weights as a model file holds them, piece by piece.
@@ -196,17 +228,24 @@ impl LatentsView<'_> {
             Words::Bf16(words) | Words::Bf16Plus8 { high: words, .. } => {
                 write(&little_endian(words))
             }
-            Words::Block16 { codes, .. } => {
-                let mut values = [0.0; CHUNK];
-                for first in (0..codes.len()).step_by(CHUNK) {
-                    let values = &mut values[..CHUNK.min(codes.len() - first)];
-                    self.weights(first..first + values.len(), values);
-                    let words: Vec<u16> = values.iter().map(|&value| bf16_bits(value)).collect();
-                    write(&little_endian(&words))?;
-                }
-                Ok(())
+            Words::Block16 { .. } | Words::Frozen(_) => self.write_weights(write),
+        }
+    }
+
+    fn write_weights<E>(&self, write: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let [rows, columns] = self.0.shape;
+        let mut values = [0.0; CHUNK];
+        for first in (0..rows * columns).step_by(CHUNK) {
+            let values = &mut values[..CHUNK.min(rows * columns - first)];
+            self.weights(first..first + values.len(), values);
+            if self.dtype() == DType::F32 {
+                write(&little_endian(values))?;
+            } else {
+                let words: Vec<u16> = values.iter().map(|&value| bf16_bits(value)).collect();
+                write(&little_endian(&words))?;
             }
         }
+        Ok(())
     }
 
     /// Whether every latent is finite.
@@ -216,7 +255,8 @@ impl LatentsView<'_> {
             Words::Bf16(words) | Words::Bf16Plus8 { high: words, .. } => {
                 words.par_iter().all(|word| word & 0x7f80 != 0x7f80)
             }
-            Words::Block16 { .. } => true,
+            // Frozen weights were checked when they were read.
+            Words::Block16 { .. } | Words::Frozen(_) => true,
         }
     }
 
@@ -231,6 +271,7 @@ impl LatentsView<'_> {
             Words::Block16 { codes, exponents } => {
                 [little_endian(codes), bytemuck::cast_slice(exponents).into()].concat()
             }
+            Words::Frozen(_) => unreachable!("{FROZEN}"),
         }
     }
 
@@ -238,7 +279,7 @@ impl LatentsView<'_> {
     pub(crate) fn parts(&self) -> Vec<LatentPart<'_>> {
         let part = |prefix, dtype, count, bytes| LatentPart { prefix, dtype, count, bytes };
         match &self.0.words {
-            Words::F32(_) | Words::Bf16(_) => Vec::new(),
+            Words::F32(_) | Words::Bf16(_) | Words::Frozen(_) => Vec::new(),
             Words::Bf16Plus8 { low, .. } => {
                 vec![part(LOW, DType::I8, low.len(), bytemuck::cast_slice(low).into())]
             }
@@ -289,6 +330,7 @@ impl Words {
                 let pairs = codes.chunks_mut(CHUNK).zip(exponents.chunks_mut(CHUNK / BLOCK));
                 pairs.map(|(codes, exponents)| LatentChunk::Block16(codes, exponents)).collect()
             }
+            Self::Frozen(_) => unreachable!("{FROZEN}"),
         }
     }
 }

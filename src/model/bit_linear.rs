@@ -28,7 +28,7 @@ pub enum LinearWeight {
 pub struct BitLinear {
     /// `[out, in]`, the orientation of files and kernels; empty where the matrix lies outside.
     pub weight: Param<Tensor<2>>,
-    /// What is trained in its place.
+    /// What an adapter trains in its place.
     pub adapter: Option<LowRankFactors>,
     #[module(skip)]
     form: LinearWeight,
@@ -65,17 +65,17 @@ impl BitLinear {
             }
             let latents = layers.map(|layer| {
                 let latents = layer.outside.as_ref().expect("all matrices lie outside");
-                (latents, layer.adapter.as_ref().map(LowRankFactors::values))
+                (latents, layer.adapter.as_ref().and_then(LowRankFactors::to_merge))
             });
             let y = ops::bit_linear_outside(x.clone(), weights, latents, backend);
-            return Self::reach_factors(&layers, &x, y, backend);
+            return Self::join_factors(&layers, &x, y, backend);
         }
         let outputs = layers.map(|layer| layer.forward(x.clone(), backend));
         Tensor::cat(outputs.into(), 2)
     }
 
-    /// The outputs `y`, whose gradient reaches the layers' factors too.
-    fn reach_factors(
+    /// The outputs `y` with what side adapters add; the gradient reaches the layers' factors too.
+    fn join_factors(
         layers: &[&Self],
         x: &Tensor<3>,
         mut y: Tensor<3>,
@@ -88,7 +88,7 @@ impl BitLinear {
             first = own.end;
             if let Some(factors) = &layer.adapter {
                 let both = [factors.a.val(), factors.b.val()];
-                y = ops::low_rank_gradient(y, x, both, (own, factors.scale()), backend);
+                y = factors.beside(own, backend).join(y, x, both);
             }
         }
         y

@@ -44,6 +44,7 @@ pub use streamed::{HiddenStates, streamed_hidden};
 
 use std::sync::Arc;
 
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use burn::module::Module;
@@ -71,9 +72,9 @@ pub struct LanguageModel {
     outside: Arc<[Option<Latents>]>,
     #[module(skip)]
     table: Arc<[TensorEntry]>,
-    /// The scale of an adapter.
+    /// The scale of a latent adapter.
     #[module(skip)]
-    factor_scale: Option<f32>,
+    merge_scale: Option<f32>,
 }
 
 /// Embedding, blocks and final norm.
@@ -141,7 +142,7 @@ impl LanguageModel {
     fn assemble(spec: &ModelSpec, tensors: Vec<LoadedTensor>, device: &Device) -> Self {
         let mut outside = Vec::new();
         let mut adapted = Vec::new();
-        let (mut rank, mut scale) = (0, None);
+        let (mut rank, mut merge_scale) = (0, None);
         for tensor in &tensors {
             outside.push(match &tensor.values {
                 LoadedValues::Outside(latents) => Some(latents.clone()),
@@ -150,7 +151,8 @@ impl LanguageModel {
             if let Some(factors) = &tensor.adapter {
                 outside.extend([None, None]);
                 adapted.push(tensor.entry.clone());
-                (rank, scale) = (factors.rank(&tensor.entry), Some(factors.scale));
+                rank = factors.rank(&tensor.entry);
+                merge_scale = (factors.kind == AdapterKind::Latent).then_some(factors.scale);
             }
         }
         let (outside, table) = (outside.into(), parameter_table(spec, &adapted, rank).into());
@@ -163,7 +165,7 @@ impl LanguageModel {
         let lm_head = (!spec.tie_word_embeddings).then(|| tensors.head());
         let backend = OpBackend::of(device, Operands::F32);
         let activations = ActivationMemory::default();
-        Self { model, lm_head, backend, activations, outside, table, factor_scale: scale }
+        Self { model, lm_head, backend, activations, outside, table, merge_scale }
     }
 
     /// Its parameters in the order in which modules are visited: the tensor table, and the factors of
@@ -177,13 +179,18 @@ impl LanguageModel {
     pub(crate) fn latents(&self, index: usize, values: &[Tensor<1>]) -> Vec<f32> {
         let host = |index: usize| to_host(values[index].clone());
         let Some(latents) = &self.outside[index] else { return host(index) };
-        match self.factor_scale {
+        match self.merge_scale {
             Some(scale) if self.table.get(index + 1).is_some_and(is_factor) => {
                 let factors = FactorValues { a: host(index + 1), b: host(index + 2), scale };
                 ops::merged(latents, &factors, self.backend.kernel)
             }
             _ => latents.read().all(),
         }
+    }
+
+    /// Whether it has the factors of a latent adapter.
+    pub(crate) fn merges_factors(&self) -> bool {
+        self.merge_scale.is_some()
     }
 
     /// The matrices that are no tensors, in the order of the parameters, `None` for all others.

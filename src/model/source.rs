@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use bitnet_format::adapter::Adapter;
+use bitnet_format::adapter::{Adapter, AdapterKind};
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{
     FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, TensorView,
@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
 
-use crate::latents::LatentFormat;
+use crate::latents::{FrozenWords, LatentFormat, Latents, MappedFiles};
 use crate::model::loaded::{LoadedTensor, LoadedValues};
 use crate::model::low_rank::{LoadedFactors, initial_factors};
 use crate::model::{LanguageModel, LinearWeight, replace_values, values};
@@ -113,49 +113,82 @@ impl LanguageModel {
     /// parameters that were read, and all.
     ///
     /// # Errors
-    /// As [`LanguageModel::read_for_training`].
+    /// For a latent adapter as [`LanguageModel::read_for_training`]; a side adapter takes codes too.
     pub(crate) fn read_adapted(
         model: &StoredModel,
         device: &Device,
         adapter: NewAdapter,
         watch: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, FormatError> {
-        refuse_packed(model)?;
+        if adapter.kind == AdapterKind::Latent {
+            refuse_packed(model)?;
+        }
         let (spec, mut done) = (model.spec(), 0);
+        let mut files = MappedFiles::default();
         Self::with_factors(spec, device, adapter, |entry| {
             done += entry.elements();
             watch(done, spec.parameters());
-            Ok(model.matrix(entry)?.into_latents())
+            let matrix = model.matrix(entry)?;
+            let is_base = entry.shape.len() == 2 && matches!(matrix, Matrix::Latent(_));
+            let place = model.bf16_place(entry).filter(|_| is_base);
+            let mapped = place.and_then(|(path, bytes)| files.words(&path, bytes));
+            Ok((matrix, mapped))
         })
     }
 
     /// A model drawn at random that stays as it is, with the initial factors of an adapter.
     pub(crate) fn initial_adapted(spec: &ModelSpec, device: &Device, adapter: NewAdapter) -> Self {
         let drawn: Result<Self, std::convert::Infallible> =
-            Self::with_factors(spec, device, adapter, |entry| Ok(draw(spec, entry, adapter.seed)));
+            Self::with_factors(spec, device, adapter, |entry| {
+                Ok((Matrix::Latent(draw(spec, entry, adapter.seed)), None))
+            });
         let Ok(model) = drawn;
         model
     }
 
-    /// Matrices are kept in bf16 where that holds them exactly, else in f32.
+    /// `source` gives a tensor's values, and where they lie in a file as BF16.
     fn with_factors<E>(
         spec: &ModelSpec,
         device: &Device,
         adapter: NewAdapter,
-        mut source: impl FnMut(&TensorEntry) -> Result<Vec<f32>, E>,
+        mut source: impl FnMut(&TensorEntry) -> Result<(Matrix, Option<FrozenWords>), E>,
     ) -> Result<Self, E> {
-        let NewAdapter { adapted, rank, scale, seed } = adapter;
+        let NewAdapter { adapted, kind, rank, scale, seed } = adapter;
         let mut tensors = Vec::new();
         for entry in tensor_table(spec) {
-            let values = source(&entry)?;
-            let format = smallest_exact(&values);
-            let values = LoadedValues::new(&entry, values, Some(format));
+            let (matrix, mapped) = source(&entry)?;
+            let as_codes = kind == AdapterKind::Side && entry.is_ternary(spec);
+            let values = frozen_values(&entry, matrix, mapped, as_codes);
             let factors = adapted.contains(&entry).then(|| initial_factors(&entry, rank, seed));
-            let adapter = factors.map(|values| LoadedFactors { values, scale });
+            let adapter = factors.map(|values| LoadedFactors { values, kind, scale });
             tensors.push(LoadedTensor { entry, values, form: linear_form(spec), adapter });
         }
         Ok(Self::assemble(spec, tensors, device))
     }
+}
+
+/// The values of a tensor under an adapter: matrices as codes where only these are needed, else mapped
+/// where they lie as BF16, else in bf16 where that holds them exactly, else in f32.
+fn frozen_values(
+    entry: &TensorEntry,
+    matrix: Matrix,
+    mapped: Option<FrozenWords>,
+    as_codes: bool,
+) -> LoadedValues {
+    let shape = || [entry.shape[0], entry.shape[1]];
+    if as_codes {
+        let (codes, scale) = matrix.quantised();
+        return LoadedValues::Outside(Latents::frozen(
+            shape(),
+            FrozenWords::ternary(&codes, scale),
+        ));
+    }
+    if let Some(words) = mapped {
+        return LoadedValues::Outside(Latents::frozen(shape(), words));
+    }
+    let values = matrix.into_latents();
+    let format = smallest_exact(&values);
+    LoadedValues::new(entry, values, Some(format))
 }
 
 /// The adapter that a model gets.
@@ -163,6 +196,7 @@ impl LanguageModel {
 pub(crate) struct NewAdapter<'a> {
     /// The matrices that it changes.
     pub(crate) adapted: &'a [TensorEntry],
+    pub(crate) kind: AdapterKind,
     pub(crate) rank: usize,
     /// `B·A` is multiplied by it.
     pub(crate) scale: f32,

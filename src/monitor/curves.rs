@@ -48,7 +48,8 @@ fn ternary(kinds: &serde_json::Map<String, Value>) -> Vec<(String, Point)> {
         (format!("codes/{kind}"), Point::Codes([of("minus"), of("zero"), of("plus")]))
     };
     let all = &kinds.get("all").unwrap_or(&Value::Null);
-    let named = ["zero", "dead_rows", "flipped"].into_iter().filter(|name| all[name].is_number());
+    let named =
+        ["zero", "dead_rows", "flipped", "moved"].into_iter().filter(|name| all[name].is_number());
     let shares = named.map(|name| (format!("ternary/{name}"), Point::Scalar(number(&all[name]))));
     shares.chain(kinds.iter().map(codes)).collect()
 }

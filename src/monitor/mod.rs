@@ -145,6 +145,9 @@ pub struct TernaryShares {
     /// Share of codes that differ from those of the last report of this process; `null` in its
     /// first.
     pub flipped: Option<f64>,
+    /// Share of codes that a latent adapter moved from those of its model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved: Option<f64>,
     /// Rows of nothing but 0: outputs that are always 0.
     pub dead_rows: u64,
 }

@@ -149,7 +149,9 @@ impl Monitor for Terminal {
             all.flipped.map_or(String::new(), |share| format!(" flips {:.2} %", 100.0 * share));
         let dead =
             if all.dead_rows > 0 { format!(" dead rows {}", all.dead_rows) } else { String::new() };
-        self.codes = format!("zeros {:.0} %{flipped}{dead}", 100.0 * all.zero);
+        let moved =
+            all.moved.map_or(String::new(), |share| format!(" moved {:.2} %", 100.0 * share));
+        self.codes = format!("zeros {:.0} %{flipped}{moved}{dead}", 100.0 * all.zero);
     }
 
     fn evaluated(&mut self, step: u64, set: &str, evaluation: Evaluation) {

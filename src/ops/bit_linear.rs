@@ -26,8 +26,8 @@ use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
 use bitnet_kernels::{
-    Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels,
-    matmul,
+    Activations, Kernel, MatrixA, MatrixB, OperandLayout, RowGroup, Scale, SimdWork, Size,
+    TernaryPanels, matmul,
 };
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
@@ -217,14 +217,22 @@ impl OpenLatents<'_> {
         }
     }
 
-    /// Copies a row.
-    fn row(&self, row: usize, out: &mut [f32]) {
+    /// Fills row `place` of `group`, and `codes`, from one of its rows; `latents` is room for it.
+    fn quantise(
+        &self,
+        row: usize,
+        (group, place): (&mut RowGroup, usize),
+        (latents, codes): (&mut [f32], &mut [i8]),
+        kernel: Kernel,
+    ) {
         match self {
-            Self::Kept(view) => view.rows(row..row + 1, out),
+            Self::Kept(view) if view.copy_codes(row, codes) => return group.write(place, codes),
+            Self::Kept(view) => view.rows(row..row + 1, latents),
             Self::Merged { values, .. } => {
-                out.copy_from_slice(&values[row * out.len()..][..out.len()]);
+                latents.copy_from_slice(&values[row * latents.len()..][..latents.len()]);
             }
         }
+        group.quantise(kernel, place, latents, codes);
     }
 }
 
@@ -309,8 +317,7 @@ impl NativeBitLinear {
             let mut latents = vec![0.0; width];
             for (row, codes) in group.rows().zip(codes.chunks_exact_mut(width)) {
                 let (matrix, within) = row_of[row];
-                views[matrix].row(within, &mut latents);
-                group.quantise(self.backend.kernel, row, &latents, codes);
+                views[matrix].quantise(within, (&mut group, row), (&mut latents, codes), kernel);
             }
         });
         let heights = self.outside.iter().zip(&views);

@@ -1,17 +1,22 @@
-//! The straight-through gradient of latents `W = W0 + s·(B·A)` to `A [r, in]` and `B [out, r]`:
+//! The low-rank factors of an adapter, `A [r, in]` and `B [out, r]`, beside a ternary product.
+//!
+//! A latent adapter changes the latents, `W = W0 + s·(B·A)`, and the merged matrix makes `Y` ([`merged`]);
+//! a side adapter changes the output, `Y + s·(X·Aᵀ)·Bᵀ`. Both have the gradients
 //!
 //! ```text
-//! dW = dYᵀ·X̂            X̂ [M, in]: the activations as they were quantised
-//! dB = s·dW·Aᵀ = s·dYᵀ·(X̂·Aᵀ)        dA = s·Bᵀ·dW = s·(dY·B)ᵀ·X̂
+//! dB = s·dYᵀ·(X·Aᵀ)        dA = s·(dY·B)ᵀ·X
 //! ```
 //!
-//! Only products of width `r` are made, never `dW [out, in]`. The forward pass hands `Y` through as it
-//! is: the merged matrix has made it ([`merged`]).
+//! where `X [M, in]` is for a latent adapter the activations as they were quantised, since `dW = dYᵀ·X` is
+//! straight-through, and for a side adapter the input itself, whose gradient is `s·(dY·B)·A` besides. Only
+//! products of width `r` are made, never `dW [out, in]`.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::adapter::merge::merge_rows;
 use bitnet_kernels::{Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size};
 use burn::backend::{Dispatch, TensorMetadata};
@@ -20,7 +25,7 @@ use burn_flex::FlexTensor;
 
 use crate::latents::Latents;
 use crate::ops::OpBackend;
-use crate::ops::native::{NativeDispatch, NativeOp, floats, in_rows, product, tensor};
+use crate::ops::native::{NativeDispatch, NativeOp, floats, in_rows, into_floats, product, tensor};
 
 /// `A [r, in]` and `B [out, r]`, row-major, and the scale of their product.
 #[derive(Clone, Debug)]
@@ -65,103 +70,193 @@ impl SimdWork for Merge<'_> {
     }
 }
 
-/// `y [B, T, N]`, of which the columns `own` are the product of `x [B, T, in]` with merged latents, so
-/// that its gradient reaches their `a [r, in]` and `b [out, r]`. That of `x` goes through the product.
-pub fn low_rank_gradient(
-    y: Tensor<3>,
-    x: &Tensor<3>,
-    [a, b]: [Tensor<2>; 2],
-    (own, scale): (Range<usize>, f32),
-    backend: OpBackend,
-) -> Tensor<3> {
-    let op = FactorGradients { backend, own, scale };
-    let x = x.clone().detach();
-    Tensor::from_dispatch(Dispatch::run4(
-        y.into_dispatch(),
-        x.into_dispatch(),
-        a.into_dispatch(),
-        b.into_dispatch(),
-        op,
-    ))
-}
-
+/// Joins factors to the output `y [B, T, N]` of a product of `x [B, T, in]`, whose columns `own` are those
+/// of their matrix.
 #[derive(Clone, Debug)]
-struct FactorGradients {
-    backend: OpBackend,
+pub(crate) struct LowRankJoin {
+    pub(crate) backend: OpBackend,
+    pub(crate) kind: AdapterKind,
     /// Columns of the output.
-    own: Range<usize>,
-    scale: f32,
+    pub(crate) own: Range<usize>,
+    /// `s`
+    pub(crate) scale: f32,
 }
 
+impl LowRankJoin {
+    /// `y` with the product of `a [r, in]` and `b [out, r]` beside it, if it is not merged already; its
+    /// gradient reaches both.
+    pub(crate) fn join(self, y: Tensor<3>, x: &Tensor<3>, [a, b]: [Tensor<2>; 2]) -> Tensor<3> {
+        let x = match self.kind {
+            // The merged product hands its gradient back.
+            AdapterKind::Latent => x.clone().detach(),
+            AdapterKind::Side => x.clone(),
+        };
+        Tensor::from_dispatch(Dispatch::run4(
+            y.into_dispatch(),
+            x.into_dispatch(),
+            a.into_dispatch(),
+            b.into_dispatch(),
+            self,
+        ))
+    }
+
+    /// Adds `s·(X·Aᵀ)·Bᵀ` to the columns of this matrix; returns `s·X·Aᵀ [M, r]`.
+    fn add_product(&self, y: &mut [f32], x: &[f32], a: &FlexTensor, b: &FlexTensor) -> Vec<f32> {
+        let (rank, width) = (a.shape()[0], a.shape()[1]);
+        let (tokens, height) = (x.len() / width, self.own.len());
+        let u = self.project(x, (a, OperandLayout::KInner), width);
+        let right = MatrixB::Floats(floats(b), OperandLayout::KInner);
+        let size = Size { rows: tokens, depth: rank, columns: height };
+        let beside = product_of(self.backend, size, rows_of(&u, rank, 1.0), right);
+        let stride = y.len() / tokens;
+        for (y, beside) in y.chunks_exact_mut(stride).zip(beside.chunks_exact(height)) {
+            y[self.own.clone()].iter_mut().zip(beside).for_each(|(y, beside)| *y += beside);
+        }
+        u
+    }
+
+    /// `s` times the first columns of `left [M, stride]` times a factor, `[M, r]`.
+    fn project(
+        &self,
+        left: &[f32],
+        (factor, layout): (&FlexTensor, OperandLayout),
+        stride: usize,
+    ) -> Vec<f32> {
+        let (depth, rank) = match layout {
+            OperandLayout::KInner => (factor.shape()[1], factor.shape()[0]),
+            OperandLayout::KOuter => (factor.shape()[0], factor.shape()[1]),
+        };
+        // The first row may begin inside a stride.
+        let tokens = left.len().div_ceil(stride);
+        let right = MatrixB::Floats(floats(factor), layout);
+        let size = Size { rows: tokens, depth, columns: rank };
+        product_of(self.backend, size, rows_of(left, stride, self.scale), right)
+    }
+}
+
+/// What the backward pass needs.
 #[derive(Clone, Debug)]
-struct SavedFactors {
-    op: FactorGradients,
-    /// Activation codes `[M, in]`, and `1 / a` of each token.
-    codes: Arc<Vec<i8>>,
-    inverse_scales: Arc<Vec<f32>>,
+pub(crate) struct SavedFactors {
+    op: LowRankJoin,
+    x: SavedInput,
     a: FlexTensor,
     b: FlexTensor,
 }
 
+/// `X [M, in]`, the left operand of both gradients.
+#[derive(Clone, Debug)]
+pub(crate) enum SavedInput {
+    /// Activation codes, and `1 / a` of each token.
+    Codes { codes: Arc<Vec<i8>>, inverse_scales: Arc<Vec<f32>> },
+    /// The input, and `s·X·Aᵀ`.
+    Floats { x: FlexTensor, u: Arc<Vec<f32>> },
+}
+
 /// The inputs are `y`, `x`, `a` and `b`.
-impl NativeOp<4> for FactorGradients {
+impl NativeOp<4> for LowRankJoin {
     type Saved = SavedFactors;
 
     fn forward(self, [y, x, a, b]: [FlexTensor; 4]) -> (FlexTensor, SavedFactors) {
         let (x, a, b) = (x.to_contiguous(), a.to_contiguous(), b.to_contiguous());
-        let width = a.shape()[1];
-        let x = Activations::quantise(self.backend.kernel, floats(&x), width);
-        let tokens = y.shape().num_elements() / y.shape()[2];
-        let mut codes = Vec::with_capacity(tokens * width);
-        (0..tokens).for_each(|token| codes.extend_from_slice(x.codes(token)));
-        let inverse_scales = (0..tokens).map(|token| 1.0 / x.scale(token).multiplier()).collect();
-        let (codes, inverse_scales) = (Arc::new(codes), Arc::new(inverse_scales));
-        (y, SavedFactors { op: self, codes, inverse_scales, a, b })
+        match self.kind {
+            AdapterKind::Latent => {
+                let x = SavedInput::quantised(self.backend.kernel, floats(&x), a.shape()[1]);
+                (y, SavedFactors { op: self, x, a, b })
+            }
+            AdapterKind::Side => {
+                let shape = y.shape();
+                let mut sum = into_floats(y);
+                let u = Arc::new(self.add_product(&mut sum, floats(&x), &a, &b));
+                let x = SavedInput::Floats { x, u };
+                (tensor(sum, shape), SavedFactors { op: self, x, a, b })
+            }
+        }
     }
 
-    fn value(self, [y, ..]: [FlexTensor; 4]) -> FlexTensor {
-        y
+    fn value(self, [y, x, a, b]: [FlexTensor; 4]) -> FlexTensor {
+        match self.kind {
+            AdapterKind::Latent => y,
+            AdapterKind::Side => self.forward([y, x, a, b]).0,
+        }
     }
 
     fn backward(saved: SavedFactors, dy: FlexTensor) -> [FlexTensor; 4] {
         let contiguous = dy.to_contiguous();
-        let (da, db) = saved.gradients(floats(&contiguous));
-        let nothing = tensor(Vec::new(), Shape::from([0, 0, 0]));
-        [dy, nothing, tensor(da, saved.a.shape()), tensor(db, saved.b.shape())]
+        let (dx, da, db) = saved.gradients(floats(&contiguous));
+        [dy, dx, tensor(da, saved.a.shape()), tensor(db, saved.b.shape())]
+    }
+}
+
+impl SavedInput {
+    fn quantised(kernel: Kernel, x: &[f32], width: usize) -> Self {
+        let tokens = x.len() / width;
+        let x = Activations::quantise(kernel, x, width);
+        let mut codes = Vec::with_capacity(tokens * width);
+        (0..tokens).for_each(|token| codes.extend_from_slice(x.codes(token)));
+        let inverse_scales = (0..tokens).map(|token| 1.0 / x.scale(token).multiplier()).collect();
+        Self::Codes { codes: Arc::new(codes), inverse_scales: Arc::new(inverse_scales) }
     }
 }
 
 impl SavedFactors {
-    /// Those of `A` and `B`, from that of all columns.
-    fn gradients(&self, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let FactorGradients { backend, own, scale } = &self.op;
+    /// Those of `X`, `A` and `B`, from that of all columns.
+    fn gradients(&self, dy: &[f32]) -> (FlexTensor, Vec<f32>, Vec<f32>) {
+        let LowRankJoin { backend, own, .. } = &self.op;
         let (rank, width) = (self.a.shape()[0], self.a.shape()[1]);
-        let (tokens, height) = (self.inverse_scales.len(), own.len());
-        let stride = dy.len() / tokens;
-        // U = s·X̂·Aᵀ and V = s·dY·B, both [M, r].
-        let x = self.activations(width);
-        let left = rows_of(&x, width, *scale);
-        let right = MatrixB::Floats(floats(&self.a), OperandLayout::KInner);
-        let size = Size { rows: tokens, depth: width, columns: rank };
-        let u = product_of(*backend, size, left, right);
-        let left = rows_of(&dy[own.start..], stride, *scale);
-        let right = MatrixB::Floats(floats(&self.b), OperandLayout::KOuter);
-        let size = Size { rows: tokens, depth: height, columns: rank };
-        let v = product_of(*backend, size, left, right);
-        // dA = Vᵀ·X̂ and dB = dYᵀ·U.
-        let left = columns_of(&v, (rank, 0), Scale::Each(&self.inverse_scales));
+        let tokens = self.tokens(width);
+        let (height, stride) = (own.len(), dy.len() / tokens);
+        // U = s·X·Aᵀ and V = s·dY·B, both [M, r].
+        let u = self.projected_input(width);
+        let v = self.op.project(&dy[own.start..], (&self.b, OperandLayout::KOuter), stride);
+        // dA = Vᵀ·X and dB = dYᵀ·U.
         let size = Size { rows: rank, depth: tokens, columns: width };
-        let da = product_of(*backend, size, left, MatrixB::Codes(&self.codes));
+        let da = match &self.x {
+            SavedInput::Codes { codes, inverse_scales } => {
+                let left = columns_of(&v, (rank, 0), Scale::Each(inverse_scales));
+                product_of(*backend, size, left, MatrixB::Codes(codes))
+            }
+            SavedInput::Floats { x, .. } => {
+                let left = columns_of(&v, (rank, 0), Scale::All(1.0));
+                let right = MatrixB::Floats(floats(x), OperandLayout::KOuter);
+                product_of(*backend, size, left, right)
+            }
+        };
         let left = columns_of(dy, (stride, own.start), Scale::All(1.0));
         let right = MatrixB::Floats(&u, OperandLayout::KOuter);
         let size = Size { rows: height, depth: tokens, columns: rank };
-        (da, product_of(*backend, size, left, right))
+        (self.input_gradient(&v), da, product_of(*backend, size, left, right))
     }
 
-    /// The activations as the product sees them, `[M, in]`.
-    fn activations(&self, width: usize) -> Vec<f32> {
-        let tokens = self.codes.chunks_exact(width).zip(&*self.inverse_scales);
-        tokens.flat_map(|(codes, inverse)| codes.iter().map(|&q| f32::from(q) * *inverse)).collect()
+    fn tokens(&self, width: usize) -> usize {
+        match &self.x {
+            SavedInput::Codes { inverse_scales, .. } => inverse_scales.len(),
+            SavedInput::Floats { x, .. } => x.shape().num_elements() / width,
+        }
+    }
+
+    /// `s·X·Aᵀ`
+    fn projected_input(&self, width: usize) -> Cow<'_, [f32]> {
+        match &self.x {
+            SavedInput::Floats { u, .. } => Cow::Borrowed(u),
+            SavedInput::Codes { codes, inverse_scales } => {
+                let rows = codes.chunks_exact(width).zip(&**inverse_scales);
+                let x: Vec<f32> = rows
+                    .flat_map(|(codes, inverse)| codes.iter().map(|&q| f32::from(q) * *inverse))
+                    .collect();
+                self.op.project(&x, (&self.a, OperandLayout::KInner), width).into()
+            }
+        }
+    }
+
+    /// `V·A` in the shape of the input; nothing where the input took no part.
+    fn input_gradient(&self, v: &[f32]) -> FlexTensor {
+        let SavedInput::Floats { x, .. } = &self.x else {
+            return tensor(Vec::new(), Shape::from([0, 0, 0]));
+        };
+        let (rank, width) = (self.a.shape()[0], self.a.shape()[1]);
+        let right = MatrixB::Floats(floats(&self.a), OperandLayout::KOuter);
+        let size = Size { rows: v.len() / rank, depth: rank, columns: width };
+        tensor(product_of(self.op.backend, size, rows_of(v, rank, 1.0), right), x.shape())
     }
 }
 
@@ -190,7 +285,9 @@ fn product_of(backend: OpBackend, size: Size, left: MatrixA, right: MatrixB) -> 
 mod tests {
     use super::*;
     use crate::latents::LatentFormat;
-    use crate::ops::testing::{assert_within, cases, draw, gradient, leaf, with_gradients};
+    use crate::ops::testing::{
+        assert_within, cases, compare, draw, gradient, leaf, with_gradients,
+    };
     use crate::ops::{bit_linear, bit_linear_outside};
     use bitnet_kernels::Operands;
     use proptest::prelude::*;
@@ -241,9 +338,9 @@ mod tests {
         let mut y = bit_linear_outside(x.clone(), empty, both, backend);
         let mut first = 0;
         for (i, out) in heights.into_iter().enumerate() {
-            let own = (first..first + out, scale);
+            let (kind, own) = (AdapterKind::Latent, first..first + out);
             first += out;
-            y = low_rank_gradient(y, &x, [a[i].clone(), b[i].clone()], own, backend);
+            y = LowRankJoin { backend, kind, own, scale }.join(y, &x, [a[i].clone(), b[i].clone()]);
         }
         let mut found = with_gradients(&y, seed, |grads| {
             let mut all = vec![gradient(&x, grads)];
@@ -276,8 +373,42 @@ mod tests {
         assert_within(&of_factors, &reference, 2e-5, "factors");
     }
 
+    /// A side product beside two matrices with one input against tensor operations.
+    fn check_side(tokens: usize, width: usize, heights: [usize; 2], rank: usize, seed: u64) {
+        let (scale, kind, all) = (0.5, AdapterKind::Side, heights[0] + heights[1]);
+        let x = leaf(draw(seed, "x", tokens * width), [1, tokens, width]);
+        let y = leaf(draw(seed, "y", tokens * all), [1, tokens, all]);
+        let a = leaf(draw(seed, "a", rank * width), [rank, width]);
+        let b = leaf(draw(seed, "b", heights[1] * rank), [heights[1], rank]);
+        let own = heights[0]..all;
+        compare("side", 1.0, |backend| {
+            let both = [a.clone(), b.clone()];
+            let sum = if backend.is_native() {
+                LowRankJoin { backend, kind, own: own.clone(), scale }.join(y.clone(), &x, both)
+            } else {
+                let [a, b] = both.map(|factor| factor.transpose().unsqueeze::<3>());
+                let beside = backend.matmul(backend.matmul(x.clone(), a), b).mul_scalar(scale);
+                let first = y.clone().narrow(2, 0, heights[0]);
+                Tensor::cat(vec![first, y.clone().narrow(2, heights[0], heights[1]) + beside], 2)
+            };
+            with_gradients(&sum, seed, |grads| {
+                let mut all = vec![gradient(&x, grads), gradient(&y, grads)];
+                all.extend([&a, &b].map(|factor| gradient(factor, grads)));
+                all
+            })
+        });
+    }
+
     proptest! {
         #![proptest_config(cases(24))]
+
+        #[test]
+        fn a_side_product_equals_its_reference(
+            tokens in 1usize..30, width in 1usize..70, first in 1usize..40, second in 1usize..40,
+            rank in 1usize..20, seed: u64,
+        ) {
+            check_side(tokens, width, [first, second], rank, seed);
+        }
 
         #[test]
         fn gradients_are_those_of_the_dense_matrix(

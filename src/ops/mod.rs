@@ -38,8 +38,8 @@ pub use bit_linear::{
 pub(crate) use cross_entropy::logits_at_once;
 pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside};
 pub use gated::gated;
-pub(crate) use low_rank::merged;
-pub use low_rank::{FactorValues, low_rank_gradient};
+pub use low_rank::FactorValues;
+pub(crate) use low_rank::{LowRankJoin, merged};
 pub use outside::{embedding_gradient, matrix_outside, rows_outside};
 pub use rms_norm::rms_norm;
 

@@ -104,7 +104,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("train.reduce_precision", "`\"f32\"` or `\"bf16\"`", Value("\"f32\""), "In what ranks send each other gradients; they are added in f32."),
     key("train.max_minutes", "minutes; 0 = no limit", Value("0"), "Saves and stops after this time."),
     key("train.freeze", "list of tensor names with `*` and `?`", Value("[]"), "Tensors that are not trained."),
-    key("adapter.kind", "`\"latent\"`", Required, "Trains low-rank factors of `model.init`, which stays as it is: its latents plus `alpha / rank` times `B·A` are quantised as a whole, so that the merged model is an ordinary ternary one."),
+    key("adapter.kind", "`\"latent\"` or `\"side\"`", Required, "Trains low-rank factors of `model.init`, which stays as it is. `latent`: its latents plus `alpha / rank` times `B·A` are quantised as a whole, so that the merged model is an ordinary ternary one. `side`: `alpha / rank` times `B·A·x` is added to the ternary product, and the model may be packed."),
     key("adapter.rank", "whole number", Value("16"), "Rows of each `A` and columns of each `B`."),
     key("adapter.alpha", "number above 0", Value("32.0"), "`rank` times the scale of the product."),
     key("adapter.targets", "list of names", Chosen("all seven matrices of a block"), "The adapted matrices: names such as `q_proj`, or ends of their paths."),

@@ -144,7 +144,7 @@ fn read_adapter(root: &mut Section<'_>) -> Option<AdapterSettings> {
     }
     let mut table = root.section("adapter");
     let kinds = AdapterSettings::KINDS;
-    let kind = table.required("kind", "\"latent\"", |item| item.choice(kinds));
+    let kind = table.required("kind", "\"latent\" or \"side\"", |item| item.choice(kinds));
     let rank = table.value("rank", |item| item.whole_between(1, LARGEST_RANK)) as usize;
     let alpha = table.value("alpha", |item| item.number(Bound::Factor));
     let targets = table.optional("targets", |item| {

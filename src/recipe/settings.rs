@@ -78,7 +78,8 @@ pub struct AdapterSettings {
 }
 
 impl AdapterSettings {
-    pub(super) const KINDS: &[(&str, AdapterKind)] = &[("latent", AdapterKind::Latent)];
+    pub(super) const KINDS: &[(&str, AdapterKind)] =
+        &[("latent", AdapterKind::Latent), ("side", AdapterKind::Side)];
     /// The matrices of a block.
     pub(super) const ALL_TARGETS: [&str; 7] =
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];

@@ -141,6 +141,9 @@ impl<'a> Callbacks<'a> {
 
     /// Logs statistics of the ternary codes.
     fn report_codes(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        if self.context.is_beside_codes() {
+            return Ok(());
+        }
         let (step, spec) = (state.progress.step, &self.context.spec);
         let report = self.telemetry.report(spec, &state.model, self.context.comm);
         let Some(all) = report.get("all") else { return Ok(()) };

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
-use bitnet_format::adapter::AdapterDescription;
+use bitnet_format::adapter::{AdapterDescription, AdapterKind};
 use bitnet_format::report::reading_warnings;
 use bitnet_format::{ModelSpec, Shown, StoredModel, TensorEntry, model_hash};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
@@ -153,8 +153,9 @@ impl RunContext<'_> {
             return Ok(initial.clone());
         }
         let RunAdapter { description, adapted, .. } = adapter;
-        let (rank, scale, seed) = (description.rank, description.scale(), self.recipe.seed);
-        let new = NewAdapter { adapted, rank, scale, seed };
+        let AdapterDescription { kind, rank, .. } = *description;
+        let (scale, seed) = (description.scale(), self.recipe.seed);
+        let new = NewAdapter { adapted, kind, rank, scale, seed };
         let (folder, mut watch) = (StoredModel::open(init)?, reading(init, monitor));
         let model = LanguageModel::read_adapted(&folder, &self.device, new, &mut watch)?;
         Ok(adapter.initial.get_or_init(|| self.prepared(model)).clone())
@@ -232,6 +233,11 @@ impl RunContext<'_> {
     ) -> Option<UpdateDuring<'b>> {
         let during = self.recipe.train.update == UpdateTime::During;
         during.then(|| UpdateDuring::new(optimizer, settings, rates))
+    }
+
+    /// Whether it trains a side adapter, beside codes that never change.
+    pub(crate) fn is_beside_codes(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|one| one.description.kind == AdapterKind::Side)
     }
 
     pub(crate) fn guard(&self) -> &Guard {

@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bitnet_format::StoredModel;
-use bitnet_format::adapter::{Adapter, MergedModel};
+use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
 use bitnet_format::staged::{OnExisting, StagedDir};
 
 use super::callbacks::Callbacks;
 use super::context::RunContext;
 use super::metrics::RunLog;
 use super::state::{Best, Progress, TrainState};
+use super::telemetry::Telemetry;
 use crate::checkpoint::{self, Contents, Moments};
-use crate::distributed::first_only;
+use crate::distributed::{Comm, first_only};
 use crate::error::TrainError;
 use crate::exporter;
+use crate::monitor::TernaryShares;
 use crate::platform::StopSignal;
 use crate::recipe::ExportFormat;
 use crate::run_dir::{BEST_DIR, FINAL_DIR};
@@ -203,7 +205,22 @@ impl Callbacks<'_> {
         checkpoint::write_model(staged.path(), parts, &state.model, same)?;
         staged.publish()?;
         self.log.monitor.saved(&target);
+        self.say_what_moved(state);
         Ok(())
+    }
+
+    /// Says of a latent adapter how many codes it moved, by kind of matrix.
+    fn say_what_moved(&mut self, state: &TrainState) {
+        if !state.model.merges_factors() {
+            return;
+        }
+        let report = Telemetry::default().report(&self.context.spec, &state.model, &Comm::single());
+        let share = |(kind, shares): (&String, &TernaryShares)| {
+            let moved = shares.moved.filter(|&moved| moved > 0.0 || kind == "all")?;
+            Some(format!("{kind} {:.3} %", 100.0 * moved))
+        };
+        let shares: Vec<_> = report.iter().filter_map(share).collect();
+        self.log.monitor.message(&format!("codes that the adapter moved: {}", shares.join(", ")));
     }
 
     /// Exports the final folder and verifies the result.
@@ -223,6 +240,10 @@ impl Callbacks<'_> {
         monitor.saved(&out);
         monitor.detail(&report.to_string());
         report.remarks.iter().for_each(|remark| monitor.detail(&format!("note: {remark}")));
+        if let Some(side) = found.side() {
+            let beside = exporter::write_adapter_beside(side, &out, OnExisting::Replace)?;
+            monitor.saved(&beside);
+        }
         let verification =
             exporter::verify(request.weights(model), &out, signals).map_err(stopped_run)?;
         monitor.message(&verification.to_string());
@@ -248,9 +269,15 @@ impl FinalModel {
         Ok(Self { path, model, adapter })
     }
 
-    /// The model with its adapter, if there is one.
+    /// Its adapter, if that is no part of the written model.
+    fn side(&self) -> Option<&Adapter> {
+        self.adapter.as_ref().filter(|one| one.description().kind == AdapterKind::Side)
+    }
+
+    /// The model with its latent adapter, if there is one.
     fn merged(&self, context: &RunContext) -> Result<Option<MergedModel<'_>>, TrainError> {
-        let Some(adapter) = &self.adapter else { return Ok(None) };
+        let latent = self.adapter.as_ref().filter(|_| self.side().is_none());
+        let Some(adapter) = latent else { return Ok(None) };
         let hash = context.hash_init()?.unwrap_or_default();
         let merged = MergedModel::new(&self.model, &self.path, &hash, adapter)?;
         Ok(Some(merged.with_spec(context.spec.clone())))

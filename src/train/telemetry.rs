@@ -1,5 +1,5 @@
 //! Statistics of the ternary weights during training: shares of −1, 0 and +1, codes that changed since
-//! the last report, dead rows. Reads the model and changes nothing.
+//! the last report, codes that an adapter moved, dead rows. Reads the model and changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use bitnet_format::{ModelSpec, TensorEntry, TensorRole};
 use rayon::prelude::*;
 
 use crate::distributed::Comm;
+use crate::latents::codes::{pack, unpack};
 use crate::model::{LanguageModel, is_factor, values};
 use crate::monitor::TernaryShares;
 
@@ -18,6 +19,7 @@ struct Counts {
     minus: u64,
     plus: u64,
     flipped: Option<u64>,
+    moved: Option<u64>,
     dead_rows: u64,
 }
 
@@ -45,8 +47,13 @@ impl Telemetry {
         let last = self.last.as_deref();
         let count = |(number, &index): (usize, &usize)| {
             let codes = codes(&model.latents(index, &values));
-            let before = last.map(|last| unpack(&last[number], codes.len()));
-            (Counts::of(&codes, table[index].shape[1], before.as_deref()), pack(&codes))
+            let last = last.map(|last| unpack(&last[number], 0..codes.len()));
+            let counts = Counts {
+                flipped: last.map(|last| differing(&codes, last)),
+                moved: moved(model, index, &codes),
+                ..Counts::of(&codes, table[index].shape[1])
+            };
+            (counts, pack(&codes))
         };
         let (counts, packed): (Vec<Counts>, Vec<Vec<u8>>) =
             own.par_iter().enumerate().map(count).unzip();
@@ -61,29 +68,31 @@ impl Telemetry {
             }
         }
         let compared = self.last.replace(packed).is_some();
+        let adapted = model.merges_factors();
         let numbers: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
         let all = comm.all_reduce_sum(&numbers);
         let (all, _) = all.as_chunks();
-        let shares = |numbers| Counts::from_numbers(numbers, compared).shares();
+        let shares = |numbers| Counts::from_numbers(numbers, compared, adapted).shares();
         kinds.into_keys().zip(all).map(|(kind, numbers)| (kind, shares(numbers))).collect()
     }
 }
 
+/// Codes of entry `index` that are not those of the model under a latent adapter.
+fn moved(model: &LanguageModel, index: usize, codes: &[i8]) -> Option<u64> {
+    if !model.merges_factors() {
+        return None;
+    }
+    let base = model.outside()[index].as_ref().expect("the model under an adapter lies outside");
+    let base = base.read().all();
+    Some(differing(codes, self::codes(&base).into_iter()))
+}
+
+fn differing(codes: &[i8], others: impl Iterator<Item = i8>) -> u64 {
+    codes.iter().zip(others).filter(|(code, other)| *code != other).count() as u64
+}
+
 fn codes(latents: &[f32]) -> Vec<i8> {
     ternary_codes(latents, WeightScale::of_latents(latents))
-}
-
-fn pack(codes: &[i8]) -> Vec<u8> {
-    let byte = |codes: &[i8]| {
-        let bits = codes.iter().map(|code| (code + 1).cast_unsigned());
-        bits.rev().fold(0, |byte, bits| byte << 2 | bits)
-    };
-    codes.chunks(4).map(byte).collect()
-}
-
-fn unpack(packed: &[u8], count: usize) -> Vec<i8> {
-    let codes = packed.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| byte >> shift & 3));
-    codes.take(count).map(|bits| bits.cast_signed() - 1).collect()
 }
 
 /// The part of the name that says what the matrix does: `q_proj`.
@@ -93,37 +102,40 @@ fn kind_of(entry: &TensorEntry) -> String {
 }
 
 impl Counts {
-    fn of(codes: &[i8], columns: usize, before: Option<&[i8]>) -> Self {
+    fn of(codes: &[i8], columns: usize) -> Self {
         let count = |wanted: i8| codes.iter().filter(|&&code| code == wanted).count() as u64;
-        let differs =
-            |before: &[i8]| codes.iter().zip(before).filter(|(new, old)| new != old).count() as u64;
         let dead = |row: &&[i8]| row.iter().all(|&code| code == 0);
         Self {
             codes: codes.len() as u64,
             minus: count(-1),
             plus: count(1),
-            flipped: before.map(differs),
+            flipped: None,
+            moved: None,
             dead_rows: codes.chunks(columns).filter(dead).count() as u64,
         }
     }
 
     /// As numbers that can be summed over ranks.
-    fn numbers(self) -> [f64; 5] {
-        let Self { codes, minus, plus, flipped, dead_rows } = self;
-        [codes, minus, plus, flipped.unwrap_or(0), dead_rows].map(|count| count as f64)
+    fn numbers(self) -> [f64; 6] {
+        let Self { codes, minus, plus, flipped, moved, dead_rows } = self;
+        let (flipped, moved) = (flipped.unwrap_or(0), moved.unwrap_or(0));
+        [codes, minus, plus, flipped, moved, dead_rows].map(|count| count as f64)
     }
 
-    fn from_numbers(numbers: &[f64; 5], compared: bool) -> Self {
-        let [codes, minus, plus, flipped, dead_rows] = numbers.map(|count| count as u64);
-        Self { codes, minus, plus, flipped: compared.then_some(flipped), dead_rows }
+    fn from_numbers(numbers: &[f64; 6], compared: bool, adapted: bool) -> Self {
+        let [codes, minus, plus, flipped, moved, dead_rows] = numbers.map(|count| count as u64);
+        let (flipped, moved) = (compared.then_some(flipped), adapted.then_some(moved));
+        Self { codes, minus, plus, flipped, moved, dead_rows }
     }
 
     fn plus(self, other: Self) -> Self {
+        let sum = |a: Option<u64>, b: Option<u64>| a.map(|a| a + b.unwrap_or(0));
         Self {
             codes: self.codes + other.codes,
             minus: self.minus + other.minus,
             plus: self.plus + other.plus,
-            flipped: other.flipped.map(|flipped| flipped + self.flipped.unwrap_or(0)),
+            flipped: sum(other.flipped, self.flipped),
+            moved: sum(other.moved, self.moved),
             dead_rows: self.dead_rows + other.dead_rows,
         }
     }
@@ -135,6 +147,7 @@ impl Counts {
             zero: share(self.codes - self.minus - self.plus),
             plus: share(self.plus),
             flipped: self.flipped.map(share),
+            moved: self.moved.map(share),
             dead_rows: self.dead_rows,
         }
     }
@@ -145,20 +158,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_codes_come_back() {
-        for count in 0..9 {
-            let codes: Vec<i8> = (0..count).map(|index| (index * 5 % 3) as i8 - 1).collect();
-            assert_eq!(unpack(&pack(&codes), codes.len()), codes);
-        }
-    }
-
-    #[test]
     fn codes_are_counted_with_flips_and_dead_rows() {
-        let first = Counts::of(&[1, 0, 0, 0, -1, 1, 0, 0], 2, None);
+        let (first, second) = ([1, 0, 0, 0, -1, 1, 0, 0], [1, 0, 0, 1, -1, 1, -1, 0]);
+        let flipped = Some(differing(&second, first.into_iter()));
+        let first = Counts::of(&first, 2);
         let shares = first.shares();
         assert_eq!((shares.minus, shares.zero, shares.plus), (0.125, 0.625, 0.25));
         assert_eq!((shares.flipped, shares.dead_rows), (None, 2));
-        let second = Counts::of(&[1, 0, 0, 1, -1, 1, -1, 0], 2, Some(&[1, 0, 0, 0, -1, 1, 0, 0]));
+        let second = Counts { flipped, ..Counts::of(&second, 2) };
         assert_eq!(second.shares().flipped, Some(0.25));
         assert_eq!(Counts::default().plus(second).plus(second).shares().flipped, Some(0.25));
     }

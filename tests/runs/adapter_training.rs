@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use bitnet_engine::{Model, ThreadPool, Workspace};
 use bitnet_format::StoredModel;
 use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
 use bitnet_format::{TensorSource, model_hash, tensor_table};
@@ -28,6 +29,23 @@ fn a_killed_lean_adapter_run_resumes_to_the_bit() {
 #[test]
 fn a_killed_preference_run_of_an_adapter_resumes_to_the_bit() {
     kill_stage("dpo.toml", 33, &ADAPTER[..2]);
+}
+
+const SIDE: [&str; 3] = ["adapter.kind=side", "adapter.rank=4", RATE];
+
+#[test]
+fn a_killed_side_adapter_run_resumes_to_the_bit() {
+    kill_stage("sft.toml", 34, &[&SIDE[..], &["train.recompute=true"]].concat());
+}
+
+#[test]
+fn a_preference_run_of_a_side_adapter_starts_at_its_reference_and_learns() {
+    let lab = lab();
+    let out = lab.path("out");
+    lab.finish_recipe("dpo.toml", &out, &SIDE[..2]);
+    let losses: Vec<f64> = metrics(&out).iter().filter_map(|line| line["loss"].as_f64()).collect();
+    assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-6, "{losses:?}");
+    assert!(losses[23] < 0.99 * losses[0], "{losses:?}");
 }
 
 #[test]
@@ -153,6 +171,77 @@ fn a_packed_base_has_no_latents_to_adapt() {
     let output = lab.run_recipe("sft.toml", &lab.path("out"), &[&ADAPTER[..], &[&init]].concat());
     assert_code(&output, 4);
     assert!(stderr(&output).contains("without the latent weights"), "{}", stderr(&output));
+}
+
+/// Wide enough for every format.
+const SHAPE: &str = "hidden_size = 256\nintermediate_size = 256\nnum_hidden_layers = 2\n\
+    num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 512\n\
+    max_position_embeddings = 64\n";
+
+fn tool(lab: &Lab, arguments: &[&str]) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    let output = command.current_dir(lab.path("")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn a_side_adapter_is_trained_beside_codes_and_exported_beside_them() {
+    let lab = lab();
+    fs_err::write(lab.path("shape.toml"), SHAPE).unwrap();
+    let tokenizer = "base/final/tokenizer.json";
+    tool(&lab, &["init", "--config", "shape.toml", "--tokenizer", tokenizer, "--out", "wide"]);
+    let bases = ["hf-packed", "gguf-i2_s", "gguf-tq2_0"].map(|format| {
+        let out = format!("{format}{}", if format == "hf-packed" { "" } else { ".gguf" });
+        tool(&lab, &["export", "--model", "wide", "--format", format, "--out", &out]);
+        lab.path(&out)
+    });
+    let mut ends = Vec::new();
+    for base in &bases {
+        let out = lab.path(&format!("side-{}", ends.len()));
+        let init = format!("model.init={}", base.display());
+        let formats = "export.formats=[\"hf-packed\"]";
+        let rate = "phase.main.learning_rate={ shape = \"constant\", value = 0.002 }";
+        let words = [&SIDE[..2], &[rate, &init, formats, "train.steps=12"]].concat();
+        lab.finish_recipe("sft.toml", &out, &words);
+        let beside = out.join("export/hf-packed-adapter");
+        let packed = Model::load(&out.join("export/hf-packed")).unwrap();
+        let adapter = Adapter::open(&beside, packed.spec()).unwrap();
+        let plain = logits(&packed);
+        let adapted = logits(&packed.with_adapter(&adapter).unwrap());
+        assert!(plain.iter().zip(&adapted).any(|(a, b)| (a - b).abs() > 0.05), "{adapted:?}");
+        let lines = metrics(&out);
+        assert!(lines.iter().all(|line| line["ternary"].is_null()), "no code ever changes");
+        let losses: Vec<f64> = lines.iter().filter_map(|line| line["loss"].as_f64()).collect();
+        assert!(losses[11] < losses[0], "{losses:?}");
+        ends.push(losses[11]);
+    }
+    // The embedding of a GGUF file is F16 and that of the folder BF16: nearly the same model.
+    assert!(ends.iter().all(|end| (end - ends[0]).abs() < 0.05), "{ends:?}");
+}
+
+fn logits(model: &Model) -> Vec<f32> {
+    let threads = ThreadPool::new(1).unwrap();
+    let mut workspace = Workspace::new(&threads);
+    model.forward_all(&mut workspace, &mut model.new_cache(), &[1, 20, 7, 44]).unwrap().to_vec()
+}
+
+#[test]
+fn the_share_of_codes_that_an_adapter_moved_is_told() {
+    let lab = lab();
+    let out = lab.path("out");
+    let words = [&ADAPTER[..], &["telemetry.every=6"]].concat();
+    let run = lab.finish_recipe("sft.toml", &out, &words);
+    let moved = |kind: &str| -> Vec<f64> {
+        let lines = metrics(&out);
+        lines.iter().filter_map(|line| line["ternary"][kind]["moved"].as_f64()).collect()
+    };
+    let all = moved("all");
+    assert!(all.len() == 4 && all[0] < all[3] && all[3] < 1.0, "{all:?}");
+    let text = String::from_utf8_lossy(&run.stdout).into_owned() + &stderr(&run);
+    let line = text.lines().find(|line| line.contains("codes that the adapter moved")).unwrap();
+    let end = format!("all {:.3} %", 100.0 * all[3]);
+    assert!(line.contains(&end), "{line}: {end}");
+    assert!(moved("v_proj")[3] > 0.0);
 }
 
 #[test]

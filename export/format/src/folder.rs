@@ -91,6 +91,11 @@ impl ModelFolder {
         !self.renamed && self.tensors.names().iter().all(is_bf16)
     }
 
+    /// Where a tensor lies, if it is stored as BF16.
+    pub(crate) fn bf16_place(&self, entry: &TensorEntry) -> Option<(PathBuf, Range<u64>)> {
+        self.tensors.bf16_place(&entry.name)
+    }
+
     fn is_packed(&self, entry: &TensorEntry) -> bool {
         self.config.form != WeightForm::Latent && entry.is_ternary(&self.config.spec)
     }

@@ -206,6 +206,12 @@ impl TensorFile {
         Ok((dtype, self.read(tensor, at(rows.start)..at(rows.end))?))
     }
 
+    /// The file that holds a BF16 tensor, and its bytes there.
+    pub(crate) fn bf16_place(&self, name: &str) -> Option<(PathBuf, Range<u64>)> {
+        let tensor = self.tensors.get(name).filter(|tensor| tensor.dtype == DType::Bf16)?;
+        Some((self.files[tensor.file].path().to_owned(), tensor.bytes.clone()))
+    }
+
     fn shaped(&self, name: &str, shape: &[usize]) -> Result<&StoredTensor, FormatError> {
         let tensor = self.info(name)?;
         if tensor.shape == shape {

@@ -120,11 +120,12 @@ impl TernaryPanels {
     }
 
     fn write_row(&mut self, row: usize, codes: &[i8]) {
-        let (pair, at) = (row / ROWS_PER_PAIR, 4 * (row % ROWS_PER_PAIR));
-        let line = &mut self.data[pair * self.chunks..][..self.chunks];
-        for (chunk, codes) in line.iter_mut().zip(codes.chunks(CHUNK)) {
-            chunk.0[at..at + 4].copy_from_slice(&row_bytes(codes));
-        }
+        let pair = row / ROWS_PER_PAIR;
+        write_codes(
+            &mut self.data[pair * self.chunks..][..self.chunks],
+            row % ROWS_PER_PAIR,
+            codes,
+        );
     }
 
     /// Number of rows of all matrices, `N`.
@@ -170,6 +171,22 @@ impl RowGroup<'_> {
         let scales = &self.scales[first..first + latents.len() / self.columns];
         let (columns, data) = (self.columns, &mut *self.data);
         kernel.dispatch(Quantise { data, first, columns, latents, scales, codes });
+    }
+
+    /// Fills a row of the stacked matrices, which is of this group, with codes `[K]` that exist, each in
+    /// {-1, 0, +1}.
+    pub fn write(&mut self, row: usize, codes: &[i8]) {
+        debug_assert!(codes.iter().all(|code| (-1..=1).contains(code)), "ternary codes");
+        assert_eq!(codes.len(), self.columns, "a whole row");
+        write_codes(self.data, row - self.first, codes);
+    }
+}
+
+/// Puts the codes `[K]` of row `at` of a pair of panels into its chunks.
+fn write_codes(chunks: &mut [PairChunk], at: usize, codes: &[i8]) {
+    let at = 4 * at;
+    for (chunk, codes) in chunks.iter_mut().zip(codes.chunks(CHUNK)) {
+        chunk.0[at..at + 4].copy_from_slice(&row_bytes(codes));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::foreign::missing_tokenizer;
 use bitnet_format::{FormatError, ModelSpec, StoredModel};
@@ -44,8 +45,16 @@ pub(crate) fn init_folder(
         ModelSource::Init(name) if name.starts_with("hf:") => {
             fetch(recipe, name, signals, monitor).map(Some)
         }
+        ModelSource::Init(path) if takes_codes(recipe) && Path::new(path).is_file() => {
+            Ok(Some(PathBuf::from(path)))
+        }
         ModelSource::Init(folder) => existing_folder(Path::new(folder)).map(Some),
     }
+}
+
+/// Whether the run may start from a model without latents, such as a GGUF file.
+fn takes_codes(recipe: &Recipe) -> bool {
+    recipe.adapter.as_ref().is_some_and(|adapter| adapter.kind == AdapterKind::Side)
 }
 
 /// The folder of `model.init`, which must be there before its parts are looked for.
@@ -54,7 +63,9 @@ fn existing_folder(path: &Path) -> Result<PathBuf, TrainError> {
         return Ok(path.to_owned());
     }
     let (got, hint) = if path.exists() {
-        ("a file", "a GGUF file and a packed folder hold no latent weights to train".to_owned())
+        let hint = "a GGUF file and a packed folder hold no latent weights to train; \
+                    adapter.kind = \"side\" trains beside their codes";
+        ("a file", hint.to_owned())
     } else {
         let parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
         let named = format!("{}/{}", parts.last().map_or("owner", |part| part), parts[0]);
@@ -155,11 +166,9 @@ impl TokenizerRequest<'_> {
                     let what = "is missing; expected path = \"…\" or train = { vocab_size = … }";
                     return Err(contradiction(self.recipe, "tokenizer", what.to_owned()));
                 };
-                if !init.join(TOKENIZER_FILE).exists() {
-                    let way_out = "name one in the recipe: tokenizer.path = \"…/tokenizer.json\"";
-                    return Err(missing_tokenizer(init, way_out).into());
-                }
-                init.join(TOKENIZER_FILE)
+                let way_out = "name one in the recipe: tokenizer.path = \"…/tokenizer.json\"";
+                let models_own = Tokenizer::of_model(init)?;
+                return models_own.ok_or_else(|| missing_tokenizer(init, way_out).into());
             }
         };
         Ok(Tokenizer::from_file(&path)?)
