@@ -21,8 +21,8 @@ use bitnet_train::model::{ActivationMemory, LanguageModel, LinearWeight, Segment
 use bitnet_train::ops::OpBackend;
 use bitnet_train::random;
 use bitnet_train::train::{
-    AdamWSettings, CrossEntropy, GradAccumulator, StepRates, StepSettings, TokenBatch,
-    UpdateDuring, batch_log_probs, lean_process,
+    AdamWSettings, CrossEntropy, GradAccumulator, MuonSettings, StepRates, StepSettings,
+    TokenBatch, UpdateDuring, batch_log_probs, lean_process,
 };
 use burn::module::Module;
 use burn::tensor::Device;
@@ -76,6 +76,9 @@ struct Args {
     /// Update each block as soon as its gradients are there.
     #[arg(long)]
     during: bool,
+    /// Train the matrices of blocks by Muon, at this many times the reference's rate.
+    #[arg(long)]
+    muon: Option<f64>,
     /// Steps to make instead of the reference's, for a quick look.
     #[arg(long)]
     steps: Option<usize>,
@@ -135,6 +138,7 @@ struct Reference {
     backend: OpBackend,
     device: Device,
     lean: LeanSettings,
+    muon: Option<MuonSettings>,
     update: UpdateTime,
 }
 
@@ -153,6 +157,8 @@ impl Reference {
         let outside = args.during || args.latents != LatentFormat::F32;
         let latents = outside.then_some(args.latents);
         let lean = LeanSettings { latents, moments: args.moments, seed: args.seed };
+        let of_ratio = |rate_ratio| MuonSettings { rate_ratio, ..MuonSettings::default() };
+        let muon = args.muon.map(of_ratio);
         let update = if args.during { UpdateTime::During } else { UpdateTime::After };
         let tokens: Vec<u16> = numbers(&path("char_train.u16".into()))?;
         let [steps, batch, time] = ["steps", "batch", "seq"].map(number);
@@ -178,6 +184,7 @@ impl Reference {
             backend: OpBackend::native(if args.bf16 { Operands::Bf16 } else { Operands::F32 }),
             device: Device::flex().autodiff(),
             lean,
+            muon,
             update,
         })
     }
@@ -230,6 +237,7 @@ impl Reference {
             beta1: betas[0].as_f64().context("[train] betas")?,
             beta2: betas[1].as_f64().context("[train] betas")?,
             eps: self.number("eps"),
+            muon: self.muon,
         };
         let table = tensor_table(&self.spec);
         let frozen = vec![false; table.len()];

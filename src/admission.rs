@@ -40,6 +40,7 @@ impl RankWorkload {
             lean: recipe.lean(),
             update: train.update,
             adapter: recipe.adapter.as_ref().map(|adapter| (adapter.kind, adapter.rank as u64)),
+            muon: recipe.optimizer.muon.is_some(),
         }
     }
 }

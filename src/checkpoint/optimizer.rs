@@ -3,7 +3,7 @@
 //!
 //! | tensor | type | for |
 //! |---|---|---|
-//! | `first.NAME`, `second.NAME` | F32 or BF16 `[shape]` | moments |
+//! | `first.NAME`, `second.NAME` | F32 or BF16 `[shape]` | moments; of a matrix that Muon trains only the first, its momentum |
 //! | the same | U8 `[shape]`, with `….scales` F32 `[blocks of 128]` | moments in eight bits |
 //! | `low.NAME` | I8 `[elements]` | latents in bf16+8: 1/256 of a bf16 step |
 //! | `codes.NAME`, `exponents.NAME` | I16 `[elements]`, I8 `[blocks of 256]` | latents in block16 |
@@ -22,7 +22,7 @@ use super::{CheckpointError, OPTIMIZER_FILE};
 use crate::host::to_host;
 use crate::latents::{Latents, LeanSettings, MOMENT_BLOCK, MomentFormat};
 use crate::model::LanguageModel;
-use crate::train::step::adamw::{AdamW, MOMENTS};
+use crate::train::step::adamw::{AdamW, ChunkedState, MOMENTS};
 use crate::train::step::moments::{Moment, MomentKind, decode};
 
 /// One moment of a tensor as a file holds it.
@@ -50,8 +50,8 @@ pub(crate) type WriteMoment<'a> =
 
 /// Moments of all parameters that are trained, wherever they are kept.
 pub trait Moments {
-    /// For each parameter how its moments are kept; `None`: it has none.
-    fn formats(&self) -> Vec<Option<MomentFormat>>;
+    /// For each parameter how this moment of it is kept; `None`: it has none.
+    fn formats(&self, kind: MomentKind) -> Vec<Option<MomentFormat>>;
 
     /// Calls `write` with each, one after the other.
     ///
@@ -61,27 +61,29 @@ pub trait Moments {
 }
 
 impl Moments for AdamW {
-    fn formats(&self) -> Vec<Option<MomentFormat>> {
-        let format = |(frozen, lean): (&bool, &Option<_>)| match (frozen, lean) {
+    fn formats(&self, kind: MomentKind) -> Vec<Option<MomentFormat>> {
+        let format = |(frozen, chunked): (&bool, &Option<ChunkedState>)| match (frozen, chunked) {
             (true, _) => None,
             (false, None) => Some(MomentFormat::F32),
-            (false, Some(_)) => Some(self.lean().moments),
+            (false, Some(state)) => state.moment(kind).map(|_| self.lean().moments),
         };
-        self.frozen().iter().zip(&self.lean_moments).map(format).collect()
+        self.frozen().iter().zip(&self.chunked).map(format).collect()
     }
 
     fn each(&self, write: &mut WriteMoment) -> Result<(), CheckpointError> {
-        for (which, kind) in MOMENTS.into_iter().enumerate() {
-            for (index, lean) in self.lean_moments.iter().enumerate() {
-                if self.frozen()[index] {
-                    continue;
+        for (kind, tensors) in MOMENTS.into_iter().zip([&self.first, &self.second]) {
+            for (index, chunked) in self.chunked.iter().enumerate() {
+                match chunked {
+                    _ if self.frozen()[index] => {}
+                    Some(state) => {
+                        let Some(moment) = state.moment(kind) else { continue };
+                        write(kind, index, MomentData::of(moment))?;
+                    }
+                    None => {
+                        let values = to_host(tensors[index].clone());
+                        write(kind, index, MomentData::floats(&values))?;
+                    }
                 }
-                if let Some(moments) = lean {
-                    write(kind, index, MomentData::of(&moments[which]))?;
-                    continue;
-                }
-                let tensors = if which == 0 { &self.first } else { &self.second };
-                write(kind, index, MomentData::floats(&to_host(tensors[index].clone())))?;
             }
         }
         Ok(())
@@ -107,9 +109,12 @@ pub(super) fn write(
 ) -> Result<(), CheckpointError> {
     let table = model.table();
     let mut plan = Vec::new();
-    for (entry, format) in table.iter().zip(moments.formats()) {
-        let format = format.into_iter().flat_map(|format| MOMENTS.map(|kind| (kind, format)));
-        plan.extend(format.flat_map(|(kind, format)| planned(kind, entry, format)));
+    let formats = MOMENTS.map(|kind| (kind, moments.formats(kind)));
+    for (index, entry) in table.iter().enumerate() {
+        for (kind, formats) in &formats {
+            let format = formats[index].into_iter();
+            plan.extend(format.flat_map(|format| planned(*kind, entry, format)));
+        }
     }
     for (name, part) in latent_parts(model) {
         plan.push(TensorPlan::new(name, part.0, &[part.1]));
@@ -212,7 +217,9 @@ impl StoredMoments {
                 continue;
             }
             for kind in MOMENTS {
-                set(optimizer, (index, kind), self.read(kind, entry)?, device);
+                if optimizer.has_moment(index, kind) {
+                    set(optimizer, (index, kind), self.read(kind, entry)?, device);
+                }
             }
         }
         Ok(())
@@ -253,8 +260,9 @@ pub(crate) fn set(
     device: &Device,
 ) {
     let LeanSettings { moments: format, .. } = optimizer.lean();
-    if let Some(moments) = &mut optimizer.lean_moments[index] {
-        moments[kind as usize] = Moment::of(format, kind, &values);
+    if let Some(state) = &mut optimizer.chunked[index] {
+        let moment = state.moment_mut(kind).expect("a moment that it has");
+        *moment = Moment::of(format, kind, &values);
         return;
     }
     let tensors = match kind {

@@ -226,6 +226,9 @@ impl OptimizerStep for DataParallel {
                 continue;
             }
             for kind in MOMENTS {
+                if !self.settings.sharded && !optimizer.has_moment(index, kind) {
+                    continue;
+                }
                 let values = self.load_moment(kind, entry, stored)?;
                 self.keep_moment(optimizer, (index, kind), values, &device);
             }
@@ -274,9 +277,9 @@ impl GatheredMoments<'_> {
 }
 
 impl Moments for GatheredMoments<'_> {
-    fn formats(&self) -> Vec<Option<MomentFormat>> {
+    fn formats(&self, kind: MomentKind) -> Vec<Option<MomentFormat>> {
         if !self.parallel.settings.sharded {
-            return self.optimizer.formats();
+            return self.optimizer.formats(kind);
         }
         let format = |frozen: &bool| (!frozen).then_some(MomentFormat::F32);
         self.parallel.frozen.iter().map(format).collect()

@@ -83,7 +83,7 @@ impl Latents {
     }
 
     /// Rewrites every chunk: `work` gets all of them, in order.
-    pub(crate) fn update(&self, work: impl FnOnce(Vec<LatentChunk>)) {
+    pub(crate) fn update(&self, mut work: impl FnMut(Vec<LatentChunk>)) {
         let mut matrix = self.0.write().expect("no update has panicked");
         matrix.scale = OnceLock::new();
         work(matrix.words.chunks());

@@ -386,30 +386,21 @@ impl SavedBitLinear {
         dx
     }
 
-    /// The gradient of each matrix, `[outᵢ, in]`; of one that is not trained, `[0, 0]`.
+    /// The gradient of each matrix, `[outᵢ, in]`; of one that is not trained, `[0, 0]`. Each has memory of
+    /// its own: the part of a vector that is cut off would keep the room of the whole.
     fn matrix_gradients(&self, dy: &[f32]) -> Vec<FlexTensor> {
         let width = self.weights.len() / self.weight_scales.len();
-        let mut tensors = Vec::with_capacity(self.heights.len());
-        if self.heights.iter().all(|(_, is_trained)| *is_trained) {
-            let mut rest = self.weight_gradient(dy, 0..self.weight_scales.len());
-            for &(height, _) in &self.heights {
-                let after = rest.split_off(height * width);
-                let own = std::mem::replace(&mut rest, after);
-                tensors.push(tensor(own, Shape::from([height, width])));
-            }
-            return tensors;
-        }
         let mut first = 0;
-        for &(height, is_trained) in &self.heights {
-            tensors.push(if is_trained {
-                let own = self.weight_gradient(dy, first..first + height);
-                tensor(own, Shape::from([height, width]))
+        let of_matrix = |&(height, is_trained): &(usize, bool)| {
+            let rows = first..first + height;
+            first = rows.end;
+            if is_trained {
+                tensor(self.weight_gradient(dy, rows), Shape::from([height, width]))
             } else {
                 tensor(Vec::new(), Shape::from([0, 0]))
-            });
-            first += height;
-        }
-        tensors
+            }
+        };
+        self.heights.iter().map(of_matrix).collect()
     }
 
     /// The gradient of some rows of the stacked matrices, `[rows, in]`.

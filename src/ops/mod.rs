@@ -21,6 +21,7 @@ mod bit_linear;
 mod cross_entropy;
 mod gated;
 mod low_rank;
+mod muon;
 mod native;
 mod outside;
 mod rms_norm;
@@ -40,6 +41,7 @@ pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside};
 pub use gated::gated;
 pub use low_rank::FactorValues;
 pub(crate) use low_rank::{LowRankJoin, merged};
+pub(crate) use muon::orthogonalise;
 pub use outside::{embedding_gradient, matrix_outside, rows_outside};
 pub use rms_norm::rms_norm;
 

@@ -39,6 +39,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("adapter", ChangeClass::Fatal),
     ("tokenizer", ChangeClass::Fatal),
     ("train.precision", ChangeClass::Fatal),
+    ("optimizer.kind", ChangeClass::Fatal),
     ("data.seq_len", ChangeClass::Fatal),
     ("name", ChangeClass::Safe),
     ("train.micro_batch", ChangeClass::Safe),

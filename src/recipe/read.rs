@@ -11,12 +11,13 @@ use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
     AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard,
-    Length, LossSettings, Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource,
-    Train,
+    Length, LossSettings, Optimizer, OptimizerKind, Precision, Recipe, Sample, TelemetrySettings,
+    TokenizerSource, Train,
 };
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::LARGEST_RANK;
 
 /// No run is longer.
@@ -64,6 +65,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         adapter,
     };
     check_lean(&mut root, &recipe);
+    check_muon(&mut root, &recipe);
     check_adapter(&mut root, &recipe);
     root.finish();
     recipe
@@ -101,6 +103,25 @@ fn check_lean(root: &mut Section<'_>, recipe: &Recipe) {
         let message = "pairs of different lengths are different micro-batches, and a step that updates \
                        as it goes is one; expected 1, got";
         train.problem("batch", format!("{message} {batch}"));
+    }
+}
+
+/// What Muon asks of the rest of the recipe.
+fn check_muon(root: &mut Section<'_>, recipe: &Recipe) {
+    if recipe.optimizer.muon.is_none() {
+        return;
+    }
+    if recipe.device != "flex" {
+        let message = "Muon runs on the CPU; expected \"flex\" beside it, got";
+        root.problem("device", format!("{message} {:?}", recipe.device));
+    }
+    if recipe.train.shard_optimizer {
+        let message = "Muon needs whole matrices; expected false beside it, got true";
+        root.section("train").problem("shard_optimizer", message.to_owned());
+    }
+    if recipe.adapter.is_some() {
+        let message = "the factors of an adapter are AdamW's; expected \"adamw\", got \"muon\"";
+        root.section("optimizer").problem("kind", message.to_owned());
     }
 }
 
@@ -329,6 +350,8 @@ fn read_micro_batch(item: &Item<'_>, batch: Option<usize>) -> Option<usize> {
 
 fn read_optimizer(root: &mut Section<'_>, length: Length, lean: bool) -> Optimizer {
     let mut table = root.section("optimizer");
+    let kind = table.optional("kind", |item| item.choice(OptimizerKind::WORDS));
+    let muon = read_muon(&mut table, kind == Some(OptimizerKind::Muon));
     let mut number = |key, bound| table.value(key, |item| item.number(bound));
     let beta1 = number("beta1", Bound::BelowOne);
     let beta2 = number("beta2", Bound::BelowOne);
@@ -344,7 +367,23 @@ fn read_optimizer(root: &mut Section<'_>, length: Length, lean: bool) -> Optimiz
         _ => None,
     };
     let warmup_steps = warmup_steps.or(known);
-    Optimizer { beta1, beta2, eps, grad_clip, moments, warmup_steps }
+    Optimizer { muon, beta1, beta2, eps, grad_clip, moments, warmup_steps }
+}
+
+/// Muon's settings; none of them may stand where nothing reads it.
+fn read_muon(table: &mut Section<'_>, is_muon: bool) -> Option<MuonSettings> {
+    for key in ["momentum", "rate_ratio", "decay_ratio", "newton_schulz_steps"] {
+        if !is_muon && table.has(key) {
+            let message = "is one of Muon's settings; expected kind = \"muon\" beside it, got none";
+            table.problem(key, message.to_owned());
+        }
+    }
+    let mut number = |key, bound| table.value(key, |item| item.number(bound));
+    let momentum = number("momentum", Bound::BelowOne);
+    let rate_ratio = number("rate_ratio", Bound::Positive);
+    let decay_ratio = number("decay_ratio", Bound::NonNegative);
+    let iterations = table.value("newton_schulz_steps", |item| item.whole_between(1, 20)) as usize;
+    is_muon.then_some(MuonSettings { momentum, iterations, rate_ratio, decay_ratio })
 }
 
 fn read_warmup(item: &Item<'_>, length: Length) -> Option<u64> {

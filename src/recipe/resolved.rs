@@ -7,7 +7,9 @@ use super::item::word;
 use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
-use super::settings::{AdapterSettings, ChatFormat, Length, Recipe, TokenizerSource};
+use super::settings::{
+    AdapterSettings, ChatFormat, Length, OptimizerKind, Recipe, TokenizerSource,
+};
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
 impl Recipe {
@@ -109,6 +111,16 @@ impl Recipe {
             ("grad_clip", Value::Float(optimizer.grad_clip)),
             ("moments", text(word(MomentFormat::WORDS, optimizer.moments))),
         ]);
+        if let Some(muon) = optimizer.muon {
+            let kind = word(OptimizerKind::WORDS, OptimizerKind::Muon);
+            entries.extend(table([
+                ("kind", text(kind)),
+                ("momentum", Value::Float(muon.momentum)),
+                ("rate_ratio", Value::Float(muon.rate_ratio)),
+                ("decay_ratio", Value::Float(muon.decay_ratio)),
+                ("newton_schulz_steps", whole(muon.iterations as u64)),
+            ]));
+        }
         if let Some(steps) = optimizer.warmup_steps {
             entries.insert("warmup_steps".into(), whole(steps));
         }

@@ -3,6 +3,7 @@
 //! These types are complete and checked. `read` reads them from TOML, `resolved` writes them back.
 //! A phase's rates are in `rate`, data sources in `data`, the model in `model`.
 
+use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
@@ -215,9 +216,22 @@ impl Train {
     }
 }
 
-/// `AdamW`, clipping and warm-up.
+/// What updates the matrices of blocks, `optimizer.kind`. Everything else is AdamW's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OptimizerKind {
+    AdamW,
+    Muon,
+}
+
+impl OptimizerKind {
+    pub(super) const WORDS: &[(&str, Self)] = &[("adamw", Self::AdamW), ("muon", Self::Muon)];
+}
+
+/// The optimizer, clipping and warm-up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Optimizer {
+    /// What updates the matrices of blocks in AdamW's place.
+    pub muon: Option<MuonSettings>,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::adapter::{AdapterDescription, AdapterKind};
 use bitnet_format::report::reading_warnings;
-use bitnet_format::{ModelSpec, Shown, StoredModel, TensorEntry, model_hash};
+use bitnet_format::{ModelSpec, Shown, StoredModel, TensorEntry, model_hash_watched};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
 
@@ -20,10 +20,10 @@ use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Silent};
 use crate::ops::OpBackend;
 use crate::platform::Signals;
-use crate::recipe::{Guard, Precision, Recipe, Schedule, StageKind, StepRates};
+use crate::recipe::{Guard, Optimizer, Precision, Recipe, Schedule, StageKind, StepRates};
 
 /// An opened run.
 pub(crate) struct RunContext<'a> {
@@ -182,8 +182,20 @@ impl RunContext<'_> {
         if let Some(hash) = self.init_hash.get() {
             return Ok(Some(hash.clone()));
         }
-        let hash = hash_model(init)?;
+        let hash = hash_model(init, &mut Silent)?;
         Ok(Some(self.init_hash.get_or_init(|| hash).clone()))
+    }
+
+    /// [`RunContext::hash_init`], telling how far it is.
+    pub(super) fn hash_init_aloud(
+        &self,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<String>, TrainError> {
+        if let (Some(init), None, None) = (&self.init, &self.adapter, self.init_hash.get()) {
+            let hash = hash_model(init, monitor)?;
+            self.init_hash.get_or_init(|| hash);
+        }
+        self.hash_init()
     }
 
     /// Identifies the model of step 0 and how it is computed.
@@ -206,8 +218,8 @@ impl RunContext<'_> {
     /// The optimizer of step 0.
     pub(crate) fn new_optimizer(&self) -> AdamW {
         let optimizer = &self.recipe.optimizer;
-        let settings =
-            AdamWSettings { beta1: optimizer.beta1, beta2: optimizer.beta2, eps: optimizer.eps };
+        let Optimizer { beta1, beta2, eps, muon, .. } = *optimizer;
+        let settings = AdamWSettings { beta1, beta2, eps, muon };
         self.stepper.new_optimizer(&self.table, settings, &self.device)
     }
 
@@ -269,6 +281,9 @@ impl RunContext<'_> {
 /// Models with fewer parameters are read before a line about it could be.
 const WORTH_A_LINE: usize = 100_000_000;
 
+/// Bytes of a model that is hashed in a fraction of a second.
+const HASH_WORTH_A_LINE: u64 = 500_000_000;
+
 /// What reports how much of a model has been read.
 pub(crate) fn reading<'a>(
     folder: &Path,
@@ -282,9 +297,15 @@ pub(crate) fn reading<'a>(
     }
 }
 
-/// Identifies the model at `path`.
-pub(super) fn hash_model(path: &Path) -> Result<String, TrainError> {
-    Ok(model_hash(path, &StoredModel::open(path)?)?)
+/// Identifies the model at `path`; a large one with lines about it.
+pub(super) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<String, TrainError> {
+    let what = format!("hashing {}", path.shown());
+    let mut watch = |done, all| {
+        if all >= HASH_WORTH_A_LINE {
+            monitor.progress(&what, done, all);
+        }
+    };
+    Ok(model_hash_watched(path, &StoredModel::open(path)?, &mut watch)?)
 }
 
 /// Where token caches and reference log-probabilities are kept.

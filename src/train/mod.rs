@@ -37,6 +37,7 @@ pub use step::adamw::{AdamW, AdamWSettings};
 pub use step::clip::global_norm;
 pub use step::during::UpdateDuring;
 pub use step::guard::{Limits, Skip};
+pub use step::muon::MuonSettings;
 pub use step::report::{PendingStep, StepReport, StepSettings};
 pub use step::update::{OptimizerStep, lean_process, optimizer_step, single_process};
 

@@ -1,10 +1,11 @@
 //! Saving: checkpoints, the best model, the final folder and the exports.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitnet_format::StoredModel;
 use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
+use bitnet_format::figures::size;
 use bitnet_format::staged::{OnExisting, StagedDir};
 
 use super::callbacks::Callbacks;
@@ -21,6 +22,8 @@ use crate::platform::StopSignal;
 use crate::recipe::ExportFormat;
 use crate::run_dir::{BEST_DIR, FINAL_DIR};
 
+/// A save that a person notices.
+const SLOW_SAVE: Duration = Duration::from_secs(2);
 /// Checkpoints in a row that a full disk may prevent before the run gives up.
 const MAX_FAILED_SAVES: u32 = 3;
 
@@ -69,13 +72,25 @@ impl Callbacks<'_> {
         };
         let unwritten = self.log.unwritten();
         let progress = Progress { unwritten, ..state.progress.clone() };
+        let began = Instant::now();
         checkpoint::save(&target, contents, &progress)?;
         self.written = Some((state.progress.step, target.clone()));
         self.log.monitor.saved(&target);
+        self.say_if_slow(&target, began.elapsed())?;
         // Ends of phases are kept, and the checkpoint that this run resumed from.
         let ends = (0..mixes.len()).map(|phase| schedule.phase_range(phase).end - 1);
         let pinned: Vec<u64> = ends.chain(state.resumed_from).collect();
         self.log.dir.prune(&state.progress.run_id, recipe.checkpoint.keep, &pinned)
+    }
+
+    /// Says what a save cost that held up training.
+    fn say_if_slow(&mut self, target: &Path, took: Duration) -> Result<(), TrainError> {
+        if took >= SLOW_SAVE {
+            let bytes = checkpoint::size(target)?;
+            let took = took.as_secs_f64();
+            self.log.monitor.message(&format!("saving {} took {took:.1} s", size(bytes)));
+        }
+        Ok(())
     }
 
     /// A folder that this process wrote with the model of a step.

@@ -73,7 +73,8 @@ impl TrainState {
     ) -> Result<Self, TrainError> {
         let model = context.initial_model(monitor)?;
         let optimizer = context.new_optimizer();
-        let init_blake3 = if context.comm.is_first() { context.hash_init()? } else { None };
+        let is_first = context.comm.is_first();
+        let init_blake3 = if is_first { context.hash_init_aloud(monitor)? } else { None };
         let progress = Progress { init_blake3, ..Progress::fresh(context) };
         Ok(Self { model, optimizer, progress, resumed_from: None })
     }

@@ -8,6 +8,7 @@ mod dpo;
 mod engine;
 mod forward;
 mod gradients;
+mod muon;
 mod optimizer;
 mod packed;
 mod quantisers;

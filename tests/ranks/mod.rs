@@ -177,6 +177,7 @@ fn what_is_meant_for_several_ranks_changes_nothing_for_one() {
 fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
     let lab = stages::lab();
     let words = ["train.latents=block16", "optimizer.moments=8bit", "guard.spike_sigma=0"];
+    let words = [&words[..], &["optimizer.kind=muon"]].concat();
     let (straight, cut) = (lab.path("straight"), lab.path("cut"));
     run(&lab, ("sft.toml", 2), &straight, &words);
     run(&lab, ("sft.toml", 2), &cut, &words);

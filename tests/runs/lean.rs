@@ -1,6 +1,8 @@
 //! Runs with fewer bits a parameter and updates in the backward pass: killed ones repeat the
 //! uninterrupted ones to the bit, threads change nothing, and what the modes ask for is checked.
 
+use bitnet_format::tensors::TensorFile;
+
 use super::lab::{assert_code, assert_same, result, stderr};
 use super::stages::{kill_stage, lab};
 
@@ -18,6 +20,30 @@ fn a_killed_run_with_24_bits_and_bf16_moments_resumes_to_the_bit() {
 #[test]
 fn a_killed_lean_preference_run_resumes_to_the_bit() {
     kill_stage("dpo.toml", 23, &["train.memory=lean", "train.batch=1", "train.micro_batch=1"]);
+}
+
+#[test]
+fn a_killed_lean_muon_run_resumes_to_the_bit() {
+    let lean = ["train.memory=lean", "train.micro_batch=4"];
+    kill_stage("sft.toml", 24, &[&["optimizer.kind=muon"], &lean[..]].concat());
+}
+
+#[test]
+fn muon_keeps_one_moment_of_a_matrix_and_stays() {
+    let lab = lab();
+    let out = lab.path("out");
+    let words = ["optimizer.kind=muon", "optimizer.warmup_steps=1", "train.steps=3"];
+    lab.finish_recipe("sft.toml", &out, &words);
+    let file = TensorFile::open(&out.join("step-000003/optimizer.safetensors")).unwrap();
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    assert!(file.contains(&format!("first.{name}")));
+    assert!(!file.contains(&format!("second.{name}")));
+    assert!(file.contains("second.model.embed_tokens.weight"));
+    let again = ["--resume", "auto", "train.steps=4", "--allow-change", "train.steps"];
+    let adamw = lab.run_recipe("sft.toml", &out, &[&again[..], &words[1..2]].concat());
+    assert_code(&adamw, 3);
+    assert!(stderr(&adamw).contains("optimizer.kind: \"muon\" -> unset"), "{}", stderr(&adamw));
+    lab.finish_recipe("sft.toml", &out, &[&again[..], &words[..2]].concat());
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub use error::FormatError;
 pub use hf_config::{HfConfig, WeightForm};
 pub use map::FileBytes;
 pub use model::StoredModel;
-pub use model_hash::model_hash;
+pub use model_hash::{model_hash, model_hash_watched};
 pub use shown::Shown;
 pub use source::{TensorSource, TensorView};
 pub use spec::{HiddenAct, ModelSpec};

@@ -83,7 +83,8 @@ fn a_short_recipe_has_the_defaults_of_the_table() {
         let KeyDefault::Value(default) = key.default else { continue };
         let Some(found) = settings.get(key.name) else {
             let optional = ["data.generate.", "adapter."];
-            let optional = optional.iter().any(|section| key.name.starts_with(section));
+            let optional = optional.iter().any(|section| key.name.starts_with(section))
+                || key.takes.contains("with `kind = \"muon\"`");
             assert!(optional, "{} is not resolved", key.name);
             continue;
         };
@@ -93,6 +94,31 @@ fn a_short_recipe_has_the_defaults_of_the_table() {
             _ => found == default,
         };
         assert!(same, "{}: {found}, and the table says {default}", key.name);
+    }
+}
+
+#[test]
+fn muon_has_the_defaults_of_the_table_and_no_setting_without_it() {
+    let settings = recipe(SHORT, &["optimizer.kind=muon"]).settings();
+    let of_muon = KEYS.iter().filter(|key| key.takes.contains("with `kind = \"muon\"`"));
+    let mut count = 0;
+    for key in of_muon {
+        let KeyDefault::Value(default) = key.default else { unreachable!("they have defaults") };
+        let (found, default): (f64, f64) =
+            (settings[key.name].parse().unwrap(), default.parse().unwrap());
+        assert!(found == default, "{}: {found}, and the table says {default}", key.name);
+        let word = format!("{}={default}", key.name);
+        assert!(problem(SHORT, &[&word]).contains("expected kind = \"muon\""), "{word}");
+        count += 1;
+    }
+    assert_eq!(count, 4);
+    for (words, field) in [
+        (["train.shard_optimizer=true", "train.batch=8"], "[train.shard_optimizer]"),
+        (["device=ndarray", "train.batch=8"], "[device]"),
+        (["optimizer.momentum=1", "train.batch=8"], "[optimizer.momentum]"),
+    ] {
+        let words = [&["optimizer.kind=muon"], &words[..]].concat();
+        assert!(problem(SHORT, &words).contains(field), "{field}");
     }
 }
 

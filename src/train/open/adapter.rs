@@ -46,7 +46,7 @@ pub(super) fn open(
         rank,
         alpha: alpha as f32,
         base_path: init.display().to_string(),
-        base_hash: Some(hash_model(init)?),
+        base_hash: Some(hash_model(init, monitor)?),
     };
     let count = |entry: &TensorEntry| rank * (entry.shape[0] + entry.shape[1]);
     let all: usize = adapted.iter().map(count).sum();

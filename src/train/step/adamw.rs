@@ -1,12 +1,14 @@
 //! `AdamW` with decoupled weight decay (arXiv 1711.05101) over the ordered parameter list, in the
 //! order of operations of `torch.optim.AdamW`. The learning rate and the decay come with every
-//! step, because two-phase training changes both.
+//! step, because two-phase training changes both. With `muon` the matrices of blocks are updated by
+//! that (`muon`), and everything else as before.
 
-use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 use super::lean::{self, LeanMoments};
 use super::moments::{Moment, MomentKind};
+use super::muon::{self, MuonSettings, MuonState};
 use crate::host::to_host;
 use crate::latents::codec::{CHUNK, LatentChunk};
 use crate::latents::rounding::RoundingKey;
@@ -23,12 +25,14 @@ pub struct AdamWSettings {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
+    /// What updates the matrices of blocks in its place.
+    pub muon: Option<MuonSettings>,
 }
 
 impl Default for AdamWSettings {
     /// The betas of the training tips (Table 2) and torch's eps.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8 }
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, muon: None }
     }
 }
 
@@ -51,7 +55,44 @@ pub struct AdamW {
     /// Squares of the last step's gradients by tensor, for clipping during the backward pass.
     pub(crate) last_squares: Vec<f32>,
     /// The moments of parameters that are updated chunk by chunk.
-    pub(crate) lean_moments: Vec<Option<LeanMoments>>,
+    pub(crate) chunked: Vec<Option<ChunkedState>>,
+}
+
+/// What the update of a matrix keeps that is made chunk by chunk.
+#[derive(Clone, Debug)]
+pub(crate) enum ChunkedState {
+    AdamW(LeanMoments),
+    Muon(MuonState),
+}
+
+impl ChunkedState {
+    /// Zeros, if this parameter is updated so.
+    fn of(entry: &TensorEntry, settings: AdamWSettings, lean: LeanSettings) -> Option<Self> {
+        let moment = |kind| Moment::zeros(lean.moments, kind, entry.elements());
+        if settings.muon.is_some() && matches!(entry.role, TensorRole::Linear(_)) {
+            let shape = [entry.shape[0], entry.shape[1]];
+            return Some(Self::Muon(MuonState { momentum: moment(MomentKind::First), shape }));
+        }
+        (lean.is_lean() && entry.is_matrix()).then(|| Self::AdamW(MOMENTS.map(moment)))
+    }
+
+    /// A moment, if it has that.
+    pub(crate) fn moment(&self, kind: MomentKind) -> Option<&Moment> {
+        match (self, kind) {
+            (Self::AdamW(moments), kind) => Some(&moments[kind as usize]),
+            (Self::Muon(state), MomentKind::First) => Some(&state.momentum),
+            (Self::Muon(_), MomentKind::Second) => None,
+        }
+    }
+
+    /// The same, to be replaced.
+    pub(crate) fn moment_mut(&mut self, kind: MomentKind) -> Option<&mut Moment> {
+        match (self, kind) {
+            (Self::AdamW(moments), kind) => Some(&mut moments[kind as usize]),
+            (Self::Muon(state), MomentKind::First) => Some(&mut state.momentum),
+            (Self::Muon(_), MomentKind::Second) => None,
+        }
+    }
 }
 
 impl AdamW {
@@ -74,7 +115,7 @@ impl AdamW {
             second: zeros(),
             lean: LeanSettings::default(),
             last_squares: Vec::new(),
-            lean_moments: vec![None; sizes.len()],
+            chunked: vec![None; sizes.len()],
         }
     }
 
@@ -102,24 +143,28 @@ impl AdamW {
         device: &Device,
     ) -> Self {
         assert_eq!(frozen.len(), table.len(), "one decision for each parameter");
-        let is_lean = |entry: &TensorEntry| lean.is_lean() && entry.is_matrix();
-        let size = |(entry, frozen): (&TensorEntry, &bool)| {
-            if *frozen || is_lean(entry) { 0 } else { entry.elements() }
+        let pairs = || table.iter().zip(frozen);
+        let state = |(entry, frozen): (&TensorEntry, &bool)| {
+            if *frozen { None } else { ChunkedState::of(entry, settings, lean) }
         };
-        let sizes: Vec<usize> = table.iter().zip(frozen).map(size).collect();
+        let chunked: Vec<_> = pairs().map(state).collect();
+        let size = |((entry, frozen), chunked): ((&TensorEntry, &bool), &Option<_>)| {
+            if *frozen || chunked.is_some() { 0 } else { entry.elements() }
+        };
+        let sizes: Vec<usize> = pairs().zip(&chunked).map(size).collect();
         let decayed = table.iter().map(TensorEntry::is_matrix).collect();
-        let moments = |(entry, frozen): (&TensorEntry, &bool)| {
-            let moment = |kind| Moment::zeros(lean.moments, kind, entry.elements());
-            (!frozen && is_lean(entry)).then(|| MOMENTS.map(moment))
-        };
-        let lean_moments = table.iter().zip(frozen).map(moments).collect();
         let new = Self::new(settings, &sizes, decayed, &device.clone().inner());
-        Self { frozen: frozen.to_vec(), lean, lean_moments, ..new }
+        Self { frozen: frozen.to_vec(), lean, chunked, ..new }
     }
 
     /// How its state is kept.
     pub fn lean(&self) -> LeanSettings {
         self.lean
+    }
+
+    /// Whether parameter `index`, which is trained, has this moment.
+    pub(crate) fn has_moment(&self, index: usize, kind: MomentKind) -> bool {
+        self.chunked[index].as_ref().is_none_or(|state| state.moment(kind).is_some())
     }
 
     /// For each parameter whether it has no moments.
@@ -170,10 +215,32 @@ impl AdamW {
         (factor, rates): (f64, StepRates),
         backend: OpBackend,
     ) {
-        let update = (self.coefficients(index, factor, rates), self.rounding(index));
-        let moments = self.lean_moments[index].as_mut().expect("latents outside are lean");
         let gradient = to_host(gradient);
-        latents.update(|chunks| lean::update(chunks, moments, &gradient, update, backend.kernel));
+        self.update_chunks(index, &gradient, (factor, rates), backend, |work| latents.update(work));
+    }
+
+    /// Updates a matrix chunk by chunk; `open` hands its chunks over.
+    fn update_chunks(
+        &mut self,
+        index: usize,
+        gradient: &[f32],
+        (factor, rates): (f64, StepRates),
+        backend: OpBackend,
+        open: impl FnOnce(&mut dyn FnMut(Vec<LatentChunk>)),
+    ) {
+        let (adamw, key) = (self.coefficients(index, factor, rates), self.rounding(index));
+        let muon = self.settings.muon;
+        match self.chunked[index].as_mut().expect("such a matrix has chunks of state") {
+            ChunkedState::AdamW(moments) => open(&mut |chunks| {
+                lean::update(chunks, moments, gradient, (adamw, key), backend.kernel);
+            }),
+            ChunkedState::Muon(state) => {
+                let muon = muon.expect("it has made this state");
+                let update = muon.update(state.shape, factor, rates);
+                let direction = state.direction(gradient, update, backend);
+                open(&mut |chunks| muon::step(chunks, &direction, (update, key), backend));
+            }
+        }
     }
 
     /// The random bits of the update that was just counted.
@@ -224,16 +291,16 @@ impl AdamW {
         (factor, rates): (f64, StepRates),
         backend: OpBackend,
     ) -> Tensor<1> {
-        let update = self.coefficients(index, factor, rates);
-        if self.lean_moments[index].is_some() {
-            let key = self.rounding(index);
-            let moments = self.lean_moments[index].as_mut().expect("it was just there");
+        if self.chunked[index].is_some() {
             let (device, mut value) = (value.device(), to_host(value));
-            let chunks = value.chunks_mut(CHUNK).map(LatentChunk::F32).collect();
-            lean::update(chunks, moments, &to_host(gradient), (update, key), backend.kernel);
+            let gradient = to_host(gradient);
+            self.update_chunks(index, &gradient, (factor, rates), backend, |work| {
+                work(value.chunks_mut(CHUNK).map(LatentChunk::F32).collect());
+            });
             let count = value.len();
             return Tensor::from_data(TensorData::new(value, [count]), &device);
         }
+        let update = self.coefficients(index, factor, rates);
         // Taken out, so that nothing else holds them and the update works in place.
         let empty = || Tensor::zeros([0], &value.device());
         let first = std::mem::replace(&mut self.first[index], empty());
@@ -246,7 +313,7 @@ impl AdamW {
 
     /// The coefficients of the update that was just counted.
     fn coefficients(&self, index: usize, factor: f64, rates: StepRates) -> AdamWUpdate {
-        let AdamWSettings { beta1, beta2, eps } = self.settings;
+        let AdamWSettings { beta1, beta2, eps, .. } = self.settings;
         let count = self.updates as f64;
         let decay = if self.decayed[index] { rates.weight_decay } else { 0.0 };
         AdamWUpdate {
