@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Score token ids: log-probabilities and perplexity
     Score(ScoreArgs),
+    /// Run benchmarks, with the scores of lm-evaluation-harness; or compare two runs
+    Eval(EvaluationArgs),
     /// Print config, tensors and ternary statistics of a model
     Inspect(InspectArgs),
     /// Measure the speed of a model, or of random weights of a shape
@@ -185,6 +187,71 @@ pub(crate) struct ScoreArgs {
     /// Print `logprobs` and `argmax` of each line as a JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluationArgs {
+    /// Model folder or GGUF file
+    #[arg(value_name = "MODEL", required_unless_present_any = ["model", "compare"], conflicts_with_all = ["model", "compare"])]
+    pub(crate) positional: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "MODEL", conflicts_with = "compare")]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    /// Tasks, groups and task files (.yaml), separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', required_unless_present_any = ["suite", "compare"])]
+    pub(crate) tasks: Vec<String>,
+    /// Tasks of a report instead, as far as there is data for them
+    #[arg(long, value_enum, value_name = "report", conflicts_with = "tasks")]
+    pub(crate) suite: Option<SuiteArg>,
+    /// Folder with the datasets, as they lie on the hub, in .jsonl
+    #[arg(long, value_name = "DIR", required_unless_present = "compare")]
+    pub(crate) data: Option<PathBuf>,
+    /// Ask the first N rows of each task only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Examples before each question, instead of what the tasks say
+    #[arg(long, value_name = "N", conflicts_with = "suite")]
+    pub(crate) num_fewshot: Option<usize>,
+    /// Token that begins a document before each text: as the tokenizer does it, always, or never
+    #[arg(long, value_enum, value_name = "auto|always|never", default_value = "auto")]
+    pub(crate) bos: BosArg,
+    /// Folder to which each task's scores are written as soon as it is done
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Skip tasks whose scores stand in --out and depend on the same model, data and settings
+    #[arg(long, requires = "out")]
+    pub(crate) resume: bool,
+    /// Write what was asked and answered, a line a row; an existing file is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_samples: Option<PathBuf>,
+    /// Compare two files of --log-samples, row by row
+    #[arg(long, value_names = ["A", "B"], num_args = 2)]
+    pub(crate) compare: Option<Vec<PathBuf>>,
+    /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
+    #[arg(long, value_enum, value_name = "file|int8", default_value = "file")]
+    pub(crate) head: HeadArg,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    /// Print one JSON object in the harness's form
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Tasks that are run together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SuiteArg {
+    /// Table 1 of the 2B4T report
+    Report,
+}
+
+/// Whether texts begin with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BosArg {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use bitnet_engine::EngineError;
+use bitnet_eval::EvalError;
 use bitnet_format::FormatError;
 use bitnet_format::crash::CrashedProgram;
 use bitnet_text::TextError;
@@ -17,6 +18,7 @@ const USAGE: u8 = 2;
 const RECIPE: u8 = 3;
 const INPUT: u8 = 4;
 const ENVIRONMENT: u8 = 5;
+const REFUSED: u8 = 7;
 
 /// A file or argument with unusable contents; the message begins with its name.
 #[derive(Debug, thiserror::Error)]
@@ -94,12 +96,21 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         TextError::Io(error) => io_code(error),
         _ => INPUT,
     };
+    let from_eval = |error: &EvalError| match error {
+        EvalError::Io(error) => io_code(error),
+        EvalError::Format(error) => format_code(error),
+        EvalError::Text(error) => from_text(error),
+        EvalError::Engine(error) => from_engine(error),
+        error if error.is_usage() => USAGE,
+        _ => INPUT,
+    };
     None.or_else(|| error.downcast_ref::<BadInput>().map(|_| INPUT))
         .or_else(|| error.downcast_ref::<TooLarge>().map(|_| ENVIRONMENT))
         .or_else(|| error.downcast_ref::<WrongFlag>().map(|_| USAGE))
         .or_else(|| error.downcast_ref().map(from_engine))
         .or_else(|| error.downcast_ref().map(format_code))
         .or_else(|| error.downcast_ref().map(from_text))
+        .or_else(|| error.downcast_ref().map(from_eval))
         .or_else(|| error.downcast_ref().map(io_code))
         .or_else(|| error.downcast_ref().map(|StdoutError(error)| io_code(error)))
         .unwrap_or(INTERNAL)
@@ -109,6 +120,7 @@ fn format_code(error: &FormatError) -> u8 {
     match error {
         FormatError::Io(error) => io_code(error),
         FormatError::Shape { .. } => RECIPE,
+        FormatError::Exists { .. } => REFUSED,
         _ => INPUT,
     }
 }

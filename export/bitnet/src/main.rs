@@ -7,6 +7,10 @@ mod bench;
 mod chat;
 mod chat_input;
 mod cli;
+mod eval;
+mod eval_progress;
+mod eval_store;
+mod eval_table;
 mod failure;
 mod generate;
 mod inspect;
@@ -57,6 +61,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => manual::completions(*shell),

@@ -19,6 +19,12 @@ use bitnet_format::rope::RopeFrequencies;
 /// Tokens that go through the blocks together; bounds the memory of a long prompt.
 const MAX_BATCH_TOKENS: usize = 128;
 
+/// Places whose logits exist at one time: `[SCORED, V]` f32.
+const SCORED: usize = 32;
+
+/// A sequence, by its index, and one of its tokens.
+pub(crate) type Place = (usize, usize);
+
 /// A packed model in memory.
 pub struct Model {
     pub(crate) spec: ModelSpec,
@@ -94,8 +100,61 @@ impl Model {
         let compute = KernelChoice { kernel: self.kernel, threads: workspace.threads };
         let Workspace { buffers, last, logits, chunks, .. } = workspace;
         scratch_slice(last, count * width);
+        self.passes(compute, buffers, chunks, sequences, |sequences, chunks, buffers| {
+            keep_last(sequences, chunks, &buffers.x, last, width);
+        });
+        let logits = scratch_slice(logits, count * self.spec.vocab_size);
+        self.logits(compute, last, &mut buffers.normalised, &mut buffers.products, logits);
+        Ok(logits)
+    }
+
+    /// Calls `each(places, logits [places, V])` with the logits after some tokens, a few at a time;
+    /// a place is (sequence, index of its token). `wanted` holds ascending indices for each sequence.
+    /// Only these tokens meet the head.
+    ///
+    /// # Errors
+    /// As [`Model::forward_batch`].
+    pub(crate) fn forward_places(
+        &self,
+        workspace: &mut Workspace,
+        sequences: &mut [Sequence],
+        wanted: &[Vec<usize>],
+        mut each: impl FnMut(&[Place], &[f32]),
+    ) -> Result<(), EngineError> {
+        for sequence in &*sequences {
+            self.check(sequence.cache, sequence.tokens)?;
+        }
+        let compute = KernelChoice { kernel: self.kernel, threads: workspace.threads };
+        let (width, vocab_size) = (self.spec.hidden_size, self.spec.vocab_size);
+        let Workspace { buffers, last, logits, chunks, .. } = workspace;
+        self.passes(compute, buffers, chunks, sequences, |_, chunks, buffers| {
+            for found in places(chunks, wanted).chunks(SCORED) {
+                let rows = scratch_slice(last, found.len() * width);
+                for ((row, _), kept) in found.iter().zip(rows.chunks_exact_mut(width)) {
+                    kept.copy_from_slice(&buffers.x[row * width..][..width]);
+                }
+                let logits = scratch_slice(logits, found.len() * vocab_size);
+                self.logits(compute, rows, &mut buffers.normalised, &mut buffers.products, logits);
+                let found: Vec<Place> = found.iter().map(|(_, place)| *place).collect();
+                each(&found, logits);
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes all tokens of checked sequences through the blocks, at most [`MAX_BATCH_TOKENS`] at a
+    /// time; `after` sees the residual streams of each pass, `buffers.x [T, C]`.
+    fn passes(
+        &self,
+        compute: KernelChoice,
+        buffers: &mut Buffers,
+        chunks: &mut Vec<Chunk>,
+        sequences: &mut [Sequence],
+        mut after: impl FnMut(&[Sequence], &[Chunk], &mut Buffers),
+    ) {
         chunks.clear();
         let mut free = MAX_BATCH_TOKENS;
+        let count = sequences.len();
         for sequence in 0..count {
             let tokens = sequences[sequence].tokens.len();
             let mut next = 0;
@@ -105,15 +164,12 @@ impl Model {
                 chunks.push(Chunk { sequence, tokens: taken });
                 if free == 0 || (next == tokens && sequence + 1 == count) {
                     self.hidden(compute, buffers, ForwardBatch { sequences, chunks });
-                    keep_last(sequences, chunks, &buffers.x, last, width);
+                    after(sequences, chunks, buffers);
                     chunks.clear();
                     free = MAX_BATCH_TOKENS;
                 }
             }
         }
-        let logits = scratch_slice(logits, count * self.spec.vocab_size);
-        self.logits(compute, last, &mut buffers.normalised, &mut buffers.products, logits);
-        Ok(logits)
     }
 
     /// Logits `[T, V]` after each of `tokens`, which follow what `cache` holds.
@@ -190,6 +246,17 @@ impl Model {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         head.logits(compute, self.norm.of(compute.threads, hidden, normalised), products, out);
     }
+}
+
+/// The wanted places of a pass, each with its row in it.
+fn places(chunks: &[Chunk], wanted: &[Vec<usize>]) -> Vec<(usize, Place)> {
+    let (mut found, mut start) = (Vec::new(), 0);
+    for Chunk { sequence, tokens } in chunks {
+        let here = wanted[*sequence].iter().filter(|token| tokens.contains(token));
+        found.extend(here.map(|token| (start + token - tokens.start, (*sequence, *token))));
+        start += tokens.len();
+    }
+    found
 }
 
 /// Keeps the row of each sequence's last token, if it is among `chunks`.

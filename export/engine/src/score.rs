@@ -1,5 +1,6 @@
-//! How likely a model finds a given sequence.
+//! How likely a model finds given tokens: all of one sequence, or some of many.
 
+use crate::batch::Sequence;
 use crate::sampler::most_likely;
 use crate::{EngineError, Model, ThreadPool, Workspace};
 
@@ -45,10 +46,86 @@ pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scor
     Ok(scores)
 }
 
+/// A token that may follow a token of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreTarget {
+    /// Index of the token that it would follow.
+    pub after: usize,
+    /// Its id.
+    pub token: u32,
+}
+
+/// How likely a [`ScoreTarget`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TargetScore {
+    /// `ln p(token | all before it)`.
+    pub logprob: f64,
+    /// Whether no token is likelier; of equals the lowest id.
+    pub is_greedy: bool,
+}
+
+/// Extends the caches of several sequences by their tokens and scores targets of each, `[S][targets]`,
+/// ordered by `after`. Each weight is read once for many tokens, and only tokens that targets follow
+/// meet the head. A sequence's scores are those it would have alone.
+///
+/// # Errors
+/// As [`Model::forward_batch`], or a target outside the vocabulary.
+pub fn score_batch(
+    model: &Model,
+    workspace: &mut Workspace,
+    sequences: &mut [Sequence],
+    targets: &[Vec<ScoreTarget>],
+) -> Result<Vec<Vec<TargetScore>>, EngineError> {
+    let (threads, vocab_size) = (workspace.threads(), model.spec().vocab_size);
+    let unknown = targets.iter().flatten().find(|target| target.token as usize >= vocab_size);
+    if let Some(&ScoreTarget { token: id, .. }) = unknown {
+        return Err(EngineError::UnknownToken { id, vocab_size });
+    }
+    let wanted: Vec<Vec<usize>> = targets.iter().map(|targets| places_of(targets)).collect();
+    let mut scores: Vec<Vec<TargetScore>> = vec![Vec::new(); sequences.len()];
+    model.forward_places(workspace, sequences, &wanted, |places, logits| {
+        let mut found = vec![Vec::new(); places.len()];
+        threads.split(&mut found, 1, COST * vocab_size, |first, found| {
+            let rows = logits.chunks_exact(vocab_size).zip(places).skip(first);
+            for (found, (logits, (sequence, token))) in found.iter_mut().zip(rows) {
+                *found = score_row(logits, *token, &targets[*sequence]);
+            }
+        });
+        for ((sequence, _), found) in places.iter().zip(found) {
+            scores[*sequence].extend(found);
+        }
+    })?;
+    Ok(scores)
+}
+
+/// The tokens that targets follow, each once.
+fn places_of(targets: &[ScoreTarget]) -> Vec<usize> {
+    let mut places: Vec<usize> = targets.iter().map(|target| target.after).collect();
+    places.dedup();
+    places
+}
+
+/// The targets after one token, whose logits are `[V]`.
+fn score_row(logits: &[f32], after: usize, targets: &[ScoreTarget]) -> Vec<TargetScore> {
+    let (greedy, (largest, log_sum)) = (most_likely(logits), normaliser(logits));
+    let here = targets.iter().filter(|target| target.after == after);
+    here.map(|target| TargetScore {
+        logprob: f64::from(logits[target.token as usize]) - largest - log_sum,
+        is_greedy: target.token == greedy,
+    })
+    .collect()
+}
+
 fn logprob(logits: &[f32], token: u32) -> f64 {
+    let (largest, log_sum) = normaliser(logits);
+    f64::from(logits[token as usize]) - largest - log_sum
+}
+
+/// The largest logit, and `ln Σ exp` of the logits less that.
+fn normaliser(logits: &[f32]) -> (f64, f64) {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-    f64::from(logits[token as usize]) - largest - sum.ln()
+    (largest, sum.ln())
 }
 
 #[cfg(test)]
@@ -61,5 +138,52 @@ mod tests {
         let sum: f64 = (0..4).map(|token| logprob(&logits, token).exp()).sum();
         assert!((sum - 1.0).abs() < 1e-12);
         assert!((logprob(&[0.0; 4], 2) - 0.25f64.ln()).abs() < 1e-15);
+    }
+
+    fn model() -> Model {
+        let spec = "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 2\n\
+                    num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 300\n\
+                    max_position_embeddings = 256";
+        Model::random(&toml::from_str(spec).unwrap(), crate::HeadPrecision::File)
+    }
+
+    /// One longer than a pass, one that follows a cache, one with two targets after a token.
+    #[test]
+    fn several_sequences_have_the_scores_that_each_has_alone() {
+        let (model, threads) = (model(), ThreadPool::new(2).unwrap());
+        let ids = |from: u32, count: u32| (from..from + count).map(|i| i * 7 % 300).collect();
+        let (long, late, short): (Vec<u32>, Vec<u32>, Vec<u32>) =
+            (ids(0, 140), ids(3, 20), ids(9, 5));
+        let whole: Vec<_> =
+            [&long, &late, &short].map(|ids| score(&model, ids, &threads).unwrap()).into();
+        let mut workspace = Workspace::new(&threads);
+        let mut caches = [model.new_cache(), model.new_cache(), model.new_cache()];
+        model.forward(&mut workspace, &mut caches[1], &late[..12]).unwrap();
+        let [a, b, c] = &mut caches;
+        let mut sequences = [
+            Sequence { cache: a, tokens: &long[..139] },
+            Sequence { cache: b, tokens: &late[12..19] },
+            Sequence { cache: c, tokens: &short[..4] },
+        ];
+        let target = |after, token| ScoreTarget { after, token };
+        let greedy = whole[2].argmax[3];
+        let targets = [
+            vec![target(0, long[1]), target(138, long[139])],
+            vec![target(2, late[15])],
+            vec![target(3, short[4]), target(3, greedy)],
+        ];
+        let scores = score_batch(&model, &mut workspace, &mut sequences, &targets).unwrap();
+        let logprobs: Vec<Option<f64>> =
+            scores.iter().flatten().map(|score| Some(score.logprob)).collect();
+        let alone = [
+            whole[0].logprobs[1],
+            whole[0].logprobs[139],
+            whole[1].logprobs[15],
+            whole[2].logprobs[4],
+        ];
+        assert_eq!(logprobs[..4], alone);
+        assert_eq!((scores[2][0].is_greedy, scores[2][1].is_greedy), (short[4] == greedy, true));
+        assert!(scores[2][1].logprob >= scores[2][0].logprob);
+        assert_eq!(caches.map(|cache| cache.len()), [139, 19, 4]);
     }
 }

@@ -34,6 +34,7 @@ mod whitespace;
 pub use agreement::TokenizerChange;
 pub use chat::{
     CHAT_TEMPLATE_FILE, ChatTemplate, Conversation, Dialogue, LimitedAllocator, Message, Role,
+    RowTemplate,
 };
 pub use control::TOKENIZER_CONFIG_FILE;
 pub use error::TextError;

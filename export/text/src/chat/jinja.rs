@@ -23,11 +23,11 @@ use super::source::rewrite;
 use crate::error::TextError;
 
 /// Ten times the largest templates in use.
-const MAX_SOURCE_BYTES: usize = 128 << 10;
+pub(super) const MAX_SOURCE_BYTES: usize = 128 << 10;
 /// A message usually takes a few hundred.
-const MAX_STEPS: u64 = 1_000_000;
+pub(super) const MAX_STEPS: u64 = 1_000_000;
 /// A macro call counts more than once.
-const MAX_DEPTH: usize = 200;
+pub(super) const MAX_DEPTH: usize = 200;
 /// More text than the longest context has.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
 /// All values of one rendering together. Usually a few times the conversation.
@@ -119,7 +119,7 @@ impl fmt::Debug for Jinja {
     }
 }
 
-fn chat_error(path: &Path, line: Option<usize>, what: String) -> TextError {
+pub(super) fn chat_error(path: &Path, line: Option<usize>, what: String) -> TextError {
     TextError::ChatTemplate { path: path.to_owned(), line, what }
 }
 
@@ -160,7 +160,8 @@ fn render(environment: &Environment, context: Value) -> Result<String, Error> {
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-struct LimitedOutput(Vec<u8>);
+#[derive(Default)]
+pub(super) struct LimitedOutput(pub(super) Vec<u8>);
 
 impl io::Write for LimitedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -180,7 +181,7 @@ impl io::Write for LimitedOutput {
 /// [`MAX_MEMORY_BYTES`]. An error is a line, where known, and a description. A thread that reaches
 /// a limit is abandoned, since a thread cannot be killed: its step limit ends it, or it is parked
 /// where it asked for more memory.
-fn with_limits<T: Send + 'static>(
+pub(super) fn with_limits<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, (Option<usize>, String)> {
     let (sender, receiver) = mpsc::channel();
@@ -216,7 +217,7 @@ fn with_limits<T: Send + 'static>(
 }
 
 /// The innermost cause, with its line.
-fn explain(error: Error) -> (Option<usize>, String) {
+pub(super) fn explain(error: Error) -> (Option<usize>, String) {
     let mut cause = &error;
     while let Some(inner) = std::error::Error::source(cause).and_then(|it| it.downcast_ref()) {
         cause = inner;

@@ -4,7 +4,7 @@
 //! `b158` is the template of 2B4T. For Jinja templates, `source` and `python` make the engine of
 //! `jinja` what transformers' is, `marks` keeps message text apart from the template's own, `renderer`
 //! renders and encodes, `answers` finds what is trained, `to_tokens` joins the two, `memory` bounds what a template may allocate.
-//! `stored` reads and writes the templates of model folders and GGUF files.
+//! `row` renders rows of data in the same sandbox. `stored` reads and writes the templates of model folders and GGUF files.
 
 mod answers;
 mod b158;
@@ -14,6 +14,7 @@ mod memory;
 mod message;
 mod python;
 mod renderer;
+mod row;
 mod source;
 mod stored;
 mod to_tokens;
@@ -24,6 +25,7 @@ use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 pub use memory::LimitedAllocator;
 pub use message::{Conversation, Dialogue, Message, Role};
+pub use row::RowTemplate;
 pub use stored::CHAT_TEMPLATE_FILE;
 
 use b158::HeaderEncoding;

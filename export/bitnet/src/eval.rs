@@ -1,0 +1,185 @@
+//! `bitnet eval`: benchmarks on a packed model, task after task; or the comparison of two runs.
+
+use std::path::Path;
+
+use anyhow::Context;
+use bitnet_eval::{
+    BosPolicy, EvalError, Evaluator, OpenTask, REPORT, Selection, TaskGroup, TaskRecord, compare,
+    harness_json, open, sample_json,
+};
+use bitnet_format::{StoredModel, model_hash};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{BosArg, EvaluationArgs, HeadArg};
+use crate::eval_progress::ProgressLine;
+use crate::eval_store::ResultStore;
+use crate::eval_table::{difference_table, group_lines, header, suite_summary, task_lines};
+use crate::open as opened;
+use crate::output::{StdoutError, json_line, note, result_line};
+
+pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
+    if let Some([a, b]) = args.compare.as_deref() {
+        return run_comparison(a, b, args.json);
+    }
+    let path = args.positional.as_ref().or(args.model.as_ref()).expect("clap requires one of them");
+    let (tasks, groups) = selected(args)?;
+    let model = opened::model(path, args.head, &args.adapter)?;
+    let tokenizer = opened::tokenizer(path, &model)?;
+    let threads = opened::threads(&args.threads, &model)?;
+    let mut stop_ids = model.spec().eos_token_id.clone();
+    stop_ids.extend(tokenizer.eos().into_iter().chain(tokenizer.eos_token()));
+    let bos = bos(args.bos);
+    let evaluator = Evaluator {
+        model: &model,
+        tokenizer: &tokenizer,
+        threads: &threads,
+        bos,
+        stop_ids: &stop_ids,
+    };
+    let settings = settings(args, path, &tokenizer)?;
+    let records = run_tasks(args, &evaluator, &tasks, &settings)?;
+    if args.json {
+        return Ok(json_line(&harness_json(&records, &groups, &settings))?);
+    }
+    group_lines(&groups, &records).iter().try_for_each(|line| result_line(line))?;
+    if args.suite.is_some() {
+        suite_summary(&REPORT, &records, &groups).iter().try_for_each(|line| result_line(line))?;
+    }
+    Ok(())
+}
+
+fn run_comparison(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
+    let found = compare(a, b)?;
+    if as_json {
+        let one = |it: &bitnet_eval::Difference| {
+            json!({"task": it.task, "metric": it.metric, "filter": it.filter, "rows": it.rows,
+                "means": it.means, "difference": it.means[1] - it.means[0], "stderr": it.stderr,
+                "mcnemar": it.mcnemar.map(|(a, b, p)| json!({"only_first": a, "only_second": b, "p": p}))})
+        };
+        return Ok(json_line(&json!({"differences": found.iter().map(one).collect::<Vec<_>>()}))?);
+    }
+    difference_table(&found).iter().try_for_each(|line| result_line(line))?;
+    Ok(())
+}
+
+/// Everything is read before the first task runs.
+fn selected(args: &EvaluationArgs) -> anyhow::Result<(Vec<OpenTask>, Vec<TaskGroup>)> {
+    let data = args.data.as_deref().expect("clap requires it");
+    if args.suite.is_none() {
+        let selection = Selection::of(&args.tasks)?;
+        let tasks = open(&selection, data, args.num_fewshot)?;
+        return Ok((tasks, selection.groups));
+    }
+    let (mut tasks, mut groups) = (Vec::new(), Vec::new());
+    for row in &REPORT {
+        let selection = Selection::of(&[row.task.to_owned()])?;
+        match open(&selection, data, Some(row.num_fewshot)) {
+            Ok(found) => {
+                tasks.extend(found);
+                groups.extend(selection.groups);
+            }
+            Err(missing @ EvalError::MissingData { .. }) => note(&format!("left out: {missing}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    anyhow::ensure!(
+        !tasks.is_empty(),
+        EvalError::Setting {
+            task: "--suite report".to_owned(),
+            what: "found data for none of its tasks".to_owned(),
+        }
+    );
+    Ok((tasks, groups))
+}
+
+fn bos(arg: BosArg) -> BosPolicy {
+    match arg {
+        BosArg::Auto => BosPolicy::Auto,
+        BosArg::Always => BosPolicy::Always,
+        BosArg::Never => BosPolicy::Never,
+    }
+}
+
+/// What all scores of a run depend on.
+fn settings(
+    args: &EvaluationArgs,
+    path: &Path,
+    tokenizer: &bitnet_text::Tokenizer,
+) -> anyhow::Result<Map<String, Value>> {
+    let hash = model_hash(path, &StoredModel::open(path)?)?;
+    let adapter = args.adapter.adapter.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let all = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": path.to_string_lossy(),
+        "model_hash": hash,
+        "tokenizer_hash": blake3::hash(tokenizer.json()).to_hex().to_string(),
+        "adapter": adapter,
+        "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
+        "bos": bos(args.bos).name(),
+        "limit": args.limit,
+    });
+    Ok(all.as_object().cloned().unwrap_or_default())
+}
+
+fn run_tasks(
+    args: &EvaluationArgs,
+    evaluator: &Evaluator,
+    tasks: &[OpenTask],
+    settings: &Map<String, Value>,
+) -> anyhow::Result<Vec<TaskRecord>> {
+    let mut store = ResultStore::open(args.out.as_deref(), args.log_samples.as_deref())?;
+    if !args.json {
+        result_line(&header(tasks))?;
+    }
+    let mut records = Vec::new();
+    for open in tasks {
+        let mut details = Map::new();
+        details.insert("task_hash".into(), open.task.hash().into());
+        details.insert("data_hash".into(), open.data.hash().into());
+        let key = ResultStore::key(settings, &details, open.task.num_fewshot());
+        let kept = store.finished(open.task.name(), &key).filter(|_| args.resume);
+        let record = match kept {
+            Some(record) => record,
+            None => run_one(args.limit, evaluator, open, details, &mut store)?,
+        };
+        store.save(&record, &key)?;
+        show(&task_lines(tasks, &record), args.json)?;
+        records.push(record);
+    }
+    store.finish().context("--log-samples")?;
+    Ok(records)
+}
+
+/// Scores go to stdout; where that is for JSON, to stderr.
+fn show(lines: &[String], as_json: bool) -> Result<(), StdoutError> {
+    for line in lines {
+        if as_json { note(line) } else { result_line(line)? }
+    }
+    Ok(())
+}
+
+fn run_one(
+    limit: Option<u32>,
+    evaluator: &Evaluator,
+    OpenTask { task, data }: &OpenTask,
+    mut details: Map<String, Value>,
+    store: &mut ResultStore,
+) -> anyhow::Result<TaskRecord> {
+    let mut line = ProgressLine::new(task.name());
+    let limit = limit.map(|limit| limit as usize);
+    let ran = evaluator.run(task, data, limit, &mut |done, all| line.show(done, all));
+    details.insert("seconds".into(), line.finish().into());
+    let result = ran.map_err(|error| named(task.name(), error))?;
+    for sample in &result.samples {
+        store.log(&sample_json(task.name(), sample))?;
+    }
+    Ok(TaskRecord::new(task, &result, data.rows(), details))
+}
+
+/// Names the task in errors about single requests.
+fn named(task: &str, error: EvalError) -> EvalError {
+    match error {
+        EvalError::Setting { what, .. } => EvalError::Setting { task: task.to_owned(), what },
+        other => other,
+    }
+}

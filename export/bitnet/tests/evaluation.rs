@@ -1,0 +1,188 @@
+//! `bitnet eval` as people and scripts use it: data and task files in, scores, files and exit codes out.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use bitnet_format::ModelSpec;
+use bitnet_format::convert::hf::write_packed;
+use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_text::train_bpe;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A packed folder `model` with random weights, and a folder `data` with rows of PIQA and of a task of
+/// the user's.
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let spec: ModelSpec = toml::from_str(
+        "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\nnum_attention_heads = 2\n\
+         num_key_value_heads = 1\nvocab_size = 300\nmax_position_embeddings = 64\n",
+    )
+    .unwrap();
+    let mut state = 1u32;
+    let mut draw = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    let model = dir.path().join("model");
+    fs_err::create_dir(&model).unwrap();
+    write_packed(&model, &spec, |entry| Ok((0..entry.elements()).map(|_| draw()).collect()))
+        .unwrap();
+    let texts = ["the cat sat on the mat", "the dog sat on the log, and sang"];
+    let tokenizer = train_bpe(texts.into_iter().map(str::to_owned), 290).unwrap();
+    fs_err::write(model.join(TOKENIZER_FILE), tokenizer).unwrap();
+    let piqa = |i: usize| json!({"goal": format!("sit {i}"), "sol1": "on the mat", "sol2": "the log", "label": i % 2});
+    write_rows(&dir.path().join("data/baber/piqa/validation.jsonl"), (0..7).map(piqa));
+    let own = |i: usize| json!({"q": format!("cat {i}"), "a": "the"});
+    write_rows(&dir.path().join("data/own/test.jsonl"), (0..3).map(own));
+    fs_err::write(
+        dir.path().join("own.yaml"),
+        "task: own\ntest_split: test\ndoc_to_text: '{{q}} sat'\ndoc_to_target: a\n\
+         generation_kwargs: {until: [','], max_gen_toks: 8}\n",
+    )
+    .unwrap();
+    dir
+}
+
+fn write_rows(path: &Path, rows: impl Iterator<Item = Value>) {
+    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+    let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
+    fs_err::write(path, lines.join("\n")).unwrap();
+}
+
+fn eval(dir: &TempDir, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+    command.current_dir(dir.path()).arg("eval").args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn refused(output: &Output, code: i32) -> String {
+    let message = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.starts_with("error: ") && !message.contains("panicked"), "{message}");
+    message
+}
+
+#[test]
+fn scores_are_printed_logged_and_compared() {
+    let dir = workplace();
+    let args = ["model", "--data", "data", "--tasks", "piqa,own.yaml"];
+    let table = stdout(&eval(&dir, &args));
+    assert!(table.starts_with("task "), "{table}");
+    assert_eq!(table.lines().filter(|line| line.starts_with("piqa")).count(), 2);
+    let logged = [&args[..], &["--json", "--log-samples", "rows.jsonl", "--limit", "5"]].concat();
+    let all: Value = serde_json::from_str(&stdout(&eval(&dir, &logged))).unwrap();
+    assert_eq!(all["n-samples"]["piqa"], json!({"original": 7, "effective": 5}));
+    let acc = all["results"]["piqa"]["acc,none"].as_f64().unwrap();
+    assert!((0.0..=1.0).contains(&acc) && all["results"]["own"]["exact_match,none"].is_number());
+    assert_eq!((&all["bitnet"]["bos"], &all["versions"]["piqa"]), (&json!("auto"), &json!(1.0)));
+    assert!(
+        all["bitnet"]["model_hash"].is_string()
+            && all["bitnet"]["tasks"]["piqa"]["data_hash"].is_string()
+    );
+    let rows = fs_err::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 8);
+    let question = "Question: sit 0\nAnswer:";
+    assert_eq!(rows[0]["arguments"], json!([[question, " on the mat"], [question, " the log"]]));
+    let hits: f64 = rows[..5].iter().map(|row| row["acc"].as_f64().unwrap()).sum();
+    assert!((hits / 5.0 - acc).abs() < 1e-12);
+    assert_eq!(rows[5]["arguments"], json!([["cat 0 sat"]]));
+    let same = stdout(&eval(&dir, &["--compare", "rows.jsonl", "rows.jsonl", "--json"]));
+    let same: Value = serde_json::from_str(&same).unwrap();
+    assert_eq!(same["differences"].as_array().unwrap().len(), 3);
+    assert_eq!(same["differences"][0]["difference"], 0.0);
+    assert!(
+        stdout(&eval(&dir, &["--compare", "rows.jsonl", "rows.jsonl"])).contains("McNemar 0 : 0")
+    );
+}
+
+#[test]
+fn a_finished_task_is_kept_as_long_as_it_depends_on_the_same() {
+    let dir = workplace();
+    let args =
+        ["--model", "model", "--data", "data", "--tasks", "piqa", "--out", "scores", "--json"];
+    let seconds = |more: &[&str]| {
+        let all = stdout(&eval(&dir, &[&args[..], more].concat()));
+        let all: Value = serde_json::from_str(&all).unwrap();
+        (all["bitnet"]["tasks"]["piqa"]["seconds"].to_string(), all["results"].to_string())
+    };
+    let first = seconds(&[]);
+    assert_eq!(seconds(&["--resume"]), first, "the very same result");
+    assert_ne!(seconds(&["--resume", "--bos", "never"]).0, first.0);
+    let rows = dir.path().join("data/baber/piqa/validation.jsonl");
+    let text = fs_err::read_to_string(&rows).unwrap();
+    fs_err::write(&rows, text.replace("sit 0", "sit 9")).unwrap();
+    assert_ne!(seconds(&["--resume"]).0, first.0);
+    let other = dir.path().join("scores/piqa.json");
+    fs_err::write(&other, "{\"mine\": 1}").unwrap();
+    let message = refused(&eval(&dir, &args), 4);
+    assert!(message.contains("piqa.json: is no result of this program"), "{message}");
+    assert_eq!(fs_err::read_to_string(&other).unwrap(), "{\"mine\": 1}");
+}
+
+#[test]
+fn what_cannot_be_run_is_told_before_anything_ran() {
+    let dir = workplace();
+    let base = ["model", "--data", "data", "--tasks"];
+    let write = |name: &str, text: &str| fs_err::write(dir.path().join(name), text).unwrap();
+    let own = fs_err::read_to_string(dir.path().join("own.yaml")).unwrap();
+    write("template.yaml", &own.replace("{{q}} sat", "{{q}} {{missing}}"));
+    write(
+        "label.yaml",
+        "task: own\ntest_split: test\noutput_type: multiple_choice\ndoc_to_text: q\ndoc_to_choice: [a, b]\ndoc_to_target: 2\n",
+    );
+    write("room.yaml", &own.replace("max_gen_toks: 8", "max_gen_toks: 64"));
+    write("key.yaml", &own.replace("doc_to_text", "doc_to_txt"));
+    for (tasks, code, expected) in [
+        ("piqua", 2, "--tasks piqua: no such task; did you mean piqa?"),
+        (
+            "boolq",
+            4,
+            "boolq: no data for split \"validation\" under data; looked for aps/super_glue/boolq/validation.jsonl",
+        ),
+        ("template.yaml", 4, "data/own/test.jsonl:1 [doc_to_text]: "),
+        (
+            "label.yaml",
+            4,
+            "data/own/test.jsonl:1 [doc_to_target]: label 2 is out of range; expected below 2",
+        ),
+        (
+            "room.yaml",
+            2,
+            "own: 64 new tokens leave no room for a prompt in the model's context of 64",
+        ),
+        ("key.yaml", 4, "key.yaml [doc_to_text]: is missing"),
+        ("none.yaml", 4, "none.yaml"),
+    ] {
+        let output = eval(&dir, &[&base[..], &[tasks]].concat());
+        let message = refused(&output, code);
+        assert!(message.contains(expected), "{tasks}: {message}");
+    }
+    let shots = [&base[..], &["piqa", "--num-fewshot", "9"]].concat();
+    let message = refused(&eval(&dir, &shots), 4);
+    assert!(message.contains("piqa: no data for split \"train\""), "{message}");
+    assert!(refused(&eval(&dir, &["model", "--tasks", "piqa"]), 2).contains("--data"));
+    assert!(
+        refused(&eval(&dir, &["--compare", "own.yaml", "own.yaml"]), 4)
+            .contains("own.yaml:1 [line]")
+    );
+}
+
+#[test]
+fn the_suite_runs_what_there_is_data_for() {
+    let dir = workplace();
+    let output = eval(&dir, &["model", "--data", "data", "--suite", "report"]);
+    let (table, left_out) = (stdout(&output), String::from_utf8(output.stderr).unwrap());
+    assert!(table.contains("mean of 1 rows: this "), "{table}");
+    assert!(table.contains("77.09") && table.contains("867.06 / 16"), "{table}");
+    assert_eq!(
+        left_out.lines().filter(|line| line.starts_with("left out: ")).count(),
+        11,
+        "{left_out}"
+    );
+}

@@ -1,0 +1,198 @@
+//! The rows of a split: where their file may lie under the data folder, and how it is read.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use bitnet_format::input::open_file;
+use serde_json::Value;
+
+use crate::error::EvalError;
+
+/// A row of a dataset is a page of text at most.
+const LARGEST_LINE: usize = 64 << 20;
+
+/// The rows of one split, with the file that they came from.
+#[derive(Clone, Debug)]
+pub(crate) struct DataFile {
+    pub(crate) path: PathBuf,
+    pub(crate) rows: Vec<Value>,
+    /// Hash of the file's bytes.
+    pub(crate) hash: String,
+}
+
+impl DataFile {
+    /// An error about a row, by its index.
+    pub(crate) fn wrong(&self, row: usize, field: &str, what: impl Into<String>) -> EvalError {
+        EvalError::row(&self.path, row + 1, field, what)
+    }
+}
+
+/// What names a split's file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitName<'a> {
+    /// For messages.
+    pub(crate) task: &'a str,
+    /// As on the hub: `owner/name`.
+    pub(crate) dataset: &'a str,
+    /// The configuration.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) split: &'a str,
+    /// Whether its rows are asked; only these may lie in a file with the task's own name.
+    pub(crate) is_evaluated: bool,
+}
+
+impl SplitName<'_> {
+    /// Paths below the data folder without their ending, the most exact first.
+    fn stems(&self) -> Vec<String> {
+        let short = self.dataset.rsplit('/').next().unwrap_or(self.dataset);
+        let flat = self.dataset.replace('/', "___");
+        let mut stems = Vec::new();
+        for folder in [self.dataset, &flat, short, self.task] {
+            if let Some(name) = self.name {
+                stems.push(format!("{folder}/{name}/{}", self.split));
+                stems.push(format!("{folder}/{name}_{}", self.split));
+            }
+            stems.push(format!("{folder}/data/{}", self.split));
+            stems.push(format!("{folder}/{}", self.split));
+        }
+        stems.push(format!("{}_{}", self.task, self.split));
+        if self.is_evaluated {
+            stems.push(self.task.to_owned());
+        }
+        let mut seen = Vec::new();
+        stems.retain(|stem| {
+            !seen.contains(stem) && {
+                seen.push(stem.clone());
+                true
+            }
+        });
+        stems
+    }
+
+    /// The names that a message shows: those of the hub, and the flat ones.
+    fn shown(&self) -> Vec<String> {
+        let stems = self.stems();
+        let own = |stem: &&String| stem.starts_with(self.dataset) || !stem.contains('/');
+        stems.iter().filter(own).map(|stem| format!("{stem}.jsonl")).collect()
+    }
+
+    /// The file that holds the split, if there is one.
+    fn find(&self, dir: &Path) -> Option<PathBuf> {
+        let plain = |stem: &String| {
+            ["jsonl", "json"]
+                .map(|end| dir.join(format!("{stem}.{end}")))
+                .into_iter()
+                .find(|it| it.is_file())
+        };
+        self.stems().iter().find_map(plain)
+    }
+
+    /// Reads the split.
+    pub(crate) fn read(&self, dir: &Path) -> Result<DataFile, EvalError> {
+        match self.find(dir) {
+            Some(path) => read_file(&path),
+            None => Err(EvalError::MissingData {
+                task: self.task.to_owned(),
+                split: self.split.to_owned(),
+                dir: dir.to_owned(),
+                looked: self.shown(),
+            }),
+        }
+    }
+}
+
+/// Reads a `.jsonl` file, or a `.json` file with one list.
+pub(crate) fn read_file(path: &Path) -> Result<DataFile, EvalError> {
+    let mut reader = BufReader::new(open_file(path)?);
+    let mut hasher = blake3::Hasher::new();
+    let (mut rows, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    if path.extension().is_some_and(|end| end == "json") {
+        std::io::copy(&mut reader, &mut line)?;
+        hasher.update(&line);
+        rows = serde_json::from_slice(&line)
+            .map_err(|error| EvalError::row(path, error.line(), "json", error.to_string()))?;
+    } else {
+        while read_line(&mut reader, &mut line)? > 0 {
+            number += 1;
+            hasher.update(&line);
+            if line.len() > LARGEST_LINE {
+                let what = format!("is too long; expected at most {LARGEST_LINE} bytes");
+                return Err(EvalError::row(path, number, "line", what));
+            }
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let row = serde_json::from_slice(&line);
+            rows.push(
+                row.map_err(|error| EvalError::row(path, number, "line", error.to_string()))?,
+            );
+        }
+    }
+    if let Some(at) = rows.iter().position(|row: &Value| !row.is_object()) {
+        return Err(EvalError::row(
+            path,
+            at + 1,
+            "row",
+            "expected an object with the fields of a row",
+        ));
+    }
+    if rows.is_empty() {
+        return Err(EvalError::row(path, 1, "row", "the file holds no row; expected at least one"));
+    }
+    Ok(DataFile { path: path.to_owned(), rows, hash: hasher.finalize().to_hex().to_string() })
+}
+
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
+    line.clear();
+    reader.read_until(b'\n', line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_are_found_under_the_names_that_people_give_them() {
+        let name = SplitName {
+            task: "arc_easy",
+            dataset: "allenai/ai2_arc",
+            name: Some("ARC-Easy"),
+            split: "test",
+            is_evaluated: true,
+        };
+        for place in [
+            "allenai/ai2_arc/ARC-Easy/test.jsonl",
+            "ai2_arc/ARC-Easy_test.json",
+            "arc_easy_test.jsonl",
+            "arc_easy/test.jsonl",
+            "allenai___ai2_arc/ARC-Easy/test.jsonl",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(place);
+            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = if place.ends_with("json") { "[{\"a\": 1}]" } else { "{\"a\": 1}\n\n" };
+            fs_err::write(&path, text).unwrap();
+            let rows = name.read(dir.path()).unwrap();
+            assert_eq!((rows.rows.len(), rows.path), (1, path));
+        }
+        let error = name.read(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("arc_easy: no data for split \"test\" under /nowhere"), "{error}");
+        assert!(error.contains("allenai/ai2_arc/ARC-Easy/test.jsonl"), "{error}");
+    }
+
+    #[test]
+    fn broken_rows_are_told_with_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text, place) in [
+            ("a.jsonl", "{}\n{\n", ":2 [line]"),
+            ("b.jsonl", "{}\n3\n", ":2 [row]"),
+            ("c.jsonl", "\n", ":1 [row]"),
+            ("d.json", "{}", ":1 [json]"),
+        ] {
+            let path = dir.path().join(name);
+            fs_err::write(&path, text).unwrap();
+            let error = read_file(&path).unwrap_err().to_string();
+            assert!(error.contains(&format!("{name}{place}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What some tasks of the harness do in Python, by the names that their files use.
+
+use fancy_regex::{Captures, Regex};
+use serde_json::{Value, json};
+
+use crate::metrics::MetricValue;
+use crate::python;
+
+/// Something that is made of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowFunction {
+    Hellaswag,
+    WinograndeText,
+    WinograndeTarget,
+    WinograndeChoice,
+    WikitextDetokenizer,
+}
+
+/// Scores of a row that are no standard metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResultsFunction {
+    TruthfulqaMc2,
+    Wikitext,
+}
+
+/// All names, for messages.
+pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag), preprocess_winogrande.doc_to_text, \
+    .doc_to_target and .doc_to_choice, preprocess_wikitext.wikitext_detokenizer and .process_results, \
+    utils.process_results_mc2 (of truthfulqa)";
+
+impl RowFunction {
+    /// By the name in a task file; `task` and its data tell files with the same names apart.
+    pub(crate) fn named(name: &str, task: &str) -> Option<Self> {
+        Some(match name {
+            "utils.process_docs" if task.contains("hellaswag") => Self::Hellaswag,
+            "preprocess_winogrande.doc_to_text" => Self::WinograndeText,
+            "preprocess_winogrande.doc_to_target" => Self::WinograndeTarget,
+            "preprocess_winogrande.doc_to_choice" => Self::WinograndeChoice,
+            "preprocess_wikitext.wikitext_detokenizer" => Self::WikitextDetokenizer,
+            _ => return None,
+        })
+    }
+
+    /// # Errors
+    /// The field that is missing or of another kind.
+    pub(crate) fn call(self, row: &Value) -> Result<Value, (String, String)> {
+        match self {
+            Self::Hellaswag => hellaswag(row),
+            Self::WinograndeText => winogrande_answer(row).map(Value::from),
+            Self::WinograndeTarget => {
+                winogrande_halves(row).map(|(_, after)| python::strip(after).into())
+            }
+            Self::WinograndeChoice => {
+                let (before, _) = winogrande_halves(row)?;
+                let options = [text(row, "option1")?, text(row, "option2")?];
+                Ok(options.map(|option| format!("{before}{option}")).to_vec().into())
+            }
+            Self::WikitextDetokenizer => Ok(wikitext(text(row, "page")?).into()),
+        }
+    }
+}
+
+impl ResultsFunction {
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "utils.process_results_mc2" => Self::TruthfulqaMc2,
+            "preprocess_wikitext.process_results" => Self::Wikitext,
+            _ => return None,
+        })
+    }
+
+    /// The metrics of a row from its log-likelihoods.
+    ///
+    /// # Errors
+    /// The field that is missing or of another kind.
+    pub(crate) fn call(
+        self,
+        row: &Value,
+        logs: &[f64],
+    ) -> Result<Vec<(String, MetricValue)>, (String, String)> {
+        match self {
+            Self::TruthfulqaMc2 => {
+                let labels = row["mc2_targets"]["labels"].as_array();
+                let labels = labels.filter(|labels| labels.len() == logs.len());
+                let wrong = || wrong("mc2_targets.labels", "expected one label a choice");
+                let share = share_of_true(labels.ok_or_else(wrong)?, logs);
+                Ok(vec![("acc".to_owned(), MetricValue::Number(share))])
+            }
+            Self::Wikitext => {
+                let page = text(row, "page")?;
+                Ok(rolling_metrics(logs[0], python::count_words(page), page.len()))
+            }
+        }
+    }
+}
+
+/// The three metrics of a rolling log-likelihood.
+pub(crate) fn rolling_metrics(log: f64, words: usize, bytes: usize) -> Vec<(String, MetricValue)> {
+    [("word_perplexity", words), ("byte_perplexity", bytes), ("bits_per_byte", bytes)]
+        .map(|(name, count)| (name.to_owned(), MetricValue::Weighted(log, count as f64)))
+        .into()
+}
+
+/// The share of the choices' probability that true ones have.
+fn share_of_true(labels: &[Value], logs: &[f64]) -> f64 {
+    let all: f64 = logs.iter().map(|log| log.exp()).sum();
+    let is_true = |label: &Value| label.as_i64() == Some(1) || label.as_bool() == Some(true);
+    let found = labels.iter().zip(logs).filter(|(label, _)| is_true(label));
+    found.map(|(_, log)| log.exp() / all).sum()
+}
+
+fn hellaswag(row: &Value) -> Result<Value, (String, String)> {
+    let (label, before) = (text(row, "activity_label")?, text(row, "ctx_a")?);
+    let after = python::capitalize(text(row, "ctx_b")?);
+    let endings = row["endings"].as_array();
+    let endings: Option<Vec<&str>> =
+        endings.and_then(|endings| endings.iter().map(Value::as_str).collect());
+    let endings = endings.ok_or_else(|| wrong("endings", "expected a list of texts"))?;
+    let mut row = row.clone();
+    row["query"] = hellaswag_text(&format!("{label}: {before} {after}")).into();
+    row["choices"] = endings.into_iter().map(hellaswag_text).collect();
+    // Test rows of the hub have an empty label.
+    row["gold"] = json!(row["label"].as_str().and_then(|label| label.parse::<i64>().ok()));
+    Ok(row)
+}
+
+fn hellaswag_text(text: &str) -> String {
+    let text = python::strip(text).replace(" [title]", ". ");
+    sub(r"\[.*?\]", "", &text).replace("  ", " ")
+}
+
+fn winogrande_answer(row: &Value) -> Result<i64, (String, String)> {
+    match text(row, "answer")? {
+        "1" => Ok(0),
+        "2" => Ok(1),
+        other => Err(wrong("answer", &format!("expected \"1\" or \"2\", got {other:?}"))),
+    }
+}
+
+/// What stands before and after the blank.
+fn winogrande_halves(row: &Value) -> Result<(&str, &str), (String, String)> {
+    let blank = text(row, "sentence")?.split_once('_');
+    blank.ok_or_else(|| wrong("sentence", "expected a blank, written _"))
+}
+
+/// `wikitext_detokenizer`: the replacements of the harness in its order.
+fn wikitext(page: &str) -> String {
+    let text = page.replace("s '", "s'");
+    let text = sub(r"/' [0-9]/", r"/'[0-9]/", &text);
+    let pairs = [
+        (" @-@ ", "-"),
+        (" @,@ ", ","),
+        (" @.@ ", "."),
+        (" : ", ": "),
+        (" ; ", "; "),
+        (" . ", ". "),
+        (" ! ", "! "),
+        (" ? ", "? "),
+        (" , ", ", "),
+    ];
+    let mut text = pairs.iter().fold(text, |text, (from, to)| text.replace(from, to));
+    let quotes = [
+        (r"\(\s*([^\)]*?)\s*\)", ["(", ")"]),
+        (r"\[\s*([^\]]*?)\s*\]", ["[", "]"]),
+        (r"\{\s*([^}]*?)\s*\}", ["{", "}"]),
+        ("\"\\s*([^\"]*?)\\s*\"", ["\"", "\""]),
+        (r"'\s*([^']*?)\s*'", ["'", "'"]),
+    ];
+    for (pattern, [open, close]) in quotes {
+        let regex = Regex::new(pattern).expect("a valid pattern");
+        let inner = |found: &Captures| format!("{open}{}{close}", &found[1]);
+        text = regex.replace_all(&text, inner).into_owned();
+    }
+    let pairs = [
+        ("= = = =", "===="),
+        ("= = =", "==="),
+        ("= =", "=="),
+        (" \u{b0} ", "\u{b0}"),
+        (" \n", "\n"),
+        ("\n ", "\n"),
+        (" N ", " 1 "),
+        (" 's", "'s"),
+    ];
+    pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
+}
+
+/// `re.sub` with a text that names no group.
+fn sub(pattern: &str, with: &str, text: &str) -> String {
+    let regex = Regex::new(pattern).expect("a valid pattern");
+    regex.replace_all(text, fancy_regex::NoExpand(with)).into_owned()
+}
+
+fn text<'a>(row: &'a Value, field: &str) -> Result<&'a str, (String, String)> {
+    match row.get(field) {
+        Some(Value::String(text)) => Ok(text),
+        None => Err(wrong(field, "is missing; expected a text")),
+        Some(_) => Err(wrong(field, "expected a text")),
+    }
+}
+
+fn wrong(field: &str, what: &str) -> (String, String) {
+    (field.to_owned(), what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hellaswag_rows_are_cleaned_once() {
+        let row = json!({"activity_label": "Trim", "ctx_a": "A  [x] b", "ctx_b": "he Says    so",
+            "endings": ["c [title] D  [y]", " e"], "label": "1"});
+        let made = RowFunction::Hellaswag.call(&row).unwrap();
+        assert_eq!(made["query"], "Trim: A  b He says  so", "one pass over double spaces");
+        assert_eq!(made["choices"], json!(["c. D ", "e"]));
+        assert_eq!(made["gold"], 1);
+        let missing = RowFunction::Hellaswag.call(&json!({"activity_label": "x"}));
+        assert_eq!(missing.unwrap_err().0, "ctx_a");
+    }
+
+    #[test]
+    fn winogrande_has_two_contexts_and_one_continuation() {
+        let row = json!({"sentence": "Ann beat Bob, so _ won. ", "option1": "Ann", "option2": "Bob",
+            "answer": "2"});
+        assert_eq!(RowFunction::WinograndeText.call(&row).unwrap(), 1);
+        assert_eq!(RowFunction::WinograndeTarget.call(&row).unwrap(), "won.");
+        let choices = RowFunction::WinograndeChoice.call(&row).unwrap();
+        assert_eq!(choices, json!(["Ann beat Bob, so Ann", "Ann beat Bob, so Bob"]));
+        let bad = json!({"sentence": "no blank", "answer": ""});
+        assert_eq!(RowFunction::WinograndeText.call(&bad).unwrap_err().0, "answer");
+        assert_eq!(RowFunction::WinograndeTarget.call(&bad).unwrap_err().0, "sentence");
+    }
+
+    /// The text of the harness's own function.
+    #[test]
+    fn wikitext_pages_are_written_as_they_were() {
+        let page = " = Title = \n It 's 1 @,@ 000 N km ( a b ) , \" so \" : [ x ] ; dogs ' own . = = S = = \n";
+        let plain = " = Title =\nIt's 1,000 1 km (a b), \"so\": [x]; dogs' own. == S ==\n";
+        assert_eq!(wikitext(page), plain);
+        let scores = ResultsFunction::Wikitext.call(&json!({"page": "a b"}), &[-2.0]).unwrap();
+        assert_eq!(scores[0], ("word_perplexity".to_owned(), MetricValue::Weighted(-2.0, 2.0)));
+    }
+
+    #[test]
+    fn truthfulqa_counts_the_probability_of_true_answers() {
+        let row = json!({"mc2_targets": {"labels": [1, 0, 1]}});
+        let logs = [0.5_f64.ln(), 0.25_f64.ln(), 0.05_f64.ln()];
+        let scores = ResultsFunction::TruthfulqaMc2.call(&row, &logs).unwrap();
+        let MetricValue::Number(share) = scores[0].1 else { panic!("a number") };
+        assert!((share - 0.55 / 0.8).abs() < 1e-12);
+        assert!(ResultsFunction::TruthfulqaMc2.call(&row, &logs[..2]).is_err());
+    }
+}

@@ -1,0 +1,49 @@
+//! Benchmarks of packed ternary models with the scores of lm-evaluation-harness 0.4.13.
+//!
+//! ```text
+//! registry ─ task files ─┐                           ┌─ scheduler  log-likelihoods ─┐
+//! data ─ rows ───────────┴─ document ─ prompt ─ encode                               ├─ scoring ─ metrics
+//!                                                    └─ generation greedy texts ────┘
+//! ```
+//!
+//! A [`Selection`] names tasks, [`open`] finds their rows, an [`Evaluator`] runs them on a model in memory.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
+
+mod compare;
+mod data;
+mod document;
+mod encode;
+mod error;
+mod evaluate;
+mod filters;
+mod functions;
+mod generation;
+mod mersenne;
+mod metrics;
+mod mmlu;
+mod open;
+mod prefix_tree;
+mod prompt;
+mod python;
+mod registry;
+mod rendered;
+mod results;
+mod scheduler;
+mod scoring;
+mod task;
+mod task_file;
+mod yaml;
+
+pub use compare::{Difference, compare};
+pub use encode::{BosPolicy, RequestEncoder, TokenRequest};
+pub use error::EvalError;
+pub use evaluate::{Evaluator, MetricResult, SampleResult, TaskData, TaskResult};
+pub use generation::{PromptRequest, continue_prompts};
+pub use metrics::{Aggregation, MetricValue};
+pub use open::{OpenTask, open};
+pub use registry::{REPORT, ReportRow, Selection, TaskGroup, task_names};
+pub use results::{TaskRecord, group_metrics, harness_json, sample_json};
+pub use scheduler::{ContinuationScore, Scored, score_requests};
+pub use task::{OutputType, Task};

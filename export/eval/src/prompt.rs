@@ -1,0 +1,120 @@
+//! Contexts as the harness writes them: description, few-shot examples, question; and what is asked of
+//! the model after them.
+
+use crate::data::DataFile;
+use crate::document::{RightAnswer, RowDocument, RowQuestion};
+use crate::error::EvalError;
+use crate::mersenne::PythonRandom;
+use crate::task::{OutputType, ShotChoice, Task};
+
+/// The harness's seed for few-shot examples.
+const FEWSHOT_SEED: u32 = 1234;
+
+/// What a row asks of the model, as texts.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RowRequest {
+    /// Contexts with their continuations.
+    Score(Vec<(String, String)>),
+    Rolling(String),
+    Generate(String),
+}
+
+/// The examples of each of `count` rows, as indices into `pool`.
+pub(crate) fn shots(
+    task: &Task,
+    rows: &DataFile,
+    count: usize,
+    pool: &DataFile,
+) -> Result<Vec<Vec<usize>>, EvalError> {
+    let (wanted, size) = (task.num_fewshot, pool.rows.len());
+    if wanted == 0 {
+        return Ok(vec![Vec::new(); count]);
+    }
+    let own = task.splits.shots_may_hold_the_row();
+    if wanted + usize::from(own) > size {
+        let what = format!("--num-fewshot {wanted}: only {size} rows to take examples from");
+        return Err(EvalError::Setting { task: task.name.clone(), what });
+    }
+    let mut random = PythonRandom::new(FEWSHOT_SEED);
+    let one = |row: usize| {
+        let differs = |at: &usize| !own || pool.rows[*at] != rows.rows[row];
+        let drawn = match task.shot_choice {
+            ShotChoice::FirstN => (0..size).collect(),
+            ShotChoice::Drawn => random.sample(size, wanted + usize::from(own)),
+        };
+        let mut kept: Vec<usize> = drawn.into_iter().filter(differs).take(wanted).collect();
+        if kept.len() < wanted {
+            // Copies of the row were drawn more than once.
+            let rest: Vec<usize> = (0..size).filter(differs).collect();
+            kept = random.sample(rest.len(), wanted).into_iter().map(|at| rest[at]).collect();
+        }
+        kept
+    };
+    Ok((0..count).map(one).collect())
+}
+
+/// An example with its answer.
+pub(crate) fn shot(task: &Task, document: &RowDocument) -> Result<String, String> {
+    let question = match &document.question {
+        RowQuestion::Text(text) => text,
+        RowQuestion::Contexts(right) => {
+            document.choices.get(*right).ok_or("its answer is no choice")?
+        }
+    };
+    let is_contexts = matches!(document.question, RowQuestion::Contexts(_));
+    let answer = match &document.answer {
+        RightAnswer::Text(text) => text.clone(),
+        RightAnswer::Choice(index) if !is_contexts => {
+            let choice = usize::try_from(*index).ok().and_then(|at| document.choices.get(at));
+            choice.ok_or("its answer is no choice")?.clone()
+        }
+        RightAnswer::Any(items) => items
+            .first()
+            .and_then(|it| it.as_str())
+            .ok_or("has no answer that is a text")?
+            .to_owned(),
+        RightAnswer::Choice(_) => return Err("its answer is a number; expected a text".to_owned()),
+    };
+    if answer.is_empty() {
+        return Ok(question.clone());
+    }
+    Ok([question, task.target_delimiter.as_str(), &answer, &task.fewshot_delimiter].concat())
+}
+
+/// What is asked about a row after its examples.
+pub(crate) fn request(
+    task: &Task,
+    document: &RowDocument,
+    shots: &str,
+) -> Result<RowRequest, String> {
+    let before = format!("{}{shots}", document.description);
+    let delimiter = &task.target_delimiter;
+    let text = |question: &RowQuestion| match question {
+        RowQuestion::Text(text) => Ok(format!("{before}{text}")),
+        RowQuestion::Contexts(_) => Err("the question is a number; expected a text".to_owned()),
+    };
+    Ok(match task.output {
+        OutputType::GenerateUntil => RowRequest::Generate(text(&document.question)?),
+        OutputType::LoglikelihoodRolling => RowRequest::Rolling(answer_text(document)?),
+        OutputType::Loglikelihood => {
+            RowRequest::Score(vec![(text(&document.question)?, answer_text(document)?)])
+        }
+        OutputType::MultipleChoice if matches!(document.question, RowQuestion::Contexts(_)) => {
+            let after = format!("{delimiter}{}", answer_text(document)?);
+            let contexts = document.choices.iter().map(|choice| format!("{before}{choice}"));
+            RowRequest::Score(contexts.map(|context| (context, after.clone())).collect())
+        }
+        OutputType::MultipleChoice => {
+            let context = text(&document.question)?;
+            let after = document.choices.iter().map(|choice| format!("{delimiter}{choice}"));
+            RowRequest::Score(after.map(|after| (context.clone(), after)).collect())
+        }
+    })
+}
+
+fn answer_text(document: &RowDocument) -> Result<String, String> {
+    match &document.answer {
+        RightAnswer::Text(text) => Ok(text.clone()),
+        _ => Err("the answer is a number or a list; expected a text".to_owned()),
+    }
+}

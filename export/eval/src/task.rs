@@ -1,0 +1,133 @@
+//! A task as its file declares it: which data, how a row becomes a prompt, what is counted.
+
+use bitnet_text::RowTemplate;
+use serde_json::Value;
+
+use crate::filters::{ExactMatch, FilterChain};
+use crate::functions::{ResultsFunction, RowFunction};
+use crate::metrics::Aggregation;
+
+/// What is asked of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputType {
+    /// The log-likelihoods of several continuations.
+    MultipleChoice,
+    /// That of one.
+    Loglikelihood,
+    /// That of a whole text.
+    LoglikelihoodRolling,
+    /// A text.
+    GenerateUntil,
+}
+
+/// Where a value of a row comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// A field if rows have one of this name, otherwise a template.
+    Text(String, RowTemplate),
+    List(Vec<String>),
+    Number(i64),
+    Function(RowFunction),
+}
+
+/// How few-shot examples are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShotChoice {
+    /// Python's `random.sample`, with the seed of the harness.
+    Drawn,
+    FirstN,
+}
+
+/// A metric of a task.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskMetric {
+    pub(crate) name: String,
+    pub(crate) aggregation: Aggregation,
+    pub(crate) higher_is_better: bool,
+    pub(crate) exact_match: ExactMatch,
+}
+
+/// The splits of a task's data.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Splits {
+    pub(crate) training: Option<String>,
+    pub(crate) validation: Option<String>,
+    pub(crate) test: Option<String>,
+    pub(crate) fewshot: Option<String>,
+}
+
+impl Splits {
+    /// The split whose rows are counted.
+    pub(crate) fn evaluated(&self) -> Option<&str> {
+        self.test.as_deref().or(self.validation.as_deref())
+    }
+
+    /// The split that few-shot examples come from.
+    pub(crate) fn shots(&self) -> Option<&str> {
+        let known = [&self.fewshot, &self.training, &self.validation, &self.test];
+        known.into_iter().find_map(|split| split.as_deref())
+    }
+
+    /// Whether an example that equals the row in question is left out: where the harness compares the
+    /// two splits and finds them equal, which it does if neither is named.
+    pub(crate) fn shots_may_hold_the_row(&self) -> bool {
+        self.fewshot == self.test
+    }
+}
+
+/// When a generated text ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GenerationLimits {
+    pub(crate) until: Vec<String>,
+    pub(crate) max_tokens: usize,
+}
+
+/// One benchmark, ready to run.
+#[derive(Clone, Debug)]
+pub struct Task {
+    pub(crate) name: String,
+    pub(crate) alias: String,
+    pub(crate) dataset_path: String,
+    pub(crate) dataset_name: Option<String>,
+    pub(crate) splits: Splits,
+    pub(crate) process_docs: Option<RowFunction>,
+    pub(crate) output: OutputType,
+    pub(crate) text: Source,
+    pub(crate) target: Source,
+    pub(crate) choice: Option<Source>,
+    pub(crate) description: Option<RowTemplate>,
+    pub(crate) target_delimiter: String,
+    pub(crate) fewshot_delimiter: String,
+    pub(crate) num_fewshot: usize,
+    pub(crate) shot_choice: ShotChoice,
+    pub(crate) metrics: Vec<TaskMetric>,
+    pub(crate) filters: Vec<FilterChain>,
+    pub(crate) limits: GenerationLimits,
+    pub(crate) process_results: Option<ResultsFunction>,
+    pub(crate) version: Value,
+    /// The file as it was read, includes resolved.
+    pub(crate) config: Value,
+}
+
+impl Task {
+    /// The name that it is asked for by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Examples before each question.
+    pub fn num_fewshot(&self) -> usize {
+        self.num_fewshot
+    }
+
+    /// The same with another number of examples.
+    #[must_use]
+    pub fn with_num_fewshot(self, num_fewshot: usize) -> Self {
+        Self { num_fewshot, ..self }
+    }
+
+    /// Identifies what is asked: a hash of the file with its includes.
+    pub fn hash(&self) -> String {
+        blake3::hash(self.config.to_string().as_bytes()).to_hex().to_string()
+    }
+}

@@ -1,0 +1,224 @@
+"""Compares `bitnet eval` with lm-evaluation-harness over transformers: same model, same rows.
+
+    python scripts/check_eval.py --bitnet PROGRAM --packed FOLDER --hf FOLDER --rows DIR [--tasks a,b] [--limit N]
+
+FOLDER is one model as `bitnet-train export` writes it, --packed as hf-packed and --hf as hf-bf16 (or both the
+same); DIR is what scripts/eval_rows.py writes. The harness reads its own task files; only its data lie here
+and not on the hub. transformers computes in f32. Needs lm_eval==0.4.13, torch and transformers 5.
+
+Prints a table: task, rows, whether every prompt is the same text, the largest difference of a log-likelihood,
+values beyond 1e-3 (an activation between two 8-bit levels falls to the other side), rows with another choice
+whose two best lie further apart than that, both scores and the largest difference of a score or its error.
+Ends with 1 if a prompt, a choice or a generated text differs without such a reason.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Task: examples, and which rows there are ("real", or "made" in the set's schema).
+TASKS = {
+    "arc_easy": (0, "real"),
+    "arc_challenge": (0, "real"),
+    "openbookqa": (0, "real"),
+    "boolq": (0, "real"),
+    "hellaswag": (0, "real"),
+    "piqa": (0, "real"),
+    "winogrande": (0, "real"),
+    "commonsense_qa": (10, "real"),
+    "lambada_openai": (0, "real"),
+    "wikitext": (0, "real text"),
+    "gsm8k": (2, "real"),
+    "triviaqa": (5, "made"),
+    "truthfulqa_mc2": (0, "made"),
+    "mmlu_anatomy": (5, "made"),
+    "mmlu_astronomy": (5, "made"),
+    "mmlu_formal_logic": (5, "made"),
+    "mmlu_marketing": (5, "made"),
+    "mmlu_sociology": (5, "made"),
+}
+NEAR = 1e-3
+FLIP = 2e-2
+
+
+def local_data(rows):
+    """Datasets from files; the harness asks `datasets` for them by name."""
+    import datasets
+
+    load = datasets.load_dataset
+
+    def local(path, name=None, **_):
+        folder = Path(rows) / path / (name or "")
+        folder = folder if folder.is_dir() else Path(rows) / path
+        files = {file.stem: str(file) for file in sorted(folder.glob("*.jsonl"))}
+        # The harness opens the training split even where it takes no example from it.
+        files.setdefault("train", next(iter(files.values())))
+        return load("json", data_files=files)
+
+    datasets.load_dataset = local
+
+
+def clocks():
+    """Seconds, and seconds of CPU of this process and of those that it waited for."""
+    spent = os.times()
+    return time.time(), spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def since(start):
+    return tuple(now - then for now, then in zip(clocks(), start))
+
+
+def in_floats(path, dtype):
+    """The model in f32, or as it is used for timing in bf16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if dtype == "bf16":
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    for module in loaded.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            if value.is_floating_point():
+                setattr(module, name, torch.nn.Parameter(value.float(), requires_grad=False))
+        for name, value in list(module.named_buffers(recurse=False)):
+            if value.is_floating_point():
+                setattr(module, name, value.float())
+    return loaded
+
+
+def run_harness(args, names):
+    """Results and samples of all tasks, and the seconds they took."""
+    local_data(args.rows)
+    # The quantisers of transformers would be compiled for every new shape.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    import torch
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    torch.set_num_threads(args.threads)
+    model = HFLM(pretrained=in_floats(args.hf, args.dtype), tokenizer=AutoTokenizer.from_pretrained(args.hf), batch_size=args.batch)
+    found, start = {"results": {}, "samples": {}}, clocks()
+    for shots in sorted({TASKS[name][0] for name in names}):
+        own = [name for name in names if TASKS[name][0] == shots]
+        part = simple_evaluate(model=model, tasks=own, num_fewshot=shots, limit=args.limit, log_samples=True)
+        for key in found:
+            found[key].update(part[key])
+    return found, since(start)
+
+
+def kept_harness(args, names):
+    if args.keep and Path(args.keep).exists():
+        with open(args.keep, "rb") as file:
+            return pickle.load(file)
+    found = run_harness(args, names)
+    if args.keep:
+        with open(args.keep, "wb") as file:
+            pickle.dump(found, file)
+    return found
+
+
+def run_bitnet(args, names):
+    results, samples, start = {}, {}, clocks()
+    for name in names:
+        with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as log:
+            command = [args.bitnet, "eval", args.packed, "--tasks", name, "--data", args.rows, "--json",
+                       "--num-fewshot", str(TASKS[name][0]), "--log-samples", log.name]
+            command += ["--limit", str(args.limit)] if args.limit else []
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{name}: {done.stderr}")
+            results[name] = json.loads(done.stdout)["results"][name]
+            samples[name] = [json.loads(line) for line in open(log.name)]
+    return results, samples, since(start)
+
+
+def logs_of(theirs):
+    """Log-likelihoods of a sample of the harness: pairs, or one number for a whole text."""
+    first = [resps[0] for resps in theirs["resps"]]
+    return [float(it[0]) if isinstance(it, (tuple, list)) else float(it) for it in first]
+
+
+def texts_of(arguments):
+    """The texts that were asked with, without the settings of generation."""
+    return [[text for text in one if isinstance(text, str)] for one in arguments]
+
+
+def best_two(values):
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    return order[0], values[order[0]] - values[order[1]] if len(values) > 1 else float("inf")
+
+
+def compare(theirs, ours):
+    """Differences over the rows of one task."""
+    found = {"rows": 0, "prompts": True, "largest": 0.0, "beyond": 0, "values": 0, "choices": [], "texts": []}
+    own = {(sample["doc_id"], sample["filter"]): sample for sample in ours}
+    for sample in theirs:
+        mine = own[sample["doc_id"], sample["filter"]]
+        found["rows"] += 1
+        arguments = [list(one) if isinstance(one, (list, tuple)) else [one] for one in sample["arguments"]]
+        found["prompts"] &= texts_of(arguments) == texts_of(mine["arguments"])
+        if isinstance(sample["resps"][0][0], str):
+            if sample["resps"][0][0] != mine["resps"][0]:
+                found["texts"].append(sample["doc_id"])
+            continue
+        a, b = logs_of(sample), [it[0] if isinstance(it, list) else it for it in mine["resps"]]
+        gaps = [abs(x - y) for x, y in zip(a, b, strict=True)]
+        found["largest"] = max(found["largest"], *gaps)
+        found["values"] += len(gaps)
+        found["beyond"] += sum(gap > NEAR for gap in gaps)
+        (best, lead), (mine_best, _) = best_two(a), best_two(b)
+        if best != mine_best and lead > (FLIP if max(gaps) > NEAR else NEAR):
+            found["choices"].append(sample["doc_id"])
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for flag in ["--bitnet", "--packed", "--hf", "--rows"]:
+        parser.add_argument(flag, required=True)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16 for timing only")
+    parser.add_argument("--keep", help="file of the harness's results: written, or read if it is there")
+    args = parser.parse_args()
+    names = args.tasks.split(",")
+    if args.bitnet == "none":
+        kept_harness(args, names)
+        return
+    results, samples, ours_seconds = run_bitnet(args, names)
+    theirs, seconds = kept_harness(args, names)
+    print("| task | rows | prompts | largest Δ log-likelihood | beyond 1e-3 | other choice | score here, there |")
+    print("|---|---|---|---|---|---|---|")
+    wrong = False
+    for name in names:
+        found = compare(theirs["samples"][name], samples[name])
+        other = theirs["results"][name]
+        keys = [key for key in other if "," in key and isinstance(other[key], float)]
+        apart = max(abs(other[key] - results[name][key]) for key in keys)
+        shown = ", ".join(f"{key.split(',')[0]} {results[name][key]:.4f} {other[key]:.4f}"
+                          for key in keys if "_stderr" not in key)
+        kind = f"{found['rows']} {TASKS[name][1]}"
+        if found["values"]:
+            logs = f"{found['largest']:.1e} | {found['beyond']} of {found['values']} | {len(found['choices'])}"
+        else:
+            logs = f"texts: {len(found['texts'])} differ | – | –"
+        same = "same" if found["prompts"] else "DIFFER"
+        print(f"| {name} | {kind} | {same} | {logs} | {shown} (scores and errors within {apart:.1e}) |", flush=True)
+        if found["choices"] or found["texts"]:
+            print(f"{name}: rows {found['choices'] + found['texts']}", file=sys.stderr)
+        wrong |= not found["prompts"] or bool(found["choices"])
+    print(f"\nharness over transformers {seconds[0]:.1f} s, {seconds[1]:.1f} s of CPU; "
+          f"bitnet eval {ours_seconds[0]:.1f} s, {ours_seconds[1]:.1f} s of CPU (starting included)")
+    sys.exit(wrong)
+
+
+main()
