@@ -2,7 +2,7 @@
 //! batches, same schedule. The folder with the reference run holds the weights, the batch offsets
 //! and the tokens.
 //!
-//! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] [--bf16] --json`
+//! `cargo run --release --example char_reference -- --dir DIR --seed 0 [--dense] [--precision int8] --json`
 //!
 //! `--latents`, `--moments` and `--during` are the recipe keys of the same names, for less memory.
 //!
@@ -15,11 +15,11 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use bitnet_format::tensors::TensorFile;
 use bitnet_format::{ModelSpec, tensor_table};
-use bitnet_kernels::Operands;
 use bitnet_train::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use bitnet_train::model::{ActivationMemory, LanguageModel, LinearWeight, SegmentStarts};
-use bitnet_train::ops::OpBackend;
+use bitnet_train::ops::{DrawPlace, GradientRounding, OpBackend};
 use bitnet_train::random;
+use bitnet_train::recipe::{GRADIENT_ROUNDING_WORDS, Precision};
 use bitnet_train::train::{
     AdamWSettings, CrossEntropy, GradAccumulator, MuonSettings, StepRates, StepSettings,
     TokenBatch, UpdateDuring, batch_log_probs, lean_process,
@@ -64,9 +64,12 @@ struct Args {
     /// Train the dense twin.
     #[arg(long)]
     dense: bool,
-    /// Round the operands of the float products to bf16.
-    #[arg(long)]
-    bf16: bool,
+    /// What a step computes in: f32, bf16 or int8.
+    #[arg(long, default_value = "f32", value_parser = word(Precision::WORDS))]
+    precision: Precision,
+    /// How 8-bit gradients are rounded: stochastic or nearest.
+    #[arg(long, default_value = "stochastic", value_parser = word(GRADIENT_ROUNDING_WORDS))]
+    gradient_rounding: GradientRounding,
     /// How latents are kept: f32, bf16, bf16+8 or block16.
     #[arg(long, default_value = "f32")]
     latents: LatentFormat,
@@ -136,6 +139,7 @@ struct Reference {
     batch: usize,
     time: usize,
     backend: OpBackend,
+    seed: u64,
     device: Device,
     lean: LeanSettings,
     muon: Option<MuonSettings>,
@@ -181,7 +185,9 @@ impl Reference {
             batch,
             time,
             train: config["train"].clone(),
-            backend: OpBackend::native(if args.bf16 { Operands::Bf16 } else { Operands::F32 }),
+            backend: OpBackend::native(args.precision.operands())
+                .with_gradients(args.precision.gradients(args.gradient_rounding)),
+            seed: args.seed,
             device: Device::flex().autodiff(),
             lean,
             muon,
@@ -250,6 +256,9 @@ impl Reference {
         for t in 1..=steps {
             let batch = self.batch(t);
             let rates = self.rates(t);
+            let (seed, step) = (self.seed, t as u64);
+            model =
+                model.with_backend(self.backend.drawing(|place| DrawPlace { seed, step, ..place }));
             let sum = match self.update {
                 UpdateTime::After => {
                     GradAccumulator::of(&model, &CrossEntropy, &[batch], &self.device)
@@ -295,6 +304,17 @@ impl Reference {
             })
             .sum();
         sum / (count * self.time) as f64
+    }
+}
+
+/// Parses one of the words of a recipe.
+fn word<T: Copy + Send + Sync>(
+    words: &'static [(&'static str, T)],
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let found = words.iter().find(|(word, _)| *word == text);
+        let names = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        found.map(|(_, value)| *value).ok_or_else(|| format!("expected one of {}", names()))
     }
 }
 

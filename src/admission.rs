@@ -21,7 +21,7 @@ impl RankLayout {
     pub fn of(recipe: &Recipe, ranks: usize) -> Self {
         let train = &recipe.train;
         let sharded = train.shard_optimizer && ranks > 1;
-        Self { ranks: ranks as u64, sharded, comm_dtype: train.reduce_precision.comm_dtype() }
+        Self { ranks: ranks as u64, sharded, comm_dtype: train.reduce_precision }
     }
 }
 

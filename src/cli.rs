@@ -345,8 +345,8 @@ pub(crate) struct TrainBenchArgs {
     /// Timed steps, after two warm-up steps.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) steps: usize,
-    /// Precision of float matrix products: f32 or bf16.
-    #[arg(long, value_name = "f32|bf16", default_value = "f32")]
+    /// Precision of float matrix products: f32, bf16, or int8: bf16 with 8-bit gradients.
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
     pub(crate) precision: String,
     /// Activation checkpointing: recompute each block in the backward pass.
     #[arg(long)]

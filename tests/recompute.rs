@@ -2,7 +2,7 @@
 
 use bitnet_kernels::Operands;
 use bitnet_train::model::{ActivationMemory, LanguageModel, SegmentStarts};
-use bitnet_train::ops::OpBackend;
+use bitnet_train::ops::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
 use bitnet_train::random;
 use bitnet_train::train::{
     CrossEntropy, DpoObjective, GradAccumulator, LossReduction, Objective, PairBatch, TokenBatch,
@@ -13,15 +13,23 @@ use rand::RngExt;
 const VOCAB: usize = 90;
 const TIME: usize = 24;
 
+/// Every precision of a recipe.
+fn precisions() -> [OpBackend; 3] {
+    let place = DrawPlace { seed: 1, step: 2, ..DrawPlace::ORIGIN };
+    let int8 = GradientFormat::Int8(GradientRounding::Stochastic(place));
+    let bf16 = OpBackend::native(Operands::Bf16);
+    [OpBackend::native(Operands::F32), bf16, bf16.with_gradients(int8)]
+}
+
 /// A model of three blocks; `extra` is added to its config.
-fn model(extra: &str, operands: Operands) -> LanguageModel {
+fn model(extra: &str, backend: OpBackend) -> LanguageModel {
     let spec = toml::from_str(&format!(
         "hidden_size = 32\nintermediate_size = 52\nnum_hidden_layers = 3\nvocab_size = {VOCAB}\n\
          num_attention_heads = 4\nnum_key_value_heads = 2\ninitializer_range = 0.2\n{extra}"
     ))
     .unwrap();
     let model = LanguageModel::initial(&spec, 5, &Device::flex().autodiff());
-    model.with_backend(OpBackend::native(operands))
+    model.with_backend(backend)
 }
 
 /// Rows of three documents of random lengths each; a third of the tokens is not trained.
@@ -90,8 +98,8 @@ fn recomputed_blocks_give_the_same_bits_in_every_shape_of_model() {
         "tie_word_embeddings = true\nquantise = false",
     ];
     for shape in shapes {
-        for operands in [Operands::F32, Operands::Bf16] {
-            let (model, what) = (model(shape, operands), format!("{shape} {operands:?}"));
+        for backend in precisions() {
+            let (model, what) = (model(shape, backend), format!("{shape} {backend:?}"));
             let batches = [vec![packed_rows(3, 1)]];
             assert_same_bits(&model, &CrossEntropy, &batches, &what);
         }
@@ -101,7 +109,7 @@ fn recomputed_blocks_give_the_same_bits_in_every_shape_of_model() {
 #[test]
 fn recomputed_blocks_give_the_same_bits_in_several_micro_batches_of_several_parts() {
     for tied in ["tie_word_embeddings = true", "tie_word_embeddings = false"] {
-        let model = model(tied, Operands::F32);
+        let model = model(tied, precisions()[2]);
         let batches: Vec<Vec<TokenBatch>> = (0..3)
             .map(|n| vec![packed_rows(2, 3 * n), packed_rows(2, 3 * n + 1), packed_rows(1, n)])
             .collect();
@@ -111,7 +119,7 @@ fn recomputed_blocks_give_the_same_bits_in_several_micro_batches_of_several_part
 
 #[test]
 fn recomputed_blocks_give_the_same_bits_for_preferences() {
-    let model = model("tie_word_embeddings = true", Operands::F32);
+    let model = model("tie_word_embeddings = true", precisions()[2]);
     let pairs = |seed: u64| PairBatch {
         rows: packed_rows(4, seed),
         reference: vec![-60.0, -59.0, -61.0, -60.5],
@@ -122,7 +130,7 @@ fn recomputed_blocks_give_the_same_bits_for_preferences() {
 
 #[test]
 fn recomputed_blocks_let_a_loss_that_is_not_finite_through() {
-    let model = model("tie_word_embeddings = true", Operands::F32);
+    let model = model("tie_word_embeddings = true", precisions()[0]);
     let mut batch = packed_rows(1, 1);
     batch.loss_mask[3] = f32::NAN;
     let model = model.with_activations(ActivationMemory::Recomputed);
@@ -131,4 +139,39 @@ fn recomputed_blocks_let_a_loss_that_is_not_finite_through() {
     assert!(sum.loss().is_nan());
     let (_, gradients) = bits(sum, LossReduction::Sum);
     assert!(gradients.iter().flatten().any(|&bits| f32::from_bits(bits).is_nan()));
+}
+
+#[test]
+fn random_bits_of_8_bit_gradients_do_not_depend_on_how_a_batch_is_cut() {
+    let model = model("tie_word_embeddings = true", precisions()[2]);
+    let rows: Vec<TokenBatch> = (0..4).map(|seed| packed_rows(1, seed)).collect();
+    let join = |rows: &[TokenBatch]| TokenBatch {
+        tokens: rows.iter().flat_map(|row| row.tokens.clone()).collect(),
+        targets: rows.iter().flat_map(|row| row.targets.clone()).collect(),
+        loss_mask: rows.iter().flat_map(|row| row.loss_mask.clone()).collect(),
+        documents: SegmentStarts::whole_rows(rows.len(), TIME),
+    };
+    let gradients = |batches: &[Vec<TokenBatch>]| -> Vec<f32> {
+        let device = Device::flex().autodiff();
+        let sum = GradAccumulator::over(&model, &CrossEntropy, batches, &device, &|| false);
+        let gradients = sum.unwrap().reduced_gradients(LossReduction::Mean);
+        gradients.iter().flat_map(|g| g.to_data().try_to_vec::<f32>().unwrap()).collect()
+    };
+    let cut = |sizes: &[&[usize]]| -> Vec<Vec<TokenBatch>> {
+        let mut rest = &rows[..];
+        let mut part = |&size: &usize| {
+            let (here, after) = rest.split_at(size);
+            rest = after;
+            join(here)
+        };
+        sizes.iter().map(|parts| parts.iter().map(&mut part).collect()).collect()
+    };
+    let whole = gradients(&cut(&[&[4]]));
+    let norm = whole.iter().map(|g| g * g).sum::<f32>().sqrt();
+    for sizes in [&[&[2usize, 2][..]][..], &[&[1, 3]], &[&[1], &[1, 1], &[1]]] {
+        let found = gradients(&cut(sizes));
+        let distance = whole.iter().zip(&found).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+        // Other bits would move it by a part in a hundred; the order of sums, by one in a million.
+        assert!(distance < 1e-5 * norm, "{sizes:?}: {}", distance / norm);
+    }
 }

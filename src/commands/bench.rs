@@ -7,10 +7,10 @@ use bitnet_train::admission::{MemoryDemand, Settings, require_memory};
 use bitnet_train::device;
 use bitnet_train::distributed::{Comm, Hosts};
 use bitnet_train::model::ActivationMemory;
-use bitnet_train::ops::OpBackend;
+use bitnet_train::ops::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
 use bitnet_train::output::note;
 use bitnet_train::platform::{self, peak_memory};
-use bitnet_train::recipe::Precision;
+use bitnet_train::recipe::{Precision, REDUCE_PRECISION_WORDS};
 use bitnet_train::speed::{StepTime, TrainWorkload, measure};
 use bitnet_train::train::{TrainError, all_ok};
 use serde_json::json;
@@ -37,6 +37,10 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
     }
     work.backend = work.backend.on(&device);
+    if !work.backend.is_native() && work.backend.gradients != GradientFormat::Operands {
+        let message = format!("--precision int8 runs on the CPU; --device {}", args.device);
+        return Err(Usage(format!("{message}: expected flex")).into());
+    }
     if !args.force {
         let (load, ranks) = work.share();
         let demand = MemoryDemand {
@@ -116,9 +120,11 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
             Usage(format!("--seq-len {} is above the config's {limit}", args.seq_len)).into()
         );
     }
-    let operands = precision("--precision", &args.precision)?.operands();
-    let comm_dtype = precision("--reduce-precision", &args.reduce_precision)?.comm_dtype();
-    let mut backend = OpBackend::native(operands);
+    let precision = choice("--precision", &args.precision, Precision::WORDS)?;
+    let rounding = GradientRounding::Stochastic(DrawPlace::ORIGIN);
+    let mut backend =
+        OpBackend::native(precision.operands()).with_gradients(precision.gradients(rounding));
+    let comm_dtype = choice("--reduce-precision", &args.reduce_precision, REDUCE_PRECISION_WORDS)?;
     if let Some(name) = &args.kernel {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
         let unknown = || Usage(format!("--kernel {name}: this CPU has {}", all.join(", ")));
@@ -131,10 +137,12 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
     Ok(TrainWorkload { spec, rows, seq_len, backend, activations, comm, sharded, comm_dtype })
 }
 
-fn precision(flag: &str, word: &str) -> Result<Precision, Usage> {
-    let all = [Precision::F32, Precision::Bf16];
-    let found = all.into_iter().find(|precision| precision.name() == word);
-    found.ok_or_else(|| Usage(format!("{flag} {word}: expected f32 or bf16")))
+fn choice<T: Copy>(flag: &str, word: &str, choices: &[(&str, T)]) -> Result<T, Usage> {
+    let found = choices.iter().find(|(name, _)| *name == word);
+    let words = || choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" or ");
+    found
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| Usage(format!("{flag} {word}: expected {}", words())))
 }
 
 fn in_words(result: &serde_json::Value) -> String {

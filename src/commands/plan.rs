@@ -11,7 +11,6 @@ use bitnet_train::estimate::{
     self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
 };
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
-use bitnet_train::ops::OpBackend;
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, IDLE_STEP, Plan, Recipe, Schedule, StageKind};
 use bitnet_train::run::{self, KnownRun};
@@ -110,7 +109,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     } else if !args.no_probe {
         Signals::end_at_once().map_err(TrainError::from)?;
         let device = device.map_err(TrainError::from)?;
-        let backend = OpBackend::of(&device, recipe.train.precision.operands());
+        let backend = recipe.train.backend(&device);
         let pace = estimate::probe(&spec, load, backend, &device);
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
         let alone = args.ranks == 1;

@@ -13,7 +13,7 @@
 //! absmean at the ternary threshold.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
-use super::rounding::ChunkKey;
+use bitnet_kernels::RandomBits;
 
 /// Values that share an exponent in the block form.
 pub(crate) const BLOCK: usize = 256;
@@ -53,7 +53,7 @@ impl LatentChunk<'_> {
 
     /// Keeps new values, rounded at random to one of the two neighbours that can be kept.
     #[inline(always)]
-    pub(crate) fn store(&mut self, values: &[f32], key: ChunkKey) {
+    pub(crate) fn store(&mut self, values: &[f32], key: RandomBits) {
         match self {
             Self::F32(kept) => kept.copy_from_slice(values),
             Self::Bf16(words) => {

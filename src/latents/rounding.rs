@@ -1,20 +1,14 @@
 //! Random bits for stochastic rounding: a pure function of (seed, update, tensor, index), so neither
 //! threads nor resuming change a bit.
 //!
-//! Blake3 keys a stream for each chunk of a tensor; within a chunk a 32-bit mixer (two multiplications,
-//! which vectorise) turns the place of an element into its bits.
-#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
+//! Blake3 keys a stream for each chunk of a tensor; within a chunk a mixer turns the place of an element
+//! into its bits ([`RandomBits`]).
+
+use bitnet_kernels::RandomBits;
 
 /// The streams of one tensor in one update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoundingKey([u8; 32]);
-
-/// The stream of one chunk.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ChunkKey {
-    before: u32,
-    after: u32,
-}
 
 impl RoundingKey {
     /// `update` counts the updates that a run has made, `tensor` is a place in the tensor table.
@@ -26,24 +20,13 @@ impl RoundingKey {
         Self(*hasher.finalize().as_bytes())
     }
 
-    pub(crate) fn chunk(self, chunk: usize) -> ChunkKey {
+    pub(crate) fn chunk(self, chunk: usize) -> RandomBits {
         let hash = blake3::keyed_hash(&self.0, &(chunk as u64).to_le_bytes());
         let word = |at: usize| {
             let bytes = hash.as_bytes()[at..at + 4].try_into().expect("four bytes");
             u32::from_le_bytes(bytes)
         };
-        ChunkKey { before: word(0), after: word(4) }
-    }
-}
-
-impl ChunkKey {
-    /// 16 random bits for an element of the chunk.
-    #[inline(always)]
-    pub(crate) fn bits(self, index: usize) -> u32 {
-        let mut x = (index as u32).wrapping_mul(0x9e37_79b9) ^ self.before;
-        x = (x ^ (x >> 16)).wrapping_mul(0x21f0_aaad) ^ self.after;
-        x = (x ^ (x >> 15)).wrapping_mul(0x735a_2d97);
-        x >> 16
+        RandomBits::new(word(0), word(4))
     }
 }
 
@@ -54,7 +37,7 @@ mod tests {
     #[test]
     fn bits_are_frozen_uniform_and_differ_by_every_part_of_the_key() {
         let key = |seed, update, tensor, chunk| RoundingKey::new(seed, update, tensor).chunk(chunk);
-        let draw = |key: ChunkKey| (0..4096).map(|index| key.bits(index)).collect::<Vec<_>>();
+        let draw = |key: RandomBits| (0..4096).map(|index| key.bits(index)).collect::<Vec<_>>();
         let first = draw(key(1, 2, 3, 4));
         assert_eq!(first, draw(key(1, 2, 3, 4)));
         for other in [key(0, 2, 3, 4), key(1, 0, 3, 4), key(1, 2, 0, 4), key(1, 2, 3, 0)] {

@@ -1,13 +1,15 @@
 //! `BitLinear`: a linear layer that computes with ternary weights and 8-bit activations while the
 //! optimizer keeps updating the latent weights in f32. `ops::bit_linear` has the formulas.
 
+use std::sync::Arc;
+
 use bitnet_format::quant::WeightScale;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::latents::Latents;
 use crate::model::low_rank::LowRankFactors;
-use crate::ops::{self, OpBackend};
+use crate::ops::{self, DrawPlace, LinearSettings, OpBackend, RoundingCounts};
 
 /// What the matrix of a [`BitLinear`] holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,12 +36,19 @@ pub struct BitLinear {
     form: LinearWeight,
     #[module(skip)]
     outside: Option<Latents>,
+    /// Its number among the layers of the model.
+    #[module(skip)]
+    number: u64,
+    /// What its 8-bit gradients lose.
+    #[module(skip)]
+    pub(crate) rounding: Arc<RoundingCounts>,
 }
 
 impl BitLinear {
     /// A layer over `weight [out, in]`.
     pub fn new(weight: Param<Tensor<2>>, form: LinearWeight) -> Self {
-        Self { weight, adapter: None, form, outside: None }
+        let (number, rounding) = (0, Arc::default());
+        Self { weight, adapter: None, form, outside: None, number, rounding }
     }
 
     /// A layer over latents that are no tensor; `leaf`, an empty matrix, gets their gradient.
@@ -49,7 +58,13 @@ impl BitLinear {
         latents: Latents,
         adapter: Option<LowRankFactors>,
     ) -> Self {
-        Self { weight: leaf, adapter, form, outside: Some(latents) }
+        Self { adapter, outside: Some(latents), ..Self::new(leaf, form) }
+    }
+
+    /// The same layer as the one of this number in its model.
+    #[must_use]
+    pub(crate) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
     }
 
     /// Several layers with one input, their outputs side by side: `x [B, T, in]` → `[B, T, Σ out]`
@@ -60,14 +75,17 @@ impl BitLinear {
     ) -> Tensor<3> {
         if layers.iter().all(|layer| layer.form == LinearWeight::Latent) {
             let weights = layers.map(|layer| layer.weight.val());
+            let (matrix, counts) = (layers[0].number, layers.map(|layer| layer.rounding.clone()));
+            let backend = backend.drawing(|place| DrawPlace { matrix, ..place });
+            let settings = LinearSettings { backend, counts };
             if layers.iter().all(|layer| layer.outside.is_none()) {
-                return ops::bit_linear(x, weights, backend);
+                return ops::bit_linear(x, weights, settings);
             }
             let latents = layers.map(|layer| {
                 let latents = layer.outside.as_ref().expect("all matrices lie outside");
                 (latents, layer.adapter.as_ref().and_then(LowRankFactors::to_merge))
             });
-            let y = ops::bit_linear_outside(x.clone(), weights, latents, backend);
+            let y = ops::bit_linear_outside(x.clone(), weights, latents, settings);
             return Self::join_factors(&layers, &x, y, backend);
         }
         let outputs = layers.map(|layer| layer.forward(x.clone(), backend));

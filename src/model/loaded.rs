@@ -99,11 +99,17 @@ impl LoadedValues {
 
 /// The tensors of a model in table order, which is the order in which modules are built.
 pub(crate) struct LoadedTensors<'a> {
-    pub(crate) tensors: std::vec::IntoIter<LoadedTensor>,
-    pub(crate) device: &'a Device,
+    tensors: std::vec::IntoIter<LoadedTensor>,
+    device: &'a Device,
+    /// Linear layers that were made.
+    linears: u64,
 }
 
-impl LoadedTensors<'_> {
+impl<'a> LoadedTensors<'a> {
+    pub(crate) fn new(tensors: Vec<LoadedTensor>, device: &'a Device) -> Self {
+        Self { tensors: tensors.into_iter(), device, linears: 0 }
+    }
+
     /// The next tensor, whose role must be one that the module expects.
     fn next(&mut self, expected: impl Fn(TensorRole) -> bool) -> LoadedTensor {
         let next = self.tensors.next().expect("modules are built in the order of the tensor table");
@@ -128,12 +134,15 @@ impl LoadedTensors<'_> {
     pub(crate) fn linear(&mut self) -> BitLinear {
         let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
         let LoadedTensor { entry, values, form, adapter } = tensor;
-        match values.matrix(self.device) {
+        let number = self.linears;
+        self.linears += 1;
+        let layer = match values.matrix(self.device) {
             (weight, None) => BitLinear::new(weight, form),
             (leaf, Some(latents)) => {
                 let adapter = adapter.map(|factors| factors.into_module(&entry, self.device));
                 BitLinear::outside(leaf, form, latents, adapter)
             }
-        }
+        };
+        layer.numbered(number)
     }
 }

@@ -54,7 +54,7 @@ use crate::host::to_host;
 use crate::latents::{LatentFormat, Latents};
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
-use crate::ops::{self, FactorValues, OpBackend};
+use crate::ops::{self, FactorValues, OpBackend, RoundingCounts};
 
 /// A causal language model: transformer and head.
 #[derive(Module, Debug)]
@@ -156,7 +156,7 @@ impl LanguageModel {
             }
         }
         let (outside, table) = (outside.into(), parameter_table(spec, &adapted, rank).into());
-        let tensors = &mut LoadedTensors { tensors: tensors.into_iter(), device };
+        let tensors = &mut LoadedTensors::new(tensors, device);
         let embed_tokens = tensors.head();
         let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, tensors)).collect();
         let norm = tensors.norm(spec);
@@ -207,6 +207,26 @@ impl LanguageModel {
     /// How its operations are computed.
     pub fn backend(&self) -> OpBackend {
         self.backend
+    }
+
+    /// What 8-bit gradients lost since they were cleared, layer by layer.
+    pub(crate) fn rounding_counts(&self) -> impl Iterator<Item = (&'static str, &RoundingCounts)> {
+        self.model.layers.iter().flat_map(|Block { self_attn, mlp, .. }| {
+            [
+                ("q_proj", &*self_attn.q_proj.rounding),
+                ("k_proj", &*self_attn.k_proj.rounding),
+                ("v_proj", &*self_attn.v_proj.rounding),
+                ("o_proj", &*self_attn.o_proj.rounding),
+                ("gate_proj", &*mlp.gate_proj.rounding),
+                ("up_proj", &*mlp.up_proj.rounding),
+                ("down_proj", &*mlp.down_proj.rounding),
+            ]
+        })
+    }
+
+    /// Lets those counts begin again.
+    pub(crate) fn clear_rounding_counts(&self) {
+        self.rounding_counts().for_each(|(_, counts)| counts.clear());
     }
 
     /// The same model, whose recorded forward passes keep this much in memory.

@@ -110,7 +110,7 @@ fn block(
     let prefix = format!("model.layers.{layer}.");
     let entries = table.iter().filter(|entry| entry.name.starts_with(&prefix));
     let tensors: Result<Vec<_>, _> = entries.map(|entry| load(model, entry)).collect();
-    let mut parts = LoadedTensors { tensors: tensors?.into_iter(), device };
+    let mut parts = LoadedTensors::new(tensors?, device);
     Ok(Block::assemble(model.spec(), &mut parts))
 }
 
@@ -120,7 +120,7 @@ fn read_norm(
     device: &Device,
 ) -> Result<RmsNorm, FormatError> {
     let tensors = vec![load(model, entry)?];
-    Ok(LoadedTensors { tensors: tensors.into_iter(), device }.norm(model.spec()))
+    Ok(LoadedTensors::new(tensors, device).norm(model.spec()))
 }
 
 fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, FormatError> {

@@ -3,10 +3,74 @@
 
 use std::sync::OnceLock;
 
-use bitnet_kernels::{Kernel, Operands};
+use bitnet_kernels::{Kernel, Operands, RandomBits};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::device;
+
+/// The number format of the output's gradient in the backward products of a ternary layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientFormat {
+    /// That of the operands of all other float products.
+    Operands,
+    /// Eight bits: both products are of integers, with exact sums.
+    Int8(GradientRounding),
+}
+
+/// How a gradient is rounded to eight bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientRounding {
+    /// Half to even.
+    Nearest,
+    /// Right on average, with random bits that are a pure function of a place.
+    Stochastic(DrawPlace),
+}
+
+/// Where random bits are drawn: the same place has the same bits in every process, on any number of
+/// threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrawPlace {
+    /// Of the run.
+    pub seed: u64,
+    /// The optimizer step.
+    pub step: u64,
+    /// Of the process among those that make the step together.
+    pub rank: u64,
+    /// The first row among those of the rank's share of the step.
+    pub row: u64,
+    /// The matrix among those of the model; where several are multiplied together, the first.
+    pub matrix: u64,
+}
+
+impl DrawPlace {
+    /// Of a run with seed 0 before its first step.
+    pub const ORIGIN: Self = Self { seed: 0, step: 0, rank: 0, row: 0, matrix: 0 };
+
+    /// The bits of a part of a row, in its gradient along one of two axes.
+    pub(crate) fn bits(self, (row, part): (usize, usize), axis: GradientAxis) -> RandomBits {
+        let Self { seed, step, rank, row: first, matrix } = self;
+        let mut hasher = blake3::Hasher::new_derive_key("bitnet-train gradient rounding v1");
+        for number in
+            [seed, step, rank, first + row as u64, matrix, part as u64, u64::from(axis as u8)]
+        {
+            hasher.update(&number.to_le_bytes());
+        }
+        let hash = hasher.finalize();
+        let word = |at: usize| {
+            u32::from_le_bytes(hash.as_bytes()[at..at + 4].try_into().expect("four bytes"))
+        };
+        RandomBits::new(word(0), word(4))
+    }
+}
+
+/// What shares a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GradientAxis {
+    /// A token: the gradient of the input is computed.
+    Token,
+    /// An output: that of the weights is.
+    Output,
+}
 
 /// How the operations of a model are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +80,8 @@ pub struct OpBackend {
     pub kernel: Kernel,
     /// What the operands of float products are rounded to. Sums, weights and moments stay f32.
     pub operands: Operands,
+    /// In what the backward products of ternary layers take the gradient of the output.
+    pub gradients: GradientFormat,
 }
 
 impl OpBackend {
@@ -34,12 +100,31 @@ impl OpBackend {
     /// Native operations on this machine's fastest kernel.
     pub fn native(operands: Operands) -> Self {
         static KERNEL: OnceLock<Kernel> = OnceLock::new();
-        Self { native: true, kernel: *KERNEL.get_or_init(Kernel::detect), operands }
+        let kernel = *KERNEL.get_or_init(Kernel::detect);
+        Self { native: true, kernel, operands, gradients: GradientFormat::Operands }
     }
 
     /// Plain tensor operations, which run on any device.
     pub fn reference(operands: Operands) -> Self {
         Self { native: false, ..Self::native(operands) }
+    }
+
+    /// The same with gradients of ternary layers in this format, which native operations alone know.
+    #[must_use]
+    pub fn with_gradients(self, gradients: GradientFormat) -> Self {
+        Self { gradients, ..self }
+    }
+
+    /// The same, where gradients are rounded with the random bits that `place` changes its own place to.
+    #[must_use]
+    pub fn drawing(self, place: impl FnOnce(DrawPlace) -> DrawPlace) -> Self {
+        match self.gradients {
+            GradientFormat::Int8(GradientRounding::Stochastic(old)) => {
+                let rounding = GradientRounding::Stochastic(place(old));
+                self.with_gradients(GradientFormat::Int8(rounding))
+            }
+            _ => self,
+        }
     }
 
     /// Whether native operations run. They leave every number within reach of the host and give the

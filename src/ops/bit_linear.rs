@@ -17,6 +17,8 @@
 //! dx[t] = dy[t] · (T·m)        dw = Σ_t dyᵀ[t] · (q[t] / a[t])
 //! ```
 //!
+//! With 8-bit gradients both products are integer products (`int8`).
+//!
 //! Matrices that share an input (queries, keys and values; gate and up) are multiplied together:
 //! their rows are stacked, the activations are quantised once, and the outputs lie side by side.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
@@ -35,11 +37,27 @@ use burn_flex::FlexTensor;
 
 use crate::device;
 use crate::latents::{Latents, LatentsView};
-use crate::ops::OpBackend;
+use crate::ops::backend::{GradientFormat, OpBackend};
+use crate::ops::int8::{Int8Backward, RoundingCounts};
 use crate::ops::low_rank::{FactorValues, merged};
 use crate::ops::native::{
     NativeDispatch, NativeOp, floats, for_each_task, in_rows_with, product, tensor, with_last,
 };
+
+/// How layers are computed, and where they count what 8-bit gradients lose.
+#[derive(Clone, Debug)]
+pub struct LinearSettings<const N: usize> {
+    /// With what.
+    pub backend: OpBackend,
+    /// Of each layer, added to in the backward pass.
+    pub counts: [Arc<RoundingCounts>; N],
+}
+
+impl<const N: usize> From<OpBackend> for LinearSettings<N> {
+    fn from(backend: OpBackend) -> Self {
+        Self { backend, counts: std::array::from_fn(|_| Arc::default()) }
+    }
+}
 
 /// Quantised linear layers over latents with one input: `x [B, T, in]`, one to three matrices
 /// `[outᵢ, in]` → `[B, T, Σ outᵢ]`
@@ -49,12 +67,13 @@ use crate::ops::native::{
 pub fn bit_linear<const N: usize>(
     x: Tensor<3>,
     latents: [Tensor<2>; N],
-    backend: OpBackend,
+    settings: impl Into<LinearSettings<N>>,
 ) -> Tensor<3> {
+    let LinearSettings { backend, counts } = settings.into();
     if !backend.is_native() {
         return reference(x, latents, backend);
     }
-    native(x, latents, NativeBitLinear { backend, outside: Vec::new() })
+    native(x, latents, NativeBitLinear { backend, counts: counts.into(), outside: Vec::new() })
 }
 
 /// The same layers over latents that lie outside of tensors, merged with low-rank factors where there
@@ -66,8 +85,9 @@ pub fn bit_linear_outside<const N: usize>(
     x: Tensor<3>,
     leaves: [Tensor<2>; N],
     latents: [(&Latents, Option<FactorValues>); N],
-    backend: OpBackend,
+    settings: impl Into<LinearSettings<N>>,
 ) -> Tensor<3> {
+    let LinearSettings { backend, counts } = settings.into();
     assert!(backend.is_native(), "such latents lie in the host's memory");
     let outside = latents.into_iter().zip(&leaves);
     let outside = outside.map(|((latents, factors), leaf)| OutsideLatents {
@@ -75,7 +95,7 @@ pub fn bit_linear_outside<const N: usize>(
         factors: factors.map(Arc::new),
         is_trained: leaf.is_require_grad(),
     });
-    let op = NativeBitLinear { backend, outside: outside.collect() };
+    let op = NativeBitLinear { backend, counts: counts.into(), outside: outside.collect() };
     native(x, leaves, op)
 }
 
@@ -169,6 +189,7 @@ fn straight_through<const D: usize>(
 #[derive(Clone, Debug)]
 struct NativeBitLinear {
     backend: OpBackend,
+    counts: Vec<Arc<RoundingCounts>>,
     /// The latents, where they are no tensors.
     outside: Vec<OutsideLatents>,
 }
@@ -249,6 +270,8 @@ struct SavedBitLinear {
     weight_scales: Arc<Vec<f32>>,
     /// Rows of each matrix, and whether its gradient is asked for.
     heights: Vec<(usize, bool)>,
+    /// Rows of each matrix, and where it counts.
+    counts: Vec<(usize, Arc<RoundingCounts>)>,
     /// Shape of the input, `[.., in]`.
     shape: Shape,
     backend: OpBackend,
@@ -277,6 +300,7 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
             inverse_scales: Arc::new(scales.into_iter().map(|scale| 1.0 / scale).collect()),
             weights: Arc::new(weights),
             weight_scales: Arc::new(panels.scales().to_vec()),
+            counts: heights.iter().map(|(height, _)| *height).zip(self.counts).collect(),
             heights,
             shape: shape.clone(),
             backend: self.backend,
@@ -370,11 +394,29 @@ impl SimdWork for AnyNan<'_> {
 }
 
 impl SavedBitLinear {
-    // Each gradient is a float product with one operand of small integers, which bf16 holds exactly
+    /// The backward pass in integers, where it is one.
+    fn int8(&self) -> Option<Int8Backward<'_>> {
+        let GradientFormat::Int8(rounding) = self.backend.gradients else { return None };
+        Some(Int8Backward {
+            kernel: self.backend.kernel,
+            rounding,
+            time: self.shape[self.shape.num_dims() - 2],
+            activations: &self.activations,
+            inverse_scales: &self.inverse_scales,
+            weights: &self.weights,
+            weight_scales: &self.weight_scales,
+            matrices: &self.counts,
+        })
+    }
+
+    // Otherwise each gradient is a float product with one operand of small integers, which bf16 holds exactly
     // too; the scale goes into the other operand before it is rounded.
 
     /// The gradient of the input, `[M, in]`.
     fn input_gradient(&self, dy: &[f32]) -> Vec<f32> {
+        if let Some(int8) = self.int8() {
+            return int8.input(dy);
+        }
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
         let mut dx = vec![0.0; tokens * width];
@@ -391,20 +433,30 @@ impl SavedBitLinear {
     fn matrix_gradients(&self, dy: &[f32]) -> Vec<FlexTensor> {
         let width = self.weights.len() / self.weight_scales.len();
         let mut first = 0;
-        let of_matrix = |&(height, is_trained): &(usize, bool)| {
-            let rows = first..first + height;
-            first = rows.end;
-            if is_trained {
-                tensor(self.weight_gradient(dy, rows), Shape::from([height, width]))
-            } else {
-                tensor(Vec::new(), Shape::from([0, 0]))
-            }
+        let trained_rows = |&(height, is_trained): &(usize, bool)| {
+            let start = first;
+            first += height;
+            start..if is_trained { first } else { start }
         };
-        self.heights.iter().map(of_matrix).collect()
+        let rows: Vec<_> = self.heights.iter().map(trained_rows).collect();
+        let gradients = match self.int8() {
+            Some(int8) => int8.weights(dy, &rows),
+            None => rows.iter().map(|rows| self.weight_gradient(dy, rows.clone())).collect(),
+        };
+        let shape = |rows: &Range<usize>| match rows.len() {
+            0 => [0, 0],
+            height => [height, width],
+        };
+        let of_matrix =
+            |(values, rows): (Vec<f32>, &Range<usize>)| tensor(values, Shape::from(shape(rows)));
+        gradients.into_iter().zip(&rows).map(of_matrix).collect()
     }
 
     /// The gradient of some rows of the stacked matrices, `[rows, in]`.
     fn weight_gradient(&self, dy: &[f32], rows: Range<usize>) -> Vec<f32> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
         let mut dw = vec![0.0; rows.len() * width];

@@ -20,6 +20,7 @@ mod backend;
 mod bit_linear;
 mod cross_entropy;
 mod gated;
+mod int8;
 mod low_rank;
 mod muon;
 mod native;
@@ -31,14 +32,15 @@ mod testing;
 pub(crate) use adamw::UpdateChunk;
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionShape, LazyMask, attention};
-pub use backend::OpBackend;
+pub use backend::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
 pub use bit_linear::{
-    activation_codes, bit_linear, bit_linear_outside, dequantised_linear, frozen_linear,
-    weight_codes,
+    LinearSettings, activation_codes, bit_linear, bit_linear_outside, dequantised_linear,
+    frozen_linear, weight_codes,
 };
 pub(crate) use cross_entropy::logits_at_once;
 pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside};
 pub use gated::gated;
+pub use int8::RoundingCounts;
 pub use low_rank::FactorValues;
 pub(crate) use low_rank::{LowRankJoin, merged};
 pub(crate) use muon::orthogonalise;

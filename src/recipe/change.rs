@@ -39,6 +39,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("adapter", ChangeClass::Fatal),
     ("tokenizer", ChangeClass::Fatal),
     ("train.precision", ChangeClass::Fatal),
+    ("train.gradient_rounding", ChangeClass::Fatal),
     ("optimizer.kind", ChangeClass::Fatal),
     ("data.seq_len", ChangeClass::Fatal),
     ("name", ChangeClass::Safe),

@@ -46,9 +46,9 @@ pub use rate::{CurveShape, Rate, Span};
 pub use reference::reference;
 pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard,
-    Length, LossSettings, Optimizer, Precision, Recipe, Sample, TelemetrySettings, TokenizerSource,
-    Train,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat,
+    GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, Precision,
+    REDUCE_PRECISION_WORDS, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
 };
 pub use stage::{LossReduction, StageKind};
 

@@ -10,9 +10,9 @@ use super::phase::read_phases;
 use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat, Guard,
-    Length, LossSettings, Optimizer, OptimizerKind, Precision, Recipe, Sample, TelemetrySettings,
-    TokenizerSource, Train,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat,
+    GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, OptimizerKind, Precision,
+    REDUCE_PRECISION_WORDS, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
 };
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
@@ -64,11 +64,21 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         train,
         adapter,
     };
+    check_precision(&mut root, &recipe);
     check_lean(&mut root, &recipe);
     check_muon(&mut root, &recipe);
     check_adapter(&mut root, &recipe);
     root.finish();
     recipe
+}
+
+/// 8-bit gradients are an operation of the CPU's own.
+fn check_precision(root: &mut Section<'_>, recipe: &Recipe) {
+    if recipe.train.precision == Precision::Int8 && recipe.device != "flex" {
+        let message =
+            "train.precision \"int8\" runs on the CPU; expected device = \"flex\" beside it, got";
+        root.problem("device", format!("{message} {:?}", recipe.device));
+    }
 }
 
 /// What keeping fewer bits, or updating early, asks of the rest of the recipe.
@@ -275,7 +285,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let length = read_length(&mut table);
     let batch = table.required("batch", "sequences an optimizer step", Item::count);
     let micro_batch = table.optional("micro_batch", |item| read_micro_batch(item, batch));
-    let precision = |item: &Item<'_>| item.choice(Precision::WORDS);
+    let rounding = |item: &Item<'_>| item.choice(GRADIENT_ROUNDING_WORDS);
     let minutes = |item: &Item<'_>| item.number(Bound::Minutes);
     let lean = table.optional("memory", |item| item.choice(&[("normal", false), ("lean", true)]));
     let lean = lean.unwrap_or(false);
@@ -290,12 +300,14 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
-        precision: table.value("precision", precision),
+        precision: table.value("precision", |item| item.choice(Precision::WORDS)),
+        gradient_rounding: table.value("gradient_rounding", rounding),
         recompute: recompute.unwrap_or(lean),
         latents: latents.unwrap_or(small_latents),
         update: update.unwrap_or(early),
         shard_optimizer: table.value("shard_optimizer", Item::boolean),
-        reduce_precision: table.value("reduce_precision", precision),
+        reduce_precision: table
+            .value("reduce_precision", |item| item.choice(REDUCE_PRECISION_WORDS)),
         max_minutes: Some(table.value("max_minutes", minutes)).filter(|&minutes| minutes > 0.0),
         freeze: table.value("freeze", read_freeze),
     };

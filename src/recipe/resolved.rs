@@ -8,7 +8,8 @@ use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
 use super::settings::{
-    AdapterSettings, ChatFormat, Length, OptimizerKind, Recipe, TokenizerSource,
+    AdapterSettings, ChatFormat, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
+    REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
 };
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
@@ -92,11 +93,12 @@ impl Recipe {
             ("batch", whole(train.batch as u64)),
             ("micro_batch", whole(train.micro_batch as u64)),
             ("precision", text(train.precision.name())),
+            ("gradient_rounding", text(word(GRADIENT_ROUNDING_WORDS, train.gradient_rounding))),
             ("recompute", Value::Boolean(train.recompute)),
             ("latents", text(word(LatentFormat::WORDS, train.latents))),
             ("update", text(word(UpdateTime::WORDS, train.update))),
             ("shard_optimizer", Value::Boolean(train.shard_optimizer)),
-            ("reduce_precision", text(train.reduce_precision.name())),
+            ("reduce_precision", text(word(REDUCE_PRECISION_WORDS, train.reduce_precision))),
             ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
             ("freeze", Value::Array(train.freeze.iter().map(|name| text(name)).collect())),
         ]))

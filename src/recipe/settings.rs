@@ -7,6 +7,7 @@ use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
+use burn::tensor::Device;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -17,6 +18,7 @@ use super::stage::{LossReduction, StageKind};
 use crate::distributed::CommDType;
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::model::ActivationMemory;
+use crate::ops::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
 
 /// A run, complete: every default filled in, every path absolute, every rule of the recipe held.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,39 +126,53 @@ pub enum Length {
     Epochs(f64),
 }
 
-/// What the arithmetic of a forward pass is done in.
+/// What the arithmetic of a step is done in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// Single precision throughout.
     F32,
     /// `bf16` operands, `f32` accumulation, master weights and moments.
     Bf16,
+    /// The same, and both backward products of the ternary layers in 8-bit integers.
+    Int8,
 }
 
 impl Precision {
-    pub(super) const WORDS: &[(&str, Self)] = &[("f32", Self::F32), ("bf16", Self::Bf16)];
+    /// All, each with the word for it in a recipe.
+    pub const WORDS: &[(&str, Self)] =
+        &[("f32", Self::F32), ("bf16", Self::Bf16), ("int8", Self::Int8)];
 
     /// The word for it in a recipe.
     pub fn name(self) -> &'static str {
         word(Self::WORDS, self)
     }
 
-    /// How numbers of it travel between ranks.
-    pub fn comm_dtype(self) -> CommDType {
-        match self {
-            Self::F32 => CommDType::F32,
-            Self::Bf16 => CommDType::Bf16,
-        }
-    }
-
     /// What the float products multiply.
     pub fn operands(self) -> Operands {
         match self {
             Self::F32 => Operands::F32,
-            Self::Bf16 => Operands::Bf16,
+            Self::Bf16 | Self::Int8 => Operands::Bf16,
+        }
+    }
+
+    /// In what the backward products of ternary layers take gradients, rounded like this.
+    pub fn gradients(self, rounding: GradientRounding) -> GradientFormat {
+        match self {
+            Self::F32 | Self::Bf16 => GradientFormat::Operands,
+            Self::Int8 => GradientFormat::Int8(rounding),
         }
     }
 }
+
+/// How gradients are rounded to eight bits.
+pub const GRADIENT_ROUNDING_WORDS: &[(&str, GradientRounding)] = &[
+    ("stochastic", GradientRounding::Stochastic(DrawPlace::ORIGIN)),
+    ("nearest", GradientRounding::Nearest),
+];
+
+/// In what ranks may send each other gradients.
+pub const REDUCE_PRECISION_WORDS: &[(&str, CommDType)] =
+    &[("f32", CommDType::F32), ("bf16", CommDType::Bf16)];
 
 /// How long a run is, and in what pieces it computes.
 ///
@@ -171,6 +187,8 @@ pub struct Train {
     pub micro_batch: usize,
     /// What a forward pass computes in.
     pub precision: Precision,
+    /// How its 8-bit gradients are rounded.
+    pub gradient_rounding: GradientRounding,
     /// Whether a block's activations are computed again for the backward pass.
     pub recompute: bool,
     /// How latents are kept.
@@ -180,11 +198,19 @@ pub struct Train {
     /// Whether each rank holds only its part of the moments.
     pub shard_optimizer: bool,
     /// In what several ranks send each other gradients; they are added in f32.
-    pub reduce_precision: Precision,
+    pub reduce_precision: CommDType,
     /// Minutes after which the run saves and stops.
     pub max_minutes: Option<f64>,
     /// Names of the tensors that stay as they are, with `*` and `?`.
     pub freeze: Vec<String>,
+}
+
+impl Train {
+    /// How a model's operations are computed on `device`.
+    pub fn backend(&self, device: &Device) -> OpBackend {
+        let gradients = self.precision.gradients(self.gradient_rounding);
+        OpBackend::of(device, self.precision.operands()).with_gradients(gradients)
+    }
 }
 
 impl Recipe {
@@ -390,6 +416,7 @@ mod tests {
             "pretrain sft dpo"
         );
         assert_eq!(Precision::Bf16.name(), "bf16");
+        assert_eq!(Precision::Int8.name(), "int8");
         assert_eq!(LossReduction::Sum.name(), "sum");
         for (word, format) in ExportFormat::WORDS {
             assert_eq!(word.parse::<ExportFormat>().unwrap(), *format);

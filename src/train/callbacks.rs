@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::context::RunContext;
 use super::metrics::{InFlight, RunLog, StepInFlight};
+use super::rounded_away::rounded_shares;
 use super::sample::{SampleSettings, sample};
 use super::stage::Stage;
 use super::state::{Progress, TrainState};
@@ -124,6 +125,7 @@ impl<'a> Callbacks<'a> {
         }
         if at(recipe.telemetry.every) {
             self.report_codes(state)?;
+            self.report_gradients(state)?;
         }
         if evaluates {
             self.evaluate(stage, state)?;
@@ -150,6 +152,15 @@ impl<'a> Callbacks<'a> {
         self.log.append(&json!({"step": step, "ternary": report}))?;
         self.log.monitor.ternary(step, all);
         Ok(())
+    }
+
+    /// Logs what the 8-bit gradients of the last step lost.
+    fn report_gradients(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        let report = rounded_shares(&state.model, self.context.comm);
+        if report.is_empty() {
+            return Ok(());
+        }
+        self.log.append(&json!({"step": state.progress.step, "rounded_away": report}))
     }
 
     fn evaluate(

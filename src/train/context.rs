@@ -21,7 +21,7 @@ use crate::error::TrainError;
 use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze};
 use crate::monitor::{Monitor, Silent};
-use crate::ops::OpBackend;
+use crate::ops::{DrawPlace, OpBackend};
 use crate::platform::Signals;
 use crate::recipe::{Guard, Optimizer, Precision, Recipe, Schedule, StageKind, StepRates};
 
@@ -173,6 +173,13 @@ impl RunContext<'_> {
         model.with_backend(self.backend).with_activations(self.recipe.train.activations())
     }
 
+    /// `model`, set to make an optimizer step: it draws that step's random bits.
+    pub(crate) fn at_step(&self, model: LanguageModel, step: u64) -> LanguageModel {
+        let (seed, rank) = (self.recipe.seed, self.comm.rank() as u64);
+        let backend = model.backend().drawing(|place| DrawPlace { seed, step, rank, ..place });
+        model.with_backend(backend)
+    }
+
     /// Identifies the model that `model.init` names; its files are read once.
     pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
         if let Some(adapter) = &self.adapter {
@@ -207,6 +214,7 @@ impl RunContext<'_> {
         let hash = match recipe.train.precision {
             Precision::F32 => hash,
             Precision::Bf16 => format!("{hash} bf16"),
+            Precision::Int8 => format!("{hash} int8"),
         };
         // Latents in fewer bits are other weights.
         Ok(match recipe.train.latents {

@@ -15,6 +15,7 @@ mod callbacks;
 pub(crate) mod context;
 mod metrics;
 pub(crate) mod open;
+mod rounded_away;
 mod sample;
 mod save;
 pub(crate) mod stage;
@@ -145,7 +146,8 @@ pub(crate) fn next_gradients(
     let phase = context.schedule.phase_of(step);
     let (mix, batch, micro_batch) = (&context.mixes[phase], train.batch, train.micro_batch);
     let request = BatchRequest { phase, mix, position, batch, micro_batch, updates };
-    let gradients = stage.gradients(model, request, context.step_context(&context.device))?;
+    let model = context.at_step(model.clone(), step);
+    let gradients = stage.gradients(&model, request, context.step_context(&context.device))?;
     if let Some(tensor) = gradients.sum.broken() {
         let tensor = context.table[tensor].name.clone();
         return Err(TrainError::HalfUpdated { step, tensor });

@@ -196,6 +196,19 @@ fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
 }
 
 #[test]
+fn ranks_with_8_bit_gradients_keep_the_same_bits_and_resume_to_them() {
+    let lab = stages::lab();
+    let words = ["train.precision=int8", "guard.spike_sigma=0"];
+    let (straight, cut) = (lab.path("straight"), lab.path("cut"));
+    run(&lab, ("sft.toml", 2), &straight, &words);
+    run(&lab, ("sft.toml", 2), &cut, &words);
+    fs_err::remove_dir_all(cut.join("step-000020")).unwrap();
+    fs_err::remove_dir_all(cut.join("final")).unwrap();
+    run(&lab, ("sft.toml", 2), &cut, &words);
+    assert_same(&result(&cut), &result(&straight), "resumed on two ranks");
+}
+
+#[test]
 fn gradients_in_bf16_cost_little() {
     let lab = Lab::new();
     let (one, two) = (lab.path("one"), lab.path("two"));

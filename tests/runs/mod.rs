@@ -9,6 +9,7 @@ mod devices;
 mod exports;
 mod finish;
 mod full_log;
+mod int8;
 pub(crate) mod kill;
 pub(crate) mod lab;
 mod lean;

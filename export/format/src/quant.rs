@@ -57,6 +57,14 @@ impl ActivationScale {
         Self(1.0 / absmax.max(SCALE_EPS) * 127.0)
     }
 
+    /// One: codes that are their values.
+    pub const ONE: Self = Self(1.0);
+
+    /// A scale that is known, whatever the values are; `None` unless it is a positive finite number.
+    pub fn from_stored(value: f32) -> Option<Self> {
+        (value.is_finite() && value > 0.0).then_some(Self(value))
+    }
+
     /// What an activation is multiplied by before rounding.
     pub fn multiplier(self) -> f32 {
         self.0

@@ -71,17 +71,41 @@ impl Activations {
         mut fill: impl FnMut(&[X], &mut [i8]) -> ActivationScale,
     ) {
         assert!(columns > 0 && x.len().is_multiple_of(columns), "whole tokens of {columns} values");
-        let (tokens, chunks) = (x.len() / columns, columns.div_ceil(CHUNK));
+        self.fill(kernel, [x.len() / columns, columns], |token, codes| {
+            fill(&x[token * columns..][..columns], codes)
+        });
+    }
+
+    /// Quantises each of `[tokens, columns]` by `fill`, which writes its codes and returns their scale.
+    pub(crate) fn fill(
+        &mut self,
+        kernel: Kernel,
+        [tokens, columns]: [usize; 2],
+        mut fill: impl FnMut(usize, &mut [i8]) -> ActivationScale,
+    ) {
+        let chunks = columns.div_ceil(CHUNK);
         (self.columns, self.chunks) = (columns, chunks);
         self.codes.resize(tokens * chunks, [0; CHUNK]);
         self.sums.clear();
         self.scales.clear();
-        for (row, codes) in x.chunks_exact(columns).zip(self.codes.chunks_exact_mut(chunks)) {
+        for (token, codes) in self.codes.chunks_exact_mut(chunks).enumerate() {
             let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
             padding.fill(0);
-            self.scales.push(fill(row, codes));
+            self.scales.push(fill(token, codes));
             self.sums.push(kernel.dispatch(Sum(codes)));
         }
+    }
+
+    /// Tokens from their parts: codes `[T, chunks]` with zeros behind the columns, their sums and scales.
+    pub(crate) fn from_parts(
+        columns: usize,
+        codes: Vec<[i8; CHUNK]>,
+        sums: Vec<i32>,
+        scales: Vec<ActivationScale>,
+    ) -> Self {
+        let chunks = columns.div_ceil(CHUNK);
+        assert!(codes.len() == sums.len() * chunks && scales.len() == sums.len(), "whole tokens");
+        Self { columns, chunks, codes, sums, scales }
     }
 
     /// Number of tokens, `T`.

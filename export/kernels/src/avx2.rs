@@ -14,16 +14,16 @@
 
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
-    __m256, __m256i, _CMP_ORD_Q, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_loadu_si128,
-    _mm_movehdup_ps, _mm_movehl_ps, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
-    _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_cmp_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
-    _mm256_cvtps_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_packs_epi16,
-    _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi16, _mm256_setr_epi32, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srai_epi32, _mm256_srli_epi16,
-    _mm256_storeu_ps, _mm256_storeu_si256,
+    __m256, __m256i, _CMP_ORD_Q, _mm_add_ps, _mm_add_ss, _mm_cvtepi8_epi16, _mm_cvtsi32_si128,
+    _mm_cvtss_f32, _mm_loadu_si128, _mm_movehdup_ps, _mm_movehl_ps, _mm256_add_epi16,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_and_ps, _mm256_and_si256, _mm256_andnot_ps,
+    _mm256_broadcastq_epi64, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmp_ps,
+    _mm256_cvtepu8_epi16, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_cvtps_epi32,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32,
+    _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi32,
+    _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 use std::array::from_fn;
 
@@ -254,37 +254,54 @@ fn store_floats(places: &mut [f32; 8], values: __m256) {
     unsafe { _mm256_storeu_ps(places.as_mut_ptr(), values) }
 }
 
-/// [`reference::int8_tile`] without a byte product that could overflow 16 bits.
+/// [`reference::int8_tile`] without a byte product that could overflow 16 bits; two tokens share what is
+/// unpacked of a line.
 pub(crate) fn int8_tile(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
     assert!(is_available(), "this CPU has no AVX2");
     let chunks = reference::chunks_of(panel, tokens, sums.len());
-    for (sums, token) in sums.iter_mut().zip(tokens.chunks_exact(chunks)) {
+    let token = |t: usize| tokens[t * chunks..][..chunks].as_flattened().as_chunks().0;
+    let (pairs, rest) = sums.as_chunks_mut::<2>();
+    for (pair, sums) in pairs.iter_mut().enumerate() {
+        let tokens = from_fn(|t| token(2 * pair + t));
         // SAFETY: AVX2 is there, asserted above.
-        unsafe { int8_products(panel, token.as_flattened().as_chunks().0, sums) }
+        unsafe { int8_products::<2>(panel, tokens, sums) }
+    }
+    if let [last] = rest {
+        // SAFETY: AVX2 is there, asserted above.
+        unsafe { int8_products(panel, [token(2 * pairs.len())], std::array::from_mut(last)) }
     }
 }
 
 #[target_feature(enable = "avx2")]
-fn int8_products(panel: &[Line], token: &[[i8; 4]], sums: &mut [i32; INT8_ROWS]) {
-    let mut totals = [_mm256_setzero_si256(); 4];
-    for (line, x) in panel.iter().zip(token) {
-        let x = x.map(i16::from);
-        let x = _mm256_setr_epi16(
-            x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3], x[0], x[1], x[2], x[3], x[0], x[1],
-            x[2], x[3],
-        );
-        for (total, bytes) in totals.iter_mut().zip(line.0.as_chunks::<16>().0) {
+fn int8_products<const T: usize>(
+    panel: &[Line],
+    tokens: [&[[i8; 4]]; T],
+    sums: &mut [[i32; INT8_ROWS]; T],
+) {
+    let tokens = tokens.map(|token| &token[..panel.len()]);
+    let mut totals = [[_mm256_setzero_si256(); 4]; T];
+    for (k, line) in panel.iter().enumerate() {
+        let u = from_fn::<_, 4, _>(|v| {
+            let bytes = &line.0.as_chunks::<16>().0[v];
             // SAFETY: 16 bytes.
-            let u = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
-            *total = _mm256_add_epi32(*total, _mm256_madd_epi16(u, x));
+            _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+        });
+        for (totals, token) in totals.iter_mut().zip(&tokens) {
+            let four = i32::from_ne_bytes(token[k].map(i8::cast_unsigned));
+            let x = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
+            for (total, u) in totals.iter_mut().zip(u) {
+                *total = _mm256_add_epi32(*total, _mm256_madd_epi16(u, x));
+            }
         }
     }
     // Two neighbouring lanes belong to a row.
-    for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
-        let mut lanes = [0; 8];
-        store(&mut lanes, total);
-        for (sum, pair) in sums.iter_mut().zip(lanes.as_chunks::<2>().0) {
-            *sum = pair[0] + pair[1];
+    for (sums, totals) in sums.iter_mut().zip(totals) {
+        for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
+            let mut lanes = [0; 8];
+            store(&mut lanes, total);
+            for (sum, pair) in sums.iter_mut().zip(lanes.as_chunks::<2>().0) {
+                *sum = pair[0] + pair[1];
+            }
         }
     }
 }

@@ -235,11 +235,15 @@ pub(crate) unsafe fn int8_tile<L: Lanes, const V: usize, const U: usize>(
     sums: &mut [[i32; INT8_ROWS]],
 ) {
     let width = chunks_of(panel, tokens, sums.len());
-    for (tile, sums) in sums.chunks_mut(4).enumerate() {
-        let tokens = &tokens[4 * tile * width..][..sums.len() * width];
+    for (tile, sums) in sums.chunks_mut(L::TOKENS).enumerate() {
+        let tokens = &tokens[L::TOKENS * tile * width..][..sums.len() * width];
         // SAFETY: the caller has the instructions of `L`.
         unsafe {
             match sums.len() {
+                8 => wide_products::<L, V, 8, 1>(panel, tokens, sums),
+                7 => wide_products::<L, V, 7, 1>(panel, tokens, sums),
+                6 => wide_products::<L, V, 6, 1>(panel, tokens, sums),
+                5 => wide_products::<L, V, 5, 1>(panel, tokens, sums),
                 4 => wide_products::<L, V, 4, 1>(panel, tokens, sums),
                 3 => wide_products::<L, V, 3, 1>(panel, tokens, sums),
                 2 => wide_products::<L, V, 2, 2>(panel, tokens, sums),
@@ -257,6 +261,9 @@ unsafe fn wide_products<L: Lanes, const V: usize, const T: usize, const U: usize
     tokens: &[[i8; CHUNK]],
     sums: &mut [[i32; INT8_ROWS]],
 ) {
+    if T > L::TOKENS {
+        return;
+    }
     let mut rows: [&[[i8; 4]]; T] = [&[]; T];
     for (row, token) in rows.iter_mut().zip(tokens.chunks_exact(tokens.len() / T)) {
         *row = &token.as_flattened().as_chunks().0[..panel.len()];
@@ -264,14 +271,16 @@ unsafe fn wide_products<L: Lanes, const V: usize, const T: usize, const U: usize
     // SAFETY: the caller has the instructions of `L`.
     unsafe {
         let mut totals = [[[L::zero(); V]; U]; T];
-        let (lines, rest) = panel.as_chunks::<U>();
-        for (group, lines) in lines.iter().enumerate() {
-            for (i, line) in lines.iter().enumerate() {
-                add_line(line, group * U + i, i, &rows, &mut totals);
+        // Every row is as long as the panel: the compiler sees that no index needs a check.
+        let (mut k, last) = (0, panel.len());
+        while U > 1 && k + U <= last {
+            for i in 0..U {
+                add_line(&panel[k + i], k + i, i, &rows, &mut totals);
             }
+            k += U;
         }
-        for (i, line) in rest.iter().enumerate() {
-            add_line(line, lines.len() * U + i, 0, &rows, &mut totals);
+        for (k, line) in panel.iter().enumerate().skip(k) {
+            add_line(line, k, 0, &rows, &mut totals);
         }
         for ((sums, totals), row) in sums.iter_mut().zip(totals).zip(rows) {
             for (v, places) in sums.chunks_exact_mut(INT8_ROWS / V).enumerate() {

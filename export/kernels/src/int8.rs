@@ -13,11 +13,13 @@
 //! Σ code·q = Σ u·q - 128 · Σ q
 //! ```
 
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
+
 use std::ops::Range;
 
-use crate::layout::{INT8_ROWS, Line, RescaleTerms};
+use crate::layout::{INT8_ROWS, Line, RescaleTerms, SimdWork};
 use crate::memory::PageBuffer;
-use crate::{Activations, Kernel};
+use crate::{Activations, Kernel, Pages};
 
 const ROWS: usize = INT8_ROWS;
 
@@ -43,10 +45,36 @@ pub struct Int8Matrix {
 impl Int8Matrix {
     /// A matrix whose rows will be pushed.
     pub fn new(rows: usize, columns: usize) -> Self {
+        Self::zeros(Pages::Huge, rows, columns)
+    }
+
+    fn zeros(pages: Pages, rows: usize, columns: usize) -> Self {
         assert!(columns > 0 && columns <= LARGEST_COLUMNS, "1 to {LARGEST_COLUMNS} columns");
         // 128 is the code 0.
-        let lines = PageBuffer::filled(Line([128; 64]), rows.div_ceil(ROWS) * columns.div_ceil(4));
+        let count = rows.div_ceil(ROWS) * columns.div_ceil(4);
+        let lines = PageBuffer::on_pages(pages, Line([128; 64]), count);
         Self { columns, rows, filled: 0, scales: vec![0.0; rows.next_multiple_of(ROWS)], lines }
+    }
+
+    /// The transpose `[N, K]` of codes `[K, N]` at scale one, for a step of training; its panels may be
+    /// filled by different threads ([`Int8Matrix::panel_groups`]).
+    pub fn for_transpose(rows: usize, columns: usize) -> Self {
+        let mut matrix = Self::zeros(Pages::Any, rows, columns);
+        matrix.scales.fill(1.0);
+        matrix.filled = rows;
+        matrix
+    }
+
+    /// The rows in groups of `panels` panels.
+    pub fn panel_groups(&mut self, panels: usize) -> impl Iterator<Item = PanelGroup<'_>> {
+        let (rows, quads) = (self.rows, self.columns.div_ceil(4));
+        let groups = self.lines.chunks_mut(panels * quads).enumerate();
+        groups.map(move |(group, lines)| PanelGroup {
+            first: group * panels * ROWS,
+            rows,
+            quads,
+            lines,
+        })
     }
 
     /// Quantises the next rows `[n, K]`.
@@ -101,13 +129,25 @@ impl Int8Matrix {
     ///
     /// `rows` starts at a multiple of 16 and ends at one or at the last row.
     pub fn matmul(&self, kernel: Kernel, x: &Activations, rows: Range<usize>, out: &mut [f32]) {
+        self.matmul_tokens(kernel, x, 0..x.tokens(), rows, out);
+    }
+
+    /// [`Int8Matrix::matmul`] with some of the tokens.
+    pub(crate) fn matmul_tokens(
+        &self,
+        kernel: Kernel,
+        x: &Activations,
+        all: Range<usize>,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) {
         assert_eq!(self.columns, x.columns(), "as many activations as columns");
         assert!(rows.start.is_multiple_of(ROWS) && rows.end <= self.rows, "rows of this matrix");
-        assert_eq!(out.len(), x.tokens() * rows.len(), "one place for each token and row");
+        assert_eq!(out.len(), all.len() * rows.len(), "one place for each token and row");
         let stride = rows.len();
         let mut sums = [[0; ROWS]; TOKENS_PER_PASS];
-        for token in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
-            let tokens = token..x.tokens().min(token + TOKENS_PER_PASS);
+        for token in all.clone().step_by(TOKENS_PER_PASS) {
+            let tokens = token..all.end.min(token + TOKENS_PER_PASS);
             let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
             for first in rows.clone().step_by(ROWS) {
                 kernel.int8_tile(self.panel(first / ROWS), codes, tile);
@@ -118,7 +158,8 @@ impl Int8Matrix {
                     scales: &x.scales()[tokens.clone()],
                     stride,
                 };
-                kernel.rescale(tile, terms, &mut out[token * stride + first - rows.start..]);
+                let place = (token - all.start) * stride + first - rows.start;
+                kernel.rescale(tile, terms, &mut out[place..]);
             }
         }
     }
@@ -126,6 +167,55 @@ impl Int8Matrix {
     fn panel(&self, panel: usize) -> &[Line] {
         let quads = self.columns.div_ceil(4);
         &self.lines[panel * quads..][..quads]
+    }
+}
+
+/// Panels of a matrix that one thread fills.
+#[derive(Debug)]
+pub struct PanelGroup<'a> {
+    /// The first row.
+    first: usize,
+    /// Of the whole matrix.
+    rows: usize,
+    quads: usize,
+    lines: &'a mut [Line],
+}
+
+impl PanelGroup<'_> {
+    /// Fills these rows from the columns of `codes [K, N]`.
+    pub fn transpose(self, kernel: Kernel, codes: &[i8]) {
+        assert_eq!(codes.len().div_ceil(self.rows).div_ceil(4), self.quads, "codes of this matrix");
+        kernel.dispatch(Transpose { group: self, codes });
+    }
+}
+
+/// Codes on their way into panels.
+struct Transpose<'a> {
+    group: PanelGroup<'a>,
+    codes: &'a [i8],
+}
+
+impl SimdWork for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let PanelGroup { first, rows, quads, lines } = self.group;
+        for (quad, codes) in self.codes.chunks(4 * rows).enumerate() {
+            for (panel, lines) in lines.chunks_exact_mut(quads).enumerate() {
+                let first = first + panel * ROWS;
+                let columns = first..rows.min(first + ROWS);
+                let mut words = [0x8080_8080u32; ROWS];
+                for (at, codes) in codes.chunks_exact(rows).enumerate() {
+                    for (word, code) in words.iter_mut().zip(&codes[columns.clone()]) {
+                        *word ^= u32::from(code.cast_unsigned()) << (8 * at);
+                    }
+                }
+                for (bytes, word) in lines[quad].0.as_chunks_mut().0.iter_mut().zip(words) {
+                    *bytes = word.to_le_bytes();
+                }
+            }
+        }
     }
 }
 

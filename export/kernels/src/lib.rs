@@ -23,6 +23,7 @@ mod float;
 #[cfg(target_arch = "x86_64")]
 mod float_tile;
 mod gemm;
+mod gradients;
 mod int8;
 mod kernel;
 mod layout;
@@ -34,15 +35,18 @@ mod pack;
 mod panels;
 mod product;
 mod reference;
+mod rounding;
 mod self_test;
 
 pub use activations::Activations;
 pub use dense::DenseMatrix;
 pub use float::float_product;
 pub use gemm::{MatrixA, MatrixB, OperandLayout, Operands, PackedB, Scale, Size};
-pub use int8::Int8Matrix;
+pub use gradients::{OutputGradient, RoundedAway, input_gradient, weight_gradient};
+pub use int8::{Int8Matrix, PanelGroup};
 pub use kernel::Kernel;
 pub use layout::{INT8_ROWS, ROWS_PER_PAIR, SimdWork};
 pub use memory::{Pages, huge_page_bytes};
 pub use panels::{RowGroup, TernaryPanels};
 pub use product::{accumulate, matmul};
+pub use rounding::{RandomBits, Rounding};

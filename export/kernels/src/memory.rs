@@ -101,11 +101,6 @@ impl Drop for Region {
 }
 
 impl<T: Copy> PageBuffer<T> {
-    /// `len` copies of a value, on huge pages if they can be had.
-    pub(crate) fn filled(value: T, len: usize) -> Self {
-        Self::on_pages(Pages::Huge, value, len)
-    }
-
     /// `len` copies of a value.
     pub(crate) fn on_pages(pages: Pages, value: T, len: usize) -> Self {
         let layout = Layout::array::<T>(len).expect("the size of a matrix fits the address space");
@@ -193,8 +188,9 @@ mod tests {
         std::thread::scope(|scope| {
             for mark in 0..4u8 {
                 scope.spawn(move || {
-                    let all: Vec<PageBuffer<u8>> =
-                        (0..50).map(|i| PageBuffer::filled(mark, 1000 * i)).collect();
+                    let all: Vec<PageBuffer<u8>> = (0..50)
+                        .map(|i| PageBuffer::on_pages(Pages::Huge, mark, 1000 * i))
+                        .collect();
                     assert!(all.iter().all(|memory| memory.iter().all(|&value| value == mark)));
                 });
             }

@@ -190,6 +190,43 @@ fn write_codes(chunks: &mut [PairChunk], at: usize, codes: &[i8]) {
     }
 }
 
+impl RowGroup<'_> {
+    /// Fills these rows of a matrix `[N, K]` from the columns of codes `[K, N]`, each in {-1, 0, +1}.
+    pub fn transpose(&mut self, kernel: Kernel, codes: &[i8]) {
+        assert!(codes.len().is_multiple_of(self.columns), "codes of this matrix");
+        let (rows, columns, data) = (self.rows(), self.columns, &mut *self.data);
+        kernel.dispatch(Transpose { data, rows, stride: codes.len() / columns, codes });
+    }
+}
+
+/// The columns `rows` of codes `[K, stride]` on their way into a pair of panels.
+struct Transpose<'a> {
+    data: &'a mut [PairChunk],
+    rows: Range<usize>,
+    stride: usize,
+    codes: &'a [i8],
+}
+
+impl SimdWork for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (chunk, codes) in self.data.iter_mut().zip(self.codes.chunks(CHUNK * self.stride)) {
+            let mut words = [0x5555_5555u32; ROWS_PER_PAIR];
+            for (column, codes) in codes.chunks_exact(self.stride).enumerate() {
+                let shift = 8 * (column % 4) + 2 * (column / 4);
+                for (word, code) in words.iter_mut().zip(&codes[self.rows.clone()]) {
+                    *word ^= u32::from((code + 1).cast_unsigned() ^ 1) << shift;
+                }
+            }
+            for (bytes, word) in chunk.0.as_chunks_mut().0.iter_mut().zip(words) {
+                *bytes = word.to_le_bytes();
+            }
+        }
+    }
+}
+
 /// Latents on their way into rows `first ..` of a pair of panels.
 struct Quantise<'a> {
     data: &'a mut [PairChunk],

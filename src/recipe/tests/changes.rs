@@ -39,6 +39,7 @@ fn every_setting_has_its_class() {
         ("model.num_hidden_layers=3", ChangeClass::Fatal),
         ("tokenizer.path=other.json", ChangeClass::Fatal),
         ("train.precision=bf16", ChangeClass::Fatal),
+        ("train.gradient_rounding=nearest", ChangeClass::Fatal),
         ("data.seq_len=256", ChangeClass::Fatal),
         ("stage=sft", ChangeClass::Fatal),
     ] {

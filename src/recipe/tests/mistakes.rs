@@ -31,7 +31,7 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
             "recipes/r.toml:12:15 [train.micro_batch]: does not divide the batch; expected a \
              divisor of 8, got 3",
             "recipes/r.toml:13:13 [train.precision]: unknown choice; expected \"f32\" or \
-             \"bf16\", got \"f64\"",
+             \"bf16\" or \"int8\", got \"f64\"",
             "command line [train.steps]: out of range; expected a whole number of at least 1, \
              got 0",
         ]

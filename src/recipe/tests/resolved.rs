@@ -17,7 +17,15 @@ const KINDS: &[(&str, &[&str])] = &[
     (SHORT, &["model.init=/m", "tokenizer.chat_template=b158", "train.freeze=[\"*.norm.*\"]"]),
     (SHORT, &["telemetry.every=0", "guard.max_skipped=7", "guard.spike_window=16"]),
     (EXAMPLE, &["phase.main.learning_rate={ shape = \"cosine\", peak = 0.1, span = \"phase\" }"]),
-    (EXAMPLE, &["export.formats=[\"gguf-tq2_0\"]", "train.precision=bf16", "train.recompute=true"]),
+    (
+        EXAMPLE,
+        &[
+            "export.formats=[\"gguf-tq2_0\"]",
+            "train.precision=int8",
+            "train.gradient_rounding=nearest",
+            "train.recompute=true",
+        ],
+    ),
 ];
 
 #[test]

@@ -22,7 +22,6 @@ use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
 use crate::latents::UpdateTime;
 use crate::monitor::Monitor;
-use crate::ops::OpBackend;
 use crate::platform::Signals;
 use crate::recipe::{self, Length, Recipe, Schedule};
 use agreement::{compare_tokenizer, grow_vocabulary, say_if_dense, warn_of_duplicates};
@@ -93,7 +92,7 @@ pub(crate) fn open<'a>(
     let adapter = adapter::open(recipe, init.as_deref(), &spec, (comm, monitor))?;
     let (table, frozen) = adapter::parameters(recipe, &spec, adapter.as_ref());
     check_frozen(recipe, &spec, &frozen, monitor)?;
-    let backend = OpBackend::of(&device, recipe.train.precision.operands());
+    let backend = recipe.train.backend(&device);
     let lean = recipe.lean();
     if comm.world_size() > 1 && recipe.train.update == UpdateTime::During {
         let what =
@@ -105,7 +104,7 @@ pub(crate) fn open<'a>(
         lean_process(backend, frozen.clone(), (lean, recipe.train.update), sync_every_step)
     } else {
         let sharded = recipe.train.shard_optimizer;
-        let comm_dtype = recipe.train.reduce_precision.comm_dtype();
+        let comm_dtype = recipe.train.reduce_precision;
         let settings = DataParallelSettings { sharded, comm_dtype, lean };
         Box::new(DataParallel::new(comm, &spec, frozen.clone(), settings))
     };

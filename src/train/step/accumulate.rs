@@ -12,7 +12,7 @@ use super::guard::Limits;
 use super::report::{PendingStep, StepFigures, StepSettings};
 use crate::distributed::Comm;
 use crate::model::{GradientSink, LanguageModel, replace_values, values};
-use crate::ops::OpBackend;
+use crate::ops::{DrawPlace, OpBackend};
 use crate::recipe::LossReduction;
 use crate::train::stage::objective::{LossSum, Objective};
 
@@ -42,9 +42,11 @@ impl GradAccumulator {
         micro_batches: &[O::Batch],
         device: &Device,
     ) -> Self {
-        let mut total = Self::default();
+        model.clear_rounding_counts();
+        let (mut total, mut row) = (Self::default(), 0);
         for batch in micro_batches {
-            total.add(Self::one(model, objective, batch, device));
+            total.add(Self::one(&at_row(model.clone(), row), objective, batch, device));
+            row += rows(objective, batch);
         }
         total
     }
@@ -59,23 +61,33 @@ impl GradAccumulator {
         device: &Device,
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Self> {
-        let mut total = Self::default();
+        model.clear_rounding_counts();
+        let (mut total, mut row) = (Self::default(), 0);
         for parts in micro_batches {
             if interrupted() {
                 return None;
             }
-            let run = |batch: &O::Batch| Self::one(&detached_copy(model), objective, batch, device);
+            let parts: Vec<(u64, &O::Batch)> = parts
+                .iter()
+                .map(|batch| {
+                    let first = row;
+                    row += rows(objective, batch);
+                    (first, batch)
+                })
+                .collect();
+            let here = |&(row, batch): &(u64, &O::Batch)| {
+                Self::one(&at_row(model.clone(), row), objective, batch, device)
+            };
+            let apart = |&(row, batch): &(u64, &O::Batch)| {
+                Self::one(&at_row(detached_copy(model), row), objective, batch, device)
+            };
             let sums: Vec<Self> = match parts.as_slice() {
                 // Other devices keep a queue a thread: all their work must come from one thread.
-                [batch] if !model.backend().is_native() => {
-                    vec![Self::one(model, objective, batch, device)]
-                }
+                [part] if !model.backend().is_native() => vec![here(part)],
                 // One part and several threads: the operations share them.
-                [batch] if rayon::current_num_threads() > 1 => {
-                    vec![Self::one(model, objective, batch, device)]
-                }
-                [batch] => vec![in_pool(|| Self::one(model, objective, batch, device))],
-                parts => parts.par_iter().map(run).collect(),
+                [part] if rayon::current_num_threads() > 1 => vec![here(part)],
+                [part] => vec![in_pool(|| here(part))],
+                parts => parts.par_iter().map(apart).collect(),
             };
             for sum in sums {
                 total.add(sum);
@@ -104,6 +116,7 @@ impl GradAccumulator {
             }
             total
         };
+        model.clear_rounding_counts();
         let begin = |total: &Self| updates.begin(total.loss(), total.count);
         if updates.knows_no_norm() {
             pass(&begin, &mut |first, gradients| updates.measure(model, first, &gradients));
@@ -216,6 +229,17 @@ impl GradAccumulator {
     pub(crate) fn divisor(&self, reduction: LossReduction) -> f64 {
         reduction.divisor(self.count)
     }
+}
+
+/// Rows that the model reads.
+fn rows<O: Objective>(objective: &O, batch: &O::Batch) -> u64 {
+    objective.rows(batch).documents.dims()[0] as u64
+}
+
+/// `model`, set to draw the random bits of these rows of its share of the step.
+fn at_row(model: LanguageModel, row: u64) -> LanguageModel {
+    let backend = model.backend().drawing(|place| DrawPlace { row, ..place });
+    model.with_backend(backend)
 }
 
 /// Rows, or pairs, of each part of a micro-batch, so that every thread gets one part. Small models

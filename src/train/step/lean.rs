@@ -3,12 +3,12 @@
 //! exists in f32 as a whole.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
-use bitnet_kernels::{Kernel, SimdWork};
+use bitnet_kernels::{Kernel, RandomBits, SimdWork};
 use rayon::prelude::*;
 
 use super::moments::{Moment, MomentChunk};
 use crate::latents::codec::{CHUNK, LatentChunk};
-use crate::latents::rounding::{ChunkKey, RoundingKey};
+use crate::latents::rounding::RoundingKey;
 use crate::ops::{AdamWUpdate, UpdateChunk};
 
 /// First and second moment of a tensor.
@@ -42,7 +42,7 @@ struct LeanChunk<'a> {
     second: MomentChunk<'a>,
     gradient: &'a [f32],
     update: AdamWUpdate,
-    key: ChunkKey,
+    key: RandomBits,
 }
 
 impl SimdWork for LeanChunk<'_> {

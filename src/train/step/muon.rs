@@ -9,12 +9,12 @@
 //! latents are read and written chunk by chunk in whatever form they are kept.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
-use bitnet_kernels::SimdWork;
+use bitnet_kernels::{RandomBits, SimdWork};
 use rayon::prelude::*;
 
 use super::moments::{Moment, MomentChunk};
 use crate::latents::codec::{CHUNK, LatentChunk};
-use crate::latents::rounding::{ChunkKey, RoundingKey};
+use crate::latents::rounding::RoundingKey;
 use crate::ops::{self, OpBackend};
 use crate::recipe::StepRates;
 
@@ -131,7 +131,7 @@ struct Step<'a> {
     latents: LatentChunk<'a>,
     direction: &'a [f32],
     update: MuonUpdate,
-    key: ChunkKey,
+    key: RandomBits,
 }
 
 impl SimdWork for Step<'_> {
