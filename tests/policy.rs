@@ -80,6 +80,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
         "bitnet-kernels",
         "bitnet-engine",
         "bitnet-chat",
+        "bitnet-serve",
         "bitnet-eval",
         "bitnet",
         "bitnet-stories",

@@ -137,8 +137,8 @@ fn circles(folder: &str) -> Vec<String> {
             }
         }
     }
-    // A crate of one file has none.
-    assert!(modules.len() <= 2 || !imports.is_empty(), "{folder}: the scanner finds imports");
+    // A crate of one or two files may have none.
+    assert!(modules.len() <= 3 || !imports.is_empty(), "{folder}: the scanner finds imports");
     let in_circle = modules.keys().filter(|module| reached(&imports, module).contains(*module));
     in_circle.map(|module| format!("{folder}/{}", module.join("/"))).collect()
 }
@@ -151,6 +151,7 @@ fn no_files_import_each_other() {
         "export/kernels/src",
         "export/engine/src",
         "export/chat/src",
+        "export/serve/src",
         "export/bitnet/src",
     ];
     let found: Vec<String> =

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use crate::common_args::{AdapterArgs, CacheArg, CacheArgs, HeadArg, ThreadArgs};
+
 /// Runs packed BitNet b1.58 models on a CPU.
 #[derive(Debug, Parser)]
 #[command(name = "bitnet", version)]
@@ -18,6 +20,9 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Talk with a model; in a pipe, one user turn a line
     Chat(ChatArgs),
+    /// Answer OpenAI's API over HTTP, with a page to chat in at `/`
+    #[cfg(feature = "serve")]
+    Serve(crate::serve_args::ServeArgs),
     /// Score token ids: log-probabilities and perplexity
     Score(ScoreArgs),
     /// Run benchmarks, with the scores of lm-evaluation-harness; or compare two runs
@@ -54,14 +59,6 @@ impl ModelWord {
     pub(crate) fn path(&self) -> &Path {
         self.positional.as_ref().or(self.model.as_ref()).expect("clap requires one of them")
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AdapterArgs {
-    /// Adapter folder of the model, in PEFT's layout: a side adapter runs beside the codes, a latent one
-    /// is merged into a model with latents
-    #[arg(long, value_name = "PATH")]
-    pub(crate) adapter: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -137,37 +134,6 @@ pub(crate) struct SamplingArgs {
     /// Random seed; the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CacheArgs {
-    /// Precision of the key-value cache; f16 takes half the memory
-    #[arg(long, value_enum, value_name = "f32|f16", default_value = "f32")]
-    pub(crate) cache: CacheArg,
-}
-
-/// Precision of the key-value cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CacheArg {
-    F32,
-    F16,
-}
-
-/// Precision of the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum HeadArg {
-    File,
-    Int8,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ThreadArgs {
-    /// Worker threads [default: the cores this process may run on]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) threads: Option<u16>,
-    /// Say more on stderr: kernel, threads, memory, speed
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]

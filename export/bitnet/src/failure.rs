@@ -35,10 +35,25 @@ pub(crate) struct TooLarge(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct WrongFlag(pub(crate) String);
 
+/// A server that a signal ended, after its answers; nothing to report.
+#[cfg(feature = "serve")]
+#[derive(Debug, thiserror::Error)]
+#[error("ended by a signal")]
+pub(crate) struct EndedBySignal(pub(crate) u8);
+
+/// The code of an end that needs no words.
+fn quiet_code(error: &anyhow::Error) -> Option<u8> {
+    #[cfg(feature = "serve")]
+    if let Some(EndedBySignal(code)) = error.downcast_ref() {
+        return Some(*code);
+    }
+    is_closed_pipe(error).then_some(0)
+}
+
 /// Prints the error and returns the exit code. A closed pipe on stdout is not an error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if is_closed_pipe(error) {
-        return ExitCode::SUCCESS;
+    if let Some(code) = quiet_code(error) {
+        return code.into();
     }
     let code = exit_code(error);
     bitnet_terminal::report(&message(error), code);
@@ -107,6 +122,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     None.or_else(|| error.downcast_ref::<BadInput>().map(|_| INPUT))
         .or_else(|| error.downcast_ref::<TooLarge>().map(|_| ENVIRONMENT))
         .or_else(|| error.downcast_ref::<WrongFlag>().map(|_| USAGE))
+        .or_else(|| server_code(error))
         .or_else(|| error.downcast_ref().map(from_engine))
         .or_else(|| error.downcast_ref().map(format_code))
         .or_else(|| error.downcast_ref().map(from_text))
@@ -114,6 +130,17 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         .or_else(|| error.downcast_ref().map(io_code))
         .or_else(|| error.downcast_ref().map(|StdoutError(error)| io_code(error)))
         .unwrap_or(INTERNAL)
+}
+
+/// An address or thread that cannot be had is a fault of the environment; else it is a bug.
+fn server_code(error: &anyhow::Error) -> Option<u8> {
+    #[cfg(feature = "serve")]
+    return error.downcast_ref().map(|error: &bitnet_serve::ServeError| match error {
+        bitnet_serve::ServeError::InferenceEnded => INTERNAL,
+        _ => ENVIRONMENT,
+    });
+    #[cfg(not(feature = "serve"))]
+    None
 }
 
 fn format_code(error: &FormatError) -> u8 {

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read, stdin, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use bitnet_chat::StopTexts;
 use bitnet_engine::{FinishReason, GenerateRequest, Model, SamplerSettings, generate};
 use bitnet_format::figures::significant;
 use bitnet_text::Tokenizer;
@@ -13,7 +14,6 @@ use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::failure::BadInput;
 use crate::open;
 use crate::output::{StdoutError, json_line, note, spoken};
-use crate::stops::StopTexts;
 
 /// A completion and how long it took.
 struct Completion {
@@ -106,7 +106,7 @@ fn complete(
         stop_ids: stop_ids(model, tokenizer),
         max_tokens: args.max_tokens,
     };
-    let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(&args.stop));
+    let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(args.stop.clone()));
     let (mut written, mut stopped) = (Ok(()), false);
     let mut first_token = None;
     let mut cache = open::cache(model, &args.cache);
@@ -136,5 +136,6 @@ pub(crate) fn settings(args: &SamplingArgs) -> SamplerSettings {
         min_p: args.min_p,
         repetition_penalty: args.repetition_penalty,
         seed: args.seed,
+        ..SamplerSettings::default()
     }
 }

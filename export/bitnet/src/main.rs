@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod chat_input;
 mod cli;
+mod common_args;
 mod eval;
 mod eval_progress;
 mod eval_store;
@@ -19,7 +20,10 @@ mod manual;
 mod open;
 mod output;
 mod score;
-mod stops;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(feature = "serve")]
+mod serve_args;
 
 use std::alloc::System;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,11 +57,16 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> anyhow::Result<()> {
-    // In a chat, Ctrl-C may end an answer only.
-    if !matches!(command, Command::Chat(_)) {
-        end_on_interrupt()?;
+    // In a chat, Ctrl-C may end an answer only; a server finishes its answers first.
+    match command {
+        Command::Chat(_) => {}
+        #[cfg(feature = "serve")]
+        Command::Serve(_) => {}
+        _ => end_on_interrupt()?,
     }
     match command {
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),

@@ -106,7 +106,7 @@ pub(crate) fn count(args: &ThreadArgs) -> usize {
     args.threads.map_or_else(all, usize::from)
 }
 
-fn backend_info(model: &Model, threads: usize) -> String {
+pub(crate) fn backend_info(model: &Model, threads: usize) -> String {
     let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();
     let pages = match huge_page_bytes() {
         None => "huge pages: unknown on this system".to_owned(),

@@ -12,5 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod session;
+mod stops;
 
 pub use session::{Answer, ChatError, ChatSession, ChatSettings};
+pub use stops::StopTexts;

@@ -112,6 +112,17 @@ impl<E: Element> KvBuffer<E> {
         }
     }
 
+    /// A copy of the first `len` tokens, with no more memory than they take.
+    fn prefix(&self, len: usize) -> Self {
+        let len = self.len.min(len);
+        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
+        let first = |head: &HeadBuffer<E>| HeadBuffer {
+            keys: head.keys[..keys].to_vec(),
+            values: head.values[..values].to_vec(),
+        };
+        Self { len, width: self.width, heads: self.heads.iter().map(first).collect() }
+    }
+
     fn reserve(&mut self, len: usize) {
         let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
         for head in &mut self.heads {
@@ -141,6 +152,13 @@ impl LayerCache {
         match self {
             Self::F32(buffer) => buffer.truncate(len),
             Self::F16(buffer) => buffer.truncate(len),
+        }
+    }
+
+    fn prefix(&self, len: usize) -> Self {
+        match self {
+            Self::F32(buffer) => Self::F32(buffer.prefix(len)),
+            Self::F16(buffer) => Self::F16(buffer.prefix(len)),
         }
     }
 
@@ -186,6 +204,24 @@ impl KvCache {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         self.layers.iter_mut().for_each(|layer| layer.truncate(self.len));
+    }
+
+    /// A copy of the first `len` tokens: what another sequence with the same beginning goes on from.
+    #[must_use]
+    pub fn prefix(&self, len: usize) -> Self {
+        let layers: Vec<_> = self.layers.iter().map(|layer| layer.prefix(len)).collect();
+        Self { len: self.len.min(len), layers }
+    }
+
+    /// Bytes that `tokens` tokens take in a cache for a model of this shape.
+    pub fn bytes_for(spec: &ModelSpec, precision: CachePrecision, tokens: usize) -> usize {
+        let element = match precision {
+            CachePrecision::F32 => size_of::<f32>(),
+            CachePrecision::F16 => size_of::<f16>(),
+        };
+        let (keys, values) = (spec.head_dim, spec.head_dim.next_multiple_of(LANES));
+        let elements = tokens.next_multiple_of(LANES) * keys + tokens * values;
+        elements * element * spec.num_key_value_heads * spec.num_hidden_layers
     }
 
     /// Reserves memory for `len` tokens in all, so that adding one allocates nothing. Pages are touched

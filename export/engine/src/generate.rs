@@ -49,7 +49,7 @@ pub fn generate(
     threads: &ThreadPool,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Generated, EngineError> {
-    let mut sampler = Sampler::new(request.sampler.clone())?;
+    let mut sampler = Sampler::new(request.sampler.clone())?.after_prompt(prompt.len());
     model.check(cache, prompt)?;
     // All memory is taken before the first token, so that none of the others waits for any.
     let limit = model.spec().max_position_embeddings;

@@ -39,6 +39,6 @@ pub use generate::{FinishReason, GenerateRequest, Generated, generate};
 pub use load::HeadPrecision;
 pub use model::Model;
 pub use sampler::{Sampler, SamplerSettings};
-pub use score::{ScoreTarget, Scores, TargetScore, score, score_batch};
+pub use score::{LogSoftmax, ScoreTarget, Scores, TargetScore, score, score_batch};
 pub use threads::ThreadPool;
 pub use workspace::Workspace;

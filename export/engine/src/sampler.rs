@@ -1,6 +1,6 @@
 //! Choosing the next token from logits.
 //!
-//! The order is fixed: repetition penalty, temperature, top-k, top-p, min-p, draw. Temperature 0
+//! The order is fixed: bias, repetition penalty, presence and frequency penalty, temperature, top-k, top-p, min-p, draw. Temperature 0
 //! takes the most likely token after the penalty. One seed gives one sequence on every machine that
 //! gives the same logits.
 
@@ -22,6 +22,12 @@ pub struct SamplerSettings {
     pub min_p: f32,
     /// Divides the positive and multiplies the negative logits of tokens already there; 1 is off.
     pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens that were generated already; 0 is off.
+    pub presence_penalty: f32,
+    /// Subtracted once for each time that a token was generated already; 0 is off.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens, before anything else.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Where the random numbers start.
     pub seed: u64,
 }
@@ -34,6 +40,9 @@ impl Default for SamplerSettings {
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -49,7 +58,15 @@ impl SamplerSettings {
         let positive = self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0;
         // Logits divided by less are infinite.
         let divides = self.temperature == 0.0 || (1e-5..=1e5).contains(&self.temperature);
+        let moderate = |value: &f32| (-100.0..=100.0).contains(value);
+        let all_moderate = self.logit_bias.iter().all(|(_, bias)| moderate(bias));
+        let outside = self.logit_bias.iter().find(|(_, bias)| !moderate(bias));
+        let bias = outside.map_or(0.0, |(_, bias)| *bias);
+        let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
         let rules = [
+            ("presence_penalty", presence, moderate(&presence), "from -100 to 100"),
+            ("frequency_penalty", frequency, moderate(&frequency), "from -100 to 100"),
+            ("logit_bias", bias, all_moderate, "from -100 to 100"),
             ("temperature", self.temperature, divides, "0, or from 0.00001 to 100000"),
             ("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1"),
             ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
@@ -60,6 +77,15 @@ impl SamplerSettings {
             Some((name, value, _, expected)) => Err(EngineError::Setting { name, value, expected }),
             None => Ok(()),
         }
+    }
+
+    /// Whether logits are changed before the temperature.
+    fn changes_logits(&self) -> bool {
+        let off = |value: f32, neutral: f32| (value - neutral).abs() == 0.0;
+        !(off(self.repetition_penalty, 1.0)
+            && off(self.presence_penalty, 0.0)
+            && off(self.frequency_penalty, 0.0)
+            && self.logit_bias.is_empty())
     }
 }
 
@@ -76,6 +102,8 @@ struct Candidate {
 pub struct Sampler {
     settings: SamplerSettings,
     random: ChaCha8Rng,
+    /// Tokens at the beginning of `seen` that were not generated.
+    prompt: usize,
     /// Memory, kept from token to token.
     penalised: Vec<f32>,
     seen: Vec<u32>,
@@ -91,14 +119,30 @@ impl Sampler {
         settings.check()?;
         let random = ChaCha8Rng::seed_from_u64(settings.seed);
         let (penalised, seen) = (Vec::new(), Vec::new());
-        Ok(Self { settings, random, penalised, seen, candidates: Candidates::default() })
+        Ok(Self { settings, random, prompt: 0, penalised, seen, candidates: Candidates::default() })
     }
 
-    /// Chooses a token from `logits [V]`; `seen` are the tokens the penalty applies to.
+    /// The same sampler after a prompt of so many tokens, to which the presence and the frequency
+    /// penalty do not apply.
+    #[must_use]
+    pub fn after_prompt(self, tokens: usize) -> Self {
+        Self { prompt: tokens, ..self }
+    }
+
+    /// Chooses a token from `logits [V]`; `seen` are the tokens the penalties apply to.
     pub fn sample(&mut self, logits: &[f32], seen: &[u32]) -> u32 {
-        let penalised = (self.settings.repetition_penalty - 1.0).abs() > 0.0;
-        let logits = if penalised {
-            self.penalise(logits, seen);
+        self.sample_among(logits, seen, None)
+    }
+
+    /// Chooses among the tokens that `allowed` accepts, at least one; all of them for `None`.
+    pub fn sample_among(
+        &mut self,
+        logits: &[f32],
+        seen: &[u32],
+        allowed: Option<&dyn Fn(u32) -> bool>,
+    ) -> u32 {
+        let logits = if self.settings.changes_logits() || allowed.is_some() {
+            self.change(logits, seen, allowed);
             &self.penalised
         } else {
             logits
@@ -111,10 +155,41 @@ impl Sampler {
         self.candidates.choose(at)
     }
 
-    /// Each token seen is penalised once, however often it occurs (Keskar et al. 2019).
-    fn penalise(&mut self, logits: &[f32], seen: &[u32]) {
+    /// Fills `penalised` with what the settings make of `logits`.
+    fn change(&mut self, logits: &[f32], seen: &[u32], allowed: Option<&dyn Fn(u32) -> bool>) {
         self.penalised.clear();
         self.penalised.extend_from_slice(logits);
+        for &(id, bias) in &self.settings.logit_bias {
+            if let Some(logit) = self.penalised.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        self.penalise(seen);
+        self.penalise_generated(seen);
+        let Some(allowed) = allowed else { return };
+        for (id, logit) in (0u32..).zip(&mut self.penalised) {
+            if !allowed(id) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    /// Presence and frequency penalty, as OpenAI defines them.
+    fn penalise_generated(&mut self, seen: &[u32]) {
+        let (presence, frequency) =
+            (self.settings.presence_penalty, self.settings.frequency_penalty);
+        self.seen.clear();
+        self.seen.extend_from_slice(&seen[self.prompt.min(seen.len())..]);
+        self.seen.sort_unstable();
+        for same in self.seen.chunk_by(|a, b| a == b) {
+            if let Some(logit) = self.penalised.get_mut(same[0] as usize) {
+                *logit -= presence + frequency * same.len() as f32;
+            }
+        }
+    }
+
+    /// Each token seen is penalised once, however often it occurs (Keskar et al. 2019).
+    fn penalise(&mut self, seen: &[u32]) {
         self.seen.clear();
         self.seen.extend_from_slice(seen);
         self.seen.sort_unstable();
@@ -165,7 +240,8 @@ impl Candidates {
         if settings.top_p < 1.0 {
             self.keep_top_p(settings.top_p);
         }
-        let floor = self.largest() + settings.min_p.ln(); // ln 0 = -inf keeps all
+        // ln 0 = -inf keeps all but the tokens that are not allowed.
+        let floor = (self.largest() + settings.min_p.ln()).max(f32::MIN);
         self.all.retain(|candidate| candidate.logit >= floor);
     }
 
@@ -307,9 +383,34 @@ mod tests {
     fn the_penalty_weakens_tokens_of_either_sign_once() {
         let settings = SamplerSettings { repetition_penalty: 2.0, ..SamplerSettings::greedy() };
         let mut sampler = Sampler::new(settings).unwrap();
-        sampler.penalise(&[2.0, -2.0, 2.0], &[0, 1, 0]);
+        sampler.change(&[2.0, -2.0, 2.0], &[0, 1, 0], None);
         assert_eq!(sampler.penalised, [1.0, -4.0, 2.0]);
         assert_eq!(sampler.sample(&LOGITS, &[1]), 3);
+    }
+
+    #[test]
+    fn presence_and_frequency_count_what_was_generated_and_a_bias_comes_first() {
+        let settings = SamplerSettings {
+            presence_penalty: 0.5,
+            frequency_penalty: 0.25,
+            logit_bias: vec![(2, 10.0), (99, 1.0)],
+            ..SamplerSettings::greedy()
+        };
+        let mut sampler = Sampler::new(settings).unwrap().after_prompt(2);
+        sampler.change(&[2.0, -2.0, 2.0], &[0, 0, 1, 2, 1], None);
+        assert_eq!(sampler.penalised, [2.0, -3.0, 11.25]);
+    }
+
+    #[test]
+    fn a_token_that_is_not_allowed_is_never_chosen() {
+        for temperature in [0.0, 1.0, 100.0] {
+            let settings = SamplerSettings { temperature, ..SamplerSettings::default() };
+            let mut sampler = Sampler::new(settings).unwrap();
+            let only: &dyn Fn(u32) -> bool = &|id| id == 2 || id == 0;
+            for _ in 0..200 {
+                assert!([0, 2].contains(&sampler.sample_among(&LOGITS, &[], Some(only))));
+            }
+        }
     }
 
     #[test]
@@ -321,7 +422,9 @@ mod tests {
             (SamplerSettings { temperature: 1e-39, ..all.clone() }, "temperature is 0.00000"),
             (SamplerSettings { top_p: 0.0, ..all.clone() }, "top_p is 0"),
             (SamplerSettings { min_p: 1.5, ..all.clone() }, "min_p is 1.5"),
-            (SamplerSettings { repetition_penalty: 0.0, ..all }, "repetition_penalty is 0"),
+            (SamplerSettings { repetition_penalty: 0.0, ..all.clone() }, "repetition_penalty is 0"),
+            (SamplerSettings { presence_penalty: f32::NAN, ..all.clone() }, "presence_penalty is"),
+            (SamplerSettings { logit_bias: vec![(0, 101.0)], ..all }, "logit_bias is 101"),
         ] {
             let error = Sampler::new(settings).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");

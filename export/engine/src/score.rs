@@ -46,6 +46,43 @@ pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scor
     Ok(scores)
 }
 
+/// The log-probabilities of the next token, summed in f64: those of [`score`], bit for bit.
+#[derive(Clone, Copy, Debug)]
+pub struct LogSoftmax<'a> {
+    logits: &'a [f32],
+    largest: f64,
+    log_sum: f64,
+}
+
+impl<'a> LogSoftmax<'a> {
+    /// Of `logits [V]`.
+    pub fn of(logits: &'a [f32]) -> Self {
+        let (largest, log_sum) = normaliser(logits);
+        Self { logits, largest, log_sum }
+    }
+
+    /// The log-probability of a token of the vocabulary.
+    pub fn logprob(&self, token: u32) -> f64 {
+        f64::from(self.logits[token as usize]) - self.largest - self.log_sum
+    }
+
+    /// The `count` most likely tokens with their log-probabilities, most likely first; of equals the
+    /// lowest id.
+    pub fn top(&self, count: usize) -> Vec<(u32, f64)> {
+        let order = |a: &u32, b: &u32| {
+            let (left, right) = (self.logits[*a as usize], self.logits[*b as usize]);
+            right.total_cmp(&left).then(a.cmp(b))
+        };
+        let mut ids: Vec<u32> = (0..self.logits.len() as u32).collect();
+        if count < ids.len() {
+            ids.select_nth_unstable_by(count, order);
+            ids.truncate(count);
+        }
+        ids.sort_unstable_by(order);
+        ids.into_iter().map(|id| (id, self.logprob(id))).collect()
+    }
+}
+
 /// A token that may follow a token of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScoreTarget {
@@ -138,6 +175,16 @@ mod tests {
         let sum: f64 = (0..4).map(|token| logprob(&logits, token).exp()).sum();
         assert!((sum - 1.0).abs() < 1e-12);
         assert!((logprob(&[0.0; 4], 2) - 0.25f64.ln()).abs() < 1e-15);
+    }
+    #[test]
+    fn the_most_likely_come_in_order_with_their_own_log_probabilities() {
+        let logits = [0.5, 2.0, -1.0, 2.0];
+        let all = LogSoftmax::of(&logits);
+        let ids = |count| all.top(count).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(3), [1, 3, 0]);
+        assert_eq!(ids(9), [1, 3, 0, 2]);
+        assert_eq!(all.top(1)[0].1, logprob(&logits, 1));
+        assert!(all.top(0).is_empty());
     }
 
     fn model() -> Model {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::DecoderWrapper;
 
+use crate::bytes::token_bytes;
 use crate::check;
 use crate::control::{self, ControlTokens};
 use crate::cuts::{Cuts, SIZES, Sizes};
@@ -171,6 +172,39 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The bytes that a token stands for; those of its spelling for a special token, none for an id
+    /// without a token. A token may be a part of a character.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.plain_token(id) else {
+            return self.spelling(id).unwrap_or_default().into_bytes();
+        };
+        if self.is_byte_level() { token_bytes(&token) } else { self.decode(&[id]).into_bytes() }
+    }
+
+    /// Whether an id stands for no text of its own.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_token(id).is_some()
+    }
+
+    /// The id of the special token that `text` spells, and nothing else.
+    pub fn special_id(&self, text: &str) -> Option<u32> {
+        self.special_at(text).filter(|token| token.spelling == text).map(|token| token.id)
+    }
+
+    /// The text of ids with the special ones as they are spelled.
+    pub fn decode_with_special(&self, ids: &[u32]) -> String {
+        let is_plain = |id: &u32| self.special_token(*id).is_none();
+        let mut text = String::new();
+        for run in ids.chunk_by(|a, b| is_plain(a) == is_plain(b)) {
+            if is_plain(&run[0]) {
+                text += &self.decode(run);
+            } else {
+                text.extend(run.iter().filter_map(|id| self.special_spelling(*id)));
+            }
+        }
+        text
+    }
+
     /// Begins a document: what `tokenizer_config.json`, `config.json` or the post-processor names,
     /// else `<|begin_of_text|>` or `<s>`.
     pub fn bos(&self) -> Option<u32> {
@@ -306,6 +340,26 @@ mod tests {
         trained,
     };
     use serde_json::{Value, json};
+
+    #[test]
+    fn the_bytes_of_tokens_make_the_text_and_special_tokens_are_spelled() {
+        for tokenizer in [trained(300), sample(&sentence_piece())] {
+            let ids = tokenizer.encode("where is é?").unwrap();
+            assert_eq!(tokenizer.decode_with_special(&ids), tokenizer.decode(&ids));
+            let end = tokenizer.eos().unwrap();
+            let spelled = tokenizer.special_spelling(end).unwrap();
+            assert_eq!(tokenizer.token_bytes(end), spelled.as_bytes());
+            assert_eq!(tokenizer.special_id(spelled), Some(end));
+            assert_eq!(tokenizer.special_id("where"), None);
+            let all = [&ids[..], &[end]].concat();
+            assert_eq!(tokenizer.decode_with_special(&all), tokenizer.decode(&ids) + spelled);
+            assert!(tokenizer.token_bytes(9_999_999).is_empty());
+        }
+        let tokenizer = trained(300);
+        let ids = tokenizer.encode("where is é?").unwrap();
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| tokenizer.token_bytes(*id)).collect();
+        assert_eq!(bytes, "where is é?".as_bytes());
+    }
 
     fn golden(folder: &Path) -> Vec<Value> {
         let text = fs_err::read_to_string(folder.join("golden.jsonl")).unwrap();

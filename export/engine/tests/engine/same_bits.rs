@@ -129,3 +129,21 @@ fn a_cache_in_half_precision_gives_nearly_the_same_logits_and_the_same_in_every_
         assert_eq!(*first.get_or_insert_with(|| bits(half)), bits(half), "{kernel:?}");
     }
 }
+
+#[test]
+fn a_copied_beginning_goes_on_with_the_bits_of_the_whole_and_takes_what_is_said() {
+    let (model, pool) = (model(SPLIT), threads(2));
+    let (tokens, mut workspace) = (prompt(50), Workspace::new(&pool));
+    for precision in [CachePrecision::F32, CachePrecision::F16] {
+        let mut whole = KvCache::with_precision(model.spec(), precision);
+        let logits = bits(model.forward(&mut workspace, &mut whole, &tokens).unwrap());
+        let mut copy = whole.prefix(37);
+        assert_eq!((copy.len(), whole.len()), (37, 50));
+        let rest = model.forward(&mut workspace, &mut copy, &tokens[37..]).unwrap();
+        assert_eq!(bits(rest), logits);
+        assert_eq!(whole.prefix(99).len(), 50);
+        let bytes = |tokens| KvCache::bytes_for(model.spec(), precision, tokens);
+        assert_eq!(bytes(0), 0);
+        assert!(bytes(16) * 2 == bytes(32) && bytes(17) > bytes(16));
+    }
+}

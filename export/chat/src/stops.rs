@@ -2,22 +2,26 @@
 //! certain.
 
 /// The stop texts of one answer.
-pub(crate) struct StopTexts<'a> {
-    stops: &'a [String],
+#[derive(Debug)]
+pub struct StopTexts {
+    stops: Vec<String>,
     held: String,
+    reached: Option<String>,
 }
 
-impl<'a> StopTexts<'a> {
-    /// None of `stops` is empty.
-    pub(crate) fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new() }
+impl StopTexts {
+    /// Waits for any of `stops`; an empty one is never reached.
+    pub fn new(mut stops: Vec<String>) -> Self {
+        stops.retain(|stop| !stop.is_empty());
+        Self { stops, held: String::new(), reached: None }
     }
 
     /// Adds `text`; returns what can be shown now and whether a stop text was reached.
-    pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
+    pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        let reached = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(end) = reached {
+        let places = self.stops.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
+        if let Some((end, stop)) = places.min_by_key(|(at, _)| *at) {
+            self.reached = Some(stop.clone());
             let shown = self.held[..end].to_owned();
             self.held.clear();
             return (shown, true);
@@ -27,8 +31,13 @@ impl<'a> StopTexts<'a> {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
+    /// The stop text that was reached.
+    pub fn reached(&self) -> Option<&str> {
+        self.reached.as_deref()
+    }
+
     /// The text still held back, which turned out to begin no stop text.
-    pub(crate) fn finish(self) -> String {
+    pub fn finish(self) -> String {
         self.held
     }
 
@@ -46,7 +55,7 @@ mod tests {
 
     fn shown(stops: &[&str], parts: &[&str]) -> (String, bool) {
         let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-        let mut texts = StopTexts::new(&stops);
+        let mut texts = StopTexts::new(stops);
         let mut all = String::new();
         for part in parts {
             let (text, stopped) = texts.push(part);
@@ -77,9 +86,12 @@ mod tests {
 
     #[test]
     fn nothing_is_held_longer_than_needed() {
-        let stops = ["##".to_owned()];
-        let mut texts = StopTexts::new(&stops);
+        let stops = vec!["##".to_owned()];
+        let mut texts = StopTexts::new(stops);
         assert_eq!(texts.push("a#"), ("a".to_owned(), false));
         assert_eq!(texts.push("b"), ("#b".to_owned(), false));
+        assert_eq!(texts.reached(), None);
+        assert!(texts.push("##").1);
+        assert_eq!(texts.reached(), Some("##"));
     }
 }

@@ -1,0 +1,379 @@
+//! Continuous batching: which tokens of which sequences go through the model together.
+//!
+//! A step computes the next token of every sequence that decodes, and beside them a chunk of the
+//! prompts that are not read yet. Sequences join and leave between any two steps; the engine gives
+//! each the bits that it would have alone, so nothing of this shows in an answer.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bitnet_engine::{KvCache, Model, Workspace};
+use bitnet_text::Tokenizer;
+
+use super::fault;
+use super::job::{GenerationJob, JobEvent, RequestId};
+use super::prefix::{PrefixStore, SHORTEST_PREFIX, StoredContext, common_prefix};
+use super::queue::{InferenceLimits, JobQueue};
+use super::sequence::{RunningSequence, SequenceProgress};
+use crate::metrics::Metrics;
+
+/// Tokens of prompts in a step that decodes nothing: as many as go through the blocks together.
+const PREFILL_ALONE: usize = 128;
+
+/// Tokens of prompts beside one decoding sequence: with them a step takes about twice as long. Every
+/// further sequence makes steps longer and leaves room for one token more.
+const PREFILL_BESIDE: usize = 4;
+
+/// Positions of a prompt whose logits exist at one time.
+const SCORED: usize = 32;
+
+/// A cache grows by so many tokens at a time.
+const GROWTH: usize = 256;
+
+/// The state of the inference thread.
+pub(super) struct Scheduler<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    workspace: Workspace<'a>,
+    limits: InferenceLimits,
+    metrics: &'a Metrics,
+    running: Vec<RunningSequence<'a>>,
+    waiting: VecDeque<GenerationJob>,
+    store: PrefixStore,
+    /// Counts steps, so that prompts take turns.
+    turn: usize,
+}
+
+impl<'a> Scheduler<'a> {
+    pub(super) fn new(
+        model: &'a Model,
+        tokenizer: &'a Tokenizer,
+        workspace: Workspace<'a>,
+        limits: InferenceLimits,
+        metrics: &'a Metrics,
+    ) -> Self {
+        let (running, waiting, store) = (Vec::new(), VecDeque::new(), PrefixStore::default());
+        Self { model, tokenizer, workspace, limits, metrics, running, waiting, store, turn: 0 }
+    }
+
+    /// Works until nobody can ask any more and all is answered.
+    pub(super) fn run(mut self, queue: &JobQueue) {
+        loop {
+            let idle = self.running.is_empty() && self.waiting.is_empty();
+            match queue.next(idle) {
+                Some(job) => self.waiting.push_back(job),
+                None if idle => return,
+                None => {}
+            }
+            while let Some(job) = queue.next(false) {
+                self.waiting.push_back(job);
+            }
+            self.drop_unwanted(queue);
+            self.admit(queue);
+            self.step();
+            self.tell_state();
+        }
+    }
+
+    /// Frees what nobody waits for.
+    fn drop_unwanted(&mut self, queue: &JobQueue) {
+        let before = self.waiting.len();
+        self.waiting.retain(|job| !job.events.is_closed());
+        for _ in self.waiting.len()..before {
+            queue.taken();
+            self.metrics.cancelled();
+        }
+        for index in (0..self.running.len()).rev() {
+            if !self.running[index].is_wanted() {
+                self.metrics.cancelled();
+                self.release(index);
+            }
+        }
+    }
+
+    /// Gives free slots to jobs, as far as there is memory.
+    fn admit(&mut self, queue: &JobQueue) {
+        while self.running.len() < self.limits.slots {
+            let Some(index) = self.next_waiting() else { return };
+            let job = &self.waiting[index];
+            let needed = self.bytes(job.prompt.len() + job.max_tokens);
+            let in_work: usize = self.running.iter().map(|sequence| sequence.reserved).sum();
+            let free = match self.limits.cache_bytes.checked_sub(in_work + needed) {
+                Some(free) => free,
+                // Alone it is served whatever the limit: nothing else could free memory for it.
+                None if self.running.is_empty() => 0,
+                None => return,
+            };
+            self.store.shrink_to(free);
+            let Some(job) = self.waiting.remove(index) else { return };
+            queue.taken();
+            let cache = self.new_cache();
+            let events = job.events.clone();
+            let choice = job.choice;
+            match RunningSequence::new(job, cache, self.tokenizer, needed) {
+                Ok(sequence) => self.running.push(sequence),
+                // Settings are checked before they come here.
+                Err(_) => drop(events.try_send((choice, JobEvent::Failed))),
+            }
+        }
+    }
+
+    /// The job whose request has the fewest sequences in work; of equals the oldest.
+    fn next_waiting(&self) -> Option<usize> {
+        let in_work = |job: &GenerationJob| {
+            self.running.iter().filter(|sequence| sequence.job.request == job.request).count()
+        };
+        let all = self.waiting.iter().map(in_work).enumerate();
+        all.min_by_key(|(_, in_work)| *in_work).map(|(index, _)| index)
+    }
+
+    fn new_cache(&self) -> KvCache {
+        KvCache::with_precision(self.model.spec(), self.limits.precision)
+    }
+
+    /// What a context of so many tokens takes, with the room it grows by.
+    fn bytes(&self, tokens: usize) -> usize {
+        let room = tokens.next_multiple_of(GROWTH);
+        KvCache::bytes_for(self.model.spec(), self.limits.precision, room)
+    }
+
+    /// One pass through the model.
+    fn step(&mut self) {
+        let plan = self.plan();
+        if plan.tokens.iter().any(|tokens| *tokens > 0) {
+            self.compute(&plan.tokens);
+        }
+        // The places of the running may have changed since.
+        let is_scored = |it: &RunningSequence| Some((it.job.request, it.job.choice)) == plan.scored;
+        if let Some(index) = self.running.iter().position(is_scored) {
+            self.score_chunk(index, plan.beside);
+        }
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    /// Decides how many tokens of each running sequence are computed next.
+    fn plan(&mut self) -> StepPlan {
+        let decodes = |sequence: &RunningSequence| !sequence.is_prefilling();
+        let mut tokens: Vec<usize> =
+            self.running.iter().map(|sequence| usize::from(decodes(sequence))).collect();
+        let decoding: usize = tokens.iter().sum();
+        let beside = if decoding == 0 { PREFILL_ALONE } else { PREFILL_BESIDE + decoding };
+        let (mut left, mut scored) = (beside, None);
+        for index in self.prefill_order() {
+            if left == 0 || !self.start(index) {
+                continue;
+            }
+            let sequence = &self.running[index];
+            if sequence.job.scores_prompt {
+                scored = scored.or(Some((sequence.job.request, sequence.job.choice)));
+                continue;
+            }
+            tokens[index] = sequence.pending().min(left);
+            left -= tokens[index];
+        }
+        StepPlan { tokens, scored, beside }
+    }
+
+    /// The sequences whose prompts are not computed, beginning with another one each time.
+    fn prefill_order(&self) -> Vec<usize> {
+        let all = 0..self.running.len();
+        let mut order: Vec<usize> =
+            all.filter(|index| self.running[*index].is_prefilling()).collect();
+        if !order.is_empty() {
+            let first = self.turn % order.len();
+            order.rotate_left(first);
+        }
+        order
+    }
+
+    /// Looks for the beginning of a prompt among what is computed. `false`: another sequence is about
+    /// to compute it, so this one waits.
+    fn start(&mut self, index: usize) -> bool {
+        if self.running[index].started {
+            return true;
+        }
+        let prompt = &self.running[index].job.prompt;
+        // The last token is always computed, and a scored prompt needs the logits of all.
+        let limit = if self.running[index].job.scores_prompt { 0 } else { prompt.len() - 1 };
+        let (mut source, mut coming) = (None, 0);
+        let mut found = self.store.longest(prompt, limit);
+        for (other, sequence) in self.running.iter().enumerate().filter(|(_, it)| it.started) {
+            let common = common_prefix(&sequence.tokens, prompt).min(limit);
+            let computed = common.min(sequence.cache.len());
+            if computed > found {
+                (found, source) = (computed, Some(other));
+            }
+            coming = coming.max(if sequence.is_prefilling() { common } else { 0 });
+        }
+        if coming >= found.max(1) + SHORTEST_PREFIX {
+            return false;
+        }
+        self.take_prefix(index, found, source);
+        true
+    }
+
+    /// Gives a sequence the `found` first tokens of its prompt, from `source` or the store.
+    fn take_prefix(&mut self, index: usize, found: usize, source: Option<usize>) {
+        let prompt = Arc::clone(&self.running[index].job.prompt);
+        let cache = match source {
+            _ if found < SHORTEST_PREFIX => None,
+            Some(source) => Some(self.running[source].cache.prefix(found)),
+            None => self.store.lend(&prompt, found),
+        };
+        let sequence = &mut self.running[index];
+        sequence.started = true;
+        if let Some(cache) = cache {
+            (sequence.cached, sequence.cache) = (cache.len(), cache);
+        }
+        self.metrics.prompt(prompt.len(), self.running[index].cached);
+    }
+
+    /// Computes a chunk of a prompt with the logits of all its tokens.
+    fn score_chunk(&mut self, index: usize, most: usize) {
+        let Self { model, workspace, running, .. } = self;
+        let sequence = &mut running[index];
+        let vocab_size = model.spec().vocab_size;
+        let (first, count) = (sequence.cache.len(), sequence.pending().min(SCORED).min(most));
+        make_room(sequence, count);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let next = sequence.next(count);
+            let logits = model.forward_all(workspace, next.cache, next.tokens).ok()?;
+            sequence.score_prompt(first, logits, vocab_size);
+            let last = &logits[(count - 1) * vocab_size..];
+            Some(if sequence.is_prefilling() {
+                SequenceProgress::Continues
+            } else {
+                sequence.continue_with(last)
+            })
+        }));
+        let progress = done.ok().flatten();
+        self.after(index, progress);
+    }
+
+    /// Computes the next `tokens[i]` tokens of sequence `i`, all in one pass.
+    fn compute(&mut self, tokens: &[usize]) {
+        let before: Vec<usize> = self.running.iter().map(|it| it.cache.len()).collect();
+        let together = self.pass(tokens);
+        let mut progress = together.unwrap_or_else(|| {
+            // One of them is at fault; each is tried alone, so that only that one fails.
+            for (sequence, len) in self.running.iter_mut().zip(&before) {
+                sequence.cache.truncate(*len);
+            }
+            let mut each = vec![Outcome::Untouched; tokens.len()];
+            for index in (0..tokens.len()).filter(|index| tokens[*index] > 0) {
+                let mut alone = vec![0; tokens.len()];
+                alone[index] = tokens[index];
+                let outcome = self.pass(&alone).map(|all| all[index]);
+                each[index] = outcome.unwrap_or(Outcome::Failed);
+            }
+            each
+        });
+        for index in (0..progress.len()).rev() {
+            match progress.pop() {
+                Some(Outcome::Untouched) | None => {}
+                Some(Outcome::Failed) => self.after(index, None),
+                Some(Outcome::Computed(progress)) => self.after(index, Some(progress)),
+            }
+        }
+    }
+
+    /// One pass over some sequences; `None` if it panics.
+    fn pass(&mut self, tokens: &[usize]) -> Option<Vec<Outcome>> {
+        let Self { model, workspace, running, .. } = self;
+        let vocab_size = model.spec().vocab_size;
+        for (sequence, count) in running.iter_mut().zip(tokens) {
+            make_room(sequence, *count);
+        }
+        let all = catch_unwind(AssertUnwindSafe(|| {
+            fault::before_pass(running, tokens);
+            let some = running.iter_mut().zip(tokens).filter(|(_, count)| **count > 0);
+            let mut sequences: Vec<_> = some.map(|(it, count)| it.next(*count)).collect();
+            let mut rows =
+                model.forward_batch(workspace, &mut sequences).ok()?.chunks_exact(vocab_size);
+            let mut outcome = |(sequence, count): (&mut RunningSequence, &usize)| {
+                let row = if *count > 0 { rows.next() } else { None };
+                row.map_or(Outcome::Untouched, |logits| choose(sequence, logits))
+            };
+            Some(running.iter_mut().zip(tokens).map(&mut outcome).collect())
+        }));
+        all.ok().flatten()
+    }
+
+    /// Acts on what became of a sequence.
+    fn after(&mut self, index: usize, progress: Option<SequenceProgress>) {
+        let sequence = &mut self.running[index];
+        if progress.is_some() && !sequence.is_prefilling() {
+            let now = Instant::now();
+            match sequence.told.replace(now) {
+                None => self.metrics.first_token(now - sequence.job.arrived),
+                Some(last) => self.metrics.next_token(now - last),
+            }
+        }
+        match progress {
+            Some(SequenceProgress::Continues) => {}
+            Some(SequenceProgress::Ended) => self.release(index),
+            Some(SequenceProgress::Abandoned) => {
+                self.metrics.cancelled();
+                self.release(index);
+            }
+            Some(SequenceProgress::Broken) | None => {
+                sequence.fail();
+                self.metrics.failed();
+                self.running.remove(index);
+            }
+        }
+    }
+
+    /// Frees a slot and keeps what was computed in it.
+    fn release(&mut self, index: usize) {
+        let sequence = self.running.remove(index);
+        let mut tokens = sequence.tokens;
+        tokens.truncate(sequence.cache.len());
+        let bytes = self.bytes(tokens.len());
+        self.store.keep(StoredContext { tokens, cache: sequence.cache, bytes });
+        let in_work: usize = self.running.iter().map(|sequence| sequence.reserved).sum();
+        self.store.shrink_to(self.limits.cache_bytes.saturating_sub(in_work));
+    }
+
+    fn tell_state(&self) {
+        let in_work: usize = self.running.iter().map(|it| it.cache.len()).sum();
+        self.metrics.state(self.running.len(), self.waiting.len(), in_work + self.store.tokens());
+    }
+}
+
+/// What a step computes.
+struct StepPlan {
+    /// For each running sequence, how many tokens.
+    tokens: Vec<usize>,
+    /// A sequence whose prompt is scored, in a pass of its own.
+    scored: Option<(RequestId, usize)>,
+    /// Tokens of prompts beside those that decode.
+    beside: usize,
+}
+
+/// What a pass did to a sequence.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Untouched,
+    Failed,
+    Computed(SequenceProgress),
+}
+
+/// The next token of a sequence, once its prompt is computed.
+fn choose(sequence: &mut RunningSequence, logits: &[f32]) -> Outcome {
+    if sequence.is_prefilling() {
+        return Outcome::Computed(SequenceProgress::Continues);
+    }
+    match catch_unwind(AssertUnwindSafe(|| sequence.continue_with(logits))) {
+        Ok(progress) => Outcome::Computed(progress),
+        Err(_) => Outcome::Failed,
+    }
+}
+
+/// Memory for `count` tokens more, in steps, so that most tokens allocate nothing.
+fn make_room(sequence: &mut RunningSequence, count: usize) {
+    let len = sequence.cache.len() + count;
+    sequence.cache.reserve(len.next_multiple_of(GROWTH));
+}

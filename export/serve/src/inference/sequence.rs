@@ -1,0 +1,180 @@
+//! An answer in the making: what is computed of it, how its next token is chosen, what is told.
+
+use bitnet_chat::StopTexts;
+use bitnet_engine::{EngineError, KvCache, LogSoftmax, Sampler, Sequence};
+use bitnet_text::{TextStream, Tokenizer};
+use std::time::Instant;
+
+use crate::grammar::AnswerGrammar;
+
+use super::job::{EndReason, GenerationJob, JobEnd, JobEvent, ScoredToken};
+
+/// What follows from a computed token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SequenceProgress {
+    /// There is more to do.
+    Continues,
+    /// The answer is complete, and told.
+    Ended,
+    /// Nobody wants it any more.
+    Abandoned,
+    /// There is no answer.
+    Broken,
+}
+
+/// A job in a slot.
+pub(crate) struct RunningSequence<'a> {
+    pub(crate) job: GenerationJob,
+    pub(crate) cache: KvCache,
+    /// The prompt and what was generated.
+    pub(crate) tokens: Vec<u32>,
+    /// Bytes of memory that are set aside for it.
+    pub(crate) reserved: usize,
+    /// Whether its first tokens were looked for in the store.
+    pub(crate) started: bool,
+    /// Tokens of the prompt that were there already.
+    pub(crate) cached: usize,
+    /// When the last token was told.
+    pub(crate) told: Option<Instant>,
+    tokenizer: &'a Tokenizer,
+    sampler: Sampler,
+    stream: TextStream<'a>,
+    stops: StopTexts,
+    scored: Vec<ScoredToken>,
+}
+
+impl<'a> RunningSequence<'a> {
+    /// A sequence of which nothing is computed.
+    pub(crate) fn new(
+        mut job: GenerationJob,
+        cache: KvCache,
+        tokenizer: &'a Tokenizer,
+        reserved: usize,
+    ) -> Result<Self, EngineError> {
+        let sampler = Sampler::new(job.sampler.clone())?.after_prompt(job.prompt.len());
+        let stops = StopTexts::new(std::mem::take(&mut job.stop_texts));
+        let first = ScoredToken { id: job.prompt[0], logprob: None, top: Vec::new() };
+        Ok(Self {
+            tokens: job.prompt.to_vec(),
+            scored: vec![first],
+            stream: tokenizer.stream(),
+            started: false,
+            cached: 0,
+            told: None,
+            job,
+            cache,
+            reserved,
+            tokenizer,
+            sampler,
+            stops,
+        })
+    }
+
+    /// Whether the prompt is not computed completely.
+    pub(crate) fn is_prefilling(&self) -> bool {
+        self.cache.len() < self.job.prompt.len()
+    }
+
+    /// Number of tokens that are not computed.
+    pub(crate) fn pending(&self) -> usize {
+        self.tokens.len() - self.cache.len()
+    }
+
+    /// The next `count` tokens, for the engine.
+    pub(crate) fn next(&mut self, count: usize) -> Sequence<'_> {
+        let start = self.cache.len();
+        Sequence { tokens: &self.tokens[start..start + count], cache: &mut self.cache }
+    }
+
+    /// Whether somebody still waits for the answer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.job.events.is_closed()
+    }
+
+    fn generated(&self) -> usize {
+        self.tokens.len() - self.job.prompt.len()
+    }
+
+    /// Scores the prompt's tokens that follow the rows of `logits`, the first of which came after
+    /// token `first` of the prompt.
+    pub(crate) fn score_prompt(&mut self, first: usize, logits: &[f32], vocab_size: usize) {
+        for (at, logits) in (first + 1..).zip(logits.chunks_exact(vocab_size)) {
+            if let Some(&id) = self.job.prompt.get(at) {
+                self.scored.push(self.scored_token(id, logits));
+            }
+        }
+    }
+
+    fn scored_token(&self, id: u32, logits: &[f32]) -> ScoredToken {
+        let Some(count) = self.job.top else {
+            return ScoredToken { id, logprob: None, top: Vec::new() };
+        };
+        let all = LogSoftmax::of(logits);
+        ScoredToken { id, logprob: Some(all.logprob(id)), top: all.top(count) }
+    }
+
+    /// Chooses and tells the token after all that is computed; `logits [V]`.
+    pub(crate) fn continue_with(&mut self, logits: &[f32]) -> SequenceProgress {
+        if self.job.scores_prompt && self.generated() == 0 {
+            let scored = std::mem::take(&mut self.scored);
+            if !self.tell(JobEvent::Prompt(scored)) {
+                return SequenceProgress::Abandoned;
+            }
+        }
+        if self.job.max_tokens == 0 {
+            return self.end(EndReason::Length);
+        }
+        let Some(id) = self.choose(logits) else { return SequenceProgress::Broken };
+        let token = self.scored_token(id, logits);
+        self.tokens.push(id);
+        if self.job.stop_ids.contains(&id) {
+            return self.end(EndReason::StopId);
+        }
+        let (text, reached) = self.stops.push(&self.stream.push(id));
+        if !self.tell(JobEvent::Token { text, token }) {
+            return SequenceProgress::Abandoned;
+        }
+        if reached {
+            self.end(EndReason::StopText)
+        } else if self.job.grammar.as_ref().is_some_and(AnswerGrammar::is_complete) {
+            self.end(EndReason::StopId)
+        } else if self.generated() == self.job.max_tokens {
+            self.end(EndReason::Length)
+        } else {
+            SequenceProgress::Continues
+        }
+    }
+
+    /// The next token; `None` if the grammar failed.
+    fn choose(&mut self, logits: &[f32]) -> Option<u32> {
+        let Self { job, sampler, tokens, .. } = self;
+        let Some(grammar) = &mut job.grammar else { return Some(sampler.sample(logits, tokens)) };
+        grammar.next(|allowed| sampler.sample_among(logits, tokens, Some(allowed))).ok()
+    }
+
+    fn end(&mut self, reason: EndReason) -> SequenceProgress {
+        let text = if reason == EndReason::StopText { String::new() } else { self.held_text() };
+        let stop_text = self.stops.reached().map(str::to_owned);
+        let (cached, generated) = (self.cached, self.generated());
+        self.tell(JobEvent::End(JobEnd { reason, stop_text, text, cached, generated }));
+        SequenceProgress::Ended
+    }
+
+    /// What was held back because a character or a stop text might have followed.
+    fn held_text(&mut self) -> String {
+        let rest = std::mem::replace(&mut self.stream, self.tokenizer.stream()).finish();
+        let mut stops = std::mem::replace(&mut self.stops, StopTexts::new(Vec::new()));
+        let (shown, reached) = stops.push(&rest);
+        if reached { shown } else { shown + &stops.finish() }
+    }
+
+    /// Tells that there is no answer.
+    pub(crate) fn fail(&self) {
+        self.tell(JobEvent::Failed);
+    }
+
+    /// Whether the reader keeps up; one that does not loses its answer.
+    fn tell(&self, event: JobEvent) -> bool {
+        self.job.events.try_send((self.job.choice, event)).is_ok()
+    }
+}

@@ -1,0 +1,141 @@
+//! Many at once: each answer is what it is alone.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bitnet_engine::{
+    CachePrecision, GenerateRequest, KvCache, Model, SamplerSettings, ThreadPool, generate,
+};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::tests::{model, tokenizer};
+
+fn start(model: Model, slots: usize, cache_bytes: usize) -> (Inference, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new());
+    let limits = InferenceLimits { slots, cache_bytes, precision: CachePrecision::F32, threads: 2 };
+    let parts = (Arc::new(tokenizer()), Arc::clone(&metrics));
+    (Inference::start(model, parts.0, limits, parts.1).unwrap().0, metrics)
+}
+
+type Answers = mpsc::Receiver<(usize, JobEvent)>;
+
+fn job(prompt: &[u32], seed: u64, max_tokens: usize) -> (GenerationJob, Answers) {
+    let (events, answers) = mpsc::channel(max_tokens + 3);
+    let sampler = SamplerSettings { seed, ..SamplerSettings::default() };
+    let job = GenerationJob {
+        request: RequestId::next(),
+        choice: 0,
+        prompt: prompt.into(),
+        sampler,
+        max_tokens,
+        stop_ids: [].into(),
+        stop_texts: Vec::new(),
+        grammar: None,
+        top: None,
+        scores_prompt: false,
+        events,
+        arrived: Instant::now(),
+    };
+    (job, answers)
+}
+
+fn wait(mut answers: Answers) -> (Vec<u32>, JobEnd) {
+    let mut ids = Vec::new();
+    loop {
+        match answers.blocking_recv().unwrap().1 {
+            JobEvent::Token { token, .. } => ids.push(token.id),
+            JobEvent::End(end) => return (ids, end),
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+fn alone(model: &Model, prompt: &[u32], seed: u64, max_tokens: usize) -> Vec<u32> {
+    let sampler = SamplerSettings { seed, ..SamplerSettings::default() };
+    let request = GenerateRequest { sampler, stop_ids: Vec::new(), max_tokens };
+    let pool = ThreadPool::new(1).unwrap();
+    let mut cache = model.new_cache();
+    let go_on = |_| ControlFlow::Continue(());
+    generate(model, &mut cache, prompt, &request, &pool, go_on).unwrap().tokens
+}
+
+fn prompt(client: u64) -> Vec<u32> {
+    // Half of them begin alike; the lengths go from one token to several chunks.
+    let length = 1 + client * 23 % 300;
+    let first = if client.is_multiple_of(2) { 0 } else { client };
+    (0..length).map(|i| ((i * 7 + if i < 40 { first } else { client }) % 240) as u32).collect()
+}
+
+#[test]
+fn sixteen_clients_together_each_get_what_they_get_alone() {
+    let reference = model(512);
+    let (inference, _) = start(model(512), 6, 64 << 20);
+    let inference = &inference;
+    std::thread::scope(|scope| {
+        for client in 0..16u64 {
+            let reference = &reference;
+            scope.spawn(move || {
+                for round in 0..2 {
+                    let (prompt, count) = (prompt(client), 20 + client as usize * 3);
+                    let (job, answers) = job(&prompt, client + round, count);
+                    inference.submit(vec![job]).unwrap();
+                    let expected = alone(reference, &prompt, client + round, count);
+                    assert_eq!(wait(answers).0, expected, "client {client}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn little_memory_makes_requests_wait_and_changes_no_answer() {
+    let reference = model(512);
+    // Two contexts of 256 tokens at one time.
+    let bytes = 2 * KvCache::bytes_for(reference.spec(), CachePrecision::F32, 256);
+    let (inference, _) = start(model(512), 8, bytes);
+    let all: Vec<_> = (0..6)
+        .map(|client| {
+            let (job, answers) = job(&prompt(client), client, 9);
+            inference.submit(vec![job]).unwrap();
+            answers
+        })
+        .collect();
+    for (client, answers) in (0..).zip(all) {
+        assert_eq!(wait(answers).0, alone(&reference, &prompt(client), client, 9));
+    }
+}
+
+#[test]
+fn the_next_turn_computes_only_what_is_new() {
+    let reference = model(512);
+    let (inference, _) = start(model(512), 4, 64 << 20);
+    let first: Vec<u32> = (0..100).collect();
+    let (one, answers) = job(&first, 1, 10);
+    inference.submit(vec![one]).unwrap();
+    let (said, end) = wait(answers);
+    assert_eq!(end.cached, 0);
+    let next = [&first[..], &said, &[7, 8, 9]].concat();
+    let (two, answers) = job(&next, 2, 10);
+    inference.submit(vec![two]).unwrap();
+    let (said, end) = wait(answers);
+    // All but the last generated token, which was never computed.
+    assert_eq!(end.cached, 109);
+    assert_eq!(said, alone(&reference, &next, 2, 10));
+}
+
+#[test]
+fn what_nobody_waits_for_is_dropped_and_the_next_is_served() {
+    let (inference, metrics) = start(model(1 << 16), 1, 256 << 20);
+    let (endless, answers) = job(&[1, 2, 3], 1, 60_000);
+    let (waiting, unread) = job(&[1, 2, 3], 1, 60_000);
+    inference.submit(vec![endless, waiting]).unwrap();
+    drop((answers, unread));
+    let (next, answers) = job(&[4, 5], 1, 3);
+    inference.submit(vec![next]).unwrap();
+    assert_eq!(wait(answers).0.len(), 3);
+    assert_eq!(metrics.cancelled_count(), 2);
+    assert_eq!(inference.waiting(), 0);
+}

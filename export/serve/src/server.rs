@@ -1,0 +1,202 @@
+//! Puts the parts together: the inference thread, the endpoints, the listener, and how it all ends.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+
+use bitnet_engine::Model;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::connections::serve_connections;
+use crate::grammar::Grammars;
+use crate::http::{AppState, now, router};
+use crate::inference::{Inference, InferenceLimits};
+use crate::metrics::Metrics;
+use crate::options::{ServeOptions, ServedModel};
+
+/// Threads for connections; the engine has its own.
+const HTTP_THREADS: usize = 2;
+
+/// Why a server does not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("{address}: cannot listen here: {error}")]
+    Listen {
+        /// Host and port.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A thread or a socket cannot be had.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The inference thread ended by itself.
+    #[error("the inference thread ended")]
+    InferenceEnded,
+}
+
+/// What made a server end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServeEnd {
+    /// SIGINT, or Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+/// A listener on the address of the options.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(options: &ServeOptions) -> Result<StdListener, ServeError> {
+    let address = SocketAddr::new(options.host, options.port);
+    let listener = StdListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| ServeError::Listen { address, error })
+}
+
+/// Serves a model on a listener until SIGINT or SIGTERM, and then until the answers in work are
+/// complete or the drain timeout is over. `ready` is called when requests are answered.
+///
+/// # Errors
+/// When threads or signals cannot be had, or a fault of this program ends the inference thread.
+pub fn serve(
+    listener: StdListener,
+    served: ServedModel,
+    options: &ServeOptions,
+    ready: impl FnOnce(),
+) -> Result<ServeEnd, ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .thread_name("http")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        let signals = Signals::listen()?;
+        let (state, stopped) = start(served, options)?;
+        let listener = TcpListener::from_std(listener)?;
+        ready();
+        run(listener, state, options, signals, stopped).await
+    });
+    // Handlers that still wait for an answer are given up.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Starts the inference thread. The receiver learns when it ends.
+pub(crate) fn start(
+    served: ServedModel,
+    options: &ServeOptions,
+) -> Result<(Arc<AppState>, oneshot::Receiver<()>), ServeError> {
+    let ServedModel { name, model, tokenizer, template } = served;
+    let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::new()));
+    let stop_ids = document_stops(&model, &tokenizer);
+    let mut chat_stop_ids = model.spec().eos_token_id.clone();
+    chat_stop_ids.extend(template.stop_ids(&tokenizer));
+    let limit = model.spec().max_position_embeddings;
+    let context = options.context.map_or(limit, |context| context.min(limit));
+    let vocab_size = model.spec().vocab_size;
+    let limits = InferenceLimits {
+        slots: options.slots,
+        cache_bytes: options.cache_bytes,
+        precision: options.cache,
+        threads: options.threads,
+    };
+    let (inference, thread) =
+        Inference::start(model, Arc::clone(&tokenizer), limits, Arc::clone(&metrics))?;
+    let (tell, stopped) = oneshot::channel();
+    std::thread::Builder::new().name("inference-end".to_owned()).spawn(move || {
+        let _ = thread.join();
+        let _ = tell.send(());
+    })?;
+    let grammars =
+        Grammars::new(Arc::clone(&tokenizer), vocab_size, chat_stop_ids.first().copied());
+    let state = AppState {
+        model: name,
+        created: now(),
+        tokenizer,
+        template,
+        vocab_size,
+        context,
+        stop_ids: stop_ids.into(),
+        chat_stop_ids: chat_stop_ids.into(),
+        bos: options.bos,
+        grammars,
+        inference,
+        metrics,
+    };
+    Ok((Arc::new(state), stopped))
+}
+
+/// The config's stop ids; the tokenizer's where the config names none.
+fn document_stops(model: &Model, tokenizer: &bitnet_text::Tokenizer) -> Vec<u32> {
+    match &model.spec().eos_token_id[..] {
+        [] => tokenizer.eos().into_iter().chain(tokenizer.eot()).collect(),
+        ids => ids.to_vec(),
+    }
+}
+
+async fn run(
+    listener: TcpListener,
+    state: Arc<AppState>,
+    options: &ServeOptions,
+    mut signals: Signals,
+    stopped: oneshot::Receiver<()>,
+) -> Result<ServeEnd, ServeError> {
+    let (end, ending) = watch::channel(false);
+    let router = router(&state, options);
+    let connections = tokio::spawn(serve_connections(listener, router, ending));
+    let why = tokio::select! {
+        why = signals.next() => why,
+        _ = stopped => return Err(ServeError::InferenceEnded),
+    };
+    let _ = end.send(true);
+    tokio::select! {
+        _ = timeout(options.drain_timeout, connections) => {}
+        // Asked twice: at once.
+        _ = signals.next() => {}
+    }
+    Ok(why)
+}
+
+/// The signals that end a server.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) -> ServeEnd {
+        tokio::select! {
+            _ = self.terminate.recv() => ServeEnd::Terminate,
+            _ = self.interrupt.recv() => ServeEnd::Interrupt,
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) -> ServeEnd {
+        let _ = tokio::signal::ctrl_c().await;
+        ServeEnd::Interrupt
+    }
+}
