@@ -174,8 +174,9 @@ fn one_file_makes_the_calls_of_one_operating_system() {
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
         // Tests may make links, and so does the hub's cache.
         let own = name == "src/platform.rs" || name.starts_with("tests/");
-        // The one signal of the other program.
-        let own = own || name == "export/bitnet/src/output.rs";
+        // The signals of the other program.
+        let others = ["export/bitnet/src/output.rs", "export/serve/src/signals.rs"];
+        let own = own || others.contains(&name);
         // Advice on memory belongs to the memory it is about.
         let own = own || name.starts_with("src/hub") || name == "export/kernels/src/memory.rs";
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();

@@ -20,11 +20,13 @@ mod inference;
 mod metrics;
 mod options;
 mod server;
+mod signals;
 mod stall_guard;
 
 pub use http::list_endpoints;
 pub use options::{PromptBos, ServeOptions, ServedModel};
-pub use server::{ServeEnd, ServeError, listen, serve};
+pub use server::{ServeError, listen, serve};
+pub use signals::ServeEnd;
 
 #[cfg(test)]
 mod tests;

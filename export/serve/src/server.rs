@@ -14,6 +14,7 @@ use crate::http::{AppState, now, router};
 use crate::inference::{Inference, InferenceLimits};
 use crate::metrics::Metrics;
 use crate::options::{ServeOptions, ServedModel};
+use crate::signals::{ServeEnd, Signals};
 
 /// Threads for connections; the engine has its own.
 const HTTP_THREADS: usize = 2;
@@ -35,15 +36,6 @@ pub enum ServeError {
     /// The inference thread ended by itself.
     #[error("the inference thread ended")]
     InferenceEnded,
-}
-
-/// What made a server end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServeEnd {
-    /// SIGINT, or Ctrl-C.
-    Interrupt,
-    /// SIGTERM.
-    Terminate,
 }
 
 /// A listener on the address of the options.
@@ -161,42 +153,4 @@ async fn run(
         _ = signals.next() => {}
     }
     Ok(why)
-}
-
-/// The signals that end a server.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn listen() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) -> ServeEnd {
-        tokio::select! {
-            _ = self.terminate.recv() => ServeEnd::Terminate,
-            _ = self.interrupt.recv() => ServeEnd::Interrupt,
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) -> ServeEnd {
-        let _ = tokio::signal::ctrl_c().await;
-        ServeEnd::Interrupt
-    }
 }
