@@ -14,7 +14,7 @@ use crate::http::{AppState, now, router};
 use crate::inference::{Inference, InferenceLimits};
 use crate::metrics::Metrics;
 use crate::options::{ServeOptions, ServedModel};
-use crate::signals::{ServeEnd, Signals};
+use crate::signals::{EndSignals, ServeEnd};
 
 /// Threads for connections; the engine has its own.
 const HTTP_THREADS: usize = 2;
@@ -68,7 +68,7 @@ pub fn serve(
         .enable_all()
         .build()?;
     let ended = runtime.block_on(async {
-        let signals = Signals::listen()?;
+        let signals = EndSignals::listen()?;
         let (state, stopped) = start(served, options)?;
         let listener = TcpListener::from_std(listener)?;
         ready();
@@ -136,7 +136,7 @@ async fn run(
     listener: TcpListener,
     state: Arc<AppState>,
     options: &ServeOptions,
-    mut signals: Signals,
+    mut signals: EndSignals,
     stopped: oneshot::Receiver<()>,
 ) -> Result<ServeEnd, ServeError> {
     let (end, ending) = watch::channel(false);

@@ -10,14 +10,14 @@ pub enum ServeEnd {
 }
 
 /// The signals that end a server.
-pub(crate) struct Signals {
+pub(crate) struct EndSignals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
 }
 
-impl Signals {
+impl EndSignals {
     #[cfg(unix)]
     pub(crate) fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
