@@ -133,13 +133,17 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// An address or thread that cannot be had is a fault of the environment; else it is a bug.
+#[cfg(feature = "serve")]
 fn server_code(error: &anyhow::Error) -> Option<u8> {
-    #[cfg(feature = "serve")]
-    return error.downcast_ref().map(|error: &bitnet_serve::ServeError| match error {
+    error.downcast_ref().map(|error| match error {
         bitnet_serve::ServeError::InferenceEnded => INTERNAL,
         _ => ENVIRONMENT,
-    });
-    #[cfg(not(feature = "serve"))]
+    })
+}
+
+/// A program without the server has no such error.
+#[cfg(not(feature = "serve"))]
+fn server_code(_: &anyhow::Error) -> Option<u8> {
     None
 }
 
