@@ -74,22 +74,16 @@ def since(start):
     return tuple(now - then for now, then in zip(clocks(), start))
 
 
-def in_floats(path, dtype):
+def load_model(path, dtype):
     """The model in f32, or as it is used for timing in bf16."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     if dtype == "bf16":
+        import torch
+        from transformers import AutoModelForCausalLM
+
         return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
-    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    for module in loaded.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            if value.is_floating_point():
-                setattr(module, name, torch.nn.Parameter(value.float(), requires_grad=False))
-        for name, value in list(module.named_buffers(recurse=False)):
-            if value.is_floating_point():
-                setattr(module, name, value.float())
-    return loaded
+    from transformers_floats import in_floats
+
+    return in_floats(path)
 
 
 def run_harness(args, names):
@@ -103,7 +97,7 @@ def run_harness(args, names):
     from transformers import AutoTokenizer
 
     torch.set_num_threads(args.threads)
-    model = HFLM(pretrained=in_floats(args.hf, args.dtype), tokenizer=AutoTokenizer.from_pretrained(args.hf), batch_size=args.batch)
+    model = HFLM(pretrained=load_model(args.hf, args.dtype), tokenizer=AutoTokenizer.from_pretrained(args.hf), batch_size=args.batch)
     found, start = {"results": {}, "samples": {}}, clocks()
     for shots in sorted({TASKS[name][0] for name in names}):
         own = [name for name in names if TASKS[name][0] == shots]

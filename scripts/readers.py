@@ -132,19 +132,10 @@ def gguf_reader():
 
 
 def in_floats(path):
-    """A model as transformers loads it, all its floats in F32."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    # Only some of the checks need torch.
+    from transformers_floats import in_floats
 
-    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    for module in loaded.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            if value.is_floating_point():
-                setattr(module, name, torch.nn.Parameter(value.float(), requires_grad=False))
-        for name, value in list(module.named_buffers(recurse=False)):
-            if value.is_floating_point():
-                setattr(module, name, value.float())
-    return loaded
+    return in_floats(path)
 
 
 def logits_by(model):

@@ -28,21 +28,21 @@ use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
 use bitnet_kernels::{
-    Activations, Kernel, MatrixA, MatrixB, OperandLayout, RowGroup, Scale, SimdWork, Size,
-    TernaryPanels, matmul,
+    Activations, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels, matmul,
 };
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
 use crate::device;
-use crate::latents::{Latents, LatentsView};
+use crate::latents::Latents;
 use crate::ops::backend::{GradientFormat, OpBackend};
 use crate::ops::int8::{Int8Backward, RoundingCounts};
-use crate::ops::low_rank::{FactorValues, merged};
+use crate::ops::low_rank::FactorValues;
 use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, for_each_task, in_rows_with, product, tensor, with_last,
+    NativeDispatch, NativeOp, floats, in_rows_with, product, tensor, with_last,
 };
+use crate::ops::outside_latents::{OutsideLatents, quantise_outside};
 
 /// How layers are computed, and where they count what 8-bit gradients lose.
 #[derive(Clone, Debug)]
@@ -194,69 +194,6 @@ struct NativeBitLinear {
     outside: Vec<OutsideLatents>,
 }
 
-#[derive(Clone, Debug)]
-struct OutsideLatents {
-    latents: Latents,
-    /// What is merged with them before they are quantised.
-    factors: Option<Arc<FactorValues>>,
-    /// Whether a gradient of them is asked for.
-    is_trained: bool,
-}
-
-impl OutsideLatents {
-    fn open(&self, kernel: Kernel) -> OpenLatents<'_> {
-        match &self.factors {
-            None => OpenLatents::Kept(self.latents.read()),
-            Some(factors) => {
-                let values = merged(&self.latents, factors, kernel);
-                let scale = WeightScale::of_latents(&values);
-                OpenLatents::Merged { values, scale, shape: self.latents.shape() }
-            }
-        }
-    }
-}
-
-/// Latents that are being quantised: as they are kept, or merged with factors.
-enum OpenLatents<'a> {
-    Kept(LatentsView<'a>),
-    Merged { values: Vec<f32>, scale: WeightScale, shape: [usize; 2] },
-}
-
-impl OpenLatents<'_> {
-    /// `[out, in]`
-    fn shape(&self) -> [usize; 2] {
-        match self {
-            Self::Kept(view) => view.shape(),
-            Self::Merged { shape, .. } => *shape,
-        }
-    }
-
-    fn scale(&self) -> WeightScale {
-        match self {
-            Self::Kept(view) => view.scale(),
-            Self::Merged { scale, .. } => *scale,
-        }
-    }
-
-    /// Fills row `place` of `group`, and `codes`, from one of its rows; `latents` is room for it.
-    fn quantise(
-        &self,
-        row: usize,
-        (group, place): (&mut RowGroup, usize),
-        (latents, codes): (&mut [f32], &mut [i8]),
-        kernel: Kernel,
-    ) {
-        match self {
-            Self::Kept(view) if view.copy_codes(row, codes) => return group.write(place, codes),
-            Self::Kept(view) => view.rows(row..row + 1, latents),
-            Self::Merged { values, .. } => {
-                latents.copy_from_slice(&values[row * latents.len()..][..latents.len()]);
-            }
-        }
-        group.quantise(kernel, place, latents, codes);
-    }
-}
-
 /// Codes of one byte and the scales; no float activations.
 #[derive(Clone, Debug)]
 struct SavedBitLinear {
@@ -292,7 +229,7 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
             let heights = matrices.iter().map(|matrix| (matrix.len() / width, true)).collect();
             (panels, codes, heights)
         } else {
-            self.quantise_outside(width)
+            quantise_outside(&self.outside, width, kernel)
         };
         let (y, activations, scales) = self.multiply(floats(x), &panels, width);
         let saved = SavedBitLinear {
@@ -318,37 +255,6 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
 }
 
 impl NativeBitLinear {
-    /// Panels and codes of the latents that are no tensors, and how tall each matrix is; a group of
-    /// rows is brought to f32, used and dropped.
-    fn quantise_outside(&self, width: usize) -> (TernaryPanels, Vec<i8>, Vec<(usize, bool)>) {
-        let kernel = self.backend.kernel;
-        let views: Vec<_> = self.outside.iter().map(|one| one.open(kernel)).collect();
-        let mut row_of = Vec::new();
-        for (matrix, view) in views.iter().enumerate() {
-            row_of.extend((0..view.shape()[0]).map(|row| (matrix, row)));
-        }
-        let scales = row_of.iter().map(|&(matrix, _)| views[matrix].scale()).collect();
-        let mut panels = TernaryPanels::for_rows(width, scales);
-        let mut codes = vec![0; row_of.len() * width];
-        let mut rest = &mut codes[..];
-        let mut groups = Vec::new();
-        for group in panels.groups() {
-            let (codes, after) = rest.split_at_mut(group.rows().len() * width);
-            groups.push((group, codes));
-            rest = after;
-        }
-        for_each_task(groups, |(mut group, codes)| {
-            let mut latents = vec![0.0; width];
-            for (row, codes) in group.rows().zip(codes.chunks_exact_mut(width)) {
-                let (matrix, within) = row_of[row];
-                views[matrix].quantise(within, (&mut group, row), (&mut latents, codes), kernel);
-            }
-        });
-        let heights = self.outside.iter().zip(&views);
-        let heights = heights.map(|(one, view)| (view.shape()[0], one.is_trained)).collect();
-        (panels, codes, heights)
-    }
-
     /// Outputs `[M, Σ out]`, activation codes `[M, in]` and the scale of each token.
     fn multiply(
         &self,

@@ -25,6 +25,7 @@ mod low_rank;
 mod muon;
 mod native;
 mod outside;
+mod outside_latents;
 mod rms_norm;
 #[cfg(test)]
 mod testing;

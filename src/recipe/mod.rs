@@ -22,6 +22,7 @@ mod rate;
 mod read;
 mod reference;
 mod resolved;
+mod rules;
 mod schedule;
 mod section;
 mod settings;

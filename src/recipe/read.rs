@@ -1,4 +1,4 @@
-//! From a recipe's tree to a [`Recipe`]: every section in turn, then the rules between them.
+//! From a recipe's tree to a [`Recipe`]: every section in turn, then the rules between them (`rules`).
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use super::error::Problems;
 use super::item::{Bound, Item};
 use super::model::{ModelSource, Paths, read_model};
 use super::phase::read_phases;
+use super::rules::check_rules;
 use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
@@ -64,107 +65,9 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         train,
         adapter,
     };
-    check_precision(&mut root, &recipe);
-    check_lean(&mut root, &recipe);
-    check_muon(&mut root, &recipe);
-    check_adapter(&mut root, &recipe);
+    check_rules(&mut root, &recipe);
     root.finish();
     recipe
-}
-
-/// 8-bit gradients are an operation of the CPU's own.
-fn check_precision(root: &mut Section<'_>, recipe: &Recipe) {
-    if recipe.train.precision == Precision::Int8 && recipe.device != "flex" {
-        let message =
-            "train.precision \"int8\" runs on the CPU; expected device = \"flex\" beside it, got";
-        root.problem("device", format!("{message} {:?}", recipe.device));
-    }
-}
-
-/// What keeping fewer bits, or updating early, asks of the rest of the recipe.
-fn check_lean(root: &mut Section<'_>, recipe: &Recipe) {
-    let Train { latents, update, batch, micro_batch, .. } = recipe.train;
-    let during = update == UpdateTime::During;
-    let fewer = latents != LatentFormat::F32 || recipe.optimizer.moments != MomentFormat::F32;
-    if (during || fewer) && recipe.device != "flex" {
-        let message = "train.latents, train.update and optimizer.moments other than their first choice \
-                       run on the CPU; expected device = \"flex\" beside them, got";
-        root.problem("device", format!("{message} {:?}", recipe.device));
-    }
-    let train = root.section("train");
-    if (during || fewer) && recipe.train.shard_optimizer {
-        let message = "moments of ranks are f32; expected false beside fewer bits, got true";
-        train.problem("shard_optimizer", message.to_owned());
-    }
-    if !during {
-        return;
-    }
-    if !recipe.train.recompute {
-        let message = "updates in the backward pass need blocks that are computed again; expected \
-                       recompute = true beside it, got false";
-        train.problem("update", message.to_owned());
-    }
-    if batch != micro_batch {
-        let message =
-            "a step that updates as it goes is one micro-batch; expected micro_batch = batch";
-        train.problem("micro_batch", format!("{message} ({batch}), got {micro_batch}"));
-    }
-    if recipe.stage == StageKind::Dpo && batch != 1 {
-        let message = "pairs of different lengths are different micro-batches, and a step that updates \
-                       as it goes is one; expected 1, got";
-        train.problem("batch", format!("{message} {batch}"));
-    }
-}
-
-/// What Muon asks of the rest of the recipe.
-fn check_muon(root: &mut Section<'_>, recipe: &Recipe) {
-    if recipe.optimizer.muon.is_none() {
-        return;
-    }
-    if recipe.device != "flex" {
-        let message = "Muon runs on the CPU; expected \"flex\" beside it, got";
-        root.problem("device", format!("{message} {:?}", recipe.device));
-    }
-    if recipe.train.shard_optimizer {
-        let message = "Muon needs whole matrices; expected false beside it, got true";
-        root.section("train").problem("shard_optimizer", message.to_owned());
-    }
-    if recipe.adapter.is_some() {
-        let message = "the factors of an adapter are AdamW's; expected \"adamw\", got \"muon\"";
-        root.section("optimizer").problem("kind", message.to_owned());
-    }
-}
-
-/// What training an adapter asks of the rest of the recipe.
-fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
-    if recipe.adapter.is_none() {
-        return;
-    }
-    let Train { latents, update, shard_optimizer, ref freeze, .. } = recipe.train;
-    if matches!(recipe.model, ModelSource::New { .. }) {
-        let message =
-            "an adapter changes weights that exist; expected model.init beside it, got none";
-        root.problem("adapter", message.to_owned());
-    }
-    if recipe.device != "flex" {
-        let message = "adapters are trained on the CPU; expected \"flex\" beside them, got";
-        root.problem("device", format!("{message} {:?}", recipe.device));
-    }
-    let train = root.section("train");
-    let refuse = |refused: bool, key: &str, message: &str| {
-        if refused {
-            train.problem(key, message.to_owned());
-        }
-    };
-    let message = "all but an adapter is frozen; expected no list beside it, got one";
-    refuse(!freeze.is_empty(), "freeze", message);
-    let message = "the latents beside an adapter are not trained and stay as they are stored; \
-                   expected \"f32\", got another format";
-    refuse(latents != LatentFormat::F32, "latents", message);
-    let message = "the gradients of an adapter are small; expected \"after\", got \"during\"";
-    refuse(update == UpdateTime::During, "update", message);
-    let message = "an adapter is trained by one process; expected false, got true";
-    refuse(shard_optimizer, "shard_optimizer", message);
 }
 
 /// The adapter to train, where the recipe has that section.

@@ -182,6 +182,14 @@ impl RunContext<'_> {
 
     /// Identifies the model that `model.init` names; its files are read once.
     pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
+        self.hash_init_aloud(&mut Silent)
+    }
+
+    /// The same, telling how far it is.
+    pub(super) fn hash_init_aloud(
+        &self,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<String>, TrainError> {
         if let Some(adapter) = &self.adapter {
             return Ok(adapter.description.base_hash.clone());
         }
@@ -189,20 +197,8 @@ impl RunContext<'_> {
         if let Some(hash) = self.init_hash.get() {
             return Ok(Some(hash.clone()));
         }
-        let hash = hash_model(init, &mut Silent)?;
+        let hash = hash_model(init, monitor)?;
         Ok(Some(self.init_hash.get_or_init(|| hash).clone()))
-    }
-
-    /// [`RunContext::hash_init`], telling how far it is.
-    pub(super) fn hash_init_aloud(
-        &self,
-        monitor: &mut dyn Monitor,
-    ) -> Result<Option<String>, TrainError> {
-        if let (Some(init), None, None) = (&self.init, &self.adapter, self.init_hash.get()) {
-            let hash = hash_model(init, monitor)?;
-            self.init_hash.get_or_init(|| hash);
-        }
-        self.hash_init()
     }
 
     /// Identifies the model of step 0 and how it is computed.

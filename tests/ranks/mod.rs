@@ -173,19 +173,24 @@ fn what_is_meant_for_several_ranks_changes_nothing_for_one() {
     assert_same(&result(&out), &result(&plain), "one process");
 }
 
+/// Runs the fine-tuning on two ranks, straight through and once more from the checkpoint in the middle;
+/// saving compares the bits of all ranks.
+fn assert_resumes_on_two_ranks(lab: &Lab, words: &[&str]) {
+    let (straight, cut) = (lab.path("straight"), lab.path("cut"));
+    run(lab, ("sft.toml", 2), &straight, words);
+    run(lab, ("sft.toml", 2), &cut, words);
+    fs_err::remove_dir_all(cut.join("step-000020")).unwrap();
+    fs_err::remove_dir_all(cut.join("final")).unwrap();
+    run(lab, ("sft.toml", 2), &cut, words);
+    assert_same(&result(&cut), &result(&straight), "resumed on two ranks");
+}
+
 #[test]
 fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
     let lab = stages::lab();
     let words = ["train.latents=block16", "optimizer.moments=8bit", "guard.spike_sigma=0"];
     let words = [&words[..], &["optimizer.kind=muon"]].concat();
-    let (straight, cut) = (lab.path("straight"), lab.path("cut"));
-    run(&lab, ("sft.toml", 2), &straight, &words);
-    run(&lab, ("sft.toml", 2), &cut, &words);
-    // Back to the checkpoint in the middle; saving compares the bits of all ranks.
-    fs_err::remove_dir_all(cut.join("step-000020")).unwrap();
-    fs_err::remove_dir_all(cut.join("final")).unwrap();
-    run(&lab, ("sft.toml", 2), &cut, &words);
-    assert_same(&result(&cut), &result(&straight), "resumed on two ranks");
+    assert_resumes_on_two_ranks(&lab, &words);
     let refused = |words: &[&str], named: &str| {
         let all = try_run(&lab, ("sft.toml", 2), &lab.path("no"), &Resume::Never, words);
         let all: Vec<_> = all.into_iter().map(Result::unwrap_err).collect();
@@ -197,15 +202,8 @@ fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
 
 #[test]
 fn ranks_with_8_bit_gradients_keep_the_same_bits_and_resume_to_them() {
-    let lab = stages::lab();
     let words = ["train.precision=int8", "guard.spike_sigma=0"];
-    let (straight, cut) = (lab.path("straight"), lab.path("cut"));
-    run(&lab, ("sft.toml", 2), &straight, &words);
-    run(&lab, ("sft.toml", 2), &cut, &words);
-    fs_err::remove_dir_all(cut.join("step-000020")).unwrap();
-    fs_err::remove_dir_all(cut.join("final")).unwrap();
-    run(&lab, ("sft.toml", 2), &cut, &words);
-    assert_same(&result(&cut), &result(&straight), "resumed on two ranks");
+    assert_resumes_on_two_ranks(&stages::lab(), &words);
 }
 
 #[test]

@@ -1,71 +1,19 @@
 //! Python's `random.Random`: the Mersenne Twister with Python's ways to seed it and to draw from it. The
 //! harness draws few-shot examples and bootstrap samples with it.
 
-const N: usize = 624;
-const M: usize = 397;
+use rand_mt::Mt;
 
 /// A generator in the state of `random.Random(seed)`.
-pub(crate) struct PythonRandom {
-    state: [u32; N],
-    next: usize,
-}
+pub(crate) struct PythonRandom(Mt);
 
 impl PythonRandom {
     /// `random.Random(seed)`.
     pub(crate) fn new(seed: u32) -> Self {
-        let mut random = Self { state: initial(19_650_218), next: N };
-        random.mix_in(seed);
-        random
-    }
-
-    /// `init_by_array` with one word.
-    fn mix_in(&mut self, seed: u32) {
-        let mut at = 1;
-        for _ in 0..N {
-            let mixed = self.state[at] ^ self.before(at).wrapping_mul(1_664_525);
-            self.set(&mut at, mixed.wrapping_add(seed));
-        }
-        for _ in 0..N - 1 {
-            let mixed = self.state[at] ^ self.before(at).wrapping_mul(1_566_083_941);
-            let word = mixed.wrapping_sub(at as u32);
-            self.set(&mut at, word);
-        }
-        self.state[0] = 0x8000_0000;
-    }
-
-    fn before(&self, at: usize) -> u32 {
-        let word = self.state[at - 1];
-        word ^ (word >> 30)
-    }
-
-    fn set(&mut self, at: &mut usize, word: u32) {
-        self.state[*at] = word;
-        *at += 1;
-        if *at == N {
-            self.state[0] = self.state[N - 1];
-            *at = 1;
-        }
+        Self(Mt::new_with_key([seed]))
     }
 
     fn word(&mut self) -> u32 {
-        if self.next == N {
-            self.refill();
-        }
-        let mut y = self.state[self.next];
-        self.next += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9d2c_5680;
-        y ^= (y << 15) & 0xefc6_0000;
-        y ^ (y >> 18)
-    }
-
-    fn refill(&mut self) {
-        for i in 0..N {
-            let y = (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % N] & 0x7fff_ffff);
-            let odd = if y & 1 == 1 { 0x9908_b0df } else { 0 };
-            self.state[i] = self.state[(i + M) % N] ^ (y >> 1) ^ odd;
-        }
-        self.next = 0;
+        self.0.next_u32()
     }
 
     /// `random()`: a number in `[0, 1)`.
@@ -115,15 +63,6 @@ impl PythonRandom {
     pub(crate) fn choice(&mut self, length: usize) -> usize {
         (self.unit() * length as f64) as usize
     }
-}
-
-fn initial(seed: u32) -> [u32; N] {
-    let mut state = [seed; N];
-    for i in 1..N {
-        let before = state[i - 1] ^ (state[i - 1] >> 30);
-        state[i] = before.wrapping_mul(1_812_433_253).wrapping_add(i as u32);
-    }
-    state
 }
 
 #[cfg(test)]

@@ -1,0 +1,110 @@
+//! Rules between the sections of a recipe: what one choice asks of the others.
+
+use super::model::ModelSource;
+use super::section::Section;
+use super::settings::{Precision, Recipe, Train};
+use super::stage::StageKind;
+use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
+
+/// Adds the mistakes that are none of a single section.
+pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
+    check_precision(root, recipe);
+    check_lean(root, recipe);
+    check_muon(root, recipe);
+    check_adapter(root, recipe);
+}
+
+/// What is computed by operations of the CPU's own says so.
+fn require_flex(root: &Section<'_>, recipe: &Recipe, what: &str) {
+    if recipe.device != "flex" {
+        root.problem("device", format!("{what}, got {:?}", recipe.device));
+    }
+}
+
+/// 8-bit gradients are an operation of the CPU's own.
+fn check_precision(root: &mut Section<'_>, recipe: &Recipe) {
+    if recipe.train.precision == Precision::Int8 {
+        let what = "train.precision \"int8\" runs on the CPU; expected device = \"flex\" beside it";
+        require_flex(root, recipe, what);
+    }
+}
+
+/// What keeping fewer bits, or updating early, asks of the rest of the recipe.
+fn check_lean(root: &mut Section<'_>, recipe: &Recipe) {
+    let Train { latents, update, batch, micro_batch, .. } = recipe.train;
+    let during = update == UpdateTime::During;
+    let fewer = latents != LatentFormat::F32 || recipe.optimizer.moments != MomentFormat::F32;
+    if during || fewer {
+        let what = "train.latents, train.update and optimizer.moments other than their first choice \
+                    run on the CPU; expected device = \"flex\" beside them";
+        require_flex(root, recipe, what);
+    }
+    let train = root.section("train");
+    if (during || fewer) && recipe.train.shard_optimizer {
+        let message = "moments of ranks are f32; expected false beside fewer bits, got true";
+        train.problem("shard_optimizer", message.to_owned());
+    }
+    if !during {
+        return;
+    }
+    if !recipe.train.recompute {
+        let message = "updates in the backward pass need blocks that are computed again; expected \
+                       recompute = true beside it, got false";
+        train.problem("update", message.to_owned());
+    }
+    if batch != micro_batch {
+        let message =
+            "a step that updates as it goes is one micro-batch; expected micro_batch = batch";
+        train.problem("micro_batch", format!("{message} ({batch}), got {micro_batch}"));
+    }
+    if recipe.stage == StageKind::Dpo && batch != 1 {
+        let message = "pairs of different lengths are different micro-batches, and a step that updates \
+                       as it goes is one; expected 1, got";
+        train.problem("batch", format!("{message} {batch}"));
+    }
+}
+
+/// What Muon asks of the rest of the recipe.
+fn check_muon(root: &mut Section<'_>, recipe: &Recipe) {
+    if recipe.optimizer.muon.is_none() {
+        return;
+    }
+    require_flex(root, recipe, "Muon runs on the CPU; expected \"flex\" beside it");
+    if recipe.train.shard_optimizer {
+        let message = "Muon needs whole matrices; expected false beside it, got true";
+        root.section("train").problem("shard_optimizer", message.to_owned());
+    }
+    if recipe.adapter.is_some() {
+        let message = "the factors of an adapter are AdamW's; expected \"adamw\", got \"muon\"";
+        root.section("optimizer").problem("kind", message.to_owned());
+    }
+}
+
+/// What training an adapter asks of the rest of the recipe.
+fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
+    if recipe.adapter.is_none() {
+        return;
+    }
+    let Train { latents, update, shard_optimizer, ref freeze, .. } = recipe.train;
+    if matches!(recipe.model, ModelSource::New { .. }) {
+        let message =
+            "an adapter changes weights that exist; expected model.init beside it, got none";
+        root.problem("adapter", message.to_owned());
+    }
+    require_flex(root, recipe, "adapters are trained on the CPU; expected \"flex\" beside them");
+    let train = root.section("train");
+    let refuse = |refused: bool, key: &str, message: &str| {
+        if refused {
+            train.problem(key, message.to_owned());
+        }
+    };
+    let message = "all but an adapter is frozen; expected no list beside it, got one";
+    refuse(!freeze.is_empty(), "freeze", message);
+    let message = "the latents beside an adapter are not trained and stay as they are stored; \
+                   expected \"f32\", got another format";
+    refuse(latents != LatentFormat::F32, "latents", message);
+    let message = "the gradients of an adapter are small; expected \"after\", got \"during\"";
+    refuse(update == UpdateTime::During, "update", message);
+    let message = "an adapter is trained by one process; expected false, got true";
+    refuse(shard_optimizer, "shard_optimizer", message);
+}
