@@ -60,16 +60,16 @@ pub fn measure(
 ) {
     let model = LanguageModel::initial(&work.spec, 0, device);
     let mut model = model.with_backend(work.backend).with_activations(work.activations);
-    let frozen = vec![false; tensor_table(&work.spec).len()];
+    let table = tensor_table(&work.spec);
+    let frozen = vec![false; table.len()];
     let stepper: Box<dyn OptimizerStep> = if work.comm.world_size() == 1 {
         single_process(work.backend, frozen, true)
     } else {
         let TrainWorkload { sharded, comm_dtype, .. } = *work;
         let settings = DataParallelSettings { sharded, comm_dtype, lean: LeanSettings::default() };
-        Box::new(DataParallel::new(&work.comm, &work.spec, frozen, settings))
+        Box::new(DataParallel::new(&work.comm, table.clone(), frozen, settings))
     };
-    let mut optimizer =
-        stepper.new_optimizer(&tensor_table(&work.spec), AdamWSettings::default(), device);
+    let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
     let rows = work.comm.share(work.rows).len();
     let batch = [random_parts(&work.spec, rows, work.seq_len, part_size(rows, work.backend))];
     let (settings, rates) =

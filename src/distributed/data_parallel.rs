@@ -12,7 +12,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use bitnet_format::TensorEntry;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::comm::Comm;
@@ -23,7 +23,7 @@ use crate::checkpoint::{
 };
 use crate::error::TrainError;
 use crate::host::to_host;
-use crate::latents::{LeanSettings, MomentFormat};
+use crate::latents::{Latents, LeanSettings, MomentFormat};
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::recipe::StepRates;
 use crate::train::step::accumulate::{GradAccumulator, in_pool};
@@ -59,14 +59,13 @@ pub(crate) struct DataParallelSettings {
 }
 
 impl DataParallel {
-    /// For a model of this shape; `frozen[i]` says whether tensor `i` is not trained.
+    /// For a model of these parameters; `frozen[i]` says whether tensor `i` is not trained.
     pub(crate) fn new(
         comm: &Comm,
-        spec: &ModelSpec,
+        table: Vec<TensorEntry>,
         frozen: Vec<bool>,
         settings: DataParallelSettings,
     ) -> Self {
-        let table = tensor_table(spec);
         let trained = |(entry, frozen): (&TensorEntry, &bool)| {
             if *frozen { 0 } else { entry.elements() }
         };
@@ -95,7 +94,7 @@ impl DataParallel {
         for values in &mut all {
             self.comm.broadcast_floats(values);
         }
-        for latents in model.outside().iter().flatten() {
+        for latents in trained_outside(&model) {
             let all = latents.read().bytes();
             latents.set_bytes(&self.comm.broadcast(all));
         }
@@ -168,15 +167,16 @@ impl OptimizerStep for DataParallel {
         let (pending, factor) = sum.judge(norm, settings);
         let Some(factor) = factor else { return (model, pending) };
         let (model, old) = take_values(model);
-        let outside = model.outside();
-        let update = |optimizer: &mut AdamW, old, gradients| {
+        let update = |optimizer: &mut AdamW, outside, old, gradients| {
             in_pool(|| optimizer.update_all(old, outside, gradients, (factor, rates), backend))
         };
         let new = if self.settings.sharded {
             drop(gradients);
             let mut all = on_host(old);
             let own = on_device(self.own_shards(&all), &device);
-            let own = on_host(update(optimizer, own, owned.into_iter().map(Some).collect()));
+            let owned = owned.into_iter().map(Some).collect();
+            // Shards are of tensors alone.
+            let own = on_host(update(optimizer, &[], own, owned));
             self.timed(|| self.plan.all_gather(&own, &mut all));
             on_device(all, &device)
         } else {
@@ -184,7 +184,7 @@ impl OptimizerStep for DataParallel {
             self.timed(|| self.plan.all_gather(&owned, &mut gradients));
             let trained = |(gradient, frozen): (_, &bool)| (!frozen).then_some(gradient);
             let gradients = on_device(gradients, &device).into_iter().zip(&self.frozen);
-            update(optimizer, old, gradients.map(trained).collect())
+            update(optimizer, model.outside(), old, gradients.map(trained).collect())
         };
         (replace_values(model, new), pending)
     }
@@ -315,10 +315,16 @@ pub(crate) fn parameter_hash(model: &LanguageModel) -> blake3::Hash {
     for value in values(model) {
         hasher.update(bytemuck::cast_slice(&on_host(vec![value])[0]));
     }
-    for latents in model.outside().iter().flatten() {
+    for latents in trained_outside(model) {
         hasher.update(&latents.read().bytes());
     }
     hasher.finalize()
+}
+
+/// The latents outside of tensors that steps change. Each rank reads those under an adapter from its own
+/// copy of the model, whose hash the ranks have compared.
+fn trained_outside(model: &LanguageModel) -> impl Iterator<Item = &Latents> {
+    model.outside().iter().flatten().filter(|latents| !latents.read().is_frozen())
 }
 
 fn on_host(tensors: Vec<Tensor<1>>) -> Vec<Vec<f32>> {

@@ -139,6 +139,11 @@ const FROZEN: &str = "frozen weights are never rewritten";
 pub struct LatentsView<'a>(RwLockReadGuard<'a, Matrix>);
 
 impl LatentsView<'_> {
+    /// Whether no update ever changes them.
+    pub(crate) fn is_frozen(&self) -> bool {
+        matches!(self.0.words, Words::Frozen(_))
+    }
+
     /// `[out, in]`
     pub fn shape(&self) -> [usize; 2] {
         self.0.shape

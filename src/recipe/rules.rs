@@ -85,7 +85,7 @@ fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
     if recipe.adapter.is_none() {
         return;
     }
-    let Train { latents, update, shard_optimizer, ref freeze, .. } = recipe.train;
+    let Train { latents, update, ref freeze, .. } = recipe.train;
     if matches!(recipe.model, ModelSource::New { .. }) {
         let message =
             "an adapter changes weights that exist; expected model.init beside it, got none";
@@ -105,6 +105,4 @@ fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
     refuse(latents != LatentFormat::F32, "latents", message);
     let message = "the gradients of an adapter are small; expected \"after\", got \"during\"";
     refuse(update == UpdateTime::During, "update", message);
-    let message = "an adapter is trained by one process; expected false, got true";
-    refuse(shard_optimizer, "shard_optimizer", message);
 }

@@ -62,7 +62,12 @@ pub(super) fn load(
     let bytes = serde_json::to_vec(&progress).expect("the state serialises");
     let progress = serde_json::from_slice::<Option<Progress>>(&comm.broadcast(bytes));
     let progress = progress.ok().flatten().expect("rank 0 sent what it read");
-    let model = model.map_or_else(|| context.blank_model(), |model| context.prepared(model));
+    let model = match model {
+        Some(model) => context.prepared(model),
+        // What is trained comes from rank 0; the model under an adapter is each rank's own.
+        None if context.adapter.is_some() => context.initial_model(monitor)?,
+        None => context.blank_model(),
+    };
     let mut optimizer = context.new_optimizer();
     let stepper = &context.stepper;
     let model = stepper.load(model, &mut optimizer, stored.as_ref())?;

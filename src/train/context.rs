@@ -105,6 +105,7 @@ impl RunContext<'_> {
             pair("hash of the tokenizer", self.tokenizer_hash()),
             pair("chat template", self.chat.identity()),
             pair("shape of the model", format!("{:?}", self.spec)),
+            pair("hash of the model under the adapter", format!("{:?}", self.base_hash())),
         ]
     }
 
@@ -249,6 +250,11 @@ impl RunContext<'_> {
     ) -> Option<UpdateDuring<'b>> {
         let during = self.recipe.train.update == UpdateTime::During;
         during.then(|| UpdateDuring::new(optimizer, settings, rates))
+    }
+
+    /// The hash of the model that an adapter changes.
+    fn base_hash(&self) -> Option<&str> {
+        self.adapter.as_ref().and_then(|one| one.description.base_hash.as_deref())
     }
 
     /// Whether it trains a side adapter, beside codes that never change.

@@ -76,9 +76,13 @@ fn largest(found: &[f64], expected: &[f64]) -> f64 {
     found.iter().zip(expected).map(relative).fold(0.0, f64::max)
 }
 
-/// The distance of two final models over the size of the second, both as one long vector.
+/// The distance of two final models, or adapters, over the size of the second, both as one long vector.
 fn distance(found: &Path, expected: &Path) -> f64 {
-    let open = |out: &Path| TensorFile::open(&out.join("final/model.safetensors")).unwrap();
+    let open = |out: &Path| {
+        let files = ["final/model.safetensors", "final/adapter_model.safetensors"];
+        let mut files = files.into_iter().map(|file| out.join(file));
+        TensorFile::open(&files.find(|file| file.exists()).unwrap()).unwrap()
+    };
     let (found, expected) = (open(found), open(expected));
     let (mut apart, mut size) = (0.0, 0.0);
     for name in expected.names() {
@@ -204,6 +208,24 @@ fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
 fn ranks_with_8_bit_gradients_keep_the_same_bits_and_resume_to_them() {
     let words = ["train.precision=int8", "guard.spike_sigma=0"];
     assert_resumes_on_two_ranks(&stages::lab(), &words);
+}
+
+#[test]
+fn ranks_agree_with_one_process_on_adapters_and_resume_them_to_the_bit() {
+    let lab = stages::lab();
+    let words = ["adapter.kind=latent", "adapter.rank=4", "guard.spike_sigma=0"];
+    let sharded = [&words[..], &["train.shard_optimizer=true"]].concat();
+    assert_resumes_on_two_ranks(&lab, &sharded);
+    let (one, two) = (lab.path("one"), lab.path("two"));
+    run(&lab, ("sft.toml", 1), &one, &words);
+    run(&lab, ("sft.toml", 2), &two, &words);
+    assert_same(&result(&two), &result(&lab.path("straight")), "a sharded optimizer");
+    TERNARY.check(differences(&two, &one), "a latent adapter, 2 ranks");
+    let words = ["adapter.kind=side", "adapter.rank=4"];
+    let (one, two) = (lab.path("side-one"), lab.path("side-two"));
+    run(&lab, ("dpo.toml", 1), &one, &words);
+    run(&lab, ("dpo.toml", 2), &two, &words);
+    TERNARY.check(differences(&two, &one), "a side adapter, 2 ranks");
 }
 
 #[test]

@@ -137,7 +137,6 @@ fn what_an_adapter_asks_for_is_named() {
     refused("sft.toml", &with("train.freeze=[\"*norm*\"]"), "[train.freeze]");
     refused("sft.toml", &with("train.latents=bf16"), "[train.latents]");
     refused("sft.toml", &with("train.update=during"), "[train.update]");
-    refused("sft.toml", &with("train.shard_optimizer=true"), "[train.shard_optimizer]");
     refused("sft.toml", &with("device=ndarray"), "[device]");
 }
 

@@ -7,7 +7,6 @@ use bitnet_format::figures::grouped;
 use bitnet_format::{ModelSpec, StoredModel, TensorEntry, tensor_table};
 
 use super::inputs::contradiction;
-use crate::distributed::Comm;
 use crate::error::TrainError;
 use crate::model::{is_factor, parameter_table};
 use crate::monitor::Monitor;
@@ -19,14 +18,10 @@ pub(super) fn open(
     recipe: &Recipe,
     init: Option<&Path>,
     spec: &ModelSpec,
-    (comm, monitor): (&Comm, &mut dyn Monitor),
+    monitor: &mut dyn Monitor,
 ) -> Result<Option<RunAdapter>, TrainError> {
     let (Some(settings), Some(init)) = (&recipe.adapter, init) else { return Ok(None) };
     let refuse = |field, what: String| Err(contradiction(recipe, field, what));
-    if comm.world_size() > 1 {
-        let what = "is trained by one process; expected a single rank".to_owned();
-        return refuse("adapter", what);
-    }
     if !spec.quantise {
         let what = "changes ternary weights; expected a quantised model, got a dense one";
         return refuse("adapter", what.to_owned());

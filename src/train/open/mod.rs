@@ -89,7 +89,7 @@ pub(crate) fn open<'a>(
     let mix =
         |phase: &recipe::Phase| DataMixture { sets: phase.data.clone().into_iter().collect() };
     let mixes = recipe.phases.iter().map(mix).collect();
-    let adapter = adapter::open(recipe, init.as_deref(), &spec, (comm, monitor))?;
+    let adapter = adapter::open(recipe, init.as_deref(), &spec, monitor)?;
     let (table, frozen) = adapter::parameters(recipe, &spec, adapter.as_ref());
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let backend = recipe.train.backend(&device);
@@ -106,7 +106,7 @@ pub(crate) fn open<'a>(
         let sharded = recipe.train.shard_optimizer;
         let comm_dtype = recipe.train.reduce_precision;
         let settings = DataParallelSettings { sharded, comm_dtype, lean };
-        Box::new(DataParallel::new(comm, &spec, frozen.clone(), settings))
+        Box::new(DataParallel::new(comm, table.clone(), frozen.clone(), settings))
     };
     let context = RunContext {
         recipe,
