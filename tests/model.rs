@@ -108,10 +108,10 @@ proptest! {
         for device in [Device::flex(), Device::flex().autodiff()] {
             let model = small_model(hidden, vocab, &device);
             let batch = random_rows(rows, time, vocab, seed);
-            let together = host(sequence_log_probs(&model, &batch, &device));
+            let together = sequence_log_probs(&model, &batch, &device);
             for (row, expected) in together.iter().enumerate() {
                 let alone = rows_of(&batch, row..row + 1);
-                let alone = host(sequence_log_probs(&model, &alone, &device));
+                let alone = sequence_log_probs(&model, &alone, &device);
                 prop_assert_eq!(alone[0].to_bits(), expected.to_bits());
             }
         }
@@ -183,7 +183,7 @@ fn a_checkpoint_that_was_dequantised_keeps_its_codes_and_scales() {
     let [packed, floats] = packed_and_dequantised(dir.path());
     let device = Device::flex();
     let batch = random_rows(2, 12, 40, 9);
-    let of = |model: &LanguageModel| host(sequence_log_probs(model, &batch, &device));
+    let of = |model: &LanguageModel| sequence_log_probs(model, &batch, &device);
     let expected = of(&LanguageModel::read(&packed, &device).unwrap());
     assert_eq!(of(&LanguageModel::read(&floats, &device).unwrap()), expected);
     let (trainable, kept) = LanguageModel::read_for_training(&floats, &device).unwrap();

@@ -109,6 +109,12 @@ impl OpBackend {
         Self { native: false, ..Self::native(operands) }
     }
 
+    /// The same with operands of float products in this format.
+    #[must_use]
+    pub fn with_operands(self, operands: Operands) -> Self {
+        Self { operands, ..self }
+    }
+
     /// The same with gradients of ternary layers in this format, which native operations alone know.
     #[must_use]
     pub fn with_gradients(self, gradients: GradientFormat) -> Self {

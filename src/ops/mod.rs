@@ -39,7 +39,7 @@ pub use bit_linear::{
     frozen_linear, weight_codes,
 };
 pub(crate) use cross_entropy::logits_at_once;
-pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside};
+pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside, native_log_probs};
 pub use gated::gated;
 pub use int8::RoundingCounts;
 pub use low_rank::FactorValues;

@@ -127,6 +127,29 @@ impl NativeOp<2> for NativeCrossEntropy {
     }
 }
 
+/// The log-probability of each target `[B·T]`, 0 where nothing is trained. It has no gradient.
+#[derive(Clone, Debug)]
+pub(super) struct NativeLogProbs(pub(super) NativeCrossEntropy);
+
+impl NativeOp<2> for NativeLogProbs {
+    type Saved = ();
+
+    fn forward(self, inputs: [FlexTensor; 2]) -> (FlexTensor, ()) {
+        (self.value(inputs), ())
+    }
+
+    fn value(self, [hidden, head]: [FlexTensor; 2]) -> FlexTensor {
+        let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
+        let found = HeadPass::new(floats(&hidden), &head, &self.0, false).log_probs();
+        let count = found.len();
+        tensor(found, Shape::from([count]))
+    }
+
+    fn backward((): (), _: FlexTensor) -> [FlexTensor; 2] {
+        unreachable!("its inputs are detached")
+    }
+}
+
 fn scalar(value: f64) -> FlexTensor {
     tensor(vec![value as f32], Shape::from([1]))
 }
@@ -192,6 +215,17 @@ impl<'a> HeadPass<'a> {
         (self.dhead, self.dhidden) = (dhead, dhidden);
         loss
     }
+
+    fn log_probs(&self) -> Vec<f32> {
+        let (mut found, mut scratch) = (vec![0.0; self.targets.ids.len()], Scratch::default());
+        for tokens in self.trained.chunks(TOKENS) {
+            let columns = TokenChunk::new(self, tokens, false, false).first_pass(&mut scratch);
+            for (&token, loss) in tokens.iter().zip(columns.losses()) {
+                found[token] = -loss as f32;
+            }
+        }
+        found
+    }
 }
 
 /// Memory that the chunks use one after the other.
@@ -227,6 +261,15 @@ struct LogitColumns {
     sums: Vec<f64>,
     /// The target's logit.
     targets: Vec<f32>,
+}
+
+impl LogitColumns {
+    /// `ln Σ exp(logit) - target's logit` of each token.
+    fn losses(&self) -> impl Iterator<Item = f64> + '_ {
+        let Self { largest, sums, targets } = self;
+        let columns = sums.iter().zip(largest.iter().zip(targets));
+        columns.map(|(sum, (largest, target))| sum.ln() + f64::from(*largest) - f64::from(*target))
+    }
 }
 
 impl<'a> TokenChunk<'a> {
@@ -322,14 +365,10 @@ impl<'a> TokenChunk<'a> {
         chunks.map(|values| kernel.dispatch(ColumnExp { values, shift })).collect()
     }
 
-    /// `Σ weight · (ln Σ exp(logit) - target's logit)`
+    /// `Σ weight · loss`
     fn loss(&self, columns: &LogitColumns) -> f64 {
-        let LogitColumns { largest, sums, targets } = columns;
-        let tokens = self.weights.iter().zip(sums).zip(largest.iter().zip(targets));
-        let loss = |((weight, sum), (largest, target)): ((&f32, &f64), (&f32, &f32))| {
-            f64::from(*weight) * (sum.ln() + f64::from(*largest) - f64::from(*target))
-        };
-        tokens.map(loss).sum()
+        let tokens = self.weights.iter().zip(columns.losses());
+        tokens.map(|(weight, loss)| f64::from(*weight) * loss).sum()
     }
 
     /// Computes the gradients of the logits, and from them both results: adds to that of the head

@@ -17,6 +17,7 @@ mod reference;
 
 use std::sync::Arc;
 
+use bitnet_kernels::Operands;
 use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
@@ -67,9 +68,36 @@ pub fn cross_entropy_outside(
     Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), leaf.into_dispatch(), op))
 }
 
+/// The log-probability of each target, `[B·T]`, and 0 where its weight is 0: the losses that
+/// [`cross_entropy`] sums, of logits in f32 and without a gradient. The head is `outside`, or the tensor.
+///
+/// # Panics
+/// On a device that has no native operations.
+pub fn native_log_probs(
+    hidden: Tensor<3>,
+    head: Tensor<2>,
+    outside: Option<&Latents>,
+    targets: Targets,
+    backend: OpBackend,
+) -> Tensor<1> {
+    assert!(backend.is_native(), "a native operation");
+    let backend = backend.with_operands(Operands::F32);
+    let outside =
+        outside.map(|latents| cpu::OutsideHead { latents: latents.clone(), is_trained: false });
+    let op = cpu::NativeLogProbs(cpu::NativeCrossEntropy { targets, outside, backend });
+    let (hidden, head) = (untracked(hidden), untracked(head));
+    Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), head.into_dispatch(), op))
+}
+
+fn untracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::to_host;
+    use crate::latents::LatentFormat;
     use crate::model::target_log_probs;
     use crate::ops::testing::{
         PRECISIONS, assert_within, cases, draw, gradient, leaf, tolerance, with_gradients,
@@ -114,6 +142,7 @@ mod tests {
         let at = TensorData::new(ids.clone(), [1, time]);
         let at = Tensor::<2, Int>::from_data(at, &device);
         let log_probs = target_log_probs(hidden.clone(), head.clone(), at);
+        check_log_probs(&log_probs, (&hidden, &head), &ids, &weights);
         let weighted = TensorData::new(weights.clone(), [1, time]);
         let weighted = log_probs * Tensor::<2>::from_data(weighted, &device);
         let expected = run(weighted.sum().neg());
@@ -125,6 +154,32 @@ mod tests {
                 let (hidden, head) = (hidden.clone(), head.clone());
                 let found = run(cross_entropy(hidden, head, targets.clone(), backend));
                 assert_within(&found, &expected, within, &format!("loss, {backend:?}"));
+            }
+        }
+    }
+
+    /// The native form against `expected`, from a head in a tensor and from one outside.
+    fn check_log_probs(
+        expected: &Tensor<2>,
+        (hidden, head): (&Tensor<3>, &Tensor<2>),
+        ids: &[i32],
+        weights: &[f32],
+    ) {
+        let targets = Targets { ids: Arc::new(ids.to_vec()), weights: Arc::new(weights.to_vec()) };
+        let backend = OpBackend::native(Operands::Bf16);
+        let latents = Latents::new(LatentFormat::F32, head.dims(), &to_host(head.clone()));
+        let leaf = Tensor::zeros([0, 0], &hidden.device());
+        for (head, outside) in [(head.clone(), None), (leaf, Some(&latents))] {
+            let found = native_log_probs(hidden.clone(), head, outside, targets.clone(), backend);
+            let found = to_host(found);
+            for ((found, expected), weight) in
+                found.iter().zip(to_host(expected.clone())).zip(weights)
+            {
+                let expected = if *weight == 0.0 { 0.0 } else { expected };
+                assert!(
+                    (found - expected).abs() < 2e-5 * (1.0 + expected.abs()),
+                    "{found} {expected}"
+                );
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 
 use crate::model::{ForwardGraph, LanguageModel, SegmentStarts, target_log_probs};
 use crate::ops::{self, Targets};
@@ -24,14 +24,24 @@ pub struct TokenBatch {
 /// The contribution of one micro-batch.
 #[derive(Debug)]
 pub struct LossSum {
-    /// The loss summed over the counted items, `[1]`, with its graph.
+    /// The loss summed over the counted items, `[1]`.
     pub sum: Tensor<1>,
+    /// What the backward pass starts from, `[1]`, where that is not `sum` itself: another scalar with
+    /// the gradients of `sum`.
+    pub root: Option<Tensor<1>>,
     /// Counted items: trained tokens, or pairs.
     pub count: f64,
     /// Trained targets.
     pub tokens: u64,
     /// Other figures for the log, summed over the counted items.
     pub metrics: Vec<(&'static str, f64)>,
+}
+
+impl LossSum {
+    /// The gradients of the summed loss.
+    pub fn backward(&self) -> Gradients {
+        self.root.as_ref().unwrap_or(&self.sum).backward()
+    }
 }
 
 /// A training objective: what is summed, and over what it is counted.
@@ -63,23 +73,14 @@ impl Objective for CrossEntropy {
     }
 
     fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &TokenBatch) -> LossSum {
-        let targets = Targets {
-            ids: Arc::new(batch.targets.clone()),
-            weights: Arc::new(batch.loss_mask.clone()),
-        };
-        let head = model.head_module();
-        let (leaf, backend) = (head.weight.val(), model.backend());
-        let sum = match head.outside() {
-            Some(latents) => ops::cross_entropy_outside(hidden, leaf, latents, targets, backend),
-            None => ops::cross_entropy(hidden, leaf, targets, backend),
-        };
+        let sum = batch.weighted_loss(model, hidden, batch.loss_mask.clone());
         let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
         let tokens = batch.trained_tokens();
-        LossSum { sum, count, tokens, metrics: Vec::new() }
+        LossSum { sum, root: None, count, tokens, metrics: Vec::new() }
     }
 }
 
-/// Log-probability of every target of a batch, `[B, T]`.
+/// Log-probability of every trained target of a batch, `[B, T]`; 0 at all others.
 pub fn batch_log_probs(model: &LanguageModel, batch: &TokenBatch, device: &Device) -> Tensor<2> {
     batch.log_probs(model, batch.hidden(model, device))
 }
@@ -99,10 +100,39 @@ impl TokenBatch {
         model.record(self.ids(&self.tokens, device), &self.documents)
     }
 
-    /// Log-probability of every target, `[B, T]`, from the final hidden states.
+    /// Log-probability of every trained target, `[B, T]`, from the final hidden states; 0 at all others.
     pub(crate) fn log_probs(&self, model: &LanguageModel, hidden: Tensor<3>) -> Tensor<2> {
-        let targets = self.ids(&self.targets, &hidden.device());
-        target_log_probs(hidden, model.head(), targets)
+        let (backend, shape) = (model.backend(), self.documents.dims());
+        if backend.is_native() {
+            let head = model.head_module();
+            let (leaf, targets) = (head.weight.val(), self.targets(self.loss_mask.clone()));
+            let found = ops::native_log_probs(hidden, leaf, head.outside(), targets, backend);
+            return found.reshape(shape);
+        }
+        let device = hidden.device();
+        let mask = TensorData::new(self.loss_mask.clone(), shape);
+        let targets = self.ids(&self.targets, &device);
+        target_log_probs(hidden, model.head(), targets) * Tensor::from_data(mask, &device)
+    }
+
+    /// `Σ weight · -log p(target)`, `[1]`, from the final hidden states; a weight for each target.
+    pub(super) fn weighted_loss(
+        &self,
+        model: &LanguageModel,
+        hidden: Tensor<3>,
+        weights: Vec<f32>,
+    ) -> Tensor<1> {
+        let head = model.head_module();
+        let (leaf, backend) = (head.weight.val(), model.backend());
+        let targets = self.targets(weights);
+        match head.outside() {
+            Some(latents) => ops::cross_entropy_outside(hidden, leaf, latents, targets, backend),
+            None => ops::cross_entropy(hidden, leaf, targets, backend),
+        }
+    }
+
+    fn targets(&self, weights: Vec<f32>) -> Targets {
+        Targets { ids: Arc::new(self.targets.clone()), weights: Arc::new(weights) }
     }
 
     /// `[B, T]`

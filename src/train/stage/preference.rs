@@ -5,7 +5,7 @@
 //! sequence's log-probability is the sum over the tokens of its answer. `reference` computes
 //! `log π_ref`.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::evaluate::batch_of;
 use super::objective::{LossSum, Objective, TokenBatch, batch_log_probs};
@@ -48,20 +48,47 @@ impl Objective for DpoObjective {
         &batch.rows
     }
 
+    /// The gradient of a pair's loss is known once both log-probabilities are:
+    ///
+    /// ```text
+    /// d loss / d log π(chosen) = −β · σ(−margin) = − d loss / d log π(rejected)
+    /// ```
+    ///
+    /// so the backward pass is that of a weighted cross-entropy, which keeps no logits.
     fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &PairBatch) -> LossSum {
-        let device = &hidden.device();
-        let policy = answers(&batch.rows, batch.rows.log_probs(model, hidden)); // [2P]
-        let pairs = batch.reference.len() / 2;
-        let data = TensorData::new(batch.reference.clone(), [2 * pairs]);
-        let ratio = policy.clone() - Tensor::from_data(data, device);
-        let margin = ratio.clone().narrow(0, 0, pairs) - ratio.clone().narrow(0, pairs, pairs);
-        let sum = activation::log_sigmoid(margin.mul_scalar(self.beta)).sum().neg();
-        let metrics = self.metrics(&to_host(policy), &to_host(ratio));
-        LossSum { sum, count: pairs as f64, tokens: batch.rows.trained_tokens(), metrics }
+        let rows = &batch.rows;
+        let policy = answers(rows, rows.log_probs(model, hidden.clone())); // [2P]
+        let ratio: Vec<f32> = policy.iter().zip(&batch.reference).map(|(p, r)| p - r).collect();
+        let metrics = self.metrics(&policy, &ratio);
+        let margins = self.margins(&ratio);
+        let sum: f64 = margins.iter().map(|margin| softplus(-margin)).sum();
+        let sum = Tensor::from_data(TensorData::new(vec![sum as f32], [1]), &hidden.device());
+        let root = hidden.is_autodiff().then(|| {
+            let weights = self.weights(rows, &margins);
+            rows.weighted_loss(model, hidden, weights)
+        });
+        let (count, tokens) = (margins.len() as f64, rows.trained_tokens());
+        LossSum { sum, root, count, tokens, metrics }
     }
 }
 
 impl DpoObjective {
+    /// `β · (ratio of the chosen answer − ratio of the rejected one)` of each pair, from `[2P]`.
+    fn margins(self, ratio: &[f32]) -> Vec<f64> {
+        let (chosen, rejected) = ratio.split_at(ratio.len() / 2);
+        let pairs = chosen.iter().zip(rejected);
+        pairs.map(|(chosen, rejected)| self.beta * f64::from(chosen - rejected)).collect()
+    }
+
+    /// The weight of each target's cross-entropy, `[2P, T]`.
+    fn weights(self, rows: &TokenBatch, margins: &[f64]) -> Vec<f32> {
+        let slopes = margins.iter().map(|margin| (self.beta / (1.0 + margin.exp())) as f32);
+        let slopes: Vec<f32> = slopes.clone().chain(slopes.map(|slope| -slope)).collect();
+        let time = rows.documents.dims()[1];
+        let weight = |(at, trained): (usize, &f32)| trained * slopes[at / time];
+        rows.loss_mask.iter().enumerate().map(weight).collect()
+    }
+
     /// The logged figures, summed over the pairs; `[2P]` each, chosen before rejected.
     fn metrics(self, policy: &[f32], ratio: &[f32]) -> Vec<(&'static str, f64)> {
         let pairs = policy.len() / 2;
@@ -82,8 +109,13 @@ impl DpoObjective {
     }
 }
 
+/// `ln(1 + eˣ)`
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
 /// Log-probability of the masked targets of each row, summed: `[B]`.
-pub fn sequence_log_probs(model: &LanguageModel, rows: &TokenBatch, device: &Device) -> Tensor<1> {
+pub fn sequence_log_probs(model: &LanguageModel, rows: &TokenBatch, device: &Device) -> Vec<f32> {
     answers(rows, batch_log_probs(model, rows, device))
 }
 
@@ -92,16 +124,16 @@ pub(crate) fn recorded_log_probs(
     model: &LanguageModel,
     rows: &TokenBatch,
     device: &Device,
-) -> Tensor<1> {
+) -> Vec<f32> {
     let (hidden, _) = rows.record(model, device);
     answers(rows, rows.log_probs(model, hidden))
 }
 
-/// `[B, T]`, the log-probability of every target → `[B]`, summed over the masked ones.
-fn answers(rows: &TokenBatch, log_probs: Tensor<2>) -> Tensor<1> {
-    let mask = TensorData::new(rows.loss_mask.clone(), rows.documents.dims());
-    let mask = Tensor::<2>::from_data(mask, &log_probs.device());
-    (log_probs * mask).sum_dim(1).flatten(0, 1)
+/// `[B, T]`, the log-probability of every masked target and 0 elsewhere → `[B]`, summed.
+fn answers(rows: &TokenBatch, log_probs: Tensor<2>) -> Vec<f32> {
+    let log_probs = to_host(log_probs);
+    let rows = log_probs.chunks_exact(rows.documents.dims()[1].max(1));
+    rows.map(|row| row.iter().map(|&value| f64::from(value)).sum::<f64>() as f32).collect()
 }
 
 #[cfg(test)]

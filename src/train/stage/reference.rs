@@ -18,7 +18,6 @@ use super::preference::recorded_log_probs;
 use crate::data::{EpochPlan, FileLock, PairPlan, PreferencePair};
 use crate::distributed::{all_ok, first_only};
 use crate::error::TrainError;
-use crate::host::to_host;
 use crate::model::LanguageModel;
 use crate::train::context::StepContext;
 use crate::train::step::accumulate::detached_copy;
@@ -144,7 +143,8 @@ fn partial_path(path: &Path) -> PathBuf {
 impl ReferenceRequest<'_> {
     fn path(&self) -> PathBuf {
         let ReferenceKey { data, model, rows } = self.key;
-        let mut hasher = blake3::Hasher::new_derive_key("bitnet-train reference log-probabilities");
+        let mut hasher =
+            blake3::Hasher::new_derive_key("bitnet-train reference log-probabilities 2");
         for part in [data.as_str(), model, rows, env!("CARGO_PKG_VERSION")] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
@@ -203,7 +203,7 @@ fn release_graphs(device: &Device) {
 
 fn log_probs(model: &LanguageModel, pair: &PreferencePair, device: &Device) -> [f32; 2] {
     let rows = batch_of(&[pair.chosen.clone(), pair.rejected.clone()]);
-    let both = to_host(recorded_log_probs(model, &rows, device));
+    let both = recorded_log_probs(model, &rows, device);
     [both[0], both[1]]
 }
 

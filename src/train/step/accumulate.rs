@@ -107,12 +107,10 @@ impl GradAccumulator {
     ) -> Self {
         let pass = |first: &dyn Fn(&Self) -> bool, sink: &mut GradientSink| {
             let (hidden, graph) = objective.rows(batch).record(model, device);
-            let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
-            let losses = vec![sum.clone().inner()];
-            let total =
-                Self { losses, count, tokens, own_tokens: tokens, metrics, ..Self::default() };
+            let loss = objective.loss(model, hidden, batch);
+            let total = Self::of_loss(&loss);
             if first(&total) {
-                graph.backward(model, sum.backward(), sink);
+                graph.backward(model, loss.backward(), sink);
             }
             total
         };
@@ -134,11 +132,15 @@ impl GradAccumulator {
         device: &Device,
     ) -> Self {
         let (hidden, graph) = objective.rows(batch).record(model, device);
-        let LossSum { sum, count, tokens, metrics } = objective.loss(model, hidden, batch);
-        let gradients = graph.gradients(model, sum.backward());
-        let losses = vec![sum.inner()];
-        let (total, own_tokens, applied) = (None, tokens, None);
-        Self { losses, total, count, tokens, own_tokens, metrics, gradients, applied }
+        let loss = objective.loss(model, hidden, batch);
+        Self { gradients: graph.gradients(model, loss.backward()), ..Self::of_loss(&loss) }
+    }
+
+    /// A loss without its gradients.
+    fn of_loss(loss: &LossSum) -> Self {
+        let LossSum { ref sum, count, tokens, ref metrics, .. } = *loss;
+        let (losses, metrics) = (vec![sum.clone().inner()], metrics.clone());
+        Self { losses, count, tokens, own_tokens: tokens, metrics, ..Self::default() }
     }
 
     fn add(&mut self, other: Self) {
