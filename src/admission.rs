@@ -33,6 +33,7 @@ impl RankWorkload {
         let micro_batch = train.micro_batch.min(share);
         Self {
             items: micro_batch as u64,
+            copies: train.gradient_copies as u64,
             rows_an_item: if recipe.stage == StageKind::Dpo { 2 } else { 1 },
             seq_len: recipe.data.seq_len as u64,
             micro_batches: share.div_ceil(micro_batch) as u64,
@@ -51,6 +52,7 @@ impl TrainWorkload {
         let ranks = self.comm.world_size();
         let load = RankWorkload {
             items: self.rows.div_ceil(ranks) as u64,
+            copies: self.copies as u64,
             rows_an_item: 1,
             seq_len: self.seq_len as u64,
             micro_batches: 1,

@@ -342,6 +342,9 @@ pub(crate) struct TrainBenchArgs {
     /// Sequences per step, over all ranks.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch: usize,
+    /// Parts of a micro-batch that have gradients of their own, as train.gradient_copies.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    pub(crate) gradient_copies: usize,
     /// Timed steps, after two warm-up steps.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) steps: usize,

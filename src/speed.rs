@@ -14,7 +14,7 @@ use crate::ops::OpBackend;
 use crate::random;
 use crate::recipe::StepRates;
 use crate::train::stage::objective::{CrossEntropy, TokenBatch};
-use crate::train::step::accumulate::{GradAccumulator, part_size};
+use crate::train::step::accumulate::{BatchCut, GradAccumulator};
 use crate::train::step::adamw::AdamWSettings;
 use crate::train::step::report::StepSettings;
 use crate::train::step::update::{OptimizerStep, single_process};
@@ -28,6 +28,8 @@ pub struct TrainWorkload {
     pub rows: usize,
     /// Tokens of a row.
     pub seq_len: usize,
+    /// Parts of a micro-batch.
+    pub copies: usize,
     /// How it is computed.
     pub backend: OpBackend,
     /// What its forward passes leave in memory.
@@ -71,7 +73,9 @@ pub fn measure(
     };
     let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
     let rows = work.comm.share(work.rows).len();
-    let batch = [random_parts(&work.spec, rows, work.seq_len, part_size(rows, work.backend))];
+    let cut = BatchCut { micro_batch: rows, copies: work.copies };
+    let part = cut.part_size(rows, work.backend);
+    let batch = [random_parts(&work.spec, rows, work.seq_len, part)];
     let (settings, rates) =
         (StepSettings::default(), StepRates { learning_rate: 1e-3, weight_decay: 0.1 });
     for _ in 0..steps {

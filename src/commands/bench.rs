@@ -132,9 +132,17 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
     }
     let activations =
         if args.recompute { ActivationMemory::Recomputed } else { ActivationMemory::Kept };
-    let (rows, seq_len, sharded) = (args.batch, args.seq_len, args.shard_optimizer);
-    let comm = comm.clone();
-    Ok(TrainWorkload { spec, rows, seq_len, backend, activations, comm, sharded, comm_dtype })
+    Ok(TrainWorkload {
+        spec,
+        rows: args.batch,
+        seq_len: args.seq_len,
+        copies: args.gradient_copies,
+        backend,
+        activations,
+        comm: comm.clone(),
+        sharded: args.shard_optimizer,
+        comm_dtype,
+    })
 }
 
 fn choice<T: Copy>(flag: &str, word: &str, choices: &[(&str, T)]) -> Result<T, Usage> {

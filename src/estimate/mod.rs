@@ -17,7 +17,7 @@ use crate::distributed::{CommDType, bucket_of};
 use crate::latents::{LatentFormat, LeanSettings, UpdateTime};
 use crate::model::ActivationMemory;
 use crate::ops::{OpBackend, logits_at_once};
-use crate::train::step::accumulate::part_size;
+use crate::train::step::accumulate::BatchCut;
 
 pub use time::{Pace, Speeds, StepEstimate, probe, reduction_rate};
 
@@ -87,6 +87,8 @@ impl RankLayout {
 pub struct RankWorkload {
     /// What a micro-batch is of: rows, or pairs.
     pub items: u64,
+    /// Parts of it that are computed side by side, at most.
+    pub copies: u64,
     /// Rows of each: 2 of a pair.
     pub rows_an_item: u64,
     /// Tokens a row.
@@ -316,7 +318,10 @@ impl RankWorkload {
     fn part_size(self, backend: OpBackend) -> usize {
         match self.update {
             UpdateTime::During => self.items.max(1) as usize,
-            UpdateTime::After => part_size(self.items as usize, backend),
+            UpdateTime::After => {
+                let (items, copies) = (self.items as usize, self.copies.max(1) as usize);
+                BatchCut { micro_batch: items, copies }.part_size(items, backend)
+            }
         }
     }
 }

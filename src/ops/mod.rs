@@ -45,6 +45,7 @@ pub use int8::RoundingCounts;
 pub use low_rank::FactorValues;
 pub(crate) use low_rank::{LowRankJoin, merged};
 pub(crate) use muon::orthogonalise;
+pub(crate) use native::with_threads;
 pub use outside::{embedding_gradient, matrix_outside, rows_outside};
 pub use rms_norm::rms_norm;
 
@@ -85,6 +86,8 @@ mod tests {
                     backend.kernel = kernel;
                     let inside = pool.install(|| gradients(backend));
                     assert!(inside == expected, "{kernel:?} {operands:?} {threads} threads");
+                    let shared = pool.install(|| with_threads(threads, || gradients(backend)));
+                    assert!(shared == expected, "{kernel:?} {operands:?} shared by {threads}");
                 }
             }
         }

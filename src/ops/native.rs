@@ -11,10 +11,12 @@
 //!                       O::backward(saved, dy) → [dx, dgain]   the backward pass
 //! ```
 //!
-//! Threads: micro-batches that run at the same time occupy one thread each, so an operation that
-//! is called on a thread of the pool stays on it. Otherwise the rows of the result are split over
-//! all threads. Each sum has one order, so neither choice changes a bit.
+//! Threads: parts of a micro-batch run at the same time, each on a thread of the pool. An operation that
+//! is called there splits the rows of its result over this part's share of the threads
+//! ([`with_threads`]), and stays on its own where that share is one. An operation that is called from
+//! outside of the pool uses all threads. Each sum has one order, so no choice changes a bit.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -166,8 +168,28 @@ impl<O: NativeOp<N>, const N: usize> Backward<Flex, N> for BackwardStep<O> {
     }
 }
 
-/// Calls `work(first row, rows of out)` until all of `out [rows, width]` is covered: in one call on
-/// a thread of the pool, otherwise in one call for each thread.
+thread_local! {
+    /// Threads that the operations of the part share which this thread of the pool works on.
+    static SHARE: Cell<usize> = const { Cell::new(1) };
+}
+
+/// Runs a part of a micro-batch on this thread of the pool; its operations use so many threads.
+pub(crate) fn with_threads<R>(threads: usize, part: impl FnOnce() -> R) -> R {
+    // A thread that waits for others may run another part meanwhile, to its end.
+    let before = SHARE.replace(threads);
+    let result = part();
+    SHARE.set(before);
+    result
+}
+
+/// Threads that an operation uses which is called here.
+fn threads_here() -> usize {
+    let in_pool = rayon::current_thread_index().is_some();
+    if in_pool { SHARE.get() } else { rayon::current_num_threads() }
+}
+
+/// Calls `work(first row, rows of out)` until all of `out [rows, width]` is covered, in one call for each
+/// thread that the operation uses.
 pub(crate) fn in_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     let mut nothing = vec![(); out.len() / width];
     in_rows_with(out, width, &mut nothing, |first, out, _| work(first, out));
@@ -183,19 +205,20 @@ pub(crate) fn in_rows_with<E: Send>(
     // The float products pack strips of eight rows; a thread's share should hold whole ones.
     const STRIP: usize = 8;
     let rows = out.len() / width;
-    if rayon::current_thread_index().is_some() || rows <= STRIP {
+    let threads = threads_here();
+    if threads == 1 || rows <= STRIP {
         return work(0, out, extra);
     }
-    let share = rows.div_ceil(rayon::current_num_threads()).next_multiple_of(STRIP);
+    let share = rows.div_ceil(threads).next_multiple_of(STRIP);
     out.par_chunks_mut(share * width)
         .zip(extra.par_chunks_mut(share))
         .enumerate()
         .for_each(|(chunk, (out, extra))| work(chunk * share, out, extra));
 }
 
-/// Runs `work` on each task: one after the other on a thread of the pool, otherwise on all threads.
+/// Runs `work` on each task: one after the other, or on several threads where the operation has them.
 pub(crate) fn for_each_task<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync + Send) {
-    if rayon::current_thread_index().is_some() {
+    if threads_here() == 1 {
         tasks.into_iter().for_each(work);
     } else {
         tasks.into_par_iter().for_each(work);

@@ -44,6 +44,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("data.seq_len", ChangeClass::Fatal),
     ("name", ChangeClass::Safe),
     ("train.micro_batch", ChangeClass::Safe),
+    ("train.gradient_copies", ChangeClass::Safe),
     ("train.recompute", ChangeClass::Safe),
     ("train.shard_optimizer", ChangeClass::Safe),
     ("train.reduce_precision", ChangeClass::NeedsAllow),

@@ -95,6 +95,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("train.epochs", "number of passes over the data", Chosen("see `steps`"), "Length of the run."),
     key("train.batch", "whole number of sequences (dpo: pairs)", Required, "Sequences of an optimizer step, over all ranks."),
     key("train.micro_batch", "whole number of sequences (dpo: pairs)", Chosen("`batch`"), "Sequences of one forward pass; a divisor of `batch`."),
+    key("train.gradient_copies", "whole number from 1 to 64", Value("2"), "Into how many parts a micro-batch is cut that are computed side by side, each with gradients of its own; all threads share the work of each part. Another number is another order of sums; the number of threads is not. With 1 the gradients take least memory, and small models use several threads least well."),
     key("train.precision", "`\"f32\"`, `\"bf16\"` or `\"int8\"`", Value("\"f32\""), "Operands of the float products; `int8` is `bf16` with both backward products of the ternary layers in 8-bit integers: see [8-bit gradients](int8.md). It changes neither latents nor moments."),
     key("train.gradient_rounding", "`\"stochastic\"` or `\"nearest\"`", Value("\"stochastic\""), "How `precision = \"int8\"` rounds gradients to eight bits; other precisions do not."),
     key("train.recompute", "true or false", Chosen("`false`; `true` with `memory = \"lean\"`"), "Computes a block's activations again in the backward pass: less memory, more time."),

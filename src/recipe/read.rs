@@ -23,6 +23,8 @@ use bitnet_format::adapter::LARGEST_RANK;
 
 /// No run is longer.
 const MOST_STEPS: u64 = 1_000_000_000_000;
+/// Parts of a micro-batch.
+const MOST_COPIES: u64 = 64;
 /// Nor has one more text.
 const MOST_TOKENS: u64 = 1_000_000_000_000_000;
 
@@ -190,6 +192,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let micro_batch = table.optional("micro_batch", |item| read_micro_batch(item, batch));
     let rounding = |item: &Item<'_>| item.choice(GRADIENT_ROUNDING_WORDS);
     let minutes = |item: &Item<'_>| item.number(Bound::Minutes);
+    let copies = |item: &Item<'_>| Some(item.whole_between(1, MOST_COPIES)? as usize);
     let lean = table.optional("memory", |item| item.choice(&[("normal", false), ("lean", true)]));
     let lean = lean.unwrap_or(false);
     let recompute = table.optional("recompute", Item::boolean);
@@ -203,6 +206,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
+        gradient_copies: table.value("gradient_copies", copies),
         precision: table.value("precision", |item| item.choice(Precision::WORDS)),
         gradient_rounding: table.value("gradient_rounding", rounding),
         recompute: recompute.unwrap_or(lean),

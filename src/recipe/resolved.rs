@@ -92,6 +92,7 @@ impl Recipe {
             length,
             ("batch", whole(train.batch as u64)),
             ("micro_batch", whole(train.micro_batch as u64)),
+            ("gradient_copies", whole(train.gradient_copies as u64)),
             ("precision", text(train.precision.name())),
             ("gradient_rounding", text(word(GRADIENT_ROUNDING_WORDS, train.gradient_rounding))),
             ("recompute", Value::Boolean(train.recompute)),

@@ -3,6 +3,7 @@
 //! These types are complete and checked. `read` reads them from TOML, `resolved` writes them back.
 //! A phase's rates are in `rate`, data sources in `data`, the model in `model`.
 
+use crate::train::step::accumulate::BatchCut;
 use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
@@ -185,6 +186,8 @@ pub struct Train {
     pub batch: usize,
     /// Sequences a forward pass.
     pub micro_batch: usize,
+    /// Into how many parts a micro-batch is cut, each with gradients of its own.
+    pub gradient_copies: usize,
     /// What a forward pass computes in.
     pub precision: Precision,
     /// How its 8-bit gradients are rounded.
@@ -206,6 +209,11 @@ pub struct Train {
 }
 
 impl Train {
+    /// How the items of a step are cut.
+    pub fn cut(&self) -> BatchCut {
+        BatchCut { micro_batch: self.micro_batch, copies: self.gradient_copies }
+    }
+
     /// How a model's operations are computed on `device`.
     pub fn backend(&self, device: &Device) -> OpBackend {
         let gradients = self.precision.gradients(self.gradient_rounding);

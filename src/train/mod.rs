@@ -144,8 +144,8 @@ pub(crate) fn next_gradients(
     let (train, position) = (&context.recipe.train, &progress.position);
     let step = progress.step + 1;
     let phase = context.schedule.phase_of(step);
-    let (mix, batch, micro_batch) = (&context.mixes[phase], train.batch, train.micro_batch);
-    let request = BatchRequest { phase, mix, position, batch, micro_batch, updates };
+    let (mix, batch, cut) = (&context.mixes[phase], train.batch, train.cut());
+    let request = BatchRequest { phase, mix, position, batch, cut, updates };
     let model = context.at_step(model.clone(), step);
     let gradients = stage.gradients(&model, request, context.step_context(&context.device))?;
     if let Some(tensor) = gradients.sum.broken() {

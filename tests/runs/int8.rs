@@ -1,5 +1,5 @@
 //! Runs with 8-bit gradients by the real program: killed ones repeat the uninterrupted ones to the bit,
-//! threads change nothing where a micro-batch is one part, adapters train, and metrics say what is lost.
+//! threads change nothing, adapters train, and metrics say what is lost.
 
 use super::lab::{assert_code, assert_same, metrics, result, stderr};
 use super::stages::{kill_stage, lab};
@@ -18,6 +18,15 @@ fn threads_change_no_bit_of_a_lean_run_with_8_bit_gradients() {
     lab.finish_recipe("sft.toml", &one, &words);
     lab.finish_recipe("sft.toml", &three, &[&words[..], &["--threads", "3"]].concat());
     assert_same(&result(&three), &result(&one), "three threads");
+    let parts = ["train.precision=int8", "train.micro_batch=4", "train.steps=4"];
+    for recipe in ["sft.toml", "dpo.toml"] {
+        let [one, five] = ["1", "5"].map(|threads| {
+            let out = lab.path(&format!("{recipe}-{threads}"));
+            lab.finish_recipe(recipe, &out, &[&parts[..], &["--threads", threads]].concat());
+            result(&out)
+        });
+        assert_same(&five, &one, recipe);
+    }
     let rounding = "train.gradient_rounding=nearest";
     lab.finish_recipe("sft.toml", &nearest, &[&words[..], &[rounding]].concat());
     assert_ne!(result(&nearest).losses, result(&one).losses);

@@ -14,8 +14,10 @@
 //! The backward pass goes over the same tiles and computes the weights again from the scores; of
 //! the forward pass it needs the input and one number for each query, the logarithm of its sum.
 //!
-//! The `G` query heads of a key head are one matrix of `G·T` rows. Sequences run in parallel; the
-//! gradients of keys and values are summed over tiles in order, by one thread.
+//! The `G` query heads of a key head are one matrix of `G·T` rows. Sequences, key heads and tiles run in
+//! parallel. The gradients of keys and values are summed over tiles in one order, whatever the number of
+//! threads: the tiles of a long sequence are dealt out to up to [`GROUPS`] groups, each sums its own in
+//! order, and then the sums of the groups are added in order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,6 +34,12 @@ use crate::ops::native::{NativeOp, floats, tensor};
 
 /// Query rows of a tile, over all heads that share a key head.
 const TILE_ROWS: usize = 128;
+
+/// Most groups of tiles whose gradients of keys and values are summed apart.
+const GROUPS: usize = 4;
+
+/// Least tiles of a group: a group has gradients of all keys to itself.
+const TILES_PER_GROUP: usize = 4;
 
 #[derive(Clone, Debug)]
 pub(super) struct NativeAttention {
@@ -60,9 +68,12 @@ impl NativeOp<1> for NativeAttention {
             .zip(log_sums.par_chunks_mut(shape.heads * shape.time));
         sequences.enumerate().for_each(|(index, (out, log_sums))| {
             let sequence = Sequence::new(values, &self, index);
-            let of_head = log_sums.chunks_exact_mut(shape.time * shape.group());
-            for (kv_head, log_sums) in of_head.enumerate() {
-                sequence.forward(kv_head, out, log_sums);
+            let of_head = log_sums.par_chunks_exact_mut(shape.time * shape.group()).enumerate();
+            let mixed: Vec<_> =
+                of_head.map(|(kv_head, log_sums)| sequence.forward(kv_head, log_sums)).collect();
+            for (kv_head, mixed) in mixed.iter().enumerate() {
+                let [queries, ..] = sequence.group(kv_head);
+                scatter_columns(mixed, out_width, sequence.columns(&queries), out);
             }
         });
         let dims = Shape::from([shape.batch, shape.time, out_width]);
@@ -80,9 +91,14 @@ impl NativeOp<1> for NativeAttention {
             let dy = &dy[index * shape.time * out_width..][..shape.time * out_width];
             let queries = shape.heads * shape.time;
             let log_sums = &saved.log_sums[index * queries..][..queries];
-            let of_head = log_sums.chunks_exact(shape.time * shape.group());
-            for (kv_head, log_sums) in of_head.enumerate() {
-                sequence.backward(kv_head, dy, log_sums, dx);
+            let of_head = log_sums.par_chunks_exact(shape.time * shape.group()).enumerate();
+            let gradients: Vec<_> = of_head
+                .map(|(kv_head, log_sums)| sequence.backward(kv_head, dy, log_sums))
+                .collect();
+            for (kv_head, gradients) in gradients.iter().enumerate() {
+                for (values, heads) in gradients.iter().zip(sequence.group(kv_head)) {
+                    scatter_columns(values, shape.stride(), sequence.columns(&heads), dx);
+                }
             }
         });
         [tensor(dx, Shape::from([shape.batch, shape.time, shape.stride()]))]
@@ -128,12 +144,21 @@ impl<'a> Sequence<'a> {
     }
 
     /// Starts never decrease along a sequence, so the first query of a tile sees furthest back.
-    fn tiles(&self) -> impl Iterator<Item = ScoreTile> {
-        let tokens = (TILE_ROWS / self.shape.group()).max(1);
-        (0..self.shape.time).step_by(tokens).map(move |first| {
-            let queries = first..self.shape.time.min(first + tokens);
-            ScoreTile { keys: self.starts[first] as usize..queries.end, queries }
-        })
+    fn tile(&self, index: usize) -> ScoreTile {
+        let first = index * self.tile_tokens();
+        let queries = first..self.shape.time.min(first + self.tile_tokens());
+        ScoreTile { keys: self.starts[first] as usize..queries.end, queries }
+    }
+
+    /// Query tokens of a tile.
+    fn tile_tokens(&self) -> usize {
+        (TILE_ROWS / self.shape.group()).max(1)
+    }
+
+    /// Groups whose tiles are summed apart: a matter of the shape alone.
+    fn groups(&self) -> usize {
+        let tiles = self.shape.time.div_ceil(self.tile_tokens());
+        (tiles / TILES_PER_GROUP).clamp(1, GROUPS)
     }
 
     /// Neighbouring heads, contiguous: `[T, heads, D]`.
@@ -184,71 +209,87 @@ impl<'a> Sequence<'a> {
         [kv_head * group..(kv_head + 1) * group, one(key), one(key + kv_heads)]
     }
 
-    /// All query heads of one key head; `log_sums [T, G]`.
-    fn forward(&self, kv_head: usize, out: &mut [f32], log_sums: &mut [f32]) {
+    /// All query heads of one key head, `[T, G, D]`; `log_sums [T, G]`.
+    fn forward(&self, kv_head: usize, log_sums: &mut [f32]) -> Vec<f32> {
         let (width, group) = (self.shape.head_dim, self.shape.group());
-        let [queries, key, value] = self.group(kv_head);
-        let [mut q, mut k, v] = [queries.clone(), key, value].map(|heads| self.heads(heads));
+        let [mut q, mut k, v] = self.group(kv_head).map(|heads| self.heads(heads));
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
-        let (mut scores, mut mixed) = (Vec::new(), vec![0.0; q.len()]);
-        for tile in self.tiles() {
+        let (mut mixed, tokens) = (vec![0.0; q.len()], self.tile_tokens());
+        let tiles = mixed
+            .par_chunks_mut(tokens * group * width)
+            .zip(log_sums.par_chunks_mut(tokens * group))
+            .enumerate();
+        tiles.for_each_init(Vec::new, |scores, (index, (mixed, log_sums))| {
+            let tile = self.tile(index);
             let (height, columns) = (tile.queries.len() * group, tile.keys.len());
             scores.resize(height * columns, 0.0);
             let (q, k) = (part(&q, &tile.queries, group * width), part(&k, &tile.keys, width));
-            self.scores(q, k, &mut scores);
-            self.backend.kernel.dispatch(Softmax {
-                scores: &mut scores,
-                rows: self.tile_rows(&tile),
-                log_sums: part_mut(log_sums, &tile.queries, group),
-            });
+            self.scores(q, k, scores);
+            let rows_of_tile = self.tile_rows(&tile);
+            self.backend.kernel.dispatch(Softmax { scores, rows: rows_of_tile, log_sums });
             let right = MatrixB::Floats(part(&v, &tile.keys, width), OperandLayout::KOuter);
-            let mixed = part_mut(&mut mixed, &tile.queries, group * width);
-            let left = rows(&scores, columns, 1.0);
+            let left = rows(scores, columns, 1.0);
             self.product([height, columns, width], left, right, false, mixed);
-        }
-        scatter_columns(&mixed, self.shape.heads * width, self.columns(&queries), out);
+        });
+        mixed
     }
 
-    /// Writes the gradients of one key head and its query heads to `dx [T, (H + 2 KV)·D]`.
+    /// The gradients of one key head: of its queries `[T, G, D]`, of keys and of values `[T, D]`.
     ///
     /// ```text
     /// dv += wᵀ · dy     dw = dy · vᵀ     dk += dsᵀ · q / sqrt(D)     dq = ds · k / sqrt(D)
     /// ```
-    fn backward(&self, kv_head: usize, dy: &[f32], log_sums: &[f32], dx: &mut [f32]) {
-        let (width, group, stride) = (self.shape.head_dim, self.shape.group(), self.shape.stride());
-        let [queries, key, value] = self.group(kv_head);
-        let heads = [queries.clone(), key.clone(), value.clone()];
+    fn backward(&self, kv_head: usize, dy: &[f32], log_sums: &[f32]) -> [Vec<f32>; 3] {
+        let (width, group) = (self.shape.head_dim, self.shape.group());
+        let heads = self.group(kv_head);
+        let dy = gather_columns(dy, self.shape.heads * width, self.columns(&heads[0]));
         let [mut q, mut k, v] = heads.map(|heads| self.heads(heads));
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
-        let dy = gather_columns(dy, self.shape.heads * width, self.columns(&queries));
-        let [mut dq, mut dk, mut dv] = [q.len(), k.len(), v.len()].map(|length| vec![0.0; length]);
+        let inputs = HeadInputs { q: &q, k: &k, v: &v, dy: &dy, log_sums };
+        let mut dq = vec![0.0; q.len()];
+        let mut groups: Vec<Vec<_>> = (0..self.groups()).map(|_| Vec::new()).collect();
+        let count = groups.len();
+        // Later tiles see more keys: dealt out in turn, all groups have as much to do.
+        for (index, dq) in dq.chunks_mut(self.tile_tokens() * group * width).enumerate() {
+            groups[index % count].push((self.tile(index), dq));
+        }
+        let sums: Vec<_> =
+            groups.into_par_iter().map(|tiles| self.group_gradients(&inputs, tiles)).collect();
+        let [mut dk, dv] = sums.into_iter().reduce(add_both).expect("at least one group");
+        self.rotate(&mut dq, -1.0);
+        self.rotate(&mut dk, -1.0);
+        [dq, dk, dv]
+    }
+
+    /// Writes the gradients of the queries of these tiles, and returns what they add to those of keys and
+    /// values, `[T, D]` each.
+    fn group_gradients(
+        &self,
+        inputs: &HeadInputs,
+        tiles: Vec<(ScoreTile, &mut [f32])>,
+    ) -> [Vec<f32>; 2] {
+        let (width, group) = (self.shape.head_dim, self.shape.group());
+        let HeadInputs { q, k, v, dy, log_sums } = *inputs;
+        let [mut dk, mut dv] = [k, v].map(|values| vec![0.0; values.len()]);
         let (mut weights, mut score_grads) = (Vec::new(), Vec::new());
-        for tile in self.tiles() {
+        for (tile, dq) in tiles {
             let (height, columns) = (tile.queries.len() * group, tile.keys.len());
-            let [q, dy] = [&q, &dy].map(|values| part(values, &tile.queries, group * width));
-            let [k, v] = [&k, &v].map(|values| part(values, &tile.keys, width));
+            let [q, dy] = [q, dy].map(|values| part(values, &tile.queries, group * width));
+            let [k, v] = [k, v].map(|values| part(values, &tile.keys, width));
             weights.resize(height * columns, 0.0);
             score_grads.resize(height * columns, 0.0);
             self.scores(q, k, &mut weights);
-            let right = MatrixB::Floats(v, OperandLayout::KInner);
-            self.product(
-                [height, width, columns],
-                rows(dy, width, 1.0),
-                right,
-                false,
-                &mut score_grads,
-            );
+            let (left, right) = (rows(dy, width, 1.0), MatrixB::Floats(v, OperandLayout::KInner));
+            self.product([height, width, columns], left, right, false, &mut score_grads);
             self.backend.kernel.dispatch(SoftmaxBackward {
                 scores: &mut weights,
                 score_grads: &mut score_grads,
                 rows: self.tile_rows(&tile),
                 log_sums: part(log_sums, &tile.queries, group),
             });
-            let (dk, dv) =
-                (part_mut(&mut dk, &tile.keys, width), part_mut(&mut dv, &tile.keys, width));
-            let dq = part_mut(&mut dq, &tile.queries, group * width);
+            let [dk, dv] = [&mut dk, &mut dv].map(|gradient| part_mut(gradient, &tile.keys, width));
             let [q, k, dy] =
                 [q, k, dy].map(|values| MatrixB::Floats(values, OperandLayout::KOuter));
             let left = transposed(&weights, columns, 1.0);
@@ -258,12 +299,26 @@ impl<'a> Sequence<'a> {
             let left = rows(&score_grads, columns, self.scale);
             self.product([height, columns, width], left, k, false, dq);
         }
-        self.rotate(&mut dq, -1.0);
-        self.rotate(&mut dk, -1.0);
-        for (values, heads) in [(&dq, &queries), (&dk, &key), (&dv, &value)] {
-            scatter_columns(values, stride, self.columns(heads), dx);
-        }
+        [dk, dv]
     }
+}
+
+/// What the backward pass of one key head reads: rotated queries `[T, G, D]` and keys, values, the
+/// gradient of the result, and what the forward pass kept.
+struct HeadInputs<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    dy: &'a [f32],
+    log_sums: &'a [f32],
+}
+
+/// The sums of two groups.
+fn add_both(mut sums: [Vec<f32>; 2], more: [Vec<f32>; 2]) -> [Vec<f32>; 2] {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+    }
+    sums
 }
 
 /// Columns of all rows, made contiguous.

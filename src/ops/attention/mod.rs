@@ -74,6 +74,7 @@ pub fn attention(qkv: Tensor<3>, shape: &AttentionShape, backend: OpBackend) -> 
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{cases, compare, draw, gradient, leaf, with_gradients};
+    use bitnet_kernels::Operands;
     use proptest::prelude::*;
 
     /// Sequences of documents of random lengths; the first sequence is one document.
@@ -123,6 +124,24 @@ pub(crate) mod tests {
                 let y = attention(qkv.clone(), &shape, backend);
                 with_gradients(&y, seed, |grads| vec![gradient(&qkv, grads)])
             });
+        }
+    }
+
+    /// Long enough for several groups of tiles: the reference agrees, and threads change no bit.
+    #[test]
+    fn a_long_sequence_is_summed_in_one_order() {
+        let shape = random_shape([2, 700], [2, 2, 8], 3);
+        let qkv = leaf(draw(3, "qkv", 1400 * shape.stride()), [2, 700, shape.stride()]);
+        let run = |backend| {
+            let y = attention(qkv.clone(), &shape, backend);
+            with_gradients(&y, 3, |grads| vec![gradient(&qkv, grads)])
+        };
+        compare("long attention", 2.0, run);
+        let backend = OpBackend::native(Operands::F32);
+        let expected = run(backend);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert!(pool.install(|| run(backend)) == expected, "{threads} threads");
         }
     }
 }

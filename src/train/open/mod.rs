@@ -74,8 +74,7 @@ pub(crate) fn open<'a>(
     let loader = loader_settings(recipe);
     let mut stage: Box<dyn Stage> = match recipe.stage {
         recipe::StageKind::Dpo => {
-            let (beta, micro_batch) = (recipe.dpo.beta, recipe.train.micro_batch);
-            Box::new(Dpo::new(sets, validation, loader, beta, micro_batch))
+            Box::new(Dpo::new(sets, validation, loader, recipe.dpo.beta, recipe.train.cut()))
         }
         recipe::StageKind::Pretrain | recipe::StageKind::Sft => {
             Box::new(PretrainSft::new(sets, validation, loader))

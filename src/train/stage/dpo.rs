@@ -19,7 +19,7 @@ use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation};
 use crate::ops::OpBackend;
 use crate::train::context::{RunContext, StepContext, cache_dir};
-use crate::train::step::accumulate::part_size;
+use crate::train::step::accumulate::BatchCut;
 
 /// Log-probability of the chosen and the rejected answer of each pair of a set, by the reference.
 type LogProbs = Vec<[f32; 2]>;
@@ -31,8 +31,8 @@ pub(crate) struct Dpo {
     validation: BTreeMap<String, TokenCache>,
     settings: LoaderSettings,
     objective: DpoObjective,
-    /// Pairs of a forward pass.
-    micro_batch: usize,
+    /// How pairs are cut.
+    cut: BatchCut,
     /// By set; a validation set is told from a training set of the same name by its flag.
     references: BTreeMap<(bool, String), LogProbs>,
 }
@@ -43,12 +43,12 @@ impl Dpo {
         validation: BTreeMap<String, TokenCache>,
         settings: LoaderSettings,
         beta: f64,
-        micro_batch: usize,
+        cut: BatchCut,
     ) -> Self {
         let loader = Loader::new(sets.clone(), settings);
         let objective = DpoObjective { beta };
         let references = BTreeMap::new();
-        Self { loader, sets, validation, settings, objective, micro_batch, references }
+        Self { loader, sets, validation, settings, objective, cut, references }
     }
 
     /// Micro-batches of pairs of one length each, so that nothing is padded to a neighbour's, each
@@ -57,7 +57,7 @@ impl Dpo {
         &self,
         held_out: bool,
         pairs: &[PreferencePair],
-        micro_batch: usize,
+        cut: BatchCut,
         backend: OpBackend,
     ) -> Vec<Vec<PairBatch>> {
         let mut by_length: BTreeMap<usize, Vec<PreferencePair>> = BTreeMap::new();
@@ -66,9 +66,9 @@ impl Dpo {
         }
         let batch =
             |pairs: &[PreferencePair]| PairBatch::new(pairs, &self.reference(held_out, pairs));
-        let part = |pairs: &[PreferencePair]| part_size(pairs.len(), backend);
+        let part = |pairs: &[PreferencePair]| cut.part_size(pairs.len(), backend);
         let parts = |pairs: &[PreferencePair]| pairs.chunks(part(pairs)).map(batch).collect();
-        by_length.values().flat_map(|group| group.chunks(micro_batch).map(parts)).collect()
+        by_length.values().flat_map(|group| group.chunks(cut.micro_batch).map(parts)).collect()
     }
 
     fn reference(&self, held_out: bool, pairs: &[PreferencePair]) -> LogProbs {
@@ -88,7 +88,7 @@ impl Dpo {
         let plan = PairPlan::in_file_order(&self.validation[set], self.settings, set);
         let pairs: Vec<PreferencePair> =
             (0..plan.items()).map(|number| plan.item(number)).collect();
-        let batches = self.batches(true, &pairs, self.micro_batch, model.backend());
+        let batches = self.batches(true, &pairs, self.cut, model.backend());
         let batches: Vec<PairBatch> = batches.into_iter().flatten().collect();
         let own = context.finish(self.evaluate_share(model, &batches, context))?;
         let sums = context.comm.all_reduce_sum(&own);
@@ -264,7 +264,7 @@ impl Stage for Dpo {
             request.batch,
             share,
         )?;
-        let batches = self.batches(false, &pairs, request.micro_batch, model.backend());
+        let batches = self.batches(false, &pairs, request.cut, model.backend());
         let sum = request.accumulate(model, &self.objective, &batches, context)?;
         let places: Vec<SourceLocation> =
             pairs.into_iter().flat_map(|pair| pair.chosen.documents).collect();

@@ -12,7 +12,7 @@ use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor};
 use crate::ops::OpBackend;
 use crate::train::context::{RunContext, StepContext};
-use crate::train::step::accumulate::{GradAccumulator, part_size};
+use crate::train::step::accumulate::{BatchCut, GradAccumulator};
 use crate::train::step::during::UpdateDuring;
 use objective::Objective;
 
@@ -30,7 +30,7 @@ pub(crate) struct BatchRequest<'a, 'o> {
     pub(crate) mix: &'a DataMixture,
     pub(crate) position: &'a LoaderState,
     pub(crate) batch: usize,
-    pub(crate) micro_batch: usize,
+    pub(crate) cut: BatchCut,
     /// What takes the gradients as they are made; `None`: they are summed first.
     pub(crate) updates: Option<&'a UpdateDuring<'o>>,
 }
@@ -38,7 +38,7 @@ pub(crate) struct BatchRequest<'a, 'o> {
 impl BatchRequest<'_, '_> {
     /// Items of each part of a micro-batch. One that updates as it goes is one part.
     fn part_size(&self, items: usize, backend: OpBackend) -> usize {
-        if self.updates.is_some() { items.max(1) } else { part_size(items, backend) }
+        if self.updates.is_some() { items.max(1) } else { self.cut.part_size(items, backend) }
     }
 
     /// Runs this rank's micro-batches; stops on all ranks when one of them was interrupted.

@@ -96,7 +96,7 @@ impl Stage for PretrainSft {
         )?;
         let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
         let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
-        let batches: Vec<_> = rows.chunks(request.micro_batch).map(parts).collect();
+        let batches: Vec<_> = rows.chunks(request.cut.micro_batch).map(parts).collect();
         let sum = request.accumulate(model, &CrossEntropy, &batches, context)?;
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
         Ok(StepGradients { sum, next, places })

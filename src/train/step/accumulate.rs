@@ -12,7 +12,7 @@ use super::guard::Limits;
 use super::report::{PendingStep, StepFigures, StepSettings};
 use crate::distributed::Comm;
 use crate::model::{GradientSink, LanguageModel, replace_values, values};
-use crate::ops::{DrawPlace, OpBackend};
+use crate::ops::{DrawPlace, OpBackend, with_threads};
 use crate::recipe::LossReduction;
 use crate::train::stage::objective::{LossSum, Objective};
 
@@ -52,7 +52,7 @@ impl GradAccumulator {
     }
 
     /// Runs micro-batches. The parts of each run at the same time on the threads of the pool; sums
-    /// are added in the order of the parts, so threads change no bit. `None` when `interrupted`
+    /// are added in the order of the parts, so the number of threads changes no bit. `None` when `interrupted`
     /// returns true between two micro-batches.
     pub fn over<O: Objective>(
         model: &LanguageModel,
@@ -87,7 +87,12 @@ impl GradAccumulator {
                 // One part and several threads: the operations share them.
                 [part] if rayon::current_num_threads() > 1 => vec![here(part)],
                 [part] => vec![in_pool(|| here(part))],
-                parts => parts.par_iter().map(apart).collect(),
+                parts => {
+                    // Where there are more threads than parts, the operations of a part share some.
+                    let threads = rayon::current_num_threads().div_ceil(parts.len());
+                    let one = |part| with_threads(threads, || apart(part));
+                    parts.par_iter().map(one).collect()
+                }
             };
             for sum in sums {
                 total.add(sum);
@@ -244,14 +249,22 @@ fn at_row(model: LanguageModel, row: u64) -> LanguageModel {
     model.with_backend(backend)
 }
 
-/// Rows, or pairs, of each part of a micro-batch, so that every thread gets one part. Small models
-/// gain most: their single operations are too small to be shared. A device that shares work itself
-/// gets the whole micro-batch.
-pub(crate) fn part_size(items: usize, backend: OpBackend) -> usize {
-    if !backend.is_native() {
-        return items.max(1);
+/// How a step's rows, or pairs, are cut. The order of sums depends on the cut, and on no number of threads.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchCut {
+    /// Items of a micro-batch.
+    pub micro_batch: usize,
+    /// Parts of it that are computed side by side, each with gradients of its own. Small models gain most:
+    /// their single operations are too small to be shared.
+    pub copies: usize,
+}
+
+impl BatchCut {
+    /// Items of each part of a micro-batch. A device that shares work itself gets the whole micro-batch.
+    pub(crate) fn part_size(self, items: usize, backend: OpBackend) -> usize {
+        let parts = if backend.is_native() { self.copies } else { 1 };
+        items.div_ceil(parts).max(1)
     }
-    items.div_ceil(rayon::current_num_threads()).max(1)
 }
 
 /// The model with its parameters as leaves of a new graph, so that several passes can be recorded
