@@ -7,9 +7,11 @@ same); DIR is what scripts/eval_rows.py writes. The harness reads its own task f
 and not on the hub. transformers computes in f32. Needs lm_eval==0.4.13, torch and transformers 5.
 
 Prints a table: task, rows, whether every prompt is the same text, the largest difference of a log-likelihood,
-values beyond 1e-3 (an activation between two 8-bit levels falls to the other side), rows with another choice
-whose two best lie further apart than that, both scores and the largest difference of a score or its error.
-Ends with 1 if a prompt, a choice or a generated text differs without such a reason.
+values beyond 1e-3, rows with another choice whose two best lie further apart than that, both scores and the
+largest difference of a score or its error. With --prove N a second table follows: of the values beyond 1e-3 the N
+largest of each task, and whether each is a level flip (scripts/level_flips.py says how that is shown); --proofs
+names a file for all of them. Ends with 1 if a prompt, a choice, a value or a generated text differs without such
+a reason.
 """
 
 import argparse
@@ -45,6 +47,10 @@ TASKS = {
 }
 NEAR = 1e-3
 FLIP = 2e-2
+# A value that chance gives lies within so many spreads of the mean; rounding alone does no more than this.
+SPREADS = 4
+ROUNDING = 1e-4
+TOSSES = 12
 
 
 def local_data(rows):
@@ -151,7 +157,7 @@ def best_two(values):
 
 def compare(theirs, ours):
     """Differences over the rows of one task."""
-    found = {"rows": 0, "prompts": True, "largest": 0.0, "beyond": 0, "values": 0, "choices": [], "texts": []}
+    found = {"rows": 0, "prompts": True, "largest": 0.0, "far": [], "values": 0, "choices": [], "texts": []}
     own = {(sample["doc_id"], sample["filter"]): sample for sample in ours}
     for sample in theirs:
         mine = own[sample["doc_id"], sample["filter"]]
@@ -160,17 +166,89 @@ def compare(theirs, ours):
         found["prompts"] &= texts_of(arguments) == texts_of(mine["arguments"])
         if isinstance(sample["resps"][0][0], str):
             if sample["resps"][0][0] != mine["resps"][0]:
-                found["texts"].append(sample["doc_id"])
+                found["texts"].append((sample["doc_id"], arguments[0][0], sample["resps"][0][0], mine["resps"][0]))
             continue
         a, b = logs_of(sample), [it[0] if isinstance(it, list) else it for it in mine["resps"]]
         gaps = [abs(x - y) for x, y in zip(a, b, strict=True)]
         found["largest"] = max(found["largest"], *gaps)
         found["values"] += len(gaps)
-        found["beyond"] += sum(gap > NEAR for gap in gaps)
+        far = [at for at, gap in enumerate(gaps) if gap > NEAR]
+        found["far"] += [(sample["doc_id"], at, texts_of(arguments)[at], a[at], b[at]) for at in far]
         (best, lead), (mine_best, _) = best_two(a), best_two(b)
         if best != mine_best and lead > (FLIP if max(gaps) > NEAR else NEAR):
             found["choices"].append(sample["doc_id"])
     return found
+
+
+def token_requests(lm, texts):
+    """Pairs of token ids as the harness makes them of a context with a continuation, or of a whole text."""
+    if len(texts) == 1:
+        from lm_eval import utils
+
+        ids, most = lm.tok_encode(texts[0]), lm.max_length
+        windows = utils.get_rolling_token_windows(ids, lm.prefix_token_id, max_seq_len=most, context_len=1)
+        return [utils.make_disjoint_window(window) for window in windows]
+    if not texts[0]:
+        return [([lm.prefix_token_id], lm.tok_encode(texts[1], add_special_tokens=False))]
+    return [lm._encode_pair(*texts)]
+
+
+class Proofs:
+    """Which differences are level flips."""
+
+    def __init__(self, args):
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        import torch
+        from level_flips import LevelFlips
+        from lm_eval.models.huggingface import HFLM
+        from transformers import AutoTokenizer
+
+        torch.set_num_threads(args.threads)
+        self.flips, self.most = LevelFlips(args.hf, TOSSES), args.prove
+        self.lm = HFLM(pretrained=self.flips.floats, tokenizer=AutoTokenizer.from_pretrained(args.hf))
+        self.file = open(args.proofs, "w") if args.proofs else None
+        print("\n| task | shown, of | f32 with the levels of f64 | near ties | (ours - mean) / spread, squares | theirs |")
+        print("|---|---|---|---|---|---|", flush=True)
+
+    def show(self, name, far):
+        """One line about the largest differences of a task; how many are no level flip."""
+        far = sorted(far, key=lambda it: -abs(it[3] - it[4]))[: self.most]
+        all = []
+        for doc, at, texts, theirs, ours in far:
+            found = self.flips.of(token_requests(self.lm, texts))
+            away = [(value - found["mean"]) / max(found["spread"], 1e-9) for value in (ours, theirs)]
+            within = abs(away[0]) <= SPREADS and abs(found["replayed"] - found["exact"]) <= ROUNDING
+            shown = within and abs(theirs - ours) <= FLIP
+            all.append({"task": name, "row": doc, "choice": at, "ours": ours, "theirs": theirs, **found,
+                        "away": away, "shown": shown})
+            if self.file:
+                print(json.dumps(all[-1]), file=self.file, flush=True)
+        if all:
+            moved = max(abs(it["replayed"] - it["exact"]) for it in all)
+            squares = [sum(it["away"][i] ** 2 for it in all) / len(all) for i in range(2)]
+            ties = sorted(it["ties"] for it in all)
+            shown = sum(it["shown"] for it in all)
+            print(f"| {name} | {shown} of {len(all)} | within {moved:.1e} | {ties[0]} to {ties[-1]} | "
+                  f"{squares[0]:.2f} | {squares[1]:.2f} |", flush=True)
+        return sum(not it["shown"] for it in all)
+
+    def text(self, name, doc, prompt, theirs, ours):
+        """Whether two texts part after tokens of which two were almost equally likely."""
+        prompt, tokenizer = self.lm.tok_encode(prompt), self.lm.tokenizer
+        least = self.flips.least_lead(prompt, ours, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+        print(f"{name}, row {doc}: two tokens lie {least:.1e} apart before the texts part", flush=True)
+        return least <= FLIP
+
+
+def prove(args, compared):
+    """The second table; whether all that it asks about is a level flip."""
+    proofs, good = Proofs(args), True
+    for name, found in compared.items():
+        good &= proofs.show(name, found["far"]) == 0
+    for name, found in compared.items():
+        for text in {doc: (doc, *rest) for doc, *rest in found["texts"]}.values():
+            good &= proofs.text(name, *text)
+    return good
 
 
 def main():
@@ -183,6 +261,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16 for timing only")
     parser.add_argument("--keep", help="file of the harness's results: written, or read if it is there")
+    parser.add_argument("--prove", type=int, default=0, metavar="N", help="show level flips for N values of each task")
+    parser.add_argument("--proofs", help="file for what was found about each of them")
     args = parser.parse_args()
     names = args.tasks.split(",")
     if args.bitnet == "none":
@@ -192,9 +272,9 @@ def main():
     theirs, seconds = kept_harness(args, names)
     print("| task | rows | prompts | largest Δ log-likelihood | beyond 1e-3 | other choice | score here, there |")
     print("|---|---|---|---|---|---|---|")
-    wrong = False
+    wrong, compared = False, {}
     for name in names:
-        found = compare(theirs["samples"][name], samples[name])
+        found = compared[name] = compare(theirs["samples"][name], samples[name])
         other = theirs["results"][name]
         keys = [key for key in other if "," in key and isinstance(other[key], float)]
         apart = max(abs(other[key] - results[name][key]) for key in keys)
@@ -202,16 +282,19 @@ def main():
                           for key in keys if "_stderr" not in key)
         kind = f"{found['rows']} {TASKS[name][1]}"
         if found["values"]:
-            logs = f"{found['largest']:.1e} | {found['beyond']} of {found['values']} | {len(found['choices'])}"
+            logs = f"{found['largest']:.1e} | {len(found['far'])} of {found['values']} | {len(found['choices'])}"
         else:
             logs = f"texts: {len(found['texts'])} differ | – | –"
         same = "same" if found["prompts"] else "DIFFER"
         print(f"| {name} | {kind} | {same} | {logs} | {shown} (scores and errors within {apart:.1e}) |", flush=True)
         if found["choices"] or found["texts"]:
-            print(f"{name}: rows {found['choices'] + found['texts']}", file=sys.stderr)
+            rows = found["choices"] + [doc for doc, *_ in found["texts"]]
+            print(f"{name}: rows {rows}", file=sys.stderr)
         wrong |= not found["prompts"] or bool(found["choices"])
     print(f"\nharness over transformers {seconds[0]:.1f} s, {seconds[1]:.1f} s of CPU; "
           f"bitnet eval {ours_seconds[0]:.1f} s, {ours_seconds[1]:.1f} s of CPU (starting included)")
+    if args.prove:
+        wrong |= not prove(args, compared)
     sys.exit(wrong)
 
 
