@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use bitnet_eval::{
     BosPolicy, EvalError, Evaluator, OpenTask, REPORT, Selection, TaskGroup, TaskRecord, compare,
-    harness_json, open, sample_json,
+    harness_json, open, sample_json, stop_ids,
 };
 use bitnet_format::{StoredModel, model_hash};
 use serde_json::{Map, Value, json};
@@ -26,8 +26,7 @@ pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
     let model = opened::model(path, args.head, &args.adapter)?;
     let tokenizer = opened::tokenizer(path, &model)?;
     let threads = opened::threads(&args.threads, &model)?;
-    let mut stop_ids = model.spec().eos_token_id.clone();
-    stop_ids.extend(tokenizer.eos().into_iter().chain(tokenizer.eos_token()));
+    let stop_ids = stop_ids(&model, &tokenizer);
     let bos = bos(args.bos);
     let evaluator = Evaluator {
         model: &model,

@@ -7,10 +7,12 @@
 //! ```
 //!
 //! A [`Selection`] names tasks, [`open`] finds their rows, an [`Evaluator`] runs them on a model in memory.
+//! A [`Benchmark`] does all that in one call.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
+mod benchmark;
 mod compare;
 mod data;
 mod document;
@@ -36,6 +38,7 @@ mod task;
 mod task_file;
 mod yaml;
 
+pub use benchmark::{Benchmark, BenchmarkScore, stop_ids};
 pub use compare::{Difference, compare};
 pub use encode::{BosPolicy, RequestEncoder, TokenRequest};
 pub use error::EvalError;

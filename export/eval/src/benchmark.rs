@@ -1,0 +1,169 @@
+//! Tasks that one model after another is asked: opened once, run in one call.
+
+use std::path::Path;
+
+use bitnet_engine::{Model, ThreadPool};
+use bitnet_text::Tokenizer;
+use serde_json::Map;
+
+use crate::encode::BosPolicy;
+use crate::error::EvalError;
+use crate::evaluate::{Evaluator, MetricResult};
+use crate::open::{OpenTask, open};
+use crate::registry::{Selection, TaskGroup};
+use crate::results::{TaskRecord, group_metrics};
+
+/// A list of tasks with their rows in memory.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use bitnet_engine::{Model, ThreadPool};
+/// use bitnet_eval::Benchmark;
+/// use bitnet_text::Tokenizer;
+///
+/// let tasks = ["arc_easy".to_owned(), "mmlu_stem".to_owned()];
+/// // Before a training begins: what is missing is told here.
+/// let benchmark = Benchmark::open(&tasks, "sets".as_ref(), Some(200))?;
+/// let model = Model::load("model".as_ref())?;
+/// let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
+/// let threads = ThreadPool::new(2)?;
+/// let scores = benchmark.run(&model, &tokenizer, &threads, &mut |task, done, all| {
+///     eprintln!("{task}: {done} of {all}");
+/// })?;
+/// for score in &scores {
+///     for metric in &score.metrics {
+///         println!("{} {} {:.4}", score.name, metric.metric, metric.score);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Benchmark {
+    tasks: Vec<OpenTask>,
+    groups: Vec<TaskGroup>,
+    limit: Option<usize>,
+}
+
+/// The scores of a task, or of a group over its tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchmarkScore {
+    /// The task's or the group's name.
+    pub name: String,
+    /// Rows that were asked.
+    pub rows: usize,
+    /// The scores, each with its standard error.
+    pub metrics: Vec<MetricResult>,
+}
+
+impl Benchmark {
+    /// Finds tasks, groups and task files (`.yaml`) by name, and reads their rows from below `data`, as
+    /// `bitnet eval --data` does; of each task the first `limit` rows are asked.
+    ///
+    /// # Errors
+    /// A name without a task, a split without a file, a file with a broken row.
+    pub fn open(names: &[String], data: &Path, limit: Option<usize>) -> Result<Self, EvalError> {
+        let selection = Selection::of(names)?;
+        let tasks = open(&selection, data, None)?;
+        Ok(Self { tasks, groups: selection.groups, limit })
+    }
+
+    /// Asks a model all tasks: their scores, then those of groups. BOS is as the tokenizer has it.
+    /// `progress` gets a task's name, what is done of it and what there is to do.
+    ///
+    /// # Errors
+    /// A row or a template that cannot be used, a prompt that leaves no room for an answer.
+    pub fn run(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        threads: &ThreadPool,
+        progress: &mut dyn FnMut(&str, usize, usize),
+    ) -> Result<Vec<BenchmarkScore>, EvalError> {
+        let stop_ids = stop_ids(model, tokenizer);
+        let bos = BosPolicy::Auto;
+        let evaluator = Evaluator { model, tokenizer, threads, bos, stop_ids: &stop_ids };
+        let mut records = Vec::new();
+        for OpenTask { task, data } in &self.tasks {
+            let mut own = |done, all| progress(task.name(), done, all);
+            let result = evaluator.run(task, data, self.limit, &mut own)?;
+            records.push(TaskRecord::new(task, &result, data.rows(), Map::new()));
+        }
+        Ok(with_groups(records, &self.groups))
+    }
+}
+
+fn with_groups(records: Vec<TaskRecord>, groups: &[TaskGroup]) -> Vec<BenchmarkScore> {
+    let of_group = |group: &TaskGroup| {
+        let members = records.iter().filter(|record| group.members.contains(&record.name));
+        let rows = members.map(|record| record.rows.0).sum();
+        BenchmarkScore { name: group.name.clone(), rows, metrics: group_metrics(group, &records) }
+    };
+    let of_groups: Vec<BenchmarkScore> = groups.iter().map(of_group).collect();
+    let of_task =
+        |it: TaskRecord| BenchmarkScore { name: it.name, rows: it.rows.0, metrics: it.metrics };
+    records.into_iter().map(of_task).chain(of_groups).collect()
+}
+
+/// The tokens that end an answer of a model.
+pub fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut ids = model.spec().eos_token_id.clone();
+    ids.extend(tokenizer.eos().into_iter().chain(tokenizer.eos_token()));
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitnet_engine::HeadPrecision;
+    use bitnet_text::train_bpe;
+    use serde_json::json;
+
+    fn parts() -> (Model, Tokenizer) {
+        let text = ["where is the key in the box ".repeat(40)].into_iter();
+        let file = train_bpe(text, 280).unwrap();
+        let tokenizer = Tokenizer::from_bytes(Path::new("trained.json"), &file).unwrap();
+        let spec = format!(
+            "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\n\
+             num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = {}\n\
+             max_position_embeddings = 512",
+            tokenizer.vocab_size()
+        );
+        (Model::random(&toml::from_str(&spec).unwrap(), HeadPrecision::File), tokenizer)
+    }
+
+    #[test]
+    fn one_call_scores_tasks_and_their_groups() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("own");
+        fs_err::create_dir(&folder).unwrap();
+        let row = |at: usize| json!({"q": format!("where {at}"), "c": ["box", "key"], "a": at % 2});
+        let rows: Vec<String> = (0..6).map(|at| row(at).to_string()).collect();
+        fs_err::write(folder.join("test.jsonl"), rows.join("\n")).unwrap();
+        let write = |name: &str, text: &str| fs_err::write(dir.path().join(name), text).unwrap();
+        write(
+            "own.yaml",
+            "task: own\noutput_type: multiple_choice\ntest_split: test\ndoc_to_text: q\n\
+             doc_to_choice: c\ndoc_to_target: a\n",
+        );
+        write(
+            "all.yaml",
+            "group: all\ntask: [own.yaml]\naggregate_metric_list:\n  - metric: acc\n",
+        );
+        let names = [dir.path().join("all.yaml").to_string_lossy().into_owned()];
+        let benchmark = Benchmark::open(&names, dir.path(), Some(4)).unwrap();
+        let (model, tokenizer) = parts();
+        let mut seen = Vec::new();
+        let threads = ThreadPool::new(1).unwrap();
+        let scores = benchmark
+            .run(&model, &tokenizer, &threads, &mut |task, _, _| seen.push(task.to_owned()))
+            .unwrap();
+        let names: Vec<(&str, usize)> =
+            scores.iter().map(|it| (it.name.as_str(), it.rows)).collect();
+        assert_eq!(names, [("own", 4), ("all", 4)]);
+        assert_eq!(scores[0].metrics[0].score, scores[1].metrics[0].score);
+        assert!(seen.iter().all(|task| task == "own") && !seen.is_empty());
+        let missing = Benchmark::open(&["piqa".to_owned()], dir.path(), None).unwrap_err();
+        assert!(missing.to_string().contains("no data for split"), "{missing}");
+    }
+}
