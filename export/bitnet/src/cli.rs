@@ -171,7 +171,7 @@ pub(crate) struct EvaluationArgs {
     /// Tasks of a report instead, as far as there is data for them
     #[arg(long, value_enum, value_name = "report", conflicts_with = "tasks")]
     pub(crate) suite: Option<SuiteArg>,
-    /// Folder with the datasets, as they lie on the hub, in .jsonl
+    /// Folder with the datasets as they lie on the hub, in .parquet, .jsonl or .json
     #[arg(long, value_name = "DIR", required_unless_present = "compare")]
     pub(crate) data: Option<PathBuf>,
     /// Ask the first N rows of each task only

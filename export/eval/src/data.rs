@@ -3,10 +3,12 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use bitnet_format::Shown;
 use bitnet_format::input::open_file;
 use serde_json::Value;
 
 use crate::error::EvalError;
+use crate::parquet_files;
 
 /// A row of a dataset is a page of text at most.
 const LARGEST_LINE: usize = 64 << 20;
@@ -21,6 +23,18 @@ pub(crate) struct DataFile {
 }
 
 impl DataFile {
+    /// Checks that there are rows, and that each has fields.
+    fn with_rows(self) -> Result<Self, EvalError> {
+        if let Some(at) = self.rows.iter().position(|row: &Value| !row.is_object()) {
+            return Err(self.wrong(at, "row", "expected an object with the fields of a row"));
+        }
+        if self.rows.is_empty() {
+            let what = "the file holds no row; expected at least one";
+            return Err(self.wrong(0, "row", what));
+        }
+        Ok(self)
+    }
+
     /// An error about a row, by its index.
     pub(crate) fn wrong(&self, row: usize, field: &str, what: impl Into<String>) -> EvalError {
         EvalError::row(&self.path, row + 1, field, what)
@@ -73,32 +87,45 @@ impl SplitName<'_> {
     fn shown(&self) -> Vec<String> {
         let stems = self.stems();
         let own = |stem: &&String| stem.starts_with(self.dataset) || !stem.contains('/');
-        stems.iter().filter(own).map(|stem| format!("{stem}.jsonl")).collect()
-    }
-
-    /// The file that holds the split, if there is one.
-    fn find(&self, dir: &Path) -> Option<PathBuf> {
-        let plain = |stem: &String| {
-            ["jsonl", "json"]
-                .map(|end| dir.join(format!("{stem}.{end}")))
-                .into_iter()
-                .find(|it| it.is_file())
-        };
-        self.stems().iter().find_map(plain)
+        let mut names: Vec<String> =
+            stems.iter().filter(own).map(|stem| format!("{stem}.jsonl")).collect();
+        names.push("the same as .json and .parquet".to_owned());
+        names
     }
 
     /// Reads the split.
     pub(crate) fn read(&self, dir: &Path) -> Result<DataFile, EvalError> {
-        match self.find(dir) {
-            Some(path) => read_file(&path),
-            None => Err(EvalError::MissingData {
-                task: self.task.to_owned(),
-                split: self.split.to_owned(),
-                dir: dir.to_owned(),
-                looked: self.shown(),
-            }),
+        for stem in self.stems() {
+            let plain = ["jsonl", "json"].map(|end| dir.join(format!("{stem}.{end}")));
+            if let Some(path) = plain.iter().find(|path| path.is_file()) {
+                return read_file(path);
+            }
+            let parts = parquet_files::find(&dir.join(stem)).map_err(|missing| {
+                let name =
+                    |path: &PathBuf| path.strip_prefix(dir).unwrap_or(path).shown().to_string();
+                self.missing(dir, missing.iter().map(name).collect())
+            })?;
+            if !parts.is_empty() {
+                return read_parquet(&parts);
+            }
         }
+        Err(self.missing(dir, self.shown()))
     }
+
+    fn missing(&self, dir: &Path, looked: Vec<String>) -> EvalError {
+        let (task, split) = (self.task.to_owned(), self.split.to_owned());
+        EvalError::MissingData { task, split, dir: dir.to_owned(), looked }
+    }
+}
+
+/// Reads the Parquet files of a split as one.
+fn read_parquet(paths: &[PathBuf]) -> Result<DataFile, EvalError> {
+    let (mut hasher, mut rows) = (blake3::Hasher::new(), Vec::new());
+    for path in paths {
+        parquet_files::read(path, &mut hasher, &mut rows)?;
+    }
+    let path = paths[0].clone();
+    DataFile { path, rows, hash: hasher.finalize().to_hex().to_string() }.with_rows()
 }
 
 /// Reads a `.jsonl` file, or a `.json` file with one list.
@@ -128,18 +155,8 @@ pub(crate) fn read_file(path: &Path) -> Result<DataFile, EvalError> {
             );
         }
     }
-    if let Some(at) = rows.iter().position(|row: &Value| !row.is_object()) {
-        return Err(EvalError::row(
-            path,
-            at + 1,
-            "row",
-            "expected an object with the fields of a row",
-        ));
-    }
-    if rows.is_empty() {
-        return Err(EvalError::row(path, 1, "row", "the file holds no row; expected at least one"));
-    }
-    Ok(DataFile { path: path.to_owned(), rows, hash: hasher.finalize().to_hex().to_string() })
+    let hash = hasher.finalize().to_hex().to_string();
+    DataFile { path: path.to_owned(), rows, hash }.with_rows()
 }
 
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
@@ -150,6 +167,7 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parquet::basic::Compression;
 
     #[test]
     fn splits_are_found_under_the_names_that_people_give_them() {
@@ -175,6 +193,13 @@ mod tests {
             let rows = name.read(dir.path()).unwrap();
             assert_eq!((rows.rows.len(), rows.path), (1, path));
         }
+        let dir = tempfile::tempdir().unwrap();
+        let part = dir.path().join("allenai/ai2_arc/ARC-Easy/test-00000-of-00002.parquet");
+        parquet_files::tests::write(&part, &["a", "b"], Compression::SNAPPY);
+        let error = name.read(dir.path()).unwrap_err().to_string();
+        assert!(error.ends_with("looked for allenai/ai2_arc/ARC-Easy/test-00001-of-00002.parquet"));
+        fs_err::copy(&part, part.with_file_name("test-00001-of-00002.parquet")).unwrap();
+        assert_eq!(name.read(dir.path()).unwrap().rows.len(), 4);
         let error = name.read(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("arc_easy: no data for split \"test\" under /nowhere"), "{error}");
         assert!(error.contains("allenai/ai2_arc/ARC-Easy/test.jsonl"), "{error}");

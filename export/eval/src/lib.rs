@@ -26,6 +26,7 @@ mod mersenne;
 mod metrics;
 mod mmlu;
 mod open;
+mod parquet_files;
 mod prefix_tree;
 mod prompt;
 mod python;
