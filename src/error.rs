@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use bitnet_engine::EngineError;
+use bitnet_eval::EvalError;
 use bitnet_format::FormatError;
 use bitnet_format::Shown;
 use bitnet_text::TextError;
@@ -45,6 +46,9 @@ pub enum TrainError {
     /// A packed model does not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A benchmark cannot be asked.
+    #[error(transparent)]
+    Tasks(EvalError),
     /// The device is not in this build or not on this machine.
     #[error(transparent)]
     Device(#[from] NoDevice),
@@ -229,6 +233,7 @@ impl TrainError {
             )
             | Self::Text(_)
             | Self::Engine(_)
+            | Self::Tasks(_)
             | Self::NothingVerifies { .. }
             | Self::Checkpoint(CheckpointError::Broken { .. } | CheckpointError::Text(_)) => 4,
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,

@@ -14,6 +14,7 @@
 mod attention;
 mod bit_linear;
 mod forward_graph;
+mod live;
 mod loaded;
 mod logits;
 mod low_rank;
@@ -28,6 +29,7 @@ mod streamed;
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, LinearWeight};
 pub use forward_graph::{ActivationMemory, ForwardGraph, GradientSink};
+pub(crate) use live::LiveModel;
 pub use loaded::Head;
 pub(crate) use loaded::{LoadedTensor, LoadedTensors, LoadedValues, host_ids};
 pub use logits::{argmax, target_log_probs, token_logits};

@@ -47,7 +47,7 @@ pub use rate::{CurveShape, Rate, Span};
 pub use reference::reference;
 pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, Precision,
     REDUCE_PRECISION_WORDS, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
 };

@@ -11,7 +11,7 @@ use super::rules::check_rules;
 use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, Export, ExportFormat,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, OptimizerKind, Precision,
     REDUCE_PRECISION_WORDS, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
 };
@@ -57,7 +57,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         optimizer: read_optimizer(&mut root, train.length, lean),
         loss: read_loss(&mut root, stage),
         dpo: read_dpo(&mut root),
-        eval: read_eval(&mut root, data.has_validation()),
+        eval: read_eval(&mut root, data.has_validation(), base),
         checkpoint: read_checkpoint(&mut root),
         sample: read_sample(&mut root),
         export: read_export(&mut root),
@@ -335,15 +335,36 @@ fn read_every(table: &mut Section<'_>) -> Option<u64> {
     Some(table.value("every", |item| item.whole(0))).filter(|&steps| steps > 0)
 }
 
-fn read_eval(root: &mut Section<'_>, has_validation: bool) -> Eval {
+fn read_eval(root: &mut Section<'_>, has_validation: bool, base: &Path) -> Eval {
     let mut table = root.section("eval");
+    let tasks = read_tasks(&mut table, base);
     let every = read_every(&mut table);
     if every.is_some() && !has_validation {
         let message = "nothing to evaluate; expected data.validation beside it, got none";
         table.problem("every", message.into());
     }
     table.finish();
-    Eval { every }
+    Eval { every, tasks }
+}
+
+fn read_tasks(table: &mut Section<'_>, base: &Path) -> EvalTasks {
+    let expected = "a list of tasks, such as [\"arc_easy\"]";
+    // A task file is a path, a task is a name.
+    let name = |item: &Item<'_>| {
+        let name = item.word()?;
+        let is_file = name.ends_with(".yaml") || name.ends_with(".yml");
+        if is_file { Some(item.path(base)?.to_string_lossy().into_owned()) } else { Some(name) }
+    };
+    let names = |item: &Item<'_>| item.list(expected)?.iter().map(name).collect();
+    let names: Vec<String> = table.value("tasks", names);
+    let data = table.optional("task_data", |item| item.path(base));
+    let limit = table.value("task_limit", |item| item.whole(0)) as usize;
+    let every = table.value("task_every", |item| item.whole(0));
+    if data.is_none() && !names.is_empty() {
+        table.missing("task_data", "the folder with the rows of the tasks");
+    }
+    let (limit, every) = (Some(limit).filter(|&it| it > 0), Some(every).filter(|&it| it > 0));
+    EvalTasks { names, data, limit, every }
 }
 
 fn read_checkpoint(root: &mut Section<'_>) -> Checkpoint {

@@ -8,7 +8,7 @@ use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
 use super::settings::{
-    AdapterSettings, ChatFormat, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
+    AdapterSettings, ChatFormat, EvalTasks, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
     REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
 };
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
@@ -38,7 +38,7 @@ impl Recipe {
             ("optimizer", self.optimizer_table()),
             ("loss", one("reduction", text(self.loss.reduction.name()))),
             ("dpo", one("beta", Value::Float(self.dpo.beta))),
-            ("eval", one("every", whole(self.eval.every.unwrap_or(0)))),
+            ("eval", self.eval_table()),
             ("checkpoint", self.checkpoint_table()),
             ("sample", self.sample_table()),
             ("export", self.export_table()),
@@ -103,6 +103,20 @@ impl Recipe {
             ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
             ("freeze", Value::Array(train.freeze.iter().map(|name| text(name)).collect())),
         ]))
+    }
+
+    fn eval_table(&self) -> Value {
+        let EvalTasks { names, data, limit, every } = &self.eval.tasks;
+        let mut entries = table([
+            ("every", whole(self.eval.every.unwrap_or(0))),
+            ("tasks", Value::Array(names.iter().map(|name| text(name)).collect())),
+            ("task_limit", whole(limit.unwrap_or(0) as u64)),
+            ("task_every", whole(every.unwrap_or(0))),
+        ]);
+        if let Some(data) = data {
+            entries.insert("task_data".to_owned(), text(&data.to_string_lossy()));
+        }
+        Value::Table(entries)
     }
 
     fn optimizer_table(&self) -> Value {

@@ -300,6 +300,21 @@ pub struct DpoSettings {
 pub struct Eval {
     /// Steps between two evaluations.
     pub every: Option<u64>,
+    /// Benchmarks.
+    pub tasks: EvalTasks,
+}
+
+/// Benchmarks that the packed model is asked after the last step, and in between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvalTasks {
+    /// Tasks, groups and task files; often none.
+    pub names: Vec<String>,
+    /// The folder of their rows, where there are any.
+    pub data: Option<PathBuf>,
+    /// Rows of each task that are asked.
+    pub limit: Option<usize>,
+    /// Steps between.
+    pub every: Option<u64>,
 }
 
 /// Checkpoints while training.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use bitnet_eval::Benchmark;
 use burn::module::Module;
 use serde_json::json;
 
@@ -14,9 +15,12 @@ use super::sample::{SampleSettings, sample};
 use super::stage::Stage;
 use super::state::{Progress, TrainState};
 use super::step::report::PendingStep;
+use super::tasks;
 use super::telemetry::Telemetry;
 use crate::data::SourceLocation;
+use crate::distributed::all_ok;
 use crate::error::TrainError;
+use crate::model::LanguageModel;
 use crate::monitor::Evaluation;
 use crate::recipe::StepRates;
 use crate::run_dir::SAMPLES_FILE;
@@ -120,7 +124,9 @@ impl<'a> Callbacks<'a> {
         let evaluates = at(evaluates) || last && evaluates.is_some();
         let samples = at(samples) || last && samples.is_some();
         let saves = last || save || at(recipe.checkpoint.every);
-        if evaluates || samples || saves {
+        let tasks = &recipe.eval.tasks;
+        let asks = !tasks.names.is_empty() && (last || at(tasks.every));
+        if evaluates || samples || saves || asks {
             self.sync_metrics(state)?;
         }
         if at(recipe.telemetry.every) {
@@ -129,6 +135,9 @@ impl<'a> Callbacks<'a> {
         }
         if evaluates {
             self.evaluate(stage, state)?;
+        }
+        if asks {
+            self.ask_tasks(state)?;
         }
         if samples {
             self.sample(state)?;
@@ -180,6 +189,29 @@ impl<'a> Callbacks<'a> {
         self.log.append(&json!({"step": step, "eval": results}))?;
         let sum: f64 = results.values().map(Evaluation::criterion).sum();
         self.keep_best(state, sum / results.len() as f64)
+    }
+
+    /// Asks the model its benchmarks on rank 0; the other ranks wait.
+    fn ask_tasks(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        let (context, step) = (self.context, state.progress.step);
+        let asked = match &context.tasks {
+            Some(benchmark) => self.score(benchmark, &state.model.valid(), step),
+            None => Ok(()),
+        };
+        all_ok(context.comm, asked)
+    }
+
+    fn score(
+        &mut self,
+        benchmark: &Benchmark,
+        model: &LanguageModel,
+        step: u64,
+    ) -> Result<(), TrainError> {
+        let scores = tasks::ask(self.context, benchmark, model, self.log.monitor)?;
+        for score in &scores {
+            self.log.monitor.message(&format!("step {step}: {}", tasks::in_words(score)));
+        }
+        self.log.append(&json!({"step": step, "tasks": tasks::as_json(&scores)}))
     }
 
     /// Samples from the model on rank 0; the other ranks wait.

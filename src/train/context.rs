@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
+use bitnet_eval::Benchmark;
 use bitnet_format::adapter::{AdapterDescription, AdapterKind};
 use bitnet_format::report::reading_warnings;
 use bitnet_format::{ModelSpec, Shown, StoredModel, TensorEntry, model_hash_watched};
@@ -51,6 +52,8 @@ pub(crate) struct RunContext<'a> {
     pub(crate) frozen: Vec<bool>,
     /// What is trained in the model's place.
     pub(crate) adapter: Option<RunAdapter>,
+    /// Benchmarks with their rows, on rank 0.
+    pub(crate) tasks: Option<Benchmark>,
     /// The hash of `init`, once it was asked for.
     pub(super) init_hash: OnceCell<String>,
     /// How this run makes a step: on the host, on a device, or with several ranks.

@@ -21,6 +21,7 @@ mod save;
 pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod step;
+mod tasks;
 mod telemetry;
 pub(crate) mod waiting_lines;
 

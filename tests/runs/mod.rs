@@ -18,3 +18,4 @@ mod signals;
 pub(crate) mod stages;
 mod storage;
 mod surroundings;
+mod tasks;

@@ -7,16 +7,18 @@ mod sources;
 
 use std::cell::OnceCell;
 
+use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
 
-use super::context::RunContext;
+use super::context::{RunAdapter, RunContext};
 use super::stage::Stage;
 use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
 use super::step::update::{OptimizerStep, lean_process};
+use super::tasks;
 use crate::data::{DataMixture, LoaderSettings};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
@@ -91,6 +93,8 @@ pub(crate) fn open<'a>(
     let adapter = adapter::open(recipe, init.as_deref(), &spec, monitor)?;
     let (table, frozen) = adapter::parameters(recipe, &spec, adapter.as_ref());
     check_frozen(recipe, &spec, &frozen, monitor)?;
+    let tasks = if comm.is_first() { tasks::open(recipe)? } else { None };
+    check_tasks(recipe, &spec, adapter.as_ref())?;
     let backend = recipe.train.backend(&device);
     let lean = recipe.lean();
     if comm.world_size() > 1 && recipe.train.update == UpdateTime::During {
@@ -125,10 +129,28 @@ pub(crate) fn open<'a>(
         table,
         frozen,
         adapter,
+        tasks,
         init_hash: OnceCell::new(),
         stepper,
     };
     Ok((context, stage))
+}
+
+/// Refuses benchmarks of what the engine cannot be given in memory.
+fn check_tasks(
+    recipe: &Recipe,
+    spec: &ModelSpec,
+    adapter: Option<&RunAdapter>,
+) -> Result<(), TrainError> {
+    let is_beside = adapter.is_some_and(|one| one.description.kind == AdapterKind::Side);
+    let what = match (recipe.eval.tasks.names.is_empty(), spec.quantise) {
+        (false, false) => "asks a packed model; expected a ternary one, got a dense one",
+        (false, true) if is_beside => {
+            "asks a packed model alone; expected no side adapter, got one"
+        }
+        _ => return Ok(()),
+    };
+    Err(contradiction(recipe, "eval.tasks", what.to_owned()))
 }
 
 /// Says how many parameters `train.freeze` freezes; refuses none and all.

@@ -1,0 +1,70 @@
+//! Benchmarks in training by the real program: what is missing is told before the first step, and the
+//! scores are those of the exported model.
+
+use bitnet_engine::{Model, ThreadPool};
+use bitnet_eval::Benchmark;
+use bitnet_text::Tokenizer;
+use serde_json::{Value, json};
+
+use super::lab::{Lab, assert_code, metrics, stderr};
+
+const TASK: &str = "task: own\noutput_type: multiple_choice\ntest_split: test\ndoc_to_text: q\n\
+                    doc_to_choice: c\ndoc_to_target: a\n";
+
+/// A laboratory with a task of five rows.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    fs_err::create_dir_all(lab.path("sets/own")).unwrap();
+    let row = |at: usize| json!({"q": format!("the {at}"), "c": ["fox", "dog"], "a": at % 2});
+    let rows: Vec<String> = (0..5).map(|at| row(at).to_string()).collect();
+    fs_err::write(lab.path("sets/own/test.jsonl"), rows.join("\n")).unwrap();
+    fs_err::write(lab.path("own.yaml"), TASK).unwrap();
+    lab
+}
+
+#[test]
+fn scores_in_training_are_those_of_the_export() {
+    let lab = lab();
+    let out = lab.path("out");
+    let words = [
+        "eval.tasks=[\"own.yaml\"]",
+        "eval.task_data=sets",
+        "eval.task_limit=4",
+        "eval.task_every=2",
+        "train.steps=5",
+        "optimizer.warmup_steps=1",
+        "export.formats=[\"hf-packed\"]",
+    ];
+    lab.finish_recipe("recipe.toml", &out, &words);
+    let asked = |line: &Value| Some((line["step"].as_u64()?, line.get("tasks")?["own"].clone()));
+    let found: Vec<_> = metrics(&out).iter().filter_map(asked).collect();
+    assert_eq!(found.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 5]);
+    let packed = out.join("export/hf-packed");
+    let model = Model::load(&packed).unwrap();
+    let tokenizer = Tokenizer::from_file(&packed.join("tokenizer.json")).unwrap();
+    let names = [lab.path("own.yaml").to_string_lossy().into_owned()];
+    let benchmark = Benchmark::open(&names, &lab.path("sets"), Some(4)).unwrap();
+    let threads = ThreadPool::new(1).unwrap();
+    let scores = benchmark.run(&model, &tokenizer, &threads, &mut |_, _, _| ()).unwrap();
+    let last = &found[2].1;
+    assert_eq!(last["rows"], 4);
+    for metric in &scores[0].metrics {
+        assert_eq!(last[&metric.metric].as_f64(), Some(metric.score), "{}", metric.metric);
+    }
+}
+
+#[test]
+fn tasks_that_cannot_be_asked_are_named_before_the_first_step() {
+    let lab = lab();
+    let refused = |words: &[&str], code: i32, named: &str| {
+        let output = lab.run_recipe("recipe.toml", &lab.path("refused"), words);
+        assert_code(&output, code);
+        assert!(stderr(&output).contains(named), "{named:?} is not in {}", stderr(&output));
+        assert!(!lab.path("refused/metrics.jsonl").exists());
+    };
+    let data = "eval.task_data=sets";
+    refused(&["eval.tasks=[\"own.yaml\"]"], 3, "task_data");
+    refused(&["eval.tasks=[\"arc_esay\"]", data], 3, "arc_easy");
+    refused(&["eval.tasks=[\"arc_easy\"]", data], 4, "no data for split");
+    refused(&["eval.tasks=[\"own.yaml\"]", data, "model.quantise=false"], 3, "[eval.tasks]");
+}
