@@ -2,6 +2,7 @@
 
     python scripts/check_eval.py --bitnet PROGRAM --packed FOLDER --hf FOLDER --rows DIR [--tasks a,b] [--limit N]
 
+With --server URL the harness asks a running `bitnet serve --head file` instead (needs lm_eval[api]).
 FOLDER is one model as `bitnet-train export` writes it, --packed as hf-packed and --hf as hf-bf16 (or both the
 same); DIR is what scripts/eval_rows.py writes. The harness reads its own task files; only its data lie here
 and not on the hub. transformers computes in f32. Needs lm_eval==0.4.13, torch and transformers 5.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 # Task: examples, and which rows there are ("real", or "made" in the set's schema).
@@ -92,18 +94,34 @@ def load_model(path, dtype):
     return in_floats(path)
 
 
-def run_harness(args, names):
-    """Results and samples of all tasks, and the seconds they took."""
-    local_data(args.rows)
+def over_transformers(args):
     # The quantisers of transformers would be compiled for every new shape.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     import torch
-    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
     torch.set_num_threads(args.threads)
-    model = HFLM(pretrained=load_model(args.hf, args.dtype), tokenizer=AutoTokenizer.from_pretrained(args.hf), batch_size=args.batch)
+    tokenizer = AutoTokenizer.from_pretrained(args.hf)
+    return HFLM(pretrained=load_model(args.hf, args.dtype), tokenizer=tokenizer, batch_size=args.batch)
+
+
+def over_server(args):
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    os.environ.setdefault("OPENAI_API_KEY", "none")
+    with urllib.request.urlopen(f"{args.server}/v1/models") as answer:
+        served = json.load(answer)["data"][0]
+    return LocalCompletionsAPI(model=served["id"], base_url=f"{args.server}/v1/completions", tokenizer_backend="remote",
+                               max_length=served["context_length"], batch_size=args.batch)
+
+
+def run_harness(args, names):
+    """Results and samples of all tasks, and the seconds they took."""
+    local_data(args.rows)
+    from lm_eval import simple_evaluate
+
+    model = over_server(args) if args.server else over_transformers(args)
     found, start = {"results": {}, "samples": {}}, clocks()
     for shots in sorted({TASKS[name][0] for name in names}):
         own = [name for name in names if TASKS[name][0] == shots]
@@ -253,8 +271,10 @@ def prove(args, compared):
 
 def main():
     parser = argparse.ArgumentParser()
-    for flag in ["--bitnet", "--packed", "--hf", "--rows"]:
+    for flag in ["--bitnet", "--packed", "--rows"]:
         parser.add_argument(flag, required=True)
+    parser.add_argument("--hf", help="folder that transformers opens")
+    parser.add_argument("--server", metavar="URL", help="instead: a running `bitnet serve --head file` of --packed")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=4)
@@ -265,6 +285,8 @@ def main():
     parser.add_argument("--proofs", help="file for what was found about each of them")
     args = parser.parse_args()
     names = args.tasks.split(",")
+    if not args.server and not args.hf or args.server and args.prove:
+        parser.error("expected --hf, or --server without --prove")
     if args.bitnet == "none":
         kept_harness(args, names)
         return
@@ -291,7 +313,8 @@ def main():
             rows = found["choices"] + [doc for doc, *_ in found["texts"]]
             print(f"{name}: rows {rows}", file=sys.stderr)
         wrong |= not found["prompts"] or bool(found["choices"])
-    print(f"\nharness over transformers {seconds[0]:.1f} s, {seconds[1]:.1f} s of CPU; "
+    over = "the server" if args.server else "transformers"
+    print(f"\nharness over {over} {seconds[0]:.1f} s, {seconds[1]:.1f} s of CPU; "
           f"bitnet eval {ours_seconds[0]:.1f} s, {ours_seconds[1]:.1f} s of CPU (starting included)")
     if args.prove:
         wrong |= not prove(args, compared)

@@ -155,6 +155,20 @@ pub(crate) struct ScoreArgs {
     pub(crate) json: bool,
 }
 
+/// How tasks that generate are asked, and whether their programs run.
+#[derive(Debug, Args)]
+pub(crate) struct AskingArgs {
+    /// Ask in the model's chat template; for tasks that generate an answer (--suite knows which are asked so)
+    #[arg(long, conflicts_with = "suite")]
+    pub(crate) apply_chat_template: bool,
+    /// Examples as turns of their own instead of in the user's one turn
+    #[arg(long, requires = "apply_chat_template")]
+    pub(crate) fewshot_as_multiturn: bool,
+    /// Run programs that the model wrote, with limits, in this Python (python3 if none is named)
+    #[arg(long, value_name = "PYTHON", num_args = 0..=1, require_equals = true, default_missing_value = "python3")]
+    pub(crate) allow_code_execution: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EvaluationArgs {
     /// Model folder or GGUF file
@@ -183,6 +197,8 @@ pub(crate) struct EvaluationArgs {
     /// Token that begins a document before each text: as the tokenizer does it, always, or never
     #[arg(long, value_enum, value_name = "auto|always|never", default_value = "auto")]
     pub(crate) bos: BosArg,
+    #[command(flatten)]
+    pub(crate) asking: AskingArgs,
     /// Folder to which each task's scores are written as soon as it is done
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use bitnet_eval::{
-    BosPolicy, EvalError, Evaluator, OpenTask, REPORT, Selection, TaskGroup, TaskRecord, compare,
-    harness_json, open, sample_json, stop_ids,
+    BosPolicy, ChatPrompts, CodeRunner, EvalError, Evaluator, OpenTask, REPORT, Selection,
+    TaskGroup, TaskRecord, compare, harness_json, open, sample_json, stop_ids,
 };
 use bitnet_format::{StoredModel, model_hash};
+use bitnet_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{BosArg, EvaluationArgs, HeadArg};
@@ -27,14 +28,24 @@ pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
     let tokenizer = opened::tokenizer(path, &model)?;
     let threads = opened::threads(&args.threads, &model)?;
     let stop_ids = stop_ids(&model, &tokenizer);
-    let bos = bos(args.bos);
+    let template = chat_template(args, path, &tokenizer)?;
+    let code = code_runner(args)?;
     let evaluator = Evaluator {
         model: &model,
         tokenizer: &tokenizer,
         threads: &threads,
-        bos,
+        bos: bos(args.bos),
         stop_ids: &stop_ids,
+        chat: template.as_ref().map(|template| ChatPrompts {
+            template,
+            tokenizer: &tokenizer,
+            fewshot_as_multiturn: args.asking.fewshot_as_multiturn,
+        }),
+        code: code.as_ref(),
     };
+    for open in &tasks {
+        of_task(&evaluator, args, open).check(&open.task)?;
+    }
     let settings = settings(args, path, &tokenizer)?;
     let records = run_tasks(args, &evaluator, &tasks, &settings)?;
     if args.json {
@@ -45,6 +56,35 @@ pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
         suite_summary(&REPORT, &records, &groups).iter().try_for_each(|line| result_line(line))?;
     }
     Ok(())
+}
+
+/// The model's own template, where prompts are conversations.
+fn chat_template(
+    args: &EvaluationArgs,
+    path: &Path,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<Option<ChatTemplate>> {
+    let template = || ChatTemplate::of_model(path, tokenizer);
+    let is_wanted = args.asking.apply_chat_template || args.suite.is_some();
+    Ok(is_wanted.then(template).transpose()?)
+}
+
+/// A report says which of its tasks are asked as conversations.
+fn of_task<'a>(evaluator: &Evaluator<'a>, args: &EvaluationArgs, open: &OpenTask) -> Evaluator<'a> {
+    let name = open.task.name();
+    let as_chat = args.suite.is_none() || REPORT.iter().any(|row| row.as_chat && row.task == name);
+    Evaluator { chat: evaluator.chat.filter(|_| as_chat), ..*evaluator }
+}
+
+fn code_runner(args: &EvaluationArgs) -> anyhow::Result<Option<CodeRunner>> {
+    let Some(python) = &args.asking.allow_code_execution else { return Ok(None) };
+    let runner = CodeRunner::new(python)?;
+    if !runner.has_no_network() {
+        note(
+            "warning: programs of the model run with a network: this system makes no namespace for them",
+        );
+    }
+    Ok(Some(runner))
 }
 
 fn run_comparison(a: &Path, b: &Path, as_json: bool) -> anyhow::Result<()> {
@@ -72,7 +112,11 @@ fn selected(args: &EvaluationArgs) -> anyhow::Result<(Vec<OpenTask>, Vec<TaskGro
     let (mut tasks, mut groups) = (Vec::new(), Vec::new());
     for row in &REPORT {
         let selection = Selection::of(&[row.task.to_owned()])?;
+        let may_run = args.asking.allow_code_execution.is_some();
         match open(&selection, data, Some(row.num_fewshot)) {
+            Ok(found) if !may_run && found.iter().any(|it| it.task.runs_code()) => {
+                note(&format!("left out: {}: needs --allow-code-execution", row.task));
+            }
             Ok(found) => {
                 tasks.extend(found);
                 groups.extend(selection.groups);
@@ -103,7 +147,7 @@ fn bos(arg: BosArg) -> BosPolicy {
 fn settings(
     args: &EvaluationArgs,
     path: &Path,
-    tokenizer: &bitnet_text::Tokenizer,
+    tokenizer: &Tokenizer,
 ) -> anyhow::Result<Map<String, Value>> {
     let hash = model_hash(path, &StoredModel::open(path)?)?;
     let adapter = args.adapter.adapter.as_ref().map(|path| path.to_string_lossy().into_owned());
@@ -116,6 +160,7 @@ fn settings(
         "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
         "bos": bos(args.bos).name(),
         "limit": args.limit,
+        "fewshot_as_multiturn": args.asking.fewshot_as_multiturn,
     });
     Ok(all.as_object().cloned().unwrap_or_default())
 }
@@ -135,11 +180,13 @@ fn run_tasks(
         let mut details = Map::new();
         details.insert("task_hash".into(), open.task.hash().into());
         details.insert("data_hash".into(), open.data.hash().into());
+        let evaluator = of_task(evaluator, args, open);
+        details.insert("chat_template".into(), evaluator.chat.is_some().into());
         let key = ResultStore::key(settings, &details, open.task.num_fewshot());
         let kept = store.finished(open.task.name(), &key).filter(|_| args.resume);
         let record = match kept {
             Some(record) => record,
-            None => run_one(args.limit, evaluator, open, details, &mut store)?,
+            None => run_one(args.limit, &evaluator, open, details, &mut store)?,
         };
         store.save(&record, &key)?;
         show(&task_lines(tasks, &record), args.json)?;

@@ -174,6 +174,49 @@ fn what_cannot_be_run_is_told_before_anything_ran() {
 }
 
 #[test]
+fn prompts_are_conversations_where_that_is_asked_for() {
+    let dir = workplace();
+    write_rows(
+        &dir.path().join("data/own/train.jsonl"),
+        [json!({"q": "dog", "a": "sang"})].into_iter(),
+    );
+    let own = fs_err::read_to_string(dir.path().join("own.yaml")).unwrap();
+    let text = own.replace("test_split", "training_split: train\nnum_fewshot: 1\ntest_split");
+    fs_err::write(dir.path().join("own.yaml"), text + "description: Sing.\n").unwrap();
+    let asked = |more: &[&str]| {
+        let args =
+            ["model", "--data", "data", "--tasks", "own.yaml", "--log-samples", "rows.jsonl"];
+        stdout(&eval(&dir, &[&args[..], more].concat()));
+        let rows = fs_err::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+        let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+        row["arguments"][0][0].as_str().unwrap().to_owned()
+    };
+    assert_eq!(asked(&[]), "Sing.dog sat sang\n\ncat 0 sat");
+    let one = asked(&["--apply-chat-template"]);
+    assert!(one.contains("Sing.") && one.contains("dog sat sang\n\ncat 0 sat"), "{one}");
+    assert!(one.ends_with("Assistant:"), "{one}");
+    let many = asked(&["--apply-chat-template", "--fewshot-as-multiturn"]);
+    assert!(many.contains("dog sat") && !many.contains("sang\n\n"), "{many}");
+    assert!(many.matches("Assistant:").count() == 2, "{many}");
+    let args = ["model", "--data", "data", "--tasks", "own.yaml,piqa", "--apply-chat-template"];
+    let message = refused(&eval(&dir, &args), 2);
+    assert!(message.contains("piqa: its choices are scored"), "{message}");
+}
+
+#[test]
+fn programs_of_a_model_run_only_where_that_is_allowed() {
+    let dir = workplace();
+    let row = json!({"prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"});
+    write_rows(&dir.path().join("data/openai_humaneval/test.jsonl"), [row].into_iter());
+    let args = ["model", "--data", "data", "--tasks", "humaneval"];
+    let message = refused(&eval(&dir, &args), 2);
+    assert!(message.contains("allow it with --allow-code-execution"), "{message}");
+    let args = [&args[..], &["--allow-code-execution=no-such-python"]].concat();
+    let message = refused(&eval(&dir, &args), 2);
+    assert!(message.contains("no-such-python does not run a program here"), "{message}");
+}
+
+#[test]
 fn the_suite_runs_what_there_is_data_for() {
     let dir = workplace();
     let output = eval(&dir, &["model", "--data", "data", "--suite", "report"]);
@@ -182,7 +225,7 @@ fn the_suite_runs_what_there_is_data_for() {
     assert!(table.contains("77.09") && table.contains("867.06 / 16"), "{table}");
     assert_eq!(
         left_out.lines().filter(|line| line.starts_with("left out: ")).count(),
-        11,
+        14,
         "{left_out}"
     );
 }

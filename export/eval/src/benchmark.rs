@@ -82,7 +82,8 @@ impl Benchmark {
     ) -> Result<Vec<BenchmarkScore>, EvalError> {
         let stop_ids = stop_ids(model, tokenizer);
         let bos = BosPolicy::Auto;
-        let evaluator = Evaluator { model, tokenizer, threads, bos, stop_ids: &stop_ids };
+        let (stop_ids, chat, code) = (stop_ids.as_slice(), None, None);
+        let evaluator = Evaluator { model, tokenizer, threads, bos, stop_ids, chat, code };
         let mut records = Vec::new();
         for OpenTask { task, data } in &self.tasks {
             let mut own = |done, all| progress(task.name(), done, all);

@@ -145,11 +145,11 @@ impl RequestEncoder<'_> {
         Ok(windows)
     }
 
-    /// A prompt that leaves room for so many new tokens, cut from the left; whether it was cut.
+    /// The ids of a prompt that leaves room for so many new tokens, cut from the left; whether it was cut.
     ///
     /// # Errors
     /// No room.
-    pub fn prompt(&self, text: &str, new: usize) -> Result<(Vec<u32>, bool), EvalError> {
+    pub fn prompt(&self, mut ids: Vec<u32>, new: usize) -> Result<(Vec<u32>, bool), EvalError> {
         let Some(room) = self.max_length.checked_sub(new).filter(|room| *room > 0) else {
             let what = format!(
                 "{new} new tokens leave no room for a prompt in the model's context of {}",
@@ -157,7 +157,6 @@ impl RequestEncoder<'_> {
             );
             return Err(EvalError::Setting { task: "request".to_owned(), what });
         };
-        let mut ids = self.text(text)?;
         if ids.is_empty() {
             ids.push(self.prefix()?);
         }
@@ -254,11 +253,10 @@ mod tests {
         let tokenizer = tokenizer();
         let encoder = encoder(&tokenizer, BosPolicy::Never, 8);
         let ids = tokenizer.encode("the key in the box, on the mat, where is the key").unwrap();
-        let (prompt, cut) =
-            encoder.prompt("the key in the box, on the mat, where is the key", 3).unwrap();
+        let (prompt, cut) = encoder.prompt(ids.clone(), 3).unwrap();
         assert_eq!((prompt.as_slice(), cut), (&ids[ids.len() - 5..], true));
-        assert!(!encoder.prompt("key", 3).unwrap().1);
-        let error = encoder.prompt("key", 8).unwrap_err().to_string();
+        assert!(!encoder.prompt(vec![7], 3).unwrap().1);
+        let error = encoder.prompt(vec![7], 8).unwrap_err().to_string();
         assert!(error.contains("8 new tokens leave no room"), "{error}");
         let request = TokenRequest { context: vec![1, 2, 3, 4], continuation: vec![5, 6] };
         assert_eq!(request.input(5), (vec![1, 2, 3, 4, 5], false));

@@ -78,6 +78,10 @@ impl EvalError {
         Self::TaskFile { path: path.to_owned(), field: field.to_owned(), what: what.into() }
     }
 
+    pub(crate) fn setting(task: &str, what: impl Into<String>) -> Self {
+        Self::Setting { task: task.to_owned(), what: what.into() }
+    }
+
     pub(crate) fn row(path: &Path, row: usize, field: &str, what: impl Into<String>) -> Self {
         let (path, field) = (path.to_owned(), field.to_owned());
         Self::Row { path, row, field, what: what.into() }

@@ -1,21 +1,21 @@
 //! One task from its rows to its scores.
 
-use std::path::Path;
-
 use bitnet_engine::{Model, ThreadPool};
 use bitnet_text::Tokenizer;
 use serde_json::{Value, json};
 
-use crate::data::{DataFile, SplitName};
-use crate::document::{RowDocument, documents};
+use crate::code_runner::CodeRunner;
+use crate::document::documents;
 use crate::encode::{BosPolicy, RequestEncoder, TokenRequest};
 use crate::error::EvalError;
 use crate::generation::{PromptRequest, continue_prompts};
 use crate::metrics::MetricValue;
-use crate::prompt::{RowRequest, request, shot, shots};
+use crate::prompt::RowRequest;
+use crate::requests::{ChatPrompts, arguments, row_requests};
 use crate::scheduler::{ContinuationScore, score_requests};
 use crate::scoring::{RowMetrics, of_rolling, of_scores, of_text};
 use crate::task::{OutputType, Task};
+use crate::task_data::TaskData;
 
 /// What computes the answers.
 #[derive(Clone, Copy, Debug)]
@@ -30,54 +30,10 @@ pub struct Evaluator<'a> {
     pub bos: BosPolicy,
     /// Tokens that end an answer.
     pub stop_ids: &'a [u32],
-}
-
-/// A task with its rows in memory.
-#[derive(Clone, Debug)]
-pub struct TaskData {
-    rows: DataFile,
-    /// The rows that examples come from; none without examples.
-    pool: Option<DataFile>,
-}
-
-impl TaskData {
-    /// Reads the splits of a task from below `dir`.
-    ///
-    /// # Errors
-    /// A split without a file, a file with a broken row.
-    pub fn read(task: &Task, dir: &Path) -> Result<Self, EvalError> {
-        let split = |split: &str, is_evaluated: bool| -> Result<DataFile, EvalError> {
-            let (dataset, name) = (task.dataset_path.as_str(), task.dataset_name.as_deref());
-            let mut rows =
-                SplitName { task: &task.name, dataset, name, split, is_evaluated }.read(dir)?;
-            if let Some(function) = task.process_docs {
-                for at in 0..rows.rows.len() {
-                    let made = function.call(&rows.rows[at]);
-                    rows.rows[at] = made.map_err(|(field, what)| rows.wrong(at, &field, what))?;
-                }
-            }
-            Ok(rows)
-        };
-        let rows = split(task.splits.evaluated().unwrap_or_default(), true)?;
-        let shots = task.splits.shots().filter(|_| task.num_fewshot > 0);
-        Ok(Self { rows, pool: shots.map(|it| split(it, false)).transpose()? })
-    }
-
-    /// Rows that are in memory already, without others to take examples from.
-    pub(crate) fn of(rows: DataFile) -> Self {
-        Self { rows, pool: None }
-    }
-
-    /// Number of rows of the evaluated split.
-    pub fn rows(&self) -> usize {
-        self.rows.rows.len()
-    }
-
-    /// Identifies the rows and the examples.
-    pub fn hash(&self) -> String {
-        let pool = self.pool.as_ref().map_or("", |pool| pool.hash.as_str());
-        format!("{}{pool}", self.rows.hash)
-    }
+    /// How prompts become conversations; as they are where there is none. For tasks that generate.
+    pub chat: Option<ChatPrompts<'a>>,
+    /// What runs code that the model wrote, where that is allowed.
+    pub code: Option<&'a CodeRunner>,
 }
 
 /// The score of one metric after one filter.
@@ -156,10 +112,11 @@ impl Evaluator<'_> {
         limit: Option<usize>,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<TaskResult, EvalError> {
+        self.check(task)?;
         let count = limit.unwrap_or(usize::MAX).min(data.rows());
         let all: Vec<usize> = (0..count).collect();
         let documents = documents(task, &data.rows, &all)?;
-        let requests = row_requests(task, data, &documents)?;
+        let requests = row_requests(task, data, &documents, self.chat)?;
         let (answers, cost) = match task.output {
             OutputType::GenerateUntil => self.generated(task, &requests, progress)?,
             _ => self.scored(&requests, progress)?,
@@ -171,7 +128,9 @@ impl Evaluator<'_> {
                 let metrics: Result<RowMetrics, _> = match answer {
                     RowAnswer::Scores(scores) => of_scores(task, row, document, scores),
                     RowAnswer::Rolling(log) => of_rolling(task, row, document, *log),
-                    RowAnswer::Text(text) => Ok(of_text(task, document, &chain.apply(text))),
+                    RowAnswer::Text(text) => {
+                        of_text(task, row, document, &chain.apply(text), self.code)
+                    }
                 };
                 samples.push(SampleResult {
                     doc_id: at,
@@ -185,6 +144,23 @@ impl Evaluator<'_> {
         }
         let metrics = summary(task, &samples);
         Ok(TaskResult { metrics, samples, rows: count, ..cost })
+    }
+
+    /// Whether a task can be asked with these settings.
+    ///
+    /// # Errors
+    /// A chat template for a task that scores, programs that may not run.
+    pub fn check(&self, task: &Task) -> Result<(), EvalError> {
+        let refuse = |what: &str| Err(EvalError::setting(&task.name, what));
+        if self.chat.is_some() && task.output != OutputType::GenerateUntil {
+            return refuse("its choices are scored; the chat template is for tasks that generate");
+        }
+        if self.code.is_none() && task.runs_code() {
+            return refuse(
+                "runs programs that the model wrote; allow it with --allow-code-execution",
+            );
+        }
+        Ok(())
     }
 
     fn encoder(&self) -> RequestEncoder<'_> {
@@ -226,7 +202,7 @@ impl Evaluator<'_> {
         let one = |request: &RowRequest| match request {
             RowRequest::Score(pairs) => score_pairs(&encoder, pairs),
             RowRequest::Rolling(text) => encoder.rolling(text),
-            RowRequest::Generate(_) => Ok(Vec::new()),
+            RowRequest::Generate(_) | RowRequest::Prompt { .. } => Ok(Vec::new()),
         };
         let share = requests.len().div_ceil(self.threads.count()).max(1);
         let found: Vec<Result<Vec<TokenRequest>, EvalError>> = std::thread::scope(|scope| {
@@ -249,8 +225,12 @@ impl Evaluator<'_> {
         let (encoder, limits) = (self.encoder(), &task.limits);
         let (mut prompts, mut truncated) = (Vec::new(), 0);
         for request in requests {
-            let RowRequest::Generate(text) = request else { continue };
-            let (prompt, cut) = encoder.prompt(text, limits.max_tokens)?;
+            let ids = match request {
+                RowRequest::Generate(text) => encoder.text(text)?,
+                RowRequest::Prompt { ids, .. } => ids.clone(),
+                _ => continue,
+            };
+            let (prompt, cut) = encoder.prompt(ids, limits.max_tokens)?;
             truncated += usize::from(cut);
             let (until, max_tokens) = (limits.until.clone(), limits.max_tokens);
             prompts.push(PromptRequest { prompt, until, max_tokens });
@@ -290,38 +270,6 @@ fn score_pairs(
     Ok(all)
 }
 
-/// What is asked about each row, with its examples.
-fn row_requests(
-    task: &Task,
-    data: &TaskData,
-    documents: &[RowDocument],
-) -> Result<Vec<RowRequest>, EvalError> {
-    let pool = data.pool.as_ref().unwrap_or(&data.rows);
-    let chosen = shots(task, &data.rows, documents.len(), pool)?;
-    let mut used: Vec<usize> = chosen.iter().flatten().copied().collect();
-    used.sort_unstable();
-    used.dedup();
-    let examples = self::documents(task, pool, &used)?;
-    let mut texts = Vec::with_capacity(used.len());
-    for (at, example) in used.iter().zip(&examples) {
-        texts.push(shot(task, example).map_err(|what| pool.wrong(*at, "example", what))?);
-    }
-    let text = |at: &usize| texts[used.binary_search(at).expect("used")].as_str();
-    let rows = documents.iter().zip(chosen).enumerate();
-    rows.map(|(at, (document, chosen))| {
-        let before: String = chosen.iter().map(text).collect();
-        request(task, document, &before).map_err(|what| data.rows.wrong(at, "prompt", what))
-    })
-    .collect()
-}
-
-fn arguments(request: &RowRequest) -> Value {
-    match request {
-        RowRequest::Score(pairs) => json!(pairs),
-        RowRequest::Rolling(text) | RowRequest::Generate(text) => json!([[text]]),
-    }
-}
-
 fn responses(answer: &RowAnswer, filtered: impl Fn(&str) -> String) -> Value {
     match answer {
         RowAnswer::Scores(scores) => {
@@ -356,37 +304,4 @@ fn summary(task: &Task, samples: &[SampleResult]) -> Vec<MetricResult> {
         }
     }
     results
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::registry::Selection;
-
-    /// Contexts, continuations and drawn examples are the texts that the harness wrote for the same rows
-    /// (`scripts/eval_prompts.py`).
-    #[test]
-    fn the_prompts_are_those_of_the_harness() {
-        let cases: Value = serde_json::from_str(include_str!("../tests/prompts.json")).unwrap();
-        let cases = cases.as_array().unwrap();
-        assert!(cases.len() >= 13);
-        for case in cases {
-            let dir = tempfile::tempdir().unwrap();
-            let name = case["task"].as_str().unwrap();
-            let task = Selection::of(&[name.to_owned()]).unwrap().tasks.remove(0);
-            let task = task.with_num_fewshot(case["shots"].as_u64().unwrap() as usize);
-            let folder = dir.path().join(&task.dataset_path);
-            fs_err::create_dir_all(&folder).unwrap();
-            for (split, rows) in case["splits"].as_object().unwrap() {
-                fs_err::write(folder.join(format!("{split}.json")), rows.to_string()).unwrap();
-            }
-            let data = TaskData::read(&task, dir.path()).unwrap();
-            let theirs = case["asked"].as_array().unwrap();
-            let all: Vec<usize> = (0..theirs.len()).collect();
-            let documents = documents(&task, &data.rows, &all).unwrap();
-            let requests = row_requests(&task, &data, &documents).unwrap();
-            let asked: Vec<Value> = requests.iter().map(arguments).collect();
-            assert_eq!(&asked, theirs, "{name}");
-        }
-    }
 }

@@ -3,8 +3,10 @@
 use fancy_regex::{Captures, Regex};
 use serde_json::{Value, json};
 
+use crate::code_runner::CodeRunner;
 use crate::metrics::MetricValue;
 use crate::python;
+use crate::{drop_answers, instructions, math_answers};
 
 /// Something that is made of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub(crate) enum RowFunction {
     WinograndeTarget,
     WinograndeChoice,
     WikitextDetokenizer,
+    Math,
+    Drop,
 }
 
 /// Scores of a row that are no standard metric.
@@ -21,18 +25,25 @@ pub(crate) enum RowFunction {
 pub(crate) enum ResultsFunction {
     TruthfulqaMc2,
     Wikitext,
+    Math,
+    Drop,
+    Instructions,
+    Programs,
 }
 
 /// All names, for messages.
-pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag), preprocess_winogrande.doc_to_text, \
+pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag, hendrycks_math and drop), preprocess_winogrande.doc_to_text, \
     .doc_to_target and .doc_to_choice, preprocess_wikitext.wikitext_detokenizer and .process_results, \
-    utils.process_results_mc2 (of truthfulqa)";
+    utils.process_results_mc2 (of truthfulqa), utils.process_results (of hendrycks_math, drop and ifeval), \
+    utils.pass_at_k (of humaneval)";
 
 impl RowFunction {
     /// By the name in a task file; `task` and its data tell files with the same names apart.
     pub(crate) fn named(name: &str, task: &str) -> Option<Self> {
         Some(match name {
             "utils.process_docs" if task.contains("hellaswag") => Self::Hellaswag,
+            "utils.process_docs" if is_math(task) => Self::Math,
+            "utils.process_docs" if task.contains("drop") => Self::Drop,
             "preprocess_winogrande.doc_to_text" => Self::WinograndeText,
             "preprocess_winogrande.doc_to_target" => Self::WinograndeTarget,
             "preprocess_winogrande.doc_to_choice" => Self::WinograndeChoice,
@@ -56,15 +67,31 @@ impl RowFunction {
                 Ok(options.map(|option| format!("{before}{option}")).to_vec().into())
             }
             Self::WikitextDetokenizer => Ok(wikitext(text(row, "page")?).into()),
+            Self::Math => {
+                let answer = math_answers::boxed(text(row, "solution")?);
+                let missing = || wrong("solution", "expected an answer in \\boxed{}");
+                Ok(with(row, "answer", answer.ok_or_else(missing)?.into()))
+            }
+            Self::Drop => {
+                let answers = drop_answers::answers(row);
+                let expected =
+                    "expected number, date and spans, and lists of them as validated_answers";
+                Ok(with(row, "answers", answers.ok_or_else(|| wrong("answer", expected))?))
+            }
         }
     }
 }
 
 impl ResultsFunction {
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    /// By the name in a task file; `task` and its data tell files with the same names apart.
+    pub(crate) fn named(name: &str, task: &str) -> Option<Self> {
         Some(match name {
             "utils.process_results_mc2" => Self::TruthfulqaMc2,
             "preprocess_wikitext.process_results" => Self::Wikitext,
+            "utils.process_results" if is_math(task) => Self::Math,
+            "utils.process_results" if task.contains("drop") => Self::Drop,
+            "utils.process_results" if task.contains("ifeval") => Self::Instructions,
+            "utils.pass_at_k" => Self::Programs,
             _ => return None,
         })
     }
@@ -90,8 +117,79 @@ impl ResultsFunction {
                 let page = text(row, "page")?;
                 Ok(rolling_metrics(logs[0], python::count_words(page), page.len()))
             }
+            _ => Err(wrong("process_results", "needs a task that generates")),
         }
     }
+
+    /// Whether it runs what the model wrote.
+    pub(crate) fn runs_code(self) -> bool {
+        self == Self::Programs
+    }
+
+    /// The metrics of a row from a generated text; `code` runs programs.
+    ///
+    /// # Errors
+    /// The field that is missing or of another kind.
+    pub(crate) fn of_text(
+        self,
+        row: &Value,
+        said: &str,
+        code: Option<&CodeRunner>,
+    ) -> Result<Vec<(String, MetricValue)>, (String, String)> {
+        Ok(match self {
+            Self::TruthfulqaMc2 | Self::Wikitext => {
+                return Err(wrong("process_results", "needs a task that scores"));
+            }
+            Self::Math => {
+                let equal = math_answers::equal(math_answers::asked(said), text(row, "answer")?);
+                numbers([("exact_match", f64::from(equal))])
+            }
+            Self::Drop => {
+                let answers = serde_json::from_value::<Vec<Vec<String>>>(row["answers"].clone());
+                let answers = answers.map_err(|it| wrong("answers", &it.to_string()))?;
+                let (exact, f1) = drop_answers::scores(said, &answers);
+                numbers([("em", exact), ("f1", f1)])
+            }
+            Self::Instructions => instruction_metrics(&instructions::followed(row, said)?),
+            Self::Programs => {
+                let code = code.ok_or_else(|| wrong("process_results", "may not run programs"))?;
+                let [prompt, test, name] =
+                    [text(row, "prompt")?, text(row, "test")?, text(row, "entry_point")?];
+                let program = format!("{prompt}{said}\n{test}\ncheck({name})");
+                let passes = code.passes(&program);
+                let passes = passes.map_err(|error| wrong("prompt", &error.to_string()))?;
+                numbers([("pass@1", f64::from(passes))])
+            }
+        })
+    }
+}
+
+fn is_math(task: &str) -> bool {
+    task.contains("hendrycks_math")
+}
+
+/// A row with a field more.
+fn with(row: &Value, field: &str, value: Value) -> Value {
+    let mut row = row.clone();
+    row[field] = value;
+    row
+}
+
+fn numbers<const N: usize>(all: [(&str, f64); N]) -> Vec<(String, MetricValue)> {
+    all.map(|(name, value)| (name.to_owned(), MetricValue::Number(value))).into()
+}
+
+/// By prompt all instructions count together, otherwise each for itself.
+fn instruction_metrics(followed: &[Vec<bool>; 2]) -> Vec<(String, MetricValue)> {
+    let mut metrics = Vec::new();
+    for (kind, followed) in ["strict", "loose"].iter().zip(followed) {
+        let count = followed.iter().filter(|it| **it).count();
+        let all = f64::from(count == followed.len());
+        let share = MetricValue::Weighted(count as f64, followed.len() as f64);
+        metrics.push((format!("prompt_level_{kind}_acc"), MetricValue::Number(all)));
+        metrics.push((format!("inst_level_{kind}_acc"), share));
+    }
+    metrics
 }
 
 /// The three metrics of a rolling log-likelihood.
@@ -239,6 +337,29 @@ mod tests {
         assert_eq!(wikitext(page), plain);
         let scores = ResultsFunction::Wikitext.call(&json!({"page": "a b"}), &[-2.0]).unwrap();
         assert_eq!(scores[0], ("word_perplexity".to_owned(), MetricValue::Weighted(-2.0, 2.0)));
+    }
+
+    #[test]
+    fn generated_texts_are_scored_by_what_their_rows_ask_for() {
+        let row = RowFunction::Math.call(&json!({"solution": "so \\boxed{\\frac12}"})).unwrap();
+        let score = |text| ResultsFunction::Math.of_text(&row, text, None).unwrap();
+        assert_eq!(score("It is $1/2$."), numbers([("exact_match", 1.0)]));
+        assert_eq!(score("1"), numbers([("exact_match", 0.0)]));
+        assert_eq!(RowFunction::Math.call(&json!({"solution": "2"})).unwrap_err().0, "solution");
+        let row = json!({"answers": [["5"], ["Ann", "Bob"]]});
+        let found = ResultsFunction::Drop.of_text(&row, "the 5", None).unwrap();
+        assert_eq!(found, numbers([("em", 1.0), ("f1", 1.0)]));
+        let row = json!({"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]});
+        let found = ResultsFunction::Instructions.of_text(&row, "a b", None).unwrap();
+        assert_eq!(found[0].1, MetricValue::Number(0.0));
+        assert_eq!(found[1], ("inst_level_strict_acc".to_owned(), MetricValue::Weighted(1.0, 2.0)));
+        let row = json!({"prompt": "def f():\n", "test": "def check(f): assert f() == 1", "entry_point": "f"});
+        assert!(ResultsFunction::Programs.of_text(&row, "    return 1", None).is_err());
+        if let Ok(code) = CodeRunner::new("python3".as_ref()) {
+            let score = |text| ResultsFunction::Programs.of_text(&row, text, Some(&code)).unwrap();
+            assert_eq!(score("    return 1"), numbers([("pass@1", 1.0)]));
+            assert_eq!(score("    return 2"), numbers([("pass@1", 0.0)]));
+        }
     }
 
     #[test]

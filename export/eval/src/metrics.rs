@@ -34,6 +34,8 @@ pub enum Aggregation {
     F1,
     /// Matthews' correlation coefficient.
     Matthews,
+    /// The sum of all over the sum of their weights.
+    Share,
 }
 
 impl Aggregation {
@@ -46,6 +48,7 @@ impl Aggregation {
             "bits_per_byte" => Self::BitsPerByte,
             "f1" => Self::F1,
             "matthews_corrcoef" => Self::Matthews,
+            "utils.agg_inst_level_acc" => Self::Share,
             _ => return None,
         })
     }
@@ -71,6 +74,7 @@ impl Aggregation {
             Self::BitsPerByte => -weighted_mean(values) / std::f64::consts::LN_2,
             Self::F1 => f1(confusion(values)),
             Self::Matthews => matthews(confusion(values)),
+            Self::Share => weighted_mean(values),
         }
     }
 
@@ -84,7 +88,7 @@ impl Aggregation {
                 Some(sample_deviation(&numbers) / (numbers.len() as f64).sqrt())
             }
             Self::Perplexity | Self::F1 | Self::Matthews => Some(self.bootstrap(values)),
-            Self::WeightedPerplexity | Self::BitsPerByte => None,
+            Self::WeightedPerplexity | Self::BitsPerByte | Self::Share => None,
         }
     }
 
@@ -197,6 +201,7 @@ mod tests {
         near(Aggregation::Perplexity.stderr(&logs).unwrap(), PERPLEXITY_STDERR);
         let weighted = [MetricValue::Weighted(-6.0, 3.0), MetricValue::Weighted(-2.0, 1.0)];
         near(Aggregation::WeightedPerplexity.score(&weighted), 2.0_f64.exp());
+        near(Aggregation::Share.score(&weighted), -2.0);
         near(Aggregation::BitsPerByte.score(&weighted), 2.0 / std::f64::consts::LN_2);
         let classes =
             [(1, 1), (1, 0), (0, 0), (0, 1), (1, 1)].map(|(g, f)| MetricValue::Classes(g, f));

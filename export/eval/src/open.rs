@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::error::EvalError;
-use crate::evaluate::TaskData;
 use crate::registry::{Selection, hint};
 use crate::rendered;
 use crate::task::Task;
+use crate::task_data::TaskData;
 
 /// A task whose rows are in memory.
 #[derive(Clone, Debug)]

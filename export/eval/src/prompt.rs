@@ -17,6 +17,30 @@ pub(crate) enum RowRequest {
     Score(Vec<(String, String)>),
     Rolling(String),
     Generate(String),
+    /// A conversation in a chat template, as tokens and as it reads.
+    Prompt {
+        ids: Vec<u32>,
+        text: String,
+    },
+}
+
+/// An example.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shot {
+    pub(crate) question: String,
+    /// Empty where it has none.
+    pub(crate) answer: String,
+}
+
+impl Shot {
+    /// As it stands before a question.
+    pub(crate) fn text(&self, task: &Task) -> String {
+        let Self { question, answer } = self;
+        if answer.is_empty() {
+            return question.clone();
+        }
+        [question, task.target_delimiter.as_str(), answer, &task.fewshot_delimiter].concat()
+    }
 }
 
 /// The examples of each of `count` rows, as indices into `pool`.
@@ -54,7 +78,7 @@ pub(crate) fn shots(
 }
 
 /// An example with its answer.
-pub(crate) fn shot(task: &Task, document: &RowDocument) -> Result<String, String> {
+pub(crate) fn shot(document: &RowDocument) -> Result<Shot, String> {
     let question = match &document.question {
         RowQuestion::Text(text) => text,
         RowQuestion::Contexts(right) => {
@@ -75,37 +99,38 @@ pub(crate) fn shot(task: &Task, document: &RowDocument) -> Result<String, String
             .to_owned(),
         RightAnswer::Choice(_) => return Err("its answer is a number; expected a text".to_owned()),
     };
-    if answer.is_empty() {
-        return Ok(question.clone());
+    Ok(Shot { question: question.clone(), answer })
+}
+
+/// The question of a row, where that is a text.
+pub(crate) fn question(document: &RowDocument) -> Result<&str, String> {
+    match &document.question {
+        RowQuestion::Text(text) => Ok(text),
+        RowQuestion::Contexts(_) => Err("the question is a number; expected a text".to_owned()),
     }
-    Ok([question, task.target_delimiter.as_str(), &answer, &task.fewshot_delimiter].concat())
 }
 
 /// What is asked about a row after its examples.
 pub(crate) fn request(
     task: &Task,
     document: &RowDocument,
-    shots: &str,
+    shots: &[&Shot],
 ) -> Result<RowRequest, String> {
+    let shots: String = shots.iter().map(|shot| shot.text(task)).collect();
     let before = format!("{}{shots}", document.description);
     let delimiter = &task.target_delimiter;
-    let text = |question: &RowQuestion| match question {
-        RowQuestion::Text(text) => Ok(format!("{before}{text}")),
-        RowQuestion::Contexts(_) => Err("the question is a number; expected a text".to_owned()),
-    };
+    let text = || question(document).map(|text| format!("{before}{text}"));
     Ok(match task.output {
-        OutputType::GenerateUntil => RowRequest::Generate(text(&document.question)?),
+        OutputType::GenerateUntil => RowRequest::Generate(text()?),
         OutputType::LoglikelihoodRolling => RowRequest::Rolling(answer_text(document)?),
-        OutputType::Loglikelihood => {
-            RowRequest::Score(vec![(text(&document.question)?, answer_text(document)?)])
-        }
+        OutputType::Loglikelihood => RowRequest::Score(vec![(text()?, answer_text(document)?)]),
         OutputType::MultipleChoice if matches!(document.question, RowQuestion::Contexts(_)) => {
             let after = format!("{delimiter}{}", answer_text(document)?);
             let contexts = document.choices.iter().map(|choice| format!("{before}{choice}"));
             RowRequest::Score(contexts.map(|context| (context, after.clone())).collect())
         }
         OutputType::MultipleChoice => {
-            let context = text(&document.question)?;
+            let context = text()?;
             let after = document.choices.iter().map(|choice| format!("{delimiter}{choice}"));
             RowRequest::Score(after.map(|after| (context.clone(), after)).collect())
         }

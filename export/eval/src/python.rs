@@ -13,6 +13,16 @@ pub(crate) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
+/// `str.isupper()`: letters that have a case, and all of them upper case.
+pub(crate) fn is_upper(text: &str) -> bool {
+    text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)
+}
+
+/// `str.islower()`.
+pub(crate) fn is_lower(text: &str) -> bool {
+    text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase)
+}
+
 /// `str.capitalize()`: the first character as in a title, all others in lower case.
 pub(crate) fn capitalize(text: &str) -> String {
     let mut letters = text.chars();
@@ -66,6 +76,42 @@ pub(crate) fn count_words(text: &str) -> usize {
     words
 }
 
+/// Whether `int(text)` is a number.
+pub(crate) fn is_int(text: &str) -> bool {
+    let digits = strip(text).trim_start_matches(['+', '-']);
+    let signs = strip(text).len() - digits.len();
+    let whole = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    signs <= 1 && digits.split('_').all(whole)
+}
+
+/// `float(text)`, where that is a number.
+pub(crate) fn float(text: &str) -> Option<f64> {
+    let text = strip(text);
+    let between_digits = |(at, _): (usize, &str)| {
+        let digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+        at > 0 && digit(text.as_bytes().get(at - 1)) && digit(text.as_bytes().get(at + 1))
+    };
+    if !text.match_indices('_').all(between_digits) {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
+}
+
+/// `str(number)`.
+pub(crate) fn float_text(number: f64) -> String {
+    if !number.is_finite() {
+        return number.to_string().to_lowercase();
+    }
+    let scientific = format!("{number:e}");
+    let (digits, exponent) = scientific.split_once('e').expect("an exponent");
+    let exponent: i32 = exponent.parse().expect("a number");
+    match exponent {
+        -4..16 if number.fract() == 0.0 => format!("{number:.1}"),
+        -4..16 => number.to_string(),
+        _ => format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs()),
+    }
+}
+
 /// Index of the largest value as `numpy.argmax` finds it: the first of equals.
 pub(crate) fn argmax(values: impl IntoIterator<Item = f64>) -> usize {
     let mut best = (0, f64::NEG_INFINITY);
@@ -97,6 +143,29 @@ mod tests {
         ] {
             assert_eq!(capitalize(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn numbers_are_read_and_written_as_python_does() {
+        for (text, written) in [
+            ("5", "5.0"),
+            (" -2.50", "-2.5"),
+            ("1_000", "1000.0"),
+            ("1e16", "1e+16"),
+            ("123456789012345678", "1.2345678901234568e+17"),
+            ("0.0001", "0.0001"),
+            ("0.00001", "1e-05"),
+            ("Infinity", "inf"),
+            ("-inf", "-inf"),
+            ("nan", "nan"),
+        ] {
+            assert_eq!(float_text(float(text).unwrap()), written, "{text}");
+        }
+        for text in ["", "a", "1__0", "_1", "1_", "1,5", "0x1"] {
+            assert_eq!(float(text), None, "{text}");
+        }
+        assert!(is_int("12") && is_int("+1_0") && is_int(" -7"));
+        assert!(!is_int("") && !is_int("--1") && !is_int("1.0") && !is_int("1__0"));
     }
 
     #[test]

@@ -9,13 +9,18 @@ use crate::mmlu;
 use crate::task::Task;
 use crate::{task_file, yaml};
 
-const FILES: [(&str, &str); 14] = [
+const FILES: [(&str, &str); 19] = [
     ("arc_challenge", include_str!("../tasks/arc_challenge.yaml")),
     ("arc_easy", include_str!("../tasks/arc_easy.yaml")),
     ("boolq", include_str!("../tasks/boolq.yaml")),
     ("commonsense_qa", include_str!("../tasks/commonsense_qa.yaml")),
+    ("drop", include_str!("../tasks/drop.yaml")),
     ("gsm8k", include_str!("../tasks/gsm8k.yaml")),
     ("hellaswag", include_str!("../tasks/hellaswag.yaml")),
+    ("hendrycks_math500", include_str!("../tasks/hendrycks_math500.yaml")),
+    ("humaneval", include_str!("../tasks/humaneval.yaml")),
+    ("humaneval_plus", include_str!("../tasks/humaneval_plus.yaml")),
+    ("ifeval", include_str!("../tasks/ifeval.yaml")),
     ("lambada_openai", include_str!("../tasks/lambada_openai.yaml")),
     ("openbookqa", include_str!("../tasks/openbookqa.yaml")),
     ("piqa", include_str!("../tasks/piqa.yaml")),
@@ -201,7 +206,7 @@ pub(crate) fn hint(name: &str) -> String {
 
 /// The benchmarks of the 2B4T report that are run here, with examples, metric and published score
 /// (arXiv 2504.12285, Table 1).
-pub const REPORT: [ReportRow; 12] = [
+pub const REPORT: [ReportRow; 15] = [
     row("arc_challenge", 0, "acc_norm", 49.91),
     row("arc_easy", 0, "acc_norm", 74.79),
     row("openbookqa", 0, "acc_norm", 41.60),
@@ -213,7 +218,10 @@ pub const REPORT: [ReportRow; 12] = [
     row("truthfulqa_mc2", 0, "acc", 45.31),
     row("triviaqa", 5, "exact_match", 33.57),
     row("mmlu", 5, "acc", 53.17),
-    row("gsm8k", 4, "exact_match", 58.38),
+    chat_row("humaneval_plus", 0, "pass@1", 38.40),
+    chat_row("gsm8k", 4, "exact_match", 58.38),
+    chat_row("hendrycks_math500", 0, "exact_match", 43.40),
+    chat_row("ifeval", 0, "inst_level_strict_acc", 53.48),
 ];
 
 /// A row of the report.
@@ -227,6 +235,8 @@ pub struct ReportRow {
     pub metric: &'static str,
     /// In percent.
     pub published: f64,
+    /// Whether it is asked in the model's chat template.
+    pub as_chat: bool,
 }
 
 const fn row(
@@ -235,7 +245,16 @@ const fn row(
     metric: &'static str,
     published: f64,
 ) -> ReportRow {
-    ReportRow { task, num_fewshot, metric, published }
+    ReportRow { task, num_fewshot, metric, published, as_chat: false }
+}
+
+const fn chat_row(
+    task: &'static str,
+    num_fewshot: usize,
+    metric: &'static str,
+    published: f64,
+) -> ReportRow {
+    ReportRow { as_chat: true, ..row(task, num_fewshot, metric, published) }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::code_runner::CodeRunner;
 use crate::document::{RightAnswer, RowDocument, RowQuestion, python_text};
 use crate::functions::rolling_metrics;
 use crate::metrics::MetricValue;
@@ -65,7 +66,20 @@ pub(crate) fn of_rolling(
 }
 
 /// Metrics of a generated text that went through a filter.
-pub(crate) fn of_text(task: &Task, document: &RowDocument, text: &str) -> RowMetrics {
+pub(crate) fn of_text(
+    task: &Task,
+    row: &Value,
+    document: &RowDocument,
+    text: &str,
+    code: Option<&CodeRunner>,
+) -> Result<RowMetrics, (String, String)> {
+    match task.process_results {
+        Some(function) => function.of_text(row, text, code),
+        None => Ok(exact_matches(task, document, text)),
+    }
+}
+
+fn exact_matches(task: &Task, document: &RowDocument, text: &str) -> RowMetrics {
     let right: Vec<String> = match &document.answer {
         RightAnswer::Text(right) => vec![right.clone()],
         RightAnswer::Choice(index) => {
@@ -209,7 +223,7 @@ mod tests {
         let task = task(json!({"task": "t", "test_split": "test", "doc_to_text": "q",
             "doc_to_target": "a", "metric_list": [{"metric": "exact_match", "ignore_case": true}]}));
         let any = RightAnswer::Any(vec![json!("Paris"), json!("Lutetia")]);
-        let right = |text| of_text(&task, &document(any.clone()), text)[0].1;
+        let right = |text| exact_matches(&task, &document(any.clone()), text)[0].1;
         assert_eq!(right("lutetia"), MetricValue::Number(1.0));
         assert_eq!(right("Rome"), MetricValue::Number(0.0));
     }

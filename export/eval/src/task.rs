@@ -126,6 +126,11 @@ impl Task {
         Self { num_fewshot, ..self }
     }
 
+    /// Whether its scores come from running programs that the model wrote.
+    pub fn runs_code(&self) -> bool {
+        self.process_results.is_some_and(ResultsFunction::runs_code)
+    }
+
     /// Identifies what is asked: a hash of the file with its includes.
     pub fn hash(&self) -> String {
         blake3::hash(self.config.to_string().as_bytes()).to_hex().to_string()

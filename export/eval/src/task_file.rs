@@ -2,126 +2,19 @@
 
 use std::path::Path;
 
-use bitnet_text::RowTemplate;
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::error::EvalError;
 use crate::filters::{ExactMatch, Filter, FilterChain};
-use crate::functions::{self, ResultsFunction, RowFunction};
+use crate::functions::ResultsFunction;
 use crate::metrics::Aggregation;
-use crate::task::{GenerationLimits, OutputType, ShotChoice, Source, Splits, Task, TaskMetric};
+use crate::task::{GenerationLimits, OutputType, ShotChoice, Splits, Task, TaskMetric};
+use crate::task_keys::{Keys, plain_text, unknown_function};
 use crate::yaml::FUNCTION;
 
-/// Keys that change nothing here.
-const IGNORED: [&str; 6] = [
-    "tag",
-    "should_decontaminate",
-    "doc_to_decontamination_query",
-    "dataset_kwargs",
-    "unsafe_code",
-    "group",
-];
 /// New tokens where a file does not say how many.
 const MAX_GEN_TOKS: usize = 256;
-
-/// The keys of one file; what is taken is gone.
-struct Keys<'a> {
-    path: &'a Path,
-    fields: Map<String, Value>,
-}
-
-impl Keys<'_> {
-    fn wrong(&self, key: &str, what: impl Into<String>) -> EvalError {
-        EvalError::task_file(self.path, key, what)
-    }
-
-    fn value(&mut self, key: &str) -> Option<Value> {
-        self.fields.remove(key).filter(|value| !value.is_null())
-    }
-
-    fn text(&mut self, key: &str) -> Result<Option<String>, EvalError> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(key, format!("expected a text, got {other}"))),
-        }
-    }
-
-    fn number(&mut self, key: &str) -> Result<Option<usize>, EvalError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
-        let what = format!("expected a whole number from 0, got {value}");
-        number.map(Some).ok_or_else(|| self.wrong(key, what))
-    }
-
-    fn flag(&mut self, key: &str) -> Result<bool, EvalError> {
-        match self.value(key) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
-            Some(other) => Err(self.wrong(key, format!("expected true or false, got {other}"))),
-        }
-    }
-
-    /// Mappings in a list.
-    fn mappings(&mut self, key: &str) -> Result<Option<Vec<Map<String, Value>>>, EvalError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        let items = value.as_array().map(|items| items.iter().map(|it| it.as_object().cloned()));
-        let mappings = items.and_then(Iterator::collect::<Option<Vec<_>>>);
-        mappings.map(Some).ok_or_else(|| self.wrong(key, "expected a list of mappings"))
-    }
-
-    fn function(&mut self, key: &str, task: &str) -> Result<Option<RowFunction>, EvalError> {
-        let Some(text) = self.text(key)? else { return Ok(None) };
-        self.row_function(key, &text, task).map(Some)
-    }
-
-    fn row_function(&self, key: &str, text: &str, task: &str) -> Result<RowFunction, EvalError> {
-        let name = text.strip_prefix(FUNCTION).unwrap_or(text);
-        RowFunction::named(name, task).ok_or_else(|| self.wrong(key, unknown_function(name)))
-    }
-
-    /// How a value is made of a row.
-    fn source(&mut self, key: &str, task: &str) -> Result<Option<Source>, EvalError> {
-        let expected = "expected a template, a list of texts or a number";
-        Ok(Some(match self.value(key) {
-            None => return Ok(None),
-            Some(Value::String(text)) if text.starts_with(FUNCTION) => {
-                Source::Function(self.row_function(key, &text, task)?)
-            }
-            Some(Value::String(text)) => {
-                let template = self.template(key, &text)?;
-                Source::Text(text, template)
-            }
-            Some(Value::Array(items)) => {
-                let items: Option<Vec<String>> = items.iter().map(plain_text).collect();
-                Source::List(items.ok_or_else(|| self.wrong(key, expected))?)
-            }
-            Some(Value::Object(fields)) => {
-                let items: Option<Vec<String>> = fields.values().map(plain_text).collect();
-                Source::List(items.ok_or_else(|| self.wrong(key, expected))?)
-            }
-            Some(other) => Source::Number(other.as_i64().ok_or_else(|| self.wrong(key, expected))?),
-        }))
-    }
-
-    fn template(&self, key: &str, text: &str) -> Result<RowTemplate, EvalError> {
-        let place = self.path.with_file_name(format!("{} [{key}]", file_name(self.path)));
-        Ok(RowTemplate::new(&place, text)?)
-    }
-
-    /// An error for the first key that nobody took.
-    fn finish(self, known: &[&str]) -> Result<(), EvalError> {
-        let mut left = self.fields.keys().filter(|key| !IGNORED.contains(&key.as_str()));
-        let Some(key) = left.next() else { return Ok(()) };
-        let near = known.iter().map(|name| (strsim::damerau_levenshtein(key, name), name)).min();
-        let hint = match near {
-            Some((distance, name)) if 2 * distance < key.len() => format!("; did you mean {name}?"),
-            _ => "; this program does not run such tasks".to_owned(),
-        };
-        Err(EvalError::task_file(self.path, key, format!("is not a known key{hint}")))
-    }
-}
 
 const KNOWN: [&str; 25] = [
     "task",
@@ -184,7 +77,7 @@ pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, Eval
         metrics: metrics(&mut keys, output)?,
         filters: filters(&mut keys)?,
         limits: limits(&mut keys)?,
-        process_results: results_function(&mut keys)?,
+        process_results: results_function(&mut keys, &called)?,
         version: keys.value("metadata").map_or(Value::Null, |mut it| it["version"].take()),
         name,
         dataset_path,
@@ -261,28 +154,34 @@ fn metrics(keys: &mut Keys, output: OutputType) -> Result<Vec<TaskMetric>, EvalE
     list.into_iter().map(one).collect()
 }
 
+const METRICS: [&str; 17] = [
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "exact_match",
+    "em",
+    "f1",
+    "mcc",
+    "likelihood",
+    "perplexity",
+    "word_perplexity",
+    "byte_perplexity",
+    "bits_per_byte",
+    "pass@1",
+    "prompt_level_strict_acc",
+    "inst_level_strict_acc",
+    "prompt_level_loose_acc",
+    "inst_level_loose_acc",
+];
+
 fn metric(name: String, mut keys: Keys) -> Result<TaskMetric, EvalError> {
-    const METRICS: [&str; 12] = [
-        "acc",
-        "acc_norm",
-        "acc_bytes",
-        "exact_match",
-        "f1",
-        "mcc",
-        "likelihood",
-        "perplexity",
-        "word_perplexity",
-        "byte_perplexity",
-        "bits_per_byte",
-        "brier_score",
-    ];
-    if !METRICS[..11].contains(&name.as_str()) {
-        let what = format!("metric {name:?} is not known; expected {}", METRICS[..11].join(", "));
+    if !METRICS.contains(&name.as_str()) {
+        let what = format!("metric {name:?} is not known; expected {}", METRICS.join(", "));
         return Err(keys.wrong("metric_list", what));
     }
     let aggregation = match keys.text("aggregation")? {
         None => Aggregation::of_metric(&name),
-        Some(text) => Aggregation::named(&text).ok_or_else(|| {
+        Some(text) => Aggregation::named(text.trim_start_matches(FUNCTION)).ok_or_else(|| {
             keys.wrong("metric_list", format!("aggregation {text:?} is not known"))
         })?,
     };
@@ -384,25 +283,9 @@ fn limits(keys: &mut Keys) -> Result<GenerationLimits, EvalError> {
     Ok(GenerationLimits { until, max_tokens: max_tokens.unwrap_or(MAX_GEN_TOKS) })
 }
 
-fn results_function(keys: &mut Keys) -> Result<Option<ResultsFunction>, EvalError> {
+fn results_function(keys: &mut Keys, task: &str) -> Result<Option<ResultsFunction>, EvalError> {
     let Some(text) = keys.text("process_results")? else { return Ok(None) };
     let name = text.strip_prefix(FUNCTION).unwrap_or(&text);
-    let found = ResultsFunction::named(name);
+    let found = ResultsFunction::named(name, task);
     found.map(Some).ok_or_else(|| keys.wrong("process_results", unknown_function(name)))
-}
-
-fn unknown_function(name: &str) -> String {
-    format!("{name} is Python; known here: {}", functions::NAMES)
-}
-
-fn plain_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

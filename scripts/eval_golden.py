@@ -1,0 +1,126 @@
+"""Writes export/eval/tests/golden.json: what the scoring functions of lm-evaluation-harness 0.4.13 return.
+
+    python scripts/eval_golden.py OUT
+
+The functions are the harness's own (hendrycks_math, drop, ifeval) on texts made here. NLTK's models are not asked
+for: what needs them, and language detection, is no case. Needs lm_eval==0.4.13, nltk, langdetect and immutabledict.
+"""
+
+import json
+import sys
+
+import nltk
+
+nltk.data.find = lambda *_: True
+from lm_eval.tasks.drop import utils as drop
+from lm_eval.tasks.hendrycks_math import utils as math
+from lm_eval.tasks.ifeval import utils as ifeval
+
+EQUAL = [
+    ("3", "3"), ("3", "4"), ("\\frac12", "\\frac{1}{2}"), ("1/2", "\\dfrac{1}{2}"), ("0.5", "\\frac12"),
+    (".5", "0.5"), ("x = 5", "5"), ("xyz=5", "5"), ("\\sqrt3", "\\sqrt{3}"), ("\\sqrt{3}", "\\sqrt 3"),
+    ("90^\\circ", "90"), ("90^{\\circ}", "90"), ("5\\text{ cm}", "5"), ("5\\text{ a}\\text{ b}", "5"),
+    ("10\\%", "10"), ("\\$5", "5"), ("\\left(1, 2\\right)", "(1,2)"), ("\\frac1{72}", "\\frac{1}{72}"),
+    ("\\frac1", "\\frac1"), ("\\frac", "\\frac"), ("a/b", "\\frac{a}{b}"), ("a/b", "a/b"), ("01/2", "1/2"),
+    ("-1/2", "\\frac{-1}{2}"), ("+1/2", "1/2"), ("1/2/3", "1/2/3"), ("", ""), ("", "1"), ("\\!1", "1"),
+    ("1\n", "1"), ("\\sqrt", "\\sqrt"), ("{.5}", "{0.5}"), ("x=y=z", "y=z"), ("\\tfrac{3}{4}", "3/4"),
+    ("1 000", "1000"), ("-0/1", "-0/1"), ("é/2", "é/2"), ("\\\\pi", "\\pi"), ("1_0/2", "10/2"),
+]
+BOXED = [
+    "So \\boxed{3}.", "\\boxed{\\frac{1}{2}} or \\boxed{x^{2}}", "\\boxed 7$ is it", "\\boxed{3} and \\boxed 7$",
+    "nothing",
+]
+ASKED = ["it is $3$.", "$a$ and $b$", "none", "one $ only", "$$", "é $x$ é"]
+DROP = [
+    ("5", [["5"]]), ("the 5 dogs", [["5"]]), ("5.0", [["5"]]), ("six", [["6"]]), ("Paris", [["paris"]]),
+    ("The city of Paris", [["Paris"], ["City Paris"]]), ("a", [["the"]]), ("", [["x"]]), ("x", [[""], ["y"]]),
+    ("John and Mary", [["John", "Mary"]]), ("John", [["John", "Mary", "Ann"]]), ("12-14", [["12 14"]]),
+    ("well-known man", [["well known"]]), ("1,000", [["1000"]]), ("12%", [["12"]]), ("3 May 1990", [["3 May 1990"]]),
+    ("one two three", [["one two"]]), ("nan", [["nan"]]), ("it's", [["its"]]), ("1e3", [["1000.0"]]),
+]
+TABLE = [
+    {"answer": {"number": "5", "date": {"day": "", "month": "", "year": ""}, "spans": []},
+     "validated_answers": {"number": ["", "5"], "date": [{"day": "1", "month": "May", "year": ""}] * 2,
+                           "spans": [["a", "b"], []]}},
+    {"answer": {"number": "", "date": {"day": "", "month": "May", "year": "1990"}, "spans": []},
+     "validated_answers": {"number": [], "date": [], "spans": []}},
+]
+FOLLOWED = [
+    ("keywords:existence", {"keywords": ["Cat", "dog"]}, ["a cat, a DOG", "a cat", "concatenated dogs"]),
+    ("keywords:frequency", {"keyword": " cat ", "frequency": 2, "relation": "at least"}, ["cat Cat", "cat"]),
+    ("keywords:frequency", {"keyword": "cat", "frequency": 2, "relation": "less than"}, ["cat Cat", "cat", "x"]),
+    ("keywords:forbidden_words", {"forbidden_words": ["cat"]}, ["a Cat.", "cats", "dog", "the *cat*"]),
+    ("keywords:letter_frequency", {"letter": "E", "let_frequency": 2, "let_relation": "at least"}, ["eE", "e", "é"]),
+    ("keywords:letter_frequency", {"letter": "e", "let_frequency": 2, "let_relation": "less than"}, ["eE", "e"]),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2},
+     ["a\n***\nb", "a *** b *** c", "***\na\n***\nb", "a\n***\n***\nb", "a", "a***b***"]),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, ["a b-c", "a b", "it's"]),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "less than"}, ["a b-c", "a b"]),
+    ("length_constraints:nth_paragraph_first_word", {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "Then"},
+     ["a\n\nthen, b", "a\n\n'Then b", "then\n\nb", "a", "a\n\n\n\nthen", "a\n\n \n\nthen x", "a\n\n\"then"]),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}, ["[a] [b c]", "[a]", "[a\nb] [c]"]),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, ["Hi\np.s. x", "Hi ps", "P. S. a", "x P.S"]),
+    ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, ["Hi\nP.P.S x", "P. P. S", "p.s."]),
+    ("detectable_content:postscript", {"postscript_marker": "PS: "}, ["ps: x", "p.s."]),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2},
+     ["* a\n* b", "- a\n  - b", "* a\n** b", "* a", "x\n- a\n* b\n", "intro\n* a\n* b\n* c"]),
+    ("detectable_format:constrained_response", {}, [" My answer is no. ", "My answer is No.", "x"]),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2},
+     ["*a* *b*", "**a**", "*a* * *", "**a** *b*", "*a*\n*b"]),
+    ("detectable_format:multiple_sections", {"section_spliter": "Section", "num_sections": 2},
+     ["Section 1\na\nSection 2\nb", "Section 1", "section 1 section 2", "Section X Section 1"]),
+    ("detectable_format:json_format", {}, ['{"a": 1}', '```json\n[1]\n```', "{a: 1}", "``` 3 ```", '"x" y']),
+    ("detectable_format:title", {}, ["<<a>>", "<< >>", "<a>", "x <<a\nb>>", "x <<< b >>>"]),
+    ("combination:two_responses", {}, ["a******b", "a******a", "******a******b", "a******b******c", "a", "a******"]),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Say It "}, [" say it now", "now say it", "* say it"]),
+    ("startend:end_checker", {"end_phrase": "The End. "}, ["so the end.", '"The End."', "the end", "The end.\nP.S."]),
+    ("startend:quotation", {}, ['"a"', ' "a" ', '"', "'a'", '"a" b', 'Here:\n"a"']),
+    ("punctuation:no_comma", {}, ["a b", "a, b", "a，b"]),
+]
+
+
+def followed(name, kwargs, text):
+    row = {"key": 1, "instruction_id_list": [name], "prompt": "", "kwargs": [kwargs]}
+    found = ifeval.process_results(row, [text])
+    return {"id": name, "kwargs": kwargs, "text": text,
+            "followed": [found["inst_level_strict_acc"][0], found["inst_level_loose_acc"][0]]}
+
+
+def lists(answers):
+    return [list(one) for one in answers]
+
+
+def main():
+    boxed = [(text, math.last_boxed_only_string(text)) for text in BOXED]
+    rows = {
+        "math_equal": [[a, b, math.is_equiv(a, b)] for a, b in EQUAL],
+        "math_boxed": [[text, found and math.remove_boxed(found)] for text, found in boxed],
+        "math_asked": [[text, asked(text)] for text in ASKED],
+        "drop_scores": [[text, golds, *scores(text, golds)] for text, golds in DROP],
+        "drop_answers": [[row, lists(drop.get_answers(row))] for row in TABLE],
+        "instructions": [followed(name, kwargs, text) for name, kwargs, texts in FOLLOWED for text in texts],
+    }
+    with open(sys.argv[1], "w") as file:
+        file.write("{\n")
+        parts = []
+        for key, cases in rows.items():
+            lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+            parts.append(f"{json.dumps(key)}: [\n{lines}\n]")
+        file.write(",\n".join(parts) + "\n}\n")
+
+
+def asked(text):
+    """The part of a text that `process_results` compares."""
+    seen, equal = [], math.is_equiv
+    math.is_equiv = lambda a, b: seen.append(a)
+    math.process_results({"solution": "\\boxed{1}"}, [text])
+    math.is_equiv = equal
+    return seen[0]
+
+
+def scores(text, golds):
+    found = drop.process_results({"answers": golds}, [text])
+    return float(found["em"]), float(found["f1"])
+
+
+main()
