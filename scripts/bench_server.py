@@ -88,7 +88,8 @@ def beside_a_long_prompt(client, vocab, long):
     during = sorted(gap for at, gap in all_gaps if start < at < times[0])
     before = [gap for at, gap in all_gaps if not start < at < times[0]]
     middle, most = (during[len(during) // 2], during[int(len(during) * 0.99)]) if during else (float("nan"),) * 2
-    return statistics.median(before), middle, most, times[0] - start
+    noise = sorted(before)[int(len(before) * 0.99)]
+    return statistics.median(before), noise, middle, most, times[0] - start
 
 
 def health(client, seconds=3.0, connections=4):
@@ -124,8 +125,9 @@ def main():
         speeds = [together(client, clients, args.tokens, args.vocab, 10 * clients + repeat) for repeat in range(args.repeat)]
         result[f"decode_tokens_per_second_{clients}"] = statistics.median(speeds)
     result["cached_first_token_seconds"] = cached_first_token(client, args.vocab, args.repeat)
-    undisturbed, middle, most, read = beside_a_long_prompt(client, args.vocab, args.long)
+    undisturbed, noise, middle, most, read = beside_a_long_prompt(client, args.vocab, args.long)
     result["between_tokens_seconds"] = undisturbed
+    result["between_tokens_p99_seconds"] = noise
     result["between_tokens_beside_prefill_median_seconds"] = middle
     result["between_tokens_beside_prefill_p99_seconds"] = most
     result["long_prompt_seconds"] = read

@@ -149,6 +149,7 @@ def run_bitnet(args, names):
             command = [args.bitnet, "eval", args.packed, "--tasks", name, "--data", args.rows, "--json",
                        "--num-fewshot", str(TASKS[name][0]), "--log-samples", log.name]
             command += ["--limit", str(args.limit)] if args.limit else []
+            command += ["--bos", args.bos]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name}: {done.stderr}")
@@ -277,6 +278,7 @@ def main():
     parser.add_argument("--server", metavar="URL", help="instead: a running `bitnet serve --head file` of --packed")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--bos", choices=["auto", "always", "never"], default="auto")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16 for timing only")
@@ -321,4 +323,5 @@ def main():
     sys.exit(wrong)
 
 
-main()
+if __name__ == "__main__":
+    main()

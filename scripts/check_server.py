@@ -4,9 +4,11 @@
     python3 -m venv venv && venv/bin/pip install openai 'lm-eval[api]'
     bitnet serve --model MODEL --head file --bos never &
     venv/bin/python scripts/check_server.py http://127.0.0.1:8080 [--key KEY] [--bitnet PROGRAM --model MODEL]
+        [--rows DIR --tasks arc_easy,hellaswag --limit N]
 
 A package that is not installed is named and left out. With --bitnet and --model, scores of lm-eval's
 client are compared with those of `bitnet score`; the server must run with `--head file --bos never`.
+With --rows, whole tasks too, over the rows that scripts/eval_rows.py writes, with those of `bitnet eval`.
 Ends with 1 if anything is wrong.
 """
 import argparse
@@ -143,23 +145,89 @@ def score(client, program, path, context, continuation):
     return sum(line["logprobs"][len(before):]), greedy
 
 
+def check_tools(base, key):
+    import openai
+
+    client = openai.OpenAI(base_url=f"{base}/v1", api_key=key or "none", max_retries=0)
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"],
+              "additionalProperties": False}
+    tool = {"type": "function", "function": {"name": "weather", "description": "of a city", "parameters": schema}}
+    ask = dict(model=client.models.list().data[0].id, messages=[{"role": "user", "content": "Weather?"}],
+               tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=100, seed=1)
+    call = client.chat.completions.create(**ask).choices[0].message.tool_calls[0]
+    check("openai: a call keeps to its schema", json.loads(call.function.arguments)["city"] in ("Rome", "Oslo"))
+    pieces = [event.choices[0].delta.tool_calls for event in client.chat.completions.create(**ask, stream=True)]
+    pieces = [piece[0].function.arguments or "" for piece in pieces if piece]
+    check("openai: a streamed call is the same", "".join(pieces) == call.function.arguments)
+    answer = client.responses.create(
+        model=ask["model"], input="Weather?", tool_choice="required", max_output_tokens=100,
+        tools=[{"type": "function", "name": "weather", "parameters": schema, "strict": True}])
+    check("openai: responses with a call", answer.output[0].type == "function_call")
+
+
+def check_anthropic(base, key):
+    import anthropic
+
+    client = anthropic.Anthropic(base_url=base, api_key=key or "none", max_retries=0)
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"],
+              "additionalProperties": False}
+    model = json.loads(curl(f"{base}/v1/models", key))["data"][0]["id"]
+    ask = dict(model=model, max_tokens=100, messages=[{"role": "user", "content": "Weather?"}],
+               extra_body={"temperature": 0}, tools=[{"name": "weather", "input_schema": schema}],
+               tool_choice={"type": "any", "disable_parallel_tool_use": True})
+    whole = client.messages.create(**ask)
+    check("anthropic: a call keeps to its schema", whole.content[0].input["city"] in ("Rome", "Oslo"), anthropic.__version__)
+    with client.messages.stream(**ask) as stream:
+        last = stream.get_final_message()
+    check("anthropic: a streamed call is the same", last.content[0].input == whole.content[0].input)
+    result = {"type": "tool_result", "tool_use_id": whole.content[0].id, "content": "rain"}
+    turns = [*ask["messages"], {"role": "assistant", "content": whole.content}, {"role": "user", "content": [result]}]
+    after = client.messages.create(**{**ask, "messages": turns, "tool_choice": {"type": "none"}})
+    check("anthropic: the result is answered", after.content[0].type == "text")
+
+
+def check_tasks(base, key, args):
+    """Whole tasks of the harness, through the server and by `bitnet eval`."""
+    import lm_eval
+    from check_eval import TASKS, compare, local_data, run_bitnet
+
+    names = args.tasks.split(",")
+    results, samples, _ = run_bitnet(argparse.Namespace(
+        bitnet=args.bitnet, packed=args.model, rows=args.rows, limit=args.limit, bos="never"), names)
+    local_data(args.rows)
+    for name in names:
+        theirs = lm_eval.simple_evaluate(
+            model=lm_eval_model(base, key), tasks=[name], num_fewshot=TASKS[name][0], limit=args.limit, log_samples=True)
+        found, other = compare(theirs["samples"][name], samples[name]), theirs["results"][name]
+        same = all(results[name][metric] == other[metric] for metric in other if metric.startswith(("acc", "exact")))
+        note = f"{found['rows']} rows, largest difference of a log-likelihood {found['largest']:.1e}"
+        check(f"lm-eval: {name} as bitnet eval", same and found["prompts"] and not found["texts"], note)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("--key", default="")
     parser.add_argument("--bitnet")
     parser.add_argument("--model")
+    parser.add_argument("--rows")
+    parser.add_argument("--tasks", default="arc_easy,boolq,gsm8k")
+    parser.add_argument("--limit", type=int)
     args = parser.parse_args()
     base = args.base.rstrip("/")
     check_curl(base, args.key)
     for package, run in [
         ("openai", lambda: check_openai(base, args.key)),
+        ("openai", lambda: check_tools(base, args.key)),
+        ("anthropic", lambda: check_anthropic(base, args.key)),
         ("lm_eval", lambda: check_lm_eval(base, args.key, args.bitnet, args.model)),
     ]:
         if importlib.util.find_spec(package):
             run()
         else:
             print(f"left out: {package} is not installed")
+    if args.rows and importlib.util.find_spec("lm_eval"):
+        check_tasks(base, args.key, args)
     sys.exit(1 if FAILED else 0)
 
 

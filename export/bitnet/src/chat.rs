@@ -1,41 +1,57 @@
 //! `bitnet chat`: a conversation on a terminal, or one user turn a line in a pipe.
 //!
-//! The conversation itself is `bitnet_chat`; this is the terminal around it.
+//! The conversation itself is `bitnet_chat`, or a server's; this is the terminal around it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bitnet_chat::{Answer, ChatError, ChatSession, ChatSettings};
+use bitnet_chat::{Answer, ChatSession, ChatSettings};
 use bitnet_format::figures::significant;
 use bitnet_text::ChatTemplate;
 
 use crate::chat_input::{ChatInput, HELP, Typed};
+use crate::chat_partner::{ChatPartner, PartnerReply};
 use crate::cli::ChatArgs;
 use crate::output::{note, spoken};
+use crate::server_chat::ServerChat;
 use crate::{generate as sampling, open};
 
 pub(crate) fn run(args: &ChatArgs) -> anyhow::Result<()> {
+    let (sampler, max_tokens) = (sampling::settings(&args.sampling), args.max_tokens);
+    let settings = ChatSettings { sampler, max_tokens };
+    match &args.model.server {
+        Some(address) => {
+            let key = args.api_key_file.as_deref();
+            begin(&mut ServerChat::open(address, key, settings)?, args)
+        }
+        None => with_model(args, settings),
+    }
+}
+
+/// A chat with a model of this process.
+fn with_model(args: &ChatArgs, settings: ChatSettings) -> anyhow::Result<()> {
     let model = open::model(args.model.path(), args.head, &args.adapter)?;
     let tokenizer = open::tokenizer(args.model.path(), &model)?;
     let chat = ChatTemplate::of_model(args.model.path(), &tokenizer)?;
-    let (sampler, max_tokens) = (sampling::settings(&args.sampling), args.max_tokens);
-    let settings = ChatSettings { sampler, max_tokens };
     let threads = open::threads(&args.threads, &model)?;
     let session = ChatSession::new(&model, &tokenizer, chat, threads, settings);
-    let mut session = session.with_cache(open::cache(&model, &args.cache));
-    session.set_system(args.system.as_deref().unwrap_or_default());
+    begin(&mut session.with_cache(open::cache(&model, &args.cache)), args)
+}
+
+fn begin(partner: &mut dyn ChatPartner, args: &ChatArgs) -> anyhow::Result<()> {
+    partner.set_system(args.system.as_deref().unwrap_or_default());
     let interrupt = Interrupt::listen()?;
-    converse(&mut session, &interrupt)
+    converse(partner, &interrupt)
 }
 
 /// Reads turns until the input ends.
-fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn converse(partner: &mut dyn ChatPartner, interrupt: &Interrupt) -> anyhow::Result<()> {
     let mut input = ChatInput::open();
     let terminal = input.is_terminal();
     if terminal {
-        greet(session.settings());
+        greet(partner.is_greedy());
     }
     loop {
         interrupt.let_through();
@@ -43,14 +59,14 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
         match input.typed(&line) {
             Typed::Empty => {}
             Typed::Help => note(HELP),
-            Typed::Reset => session.reset(),
-            Typed::System(text) => session.set_system(text),
+            Typed::Reset => partner.reset(),
+            Typed::System(text) => partner.set_system(text),
             Typed::Quit => return Ok(()),
             Typed::Unknown(command) => note(&format!("{command} is no command; /help lists them")),
             Typed::Message(text) => {
                 interrupt.hold();
                 let start = Instant::now();
-                let tokens = answer(session, text, interrupt)?;
+                let tokens = answer(partner, text, interrupt)?;
                 if terminal {
                     note(&speed(tokens, start.elapsed()));
                 }
@@ -60,22 +76,24 @@ fn converse(session: &mut ChatSession, interrupt: &Interrupt) -> anyhow::Result<
 }
 
 /// Prints the answer to a message, until Ctrl-C; the number of its tokens.
-fn answer(session: &mut ChatSession, text: &str, interrupt: &Interrupt) -> anyhow::Result<usize> {
+fn answer(
+    partner: &mut dyn ChatPartner,
+    text: &str,
+    interrupt: &Interrupt,
+) -> anyhow::Result<usize> {
     let mut written = Ok(());
-    let answered = session.answer(text, &mut |piece| {
+    let answered = partner.answer(text, &mut |piece| {
         written = spoken(piece);
         let goes_on = written.is_ok() && !interrupt.is_asked();
         if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     written?;
-    let answer = match answered {
-        Ok(answer) => answer,
-        Err(error @ ChatError::TooLong { .. }) => {
-            note(&error.to_string());
+    let answer = match answered? {
+        PartnerReply::Answered(answer) => answer,
+        PartnerReply::LeftOut(why) => {
+            note(&why);
             Answer { tokens: 0, forgotten: 0 }
         }
-        Err(ChatError::Text(error)) => return Err(error.into()),
-        Err(ChatError::Engine(error)) => return Err(error.into()),
     };
     spoken("\n")?;
     if answer.forgotten > 0 {
@@ -84,9 +102,9 @@ fn answer(session: &mut ChatSession, text: &str, interrupt: &Interrupt) -> anyho
     Ok(answer.tokens)
 }
 
-fn greet(settings: &ChatSettings) {
+fn greet(greedy: bool) {
     note("/help lists the commands, /quit leaves, Ctrl-C stops an answer");
-    if settings.sampler.temperature == 0.0 {
+    if greedy {
         note("the most likely words are taken (greedy); --temperature 0.7 makes answers vary");
     }
 }

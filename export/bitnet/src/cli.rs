@@ -90,10 +90,34 @@ pub(crate) struct GenerateArgs {
     pub(crate) json: bool,
 }
 
+/// Who answers: a model of this process, or a server.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ModelOrServer {
+    /// Model folder or GGUF file
+    #[arg(value_name = "MODEL")]
+    positional: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Address of a running `bitnet serve`, or of another server of OpenAI's chat completions, instead
+    #[arg(long, value_name = "URL", conflicts_with_all = ["adapter", "head", "cache", "threads"])]
+    pub(crate) server: Option<String>,
+}
+
+impl ModelOrServer {
+    pub(crate) fn path(&self) -> &Path {
+        self.positional.as_ref().or(self.model.as_ref()).expect("clap requires one of them")
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
-    pub(crate) model: ModelWord,
+    pub(crate) model: ModelOrServer,
+    /// File with the key of the server: its first line that is no comment
+    #[arg(long, value_name = "FILE", requires = "server")]
+    pub(crate) api_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) adapter: AdapterArgs,
     /// System message

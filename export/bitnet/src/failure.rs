@@ -35,6 +35,11 @@ pub(crate) struct TooLarge(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct WrongFlag(pub(crate) String);
 
+/// A server that cannot be reached, or does not answer as asked; the message begins with its address.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ServerFailed(pub(crate) String);
+
 /// A server that a signal ended, after its answers; nothing to report.
 #[cfg(feature = "serve")]
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +126,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     };
     None.or_else(|| error.downcast_ref::<BadInput>().map(|_| INPUT))
         .or_else(|| error.downcast_ref::<TooLarge>().map(|_| ENVIRONMENT))
+        .or_else(|| error.downcast_ref::<ServerFailed>().map(|_| ENVIRONMENT))
         .or_else(|| error.downcast_ref::<WrongFlag>().map(|_| USAGE))
         .or_else(|| server_code(error))
         .or_else(|| error.downcast_ref().map(from_engine))

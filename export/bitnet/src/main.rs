@@ -6,6 +6,7 @@
 mod bench;
 mod chat;
 mod chat_input;
+mod chat_partner;
 mod cli;
 mod common_args;
 mod eval;
@@ -15,6 +16,7 @@ mod eval_table;
 mod failure;
 mod generate;
 mod inspect;
+mod key_file;
 mod line_editor;
 mod manual;
 mod open;
@@ -24,6 +26,7 @@ mod score;
 mod serve;
 #[cfg(feature = "serve")]
 mod serve_args;
+mod server_chat;
 
 use std::alloc::System;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -5,15 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use bitnet_engine::{CachePrecision, KvCache, Model};
-use bitnet_format::Shown;
 use bitnet_format::figures::size;
-use bitnet_format::input::{LARGEST_TEXT, read_text};
 use bitnet_format::process::{free_memory, peak_memory};
 use bitnet_serve::{ServeEnd, ServeOptions, ServedModel, list_endpoints, listen, serve};
 use bitnet_text::ChatTemplate;
 
 use crate::cli::CacheArg;
-use crate::failure::{BadInput, EndedBySignal, TooLarge, WrongFlag};
+use crate::failure::{EndedBySignal, TooLarge, WrongFlag};
+use crate::key_file;
 use crate::open;
 use crate::output::{note, result_line};
 use crate::serve_args::ServeArgs;
@@ -56,7 +55,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &ServeArgs) -> anyhow::Result<ServeOptions> {
-    let keys = args.api_key_file.as_deref().map(keys).transpose()?.unwrap_or_default();
+    let keys = args.api_key_file.as_deref().map(key_file::keys).transpose()?.unwrap_or_default();
     if keys.is_empty() && !args.host.is_loopback() && !args.insecure_no_auth {
         let what = format!(
             "--host {}: other machines reach this address; expected --api-key-file FILE, or \
@@ -85,28 +84,6 @@ fn precision(args: &ServeArgs) -> CachePrecision {
         CacheArg::F32 => CachePrecision::F32,
         CacheArg::F16 => CachePrecision::F16,
     }
-}
-
-/// The keys of a file: one a line; empty lines and those that begin with `#` are left out.
-fn keys(path: &Path) -> anyhow::Result<Vec<String>> {
-    let text = read_text(path, LARGEST_TEXT)?;
-    let mut keys = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let key = line.trim();
-        if key.is_empty() || key.starts_with('#') {
-            continue;
-        }
-        if !key.chars().all(|letter| letter.is_ascii_graphic()) {
-            let what = "expected a key of printable ASCII characters without spaces";
-            return Err(BadInput(format!("{}:{number}: {what}", path.shown())).into());
-        }
-        keys.push(key.to_owned());
-    }
-    if keys.is_empty() {
-        let what = "holds no key; expected one a line";
-        return Err(BadInput(format!("{}: {what}", path.shown())).into());
-    }
-    Ok(keys)
 }
 
 /// An origin as browsers send it: scheme, host and port alone.
@@ -194,18 +171,5 @@ mod tests {
         for bad in ["*", "a.example", "https://a.example/", "https://", "ftp://a", "https://a b"] {
             assert!(origin(bad).unwrap_err().0.starts_with("--cors-origin"), "{bad}");
         }
-    }
-
-    #[test]
-    fn keys_are_lines_and_a_file_without_any_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        let read = |text: &str| {
-            fs_err::write(&path, text).unwrap();
-            keys(&path).map_err(|error| error.to_string())
-        };
-        assert_eq!(read("# mine\none\n\n two \n").unwrap(), ["one", "two"]);
-        assert!(read("# nothing\n").unwrap_err().ends_with("holds no key; expected one a line"));
-        assert!(read("one\nt wo\n").unwrap_err().contains("keys:2: expected a key"));
     }
 }

@@ -90,6 +90,62 @@ fn it_says_where_it_listens_answers_and_ends_with_the_code_of_its_signal() {
 }
 
 #[test]
+fn five_hundred_idle_connections_leave_others_served() {
+    let model = model();
+    let (mut child, address) = started(model.path(), &["--threads", "1"]);
+    let idle: Vec<_> = (0..500).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let head = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    for _ in 0..3 {
+        assert!(ask(&address, head).starts_with("HTTP/1.1 200"));
+    }
+    drop(idle);
+    signal(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+/// A chat in a pipe: turns in, answers out.
+fn talk(args: &[&str], turns: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+    command.arg("chat").args(["--max-tokens", "12"]).args(args);
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    // One that is refused at once ends before it reads.
+    let _ = child.stdin.take().unwrap().write_all(turns.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_chat_with_a_server_says_what_one_with_the_model_says() {
+    let model = model();
+    let path = model.path().to_str().unwrap();
+    let keys = model.path().join("keys.txt");
+    fs_err::write(&keys, "# mine\na-key\n").unwrap();
+    let keys = keys.to_str().unwrap();
+    let (mut child, address) = started(model.path(), &["--api-key-file", keys, "--threads", "1"]);
+    let server = format!("http://{address}/");
+    for settings in
+        [&["--system", "sing"][..], &["--temperature", "1", "--top-k", "40", "--seed", "3"]]
+    {
+        let turns = "the cat\n/reset\non the mat\nthe cat sat\n";
+        let alone = talk(&[&[path][..], settings].concat(), turns);
+        let asked = [&["--server", &server, "--api-key-file", keys][..], settings].concat();
+        let served = talk(&asked, turns);
+        assert!(served.status.success(), "{}", String::from_utf8_lossy(&served.stderr));
+        assert_eq!(String::from_utf8_lossy(&served.stdout), String::from_utf8_lossy(&alone.stdout));
+        assert!(served.stdout.split(|byte| *byte == b'\n').count() > 3);
+    }
+    let long = format!("{}\n", "the cat ".repeat(400));
+    let served = talk(&["--server", &server, "--api-key-file", keys], &long);
+    let told = String::from_utf8_lossy(&served.stderr).into_owned();
+    assert!(told.contains("does not fit into the context of 512 tokens"), "{told}");
+    refused(&talk(&["--server", &server], "hi\n"), 5, "a valid key is needed");
+    signal(&child, "-TERM");
+    child.wait().unwrap();
+    refused(&talk(&["--server", &server], "hi\n"), 5, &address);
+    refused(&talk(&["--server", "https://localhost"], "hi\n"), 2, "http://127.0.0.1:8080");
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_the_documented_codes() {
     let model = model();
     let keys = model.path().join("keys.txt");

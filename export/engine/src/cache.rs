@@ -123,6 +123,14 @@ impl<E: Element> KvBuffer<E> {
         Self { len, width: self.width, heads: self.heads.iter().map(first).collect() }
     }
 
+    fn shrink_to(&mut self, len: usize) {
+        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
+        for head in &mut self.heads {
+            head.keys.shrink_to(keys);
+            head.values.shrink_to(values);
+        }
+    }
+
     fn reserve(&mut self, len: usize) {
         let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
         for head in &mut self.heads {
@@ -166,6 +174,13 @@ impl LayerCache {
         match self {
             Self::F32(buffer) => buffer.reserve(len),
             Self::F16(buffer) => buffer.reserve(len),
+        }
+    }
+
+    fn shrink_to(&mut self, len: usize) {
+        match self {
+            Self::F32(buffer) => buffer.shrink_to(len),
+            Self::F16(buffer) => buffer.shrink_to(len),
         }
     }
 
@@ -228,6 +243,11 @@ impl KvCache {
     /// only when a token comes.
     pub fn reserve(&mut self, len: usize) {
         self.layers.iter_mut().for_each(|layer| layer.reserve(len));
+    }
+
+    /// Gives back memory that was reserved for more than `len` tokens and is not used.
+    pub fn shrink_to(&mut self, len: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.shrink_to(len));
     }
 
     /// Whether this cache was made for a model of that shape.

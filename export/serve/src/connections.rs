@@ -10,6 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::bare_errors::BareErrors;
 use crate::options::{HEAD_TIME, MOST_CONNECTIONS, WRITE_TIME};
 use crate::stall_guard::StallGuard;
 
@@ -50,7 +51,7 @@ async fn serve_one(
 ) {
     // Tokens are small and each should arrive at once.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(StallGuard::new(stream, WRITE_TIME));
+    let io = TokioIo::new(BareErrors::new(StallGuard::new(stream, WRITE_TIME)));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
     let connection = builder.serve_connection(io, TowerToHyperService::new(router));

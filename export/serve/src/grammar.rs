@@ -1,4 +1,4 @@
-//! Answers that must be JSON: which tokens may come next.
+//! Answers that must be JSON or calls of functions: which tokens may come next.
 //!
 //! The masks are those of the `llguidance` crate. White space between values is bounded, so that a model
 //! cannot go on with it forever.
@@ -6,7 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bitnet_text::Tokenizer;
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -18,8 +18,8 @@ const WHITE_SPACE: &str = "[ \\n\\t]{0,12}";
 pub(crate) struct Grammars {
     tokenizer: Arc<Tokenizer>,
     vocab_size: usize,
-    /// Ends an answer; without one no answer could be complete.
-    end: Option<u32>,
+    /// End an answer; without one no answer could be complete.
+    ends: Arc<[u32]>,
     factory: OnceLock<Result<ParserFactory, String>>,
 }
 
@@ -31,27 +31,43 @@ pub(crate) struct AnswerGrammar(Matcher);
 pub(crate) struct GrammarFailed;
 
 impl Grammars {
-    pub(crate) fn new(tokenizer: Arc<Tokenizer>, vocab_size: usize, end: Option<u32>) -> Self {
-        Self { tokenizer, vocab_size, end, factory: OnceLock::new() }
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>, vocab_size: usize, ends: Arc<[u32]>) -> Self {
+        Self { tokenizer, vocab_size, ends, factory: OnceLock::new() }
     }
 
     /// JSON that a schema describes.
     ///
     /// # Errors
     /// What is wrong with the schema, or with the tokenizer.
-    pub(crate) fn json(&self, mut schema: Value) -> Result<AnswerGrammar, String> {
-        if let Some(schema) = schema.as_object_mut() {
-            schema.insert("x-guidance".to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));
+    pub(crate) fn json(&self, schema: Value) -> Result<AnswerGrammar, String> {
+        self.compile(TopLevelGrammar::from_json_schema(bounded(schema)))
+    }
+
+    /// Answers as `lark` has them, where `@arguments0` is JSON that the first schema describes.
+    ///
+    /// # Errors
+    /// As [`Grammars::json`].
+    pub(crate) fn calls(&self, lark: String, schemas: Vec<Value>) -> Result<AnswerGrammar, String> {
+        let mut all = TopLevelGrammar::from_lark(lark);
+        for (index, schema) in schemas.into_iter().enumerate() {
+            let mut grammar = GrammarWithLexer::from_json_schema(bounded(schema));
+            grammar.name = Some(format!("arguments{index}"));
+            all.grammars.push(grammar);
         }
+        self.compile(all)
+    }
+
+    fn compile(&self, grammar: TopLevelGrammar) -> Result<AnswerGrammar, String> {
         let factory = self.factory.get_or_init(|| self.factory()).as_ref().map_err(Clone::clone)?;
-        let parser = factory.create_parser(TopLevelGrammar::from_json_schema(schema));
-        parser.map(|parser| AnswerGrammar(Matcher::new(Ok(parser)))).map_err(|error| short(&error))
+        let parser = factory.create_parser(grammar).map_err(|error| short(&error))?;
+        Ok(AnswerGrammar(Matcher::new(Ok(parser))))
     }
 
     fn factory(&self) -> Result<ParserFactory, String> {
-        let end = self.end.ok_or("no token of this model ends an answer")?;
+        let end = self.ends.first().copied().ok_or("no token of this model ends an answer")?;
         let words: Vec<Vec<u8>> = (0..self.vocab_size as u32).map(|id| self.word(id)).collect();
         let trie = TokTrie::from(&TokRxInfo::new(self.vocab_size as u32, end), &words);
+        let trie = trie.with_eos_tokens(&self.ends);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&environment).map_err(|error| short(&error))?;
         factory.quiet();
@@ -71,7 +87,7 @@ impl Grammars {
 
 impl std::fmt::Debug for Grammars {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Grammars").field("end", &self.end).finish_non_exhaustive()
+        out.debug_struct("Grammars").field("ends", &self.ends).finish_non_exhaustive()
     }
 }
 
@@ -102,6 +118,14 @@ impl std::fmt::Debug for AnswerGrammar {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("AnswerGrammar").finish_non_exhaustive()
     }
+}
+
+/// A schema whose white space is bounded.
+fn bounded(mut schema: Value) -> Value {
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("x-guidance".to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));
+    }
+    schema
 }
 
 /// The first line of what the crate says.

@@ -13,6 +13,7 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod bare_errors;
 mod connections;
 mod grammar;
 mod http;

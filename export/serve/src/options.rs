@@ -9,9 +9,9 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 /// A body may be so long.
 pub(crate) const LARGEST_BODY: usize = 2 << 20;
 /// A body comes within that time.
-pub(crate) const BODY_TIME: Duration = Duration::from_secs(30);
+pub(crate) const BODY_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
 /// The head of a request comes within that time, an idle connection included.
-pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 /// A client takes what is written for it within that time.
 pub(crate) const WRITE_TIME: Duration = Duration::from_secs(30);
 /// A quiet stream says that it is alive.
@@ -26,6 +26,8 @@ pub(crate) const MOST_MESSAGES: usize = 1024;
 pub(crate) const MOST_PROMPTS: usize = 64;
 /// Answers to a prompt.
 pub(crate) const MOST_CHOICES: u64 = 4;
+/// Functions of a request that the model may call.
+pub(crate) const MOST_TOOLS: usize = 128;
 /// Stop texts of a request.
 pub(crate) const MOST_STOPS: usize = 8;
 /// Characters of a stop text.

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
 use bitnet_engine::Model;
+use bitnet_text::{ChatTemplate, Tokenizer};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -87,8 +88,7 @@ pub(crate) fn start(
     let ServedModel { name, model, tokenizer, template } = served;
     let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::new()));
     let stop_ids = document_stops(&model, &tokenizer);
-    let mut chat_stop_ids = model.spec().eos_token_id.clone();
-    chat_stop_ids.extend(template.stop_ids(&tokenizer));
+    let chat_stop_ids = chat_stops(&model, &tokenizer, &template);
     let limit = model.spec().max_position_embeddings;
     let context = options.context.map_or(limit, |context| context.min(limit));
     let vocab_size = model.spec().vocab_size;
@@ -105,8 +105,7 @@ pub(crate) fn start(
         let _ = thread.join();
         let _ = tell.send(());
     })?;
-    let grammars =
-        Grammars::new(Arc::clone(&tokenizer), vocab_size, chat_stop_ids.first().copied());
+    let grammars = Grammars::new(Arc::clone(&tokenizer), vocab_size, Arc::clone(&chat_stop_ids));
     let state = AppState {
         model: name,
         created: now(),
@@ -115,7 +114,7 @@ pub(crate) fn start(
         vocab_size,
         context,
         stop_ids: stop_ids.into(),
-        chat_stop_ids: chat_stop_ids.into(),
+        chat_stop_ids,
         bos: options.bos,
         grammars,
         inference,
@@ -124,8 +123,21 @@ pub(crate) fn start(
     Ok((Arc::new(state), stopped))
 }
 
+/// The ids that end an answer in a conversation: the config's, and those of the template.
+fn chat_stops(model: &Model, tokenizer: &Tokenizer, template: &ChatTemplate) -> Arc<[u32]> {
+    let vocab_size = model.spec().vocab_size;
+    let all = [&model.spec().eos_token_id[..], &template.stop_ids(tokenizer)].concat();
+    let mut ids: Vec<u32> = Vec::new();
+    for id in all {
+        if (id as usize) < vocab_size && !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids.into()
+}
+
 /// The config's stop ids; the tokenizer's where the config names none.
-fn document_stops(model: &Model, tokenizer: &bitnet_text::Tokenizer) -> Vec<u32> {
+fn document_stops(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
     match &model.spec().eos_token_id[..] {
         [] => tokenizer.eos().into_iter().chain(tokenizer.eot()).collect(),
         ids => ids.to_vec(),

@@ -3,8 +3,11 @@
 mod abuse;
 mod client;
 mod endpoints;
+mod malformed;
 mod other_forms;
+mod slow;
 mod structured;
+mod tools;
 
 use bitnet_engine::{CachePrecision, HeadPrecision, Model};
 use bitnet_format::ModelSpec;

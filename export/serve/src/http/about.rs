@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -24,8 +25,10 @@ pub(crate) async fn models(State(state): State<Arc<AppState>>) -> Json<Value> {
 /// `GET /v1/models/{id}`.
 pub(crate) async fn model(
     State(state): State<Arc<AppState>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let bad = |_| ApiError::new(StatusCode::BAD_REQUEST, "invalid_path", "the path is not UTF-8");
+    let Path(id) = id.map_err(bad)?;
     if id == state.model { Ok(Json(model_json(&state))) } else { Err(state.no_model(&id)) }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::{BodyFields, depth};
+use super::strict_json::StrictValue;
 use crate::options::{BODY_TIME, DEEPEST_JSON, LARGEST_BODY};
 
 /// The object that a body holds.
@@ -28,13 +29,29 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
 /// A form of some page may come without being asked for; JSON may not.
 fn check_type(request: &Request) -> Result<(), ApiError> {
-    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("application/json") {
-        return Ok(());
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let refused = |message: &str| {
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    };
+    if !is_utf8_json(header(header::CONTENT_TYPE).unwrap_or_default()) {
+        return Err(refused("expected Content-Type: application/json, in UTF-8"));
     }
-    let message = "expected Content-Type: application/json";
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+    match header(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.eq_ignore_ascii_case("identity") => {
+            Err(refused("a compressed body is not supported; expected no Content-Encoding"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_utf8_json(kind: &str) -> bool {
+    let mut parts = kind.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let is_json = parts.next().is_some_and(|kind| kind == "application/json");
+    is_json
+        && parts.all(|part| match part.strip_prefix("charset=") {
+            Some(charset) => ["utf-8", "utf8"].contains(&charset.trim_matches('"')),
+            None => true,
+        })
 }
 
 fn too_slow(time: Duration) -> ApiError {
@@ -52,7 +69,7 @@ fn unread(status: StatusCode) -> ApiError {
 
 fn parse(bytes: &[u8]) -> Result<BodyFields, ApiError> {
     let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message);
-    let value: Value = serde_json::from_slice(bytes)
+    let StrictValue(value) = serde_json::from_slice(bytes)
         .map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     if depth(&value) > DEEPEST_JSON {
         return Err(bad(format!("the body nests values more than {DEEPEST_JSON} deep")));

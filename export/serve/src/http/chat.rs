@@ -5,21 +5,24 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bitnet_text::Conversation;
 use serde_json::{Value, json};
 
 use super::answer::{
     Answered, StreamEvent, StreamFormat, TokenUsage, collect, fingerprint, finish_reason, stream,
 };
+use super::answer_parts::{AnswerPart, AnswerParts, ToolCall, whole};
 use super::body::JsonBody;
+use super::conversation::{bind, prompt};
 use super::error::ApiError;
 use super::fields::BodyFields;
 use super::logprobs;
-use super::messages_in::read_messages;
+use super::messages_in::{call_json, read_messages};
 use super::response_format::read_response_format;
 use super::sampling::AnswerSettings;
 use super::state::{AnswerRequest, AppState, now};
-use crate::inference::{JobEvent, RequestId};
+use super::tool_form::ToolForm;
+use super::tools::Tools;
+use crate::inference::{EndReason, JobEvent, RequestId};
 use crate::options::MOST_LOGPROBS;
 
 /// The handler.
@@ -41,15 +44,15 @@ pub(crate) async fn chat_completions(
 
 fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiError> {
     state.check_model(&mut fields)?;
-    let conversation = read_messages("messages", fields.require("messages")?)?;
+    let mut conversation = read_messages("messages", fields.require("messages")?)?;
+    let tools = Tools::of_chat(&mut fields)?;
+    conversation.tools = tools.json();
     let settings = AnswerSettings::read(&mut fields, state.vocab_size)?;
     let top = read_logprobs(&mut fields)?;
     let most = fields.count("max_tokens", 1..=1 << 32)?;
     let max_tokens = fields.count("max_completion_tokens", 1..=1 << 32)?.or(most);
-    let grammar = read_response_format(state, &mut fields)?;
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &["none".into(), "auto".into()])?;
-    fields.only("parallel_tool_calls", &[true.into(), false.into()])?;
+    let format = read_response_format(state, &mut fields)?;
+    let (calls, grammar) = bind(state, &tools, format, "response_format")?;
     fields.only("modalities", &[json!(["text"])])?;
     fields.finish()?;
     Ok(AnswerRequest {
@@ -60,17 +63,8 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiEr
         top,
         scores_prompt: false,
         grammar,
+        calls,
     })
-}
-
-/// The prompt of a conversation.
-pub(crate) fn prompt(
-    state: &AppState,
-    conversation: &Conversation,
-    name: &str,
-) -> Result<Arc<[u32]>, ApiError> {
-    let ids = state.template.prompt(&state.tokenizer, conversation);
-    Ok(ids.map_err(|error| ApiError::field(name, error.to_string()))?.into())
 }
 
 fn read_logprobs(fields: &mut BodyFields) -> Result<Option<usize>, ApiError> {
@@ -84,14 +78,18 @@ fn read_logprobs(fields: &mut BodyFields) -> Result<Option<usize>, ApiError> {
 /// Writes answers as OpenAI's chat completions.
 struct ChatFormat {
     state: Arc<AppState>,
-    id: String,
+    number: u64,
     created: u64,
     usage: TokenUsage,
     /// Whether log-probabilities were asked for.
     scored: bool,
     stream_usage: bool,
-    /// Whether each answer said something: the space that parts it from the header is left out.
-    begun: Vec<bool>,
+    /// How calls are written, if there may be some.
+    form: Option<ToolForm>,
+    /// What of each answer is said, and what calls a function.
+    answers: Vec<AnswerParts>,
+    /// How many calls each answer made.
+    calls: Vec<usize>,
 }
 
 impl ChatFormat {
@@ -99,18 +97,20 @@ impl ChatFormat {
         let prompt = question.prompts.iter().map(|prompt| prompt.len()).sum();
         Self {
             state: Arc::clone(state),
-            id: format!("chatcmpl-{}", request.number()),
+            number: request.number(),
             created: now(),
             usage: TokenUsage { prompt, ..TokenUsage::default() },
             scored: question.top.is_some(),
             stream_usage: question.settings.stream_usage,
-            begun: vec![false; question.settings.choices],
+            form: question.calls,
+            answers: vec![AnswerParts::new(question.calls); question.settings.choices],
+            calls: vec![0; question.settings.choices],
         }
     }
 
     fn object(&self, kind: &str, choices: Value) -> Value {
         json!({
-            "id": self.id, "object": kind, "created": self.created,
+            "id": format!("chatcmpl-{}", self.number), "object": kind, "created": self.created,
             "model": self.state.model, "system_fingerprint": fingerprint(),
             "choices": choices,
         })
@@ -122,12 +122,18 @@ impl ChatFormat {
             let Some(end) = &answer.end else { continue };
             self.usage.add(end);
             let scored = || logprobs::objects(&self.state.tokenizer, &answer.tokens);
-            let content = answer.text.trim_start();
+            let (said, calls) = whole(self.form, &answer.text);
+            let content =
+                if said.is_empty() && !calls.is_empty() { Value::Null } else { said.into() };
+            let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+            let reason = reason(end.reason, calls.len());
+            if !calls.is_empty() {
+                let each = calls.iter().enumerate();
+                message["tool_calls"] = each.map(|(at, call)| self.call(index, at, call)).collect();
+            }
             choices.push(json!({
-                "index": index,
-                "message": {"role": "assistant", "content": content, "refusal": null},
-                "logprobs": self.scored.then(scored),
-                "finish_reason": finish_reason(end.reason),
+                "index": index, "message": message,
+                "logprobs": self.scored.then(scored), "finish_reason": reason,
             }));
         }
         let mut object = self.object("chat.completion", choices.into());
@@ -148,37 +154,77 @@ impl ChatFormat {
         StreamEvent::data(&self.object("chat.completion.chunk", json!([choice])))
     }
 
-    /// A piece of an answer without the space at its very beginning.
-    fn said<'a>(&mut self, choice: usize, text: &'a str) -> &'a str {
-        let text = if self.begun[choice] { text } else { text.trim_start() };
-        self.begun[choice] |= !text.is_empty();
-        text
+    /// The identifier of a call, of which there is one in the life of a server.
+    fn call_id(&self, choice: usize, call: usize) -> String {
+        format!("call_{}_{choice}_{call}", self.number)
+    }
+
+    fn call(&self, choice: usize, at: usize, call: &ToolCall) -> Value {
+        call_json(&self.call_id(choice, at), &call.name, call.arguments.as_str().into())
+    }
+
+    /// What a part of an answer adds to it; nothing for the end of a call.
+    fn delta(&mut self, choice: usize, part: AnswerPart) -> Option<Value> {
+        let call = match part {
+            AnswerPart::Text(text) => return Some(json!({"content": text})),
+            AnswerPart::CallEnds => return None,
+            AnswerPart::CallBegins(name) => {
+                let id = self.call_id(choice, self.calls[choice]);
+                self.calls[choice] += 1;
+                json!({"id": id, "type": "function", "function": {"name": name, "arguments": ""}})
+            }
+            AnswerPart::Arguments(piece) => json!({"function": {"arguments": piece}}),
+        };
+        let mut call = call;
+        call["index"] = (self.calls[choice] - 1).into();
+        Some(json!({"tool_calls": [call]}))
+    }
+
+    /// The chunks of some parts; the first of them has the log-probabilities.
+    fn chunks(
+        &mut self,
+        choice: usize,
+        parts: Vec<AnswerPart>,
+        mut logprobs: Value,
+    ) -> Vec<StreamEvent> {
+        let deltas: Vec<Value> =
+            parts.into_iter().filter_map(|part| self.delta(choice, part)).collect();
+        let empty = (deltas.is_empty() && !logprobs.is_null()).then(|| json!({"content": ""}));
+        let deltas = deltas.into_iter().chain(empty);
+        deltas.map(|delta| self.chunk(choice, delta, logprobs.take(), None)).collect()
+    }
+}
+
+/// OpenAI's word for how an answer ended that made so many calls.
+fn reason(reason: EndReason, calls: usize) -> &'static str {
+    match reason {
+        EndReason::StopId if calls > 0 => "tool_calls",
+        other => finish_reason(other),
     }
 }
 
 impl StreamFormat for ChatFormat {
     fn begin(&mut self) -> Vec<StreamEvent> {
         let role = json!({"role": "assistant", "content": ""});
-        let all = 0..self.begun.len();
+        let all = 0..self.answers.len();
         all.map(|index| self.chunk(index, role.clone(), Value::Null, None)).collect()
     }
 
     fn next(&mut self, choice: usize, event: JobEvent) -> Vec<StreamEvent> {
         match event {
             JobEvent::Token { text, token } => {
-                let text = self.said(choice, &text);
+                let parts = self.answers[choice].push(&text);
                 let scored = || logprobs::objects(&self.state.tokenizer, [&token]);
                 let scored = if self.scored { scored() } else { Value::Null };
-                if text.is_empty() && scored.is_null() {
-                    return Vec::new();
-                }
-                vec![self.chunk(choice, json!({"content": text}), scored, None)]
+                self.chunks(choice, parts, scored)
             }
             JobEvent::End(end) => {
                 self.usage.add(&end);
-                let text = self.said(choice, &end.text);
-                let delta = if text.is_empty() { json!({}) } else { json!({"content": text}) };
-                vec![self.chunk(choice, delta, Value::Null, Some(finish_reason(end.reason)))]
+                let parts = self.answers[choice].finish(&end.text);
+                let mut chunks = self.chunks(choice, parts, Value::Null);
+                let reason = reason(end.reason, self.calls[choice]);
+                chunks.push(self.chunk(choice, json!({}), Value::Null, Some(reason)));
+                chunks
             }
             JobEvent::Prompt(_) | JobEvent::Failed => Vec::new(),
         }

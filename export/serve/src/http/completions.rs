@@ -69,6 +69,7 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<Completion, ApiError
         top,
         scores_prompt: echo && top.is_some(),
         grammar: None,
+        calls: None,
     };
     Ok(Completion {
         question,

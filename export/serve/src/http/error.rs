@@ -53,6 +53,18 @@ impl ApiError {
     }
 }
 
+/// The body of an error in what comes before a request can be handled; `None` for other statuses.
+pub(crate) fn protocol_error(status: u16) -> Option<String> {
+    let (code, message) = match status {
+        400 => ("invalid_request", "the request is not HTTP/1.1, or breaks its rules"),
+        414 => ("uri_too_long", "the path is too long"),
+        431 => ("headers_too_large", "there are too many headers, or too long ones"),
+        _ => return None,
+    };
+    let status = StatusCode::from_u16(status).ok()?;
+    Some(ApiError::new(status, code, message).json().to_string())
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.json())).into_response();

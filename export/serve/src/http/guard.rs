@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -45,11 +45,12 @@ impl RequestGuard {
     }
 
     fn check_origin(&self, headers: &HeaderMap, host: Option<&str>) -> Result<(), ApiError> {
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-        let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        let own = origin.split_once("://").map(|(_, host)| host);
-        let is_own = own.is_some() && own == host;
-        if is_own || self.origins.contains(&origin) {
+        let allowed = |origin: &HeaderValue| {
+            let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+            let own = origin.split_once("://").map(|(_, host)| host);
+            (own.is_some() && own == host) || self.origins.contains(&origin)
+        };
+        if headers.get_all(header::ORIGIN).iter().all(allowed) {
             return Ok(());
         }
         let message = "pages of this origin may not ask; --cors-origin allows one";
@@ -96,10 +97,14 @@ fn host(request: &Request) -> Result<Option<String>, ApiError> {
 /// Whether a `Host` is a name of this machine that no other can take: `localhost:8080`, `127.0.0.1`,
 /// `[::1]:8080`.
 fn is_own_name(host: &str) -> bool {
-    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => (address, rest),
+        None => host.split_at(host.rfind(':').unwrap_or(host.len())),
     };
+    let is_port = |port: &str| port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok());
+    if !(port.is_empty() || is_port(port)) {
+        return false;
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_address = || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     name == "localhost" || name.ends_with(".localhost") || is_address()
@@ -137,7 +142,15 @@ mod tests {
         for host in ["localhost:8080", "127.0.0.1", "[::1]:80", "LocalHost", "a.localhost:1"] {
             assert_eq!(asked(&guard, "/v1/models", &[("host", host)]), 200, "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil:80", "[::2]", ""] {
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil:80",
+            "[::2]",
+            "",
+            "[::1]x",
+            "localhost:x",
+        ] {
             assert_eq!(asked(&guard, "/v1/models", &[("host", host)]), 403, "{host}");
         }
         assert_eq!(asked(&guard, "/v1/models", &[]), 400);

@@ -1,4 +1,4 @@
-//! `POST /v1/messages` and `/v1/messages/count_tokens`: Anthropic's form, for text.
+//! `POST /v1/messages` and `/v1/messages/count_tokens`: Anthropic's form, for text and calls.
 
 use std::sync::Arc;
 
@@ -9,13 +9,17 @@ use bitnet_text::{Conversation, Message, Role};
 use serde_json::{Value, json};
 
 use super::answer::{StreamEvent, StreamFormat, collect, stream};
+use super::answer_parts::{AnswerPart, AnswerParts, whole};
 use super::body::JsonBody;
-use super::chat::prompt;
+use super::conversation::{bind, prompt};
 use super::error::ApiError;
 use super::fields::BodyFields;
-use super::messages_in::{read_content, read_messages};
-use super::sampling::{AnswerSettings, read_sampler, read_stops};
+use super::message_blocks::read_turns;
+use super::messages_in::read_content;
+use super::sampling::{AnswerSettings, read_notes, read_sampler, read_stops};
 use super::state::{AnswerRequest, AppState};
+use super::tool_form::ToolForm;
+use super::tools::Tools;
 use crate::inference::{EndReason, JobEnd, JobEvent, RequestId};
 
 /// The handler of `/v1/messages`.
@@ -25,16 +29,13 @@ pub(crate) async fn messages(
 ) -> Result<Response, ApiError> {
     let question = tokio::task::block_in_place(|| read(&state, fields))?;
     let (request, events) = state.ask(&question)?;
-    let format = MessageFormat::new(&state, request, &question);
+    let mut format = MessageFormat::new(&state, request, &question);
     if question.settings.stream {
         return Ok(stream(events, 1, format));
     }
-    let answers = collect(events, 1).await?;
-    let whole = answers.first().and_then(|answer| {
-        let text = json!([{"type": "text", "text": answer.text.trim_start()}]);
-        answer.end.as_ref().map(|end| format.message(text, Some(end)))
-    });
-    Ok(Json(whole.ok_or_else(ApiError::internal)?).into_response())
+    let answer = collect(events, 1).await?.pop().ok_or_else(ApiError::internal)?;
+    let content = format.content(&answer.text);
+    Ok(Json(format.message(content, answer.end.as_ref())).into_response())
 }
 
 /// The handler of `/v1/messages/count_tokens`.
@@ -42,14 +43,14 @@ pub(crate) async fn count_tokens(
     State(state): State<Arc<AppState>>,
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
-    let conversation = read_conversation(&state, &mut fields)?;
+    let (conversation, _) = read_conversation(&state, &mut fields)?;
     fields.finish()?;
     let ids = tokio::task::block_in_place(|| prompt(&state, &conversation, "messages"))?;
     Ok(Json(json!({"input_tokens": ids.len()})))
 }
 
 fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiError> {
-    let conversation = read_conversation(state, &mut fields)?;
+    let (conversation, tools) = read_conversation(state, &mut fields)?;
     let max_tokens = fields.count("max_tokens", 1..=1 << 32)?;
     let missing = || fields.error("max_tokens", "is missing; expected a whole number");
     let max_tokens = Some(max_tokens.ok_or_else(missing)?);
@@ -60,9 +61,10 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiEr
         stream: fields.flag("stream")?.unwrap_or(false),
         stream_usage: true,
     };
-    fields.drop_notes(&["metadata"]);
+    read_notes(&mut fields)?;
     fields.only("service_tier", &["auto".into(), "standard_only".into()])?;
     fields.finish()?;
+    let (calls, grammar) = bind(state, &tools, None, "tools")?;
     Ok(AnswerRequest {
         prompts: vec![prompt(state, &conversation, "messages")?],
         settings,
@@ -70,46 +72,83 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiEr
         stop_ids: Arc::clone(&state.chat_stop_ids),
         top: None,
         scores_prompt: false,
-        grammar: None,
+        grammar,
+        calls,
     })
 }
 
-/// Reads what both endpoints take: the model, the system's message and the turns.
-fn read_conversation(state: &AppState, fields: &mut BodyFields) -> Result<Conversation, ApiError> {
+/// Reads what both endpoints take: the model, the system's message, the turns and the functions.
+fn read_conversation(
+    state: &AppState,
+    fields: &mut BodyFields,
+) -> Result<(Conversation, Tools), ApiError> {
     state.check_model(fields)?;
     let system = fields.take("system").map(|value| read_content("system", value)).transpose()?;
-    let mut conversation = read_messages("messages", fields.require("messages")?)?;
+    let mut messages = read_turns("messages", fields.require("messages")?)?;
     if let Some(system) = system.filter(|system| !system.is_empty()) {
-        conversation.messages.insert(0, Message::new(Role::System, system));
+        messages.insert(0, Message::new(Role::System, system));
     }
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &[json!({"type": "none"}), json!({"type": "auto"})])?;
+    let tools = Tools::of_message(fields)?;
     fields.only("thinking", &[json!({"type": "disabled"})])?;
-    Ok(conversation)
+    Ok((Conversation { messages, tools: tools.json() }, tools))
 }
 
 /// Writes an answer as Anthropic's messages.
 struct MessageFormat {
-    id: String,
+    number: u64,
     model: String,
     prompt: usize,
-    begun: bool,
+    /// How calls are written, if there may be some.
+    form: Option<ToolForm>,
+    parts: AnswerParts,
+    /// Blocks that are complete, and whether another is open.
+    blocks: usize,
+    open: bool,
+    calls: usize,
 }
 
 impl MessageFormat {
     fn new(state: &AppState, request: RequestId, question: &AnswerRequest) -> Self {
-        let prompt = question.prompts.iter().map(|prompt| prompt.len()).sum();
-        let id = format!("msg_{}", request.number());
-        Self { id, model: state.model.clone(), prompt, begun: false }
+        Self {
+            number: request.number(),
+            model: state.model.clone(),
+            prompt: question.prompts.iter().map(|prompt| prompt.len()).sum(),
+            form: question.calls,
+            parts: AnswerParts::new(question.calls),
+            blocks: 0,
+            open: false,
+            calls: 0,
+        }
+    }
+
+    /// The blocks of a whole answer.
+    fn content(&mut self, text: &str) -> Value {
+        let (said, calls) = whole(self.form, text);
+        let text = json!({"type": "text", "text": said});
+        let mut blocks = Vec::new();
+        blocks.extend((!said.is_empty() || calls.is_empty()).then_some(text));
+        for call in calls {
+            let mut block = self.call_block(&call.name);
+            block["input"] = serde_json::from_str(&call.arguments).unwrap_or_default();
+            blocks.push(block);
+        }
+        blocks.into()
+    }
+
+    /// A block of the next call, without its arguments.
+    fn call_block(&mut self, name: &str) -> Value {
+        let id = format!("toolu_{}_{}", self.number, self.calls);
+        self.calls += 1;
+        json!({"type": "tool_use", "id": id, "name": name, "input": {}})
     }
 
     /// The message, with how it ended once it has.
     fn message(&self, content: Value, end: Option<&JobEnd>) -> Value {
         let cached = end.map_or(0, |end| end.cached);
         json!({
-            "id": self.id, "type": "message", "role": "assistant", "model": self.model,
-            "content": content,
-            "stop_reason": end.map(stop_reason),
+            "id": format!("msg_{}", self.number), "type": "message", "role": "assistant",
+            "model": self.model, "content": content,
+            "stop_reason": end.map(|end| stop_reason(end, self.calls)),
             "stop_sequence": end.and_then(|end| end.stop_text.clone()),
             "usage": {
                 "input_tokens": self.prompt - cached, "cache_read_input_tokens": cached,
@@ -119,19 +158,50 @@ impl MessageFormat {
         })
     }
 
-    fn delta(&mut self, text: &str) -> Vec<StreamEvent> {
-        let text = if self.begun { text } else { text.trim_start() };
-        self.begun |= !text.is_empty();
-        if text.is_empty() {
-            return Vec::new();
+    fn begin_block(&mut self, block: Value) -> StreamEvent {
+        self.open = true;
+        named("content_block_start", json!({"index": self.blocks, "content_block": block}))
+    }
+
+    fn delta(&self, delta: Value) -> StreamEvent {
+        named("content_block_delta", json!({"index": self.blocks, "delta": delta}))
+    }
+
+    fn end_block(&mut self) -> Option<StreamEvent> {
+        let index = self.blocks;
+        self.blocks += usize::from(self.open);
+        std::mem::take(&mut self.open).then(|| named("content_block_stop", json!({"index": index})))
+    }
+
+    fn events(&mut self, parts: Vec<AnswerPart>) -> Vec<StreamEvent> {
+        let mut events = Vec::new();
+        for part in parts {
+            match part {
+                AnswerPart::Text(text) => {
+                    if !self.open {
+                        events.push(self.begin_block(json!({"type": "text", "text": ""})));
+                    }
+                    events.push(self.delta(json!({"type": "text_delta", "text": text})));
+                }
+                AnswerPart::CallBegins(name) => {
+                    events.extend(self.end_block());
+                    let block = self.call_block(&name);
+                    events.push(self.begin_block(block));
+                }
+                AnswerPart::Arguments(piece) => {
+                    let delta = json!({"type": "input_json_delta", "partial_json": piece});
+                    events.push(self.delta(delta));
+                }
+                AnswerPart::CallEnds => events.extend(self.end_block()),
+            }
         }
-        let delta = json!({"type": "text_delta", "text": text});
-        vec![named("content_block_delta", json!({"index": 0, "delta": delta}))]
+        events
     }
 }
 
-fn stop_reason(end: &JobEnd) -> &'static str {
+fn stop_reason(end: &JobEnd, calls: usize) -> &'static str {
     match end.reason {
+        EndReason::StopId if calls > 0 => "tool_use",
         EndReason::StopId => "end_turn",
         EndReason::StopText => "stop_sequence",
         EndReason::Length => "max_tokens",
@@ -146,25 +216,28 @@ fn named(name: &'static str, mut data: Value) -> StreamEvent {
 
 impl StreamFormat for MessageFormat {
     fn begin(&mut self) -> Vec<StreamEvent> {
-        let block = json!({"index": 0, "content_block": {"type": "text", "text": ""}});
-        vec![
-            named("message_start", json!({"message": self.message(json!([]), None)})),
-            named("content_block_start", block),
-        ]
+        vec![named("message_start", json!({"message": self.message(json!([]), None)}))]
     }
 
     fn next(&mut self, _: usize, event: JobEvent) -> Vec<StreamEvent> {
         match event {
-            JobEvent::Token { text, .. } => self.delta(&text),
+            JobEvent::Token { text, .. } => {
+                let parts = self.parts.push(&text);
+                self.events(parts)
+            }
             JobEvent::End(end) => {
-                let mut events = self.delta(&end.text);
+                let parts = self.parts.finish(&end.text);
+                let mut events = self.events(parts);
+                if self.blocks == 0 && !self.open {
+                    events.push(self.begin_block(json!({"type": "text", "text": ""})));
+                }
+                events.extend(self.end_block());
                 let whole = self.message(json!([]), Some(&end));
                 let delta = json!({
                     "stop_reason": whole["stop_reason"], "stop_sequence": whole["stop_sequence"],
                 });
-                events.push(named("content_block_stop", json!({"index": 0})));
-                events
-                    .push(named("message_delta", json!({"delta": delta, "usage": whole["usage"]})));
+                let last = json!({"delta": delta, "usage": whole["usage"]});
+                events.push(named("message_delta", last));
                 events
             }
             JobEvent::Prompt(_) | JobEvent::Failed => Vec::new(),

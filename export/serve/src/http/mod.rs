@@ -3,21 +3,29 @@
 
 mod about;
 mod answer;
+mod answer_parts;
 mod body;
 mod chat;
 mod completions;
+mod conversation;
 mod error;
 mod fields;
 mod guard;
 mod logprobs;
+mod message_blocks;
 mod messages;
 mod messages_in;
 mod openapi;
+mod response_events;
 mod response_format;
+mod response_input;
 mod responses;
 mod sampling;
 mod state;
+mod strict_json;
 mod tokens;
+mod tool_form;
+mod tools;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -35,6 +43,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::options::{LARGEST_BODY, ServeOptions};
 use error::ApiError;
+pub(crate) use error::protocol_error;
 use guard::RequestGuard;
 pub(crate) use state::{AppState, now};
 

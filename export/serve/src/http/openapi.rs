@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::options::{MOST_CHOICES, MOST_LOGPROBS, MOST_MESSAGES, MOST_PROMPTS, MOST_STOPS};
+use crate::options::{
+    MOST_CHOICES, MOST_LOGPROBS, MOST_MESSAGES, MOST_PROMPTS, MOST_STOPS, MOST_TOOLS,
+};
 
 /// Describes endpoints, each `METHOD /path`.
 pub(crate) fn document(endpoints: &[String]) -> Value {
@@ -102,6 +104,10 @@ fn body(path: &str) -> Option<Value> {
     if ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"].contains(&path)
     {
         add_sampling(&mut fields, !["/v1/responses", "/v1/messages"].contains(&path));
+    }
+    if path.starts_with("/v1/") && path != "/v1/completions" || path == "/apply-template" {
+        fields["tools"] = json!({"type": "array", "maxItems": MOST_TOOLS});
+        fields["tool_choice"] = json!({"type": ["string", "object"]});
     }
     fields["model"] = text;
     let closed = json!(false);

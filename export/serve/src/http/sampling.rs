@@ -25,7 +25,7 @@ impl AnswerSettings {
     /// Reads the parameters that the completion endpoints of OpenAI share.
     pub(crate) fn read(fields: &mut BodyFields, vocab_size: usize) -> Result<Self, ApiError> {
         let stream = fields.flag("stream")?.unwrap_or(false);
-        fields.drop_notes(&["user", "safety_identifier", "prompt_cache_key", "metadata"]);
+        read_notes(fields)?;
         fields.only("store", &[false.into()])?;
         fields.only("service_tier", &["auto".into(), "default".into()])?;
         Ok(Self {
@@ -41,6 +41,17 @@ impl AnswerSettings {
     pub(crate) fn sampler_of(&self, choice: usize) -> SamplerSettings {
         let seed = self.sampler.seed.wrapping_add(choice as u64);
         SamplerSettings { seed, ..self.sampler.clone() }
+    }
+}
+
+/// Reads what is for whoever keeps records of requests; it changes nothing.
+pub(crate) fn read_notes(fields: &mut BodyFields) -> Result<(), ApiError> {
+    for name in ["user", "safety_identifier", "prompt_cache_key"] {
+        fields.text(name)?;
+    }
+    match fields.take("metadata") {
+        Some(value) if !value.is_object() => Err(expected("metadata", "an object", &value)),
+        _ => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 use super::error::ApiError;
 use super::fields::BodyFields;
 use super::sampling::AnswerSettings;
+use super::tool_form::ToolForm;
 use crate::grammar::{AnswerGrammar, Grammars};
 use crate::inference::{GenerationJob, Inference, JobEvent, Refused, RequestId};
 use crate::metrics::Metrics;
@@ -53,6 +54,8 @@ pub(crate) struct AnswerRequest {
     pub(crate) scores_prompt: bool,
     /// What every answer must be.
     pub(crate) grammar: Option<AnswerGrammar>,
+    /// How calls of functions are written, if there may be some.
+    pub(crate) calls: Option<ToolForm>,
 }
 
 /// Seconds since 1970.

@@ -7,11 +7,12 @@ use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::body::JsonBody;
-use super::chat::prompt;
+use super::conversation::prompt;
 use super::error::ApiError;
 use super::fields::expected;
 use super::messages_in::read_messages;
 use super::state::AppState;
+use super::tools::Tools;
 
 /// `POST /tokenize`. A text that is the spelling of one special token is that token, as programs ask
 /// for `eos_token`; anywhere else such a spelling stays text.
@@ -57,7 +58,8 @@ pub(crate) async fn apply_template(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Value>, ApiError> {
     state.check_model(&mut fields)?;
-    let conversation = read_messages("messages", fields.require("messages")?)?;
+    let mut conversation = read_messages("messages", fields.require("messages")?)?;
+    conversation.tools = Tools::of_chat(&mut fields)?.json();
     fields.finish()?;
     let ids = prompt(&state, &conversation, "messages")?;
     Ok(Json(json!({"prompt": state.tokenizer.decode_with_special(&ids), "tokens": *ids})))

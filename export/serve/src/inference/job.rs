@@ -36,6 +36,13 @@ pub(crate) struct GenerationJob {
     pub(crate) arrived: Instant,
 }
 
+impl GenerationJob {
+    /// How many of the most likely tokens are told with each of the prompt; `None` if it is not scored.
+    pub(crate) fn scored_top(&self) -> Option<usize> {
+        self.top.filter(|_| self.scores_prompt)
+    }
+}
+
 /// A number that no other request of this process has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RequestId(u64);

@@ -2,6 +2,7 @@
 
 mod fault;
 mod job;
+mod pacing;
 mod prefix;
 mod queue;
 mod scheduler;

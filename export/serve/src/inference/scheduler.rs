@@ -14,23 +14,17 @@ use bitnet_text::Tokenizer;
 
 use super::fault;
 use super::job::{GenerationJob, JobEvent, RequestId};
+use super::pacing::Pacing;
 use super::prefix::{PrefixStore, SHORTEST_PREFIX, StoredContext, common_prefix};
 use super::queue::{InferenceLimits, JobQueue};
 use super::sequence::{RunningSequence, SequenceProgress};
 use crate::metrics::Metrics;
 
-/// Tokens of prompts in a step that decodes nothing: as many as go through the blocks together.
-const PREFILL_ALONE: usize = 128;
-
-/// Tokens of prompts beside one decoding sequence: with them a step takes about twice as long. Every
-/// further sequence makes steps longer and leaves room for one token more.
-const PREFILL_BESIDE: usize = 4;
-
 /// Positions of a prompt whose logits exist at one time.
 const SCORED: usize = 32;
 
-/// A cache grows by so many tokens at a time.
-const GROWTH: usize = 256;
+/// The memory of a context is counted in so many tokens.
+const COUNTED: usize = 256;
 
 /// The state of the inference thread.
 pub(super) struct Scheduler<'a> {
@@ -42,6 +36,7 @@ pub(super) struct Scheduler<'a> {
     running: Vec<RunningSequence<'a>>,
     waiting: VecDeque<GenerationJob>,
     store: PrefixStore,
+    pacing: Pacing,
     /// Counts steps, so that prompts take turns.
     turn: usize,
 }
@@ -55,7 +50,19 @@ impl<'a> Scheduler<'a> {
         metrics: &'a Metrics,
     ) -> Self {
         let (running, waiting, store) = (Vec::new(), VecDeque::new(), PrefixStore::default());
-        Self { model, tokenizer, workspace, limits, metrics, running, waiting, store, turn: 0 }
+        let pacing = Pacing::default();
+        Self {
+            model,
+            tokenizer,
+            workspace,
+            limits,
+            metrics,
+            running,
+            waiting,
+            store,
+            pacing,
+            turn: 0,
+        }
     }
 
     /// Works until nobody can ask any more and all is answered.
@@ -133,15 +140,16 @@ impl<'a> Scheduler<'a> {
         KvCache::with_precision(self.model.spec(), self.limits.precision)
     }
 
-    /// What a context of so many tokens takes, with the room it grows by.
+    /// What a context of so many tokens takes.
     fn bytes(&self, tokens: usize) -> usize {
-        let room = tokens.next_multiple_of(GROWTH);
+        let room = tokens.next_multiple_of(COUNTED);
         KvCache::bytes_for(self.model.spec(), self.limits.precision, room)
     }
 
     /// One pass through the model.
     fn step(&mut self) {
         let plan = self.plan();
+        let start = Instant::now();
         if plan.tokens.iter().any(|tokens| *tokens > 0) {
             self.compute(&plan.tokens);
         }
@@ -150,6 +158,7 @@ impl<'a> Scheduler<'a> {
         if let Some(index) = self.running.iter().position(is_scored) {
             self.score_chunk(index, plan.beside);
         }
+        self.pacing.took(plan.decoding, plan.prefilled, start.elapsed().as_secs_f64());
         self.turn = self.turn.wrapping_add(1);
     }
 
@@ -159,7 +168,7 @@ impl<'a> Scheduler<'a> {
         let mut tokens: Vec<usize> =
             self.running.iter().map(|sequence| usize::from(decodes(sequence))).collect();
         let decoding: usize = tokens.iter().sum();
-        let beside = if decoding == 0 { PREFILL_ALONE } else { PREFILL_BESIDE + decoding };
+        let beside = self.pacing.beside(decoding);
         let (mut left, mut scored) = (beside, None);
         for index in self.prefill_order() {
             if left == 0 || !self.start(index) {
@@ -173,7 +182,8 @@ impl<'a> Scheduler<'a> {
             tokens[index] = sequence.pending().min(left);
             left -= tokens[index];
         }
-        StepPlan { tokens, scored, beside }
+        let chunk = if scored.is_some() { beside.min(SCORED) } else { 0 };
+        StepPlan { tokens, scored, beside, decoding, prefilled: beside - left + chunk }
     }
 
     /// The sequences whose prompts are not computed, beginning with another one each time.
@@ -195,17 +205,18 @@ impl<'a> Scheduler<'a> {
             return true;
         }
         let prompt = &self.running[index].job.prompt;
-        // The last token is always computed, and a scored prompt needs the logits of all.
-        let limit = if self.running[index].job.scores_prompt { 0 } else { prompt.len() - 1 };
+        let (limit, scored) = (prompt.len() - 1, self.running[index].job.scored_top());
         let (mut source, mut coming) = (None, 0);
-        let mut found = self.store.longest(prompt, limit);
+        let mut found = self.store.longest(prompt, limit, scored);
         for (other, sequence) in self.running.iter().enumerate().filter(|(_, it)| it.started) {
             let common = common_prefix(&sequence.tokens, prompt).min(limit);
-            let computed = common.min(sequence.cache.len());
+            let computed = sequence.scores.usable(common.min(sequence.cache.len()), scored);
             if computed > found {
                 (found, source) = (computed, Some(other));
             }
-            coming = coming.max(if sequence.is_prefilling() { common } else { 0 });
+            let will_serve = scored.is_none() || sequence.job.scored_top() == scored;
+            let comes = sequence.is_prefilling() && will_serve;
+            coming = coming.max(if comes { common } else { 0 });
         }
         if coming >= found.max(1) + SHORTEST_PREFIX {
             return false;
@@ -217,16 +228,22 @@ impl<'a> Scheduler<'a> {
     /// Gives a sequence the `found` first tokens of its prompt, from `source` or the store.
     fn take_prefix(&mut self, index: usize, found: usize, source: Option<usize>) {
         let prompt = Arc::clone(&self.running[index].job.prompt);
-        let cache = match source {
+        let scored = self.running[index].job.scored_top();
+        let taken = match source.map(|source| &self.running[source]) {
             _ if found < SHORTEST_PREFIX => None,
-            Some(source) => Some(self.running[source].cache.prefix(found)),
-            None => self.store.lend(&prompt, found),
+            Some(source) => Some((source.cache.prefix(found), source.scores.first(found))),
+            None => self.store.lend(&prompt, found, scored),
         };
         let sequence = &mut self.running[index];
         sequence.started = true;
-        if let Some(cache) = cache {
+        if let Some((cache, scores)) = taken {
             (sequence.cached, sequence.cache) = (cache.len(), cache);
+            if scored.is_some() {
+                sequence.scores = scores;
+            }
         }
+        // All at once, so that no context moves while others wait for their next token.
+        sequence.cache.reserve(prompt.len() + sequence.job.max_tokens);
         self.metrics.prompt(prompt.len(), self.running[index].cached);
     }
 
@@ -236,7 +253,6 @@ impl<'a> Scheduler<'a> {
         let sequence = &mut running[index];
         let vocab_size = model.spec().vocab_size;
         let (first, count) = (sequence.cache.len(), sequence.pending().min(SCORED).min(most));
-        make_room(sequence, count);
         let done = catch_unwind(AssertUnwindSafe(|| {
             let next = sequence.next(count);
             let logits = model.forward_all(workspace, next.cache, next.tokens).ok()?;
@@ -283,9 +299,6 @@ impl<'a> Scheduler<'a> {
     fn pass(&mut self, tokens: &[usize]) -> Option<Vec<Outcome>> {
         let Self { model, workspace, running, .. } = self;
         let vocab_size = model.spec().vocab_size;
-        for (sequence, count) in running.iter_mut().zip(tokens) {
-            make_room(sequence, *count);
-        }
         let all = catch_unwind(AssertUnwindSafe(|| {
             fault::before_pass(running, tokens);
             let some = running.iter_mut().zip(tokens).filter(|(_, count)| **count > 0);
@@ -328,11 +341,15 @@ impl<'a> Scheduler<'a> {
 
     /// Frees a slot and keeps what was computed in it.
     fn release(&mut self, index: usize) {
-        let sequence = self.running.remove(index);
+        let mut sequence = self.running.remove(index);
+        // What is counted for it stays, so that its next turn moves nothing.
+        let len = sequence.cache.len();
+        sequence.cache.shrink_to(len.next_multiple_of(COUNTED));
         let mut tokens = sequence.tokens;
         tokens.truncate(sequence.cache.len());
-        let bytes = self.bytes(tokens.len());
-        self.store.keep(StoredContext { tokens, cache: sequence.cache, bytes });
+        let bytes = self.bytes(tokens.len()) + sequence.scores.bytes();
+        let (cache, scores) = (sequence.cache, sequence.scores);
+        self.store.keep(StoredContext { tokens, cache, scores, bytes });
         let in_work: usize = self.running.iter().map(|sequence| sequence.reserved).sum();
         self.store.shrink_to(self.limits.cache_bytes.saturating_sub(in_work));
     }
@@ -351,6 +368,10 @@ struct StepPlan {
     scored: Option<(RequestId, usize)>,
     /// Tokens of prompts beside those that decode.
     beside: usize,
+    /// Sequences that decode.
+    decoding: usize,
+    /// Tokens of prompts, in all.
+    prefilled: usize,
 }
 
 /// What a pass did to a sequence.
@@ -370,10 +391,4 @@ fn choose(sequence: &mut RunningSequence, logits: &[f32]) -> Outcome {
         Ok(progress) => Outcome::Computed(progress),
         Err(_) => Outcome::Failed,
     }
-}
-
-/// Memory for `count` tokens more, in steps, so that most tokens allocate nothing.
-fn make_room(sequence: &mut RunningSequence, count: usize) {
-    let len = sequence.cache.len() + count;
-    sequence.cache.reserve(len.next_multiple_of(GROWTH));
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::grammar::AnswerGrammar;
 
 use super::job::{EndReason, GenerationJob, JobEnd, JobEvent, ScoredToken};
+use super::prefix::PromptScores;
 
 /// What follows from a computed token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,8 @@ pub(crate) struct RunningSequence<'a> {
     sampler: Sampler,
     stream: TextStream<'a>,
     stops: StopTexts,
-    scored: Vec<ScoredToken>,
+    /// Of the prompt, as far as it is scored.
+    pub(crate) scores: PromptScores,
 }
 
 impl<'a> RunningSequence<'a> {
@@ -56,7 +58,7 @@ impl<'a> RunningSequence<'a> {
         let first = ScoredToken { id: job.prompt[0], logprob: None, top: Vec::new() };
         Ok(Self {
             tokens: job.prompt.to_vec(),
-            scored: vec![first],
+            scores: PromptScores { top: job.scored_top(), tokens: vec![first] },
             stream: tokenizer.stream(),
             started: false,
             cached: 0,
@@ -100,7 +102,7 @@ impl<'a> RunningSequence<'a> {
     pub(crate) fn score_prompt(&mut self, first: usize, logits: &[f32], vocab_size: usize) {
         for (at, logits) in (first + 1..).zip(logits.chunks_exact(vocab_size)) {
             if let Some(&id) = self.job.prompt.get(at) {
-                self.scored.push(self.scored_token(id, logits));
+                self.scores.tokens.push(self.scored_token(id, logits));
             }
         }
     }
@@ -115,11 +117,9 @@ impl<'a> RunningSequence<'a> {
 
     /// Chooses and tells the token after all that is computed; `logits [V]`.
     pub(crate) fn continue_with(&mut self, logits: &[f32]) -> SequenceProgress {
-        if self.job.scores_prompt && self.generated() == 0 {
-            let scored = std::mem::take(&mut self.scored);
-            if !self.tell(JobEvent::Prompt(scored)) {
-                return SequenceProgress::Abandoned;
-            }
+        let tells_prompt = self.job.scores_prompt && self.generated() == 0;
+        if tells_prompt && !self.tell(JobEvent::Prompt(self.scores.tokens.clone())) {
+            return SequenceProgress::Abandoned;
         }
         if self.job.max_tokens == 0 {
             return self.end(EndReason::Length);

@@ -87,7 +87,7 @@ fn every_bad_conversation_is_named() {
         ("messages[0]", json!(["hi"])),
         ("messages[0].role", json!([{"content": "hi"}])),
         ("messages[0].role", json!([{"role": "robot", "content": "hi"}])),
-        ("messages[0].role", json!([{"role": "tool", "content": "hi"}])),
+        ("messages[0].tool_call_id", json!([{"role": "tool", "content": "hi"}])),
         ("messages[0].content", json!([{"role": "user"}])),
         ("messages[0].content", json!([{"role": "user", "content": 5}])),
         ("messages[0].tool_calls", json!([{"role": "assistant", "content": "", "tool_calls": []}])),
@@ -102,7 +102,7 @@ fn every_bad_conversation_is_named() {
     }
     let hi = json!([{"role": "user", "content": "hi"}]);
     for (field, value) in [
-        ("tools", json!([{"type": "function"}])),
+        ("tools[0].function", json!([{"type": "function"}])),
         ("response_format.type", json!({"type": "xml"})),
         ("response_format.json_schema", json!({"type": "json_schema"})),
         (
@@ -118,7 +118,7 @@ fn every_bad_conversation_is_named() {
         ("top_logprobs", json!(3)),
         ("functions", json!([])),
     ] {
-        let name = field.split('.').next().unwrap();
+        let name = field.split(['.', '[']).next().unwrap();
         let reply = server.post(CHAT, &json!({"messages": hi, name: value}));
         assert_eq!((reply.status, &reply.error()["param"]), (400, &field.into()));
     }

@@ -132,6 +132,26 @@ fn prompts_are_scored_as_lm_eval_asks_with_the_numbers_of_bitnet_score() {
 }
 
 #[test]
+fn a_beginning_that_was_scored_is_not_scored_again_and_has_the_same_numbers() {
+    let start =
+        || TestServer::with(256, super::ServeOptions { bos: PromptBos::Never, ..options() });
+    let asked = |prompts: &[Vec<u32>]| json!({"prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": true});
+    let first: Vec<u32> = (1..60).collect();
+    let prompts: Vec<Vec<u32>> = (0..4).map(|end| [&first[..], &[70 + end, 3]].concat()).collect();
+    let server = start();
+    // One may begin when another is about to compute no more than 16 tokens more of the beginning.
+    for least in [3 * 42, 4 * 42] {
+        let answer = server.ok("/v1/completions", &asked(&prompts));
+        for (index, ids) in prompts.iter().enumerate() {
+            let alone = start().ok("/v1/completions", &asked(std::slice::from_ref(ids)));
+            assert_eq!(answer["choices"][index]["logprobs"], alone["choices"][0]["logprobs"]);
+        }
+        let cached = &answer["usage"]["prompt_tokens_details"]["cached_tokens"];
+        assert!(cached.as_u64().unwrap() >= least, "{cached} of {least}");
+    }
+}
+
+#[test]
 fn a_hidden_first_token_counts_in_the_scores_and_is_not_told() {
     let bos = tokenizer().bos().unwrap();
     let server = TestServer::with(256, super::ServeOptions { bos: PromptBos::Always, ..options() });

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::client::{Reply, TestServer};
 
 /// Names and data of the events of a stream.
-fn events(reply: &Reply) -> Vec<(String, Value)> {
+pub(super) fn events(reply: &Reply) -> Vec<(String, Value)> {
     assert_eq!(reply.status, 200, "{}", reply.body);
     let blocks = reply.body.split("\n\n").filter(|block| !block.trim().is_empty());
     let event = |block: &str| {
@@ -50,10 +50,10 @@ fn a_message_of_anthropic_s_form_is_answered_whole_streamed_and_counted() {
         (&json!("stop_sequence"), &json!(stop))
     );
     for (param, value) in
-        [("tools", json!([{"name": "x"}])), ("thinking", json!({"type": "enabled"}))]
+        [("tools[0].type", json!([{"type": "bash"}])), ("thinking", json!({"type": "enabled"}))]
     {
         let mut wrong = body.clone();
-        wrong[param] = value;
+        wrong[param.split('[').next().unwrap()] = value;
         assert_eq!(server.post("/v1/messages", &wrong).error()["param"], param);
     }
     body.as_object_mut().unwrap().remove("max_tokens");
@@ -90,11 +90,11 @@ fn a_response_is_given_whole_and_in_numbered_events() {
     for (param, value) in [
         ("previous_response_id", json!("resp_1")),
         ("store", json!(true)),
-        ("tools", json!([{"type": "web_search"}])),
+        ("tools[0].type", json!([{"type": "web_search"}])),
         ("text.format.type", json!({"format": {"type": "xml"}})),
     ] {
         let mut wrong = body.clone();
-        wrong[param.split('.').next().unwrap()] = value;
+        wrong[param.split(['.', '[']).next().unwrap()] = value;
         assert_eq!(server.post("/v1/responses", &wrong).error()["param"], param);
     }
 }

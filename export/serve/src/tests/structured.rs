@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 use super::client::TestServer;
 
 /// Numbers from a seed.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
@@ -29,7 +29,7 @@ impl Dice {
         }
     }
 
-    fn object(&mut self, depth: u64) -> Value {
+    pub(super) fn object(&mut self, depth: u64) -> Value {
         let names = ["key", "where", "é"];
         let count = 1 + self.below(3) as usize;
         let properties: Map<String, Value> = names[..count]
@@ -42,7 +42,7 @@ impl Dice {
 }
 
 /// Whether a value is one of a schema as [`Dice`] makes them.
-fn holds(schema: &Value, value: &Value) -> bool {
+pub(super) fn holds(schema: &Value, value: &Value) -> bool {
     if let Some(options) = schema["enum"].as_array() {
         return options.contains(value);
     }

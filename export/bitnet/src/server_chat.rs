@@ -1,0 +1,239 @@
+//! A conversation with a running server, over `/v1/chat/completions` of `bitnet serve` or of another
+//! program that has it. Plain HTTP: a server elsewhere is reached through a tunnel or a proxy.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use bitnet_chat::{Answer, ChatSettings};
+use serde_json::{Value, json};
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::chat_partner::{ChatPartner, PartnerReply, PieceSink};
+use crate::failure::{ServerFailed, WrongFlag};
+use crate::key_file;
+
+/// A server answers a connection within that time.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How often a waiting chat looks whether to go on.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A conversation that a server answers.
+pub(crate) struct ServerChat {
+    agent: Agent,
+    /// Without a slash at the end.
+    base: String,
+    key: Option<String>,
+    model: String,
+    /// Prompt and answer together, where the server tells.
+    context: Option<usize>,
+    settings: ChatSettings,
+    messages: Vec<Value>,
+}
+
+impl ServerChat {
+    /// Asks the server for its model.
+    pub(crate) fn open(
+        address: &str,
+        key_file: Option<&Path>,
+        settings: ChatSettings,
+    ) -> anyhow::Result<Self> {
+        let is_plain = address.strip_prefix("http://").is_some_and(|host| !host.is_empty());
+        if !is_plain {
+            let what = "expected an address such as http://127.0.0.1:8080";
+            return Err(WrongFlag(format!("--server {address}: {what}")).into());
+        }
+        let key =
+            key_file.map(key_file::keys).transpose()?.and_then(|keys| keys.into_iter().next());
+        let config = Agent::config_builder().http_status_as_error(false).proxy(None);
+        let config = config.timeout_connect(Some(CONNECT_TIME)).build();
+        let base = address.trim_end_matches('/').trim_end_matches("/v1").to_owned();
+        let (model, messages) = (String::new(), Vec::new());
+        let mut chat =
+            Self { agent: config.into(), base, key, model, context: None, settings, messages };
+        chat.find_model()?;
+        Ok(chat)
+    }
+
+    fn find_model(&mut self) -> Result<(), ServerFailed> {
+        let url = format!("{}/v1/models", self.base);
+        let asked = self.agent.get(&url);
+        let asked = match &self.key {
+            Some(key) => asked.header("Authorization", format!("Bearer {key}")),
+            None => asked,
+        };
+        let answer = asked.call().map_err(|error| self.failed(&error))?;
+        let models = self.whole(answer)?.map_err(|error| self.failed(&message(&error)))?;
+        let model = &models["data"][0];
+        let name = model["id"].as_str().ok_or_else(|| self.failed(&"names no model"))?;
+        name.clone_into(&mut self.model);
+        self.context = model["context_length"].as_u64().map(|context| context as usize);
+        Ok(())
+    }
+
+    fn failed(&self, what: &dyn std::fmt::Display) -> ServerFailed {
+        ServerFailed(format!("{}: {what}", self.base))
+    }
+
+    /// The object of an answer; the inner error is that of a status that is none of success.
+    fn whole(&self, mut answer: Response<Body>) -> Result<Result<Value, Value>, ServerFailed> {
+        let status = answer.status();
+        let text = answer.body_mut().read_to_string().map_err(|error| self.failed(&error))?;
+        let value = serde_json::from_str(&text).unwrap_or_else(
+            |_| json!({"error": {"message": format!("answered with status {status}")}}),
+        );
+        Ok(if status.is_success() { Ok(value) } else { Err(value) })
+    }
+
+    /// What is asked for. At least half of a context is left to the conversation.
+    fn body(&self) -> Value {
+        let ChatSettings { sampler, max_tokens } = &self.settings;
+        let most = self.context.map_or(usize::MAX, |context| context / 2).max(1);
+        let mut body = json!({
+            "model": self.model, "messages": self.messages, "stream": true,
+            "stream_options": {"include_usage": true}, "max_tokens": most.min(*max_tokens),
+            "temperature": sampler.temperature, "top_p": sampler.top_p, "seed": sampler.seed,
+        });
+        // Not every server knows these.
+        if sampler.top_k > 0 {
+            body["top_k"] = sampler.top_k.into();
+        }
+        if sampler.min_p > 0.0 {
+            body["min_p"] = sampler.min_p.into();
+        }
+        if (sampler.repetition_penalty - 1.0).abs() > 0.0 {
+            body["repetition_penalty"] = sampler.repetition_penalty.into();
+        }
+        body
+    }
+
+    /// The stream of an answer; the inner error is what the server refused.
+    fn ask(&self) -> Result<Result<Response<Body>, Value>, ServerFailed> {
+        let asked = self.agent.post(format!("{}/v1/chat/completions", self.base));
+        let asked = asked.header("Content-Type", "application/json");
+        let asked = match &self.key {
+            Some(key) => asked.header("Authorization", format!("Bearer {key}")),
+            None => asked,
+        };
+        let answer = asked.send(self.body().to_string()).map_err(|error| self.failed(&error))?;
+        if answer.status().is_success() {
+            return Ok(Ok(answer));
+        }
+        Ok(Err(self.whole(answer)?.unwrap_or_else(|error| error)))
+    }
+
+    /// The stream of an answer to as much of the conversation as fits, and how many messages were
+    /// forgotten; `None` if the last message alone is too long.
+    fn ask_fitting(&mut self) -> Result<Option<(Response<Body>, usize)>, ServerFailed> {
+        let first = usize::from(self.messages.first().is_some_and(|it| it["role"] == "system"));
+        let mut forgotten = 0;
+        loop {
+            match self.ask()? {
+                Ok(answer) => return Ok(Some((answer, forgotten))),
+                Err(error) if error["error"]["code"] != "context_length_exceeded" => {
+                    return Err(self.failed(&message(&error)));
+                }
+                Err(_) if self.messages.len() <= first + 1 => return Ok(None),
+                Err(_) => drop(self.messages.remove(first)),
+            }
+            forgotten += 1;
+        }
+    }
+
+    /// Passes a stream on; the text and the number of its tokens.
+    fn listen(
+        &self,
+        answer: Response<Body>,
+        out: PieceSink,
+    ) -> Result<(String, usize), ServerFailed> {
+        let (mut said, mut tokens) = (String::new(), 0);
+        let events = events(answer.into_body().into_reader());
+        loop {
+            let piece = match events.recv_timeout(LOOK) {
+                Ok(Ok(event)) if event.get("error").is_some() => {
+                    return Err(self.failed(&message(&event)));
+                }
+                Ok(Ok(event)) => {
+                    let piece =
+                        event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+                    tokens += usize::from(!piece.is_empty());
+                    let told = event["usage"]["completion_tokens"].as_u64();
+                    tokens = told.map_or(tokens, |told| told as usize);
+                    piece.to_owned()
+                }
+                Ok(Err(error)) => return Err(self.failed(&error)),
+                Err(RecvTimeoutError::Timeout) => String::new(),
+                Err(RecvTimeoutError::Disconnected) => return Ok((said, tokens)),
+            };
+            said += &piece;
+            if out(&piece).is_break() {
+                return Ok((said, tokens));
+            }
+        }
+    }
+}
+
+impl ChatPartner for ServerChat {
+    fn is_greedy(&self) -> bool {
+        self.settings.sampler.temperature == 0.0
+    }
+
+    fn reset(&mut self) {
+        self.messages.retain(|message| message["role"] == "system");
+    }
+
+    fn set_system(&mut self, text: &str) {
+        self.messages.clear();
+        if !text.is_empty() {
+            self.messages.push(json!({"role": "system", "content": text}));
+        }
+    }
+
+    fn answer(&mut self, text: &str, out: PieceSink) -> anyhow::Result<PartnerReply> {
+        let before = self.messages.clone();
+        self.messages.push(json!({"role": "user", "content": text}));
+        let Some((answer, forgotten)) = self.ask_fitting()? else {
+            self.messages = before;
+            let limit =
+                self.context.map_or_else(String::new, |limit| format!(" of {limit} tokens"));
+            let what = format!("this turn does not fit into the context{limit}; it is left out");
+            return Ok(PartnerReply::LeftOut(what));
+        };
+        let (said, tokens) = self.listen(answer, out)?;
+        self.messages.push(json!({"role": "assistant", "content": said}));
+        // As in a chat with a model of this process, each answer has random numbers of its own.
+        let seed = &mut self.settings.sampler.seed;
+        *seed = seed.wrapping_add(1);
+        Ok(PartnerReply::Answered(Answer { tokens, forgotten }))
+    }
+}
+
+/// Reads the events of a stream on a thread of their own, so that waiting for one can be given up: when
+/// the receiver goes, the thread ends with the next event, and with it the connection.
+fn events(stream: impl Read + Send + 'static) -> Receiver<Result<Value, String>> {
+    let (sender, receiver) = sync_channel(64);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines() {
+            let event = match line {
+                Ok(line) => match line.strip_prefix("data:").map(str::trim) {
+                    None => continue,
+                    Some("[DONE]") => return,
+                    Some(data) => serde_json::from_str(data).map_err(|error| error.to_string()),
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            let failed = event.is_err();
+            if sender.send(event).is_err() || failed {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn message(error: &Value) -> String {
+    let text = error["error"]["message"].as_str();
+    text.unwrap_or("answered with an error that says nothing").to_owned()
+}
