@@ -244,7 +244,7 @@ impl ModelPath {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// Text files: .txt, or .jsonl with a "text" field.
+    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz or .zst.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
     /// Number of tokens, including 256 bytes and 8 special tokens.
@@ -265,7 +265,7 @@ pub(crate) struct TokenizerArgs {
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelPath,
-    /// Text files: .txt, or .jsonl with a "text" field.
+    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz or .zst.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
     /// The files hold conversations; compute the loss of the assistant's messages only.
@@ -342,7 +342,7 @@ pub(crate) struct TrainBenchArgs {
     /// Sequences per step, over all ranks.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
     pub(crate) batch: usize,
-    /// Parts of a micro-batch that have gradients of their own, as train.gradient_copies.
+    /// Parts of a micro-batch that have gradients of their own, as `train.gradient_copies`.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
     pub(crate) gradient_copies: usize,
     /// Timed steps, after two warm-up steps.

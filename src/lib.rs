@@ -35,7 +35,6 @@
 
 pub mod admission;
 pub mod checkpoint;
-pub mod data;
 pub mod device;
 pub mod distributed;
 mod error;
@@ -51,10 +50,12 @@ pub mod monitor;
 pub mod ops;
 pub mod output;
 pub mod platform;
-pub mod random;
 pub mod recipe;
 pub mod run;
 mod run_dir;
 mod run_record;
 pub mod speed;
 pub mod train;
+
+pub use bitnet_data as data;
+pub use bitnet_data::random;

@@ -182,11 +182,3 @@ pub fn free_space(path: &Path) -> Option<u64> {
 pub fn free_space(_path: &Path) -> Option<u64> {
     None
 }
-
-/// The name of this machine, as the kernel or the environment gives it; `None` where unknown.
-pub(crate) fn host_name() -> Option<String> {
-    let from_kernel = fs_err::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = from_kernel.or_else(|| std::env::var("HOSTNAME").ok());
-    let name = name.or_else(|| std::env::var("COMPUTERNAME").ok())?;
-    Some(name.trim().to_owned())
-}

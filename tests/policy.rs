@@ -31,7 +31,7 @@ fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
-    let folders = ["src", "export", "stories", "tests", "examples"];
+    let folders = ["src", "export", "stories", "data", "tests", "examples"];
     let paths = folders.iter().flat_map(|folder| files(folder, "rs"));
     paths.map(|path| (path.clone(), fs_err::read_to_string(path).unwrap())).collect()
 }
@@ -84,6 +84,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
         "bitnet-eval",
         "bitnet",
         "bitnet-stories",
+        "bitnet-data",
     ] {
         let output = Command::new(env!("CARGO"))
             .args(["tree", "--package", name, "--locked", "--offline", "--prefix", "none"])
@@ -163,7 +164,7 @@ fn all_printing_goes_through_one_file_of_each_program() {
             let code = line.split("//").next().unwrap();
             code.contains("print!(") || code.contains("println!(")
         });
-        let test = name.contains("/tests") || name == "src/data/fixtures.rs";
+        let test = name.contains("/tests") || name == "data/src/fixtures.rs";
         assert!(!program || !prints || test, "{name}");
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("bitnet-eval-{}", std::process::id()));
     let cache = TokenCache::open_or_build(&CacheRequest {
         cache_dir: &scratch,
-        source: &DocumentSource::Files(args.data.clone()),
+        source: &DocumentSource::files(args.data.clone()),
         tokenizer: &tokenizer,
         encoding: &encoding,
         interrupted: &|| signals.stop().is_some(),

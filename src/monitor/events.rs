@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fs_err::File;
 
 use super::curves::{Point, missing, points};
-use crate::platform::host_name;
+use bitnet_format::process::host_name;
 
 /// Content of the first record of every file.
 const FILE_VERSION: &str = "brain.Event:2";

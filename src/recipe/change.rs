@@ -51,6 +51,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("train.max_minutes", ChangeClass::Safe),
     ("data.validation", ChangeClass::Safe),
     ("data.cache", ChangeClass::Safe),
+    ("data.max_bad_share", ChangeClass::Safe),
     ("eval", ChangeClass::Safe),
     ("checkpoint", ChangeClass::Safe),
     ("sample", ChangeClass::Safe),

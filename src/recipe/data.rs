@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::item::Item;
-use super::item::word;
+use super::item::{Bound, Item, word};
 use super::pattern::PathPattern;
 use super::phase::Sets;
 use super::section::Section;
 use super::stage::StageKind;
-use crate::data::LongDocuments;
+use crate::data::{BadRows, FileOptions, LongDocuments, ReadingRules, TextSplit, UnknownRole};
 
 /// The name of the set that `data.train` is.
 pub const TRAIN: &str = "train";
@@ -46,6 +45,8 @@ pub struct Data {
     pub seq_len: usize,
     /// What happens to a document with more.
     pub long_rows: LongDocuments,
+    /// How files are read.
+    pub reading: ReadingRules,
     /// Where tokenised text is kept, if not in the default folder.
     pub cache: Option<PathBuf>,
 }
@@ -95,6 +96,16 @@ impl Data {
         word(LONG_ROWS, self.long_rows)
     }
 
+    /// The words of the keys that say how files are read, with their values.
+    pub(super) fn reading_words(&self) -> [(&'static str, &'static str); 3] {
+        let ReadingRules { files, unknown_role, bad_rows, .. } = &self.reading;
+        [
+            ("text_split", word(TextSplit::WORDS, files.text_split)),
+            ("on_unknown_role", word(UnknownRole::WORDS, *unknown_role)),
+            ("bad_rows", word(BadRows::WORDS, *bad_rows)),
+        ]
+    }
+
     /// What phases can name.
     pub(super) fn sets(&self, stage: StageKind) -> Sets {
         match &self.source {
@@ -124,14 +135,33 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
     let source = read_source(&mut table, base);
     let seq_len = table.required("seq_len", "tokens a row", Item::count);
     let long_rows = table.optional("long_rows", |item| item.choice(long_rows_words(stage)));
+    let reading = read_reading(&mut table);
     let cache = table.optional("cache", |item| item.path(base));
     table.finish();
     Data {
         source,
         seq_len: seq_len.unwrap_or(1),
         long_rows: long_rows.unwrap_or_else(|| default_long_rows(stage)),
+        reading,
         cache,
     }
+}
+
+/// Where rows stand in files, and what happens to those that cannot be used.
+fn read_reading(table: &mut Section<'_>) -> ReadingRules {
+    let columns = table.optional("columns", |item| {
+        let named = item.named("a table such as { instruction = \"Question\" }")?;
+        named.iter().map(|(name, item)| Some(((*name).to_owned(), item.word()?))).collect()
+    });
+    let files = FileOptions {
+        field: table.optional("field", Item::word),
+        columns: columns.unwrap_or_default(),
+        text_split: table.value("text_split", |item| item.choice(TextSplit::WORDS)),
+    };
+    let unknown_role = table.value("on_unknown_role", |item| item.choice(UnknownRole::WORDS));
+    let bad_rows = table.value("bad_rows", |item| item.choice(BadRows::WORDS));
+    let max_bad_share = table.value("max_bad_share", |item| item.number(Bound::BelowOne));
+    ReadingRules { files, unknown_role, bad_rows, max_bad_share }
 }
 
 fn read_source(table: &mut Section<'_>, base: &Path) -> DataSource {

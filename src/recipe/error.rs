@@ -141,7 +141,7 @@ pub enum RecipeError {
     },
     /// A pattern of data files that matches nothing but a folder.
     #[error(
-        "{pattern} [{key}]: a folder; expected files, got a folder\nhint: name its files: \
+        "{pattern} [{key}]: a folder without data; expected files, got none\nhint: name its files: \
          '{key}=[\"{}/*.jsonl\"]', or ** for those of the folders in it", folder.shown()
     )]
     Folder {

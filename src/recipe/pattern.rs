@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::error::RecipeError;
+use crate::data::is_data_name;
 
 /// An absolute file name or pattern, known to be well formed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,12 +37,18 @@ impl PathPattern {
         for found in matches {
             files.push(found.map_err(|error| unlistable(error.to_string()))?);
         }
-        let folder = files.iter().find(|path| path.is_dir()).cloned();
+        let folders: Vec<_> = files.iter().filter(|path| path.is_dir()).cloned().collect();
         files.retain(|path| !path.is_dir());
+        if files.is_empty() {
+            folders
+                .iter()
+                .try_for_each(|folder| add_data_files(folder, &mut files))
+                .map_err(|error| unlistable(error.to_string()))?;
+        }
         files.sort();
         if files.is_empty() {
             let (key, pattern) = (key.to_owned(), self.0.clone());
-            return Err(match folder {
+            return Err(match folders.into_iter().next() {
                 Some(folder) => RecipeError::Folder { key, pattern, folder },
                 None => RecipeError::NoMatch { key, pattern },
             });
@@ -56,6 +63,23 @@ impl PathPattern {
         let pattern = glob::Pattern::new(&self.0).expect("it was checked when it was made");
         pattern.matches_path_with(file, options)
     }
+}
+
+/// Adds the files of data in a folder and in the folders in it; hidden ones are left out.
+fn add_data_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            add_data_files(&path, files)?;
+        } else if is_data_name(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for PathPattern {
@@ -96,10 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_answered_with_a_pattern_of_its_files() {
-        let folder = folder_with(&["a.txt"]);
+    fn a_folder_stands_for_the_files_of_data_in_it() {
+        let folder = folder_with(&["b.txt", "a.jsonl.gz", "README.md", ".hidden.txt"]);
         let path = folder.path().to_str().unwrap();
         let pattern = PathPattern::new(Path::new("/"), &glob::Pattern::escape(path)).unwrap();
+        let found = pattern.expand("data.train").unwrap();
+        assert_eq!(found, ["a.jsonl.gz", "b.txt"].map(|name| folder.path().join(name)));
+        for name in ["b.txt", "a.jsonl.gz"] {
+            fs_err::remove_file(folder.path().join(name)).unwrap();
+        }
         let error = pattern.expand("data.train").unwrap_err().to_string();
         assert!(error.contains("[data.train]: a folder") && error.contains("/*.jsonl"), "{error}");
     }

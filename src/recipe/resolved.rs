@@ -75,6 +75,15 @@ impl Recipe {
         };
         entries.insert("seq_len".into(), whole(data.seq_len as u64));
         entries.insert("long_rows".into(), text(data.long_rows_name()));
+        entries.extend(data.reading_words().map(|(key, word)| (key.to_owned(), text(word))));
+        entries.insert("max_bad_share".into(), Value::Float(data.reading.max_bad_share));
+        let files = &data.reading.files;
+        entries.extend(files.field.iter().map(|field| ("field".to_owned(), text(field))));
+        if !files.columns.is_empty() {
+            let column = |(name, column): (&String, &String)| (name.clone(), text(column));
+            let columns = files.columns.iter().map(column).collect();
+            entries.insert("columns".into(), Value::Table(columns));
+        }
         if let Some(cache) = &data.cache {
             entries.insert("cache".into(), text(&cache.to_string_lossy()));
         }

@@ -18,6 +18,14 @@ pub fn free_memory() -> Option<u64> {
     machine.into_iter().chain(groups).chain(free_addresses()).min()
 }
 
+/// The name of this machine, as the kernel or the environment gives it; `None` where unknown.
+pub fn host_name() -> Option<String> {
+    let from_kernel = fs_err::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = from_kernel.or_else(|| std::env::var("HOSTNAME").ok());
+    let name = name.or_else(|| std::env::var("COMPUTERNAME").ok())?;
+    Some(name.trim().to_owned())
+}
+
 /// A line such as `VmHWM:   1234 kB`, in bytes.
 fn proc_bytes(file: &str, key: &str) -> Option<u64> {
     let text = fs_err::read_to_string(file).ok()?;

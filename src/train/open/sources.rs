@@ -8,8 +8,8 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 
 use super::super::context::cache_dir;
 use crate::data::{
-    CacheRequest, DocumentFormat, DocumentSource, Encoding, TokenCache, generated_dialogues,
-    generated_preferences, generated_stories,
+    BadRows, CacheRequest, DocumentFormat, DocumentSource, Encoding, ReadingRules, TokenCache,
+    generated_dialogues, generated_preferences, generated_stories,
 };
 use crate::error::TrainError;
 use crate::monitor::Monitor;
@@ -28,7 +28,7 @@ pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
 /// Named sets of documents to train on: those that a phase draws from.
 pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = match &recipe.data.source {
-        DataSource::Files { sets, .. } => files(sets, recipe::set_key)?,
+        DataSource::Files { sets, .. } => files(sets, &recipe.data.reading, recipe::set_key)?,
         DataSource::Generate(world) => generated(recipe, Split::Train, world.stories as u64),
     };
     sources.retain(|name, _| is_drawn(recipe, name));
@@ -42,7 +42,9 @@ fn is_drawn(recipe: &Recipe, set: &str) -> bool {
 /// Named sets of documents to evaluate.
 pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     match &recipe.data.source {
-        DataSource::Files { validation, .. } => files(validation, recipe::validation_key),
+        DataSource::Files { validation, .. } => {
+            files(validation, &recipe.data.reading, recipe::validation_key)
+        }
         DataSource::Generate(world) => {
             let mut sources = generated(recipe, Split::HeldOut, world.held_out as u64);
             sources.retain(|name, _| is_drawn(recipe, name));
@@ -69,6 +71,7 @@ fn generated(recipe: &Recipe, split: Split, count: u64) -> BTreeMap<String, Docu
 /// The files of each set; `key` gives the recipe's key of a set.
 fn files(
     sets: &FileSets,
+    rules: &ReadingRules,
     key: fn(&str) -> String,
 ) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = BTreeMap::new();
@@ -77,7 +80,7 @@ fn files(
         for pattern in patterns {
             files.extend(pattern.expand(&key(name))?);
         }
-        sources.insert(name.clone(), DocumentSource::Files(files));
+        sources.insert(name.clone(), DocumentSource::Files(files, rules.clone()));
     }
     Ok(sources)
 }
@@ -92,7 +95,12 @@ pub(crate) fn texts(recipe: &Recipe, encoding: &Encoding) -> Result<Vec<String>,
     let mut texts = Vec::new();
     for source in training(recipe)?.values() {
         for document in source.documents(content)? {
-            texts.push(encoding.training_text(source, document?)?);
+            match encoding.training_text(source, document?) {
+                Ok(text) => texts.push(text),
+                // Counted and limited when it is tokenised.
+                Err(_) if recipe.data.reading.bad_rows == BadRows::Skip => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     Ok(texts)
@@ -130,10 +138,16 @@ impl Caches<'_, '_> {
             interrupted: &|| signals.stop().is_some(),
             progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
         });
-        cache.map_err(|error| match signals.stop() {
+        let cache = cache.map_err(|error| match signals.stop() {
             Some(stop) => TrainError::Stopped(stop),
             None => error.into(),
-        })
+        })?;
+        let report = cache.report();
+        let lines = if report.bad > 0 { report.lines() } else { Vec::new() };
+        for line in lines {
+            self.monitor.message(&format!("{name}: {line}"));
+        }
+        Ok(cache)
     }
 }
 

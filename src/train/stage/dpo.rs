@@ -8,7 +8,7 @@ use super::evaluate::Likelihood;
 use super::objective::Objective;
 use super::preference::{DpoObjective, PairBatch};
 use super::reference::{self, ReferenceKey, ReferenceRequest};
-use super::{BatchRequest, Stage, StepGradients, lengths, list_dropped};
+use super::{BatchRequest, Stage, StepGradients, described, list_dropped};
 use crate::data::{
     EpochPlan, Loader, LoaderSettings, PackedSequence, PairPlan, PreferencePair, SourceLocation,
     TokenCache,
@@ -218,7 +218,7 @@ impl Stage for Dpo {
                 found.truncated,
                 found.dropped
             ));
-            lines.push(lengths(set, &self.sets[set]));
+            lines.extend(described(set, &self.sets[set]));
             lines.extend(list_dropped(set, &plan.left_out()));
         }
         Ok(lines)

@@ -120,13 +120,19 @@ pub(crate) trait Stage {
     }
 }
 
-/// A line with the sequence lengths of a set.
-fn lengths(set: &str, cache: &TokenCache) -> String {
+/// Lines with the shapes of a set's rows, rows that were skipped, and the lengths of its sequences.
+fn described(set: &str, cache: &TokenCache) -> Vec<String> {
+    let mut lines = cache.report().lines();
+    lines.push(lengths(cache));
+    lines.iter().map(|line| format!("{set}: {line}")).collect()
+}
+
+fn lengths(cache: &TokenCache) -> String {
     let mut lengths: Vec<u64> = (0..cache.documents()).map(|one| cache.length(one)).collect();
     lengths.sort_unstable();
     let at = |part: f64| lengths.get((lengths.len() as f64 * part) as usize).or(lengths.last());
     let [median, most, longest] = [0.5, 0.95, 1.0].map(|part| at(part).copied().unwrap_or(0));
-    format!("{set}: lengths in tokens: half up to {median}, 95 % up to {most}, longest {longest}")
+    format!("lengths in tokens: half up to {median}, 95 % up to {most}, longest {longest}")
 }
 
 /// Dropped documents that are listed by name; the rest is only counted.

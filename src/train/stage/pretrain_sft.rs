@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::evaluate::{batch_of, likelihood, own_share};
 use super::objective::CrossEntropy;
-use super::{BatchRequest, Stage, StepGradients, lengths, list_dropped};
+use super::{BatchRequest, Stage, StepGradients, described, list_dropped};
 use crate::data::{
     EpochPlan, Loader, LoaderSettings, PackedSequence, SequencePlan, TokenCache,
     validation_sequences,
@@ -59,7 +59,7 @@ impl Stage for PretrainSft {
                 (packing.too_short, "left out as too short"),
                 (packing.untrained, "left out because no trained token fits in a row"),
             ];
-            lines.push(lengths(set, &self.caches[set]));
+            lines.extend(described(set, &self.caches[set]));
             let fates = fates.iter().filter(|(count, _)| *count > 0);
             let fates: Vec<_> = fates.map(|(count, fate)| format!("{count} {fate}")).collect();
             if !fates.is_empty() {

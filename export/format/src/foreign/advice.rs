@@ -84,7 +84,8 @@ fn of_data(path: &Path, kind: K) -> String {
         )
     };
     match kind {
-        K::Parquet => by_datasets("parquet"),
+        // Packed; else it is read.
+        K::Parquet => format!("unpack it: gzip -d {file}, or zstd -d {file}"),
         K::ArrowFile | K::ArrowStream => by_datasets("file"),
         K::Sqlite | K::Avro | K::Npy | K::Npz | K::Hdf5 => {
             "write its rows as JSON lines, one object a line".to_owned()
@@ -93,6 +94,6 @@ fn of_data(path: &Path, kind: K) -> String {
                                         rows as JSON lines, one object a line"
             .to_owned(),
         K::Pdf | K::OfficeDocument => "take its text out first, into a .txt file".to_owned(),
-        _ => "give text: .jsonl or .txt".to_owned(),
+        _ => "give text or rows: .txt, .jsonl, .json, .parquet or .csv".to_owned(),
     }
 }

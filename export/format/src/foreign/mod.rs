@@ -37,7 +37,7 @@ pub enum FileRole {
 impl FileRole {
     fn expected(self) -> &'static str {
         match self {
-            Self::Data => "UTF-8 text in a .jsonl or .txt file",
+            Self::Data => "rows or text: .jsonl, .json, .parquet, .csv, .tsv or .txt in UTF-8",
             Self::Model => "a folder with config.json and model.safetensors, or a GGUF file",
             Self::Weights => "safetensors",
             Self::Tokenizer => "a tokenizer.json",
@@ -75,12 +75,22 @@ pub fn recognise(path: &Path) -> Option<ForeignKind> {
 /// # Errors
 /// When the file is recognised. A file that does not open is left to its reader.
 pub fn refuse(path: &Path, role: FileRole) -> Result<(), FormatError> {
-    match recognise(path) {
-        Some(kind) if !role.takes(kind) => {
-            Err(FormatError::container(path, refusal(path, kind, role)))
-        }
-        _ => Ok(()),
+    recognise(path).map_or(Ok(()), |kind| refuse_kind(path, kind, role))
+}
+
+/// The same of a file whose content begins with `head`: unpacked, for example.
+///
+/// # Errors
+/// As [`refuse`].
+pub fn refuse_head(path: &Path, head: &[u8], role: FileRole) -> Result<(), FormatError> {
+    ForeignKind::of(head).map_or(Ok(()), |kind| refuse_kind(path, kind, role))
+}
+
+fn refuse_kind(path: &Path, kind: ForeignKind, role: FileRole) -> Result<(), FormatError> {
+    if role.takes(kind) {
+        return Ok(());
     }
+    Err(FormatError::container(path, refusal(path, kind, role)))
 }
 
 /// A text without the byte-order mark that some programs put before it.

@@ -5,9 +5,10 @@ use std::path::Path;
 use bitnet_text::Tokenizer;
 
 use super::file::{CacheIdentity, LAYOUT_VERSION};
-use crate::data::encoding::Encoding;
-use crate::data::error::DataError;
-use crate::data::source::{DocumentSource, hash_part};
+use crate::encoding::Encoding;
+use crate::error::DataError;
+use crate::reading::BadRows;
+use crate::source::{DocumentSource, hash_part};
 
 /// Which tokens are wanted, with callbacks for progress and interruption.
 pub struct CacheRequest<'a> {
@@ -46,9 +47,15 @@ impl<'a> CacheRequest<'a> {
         hash_part(&mut hasher, self.tokenizer.control_identity().as_bytes());
         hash_part(&mut hasher, fingerprint.as_bytes());
         hash_part(&mut hasher, self.encoding.identity().as_bytes());
+        let rules = self.source.rules();
+        let skips_bad = rules.bad_rows != BadRows::Error;
+        let described =
+            serde_json::to_vec(&(&*rules, skips_bad)).expect("plain fields become JSON");
+        hash_part(&mut hasher, &described);
         let key = hasher.finalize().to_hex().to_string();
         let vocab_size = self.tokenizer.vocab_size();
         let marked = self.encoding.is_marked();
-        Ok(CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, marked, files })
+        let layout = LAYOUT_VERSION;
+        Ok(CacheIdentity { layout, key, fingerprint, vocab_size, marked, skips_bad, files })
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fs_err::{File, OpenOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::platform;
+use bitnet_format::process::host_name;
 
 /// How often a taken lock is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -90,7 +90,7 @@ impl fmt::Display for LockHolder {
 fn sign(file: &mut File) -> io::Result<()> {
     let identity = Identity {
         pid: std::process::id(),
-        host: platform::host_name().unwrap_or_else(|| "this machine".to_owned()),
+        host: host_name().unwrap_or_else(|| "this machine".to_owned()),
         since: seconds_now(),
     };
     let mut line = serde_json::to_vec(&identity).expect("plain fields become JSON");

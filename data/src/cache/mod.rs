@@ -16,6 +16,7 @@
 
 mod checksum;
 pub(super) mod file;
+mod report;
 mod request;
 mod tokenise;
 
@@ -27,6 +28,7 @@ use super::document::SourceLocation;
 use super::error::DataError;
 use super::lock::FileLock;
 use file::{CacheFiles, CacheIdentity};
+pub use report::RowReport;
 pub use request::CacheRequest;
 
 /// Hexadecimal digits of the key that name the directory.
@@ -76,7 +78,18 @@ impl TokenCache {
     /// Opens the cache of this data and tokenizer, and builds it first if needed.
     ///
     /// An interruption or an error leaves only the lock file.
+    ///
+    /// # Errors
+    /// A file or row that cannot be used; with [`BadRows::Skip`](crate::BadRows), more of them than its
+    /// share.
     pub fn open_or_build(request: &CacheRequest<'_>) -> Result<Self, DataError> {
+        let cache = Self::opened_or_built(request)?;
+        let origin = request.source.names().join(", ");
+        cache.report().check(&request.source.rules(), &origin)?;
+        Ok(cache)
+    }
+
+    fn opened_or_built(request: &CacheRequest<'_>) -> Result<Self, DataError> {
         let identity = request.identify()?;
         let dir = request.cache_dir.join(&identity.key[..NAME_DIGITS]);
         if let Ok(files) = CacheFiles::open(&dir, &identity) {
@@ -115,7 +128,7 @@ impl TokenCache {
             documents: files.documents() as u64,
             tokens: files.start(files.documents()),
             bytes: files.records().map(|record| record.text_bytes).sum(),
-            empty_documents: files.empty_documents(),
+            empty_documents: files.report().empty,
         };
         Self(Arc::new(Inner { files, names, fingerprint, statistics, origin }))
     }
@@ -129,13 +142,18 @@ impl TokenCache {
     }
 
     /// The files by name, each with the hash of its content; none of generated documents.
-    pub(crate) fn contents(&self) -> impl Iterator<Item = (Arc<str>, String)> {
+    pub fn contents(&self) -> impl Iterator<Item = (Arc<str>, String)> {
         self.0.names.iter().cloned().zip(self.0.files.contents())
     }
 
     /// Sizes of the set.
     pub fn statistics(&self) -> CacheStatistics {
         self.0.statistics
+    }
+
+    /// What was found in the rows.
+    pub fn report(&self) -> &RowReport {
+        self.0.files.report()
     }
 
     /// `DocumentSource::fingerprint` of the data.

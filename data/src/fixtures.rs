@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bitnet_text::{Dialogue, Tokenizer, train_bpe};
 
 use super::cache::file::{CacheFiles, CacheIdentity, CacheWriter, LAYOUT_VERSION};
-use super::cache::{CacheOrigin, CacheRequest, TokenCache};
-use super::document::Document;
+use super::cache::{CacheOrigin, CacheRequest, RowReport, TokenCache};
+use super::document::{Document, RowContent};
 use super::error::DataError;
 use super::source::DocumentSource;
 
@@ -41,13 +41,15 @@ fn written(documents: &[Dialogue], marked: bool) -> TokenCache {
     let dir = tempfile::tempdir().unwrap();
     let (key, vocab_size) = (String::new(), 1 << 20);
     let (fingerprint, files, layout) = (String::new(), Vec::new(), LAYOUT_VERSION);
-    let identity = CacheIdentity { layout, key, fingerprint, vocab_size, marked, files };
+    let skips_bad = false;
+    let identity = CacheIdentity { layout, key, fingerprint, vocab_size, marked, skips_bad, files };
     let mut writer = CacheWriter::create(dir.path(), &identity).unwrap();
     for (index, dialogue) in documents.iter().enumerate() {
-        let document = Document { file: 0, line: index as u64 + 1, text: "text".to_owned() };
-        writer.append(&document, dialogue, document.text.len()).unwrap();
+        let content = RowContent::Text(String::new());
+        let document = Document { file: 0, line: index as u64 + 1, content };
+        writer.append(&document, dialogue, 4).unwrap();
     }
-    writer.finish(identity.clone(), 0).unwrap();
+    writer.finish(identity.clone(), RowReport::default()).unwrap();
     // The mapping outlives the files.
     let files = CacheFiles::open(dir.path(), &identity).unwrap();
     TokenCache::of(files, Arc::new([Arc::from("sample")]), String::new(), CacheOrigin::Built)
@@ -55,7 +57,7 @@ fn written(documents: &[Dialogue], marked: bool) -> TokenCache {
 
 /// Real text that lies beside the repository, if it is there; prints a line either way.
 pub(crate) fn data_outside_the_repository() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     let there = path.is_dir();
     let what = if there { "reads" } else { "skipped, nothing at" };
     eprintln!("outside the repository: {what} {}", path.display());

@@ -19,12 +19,13 @@ use fs_err::File;
 use serde::{Deserialize, Serialize};
 
 use super::checksum::FileCheck;
-use crate::data::document::Document;
-use crate::data::error::DataError;
-use crate::data::source::FileFingerprint;
+use super::report::RowReport;
+use crate::document::Document;
+use crate::error::DataError;
+use crate::source::FileFingerprint;
 
 /// Version of the layout; part of every cache's key.
-pub(crate) const LAYOUT_VERSION: u32 = 2;
+pub(crate) const LAYOUT_VERSION: u32 = 3;
 
 const TOKENS_FILE: &str = "tokens.bin";
 const DOCUMENTS_FILE: &str = "documents.bin";
@@ -75,6 +76,8 @@ pub(crate) struct CacheIdentity {
     pub(crate) vocab_size: usize,
     /// Whether ids carry a mark; without it, every token is trained.
     pub(crate) marked: bool,
+    /// Whether rows that cannot be used were left out.
+    pub(crate) skips_bad: bool,
     pub(crate) files: Vec<FileFingerprint>,
 }
 
@@ -82,7 +85,7 @@ pub(crate) struct CacheIdentity {
 #[serde(deny_unknown_fields)]
 struct CacheMeta {
     identity: CacheIdentity,
-    empty_documents: u64,
+    report: RowReport,
     tokens: FileCheck,
     documents: FileCheck,
 }
@@ -132,14 +135,14 @@ impl CacheWriter {
     pub(crate) fn finish(
         mut self,
         identity: CacheIdentity,
-        empty_documents: u64,
+        report: RowReport,
     ) -> Result<(), DataError> {
         self.tokens.flush()?;
         self.documents.flush()?;
         let check =
             |name| Ok::<_, DataError>(FileCheck::of(&FileBytes::map(&self.dir.join(name))?));
         let (tokens, documents) = (check(TOKENS_FILE)?, check(DOCUMENTS_FILE)?);
-        let meta = CacheMeta { identity, empty_documents, tokens, documents };
+        let meta = CacheMeta { identity, report, tokens, documents };
         let text = serde_json::to_vec_pretty(&meta).expect("plain fields become JSON");
         Ok(fs_err::write(self.dir.join(META_FILE), text)?)
     }
@@ -211,8 +214,8 @@ impl CacheFiles {
         if document == 0 { 0 } else { self.record(document - 1).end }
     }
 
-    pub(crate) fn empty_documents(&self) -> u64 {
-        self.meta.empty_documents
+    pub(crate) fn report(&self) -> &RowReport {
+        &self.meta.report
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -281,11 +284,20 @@ impl CacheIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::RowContent;
 
     fn identity(vocab_size: usize) -> CacheIdentity {
         let (key, fingerprint) = ("k".to_owned(), "f".to_owned());
-        let (files, marked) = (Vec::new(), false);
-        CacheIdentity { layout: LAYOUT_VERSION, key, fingerprint, vocab_size, marked, files }
+        let (files, marked, skips_bad) = (Vec::new(), false, false);
+        CacheIdentity {
+            layout: LAYOUT_VERSION,
+            key,
+            fingerprint,
+            vocab_size,
+            marked,
+            skips_bad,
+            files,
+        }
     }
 
     fn whole(ids: &[u32]) -> Dialogue {
@@ -295,10 +307,11 @@ mod tests {
     fn written(vocab_size: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = CacheWriter::create(dir.path(), &identity(vocab_size)).unwrap();
-        let document = |line, text: &str| Document { file: 0, line, text: text.to_owned() };
-        writer.append(&document(1, "ab"), &whole(&[1, 258]), 2).unwrap();
-        writer.append(&document(7, "é"), &whole(&[65_535]), 2).unwrap();
-        writer.finish(identity(vocab_size), 3).unwrap();
+        let document = |line| Document { file: 0, line, content: RowContent::Text(String::new()) };
+        writer.append(&document(1), &whole(&[1, 258]), 2).unwrap();
+        writer.append(&document(7), &whole(&[65_535]), 2).unwrap();
+        let report = RowReport { empty: 3, ..RowReport::default() };
+        writer.finish(identity(vocab_size), report).unwrap();
         dir
     }
 
@@ -323,7 +336,7 @@ mod tests {
             let mut tokens = Vec::new();
             files.extend(1, 3, &mut tokens);
             assert_eq!(tokens, [258, 65_535]);
-            assert_eq!((files.documents(), files.start(1), files.empty_documents()), (2, 2, 3));
+            assert_eq!((files.documents(), files.start(1), files.report().empty), (2, 2, 3));
             assert_eq!(files.record(1), DocumentRecord { end: 3, text_bytes: 2, file: 0, line: 7 });
         }
     }
@@ -334,10 +347,10 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let identity = CacheIdentity { marked: true, ..identity(vocab_size) };
             let mut writer = CacheWriter::create(dir.path(), &identity).unwrap();
-            let document = Document { file: 0, line: 1, text: "x".to_owned() };
+            let document = Document { file: 0, line: 1, content: RowContent::Text(String::new()) };
             let dialogue = Dialogue { ids: vec![7, 32_767, 3], trained: vec![false, true, true] };
-            writer.append(&document, &dialogue, document.text.len()).unwrap();
-            writer.finish(identity.clone(), 0).unwrap();
+            writer.append(&document, &dialogue, 1).unwrap();
+            writer.finish(identity.clone(), RowReport::default()).unwrap();
             let files = CacheFiles::open(dir.path(), &identity).unwrap();
             assert_eq!(fs_err::read(dir.path().join(TOKENS_FILE)).unwrap().len(), 3 * width);
             let (mut tokens, mut mask) = (vec![9], vec![0.5]);
@@ -374,9 +387,9 @@ mod tests {
     fn a_wrong_index_with_a_valid_checksum_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = CacheWriter::create(dir.path(), &identity(300)).unwrap();
-        let document = Document { file: 5, line: 1, text: "x".to_owned() };
-        writer.append(&document, &whole(&[1, 2]), document.text.len()).unwrap();
-        writer.finish(identity(300), 0).unwrap();
+        let document = Document { file: 5, line: 1, content: RowContent::Text(String::new()) };
+        writer.append(&document, &whole(&[1, 2]), 1).unwrap();
+        writer.finish(identity(300), RowReport::default()).unwrap();
         let reason = CacheFiles::open(dir.path(), &identity(300)).unwrap_err();
         assert_eq!(reason, "documents.bin: does not fit tokens.bin");
     }

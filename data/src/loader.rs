@@ -182,10 +182,10 @@ fn no_items(set: &str, seq_len: usize, statistics: PackingStatistics) -> DataErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::fixtures::cache_of;
-    use crate::data::packing::LongDocuments;
-    use crate::data::sequence::PackedSequence;
-    use crate::data::sequence_plan::SequencePlan;
+    use crate::fixtures::cache_of;
+    use crate::packing::LongDocuments;
+    use crate::sequence::PackedSequence;
+    use crate::sequence_plan::SequencePlan;
     use proptest::prelude::*;
 
     impl Loader<SequencePlan> {

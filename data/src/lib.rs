@@ -1,10 +1,10 @@
 //! From text to packed sequences of token ids.
 //!
 //! ```text
-//! DocumentSource → DocumentStream → Encoding → TokenCache    once per data set
-//!                                                  ↓
+//! files → rows → DocumentStream → Encoding → TokenCache      once per data set
+//!                                              ↓
 //! order → packing → SequencePlan or PairPlan                 once per epoch
-//!                                                  ↓
+//!                                              ↓
 //! Loader → packed sequences or preference pairs              in the order of the run
 //! ```
 //!
@@ -19,20 +19,25 @@ mod documents;
 mod encoding;
 mod epoch;
 mod error;
+mod fault;
 mod generate;
-mod json_lines;
 mod loader;
 mod lock;
 mod order;
 mod packing;
 mod pair_plan;
 pub mod preference;
+pub mod random;
+mod reading;
+mod row_json;
+mod rows;
 mod sequence;
 mod sequence_plan;
 mod source;
+mod turns;
 
-pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, TokenCache};
-pub use document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES, SourceLocation};
+pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, RowReport, TokenCache};
+pub use document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES, RowContent, SourceLocation};
 pub use documents::{DocumentGenerator, DocumentStream};
 pub use encoding::Encoding;
 pub use epoch::{EpochPlan, LoaderSettings};
@@ -42,6 +47,8 @@ pub use loader::{DataMixture, EpochPosition, Loader, LoaderState};
 pub use lock::{FileLock, LockHolder};
 pub use packing::{LongDocuments, PackingStatistics};
 pub use pair_plan::{PairPlan, PreferencePair};
+pub use reading::{BadRows, ReadingRules, UnknownRole};
+pub use rows::{FileOptions, TextSplit, is_data_name};
 pub use sequence::PackedSequence;
 pub use sequence_plan::{SequencePlan, validation_sequences};
 pub use source::DocumentSource;

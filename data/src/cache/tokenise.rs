@@ -8,11 +8,14 @@ use bitnet_text::Tokenizer;
 use rayon::prelude::*;
 
 use super::file::{CacheIdentity, CacheWriter};
+use super::report::RowReport;
 use super::request::CacheRequest;
-use crate::data::document::{Document, SourceLocation};
-use crate::data::documents::DocumentStream;
-use crate::data::encoding::{EncodedSequence, Encoding};
-use crate::data::error::DataError;
+use crate::document::{Document, SourceLocation};
+use crate::documents::DocumentStream;
+use crate::encoding::{EncodedRow, Encoding};
+use crate::error::DataError;
+use crate::fault::RowFault;
+use crate::reading::{BadRows, ReadingRules};
 
 /// Text per thread and batch. It affects memory and the latency of an interruption, never the
 /// result.
@@ -27,43 +30,71 @@ pub(super) fn build(
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
     let mut writer = CacheWriter::create(staged.path(), &identity)?;
     let mut documents = request.source.documents(request.encoding.format())?;
-    if write_all(request, &mut documents, &mut writer)? == 0 {
-        let origin = request.source.names().join(", ");
-        return Err(DataError::NoDocuments { origin, empty: documents.empty() });
+    let report = write_all(request, &mut documents, &mut writer)?;
+    let origin = || request.source.names().join(", ");
+    report.check(&request.source.rules(), &origin())?;
+    if report.rows == report.empty + report.bad {
+        return Err(DataError::NoDocuments { origin: origin(), empty: report.rows });
     }
     check_unchanged(request, &identity)?;
-    writer.finish(identity, documents.empty())?;
+    writer.finish(identity, report)?;
     Ok(staged.publish()?)
 }
 
-/// Returns the number of documents.
 fn write_all(
     request: &CacheRequest<'_>,
     documents: &mut DocumentStream,
     writer: &mut CacheWriter,
-) -> Result<u64, DataError> {
-    let total = request.source.size()?;
-    let names = request.source.names();
-    let encoder = (request.tokenizer, request.encoding);
-    let mut written = 0;
+) -> Result<RowReport, DataError> {
+    let (total, names) = (request.source.size()?, request.source.names());
+    let rules = request.source.rules();
+    let (tokenizer, encoding) = (request.tokenizer, request.encoding);
+    let skips = rules.bad_rows != BadRows::Error;
+    let mut report = RowReport::default();
     loop {
         if (request.interrupted)() {
             return Err(DataError::Interrupted);
         }
         let batch = next_batch(documents, BYTES_PER_THREAD * rayon::current_num_threads())?;
         if batch.is_empty() {
-            return Ok(written);
+            return Ok(report);
         }
-        let encoded: Vec<_> =
-            batch.par_iter().map(|document| encode(encoder, &names, document)).collect();
-        for (document, sequences) in batch.iter().zip(encoded) {
-            for sequence in sequences? {
-                writer.append(document, &sequence.dialogue, sequence.bytes)?;
+        let encode = |document: &Document| {
+            encode((tokenizer, encoding), &rules, document)
+                .map_err(|fault| fault.at(place(&names, document)))
+        };
+        let encoded: Vec<_> = batch.par_iter().map(encode).collect();
+        for (document, row) in batch.iter().zip(encoded) {
+            match row {
+                Ok(row) => write(document, row, writer, &mut report)?,
+                Err(error) if skips => report.add_bad(&error),
+                Err(error) => return Err(error),
             }
         }
-        written += batch.len() as u64;
+        report.rows += batch.len() as u64;
         (request.progress)(documents.done(), total);
     }
+}
+
+fn write(
+    document: &Document,
+    row: EncodedRow,
+    writer: &mut CacheWriter,
+    report: &mut RowReport,
+) -> Result<(), DataError> {
+    if row.sequences.is_empty() {
+        report.empty += 1;
+        return Ok(());
+    }
+    for sequence in row.sequences {
+        writer.append(document, &sequence.dialogue, sequence.bytes)?;
+    }
+    *report.shapes.entry(row.shape).or_default() += 1;
+    Ok(())
+}
+
+fn place(names: &[Arc<str>], document: &Document) -> SourceLocation {
+    SourceLocation { source: Arc::clone(&names[document.file]), line: document.line }
 }
 
 fn next_batch(documents: &mut DocumentStream, bytes: usize) -> Result<Vec<Document>, DataError> {
@@ -71,26 +102,23 @@ fn next_batch(documents: &mut DocumentStream, bytes: usize) -> Result<Vec<Docume
     let mut length = 0;
     while length < bytes {
         let Some(document) = documents.next().transpose()? else { break };
-        length += document.text.len();
+        length += document.content.bytes().max(1);
         batch.push(document);
     }
     Ok(batch)
 }
 
-/// Encodes a document and checks its ids.
+/// Encodes a row and checks its ids.
 fn encode(
     (tokenizer, encoding): (&Tokenizer, &Encoding),
-    names: &[Arc<str>],
+    rules: &ReadingRules,
     document: &Document,
-) -> Result<Vec<EncodedSequence>, DataError> {
-    let location =
-        || SourceLocation { source: Arc::clone(&names[document.file]), line: document.line };
-    let sequences = encoding.sequences(tokenizer, &document.text);
-    let sequences = sequences.map_err(|error| error.at(location()))?;
+) -> Result<EncodedRow, RowFault> {
+    let row = encoding.sequences(tokenizer, &document.content, rules)?;
     let vocab_size = tokenizer.vocab_size();
-    match sequences.iter().find_map(|one| out_of_range(&one.dialogue.ids, vocab_size)) {
-        None => Ok(sequences),
-        Some(id) => Err(DataError::IdOutOfRange { location: location(), vocab_size, id }),
+    match row.sequences.iter().find_map(|one| out_of_range(&one.dialogue.ids, vocab_size)) {
+        None => Ok(row),
+        Some(id) => Err(RowFault::IdOutOfRange { vocab_size, id }),
     }
 }
 
@@ -110,8 +138,8 @@ fn check_unchanged(request: &CacheRequest<'_>, identity: &CacheIdentity) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::DocumentSource;
-    use crate::data::document::DocumentFormat;
+    use crate::DocumentSource;
+    use crate::document::DocumentFormat;
 
     #[test]
     fn ids_must_lie_below_the_size_of_the_vocabulary() {

@@ -84,7 +84,7 @@ impl DocumentLengths for TokenCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::fixtures::cache_of;
+    use crate::fixtures::cache_of;
     use proptest::prelude::*;
 
     fn settings(policy: LongDocuments, seq_len: usize) -> LoaderSettings {

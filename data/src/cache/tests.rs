@@ -1,9 +1,9 @@
 //! Tests of the token cache: what is built when, and what is left behind.
 
 use super::*;
-use crate::data::DocumentSource;
-use crate::data::encoding::Encoding;
-use crate::data::fixtures::{byte_tokenizer, cached, data_outside_the_repository};
+use crate::encoding::Encoding;
+use crate::fixtures::{byte_tokenizer, cached, data_outside_the_repository};
+use crate::{BadRows, DocumentSource, ReadingRules};
 use bitnet_text::Tokenizer;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -43,7 +43,7 @@ fn files_are_named_as_they_were_asked_for() {
     let (rows, whole) = (dir.path().join("a.jsonl"), dir.path().join("b.txt"));
     fs_err::write(&rows, "\n{\"text\":\"x\"}\n").unwrap();
     fs_err::write(&whole, "y").unwrap();
-    let source = DocumentSource::Files(vec![rows.clone(), whole.clone()]);
+    let source = DocumentSource::files(vec![rows.clone(), whole.clone()]);
     let cache = cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap();
     let places = [0, 1].map(|document| cache.location(document).to_string());
     assert_eq!(places, [format!("{}:2", rows.display()), format!("{}:1", whole.display())]);
@@ -131,7 +131,7 @@ fn progress_reaches_the_size_of_the_source() {
     let request = CacheRequest {
         encoding: &Encoding::Text,
         cache_dir: &dir.path().join("cache"),
-        source: &DocumentSource::Files(vec![path]),
+        source: &DocumentSource::files(vec![path]),
         tokenizer: &byte_tokenizer(),
         interrupted: &|| false,
         progress: &|done, total| last.set((done, total)),
@@ -145,7 +145,7 @@ fn a_set_of_empty_documents_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
     fs_err::write(&path, "{\"text\":\"\"}\n").unwrap();
-    let source = DocumentSource::Files(vec![path]);
+    let source = DocumentSource::files(vec![path]);
     let error = cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap_err();
     assert!(matches!(error, DataError::NoDocuments { empty: 1, .. }));
     assert_eq!(entries(&dir.path().join("cache")).len(), 1);
@@ -156,7 +156,7 @@ fn files_that_change_while_they_are_read_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.txt");
     fs_err::write(&path, "before").unwrap();
-    let source = DocumentSource::Files(vec![path.clone()]);
+    let source = DocumentSource::files(vec![path.clone()]);
     let request = CacheRequest {
         encoding: &Encoding::Text,
         cache_dir: &dir.path().join("cache"),
@@ -196,11 +196,38 @@ fn data_outside_the_repository_has_the_token_counts_of_its_manifest() {
         ("general-00004-of-00005.jsonl", 518, 990_199),
         ("tinyshakespeare.txt", 1, 405_693),
     ] {
-        let source = DocumentSource::Files(vec![shared.join("pretrain").join(file)]);
+        let source = DocumentSource::files(vec![shared.join("pretrain").join(file)]);
         let begun = Instant::now();
         let statistics = cached(dir.path(), &source, &tokenizer).unwrap().statistics();
         eprintln!("{file}: {statistics:?} in {:?}", begun.elapsed());
         let counted = statistics.tokens - 2 * documents;
         assert_eq!((statistics.documents, counted), (documents, listed), "{file}");
     }
+}
+
+#[test]
+fn bad_rows_are_skipped_counted_and_listed_up_to_a_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    fs_err::write(
+        &path,
+        "{\"text\":\"x\"}\n{\"text\":3}\n{\"text\"\n{\"text\":\"\"}\n{\"text\":\"y\"}\n",
+    )
+    .unwrap();
+    let open = |bad_rows, max_bad_share| {
+        let rules = ReadingRules { bad_rows, max_bad_share, ..ReadingRules::default() };
+        let source = DocumentSource::Files(vec![path.clone()], rules);
+        cached(&dir.path().join("cache"), &source, &byte_tokenizer())
+    };
+    let error = open(BadRows::Error, 0.0).unwrap_err().to_string();
+    assert!(error.contains("a.jsonl:2 [text]: wrong value"), "{error}");
+    let cache = open(BadRows::Skip, 0.4).unwrap();
+    let report = cache.report();
+    assert_eq!((report.rows, report.bad, report.empty, cache.documents()), (5, 2, 1, 2));
+    assert!(report.examples[1].contains("a.jsonl:3: invalid JSON"), "{report:?}");
+    assert_eq!(report.lines()[0], "2 rows of text");
+    assert!(report.lines()[1].starts_with("2 bad rows (40.000 %) skipped"), "{report:?}");
+    // The cache is there, and the limit holds all the same.
+    let error = open(BadRows::Skip, 0.3).unwrap_err().to_string();
+    assert!(error.contains("2 of 5 rows cannot be used") && error.contains("a.jsonl:2"), "{error}");
 }

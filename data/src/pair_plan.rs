@@ -141,7 +141,7 @@ impl EpochPlan for PairPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::fixtures::cache_of_dialogues;
+    use crate::fixtures::cache_of_dialogues;
     use bitnet_text::Dialogue;
 
     /// A prompt of ids from 100 and an answer of ids from `answer`, which alone is trained.

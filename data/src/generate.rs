@@ -42,7 +42,7 @@ fn key(seed: u64, split: Split, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::document::DocumentFormat;
+    use crate::document::{DocumentFormat, RowContent};
 
     fn fingerprint(source: &DocumentSource) -> String {
         source.fingerprint(&|| false).unwrap()
@@ -51,9 +51,13 @@ mod tests {
     #[test]
     fn the_documents_are_the_stories() {
         let source = generated_stories(3, Split::Train, StoryStyle::General, 2);
-        let texts: Vec<_> =
-            source.documents(DocumentFormat::Text).unwrap().map(|one| one.unwrap().text).collect();
-        let story = |index| story(3, Split::Train, StoryStyle::General, index).text;
+        let texts: Vec<_> = source
+            .documents(DocumentFormat::Text)
+            .unwrap()
+            .map(|one| one.unwrap().content)
+            .collect();
+        let story =
+            |index| RowContent::Text(story(3, Split::Train, StoryStyle::General, index).text);
         assert_eq!(texts, [story(0), story(1)]);
     }
 

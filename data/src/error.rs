@@ -1,7 +1,7 @@
 //! The errors of this module.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bitnet_format::FormatError;
 use bitnet_format::Shown;
@@ -31,9 +31,9 @@ pub enum DataError {
         got: u64,
     },
     /// A set without files, for example because a pattern matched nothing.
-    #[error("the data set has no files; expected at least one .jsonl or .txt file, got none")]
+    #[error("the data set has no files; expected at least one file, got none")]
     NoFiles,
-    /// A file with an unsupported extension.
+    /// A file of a kind that is not read.
     #[error("{}: unknown kind of file; expected {expected}, got {got:?}", .path.shown())]
     Extension {
         /// The file.
@@ -42,6 +42,14 @@ pub enum DataError {
         expected: &'static str,
         /// Its extension.
         got: String,
+    },
+    /// A file that cannot be read as what it is.
+    #[error("{}: {what}", .path.shown())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what is there.
+        what: String,
     },
     /// A file that is not UTF-8.
     #[error("{}:{line}: not UTF-8 at column {column}; expected text, got byte 0x{byte:02x}", .path.shown())]
@@ -55,7 +63,33 @@ pub enum DataError {
         /// The offending byte.
         byte: u8,
     },
-    /// A line of a `.jsonl` file does not parse.
+    /// A row that its file does not hold whole.
+    #[error("{}:{line}: a row that cannot be read; {what}", .path.shown())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Line or row, from 1.
+        line: u64,
+        /// What was expected and what is there.
+        what: String,
+    },
+    /// More rows cannot be used than the recipe allows.
+    #[error(
+        "{origin}: {bad} of {rows} rows cannot be used; expected at most a share of {limit} \
+         (data.max_bad_share), got {:.4}\n{examples}", *.bad as f64 / (*.rows).max(1) as f64)]
+    TooManyBad {
+        /// The files.
+        origin: String,
+        /// Rows that cannot be used.
+        bad: u64,
+        /// All rows.
+        rows: u64,
+        /// The largest share.
+        limit: f64,
+        /// The first of them, a line each.
+        examples: String,
+    },
+    /// A row of a `.jsonl` file does not parse.
     #[error("{}:{line}: invalid JSON; expected one object a line, got {what}", .path.shown())]
     Json {
         /// The file.
@@ -173,6 +207,10 @@ pub enum DataError {
 }
 
 impl DataError {
+    pub(crate) fn file(path: &Path, what: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), what: what.into() }
+    }
+
     /// The kind of an error of the operating system. It tells a bad environment from bad input.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match self {

@@ -1,5 +1,6 @@
 //! Where documents come from, and the fingerprint of the data. `documents` reads them.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::document::DocumentFormat;
 use super::documents::{DocumentGenerator, DocumentStream};
 use super::error::DataError;
+use super::reading::ReadingRules;
 
 /// Bytes of a file that are hashed between two calls of `interrupted`.
 const HASHED_AT_ONCE: usize = 1 << 20;
@@ -20,8 +22,8 @@ const GENERATED_SAMPLES: u64 = 16;
 /// Documents in a fixed order.
 #[derive(Clone, Debug)]
 pub enum DocumentSource {
-    /// `.jsonl` and `.txt` files.
-    Files(Vec<PathBuf>),
+    /// Files, and how they are read.
+    Files(Vec<PathBuf>, ReadingRules),
     /// Documents that are generated on demand.
     Generated(DocumentGenerator),
 }
@@ -35,6 +37,19 @@ pub(crate) struct FileFingerprint {
 }
 
 impl DocumentSource {
+    /// Files that are read as they are.
+    pub fn files(files: Vec<PathBuf>) -> Self {
+        Self::Files(files, ReadingRules::default())
+    }
+
+    /// How rows are read; generated ones need no rules.
+    pub(crate) fn rules(&self) -> Cow<'_, ReadingRules> {
+        match self {
+            Self::Files(_, rules) => Cow::Borrowed(rules),
+            Self::Generated(_) => Cow::default(),
+        }
+    }
+
     /// The documents `make(0)` to `make(count - 1)`; `key` names everything that `make` depends
     /// on besides the index.
     pub fn generated(
@@ -56,11 +71,13 @@ impl DocumentSource {
         Self::generated(key, count, move |index| texts[index as usize].clone())
     }
 
-    /// All documents in order, without empty ones.
+    /// All documents in order.
     pub fn documents(&self, format: DocumentFormat) -> Result<DocumentStream, DataError> {
         match self {
-            Self::Files(files) => DocumentStream::of_files(files, format),
-            Self::Generated(generator) => Ok(DocumentStream::of_generator(generator.clone())),
+            Self::Files(files, rules) => DocumentStream::of_files(files, &rules.files, format),
+            Self::Generated(generator) => {
+                Ok(DocumentStream::of_generator(generator.clone(), format))
+            }
         }
     }
 
@@ -80,7 +97,7 @@ impl DocumentSource {
         let mut hasher = blake3::Hasher::new_derive_key("bitnet-train data set v1");
         let mut records = Vec::new();
         match self {
-            Self::Files(files) => {
+            Self::Files(files, _) => {
                 if files.is_empty() {
                     return Err(DataError::NoFiles);
                 }
@@ -100,7 +117,7 @@ impl DocumentSource {
     /// The final value of [`DocumentStream::done`]: bytes of files, documents of a generator.
     pub(crate) fn size(&self) -> Result<u64, DataError> {
         match self {
-            Self::Files(files) => {
+            Self::Files(files, _) => {
                 let size = |path| Ok(fs_err::metadata(path)?.len());
                 files.iter().map(size).sum()
             }
@@ -111,7 +128,7 @@ impl DocumentSource {
     /// The names of the files in messages, in the order of `Document::file`.
     pub(crate) fn names(&self) -> Arc<[Arc<str>]> {
         match self {
-            Self::Files(files) => files.iter().map(|path| path.shown().into()).collect(),
+            Self::Files(files, _) => files.iter().map(|path| path.shown().into()).collect(),
             Self::Generated(generator) => [generator.key.as_str().into()].into(),
         }
     }
@@ -166,7 +183,7 @@ mod tests {
     use super::*;
 
     fn fingerprint(files: &[PathBuf]) -> String {
-        DocumentSource::Files(files.to_vec()).fingerprint(&|| false).unwrap()
+        DocumentSource::files(files.to_vec()).fingerprint(&|| false).unwrap()
     }
 
     fn folder() -> (tempfile::TempDir, Vec<PathBuf>) {
@@ -201,7 +218,7 @@ mod tests {
     #[test]
     fn hashing_stops_when_interrupted() {
         let (_dir, files) = folder();
-        let stopped = DocumentSource::Files(files).fingerprint(&|| true);
+        let stopped = DocumentSource::files(files).fingerprint(&|| true);
         assert!(matches!(stopped, Err(DataError::Interrupted)));
     }
 
@@ -214,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn generated_documents_count_progress_and_skip_empty_texts() {
+    fn generated_documents_count_progress() {
         let texts = ["x", "", "z"].map(str::to_owned).to_vec();
         let mut documents =
             DocumentSource::in_memory("test", texts).documents(DocumentFormat::Text).unwrap();
         let lines: Vec<_> = documents.by_ref().map(|one| one.unwrap().line).collect();
-        assert_eq!((lines, documents.done(), documents.empty()), (vec![1, 3], 3, 1));
+        assert_eq!((lines, documents.done()), (vec![1, 2, 3], 3));
     }
 }

@@ -1,0 +1,52 @@
+//! What a recipe says about the form of its files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::DocumentFormat;
+
+/// The field that holds the text of a document.
+pub(crate) const TEXT_FIELD: &str = "text";
+
+/// How a text file becomes documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TextSplit {
+    /// A file is one document.
+    #[default]
+    File,
+    /// Documents end at blank lines.
+    BlankLine,
+}
+
+impl TextSplit {
+    /// What a recipe calls each.
+    pub const WORDS: &'static [(&'static str, Self)] =
+        &[("file", Self::File), ("blank-line", Self::BlankLine)];
+}
+
+/// Where rows and their fields stand in a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOptions {
+    /// The key of the list of rows in a `.json` file that is one object; `data` where it is not given.
+    pub field: Option<String>,
+    /// Names of fields, each with the column that stands for it in the files.
+    pub columns: BTreeMap<String, String>,
+    /// How text files are cut.
+    pub text_split: TextSplit,
+}
+
+impl FileOptions {
+    /// The column that stands for a field.
+    pub(crate) fn column<'a>(&'a self, field: &'a str) -> &'a str {
+        self.columns.get(field).map_or(field, String::as_str)
+    }
+
+    /// The columns that are read of a table; empty for all.
+    pub(super) fn wanted(&self, format: DocumentFormat) -> Vec<String> {
+        match format {
+            DocumentFormat::Text => vec![self.column(TEXT_FIELD).to_owned()],
+            DocumentFormat::JsonLine => Vec::new(),
+        }
+    }
+}
