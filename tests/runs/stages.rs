@@ -336,13 +336,13 @@ fn every_way_a_conversation_can_be_wrong_is_told_by_file_line_and_field() {
         let rows = format!("{good}\n\n{row}\n");
         expect_row(&lab, "sft", rows.as_bytes(), 4, &["sft.jsonl:3", field]);
     };
-    of(r#"{"messages":[{"role":"bot","content":"a"}]}"#, "[messages.0.role]");
+    of(r#"{"messages":[{"role":"narrator","content":"a"}]}"#, "[messages.0.role]");
     of(r#"{"messages":[{"role":"user","content":null}]}"#, "[messages.0.content]");
     of(r#"{"messages":[]}"#, "[messages]");
     of(r#"{"messages":[{"role":"user","content":"a"}]}"#, "assistant's turn at the end");
     of(r#"{"text":"a pretraining file"}"#, "[messages]");
     of(r#"{"conversations":[{"from":"x","value":"a"}]}"#, "[conversations.0.from]");
-    of(r#"{"instruction":"a","output":7}"#, "[output]");
+    of(r#"{"instruction":"a","output":true}"#, "[output]");
     of("[1]", "expected one object a line");
     let torn = format!("{good}\n{{\"messages\":[{{\"role\":\"us");
     expect_row(&lab, "sft", torn.as_bytes(), 4, &["sft.jsonl:2", "torn"]);
