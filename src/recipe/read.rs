@@ -352,7 +352,7 @@ fn read_tasks(table: &mut Section<'_>, base: &Path) -> EvalTasks {
     // A task file is a path, a task is a name.
     let name = |item: &Item<'_>| {
         let name = item.word()?;
-        let is_file = name.ends_with(".yaml") || name.ends_with(".yml");
+        let is_file = Path::new(&name).extension().is_some_and(|it| it == "yaml" || it == "yml");
         if is_file { Some(item.path(base)?.to_string_lossy().into_owned()) } else { Some(name) }
     };
     let names = |item: &Item<'_>| item.list(expected)?.iter().map(name).collect();
