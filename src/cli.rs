@@ -244,7 +244,8 @@ impl ModelPath {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz or .zst.
+    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz
+    /// or .zst.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
     /// Number of tokens, including 256 bytes and 8 special tokens.
@@ -265,7 +266,8 @@ pub(crate) struct TokenizerArgs {
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelPath,
-    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz or .zst.
+    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz
+    /// or .zst.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<PathBuf>,
     /// The files hold conversations; compute the loss of the assistant's messages only.

@@ -46,7 +46,7 @@ pub enum TrainError {
     /// A packed model does not run.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A benchmark cannot be asked.
+    /// A benchmark cannot be asked, for a reason of its own.
     #[error(transparent)]
     Tasks(EvalError),
     /// The device is not in this build or not on this machine.
@@ -258,6 +258,18 @@ impl TrainError {
             Self::Stopped(stop)
             | Self::ExportStopped(stop)
             | Self::VerificationStopped { stop, .. } => stop.exit_code(),
+        }
+    }
+}
+
+impl From<EvalError> for TrainError {
+    fn from(error: EvalError) -> Self {
+        match error {
+            EvalError::Io(error) => Self::Io(error),
+            EvalError::Format(error) => Self::Format(error),
+            EvalError::Text(error) => Self::Text(error),
+            EvalError::Engine(error) => Self::Engine(error),
+            other => Self::Tasks(other),
         }
     }
 }

@@ -184,19 +184,11 @@ fn keys(object: &Object) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::{json_object, role_texts};
     use serde_json::json;
 
-    fn object(value: Value) -> Object {
-        let Value::Object(object) = value else { panic!("an object") };
-        object
-    }
-
-    fn plain(messages: &[Message]) -> Vec<(&str, &str)> {
-        messages.iter().map(|one| (one.role.name(), one.content.as_str())).collect()
-    }
-
     fn parsed(value: Value) -> Result<Conversation, FieldError> {
-        conversation(&object(value), UnknownRole::Error).map(|parsed| parsed.conversation)
+        conversation(&json_object(value), UnknownRole::Error).map(|parsed| parsed.conversation)
     }
 
     fn wrong(value: Value) -> String {
@@ -215,10 +207,13 @@ mod tests {
                                      {"from": "gpt", "value": "3"}]}),
             json!({"instruction": "Add.", "input": "1, 2", "output": "3"}),
         ] {
-            assert_eq!(plain(&parsed(value)), expected);
+            assert_eq!(role_texts(&parsed(value)), expected);
         }
         let short = json!({"instruction": "Hi", "input": "", "output": "Ho", "system": "Be."});
-        assert_eq!(plain(&parsed(short)), [("system", "Be."), ("user", "Hi"), ("assistant", "Ho")]);
+        assert_eq!(
+            role_texts(&parsed(short)),
+            [("system", "Be."), ("user", "Hi"), ("assistant", "Ho")]
+        );
     }
 
     #[test]
@@ -268,7 +263,7 @@ mod tests {
         });
         let all = [("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "c")];
         let parsed = parsed(line).unwrap();
-        assert_eq!(plain(&parsed.messages)[..4], all);
+        assert_eq!(role_texts(&parsed.messages)[..4], all);
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
         let two = json!({"system": "s", "messages": [turn("system", "t"), turn("user", "u"),
                          turn("assistant", "a")]});
@@ -282,7 +277,7 @@ mod tests {
     fn turns_say_whether_they_are_trained() {
         let answer = |more: Value| {
             let mut turn = json!({"role": "assistant", "content": "a"});
-            turn.as_object_mut().unwrap().extend(object(more));
+            turn.as_object_mut().unwrap().extend(json_object(more));
             let line = json!({"messages": [{"role": "user", "content": "u"}, turn]});
             parsed(line).map(|parsed| parsed.messages[1].clone())
         };
@@ -348,13 +343,16 @@ mod tests {
             ("instruction, response", json!({"instruction": "q", "context": "", "response": "a"})),
             ("question, answer", json!({"question": "q", "answer": "a", "id": 3})),
         ] {
-            let parsed = conversation(&object(line.clone()), UnknownRole::Error).unwrap();
+            let parsed = conversation(&json_object(line.clone()), UnknownRole::Error).unwrap();
             assert_eq!(parsed.shape, shape, "{line}");
-            assert_eq!(plain(&parsed.conversation.messages), [("user", "q"), ("assistant", "a")]);
+            assert_eq!(
+                role_texts(&parsed.conversation.messages),
+                [("user", "q"), ("assistant", "a")]
+            );
         }
         let orca = json!({"system_prompt": "s", "question": "q", "response": 4});
         let all = [("system", "s"), ("user", "q"), ("assistant", "4")];
-        assert_eq!(plain(&parsed(orca).unwrap().messages), all);
+        assert_eq!(role_texts(&parsed(orca).unwrap().messages), all);
     }
 
     #[test]
@@ -378,8 +376,9 @@ mod tests {
     fn a_turn_of_an_unknown_role_is_left_out_where_that_is_asked_for() {
         let line = json!({"messages": [{"role": "narrator", "content": "x"},
             {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
-        let kept = conversation(&object(line.clone()), UnknownRole::Drop).unwrap().conversation;
-        assert_eq!(plain(&kept.messages), [("user", "q"), ("assistant", "a")]);
+        let kept =
+            conversation(&json_object(line.clone()), UnknownRole::Drop).unwrap().conversation;
+        assert_eq!(role_texts(&kept.messages), [("user", "q"), ("assistant", "a")]);
         assert!(wrong(line).contains("got \"narrator\""));
     }
 }

@@ -1,9 +1,10 @@
-//! Caches and tokenizers that several test modules share.
+//! Caches, tokenizers and ways to look at messages that several test modules share.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bitnet_text::{Dialogue, Tokenizer, train_bpe};
+use bitnet_text::{Dialogue, Message, Tokenizer, train_bpe};
+use serde_json::{Map, Value};
 
 use super::cache::file::{CacheFiles, CacheIdentity, CacheWriter, LAYOUT_VERSION};
 use super::cache::{CacheOrigin, CacheRequest, RowReport, TokenCache};
@@ -15,6 +16,17 @@ use super::source::DocumentSource;
 pub(crate) fn byte_tokenizer() -> Tokenizer {
     let json = train_bpe(std::iter::once("ab".to_owned()), 264).unwrap();
     Tokenizer::from_bytes(Path::new("bytes.json"), &json).unwrap()
+}
+
+/// The object that a `json!` is.
+pub(crate) fn json_object(value: Value) -> Map<String, Value> {
+    let Value::Object(object) = value else { panic!("an object") };
+    object
+}
+
+/// Names of the roles and texts.
+pub(crate) fn role_texts(messages: &[Message]) -> Vec<(&str, &str)> {
+    messages.iter().map(|one| (one.role.name(), one.content.as_str())).collect()
 }
 
 /// Opens or builds without interruption.

@@ -187,23 +187,15 @@ fn say_the_same(a: &[Message], b: &[Message]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::{json_object, role_texts};
     use serde_json::json;
 
-    fn object(value: Value) -> Object {
-        let Value::Object(object) = value else { panic!("an object") };
-        object
-    }
-
-    fn plain(messages: &[Message]) -> Vec<(&str, &str)> {
-        messages.iter().map(|one| (one.role.name(), one.content.as_str())).collect()
-    }
-
     fn parsed(value: Value) -> PreferenceExample {
-        preference(&object(value), UnknownRole::Error).unwrap()
+        preference(&json_object(value), UnknownRole::Error).unwrap()
     }
 
     fn all(one: &PreferenceExample) -> Vec<(&str, &str)> {
-        [plain(&one.prompt), plain(&one.chosen), plain(&one.rejected)].concat()
+        [role_texts(&one.prompt), role_texts(&one.chosen), role_texts(&one.rejected)].concat()
     }
 
     #[test]
@@ -225,7 +217,7 @@ mod tests {
     fn every_mistake_in_a_preference_is_named_by_its_field() {
         let wrong = |value: Value| {
             let FieldError { field, expected, got } =
-                preference(&object(value), UnknownRole::Error).unwrap_err();
+                preference(&json_object(value), UnknownRole::Error).unwrap_err();
             format!("[{field}] expected {expected}, got {got}")
         };
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
@@ -259,7 +251,7 @@ mod tests {
         let pair = json!({"system": "s", "history": [["a", "b"]], "prompt": "c",
                           "chosen": "d", "rejected": "e"});
         let expected = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")];
-        assert_eq!(plain(&parsed(pair).prompt), expected);
+        assert_eq!(role_texts(&parsed(pair).prompt), expected);
     }
 
     #[test]
@@ -269,7 +261,7 @@ mod tests {
             |text: &str| json!([turn("system", "s"), turn("user", "q "), turn("assistant", text)]);
         let longer = json!({"prompt": "q", "chosen": side("a"), "rejected": side("b")});
         let parsed_longer = parsed(longer);
-        assert_eq!(plain(&parsed_longer.prompt), [("system", "s"), ("user", "q ")]);
+        assert_eq!(role_texts(&parsed_longer.prompt), [("system", "s"), ("user", "q ")]);
         assert!(!parsed_longer.is_tie());
         for (chosen, rejected) in [("a", "a "), ("a", ""), ("", "b")] {
             let line = json!({"prompt": "q", "chosen": chosen, "rejected": rejected});
@@ -296,7 +288,7 @@ mod tests {
         let tie = json!({"prompt": "q", "completions": [{"text": "a", "score": 1}, {"text": "b", "score": 1}]});
         assert!(parsed(tie).is_tie());
         let kto = json!({"prompt": "q", "completion": "a", "label": true});
-        let error = preference(&object(kto), UnknownRole::Error).unwrap_err();
+        let error = preference(&json_object(kto), UnknownRole::Error).unwrap_err();
         assert!(error.field == "label" && error.expected.contains("KTO"));
     }
 
@@ -308,10 +300,13 @@ mod tests {
         };
         let pair =
             parsed(json!({"prompt": "q", "chosen": side("a", "b"), "rejected": side("c", "d")}));
-        assert_eq!(plain(&pair.prompt), [("user", "q")]);
-        assert_eq!(plain(&pair.chosen), [("assistant", "a"), ("user", "r"), ("assistant", "b")]);
+        assert_eq!(role_texts(&pair.prompt), [("user", "q")]);
+        assert_eq!(
+            role_texts(&pair.chosen),
+            [("assistant", "a"), ("user", "r"), ("assistant", "b")]
+        );
         let pair =
             parsed(json!({"prompt": "q", "chosen": side("a", "b"), "rejected": side("a", "d")}));
-        assert_eq!((pair.prompt.len(), plain(&pair.rejected)), (3, vec![("assistant", "d")]));
+        assert_eq!((pair.prompt.len(), role_texts(&pair.rejected)), (3, vec![("assistant", "d")]));
     }
 }

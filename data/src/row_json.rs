@@ -104,7 +104,7 @@ fn escape(text: &str) -> (usize, Option<&'static str>) {
     }
 }
 
-/// The code unit of the `\uXXXX` that the text begins with.
+/// The code unit of the escape, `\u` and four digits, that the text begins with.
 fn unit(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     u32::from_str_radix(digits, 16).ok()

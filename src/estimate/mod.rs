@@ -157,7 +157,8 @@ impl MemoryEstimate {
 /// The peak of a training run on one rank; `load` is its own. Token caches are mapped files and not
 /// counted.
 ///
-/// Each part of a micro-batch has gradients of its own. Of tensor `i` there is neither a gradient nor a moment where `frozen[i]`; none of the others is.
+/// Each part of a micro-batch has gradients of its own. Of tensor `i` there is neither a gradient nor a
+/// moment where `frozen[i]`; where the list is short, the others are trained.
 pub fn memory(
     spec: &ModelSpec,
     frozen: &[bool],

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
-use bitnet_eval::{Benchmark, BenchmarkScore, EvalError};
+use bitnet_eval::{Benchmark, BenchmarkScore, MetricResult};
 use serde_json::{Map, Value, json};
 
 use super::context::RunContext;
@@ -62,22 +62,10 @@ pub(super) fn as_json(scores: &[BenchmarkScore]) -> Value {
 
 /// One line for a person.
 pub(super) fn in_words(score: &BenchmarkScore) -> String {
-    let of_metric = |metric: &bitnet_eval::MetricResult| match metric.stderr {
+    let of_metric = |metric: &MetricResult| match metric.stderr {
         Some(stderr) => format!("{} {:.4} ± {stderr:.4}", metric.metric, metric.score),
         None => format!("{} {:.4}", metric.metric, metric.score),
     };
     let metrics: Vec<_> = score.metrics.iter().map(of_metric).collect();
     format!("{}: {} over {} rows", score.name, metrics.join(", "), score.rows)
-}
-
-impl From<EvalError> for TrainError {
-    fn from(error: EvalError) -> Self {
-        match error {
-            EvalError::Io(error) => Self::Io(error),
-            EvalError::Format(error) => Self::Format(error),
-            EvalError::Text(error) => Self::Text(error),
-            EvalError::Engine(error) => Self::Engine(error),
-            other => Self::Tasks(other),
-        }
-    }
 }

@@ -116,22 +116,8 @@ pub fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bitnet_engine::HeadPrecision;
-    use bitnet_text::train_bpe;
+    use crate::fixtures::random_model;
     use serde_json::json;
-
-    fn parts() -> (Model, Tokenizer) {
-        let text = ["where is the key in the box ".repeat(40)].into_iter();
-        let file = train_bpe(text, 280).unwrap();
-        let tokenizer = Tokenizer::from_bytes(Path::new("trained.json"), &file).unwrap();
-        let spec = format!(
-            "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\n\
-             num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = {}\n\
-             max_position_embeddings = 512",
-            tokenizer.vocab_size()
-        );
-        (Model::random(&toml::from_str(&spec).unwrap(), HeadPrecision::File), tokenizer)
-    }
 
     #[test]
     fn one_call_scores_tasks_and_their_groups() {
@@ -153,7 +139,7 @@ mod tests {
         );
         let names = [dir.path().join("all.yaml").to_string_lossy().into_owned()];
         let benchmark = Benchmark::open(&names, dir.path(), Some(4)).unwrap();
-        let (model, tokenizer) = parts();
+        let (model, tokenizer) = random_model(512);
         let mut seen = Vec::new();
         let threads = ThreadPool::new(1).unwrap();
         let scores = benchmark

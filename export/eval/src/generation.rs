@@ -169,27 +169,13 @@ fn cut(text: &str, until: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bitnet_engine::{GenerateRequest, HeadPrecision, generate};
-    use bitnet_text::train_bpe;
+    use crate::fixtures::random_model;
+    use bitnet_engine::{GenerateRequest, generate};
     use std::ops::ControlFlow;
-    use std::path::Path;
-
-    fn parts() -> (Model, Tokenizer) {
-        let text = ["where is the key in the box ".repeat(40)].into_iter();
-        let file = train_bpe(text, 280).unwrap();
-        let tokenizer = Tokenizer::from_bytes(Path::new("trained.json"), &file).unwrap();
-        let spec = format!(
-            "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\n\
-             num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = {}\n\
-             max_position_embeddings = 128",
-            tokenizer.vocab_size()
-        );
-        (Model::random(&toml::from_str(&spec).unwrap(), HeadPrecision::File), tokenizer)
-    }
 
     #[test]
     fn prompts_together_are_continued_as_each_alone() {
-        let (model, tokenizer) = parts();
+        let (model, tokenizer) = random_model(128);
         let threads = ThreadPool::new(1).unwrap();
         let prefix: Vec<u32> = (0..40).map(|i| i * 7 % 250).collect();
         let prompt = |i: u32| [prefix.as_slice(), &[i, i + 1, i * 3 % 250]].concat();
@@ -220,7 +206,7 @@ mod tests {
 
     #[test]
     fn stop_texts_and_stop_ids_end_a_continuation() {
-        let (model, tokenizer) = parts();
+        let (model, tokenizer) = random_model(128);
         let threads = ThreadPool::new(1).unwrap();
         let ask = |until: Vec<String>, stop_ids: &[u32]| {
             let requests = [PromptRequest { prompt: vec![3, 4], until, max_tokens: 12 }];

@@ -23,6 +23,8 @@ mod english;
 mod error;
 mod evaluate;
 mod filters;
+#[cfg(test)]
+mod fixtures;
 mod functions;
 mod generation;
 mod instructions;

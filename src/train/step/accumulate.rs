@@ -51,9 +51,9 @@ impl GradAccumulator {
         total
     }
 
-    /// Runs micro-batches. The parts of each run at the same time on the threads of the pool; sums
-    /// are added in the order of the parts, so the number of threads changes no bit. `None` when `interrupted`
-    /// returns true between two micro-batches.
+    /// Runs micro-batches. The parts of each run at the same time on the threads of the pool; sums are
+    /// added in the order of the parts, so the number of threads changes no bit. `None` when
+    /// `interrupted` returns true between two micro-batches.
     pub fn over<O: Objective>(
         model: &LanguageModel,
         objective: &O,
