@@ -385,22 +385,23 @@ mod tests {
 
     /// Compares layers of these heights with one input, and the bits of their outputs in f32.
     fn check<const N: usize>([batch, time, width]: [usize; 3], heights: [usize; N], seed: u64) {
-        let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
-        let w = std::array::from_fn(|i| {
-            let seed = seed.wrapping_add(i as u64);
-            leaf(draw(seed, "w", heights[i] * width), [heights[i], width])
-        });
-        let run = |backend: OpBackend| {
+        let run = |backend: OpBackend, seed: u64| {
+            let x = leaf(draw(seed, "x", batch * time * width), [batch, time, width]);
+            let w = std::array::from_fn(|i| {
+                let seed = seed.wrapping_add(i as u64);
+                leaf(draw(seed, "w", heights[i] * width), [heights[i], width])
+            });
             with_gradients(&bit_linear::<N>(x.clone(), w.clone(), backend), seed, |grads| {
                 let mut all = vec![gradient(&x, grads)];
                 all.extend(w.iter().map(|w| gradient(w, grads)));
                 all
             })
         };
-        compare("linear", 1.0, run);
-        let exact = run(OpBackend::reference(Operands::F32)).swap_remove(0);
+        compare("linear", 1.0, seed, run);
+        let run = |backend| run(backend, seed).swap_remove(0);
+        let exact = run(OpBackend::reference(Operands::F32));
         for operands in PRECISIONS {
-            let found = run(OpBackend::native(operands)).swap_remove(0);
+            let found = run(OpBackend::native(operands));
             assert_eq!(found, exact, "sums of integers: the outputs have the same bits");
         }
     }

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::latents::LatentFormat;
     use crate::ops::testing::{
-        assert_within, cases, compare, draw, gradient, leaf, with_gradients,
+        DRAWS, assert_within, cases, compare, draw, gradient, leaf, of_draws, with_gradients,
     };
     use crate::ops::{bit_linear, bit_linear_outside};
     use bitnet_kernels::Operands;
@@ -316,6 +316,23 @@ mod tests {
 
     /// Two adapted matrices with one input against the dense gradient of merged latents.
     fn check(tokens: usize, width: usize, heights: [usize; 2], rank: usize, seed: u64) {
+        let mut found = of_draws(DRAWS, seed, |seed| {
+            let [mut found, expected] = factor_gradients(tokens, width, heights, rank, seed);
+            found.extend(expected);
+            found
+        });
+        let expected = found.split_off(4);
+        assert_within(&found, &expected, 2e-5, "factors");
+    }
+
+    /// The gradients of both matrices' factors, as found and expected.
+    fn factor_gradients(
+        tokens: usize,
+        width: usize,
+        heights: [usize; 2],
+        rank: usize,
+        seed: u64,
+    ) -> [Vec<Vec<f32>>; 2] {
         let scale = 0.5;
         let backend = OpBackend::native(Operands::F32);
         let x = leaf(draw(seed, "x", tokens * width), [1, tokens, width]);
@@ -370,18 +387,19 @@ mod tests {
             let a = transposed(&a, [rank, width]);
             reference.push(narrow(dense(&dw, &a, [out, width, rank], f64::from(scale))));
         }
-        assert_within(&of_factors, &reference, 2e-5, "factors");
+        [of_factors, reference]
     }
 
     /// A side product beside two matrices with one input against tensor operations.
     fn check_side(tokens: usize, width: usize, heights: [usize; 2], rank: usize, seed: u64) {
         let (scale, kind, all) = (0.5, AdapterKind::Side, heights[0] + heights[1]);
-        let x = leaf(draw(seed, "x", tokens * width), [1, tokens, width]);
-        let y = leaf(draw(seed, "y", tokens * all), [1, tokens, all]);
-        let a = leaf(draw(seed, "a", rank * width), [rank, width]);
-        let b = leaf(draw(seed, "b", heights[1] * rank), [heights[1], rank]);
         let own = heights[0]..all;
-        compare("side", 1.0, |backend| {
+        // Two products, one behind the other, round twice.
+        compare("side", 2.0, seed, |backend, seed| {
+            let x = leaf(draw(seed, "x", tokens * width), [1, tokens, width]);
+            let y = leaf(draw(seed, "y", tokens * all), [1, tokens, all]);
+            let a = leaf(draw(seed, "a", rank * width), [rank, width]);
+            let b = leaf(draw(seed, "b", heights[1] * rank), [heights[1], rank]);
             let both = [a.clone(), b.clone()];
             let sum = if backend.is_native() {
                 LowRankJoin { backend, kind, own: own.clone(), scale }.join(y.clone(), &x, both)

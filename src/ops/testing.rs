@@ -11,9 +11,14 @@ use crate::random;
 /// Both precisions of float products.
 pub(crate) const PRECISIONS: [Operands; 2] = [Operands::F32, Operands::Bf16];
 
-/// `cases` random cases a run, nothing written to disk.
+/// How many draws of one shape are compared as one.
+pub(crate) const DRAWS: u64 = 8;
+
+/// `cases` random cases a run, or as many as `PROPTEST_CASES` asks for; nothing written to disk.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    ProptestConfig { cases, failure_persistence: None, ..default }
 }
 
 /// Normally distributed numbers, the same for the same seed and purpose.
@@ -72,13 +77,33 @@ pub(crate) fn assert_within(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance
     }
 }
 
-/// Compares native and reference operations in both precisions with the f32 reference.
-pub(crate) fn compare(what: &str, tolerance_factor: f64, run: impl Fn(OpBackend) -> Vec<Vec<f32>>) {
-    let expected = run(OpBackend::reference(Operands::F32));
+/// The tensors of several draws of one shape, each tensor's draws one behind the other. A tensor of
+/// few elements may cancel to nearly nothing, and then what was rounded is large beside it; all
+/// draws do not cancel at once.
+pub(crate) fn of_draws(draws: u64, seed: u64, run: impl Fn(u64) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    let mut all = run(seed);
+    for draw in 1..draws {
+        for (all, one) in all.iter_mut().zip(run(seed.wrapping_add(draw))) {
+            all.extend(one);
+        }
+    }
+    all
+}
+
+/// Compares native and reference operations in both precisions with the f32 reference, on several
+/// draws; `run` is given the backend and the seed.
+pub(crate) fn compare(
+    what: &str,
+    tolerance_factor: f64,
+    seed: u64,
+    run: impl Fn(OpBackend, u64) -> Vec<Vec<f32>>,
+) {
+    let results = |backend| of_draws(DRAWS, seed, |seed| run(backend, seed));
+    let expected = results(OpBackend::reference(Operands::F32));
     for operands in PRECISIONS {
         for backend in [OpBackend::native(operands), OpBackend::reference(operands)] {
             let within = tolerance(operands) * tolerance_factor;
-            assert_within(&run(backend), &expected, within, &format!("{what}, {backend:?}"));
+            assert_within(&results(backend), &expected, within, &format!("{what}, {backend:?}"));
         }
     }
 }

@@ -73,7 +73,9 @@ pub fn attention(qkv: Tensor<3>, shape: &AttentionShape, backend: OpBackend) -> 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::ops::testing::{cases, compare, draw, gradient, leaf, with_gradients};
+    use crate::ops::testing::{
+        PRECISIONS, assert_within, cases, compare, draw, gradient, leaf, tolerance, with_gradients,
+    };
     use bitnet_kernels::Operands;
     use proptest::prelude::*;
 
@@ -117,10 +119,10 @@ pub(crate) mod tests {
             batch in 1usize..4, time in 1usize..150, group in 1usize..4, kv_heads in 1usize..3,
             half in 1usize..20, seed: u64,
         ) {
-            let shape = random_shape([batch, time], [group, kv_heads, half], seed);
-            let count = batch * time * shape.stride();
-            let qkv = leaf(draw(seed, "qkv", count), [batch, time, shape.stride()]);
-            compare("attention", 1.0, |backend| {
+            compare("attention", 1.0, seed, |backend, seed| {
+                let shape = random_shape([batch, time], [group, kv_heads, half], seed);
+                let count = batch * time * shape.stride();
+                let qkv = leaf(draw(seed, "qkv", count), [batch, time, shape.stride()]);
                 let y = attention(qkv.clone(), &shape, backend);
                 with_gradients(&y, seed, |grads| vec![gradient(&qkv, grads)])
             });
@@ -136,7 +138,11 @@ pub(crate) mod tests {
             let y = attention(qkv.clone(), &shape, backend);
             with_gradients(&y, 3, |grads| vec![gradient(&qkv, grads)])
         };
-        compare("long attention", 2.0, run);
+        let expected = run(OpBackend::reference(Operands::F32));
+        for operands in PRECISIONS {
+            let found = run(OpBackend::native(operands));
+            assert_within(&found, &expected, 2.0 * tolerance(operands), "long attention");
+        }
         let backend = OpBackend::native(Operands::F32);
         let expected = run(backend);
         for threads in [1, 3] {

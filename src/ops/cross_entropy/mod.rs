@@ -100,7 +100,8 @@ mod tests {
     use crate::latents::LatentFormat;
     use crate::model::target_log_probs;
     use crate::ops::testing::{
-        PRECISIONS, assert_within, cases, draw, gradient, leaf, tolerance, with_gradients,
+        DRAWS, PRECISIONS, assert_within, cases, draw, gradient, leaf, of_draws, tolerance,
+        with_gradients,
     };
     use burn::tensor::{Int, TensorData};
     use proptest::prelude::*;
@@ -112,7 +113,7 @@ mod tests {
         fn the_loss_equals_the_log_probabilities_it_sums(
             time in 1usize..300, width in 1usize..50, vocab in 2usize..200, seed: u64,
         ) {
-            check(time, width, vocab, seed);
+            check([time, width, vocab], DRAWS, seed);
         }
     }
 
@@ -120,13 +121,36 @@ mod tests {
     /// to be kept.
     #[test]
     fn the_loss_over_a_large_vocabulary_equals_the_log_probabilities_it_sums() {
-        check(700, 12, 1100, 1);
-        check(513, 6, 9000, 2);
+        check([700, 12, 1100], 1, 1);
+        check([513, 6, 9000], 1, 2);
     }
 
     /// Loss and gradients over random hidden states, some of them not trained, against
     /// log-probabilities whose gradients Burn's autodiff derives.
-    fn check(time: usize, width: usize, vocab: usize, seed: u64) {
+    fn check(shape: [usize; 3], draws: u64, seed: u64) {
+        let results =
+            |backend| of_draws(draws, seed, |seed| loss_and_gradients(shape, seed, backend));
+        let expected = results(None);
+        for operands in PRECISIONS {
+            // Sums over more words differ by more.
+            let within = tolerance(operands) * (1.0 + shape[2] as f64 / 1000.0);
+            for backend in [OpBackend::native(operands), OpBackend::reference(operands)] {
+                assert_within(
+                    &results(Some(backend)),
+                    &expected,
+                    within,
+                    &format!("loss, {backend:?}"),
+                );
+            }
+        }
+    }
+
+    /// From the log-probabilities where no backend is given; these are checked themselves then.
+    fn loss_and_gradients(
+        [time, width, vocab]: [usize; 3],
+        seed: u64,
+        backend: Option<OpBackend>,
+    ) -> Vec<Vec<f32>> {
         let hidden = leaf(draw(seed, "hidden", time * width), [1, time, width]);
         let head = leaf(draw(seed, "head", vocab * width), [vocab, width]);
         let weight = |x: &f32| if *x < -0.5 { 0.0 } else { x.abs() };
@@ -138,24 +162,16 @@ mod tests {
                 vec![gradient(&hidden, grads), gradient(&head, grads)]
             })
         };
+        if let Some(backend) = backend {
+            let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
+            return run(cross_entropy(hidden.clone(), head.clone(), targets, backend));
+        }
         let device = hidden.device();
-        let at = TensorData::new(ids.clone(), [1, time]);
-        let at = Tensor::<2, Int>::from_data(at, &device);
+        let at = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, time]), &device);
         let log_probs = target_log_probs(hidden.clone(), head.clone(), at);
         check_log_probs(&log_probs, (&hidden, &head), &ids, &weights);
-        let weighted = TensorData::new(weights.clone(), [1, time]);
-        let weighted = log_probs * Tensor::<2>::from_data(weighted, &device);
-        let expected = run(weighted.sum().neg());
-        let targets = Targets { ids: Arc::new(ids), weights: Arc::new(weights) };
-        for operands in PRECISIONS {
-            // Sums over more words differ by more.
-            let within = tolerance(operands) * (1.0 + vocab as f64 / 1000.0);
-            for backend in [OpBackend::native(operands), OpBackend::reference(operands)] {
-                let (hidden, head) = (hidden.clone(), head.clone());
-                let found = run(cross_entropy(hidden, head, targets.clone(), backend));
-                assert_within(&found, &expected, within, &format!("loss, {backend:?}"));
-            }
-        }
+        let weights = Tensor::<2>::from_data(TensorData::new(weights, [1, time]), &device);
+        run((log_probs * weights).sum().neg())
     }
 
     /// The native form against `expected`, from a head in a tensor and from one outside.
