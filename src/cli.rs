@@ -267,17 +267,24 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelPath,
     /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz
-    /// or .zst.
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    /// or .zst. With --tasks one folder with the rows of the tasks, as for `bitnet eval`.
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     pub(crate) data: Vec<PathBuf>,
+    /// Benchmarks, groups or task files (.yaml) to ask instead of the loss on text: the model is packed
+    /// in memory first, so that what is measured is what will run.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+    /// Rows of each task, from the first on [default: all]
+    #[arg(long, value_name = "N", value_parser = count, requires = "tasks")]
+    pub(crate) limit: Option<usize>,
     /// The files hold conversations; compute the loss of the assistant's messages only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tasks")]
     pub(crate) conversations: bool,
     /// Tokens per sequence [default: the model's context, at most 512]
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, conflicts_with = "tasks")]
     pub(crate) seq_len: Option<usize>,
-    /// Device to compute on.
-    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    /// Device to compute the loss on.
+    #[arg(long, value_name = "DEVICE", default_value = "flex", conflicts_with = "tasks")]
     pub(crate) device: String,
     /// Worker threads [default: the cores this process may run on]
     #[arg(long, value_name = "N")]

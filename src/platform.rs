@@ -2,6 +2,7 @@
 //! Systems other than Unix use the fallbacks below; the README lists the platforms that were tried.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +89,14 @@ impl Signals {
             signal_hook::flag::register_conditional_shutdown(signal, code, always)?;
         }
         Ok(())
+    }
+
+    /// `Break` once a signal asked for the end, for work that asks now and then.
+    pub fn flow(&self) -> ControlFlow<()> {
+        match self.stop() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
     }
 
     /// Whether a stop was asked for.

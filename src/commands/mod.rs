@@ -4,6 +4,7 @@ mod bench;
 mod chat_model;
 mod closing;
 mod eval;
+mod eval_tasks;
 mod export;
 mod init;
 mod inspect;
@@ -37,6 +38,7 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Inspect(Inspect::Data(args))) => inspect::data(args),
         Some(TrainerCommand::Inspect(Inspect::Model(args))) => inspect::model(args),
         Some(TrainerCommand::Tokenizer(args)) => tokenizer::run(args),
+        Some(TrainerCommand::Eval(args)) if !args.tasks.is_empty() => eval_tasks::run(args),
         Some(TrainerCommand::Eval(args)) => eval::run(args),
         Some(TrainerCommand::Export(args)) => export::run(args),
         Some(TrainerCommand::Init(args)) => init::run(args),

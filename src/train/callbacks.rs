@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bitnet_eval::Benchmark;
+use bitnet_eval::{Benchmark, BenchmarkScore};
 use burn::module::Module;
 use serde_json::json;
 
@@ -196,22 +196,26 @@ impl<'a> Callbacks<'a> {
         let (context, step) = (self.context, state.progress.step);
         let asked = match &context.tasks {
             Some(benchmark) => self.score(benchmark, &state.model.valid(), step),
-            None => Ok(()),
+            None => Ok(Some(())),
         };
-        all_ok(context.comm, asked)
+        let asked = all_ok(context.comm, asked)?;
+        context.step_context(&context.device).finish(asked)
     }
 
+    /// `None` when interrupted.
     fn score(
         &mut self,
         benchmark: &Benchmark,
         model: &LanguageModel,
         step: u64,
-    ) -> Result<(), TrainError> {
+    ) -> Result<Option<()>, TrainError> {
         let scores = tasks::ask(self.context, benchmark, model, self.log.monitor)?;
+        let Some(scores) = scores else { return Ok(None) };
         for score in &scores {
-            self.log.monitor.message(&format!("step {step}: {}", tasks::in_words(score)));
+            self.log.monitor.message(&format!("step {step}: {score}"));
         }
-        self.log.append(&json!({"step": step, "tasks": tasks::as_json(&scores)}))
+        self.log.append(&json!({"step": step, "tasks": BenchmarkScore::as_json(&scores)}))?;
+        Ok(Some(()))
     }
 
     /// Samples from the model on rank 0; the other ranks wait.

@@ -4,8 +4,7 @@
 use std::path::Path;
 
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
-use bitnet_eval::{Benchmark, BenchmarkScore, MetricResult};
-use serde_json::{Map, Value, json};
+use bitnet_eval::{Benchmark, BenchmarkScore, EvalError};
 
 use super::context::RunContext;
 use super::open::contradiction;
@@ -29,7 +28,7 @@ pub(super) fn open(recipe: &Recipe) -> Result<Option<Benchmark>, TrainError> {
     }
 }
 
-/// Asks a model all tasks of `benchmark`.
+/// Asks a model all tasks of `benchmark`; `None` when a signal interrupts.
 ///
 /// # Errors
 /// A row or a template that cannot be used.
@@ -38,34 +37,17 @@ pub(super) fn ask(
     benchmark: &Benchmark,
     model: &LanguageModel,
     monitor: &mut dyn Monitor,
-) -> Result<Vec<BenchmarkScore>, TrainError> {
+) -> Result<Option<Vec<BenchmarkScore>>, TrainError> {
     let live = LiveModel::new(&context.spec, model);
     let packed = Model::from_stored(&live, Path::new("the model"), HeadPrecision::File)?;
     drop(live);
     let threads = ThreadPool::new(rayon::current_num_threads())?;
-    let mut progress = |task: &str, done, all| monitor.progress(task, done as u64, all as u64);
-    Ok(benchmark.run(&packed, &context.tokenizer, &threads, &mut progress)?)
-}
-
-/// The scores as a line of `metrics.jsonl` has them: by task, with standard errors beside them.
-pub(super) fn as_json(scores: &[BenchmarkScore]) -> Value {
-    let of_task = |score: &BenchmarkScore| {
-        let mut figures = Map::from_iter([("rows".to_owned(), json!(score.rows))]);
-        for metric in &score.metrics {
-            figures.insert(metric.metric.clone(), json!(metric.score));
-            figures.insert(format!("{}_stderr", metric.metric), json!(metric.stderr));
-        }
-        (score.name.clone(), Value::Object(figures))
+    let mut progress = |task: &str, done, all| {
+        monitor.progress(task, done as u64, all as u64);
+        context.signals.flow()
     };
-    scores.iter().map(of_task).collect::<Map<_, _>>().into()
-}
-
-/// One line for a person.
-pub(super) fn in_words(score: &BenchmarkScore) -> String {
-    let of_metric = |metric: &MetricResult| match metric.stderr {
-        Some(stderr) => format!("{} {:.4} ± {stderr:.4}", metric.metric, metric.score),
-        None => format!("{} {:.4}", metric.metric, metric.score),
-    };
-    let metrics: Vec<_> = score.metrics.iter().map(of_metric).collect();
-    format!("{}: {} over {} rows", score.name, metrics.join(", "), score.rows)
+    match benchmark.run(&packed, &context.tokenizer, &threads, &mut progress) {
+        Err(EvalError::Interrupted) => Ok(None),
+        ran => Ok(Some(ran?)),
+    }
 }

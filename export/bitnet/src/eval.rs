@@ -1,5 +1,6 @@
 //! `bitnet eval`: benchmarks on a packed model, task after task; or the comparison of two runs.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
@@ -8,11 +9,11 @@ use bitnet_eval::{
     TaskGroup, TaskRecord, compare, harness_json, open, sample_json, stop_ids,
 };
 use bitnet_format::{StoredModel, model_hash};
+use bitnet_terminal::EtaLine;
 use bitnet_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::cli::{BosArg, EvaluationArgs, HeadArg};
-use crate::eval_progress::ProgressLine;
 use crate::eval_store::ResultStore;
 use crate::eval_table::{difference_table, group_lines, header, suite_summary, task_lines};
 use crate::open as opened;
@@ -211,9 +212,12 @@ fn run_one(
     mut details: Map<String, Value>,
     store: &mut ResultStore,
 ) -> anyhow::Result<TaskRecord> {
-    let mut line = ProgressLine::new(task.name());
+    let mut line = EtaLine::new(task.name());
     let limit = limit.map(|limit| limit as usize);
-    let ran = evaluator.run(task, data, limit, &mut |done, all| line.show(done, all));
+    let ran = evaluator.run(task, data, limit, &mut |done, all| {
+        line.show(done, all);
+        ControlFlow::Continue(())
+    });
     details.insert("seconds".into(), line.finish().into());
     let result = ran.map_err(|error| named(task.name(), error))?;
     for sample in &result.samples {

@@ -10,7 +10,6 @@ mod chat_partner;
 mod cli;
 mod common_args;
 mod eval;
-mod eval_progress;
 mod eval_store;
 mod eval_table;
 mod failure;

@@ -39,11 +39,6 @@ pub(crate) fn note(text: &str) {
     let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
 }
 
-/// Draws a line on stderr over the one before; an empty one takes it away. For terminals only.
-pub(crate) fn status(text: &str) {
-    let _ = io::stderr().write_all(format!("\r\x1b[2K{}", printable(text)).as_bytes());
-}
-
 /// Makes writing beyond the file size limit (`ulimit -f`) an error, where it would otherwise end the
 /// process.
 pub(crate) fn report_file_size_limit() {

@@ -1,10 +1,12 @@
 //! Tasks that one model after another is asked: opened once, run in one call.
 
+use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use bitnet_engine::{Model, ThreadPool};
 use bitnet_text::Tokenizer;
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 
 use crate::encode::BosPolicy;
 use crate::error::EvalError;
@@ -17,6 +19,8 @@ use crate::results::{TaskRecord, group_metrics};
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::ops::ControlFlow;
+///
 /// use bitnet_engine::{Model, ThreadPool};
 /// use bitnet_eval::Benchmark;
 /// use bitnet_text::Tokenizer;
@@ -29,6 +33,7 @@ use crate::results::{TaskRecord, group_metrics};
 /// let threads = ThreadPool::new(2)?;
 /// let scores = benchmark.run(&model, &tokenizer, &threads, &mut |task, done, all| {
 ///     eprintln!("{task}: {done} of {all}");
+///     ControlFlow::Continue(())
 /// })?;
 /// for score in &scores {
 ///     for metric in &score.metrics {
@@ -69,16 +74,16 @@ impl Benchmark {
     }
 
     /// Asks a model all tasks: their scores, then those of groups. BOS is as the tokenizer has it.
-    /// `progress` gets a task's name, what is done of it and what there is to do.
+    /// `progress` gets a task's name, what is done of it and what there is to do, and may end it.
     ///
     /// # Errors
-    /// A row or a template that cannot be used, a prompt that leaves no room for an answer.
+    /// [`EvalError::Interrupted`], a row or a template that cannot be used, a prompt that leaves no room for an answer.
     pub fn run(
         &self,
         model: &Model,
         tokenizer: &Tokenizer,
         threads: &ThreadPool,
-        progress: &mut dyn FnMut(&str, usize, usize),
+        progress: &mut dyn FnMut(&str, usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<BenchmarkScore>, EvalError> {
         let stop_ids = stop_ids(model, tokenizer);
         let bos = BosPolicy::Auto;
@@ -91,6 +96,33 @@ impl Benchmark {
             records.push(TaskRecord::new(task, &result, data.rows(), Map::new()));
         }
         Ok(with_groups(records, &self.groups))
+    }
+}
+
+impl fmt::Display for BenchmarkScore {
+    /// One line for a person.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let of_metric = |metric: &MetricResult| match metric.stderr {
+            Some(stderr) => format!("{} {:.4} ± {stderr:.4}", metric.metric, metric.score),
+            None => format!("{} {:.4}", metric.metric, metric.score),
+        };
+        let metrics: Vec<_> = self.metrics.iter().map(of_metric).collect();
+        write!(f, "{}: {} over {} rows", self.name, metrics.join(", "), self.rows)
+    }
+}
+
+impl BenchmarkScore {
+    /// Scores by task, with standard errors beside them.
+    pub fn as_json(scores: &[Self]) -> Value {
+        let of_task = |score: &Self| {
+            let mut figures = Map::from_iter([("rows".to_owned(), json!(score.rows))]);
+            for metric in &score.metrics {
+                figures.insert(metric.metric.clone(), json!(metric.score));
+                figures.insert(format!("{}_stderr", metric.metric), json!(metric.stderr));
+            }
+            (score.name.clone(), Value::Object(figures))
+        };
+        scores.iter().map(of_task).collect::<Map<_, _>>().into()
     }
 }
 
@@ -143,13 +175,19 @@ mod tests {
         let mut seen = Vec::new();
         let threads = ThreadPool::new(1).unwrap();
         let scores = benchmark
-            .run(&model, &tokenizer, &threads, &mut |task, _, _| seen.push(task.to_owned()))
+            .run(&model, &tokenizer, &threads, &mut |task, _, _| {
+                seen.push(task.to_owned());
+                ControlFlow::Continue(())
+            })
             .unwrap();
         let names: Vec<(&str, usize)> =
             scores.iter().map(|it| (it.name.as_str(), it.rows)).collect();
         assert_eq!(names, [("own", 4), ("all", 4)]);
         assert_eq!(scores[0].metrics[0].score, scores[1].metrics[0].score);
         assert!(seen.iter().all(|task| task == "own") && !seen.is_empty());
+        let ended =
+            benchmark.run(&model, &tokenizer, &threads, &mut |_, _, _| ControlFlow::Break(()));
+        assert!(matches!(ended, Err(EvalError::Interrupted)), "{ended:?}");
         let missing = Benchmark::open(&["piqa".to_owned()], dir.path(), None).unwrap_err();
         assert!(missing.to_string().contains("no data for split"), "{missing}");
     }

@@ -21,6 +21,9 @@ pub enum EvalError {
     /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Whoever watches the progress asked for the end.
+    #[error("interrupted")]
+    Interrupted,
     /// No task has this name.
     #[error("--tasks {name}: no such task{hint}")]
     UnknownTask {

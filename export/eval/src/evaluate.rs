@@ -10,6 +10,7 @@ use crate::encode::{BosPolicy, RequestEncoder, TokenRequest};
 use crate::error::EvalError;
 use crate::generation::{PromptRequest, continue_prompts};
 use crate::metrics::MetricValue;
+use crate::progress::Progress;
 use crate::prompt::RowRequest;
 use crate::requests::{ChatPrompts, arguments, row_requests};
 use crate::scheduler::{ContinuationScore, score_requests};
@@ -101,7 +102,7 @@ struct Asked {
 
 impl Evaluator<'_> {
     /// Runs a task on its first rows, all of them without a limit. `progress` gets what is done and
-    /// what is to do, in tokens or in prompts.
+    /// what is to do, in tokens or in prompts, and may end it.
     ///
     /// # Errors
     /// A row or a template that cannot be used, a prompt that leaves no room for an answer.
@@ -110,7 +111,7 @@ impl Evaluator<'_> {
         task: &Task,
         data: &TaskData,
         limit: Option<usize>,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: Progress<'_>,
     ) -> Result<TaskResult, EvalError> {
         self.check(task)?;
         let count = limit.unwrap_or(usize::MAX).min(data.rows());
@@ -171,7 +172,7 @@ impl Evaluator<'_> {
     fn scored(
         &self,
         requests: &[RowRequest],
-        progress: &mut dyn FnMut(usize, usize),
+        progress: Progress<'_>,
     ) -> Result<(Vec<RowAnswer>, TaskResult), EvalError> {
         let Asked { encoded, counts } = self.encode(requests)?;
         let scored = score_requests(self.model, self.threads, &encoded, progress)?;
@@ -220,7 +221,7 @@ impl Evaluator<'_> {
         &self,
         task: &Task,
         requests: &[RowRequest],
-        progress: &mut dyn FnMut(usize, usize),
+        progress: Progress<'_>,
     ) -> Result<(Vec<RowAnswer>, TaskResult), EvalError> {
         let (encoder, limits) = (self.encoder(), &task.limits);
         let (mut prompts, mut truncated) = (Vec::new(), 0);

@@ -1,9 +1,10 @@
 //! Greedy continuations of many prompts: several decode together, and a new one begins where one ends.
 
-use bitnet_engine::{
-    EngineError, KvCache, Model, Sampler, SamplerSettings, Sequence, ThreadPool, Workspace,
-};
+use bitnet_engine::{KvCache, Model, Sampler, SamplerSettings, Sequence, ThreadPool, Workspace};
 use bitnet_text::{TextStream, Tokenizer};
+
+use crate::error::EvalError;
+use crate::progress::{Progress, tell};
 
 /// Prompts that are continued together.
 const SLOTS: usize = 16;
@@ -23,18 +24,18 @@ pub struct PromptRequest {
 
 /// Continues all prompts, the longest first. Not a letter of a text depends on the others.
 ///
-/// `progress` gets the prompts done and those in all.
+/// `progress` gets the prompts done and those in all, after each token.
 ///
 /// # Errors
-/// A prompt that does not fit the model.
+/// A prompt that does not fit the model, [`EvalError::Interrupted`].
 pub fn continue_prompts(
     model: &Model,
     tokenizer: &Tokenizer,
     threads: &ThreadPool,
     requests: &[PromptRequest],
     stop_ids: &[u32],
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<String>, EngineError> {
+    progress: Progress<'_>,
+) -> Result<Vec<String>, EvalError> {
     let mut waiting: Vec<usize> = (0..requests.len()).collect();
     waiting.sort_by(|a, b| requests[*a].prompt.cmp(&requests[*b].prompt));
     waiting.sort_by_key(|index| requests[*index].prompt.len());
@@ -58,9 +59,9 @@ pub fn continue_prompts(
             if let Some((request, ids)) = slot.push(id, requests, stop_ids) {
                 texts[request] = cut(&tokenizer.decode(&ids), &requests[request].until);
                 done += 1;
-                progress(done, requests.len());
             }
         }
+        tell(progress, done, requests.len())?;
     }
 }
 
@@ -189,6 +190,7 @@ mod tests {
         let mut last = (0, 0);
         let texts = continue_prompts(&model, &tokenizer, &threads, &requests, &[], &mut |a, b| {
             last = (a, b);
+            ControlFlow::Continue(())
         });
         for (request, text) in requests.iter().zip(texts.unwrap()) {
             let alone = GenerateRequest {
@@ -210,9 +212,11 @@ mod tests {
         let threads = ThreadPool::new(1).unwrap();
         let ask = |until: Vec<String>, stop_ids: &[u32]| {
             let requests = [PromptRequest { prompt: vec![3, 4], until, max_tokens: 12 }];
-            continue_prompts(&model, &tokenizer, &threads, &requests, stop_ids, &mut |_, _| ())
-                .unwrap()
-                .remove(0)
+            continue_prompts(&model, &tokenizer, &threads, &requests, stop_ids, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+            .unwrap()
+            .remove(0)
         };
         let whole = ask(vec![], &[]);
         let stop: String = whole.chars().skip(3).take(2).collect();

@@ -10,7 +10,9 @@ use bitnet_engine::{
 };
 
 use crate::encode::TokenRequest;
+use crate::error::EvalError;
 use crate::prefix_tree::{PrefixNode, prefix_trees};
+use crate::progress::{Progress, tell};
 
 /// Tokens that are handed to the engine in one call.
 const CALL_TOKENS: usize = 512;
@@ -44,13 +46,13 @@ pub struct Scored {
 /// `progress` gets the tokens done and those in all, after each call of the engine.
 ///
 /// # Errors
-/// A token outside the vocabulary.
+/// A token outside the vocabulary, [`EvalError::Interrupted`].
 pub fn score_requests(
     model: &Model,
     threads: &ThreadPool,
     requests: &[TokenRequest],
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Scored, EngineError> {
+    progress: Progress<'_>,
+) -> Result<Scored, EvalError> {
     let limit = model.spec().max_position_embeddings;
     let inputs: Vec<(Vec<u32>, bool)> = requests.iter().map(|it| it.input(limit)).collect();
     let truncated = inputs.iter().filter(|(_, cut)| *cut).count();
@@ -73,7 +75,7 @@ pub fn score_requests(
         let jobs = next_jobs(&mut waiting);
         done += jobs.iter().map(|job| job.node.tokens.len()).sum::<usize>();
         run.call(jobs, &mut waiting)?;
-        progress(done, total);
+        tell(progress, done, total)?;
     }
     Ok(Scored { scores: run.scores, truncated, computed_tokens: total, request_tokens })
 }
@@ -237,6 +239,7 @@ impl CachePool {
 mod tests {
     use super::*;
     use bitnet_engine::{HeadPrecision, score};
+    use std::ops::ControlFlow;
 
     fn model() -> Model {
         let spec = "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 2\n\
@@ -286,9 +289,11 @@ mod tests {
         requests.push(TokenRequest { context: ids(1, 70), continuation: ids(2, 5) });
         requests.push(requests[0].clone());
         let mut calls = Vec::new();
-        let scored =
-            score_requests(&model, &threads, &requests, &mut |done, all| calls.push((done, all)))
-                .unwrap();
+        let scored = score_requests(&model, &threads, &requests, &mut |done, all| {
+            calls.push((done, all));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         for (request, score) in requests.iter().zip(&scored.scores) {
             assert_eq!(alone(&model, &threads, request), *score);
         }
@@ -305,7 +310,9 @@ mod tests {
         let best = score(&model, &context, &threads).unwrap().argmax[9];
         let request = |token| TokenRequest { context: context.clone(), continuation: vec![token] };
         let requests = [request(best), request((best + 1) % 300)];
-        let scored = score_requests(&model, &threads, &requests, &mut |_, _| ()).unwrap();
+        let scored =
+            score_requests(&model, &threads, &requests, &mut |_, _| ControlFlow::Continue(()))
+                .unwrap();
         assert!(scored.scores[0].is_greedy && !scored.scores[1].is_greedy);
         assert!(scored.scores[0].loglikelihood > scored.scores[1].loglikelihood);
         assert_eq!(scored.computed_tokens, 10, "both ask after the same tokens");

@@ -1,29 +1,31 @@
 //! How far a task is and how long it will take, on one line of a terminal.
 
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use bitnet_terminal::animated;
-
-use crate::output::status;
+use crate::printable::printable;
+use crate::style::animated;
 
 /// Between two drawings.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The line of one task.
-pub(crate) struct ProgressLine {
+/// The line of one task, drawn on stderr where that is a terminal.
+#[derive(Debug)]
+pub struct EtaLine {
     task: String,
     begin: Instant,
     drawn: Option<Instant>,
     shown: bool,
 }
 
-impl ProgressLine {
-    pub(crate) fn new(task: &str) -> Self {
+impl EtaLine {
+    /// A line that names the task.
+    pub fn new(task: &str) -> Self {
         Self { task: task.to_owned(), begin: Instant::now(), drawn: None, shown: animated() }
     }
 
     /// Draws `done` of `all`, now and then.
-    pub(crate) fn show(&mut self, done: usize, all: usize) {
+    pub fn show(&mut self, done: usize, all: usize) {
         if !self.shown || self.drawn.is_some_and(|drawn| drawn.elapsed() < PAUSE) {
             return;
         }
@@ -32,12 +34,17 @@ impl ProgressLine {
     }
 
     /// Takes the line away; the seconds since it began.
-    pub(crate) fn finish(self) -> f64 {
+    pub fn finish(self) -> f64 {
         if self.drawn.is_some() {
             status("");
         }
         self.begin.elapsed().as_secs_f64()
     }
+}
+
+/// Draws a line over the one before; an empty one takes it away.
+fn status(text: &str) {
+    let _ = io::stderr().write_all(format!("\r\x1b[2K{}", printable(text)).as_bytes());
 }
 
 fn text(task: &str, seconds: f64, done: usize, all: usize) -> String {

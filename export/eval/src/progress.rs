@@ -1,0 +1,19 @@
+//! How whoever waits for a task is told how far it is, and may end it.
+
+use std::ops::ControlFlow;
+
+use crate::error::EvalError;
+
+/// Gets what is done and what there is to do; `Break` ends the task.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// Tells how far a task is.
+///
+/// # Errors
+/// [`EvalError::Interrupted`] where the task is to end.
+pub(crate) fn tell(progress: Progress<'_>, done: usize, all: usize) -> Result<(), EvalError> {
+    match progress(done, all) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(EvalError::Interrupted),
+    }
+}

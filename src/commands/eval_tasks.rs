@@ -1,0 +1,55 @@
+//! `bitnet-train eval --tasks`: the benchmarks of a master or a checkpoint, packed in memory as its
+//! export would be.
+
+use anyhow::Result;
+use bitnet_engine::{HeadPrecision, Model, ThreadPool};
+use bitnet_eval::{Benchmark, BenchmarkScore, EvalError};
+use bitnet_format::StoredModel;
+use bitnet_terminal::EtaLine;
+use bitnet_train::platform::Signals;
+use bitnet_train::train::TrainError;
+
+use super::{print_json, print_line, set_threads};
+use crate::cli::EvalArgs;
+use crate::failure::Usage;
+
+pub(crate) fn run(args: &EvalArgs) -> Result<()> {
+    set_threads(args.threads)?;
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    let benchmark = open(args)?;
+    let path = args.model.path();
+    let tokenizer = super::tokenizer_of(path)?;
+    let folder = StoredModel::open(path).map_err(TrainError::from)?;
+    let model = Model::from_stored(&folder, path, HeadPrecision::File).map_err(TrainError::from)?;
+    let threads = ThreadPool::new(rayon::current_num_threads()).map_err(TrainError::from)?;
+    let mut line: Option<(String, EtaLine)> = None;
+    let ran = benchmark.run(&model, &tokenizer, &threads, &mut |task, done, all| {
+        if line.as_ref().is_none_or(|(name, _)| name != task) {
+            line.take().map(|(_, line)| line.finish());
+        }
+        line.get_or_insert_with(|| (task.to_owned(), EtaLine::new(task))).1.show(done, all);
+        signals.flow()
+    });
+    line.map(|(_, line)| line.finish());
+    if let (Err(EvalError::Interrupted), Some(stop)) = (&ran, signals.stop()) {
+        return Err(TrainError::ExportStopped(stop).into());
+    }
+    let scores = ran.map_err(TrainError::from)?;
+    if args.json {
+        print_json(&BenchmarkScore::as_json(&scores));
+    } else {
+        scores.iter().for_each(|score| print_line(&score.to_string()));
+    }
+    Ok(())
+}
+
+/// Finds the tasks and all their rows before the model is read.
+fn open(args: &EvalArgs) -> Result<Benchmark> {
+    let [data] = args.data.as_slice() else {
+        return Err(Usage("--data: expected one folder with --tasks".to_owned()).into());
+    };
+    match Benchmark::open(&args.tasks, data, args.limit) {
+        Err(error) if error.is_usage() => Err(Usage(error.to_string()).into()),
+        opened => Ok(opened.map_err(TrainError::from)?),
+    }
+}
