@@ -6,7 +6,7 @@
 use bitnet_format::ModelSpec;
 use bitnet_kernels::attention::{Element, LANES, QUERIES, QueryRow, attend as attend_rows};
 
-use crate::cache::{KvBuffer, LayerCache};
+use crate::cache::{CachedLayer, LayerView};
 use crate::compute::KernelChoice;
 use crate::workspace::{ThreadScratch, scratch_slice, with_thread_scratch};
 
@@ -41,20 +41,20 @@ pub(crate) fn attend(
     compute: KernelChoice,
     heads: Heads,
     queries: &[f32],
-    cache: &LayerCache,
+    cache: CachedLayer,
     out: &mut [f32],
 ) {
     match cache {
-        LayerCache::F32(buffer) => attend_buffer(compute, heads, queries, buffer, out),
-        LayerCache::F16(buffer) => attend_buffer(compute, heads, queries, buffer, out),
+        CachedLayer::F32(layer) => attend_layer(compute, heads, queries, layer, out),
+        CachedLayer::F16(layer) => attend_layer(compute, heads, queries, layer, out),
     }
 }
 
-fn attend_buffer<E: Element>(
+fn attend_layer<E: Element>(
     compute: KernelChoice,
     heads: Heads,
     queries: &[f32],
-    cache: &KvBuffer<E>,
+    cache: LayerView<E>,
     out: &mut [f32],
 ) {
     let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
@@ -91,7 +91,7 @@ fn attend_buffer<E: Element>(
 /// What some query rows look at: one head of a cache.
 #[derive(Clone, Copy)]
 struct VisibleKeys<'a, E> {
-    cache: &'a KvBuffer<E>,
+    cache: LayerView<'a, E>,
     head: usize,
     /// Tokens before that of the first row.
     before: usize,
@@ -103,7 +103,7 @@ fn run_of_tokens<E: Element>(
     heads: Heads,
     queries: &[f32],
     before: usize,
-    cache: &KvBuffer<E>,
+    cache: LayerView<E>,
     scratch: &mut ThreadScratch,
     out: &mut [f32],
 ) {
@@ -156,14 +156,24 @@ fn group_of_heads<E: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ThreadPool;
+    use crate::{KvCache, ThreadPool};
 
-    fn cache(heads: usize, width: usize, values: &[f32]) -> LayerCache {
-        let mut cache = KvBuffer::<f32>::new(heads, width);
-        for values in values.chunks(heads * width) {
-            cache.push(&vec![0.0; heads * width], values);
+    /// A cache of one layer with keys of zeros.
+    fn cache(heads: Heads, values: &[f32]) -> KvCache {
+        let spec = format!(
+            "hidden_size = {0}\nintermediate_size = 4\nnum_hidden_layers = 1\nhead_dim = {1}\n\
+             num_attention_heads = {2}\nnum_key_value_heads = {3}\nvocab_size = 9\n\
+             max_position_embeddings = 16",
+            heads.queries * heads.width,
+            heads.width,
+            heads.queries,
+            heads.keys
+        );
+        let mut cache = KvCache::new(&toml::from_str(&spec).unwrap());
+        for (position, values) in values.chunks(heads.keys * heads.width).enumerate() {
+            cache.write(0, position, &vec![0.0; values.len()], values);
         }
-        LayerCache::F32(cache)
+        cache
     }
 
     #[test]
@@ -171,9 +181,9 @@ mod tests {
         // Equal keys: the output is the mean of the visible values.
         let heads = Heads { queries: 1, keys: 1, width: 2 };
         let threads = ThreadPool::new(1).unwrap();
-        let cache = cache(1, 2, &[2.0, 0.0, 4.0, 0.0, 12.0, 3.0]);
+        let cache = cache(heads, &[2.0, 0.0, 4.0, 0.0, 12.0, 3.0]);
         let mut out = [7.0; 4];
-        attend(KernelChoice::alone(&threads), heads, &[1.0; 4], &cache, &mut out);
+        attend(KernelChoice::alone(&threads), heads, &[1.0; 4], cache.layer(0, 3), &mut out);
         assert_eq!(out[..2], [3.0, 0.0]);
         assert!((out[2] - 6.0).abs() < 1e-6 && (out[3] - 1.0).abs() < 1e-6);
     }
@@ -182,9 +192,9 @@ mod tests {
     fn neighbouring_query_heads_share_a_key_head() {
         let heads = Heads { queries: 4, keys: 2, width: 2 };
         let threads = ThreadPool::new(1).unwrap();
-        let cache = cache(2, 2, &[1.0, 2.0, 3.0, 4.0]);
+        let cache = cache(heads, &[1.0, 2.0, 3.0, 4.0]);
         let mut out = [7.0; 8];
-        attend(KernelChoice::alone(&threads), heads, &[0.0; 8], &cache, &mut out);
+        attend(KernelChoice::alone(&threads), heads, &[0.0; 8], cache.layer(0, 1), &mut out);
         assert_eq!(out, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
     }
 }

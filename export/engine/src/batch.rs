@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::cache::{KvCache, LayerCache};
+use crate::cache::KvCache;
 
 /// The next tokens of a sequence.
 #[derive(Debug)]
@@ -30,16 +30,12 @@ pub(crate) struct ForwardBatch<'s, 'a> {
 
 impl ForwardBatch<'_, '_> {
     /// Calls `work(rows of this batch, cache of their sequence)` for each chunk.
-    pub(crate) fn each(
-        &mut self,
-        layer: usize,
-        mut work: impl FnMut(Range<usize>, &mut LayerCache),
-    ) {
+    pub(crate) fn each(&mut self, mut work: impl FnMut(Range<usize>, &mut KvCache)) {
         let mut first = 0;
         for chunk in self.chunks {
             let rows = first..first + chunk.tokens.len();
             first = rows.end;
-            work(rows, self.sequences[chunk.sequence].cache.layer(layer));
+            work(rows, self.sequences[chunk.sequence].cache);
         }
     }
 

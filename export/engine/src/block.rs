@@ -8,7 +8,7 @@ use bitnet_format::{HiddenAct, TensorEntry};
 
 use crate::attention::{Heads, attend};
 use crate::batch::ForwardBatch;
-use crate::cache::LayerCache;
+use crate::cache::KvCache;
 use crate::compute::KernelChoice;
 use crate::feed_forward::gated;
 use crate::norm::NormWeights;
@@ -86,10 +86,12 @@ impl PackedBlock {
         self.qkv.forward(compute, normalised, products, qkv);
         let (queries, attended) =
             (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
-        batch.each(layer, |rows, cache| {
-            self.split_qkv(rows.clone(), qkv, rotary, cache, queries);
+        batch.each(|rows, cache| {
             let places = rows.start * width..rows.end * width;
-            attend(compute, self.heads, &queries[places.clone()], cache, &mut attended[places]);
+            let seen = cache.len() + rows.len();
+            self.split_qkv(rows, qkv, rotary, (cache, layer), queries);
+            let (queries, cache) = (&queries[places.clone()], cache.layer(layer, seen));
+            attend(compute, self.heads, queries, cache, &mut attended[places]);
         });
         if let Some(norm) = &self.attn_sub_norm {
             norm.in_place(compute.threads, attended);
@@ -104,16 +106,16 @@ impl PackedBlock {
         rows: Range<usize>,
         qkv: &mut [f32],
         rotary: &RotaryCache,
-        cache: &mut LayerCache,
+        (cache, layer): (&mut KvCache, usize),
         queries: &mut [f32],
     ) {
         let (queries_end, width) = (self.heads.queries * self.heads.width, self.qkv.rows());
         let keys_end = queries_end + self.heads.keys * self.heads.width;
-        for row in rows {
+        for (position, row) in (cache.len()..).zip(rows) {
             let qkv = &mut qkv[row * width..][..width];
             rotary.rotate(row, &mut qkv[..keys_end]);
             queries[row * queries_end..][..queries_end].copy_from_slice(&qkv[..queries_end]);
-            cache.push(&qkv[queries_end..keys_end], &qkv[keys_end..]);
+            cache.write(layer, position, &qkv[queries_end..keys_end], &qkv[keys_end..]);
         }
     }
 

@@ -1,17 +1,13 @@
-//! The KV cache: keys and values of the tokens seen so far, laid out as attention reads them.
+//! The KV cache: keys and values of the tokens seen so far, in pages that sequences share.
 //!
-//! Keys of a head lie transposed in blocks of sixteen tokens, so that one vector holds one element of
-//! sixteen keys; values lie token after token, padded to whole vectors:
-//!
-//! ```text
-//! keys    block 0: [ k₀[0] … k₁₅[0] | k₀[1] … k₁₅[1] | … | k₀[D-1] … k₁₅[D-1] ]  block 1: …
-//! values  [ v₀[0] … v₀[D-1] pad ] [ v₁[0] … v₁[D-1] pad ] …
-//! ```
-//!
-//! A new token writes one lane of the last key block and appends one row of values.
+//! A page holds some tokens of all layers and heads; `bitnet_kernels::attention` says what lies where in
+//! the part of a head. Copies of a cache share its pages. Whoever writes into a page that others hold
+//! gets a copy of it first, so no sequence sees another.
+
+use std::sync::Arc;
 
 use bitnet_format::ModelSpec;
-use bitnet_kernels::attention::{Element, HeadView, LANES};
+use bitnet_kernels::attention::{Element, HeadLayout, HeadView, LANES, PAGE};
 use half::f16;
 
 /// The number format of cached keys and values.
@@ -30,170 +26,121 @@ pub enum CachePrecision {
 #[derive(Clone, Debug)]
 pub struct KvCache {
     len: usize,
-    layers: Vec<LayerCache>,
+    shape: KvShape,
+    pages: Pages,
 }
 
-/// Keys (rotated already) and values of one layer.
+/// What a cache is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KvShape {
+    layers: usize,
+    heads: usize,
+    head: HeadLayout,
+}
+
+/// Each `[layers, heads, part of a head]`.
 #[derive(Clone, Debug)]
-pub(crate) enum LayerCache {
-    F32(KvBuffer<f32>),
-    F16(KvBuffer<f16>),
+enum Pages {
+    F32(Vec<Arc<Vec<f32>>>),
+    F16(Vec<Arc<Vec<f16>>>),
 }
 
-/// Keys and values of some heads, each in one linear stream.
+/// Keys and values of [`KvCache::PAGE`] neighbouring tokens, which several sequences may share.
 #[derive(Clone, Debug)]
-pub(crate) struct KvBuffer<E> {
-    len: usize,
-    width: usize,
-    heads: Vec<HeadBuffer<E>>,
-}
+pub struct KvPage(SharedPage);
 
 #[derive(Clone, Debug)]
-struct HeadBuffer<E> {
-    /// `[blocks, D, 16]`
-    keys: Vec<E>,
-    /// `[T, padded D]`
-    values: Vec<E>,
+enum SharedPage {
+    F32(Arc<Vec<f32>>),
+    F16(Arc<Vec<f16>>),
 }
 
-impl<E: Element> KvBuffer<E> {
-    pub(crate) fn new(heads: usize, width: usize) -> Self {
-        let head = HeadBuffer { keys: Vec::new(), values: Vec::new() };
-        Self { len: 0, width, heads: vec![head; heads] }
+impl KvPage {
+    /// How many caches and others hold this page.
+    pub fn holders(&self) -> usize {
+        match &self.0 {
+            SharedPage::F32(page) => Arc::strong_count(page),
+            SharedPage::F16(page) => Arc::strong_count(page),
+        }
+    }
+}
+
+impl KvShape {
+    fn of(spec: &ModelSpec) -> Self {
+        let head = HeadLayout { width: spec.head_dim };
+        Self { layers: spec.num_hidden_layers, heads: spec.num_key_value_heads, head }
     }
 
-    /// Number of cached tokens.
+    /// Elements of a layer in a page.
+    fn layer(self) -> usize {
+        self.heads * self.head.elements()
+    }
+
+    fn write<E: Element>(
+        self,
+        pages: &mut Vec<Arc<Vec<E>>>,
+        (layer, position): (usize, usize),
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let (page, at) = (position / PAGE, position % PAGE);
+        self.reserve(pages, position + 1);
+        let HeadLayout { width } = self.head;
+        let parts = Arc::make_mut(&mut pages[page])[layer * self.layer()..][..self.layer()]
+            .chunks_exact_mut(self.head.elements());
+        let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for (part, (keys, values)) in parts.zip(new) {
+            let columns = part[self.head.keys(at / LANES)].chunks_exact_mut(LANES);
+            for (column, key) in columns.zip(keys) {
+                column[at % LANES] = E::nearest(*key);
+            }
+            for (place, value) in part[self.head.values(at..at + 1)].iter_mut().zip(values) {
+                *place = E::nearest(*value);
+            }
+        }
+    }
+
+    /// Adds pages for `len` tokens in all.
+    fn reserve<E: Element>(self, pages: &mut Vec<Arc<Vec<E>>>, len: usize) {
+        while pages.len() < len.div_ceil(PAGE) {
+            pages.push(Arc::new(E::zeros(self.layers * self.layer())));
+        }
+    }
+}
+
+/// One layer of a cache, as attention reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerView<'a, E> {
+    pages: &'a [Arc<Vec<E>>],
+    shape: KvShape,
+    layer: usize,
+    len: usize,
+}
+
+/// The same in either number format.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CachedLayer<'a> {
+    F32(LayerView<'a, f32>),
+    F16(LayerView<'a, f16>),
+}
+
+impl<'a, E> LayerView<'a, E> {
+    /// Number of tokens.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Appends one token's keys and values, each `[heads · D]`.
-    pub(crate) fn push(&mut self, keys: &[f32], values: &[f32]) {
-        let zero = E::nearest(0.0);
-        let (block, lane) = (self.len / LANES, self.len % LANES);
-        let (values_end, keys_end) = ((self.len + 1) * self.padded(), (block + 1) * self.block());
-        let width = self.width;
-        let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
-        for (head, (keys, values)) in self.heads.iter_mut().zip(new) {
-            head.keys.resize(keys_end, zero);
-            let columns = head.keys[block * LANES * width..].chunks_exact_mut(LANES);
-            for (column, key) in columns.zip(keys) {
-                column[lane] = E::nearest(*key);
-            }
-            head.values.extend(values.iter().map(|value| E::nearest(*value)));
-            head.values.resize(values_end, zero);
-        }
-        self.len += 1;
-    }
-
-    /// One head, as attention reads it.
-    pub(crate) fn head(&self, head: usize) -> HeadView<'_, E> {
-        let HeadBuffer { keys, values } = &self.heads[head];
-        HeadView { keys, values, width: self.width }
-    }
-
-    /// Elements of a block of keys.
-    fn block(&self) -> usize {
-        LANES * self.width
-    }
-
-    /// Elements of a token's values.
-    fn padded(&self) -> usize {
-        self.width.next_multiple_of(LANES)
-    }
-
-    /// A key that is no longer seen stays in its block until another takes its place.
-    fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        let (keys, values) = (self.len.div_ceil(LANES) * self.block(), self.len * self.padded());
-        for head in &mut self.heads {
-            head.keys.truncate(keys);
-            head.values.truncate(values);
-        }
-    }
-
-    /// A copy of the first `len` tokens, with no more memory than they take.
-    fn prefix(&self, len: usize) -> Self {
-        let len = self.len.min(len);
-        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
-        let first = |head: &HeadBuffer<E>| HeadBuffer {
-            keys: head.keys[..keys].to_vec(),
-            values: head.values[..values].to_vec(),
-        };
-        Self { len, width: self.width, heads: self.heads.iter().map(first).collect() }
-    }
-
-    fn shrink_to(&mut self, len: usize) {
-        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
-        for head in &mut self.heads {
-            head.keys.shrink_to(keys);
-            head.values.shrink_to(values);
-        }
-    }
-
-    fn reserve(&mut self, len: usize) {
-        let (keys, values) = (len.div_ceil(LANES) * self.block(), len * self.padded());
-        for head in &mut self.heads {
-            head.keys.reserve_exact(keys.saturating_sub(head.keys.len()));
-            head.values.reserve_exact(values.saturating_sub(head.values.len()));
-        }
-    }
-}
-
-impl LayerCache {
-    fn new(precision: CachePrecision, heads: usize, width: usize) -> Self {
-        match precision {
-            CachePrecision::F32 => Self::F32(KvBuffer::new(heads, width)),
-            CachePrecision::F16 => Self::F16(KvBuffer::new(heads, width)),
-        }
-    }
-
-    /// Appends one token's keys and values, each `[heads · D]`.
-    pub(crate) fn push(&mut self, keys: &[f32], values: &[f32]) {
-        match self {
-            Self::F32(buffer) => buffer.push(keys, values),
-            Self::F16(buffer) => buffer.push(keys, values),
-        }
-    }
-
-    fn truncate(&mut self, len: usize) {
-        match self {
-            Self::F32(buffer) => buffer.truncate(len),
-            Self::F16(buffer) => buffer.truncate(len),
-        }
-    }
-
-    fn prefix(&self, len: usize) -> Self {
-        match self {
-            Self::F32(buffer) => Self::F32(buffer.prefix(len)),
-            Self::F16(buffer) => Self::F16(buffer.prefix(len)),
-        }
-    }
-
-    fn reserve(&mut self, len: usize) {
-        match self {
-            Self::F32(buffer) => buffer.reserve(len),
-            Self::F16(buffer) => buffer.reserve(len),
-        }
-    }
-
-    fn shrink_to(&mut self, len: usize) {
-        match self {
-            Self::F32(buffer) => buffer.shrink_to(len),
-            Self::F16(buffer) => buffer.shrink_to(len),
-        }
-    }
-
-    fn fits(&self, spec: &ModelSpec) -> bool {
-        let shape = match self {
-            Self::F32(buffer) => (buffer.heads.len(), buffer.width),
-            Self::F16(buffer) => (buffer.heads.len(), buffer.width),
-        };
-        shape == (spec.num_key_value_heads, spec.head_dim)
+    /// One head.
+    pub(crate) fn head(&self, head: usize) -> HeadView<'a, E> {
+        let first = self.layer * self.shape.layer() + head * self.shape.head.elements();
+        HeadView { pages: self.pages, first, layout: self.shape.head }
     }
 }
 
 impl KvCache {
+    /// Tokens of a page.
+    pub const PAGE: usize = PAGE;
+
     /// An empty context in f32 for a model of this shape.
     pub fn new(spec: &ModelSpec) -> Self {
         Self::with_precision(spec, CachePrecision::F32)
@@ -201,8 +148,11 @@ impl KvCache {
 
     /// An empty context for a model of this shape.
     pub fn with_precision(spec: &ModelSpec, precision: CachePrecision) -> Self {
-        let layer = LayerCache::new(precision, spec.num_key_value_heads, spec.head_dim);
-        Self { len: 0, layers: vec![layer; spec.num_hidden_layers] }
+        let pages = match precision {
+            CachePrecision::F32 => Pages::F32(Vec::new()),
+            CachePrecision::F16 => Pages::F16(Vec::new()),
+        };
+        Self { len: 0, shape: KvShape::of(spec), pages }
     }
 
     /// Number of cached tokens.
@@ -218,50 +168,102 @@ impl KvCache {
     /// Forgets all tokens but the first `len`.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        self.layers.iter_mut().for_each(|layer| layer.truncate(self.len));
+        // A token that is no longer seen stays in its page until another takes its place.
+        let pages = self.len.div_ceil(PAGE);
+        match &mut self.pages {
+            Pages::F32(all) => all.truncate(pages),
+            Pages::F16(all) => all.truncate(pages),
+        }
     }
 
-    /// A copy of the first `len` tokens: what another sequence with the same beginning goes on from.
+    /// The first `len` tokens, in the same pages: what another sequence with the same beginning goes on
+    /// from.
     #[must_use]
     pub fn prefix(&self, len: usize) -> Self {
-        let layers: Vec<_> = self.layers.iter().map(|layer| layer.prefix(len)).collect();
-        Self { len: self.len.min(len), layers }
+        let mut prefix = self.clone();
+        prefix.truncate(len);
+        prefix
     }
 
-    /// Bytes that `tokens` tokens take in a cache for a model of this shape.
+    /// Bytes that `tokens` tokens take in a cache for a model of this shape, in whole pages.
     pub fn bytes_for(spec: &ModelSpec, precision: CachePrecision, tokens: usize) -> usize {
         let element = match precision {
             CachePrecision::F32 => size_of::<f32>(),
             CachePrecision::F16 => size_of::<f16>(),
         };
-        let (keys, values) = (spec.head_dim, spec.head_dim.next_multiple_of(LANES));
-        let elements = tokens.next_multiple_of(LANES) * keys + tokens * values;
-        elements * element * spec.num_key_value_heads * spec.num_hidden_layers
+        let shape = KvShape::of(spec);
+        tokens.div_ceil(PAGE) * shape.layers * shape.layer() * element
     }
 
-    /// Reserves memory for `len` tokens in all, so that adding one allocates nothing. Pages are touched
-    /// only when a token comes.
+    /// Takes pages for `len` tokens in all, so that adding one allocates nothing. The system gives them
+    /// memory only when a token comes.
     pub fn reserve(&mut self, len: usize) {
-        self.layers.iter_mut().for_each(|layer| layer.reserve(len));
+        match &mut self.pages {
+            Pages::F32(pages) => self.shape.reserve(pages, len),
+            Pages::F16(pages) => self.shape.reserve(pages, len),
+        }
     }
 
-    /// Gives back memory that was reserved for more than `len` tokens and is not used.
-    pub fn shrink_to(&mut self, len: usize) {
-        self.layers.iter_mut().for_each(|layer| layer.shrink_to(len));
+    /// A page that holds tokens, by its index.
+    pub fn page(&self, index: usize) -> Option<KvPage> {
+        if index >= self.len.div_ceil(PAGE) {
+            return None;
+        }
+        Some(KvPage(match &self.pages {
+            Pages::F32(pages) => SharedPage::F32(Arc::clone(&pages[index])),
+            Pages::F16(pages) => SharedPage::F16(Arc::clone(&pages[index])),
+        }))
+    }
+
+    /// Puts a page in the place of one with the same tokens after the same beginning, or behind the last,
+    /// which is then full; `tokens` of it count.
+    ///
+    /// # Panics
+    /// If the page belongs to a cache of another shape or precision, or there is no such place.
+    pub fn share_page(&mut self, index: usize, page: KvPage, tokens: usize) {
+        assert!(index * PAGE <= self.len && tokens <= PAGE, "no page is left out");
+        let elements = self.shape.layers * self.shape.layer();
+        match (&mut self.pages, page.0) {
+            (Pages::F32(pages), SharedPage::F32(page)) => put(pages, index, page, elements),
+            (Pages::F16(pages), SharedPage::F16(page)) => put(pages, index, page, elements),
+            _ => panic!("a page of the same precision"),
+        }
+        self.len = self.len.max(index * PAGE + tokens);
     }
 
     /// Whether this cache was made for a model of that shape.
     pub(crate) fn fits(&self, spec: &ModelSpec) -> bool {
-        self.layers.len() == spec.num_hidden_layers
-            && self.layers.iter().all(|layer| layer.fits(spec))
+        self.shape == KvShape::of(spec)
     }
 
-    pub(crate) fn layer(&mut self, layer: usize) -> &mut LayerCache {
-        &mut self.layers[layer]
+    /// Writes one token's keys and values, each `[heads · D]`, into a layer.
+    pub(crate) fn write(&mut self, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+        let place = (layer, position);
+        match &mut self.pages {
+            Pages::F32(pages) => self.shape.write(pages, place, keys, values),
+            Pages::F16(pages) => self.shape.write(pages, place, keys, values),
+        }
+    }
+
+    /// The first `len` tokens of a layer, all of which were written.
+    pub(crate) fn layer(&self, layer: usize, len: usize) -> CachedLayer<'_> {
+        let shape = self.shape;
+        match &self.pages {
+            Pages::F32(pages) => CachedLayer::F32(LayerView { pages, shape, layer, len }),
+            Pages::F16(pages) => CachedLayer::F16(LayerView { pages, shape, layer, len }),
+        }
     }
 
     /// States that every layer took `tokens` more.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
+    }
+}
+
+fn put<E>(pages: &mut Vec<Arc<Vec<E>>>, index: usize, page: Arc<Vec<E>>, elements: usize) {
+    assert_eq!(page.len(), elements, "a page of the same shape");
+    match pages.get_mut(index) {
+        Some(place) => *place = page,
+        None => pages.push(page),
     }
 }

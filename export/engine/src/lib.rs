@@ -33,7 +33,7 @@ mod workspace;
 
 pub use batch::Sequence;
 pub use bitnet_kernels::Kernel;
-pub use cache::{CachePrecision, KvCache};
+pub use cache::{CachePrecision, KvCache, KvPage};
 pub use error::EngineError;
 pub use generate::{FinishReason, GenerateRequest, Generated, generate};
 pub use load::HeadPrecision;

@@ -1,7 +1,6 @@
 //! Attention of a few query rows over one key head, sixteen keys at a time.
 //!
-//! Keys lie transposed in blocks of sixteen tokens, so that a vector holds one element of sixteen
-//! keys; values lie as they are. A score is the sum over the elements in order, an output the sum
+//! Keys and values lie as `pages` says. A score is the sum over the elements in order, an output the sum
 //! over the tokens in order, each step one fused multiply-add. Vectors only do sixteen of these
 //! sums side by side, so every kernel gives the same bits, and a row's result does not depend on
 //! the rows beside it.
@@ -17,18 +16,14 @@
 use std::ops::Range;
 
 use half::f16;
+use half::vec::HalfBitsVecExt;
 
 use crate::Kernel;
+pub use crate::pages::{HeadLayout, HeadView, LANES, PAGE};
 use vector::{Load, Vector};
-
-/// Tokens of a block of keys, and values of a vector.
-pub const LANES: usize = 16;
 
 /// Query rows that share a pass over keys and values.
 pub const QUERIES: usize = 8;
-
-/// Tokens whose values stay in the first cache while all elements of the output pass over them.
-const TOKENS: usize = 64;
 
 /// Tokens ahead whose values are asked for.
 const AHEAD: usize = 12;
@@ -37,11 +32,17 @@ const AHEAD: usize = 12;
 pub trait Element: Load {
     /// The nearest value, ties to even; beyond the largest finite one, that one.
     fn nearest(x: f32) -> Self;
+    /// So many zeros. The system gives memory only where something else is written.
+    fn zeros(count: usize) -> Vec<Self>;
 }
 
 impl Element for f32 {
     fn nearest(x: f32) -> Self {
         x
+    }
+
+    fn zeros(count: usize) -> Vec<Self> {
+        vec![0.0; count]
     }
 }
 
@@ -50,17 +51,10 @@ impl Element for f16 {
         // An infinite key would make every score of its token NaN.
         f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
     }
-}
 
-/// Keys and values of one head.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadView<'a, E> {
-    /// `[blocks, D, 16]`: blocks of sixteen tokens, the last one padded.
-    pub keys: &'a [E],
-    /// `[T, padded D]`: rows are padded to whole vectors.
-    pub values: &'a [E],
-    /// Width of the head, `D`.
-    pub width: usize,
+    fn zeros(count: usize) -> Vec<Self> {
+        vec![0u16; count].reinterpret_into()
+    }
 }
 
 /// One query row: its vector `[D]` and how many tokens it sees, the oldest first.
@@ -105,12 +99,11 @@ fn run<E: Element, const Q: usize, const W: usize>(
 ) {
     let rows: &[QueryRow; Q] = rows.try_into().expect("counted by the caller");
     let longest = rows.iter().map(|row| row.visible).max().unwrap_or(0);
-    let padded = head.width.next_multiple_of(LANES);
-    assert!(rows.iter().all(|row| row.query.len() == head.width), "queries as wide as the head");
-    assert!(out.len() == Q * padded, "one place for each row and element");
+    let HeadLayout { width } = head.layout;
+    assert!(rows.iter().all(|row| row.query.len() == width), "queries as wide as the head");
+    assert!(out.len() == Q * head.layout.padded(), "one place for each row and element");
+    assert!(head.pages.len() * PAGE >= longest, "keys and values for every token that is seen");
     let blocks = longest.div_ceil(LANES);
-    assert!(head.keys.len() >= blocks * LANES * head.width, "keys for every token that is seen");
-    assert!(head.values.len() >= longest * padded, "values for every token that is seen");
     scratch.clear();
     scratch.resize(Q * blocks * LANES, 0.0);
     // SAFETY: each body only needs the instructions of its kernel, which this CPU has: whoever
@@ -154,8 +147,8 @@ mod vector {
         /// # Safety
         /// The instructions of the implementation.
         unsafe fn store(self, places: &mut [f32; LANES]);
-        /// Asks for the memory `elements` after `here`, which need not be there.
-        fn fetch<E>(_here: &E, _elements: usize) {}
+        /// Asks for the memory `there`.
+        fn fetch<E>(_there: &E) {}
     }
 
     /// A type that vectors of f32 are loaded from.
@@ -230,15 +223,15 @@ unsafe fn body<V: Vector, E: Element, const Q: usize, const W: usize>(
             }
         }
     }
-    let scale = 1.0 / (head.width as f32).sqrt();
+    let scale = 1.0 / (head.layout.width as f32).sqrt();
     for (row, scores) in rows.iter().zip(scores.chunks_exact_mut(length.max(1))) {
         softmax(scores, row.visible, scale);
     }
     out.fill(0.0);
     let longest = rows.iter().map(|row| row.visible).max().unwrap_or(0);
-    let padded = head.width.next_multiple_of(LANES);
-    for start in (0..longest).step_by(TOKENS) {
-        let tokens = start..longest.min(start + TOKENS);
+    let padded = head.layout.padded();
+    for start in (0..longest).step_by(PAGE) {
+        let tokens = start..longest.min(start + PAGE);
         let mut first = 0;
         while first < padded {
             // SAFETY: as above.
@@ -266,23 +259,23 @@ unsafe fn block_scores<V: Vector, E: Element, const Q: usize, const W: usize>(
     block: usize,
     scores: &mut [f32],
 ) {
+    let (width, length) = (head.layout.width, scores.len() / Q);
     let mut queries: [&[f32]; Q] = [&[]; Q];
     for (query, row) in queries.iter_mut().zip(rows) {
-        *query = &row.query[..head.width];
+        *query = &row.query[..width];
     }
-    let mut keys: [&[[E; LANES]]; W] = [&[]; W];
-    for (w, keys) in keys.iter_mut().enumerate() {
-        *keys = &head.keys.as_chunks().0[(block + w) * head.width..][..head.width];
-    }
+    let last = length / LANES - 1;
+    let keys: [_; W] = std::array::from_fn(|w| &head.block(block + w)[..width]);
+    let ahead: [_; W] = std::array::from_fn(|w| &head.block(last.min(block + W + w))[..width]);
     // SAFETY: the caller has the instructions of `V`.
     unsafe {
         let mut sums = [[V::splat(0.0); W]; Q];
-        for d in 0..head.width {
+        for d in 0..width {
             let mut key = [V::splat(0.0); W];
             for w in 0..W {
                 key[w] = E::load(&keys[w][d]);
-                // A block is a page long, so the hardware does not prefetch the next one in time.
-                V::fetch(&keys[w][d], W * head.width);
+                // Blocks are long and lie apart: the hardware does not prefetch the next one in time.
+                V::fetch(&ahead[w][d]);
             }
             for row in 0..Q {
                 let query = V::splat(queries[row][d]);
@@ -291,7 +284,6 @@ unsafe fn block_scores<V: Vector, E: Element, const Q: usize, const W: usize>(
                 }
             }
         }
-        let length = scores.len() / Q;
         for (row, sums) in sums.into_iter().enumerate() {
             let places = &mut scores[row * length + block * LANES..][..W * LANES];
             for (sum, place) in sums.into_iter().zip(places.as_chunks_mut().0) {
@@ -301,7 +293,7 @@ unsafe fn block_scores<V: Vector, E: Element, const Q: usize, const W: usize>(
     }
 }
 
-/// Adds some tokens to `W` times sixteen elements of every row's output, from element `first` on.
+/// Adds some tokens of one page to `W` times sixteen elements of every row's output, from element `first` on.
 ///
 /// # Safety
 /// The instructions of `V`.
@@ -313,12 +305,15 @@ unsafe fn weigh<V: Vector, E: Element, const Q: usize, const W: usize>(
     weights: &[f32],
     out: &mut [f32],
 ) {
-    let (length, padded) = (weights.len() / Q, out.len() / Q);
+    let (length, padded, page) = (weights.len() / Q, out.len() / Q, tokens.start / PAGE);
     let mut rows: [&[f32]; Q] = [&[]; Q];
     for (row, weights) in rows.iter_mut().zip(weights.chunks_exact(length.max(1))) {
         *row = &weights[tokens.clone()];
     }
-    let values = &head.values[tokens.start * padded..tokens.end * padded];
+    let values = &head.values(page)[..tokens.len() * padded];
+    // What comes after, which the hardware does not prefetch in time.
+    let next = head.values((page + 1).min(head.pages.len() - 1));
+    let ahead = head.values(page).chunks_exact(padded).skip(AHEAD).chain(next.chunks_exact(padded));
     // SAFETY: the caller has the instructions of `V`.
     unsafe {
         let mut sums = [[V::splat(0.0); W]; Q];
@@ -328,12 +323,13 @@ unsafe fn weigh<V: Vector, E: Element, const Q: usize, const W: usize>(
                 *sum = V::load(place);
             }
         }
-        for (t, values) in values.chunks_exact(padded).enumerate() {
+        for (t, (values, ahead)) in values.chunks_exact(padded).zip(ahead).enumerate() {
             let values = values[first..][..W * LANES].as_chunks().0;
+            let ahead = &ahead[first..][..W * LANES];
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
                 value[w] = E::load(&values[w]);
-                V::fetch(&values[w], AHEAD * padded / LANES);
+                V::fetch(&ahead[w * LANES]);
             }
             for row in 0..Q {
                 let weight = V::splat(rows[row][t]);
@@ -467,10 +463,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn fetch<E>(here: &E, elements: usize) {
-            let there = std::ptr::from_ref(here).wrapping_add(elements);
+        fn fetch<E>(there: &E) {
             // SAFETY: a hint; it faults nowhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(there.cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(there).cast()) }
         }
     }
 
@@ -506,10 +501,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn fetch<E>(here: &E, elements: usize) {
-            let there = std::ptr::from_ref(here).wrapping_add(elements);
+        fn fetch<E>(there: &E) {
             // SAFETY: a hint; it faults nowhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(there.cast()) }
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(there).cast()) }
         }
     }
 

@@ -32,6 +32,7 @@ mod memory;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod pages;
 mod panels;
 mod product;
 mod reference;

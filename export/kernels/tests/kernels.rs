@@ -1,10 +1,12 @@
 //! Every kernel of this CPU against the definitions: the same bits on any shape.
 #![allow(clippy::float_cmp, reason = "tests state exact values")]
 
+use std::sync::Arc;
+
 use bitnet_format::DType;
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale, quantise_row, ternary_codes};
-use bitnet_kernels::attention::{Element, HeadView, QueryRow, attend};
+use bitnet_kernels::attention::{Element, HeadLayout, HeadView, PAGE, QueryRow, attend};
 use bitnet_kernels::{
     Activations, DenseMatrix, Int8Matrix, Kernel, MatrixA, MatrixB, OperandLayout, Operands,
     PackedB, Scale, Size, TernaryPanels, accumulate, float_product, matmul,
@@ -250,16 +252,21 @@ proptest! {
         let (queries, keys, values) =
             (small(count * width), small(seen * width), small(seen * width));
         let visible = |row: usize| 1 + (row * 31 + seen / 2) % seen;
-        let padded = width.next_multiple_of(16);
-        let mut laid_keys = vec![9.0; seen.div_ceil(16) * 16 * width];
-        let mut laid_values = vec![0.0; seen * padded];
+        let layout = HeadLayout { width };
+        let padded = layout.padded();
+        // A head that does not lie at the beginning of a page.
+        let first = layout.elements();
+        let mut pages = vec![vec![9.0; 2 * first]; seen.div_ceil(PAGE)];
         for t in 0..seen {
+            let part = &mut pages[t / PAGE][first..];
+            let at = t % PAGE;
             for d in 0..width {
-                laid_keys[t / 16 * 16 * width + 16 * d + t % 16] = keys[t * width + d];
+                part[layout.keys(at / 16)][16 * d + at % 16] = keys[t * width + d];
             }
-            laid_values[t * padded..][..width].copy_from_slice(&values[t * width..][..width]);
+            part[layout.values(at..at + 1)][..width].copy_from_slice(&values[t * width..][..width]);
         }
-        let head = HeadView { keys: &laid_keys, values: &laid_values, width };
+        let exact_pages: Vec<_> = pages.iter().cloned().map(Arc::new).collect();
+        let head = HeadView { pages: &exact_pages, first, layout };
         let rows: Vec<QueryRow> = queries.chunks(width).enumerate()
             .map(|(row, query)| QueryRow { query, visible: visible(row) }).collect();
         let mut expected_bits = None;
@@ -280,14 +287,14 @@ proptest! {
             prop_assert_eq!(expected_bits.get_or_insert(bits.clone()), &bits, "{:?}", kernel);
         }
         // Held in half precision it is that of the rounded keys and values.
-        let halves = |values: &[f32]| -> Vec<f16> {
-            values.iter().map(|x| f16::nearest(*x)).collect()
+        let halves = |values: &Vec<f32>| -> Arc<Vec<f16>> {
+            Arc::new(values.iter().map(|x| f16::nearest(*x)).collect())
         };
-        let back = |values: &[f16]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
-        let (half_keys, half_values) = (halves(&laid_keys), halves(&laid_values));
-        let (keys, values) = (back(&half_keys), back(&half_values));
-        let rounded = HeadView { keys: &keys, values: &values, width };
-        let half = HeadView { keys: &half_keys, values: &half_values, width };
+        let half_pages: Vec<_> = pages.iter().map(halves).collect();
+        let back = |values: &Arc<Vec<f16>>| Arc::new(values.iter().map(|x| x.to_f32()).collect());
+        let rounded_pages: Vec<_> = half_pages.iter().map(back).collect();
+        let rounded = HeadView { pages: &rounded_pages, first, layout };
+        let half = HeadView { pages: &half_pages, first, layout };
         let (mut scratch, mut expected) = (Vec::new(), vec![7.0; count * padded]);
         attend(Kernel::Scalar, &rows, rounded, &mut scratch, &mut expected);
         for kernel in Kernel::available() {

@@ -17,7 +17,9 @@ pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(String, u16), u64>>,
     running: AtomicUsize,
     queued: AtomicUsize,
-    cache_tokens: AtomicUsize,
+    pages: AtomicUsize,
+    page_bytes: AtomicUsize,
+    dropped_pages: AtomicUsize,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     generated_tokens: AtomicU64,
@@ -28,13 +30,29 @@ pub(crate) struct Metrics {
     durations: Histogram,
 }
 
+/// What the inference thread has in work and in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StateGauges {
+    /// Answers in work.
+    pub(crate) running: usize,
+    /// Answers that wait.
+    pub(crate) queued: usize,
+    /// Pages of keys and values, each counted once.
+    pub(crate) pages: usize,
+    pub(crate) page_bytes: usize,
+    /// Pages that were dropped for want of memory, since the start.
+    pub(crate) dropped_pages: usize,
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         Self {
             requests: Mutex::default(),
             running: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
-            cache_tokens: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
+            page_bytes: AtomicUsize::new(0),
+            dropped_pages: AtomicUsize::new(0),
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             generated_tokens: AtomicU64::new(0),
@@ -82,10 +100,30 @@ impl Metrics {
     }
 
     /// What is going on now.
-    pub(crate) fn state(&self, running: usize, queued: usize, cache_tokens: usize) {
-        self.running.store(running, Ordering::Relaxed);
-        self.queued.store(queued, Ordering::Relaxed);
-        self.cache_tokens.store(cache_tokens, Ordering::Relaxed);
+    pub(crate) fn state(&self, state: StateGauges) {
+        self.running.store(state.running, Ordering::Relaxed);
+        self.queued.store(state.queued, Ordering::Relaxed);
+        self.pages.store(state.pages, Ordering::Relaxed);
+        self.page_bytes.store(state.page_bytes, Ordering::Relaxed);
+        self.dropped_pages.store(state.dropped_pages, Ordering::Relaxed);
+    }
+
+    /// Pages in memory.
+    #[cfg(test)]
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Pages that were dropped.
+    #[cfg(test)]
+    pub(crate) fn dropped_pages(&self) -> usize {
+        self.dropped_pages.load(Ordering::Relaxed)
+    }
+
+    /// Tokens of prompts that were found.
+    #[cfg(test)]
+    pub(crate) fn cached_tokens(&self) -> u64 {
+        self.cached_tokens.load(Ordering::Relaxed)
     }
 
     /// Answers that clients gave up.
@@ -115,6 +153,13 @@ impl Metrics {
             head(&mut text, name, kind, help);
             line(&mut text, &format!("{name} {value}"));
         }
+        head(
+            &mut text,
+            "bitnet_prefix_cache_hit_ratio",
+            "gauge",
+            "found tokens of all tokens read",
+        );
+        line(&mut text, &format!("bitnet_prefix_cache_hit_ratio {}", self.hit_ratio()));
         for (name, help, histogram) in [
             ("bitnet_time_to_first_token_seconds", "from request to token", &self.first_token),
             ("bitnet_inter_token_latency_seconds", "from token to token", &self.between_tokens),
@@ -126,14 +171,37 @@ impl Metrics {
         text
     }
 
-    fn numbers(&self) -> [(&'static str, &'static str, &'static str, u64); 8] {
+    /// The share of all tokens of prompts that were not computed again.
+    fn hit_ratio(&self) -> f64 {
+        let all = self.prompt_tokens.load(Ordering::Relaxed).max(1);
+        self.cached_tokens.load(Ordering::Relaxed) as f64 / all as f64
+    }
+
+    fn numbers(&self) -> [(&'static str, &'static str, &'static str, u64); 10] {
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let now = |number: &AtomicUsize| number.load(Ordering::Relaxed) as u64;
         let counter = "counter";
         [
             ("bitnet_requests_running", "gauge", "answers in work", now(&self.running)),
             ("bitnet_requests_queued", "gauge", "answers that wait", now(&self.queued)),
-            ("bitnet_kv_cache_tokens", "gauge", "tokens in caches", now(&self.cache_tokens)),
+            (
+                "bitnet_kv_cache_pages",
+                "gauge",
+                "pages of keys and values in memory, shared ones once",
+                now(&self.pages),
+            ),
+            (
+                "bitnet_kv_cache_bytes",
+                "gauge",
+                "bytes of these pages",
+                now(&self.pages) * now(&self.page_bytes),
+            ),
+            (
+                "bitnet_prefix_cache_dropped_pages_total",
+                counter,
+                "pages that were dropped for want of memory",
+                now(&self.dropped_pages),
+            ),
             ("bitnet_prompt_tokens_total", counter, "tokens read", count(&self.prompt_tokens)),
             (
                 "bitnet_prefix_cache_hit_tokens_total",

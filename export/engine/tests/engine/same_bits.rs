@@ -131,19 +131,43 @@ fn a_cache_in_half_precision_gives_nearly_the_same_logits_and_the_same_in_every_
 }
 
 #[test]
-fn a_copied_beginning_goes_on_with_the_bits_of_the_whole_and_takes_what_is_said() {
+fn sequences_that_share_pages_have_the_bits_of_each_alone() {
     let (model, pool) = (model(SPLIT), threads(2));
-    let (tokens, mut workspace) = (prompt(50), Workspace::new(&pool));
+    let (tokens, mut workspace) = (prompt(150), Workspace::new(&pool));
     for precision in [CachePrecision::F32, CachePrecision::F16] {
         let mut whole = KvCache::with_precision(model.spec(), precision);
         let logits = bits(model.forward(&mut workspace, &mut whole, &tokens).unwrap());
-        let mut copy = whole.prefix(37);
-        assert_eq!((copy.len(), whole.len()), (37, 50));
-        let rest = model.forward(&mut workspace, &mut copy, &tokens[37..]).unwrap();
-        assert_eq!(bits(rest), logits);
-        assert_eq!(whole.prefix(99).len(), 50);
+        // Within, at and beyond the borders of pages.
+        for len in [37, 64, 100, 128, 149] {
+            let mut shared = whole.prefix(len);
+            assert_eq!((shared.len(), whole.len()), (len, 150));
+            let last = whole.page(0).unwrap();
+            assert_eq!(last.holders(), 3, "nothing was copied");
+            // Something else is written first, which the whole must not see.
+            model.forward(&mut workspace, &mut shared, &[7]).unwrap();
+            shared.truncate(len);
+            let rest = model.forward(&mut workspace, &mut shared, &tokens[len..]).unwrap();
+            assert_eq!(bits(rest), logits, "{len} tokens in {precision:?}");
+        }
+        let again = whole.prefix(149);
+        assert_eq!(whole.page(2).unwrap().holders(), 3);
+        let mut from_pages = KvCache::with_precision(model.spec(), precision);
+        for (index, tokens) in [(0, 64), (1, 64), (2, 21)] {
+            from_pages.share_page(index, again.page(index).unwrap(), tokens);
+        }
+        assert_eq!(from_pages.len(), 149);
+        let last = model.forward(&mut workspace, &mut from_pages, &tokens[149..]).unwrap();
+        assert_eq!(bits(last), logits);
+        assert_eq!(whole.prefix(999).len(), 150);
+    }
+}
+
+#[test]
+fn memory_is_counted_in_pages() {
+    let model = model(SPLIT);
+    for precision in [CachePrecision::F32, CachePrecision::F16] {
         let bytes = |tokens| KvCache::bytes_for(model.spec(), precision, tokens);
-        assert_eq!(bytes(0), 0);
-        assert!(bytes(16) * 2 == bytes(32) && bytes(17) > bytes(16));
+        assert_eq!((bytes(0), bytes(1)), (0, bytes(KvCache::PAGE)));
+        assert_eq!(bytes(KvCache::PAGE + 1), 2 * bytes(1));
     }
 }

@@ -29,7 +29,15 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
 /// A form of some page may come without being asked for; JSON may not.
 fn check_type(request: &Request) -> Result<(), ApiError> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    // A header that stands twice, or is no text, says nothing that can be trusted.
+    let header = |name| {
+        let all: Vec<_> = request.headers().get_all(name).iter().map(|it| it.to_str()).collect();
+        match all[..] {
+            [] => None,
+            [Ok(one)] => Some(one),
+            _ => Some("?"),
+        }
+    };
     let refused = |message: &str| {
         ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     };

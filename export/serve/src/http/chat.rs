@@ -49,8 +49,7 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiEr
     conversation.tools = tools.json();
     let settings = AnswerSettings::read(&mut fields, state.vocab_size)?;
     let top = read_logprobs(&mut fields)?;
-    let most = fields.count("max_tokens", 1..=1 << 32)?;
-    let max_tokens = fields.count("max_completion_tokens", 1..=1 << 32)?.or(most);
+    let max_tokens = read_max_tokens(&mut fields)?;
     let format = read_response_format(state, &mut fields)?;
     let (calls, grammar) = bind(state, &tools, format, "response_format")?;
     fields.only("modalities", &[json!(["text"])])?;
@@ -65,6 +64,17 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiEr
         grammar,
         calls,
     })
+}
+
+/// The limit under its new or its old name.
+fn read_max_tokens(fields: &mut BodyFields) -> Result<Option<usize>, ApiError> {
+    let old = fields.count("max_tokens", 1..=1 << 32)?;
+    let new = fields.count("max_completion_tokens", 1..=1 << 32)?;
+    if old.is_some() && new.is_some() && old != new {
+        let message = "expected the number of max_completion_tokens, or that alone";
+        return Err(fields.error("max_tokens", message));
+    }
+    Ok(new.or(old))
 }
 
 fn read_logprobs(fields: &mut BodyFields) -> Result<Option<usize>, ApiError> {

@@ -55,7 +55,7 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<Completion, ApiError
     let top = fields.count("logprobs", 0..=MOST_LOGPROBS)?;
     let shortest = u64::from(!echo);
     let max_tokens = fields.count("max_tokens", shortest..=1 << 32)?.unwrap_or(DEFAULT_TOKENS);
-    fields.only("best_of", &[1.into(), settings.choices.into()])?;
+    fields.only("best_of", &[settings.choices.into()])?;
     fields.only("suffix", &["".into()])?;
     fields.finish()?;
     let texts = echo.then(|| prompts.iter().map(|ids| state.tokenizer.decode(ids)).collect());

@@ -1,7 +1,7 @@
 //! Who may ask: `Host` against names that lead here by a trick, `Origin` against pages of others,
 //! keys.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -97,13 +97,17 @@ fn host(request: &Request) -> Result<Option<String>, ApiError> {
 /// Whether a `Host` is a name of this machine that no other can take: `localhost:8080`, `127.0.0.1`,
 /// `[::1]:8080`.
 fn is_own_name(host: &str) -> bool {
-    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => (address, rest),
-        None => host.split_at(host.rfind(':').unwrap_or(host.len())),
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (name, port) =
+        bracketed.unwrap_or_else(|| host.split_at(host.rfind(':').unwrap_or(host.len())));
+    let is_port = |port: &str| {
+        port.strip_prefix(':').is_some_and(|it| !it.starts_with('+') && it.parse::<u16>().is_ok())
     };
-    let is_port = |port: &str| port.strip_prefix(':').is_some_and(|it| it.parse::<u16>().is_ok());
     if !(port.is_empty() || is_port(port)) {
         return false;
+    }
+    if bracketed.is_some() {
+        return name.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback());
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_address = || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());

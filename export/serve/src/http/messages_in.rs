@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::fields::{BodyFields, expected};
+use super::strict_json::StrictValue;
 use crate::options::MOST_MESSAGES;
 
 /// Reads OpenAI's `messages`.
@@ -94,7 +95,8 @@ pub(crate) fn read_call(fields: &mut BodyFields, id: &str) -> Result<Value, ApiE
     let name = fields.text("name")?;
     let name = name.ok_or_else(|| fields.error("name", "is missing; expected a string"))?;
     let arguments = fields.require("arguments")?;
-    let is_object = |text: &str| serde_json::from_str(text).is_ok_and(|it: Value| it.is_object());
+    let is_object =
+        |text: &str| serde_json::from_str(text).is_ok_and(|it: StrictValue| it.0.is_object());
     if !arguments.as_str().is_some_and(is_object) {
         return Err(expected(&fields.name("arguments"), "a JSON object as a string", &arguments));
     }

@@ -108,7 +108,9 @@ fn read_bias(fields: &mut BodyFields, vocab_size: usize) -> Result<Vec<(u32, f32
     let entry = |(id, bias): (String, Value)| {
         let name = format!("logit_bias.{id}");
         let wanted = format!("a token id below {vocab_size} as name");
-        let token = id.parse::<u32>().ok().filter(|token| (*token as usize) < vocab_size);
+        // Written in one way, so that no token is named twice.
+        let is_plain = |token: &u32| (*token as usize) < vocab_size && token.to_string() == id;
+        let token = id.parse::<u32>().ok().filter(is_plain);
         let token = token.ok_or_else(|| expected("logit_bias", &wanted, &id.clone().into()))?;
         let number = bias.as_f64().filter(|number| (-100.0..=100.0).contains(number));
         let number = number.ok_or_else(|| expected(&name, "a number from -100 to 100", &bias))?;

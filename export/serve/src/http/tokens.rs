@@ -23,6 +23,9 @@ pub(crate) async fn tokenize(
     state.check_model(&mut fields)?;
     let (prompt, content) = (fields.text("prompt")?, fields.text("content")?);
     let special = fields.flag("add_special_tokens")?.unwrap_or(true);
+    if prompt.is_some() && content.is_some() {
+        return Err(fields.error("content", "expected only without prompt"));
+    }
     fields.finish()?;
     let missing = || ApiError::field("prompt", "is missing; expected a string");
     let text = prompt.or(content).ok_or_else(missing)?;

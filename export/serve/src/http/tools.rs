@@ -208,14 +208,21 @@ fn read_choice(fields: &mut BodyFields, layout: ToolLayout) -> Result<ToolChoice
         Some("required") => return Ok(ToolChoice::Any),
         _ => {}
     }
-    let named = || {
-        let place = match layout {
-            ToolLayout::Chat => value.get("function")?,
-            _ => &value,
-        };
-        place.get("name")?.as_str().map(|name| ToolChoice::Named(name.to_owned()))
-    };
-    let named = named().filter(|_| value.get("type").is_some_and(|kind| kind == "function"));
     let wanted = "none, auto, required, or a function with its name";
-    named.ok_or_else(|| expected("tool_choice", wanted, &value))
+    let wrong = expected("tool_choice", wanted, &value);
+    let Ok(mut choice) = BodyFields::inside("tool_choice", value) else { return Err(wrong) };
+    if choice.take("type").is_none_or(|kind| kind != "function") {
+        return Err(wrong);
+    }
+    let name = if let ToolLayout::Chat = layout {
+        let function = choice.take("function").unwrap_or_default();
+        let mut function = BodyFields::inside("tool_choice.function", function)?;
+        let name = function.text("name")?;
+        function.finish()?;
+        name
+    } else {
+        choice.text("name")?
+    };
+    choice.finish()?;
+    name.map(ToolChoice::Named).ok_or(wrong)
 }

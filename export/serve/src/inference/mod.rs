@@ -3,9 +3,10 @@
 mod fault;
 mod job;
 mod pacing;
-mod prefix;
+mod page_tree;
 mod queue;
 mod scheduler;
+mod scores;
 mod sequence;
 
 use std::sync::Arc;

@@ -15,16 +15,14 @@ use bitnet_text::Tokenizer;
 use super::fault;
 use super::job::{GenerationJob, JobEvent, RequestId};
 use super::pacing::Pacing;
-use super::prefix::{PrefixStore, SHORTEST_PREFIX, StoredContext, common_prefix};
+use super::page_tree::{PageTree, SHORTEST_PREFIX, common_prefix};
 use super::queue::{InferenceLimits, JobQueue};
+use super::scores::PromptScores;
 use super::sequence::{RunningSequence, SequenceProgress};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StateGauges};
 
 /// Positions of a prompt whose logits exist at one time.
 const SCORED: usize = 32;
-
-/// The memory of a context is counted in so many tokens.
-const COUNTED: usize = 256;
 
 /// The state of the inference thread.
 pub(super) struct Scheduler<'a> {
@@ -35,7 +33,8 @@ pub(super) struct Scheduler<'a> {
     metrics: &'a Metrics,
     running: Vec<RunningSequence<'a>>,
     waiting: VecDeque<GenerationJob>,
-    store: PrefixStore,
+    tree: PageTree,
+    page_bytes: usize,
     pacing: Pacing,
     /// Counts steps, so that prompts take turns.
     turn: usize,
@@ -49,8 +48,8 @@ impl<'a> Scheduler<'a> {
         limits: InferenceLimits,
         metrics: &'a Metrics,
     ) -> Self {
-        let (running, waiting, store) = (Vec::new(), VecDeque::new(), PrefixStore::default());
-        let pacing = Pacing::default();
+        let (running, waiting, pacing) = (Vec::new(), VecDeque::new(), Pacing::default());
+        let page_bytes = KvCache::bytes_for(model.spec(), limits.precision, KvCache::PAGE);
         Self {
             model,
             tokenizer,
@@ -59,7 +58,8 @@ impl<'a> Scheduler<'a> {
             metrics,
             running,
             waiting,
-            store,
+            tree: PageTree::new(page_bytes),
+            page_bytes,
             pacing,
             turn: 0,
         }
@@ -104,27 +104,43 @@ impl<'a> Scheduler<'a> {
     fn admit(&mut self, queue: &JobQueue) {
         while self.running.len() < self.limits.slots {
             let Some(index) = self.next_waiting() else { return };
-            let job = &self.waiting[index];
-            let needed = self.bytes(job.prompt.len() + job.max_tokens);
-            let in_work: usize = self.running.iter().map(|sequence| sequence.reserved).sum();
-            let free = match self.limits.cache_bytes.checked_sub(in_work + needed) {
-                Some(free) => free,
-                // Alone it is served whatever the limit: nothing else could free memory for it.
-                None if self.running.is_empty() => 0,
-                None => return,
-            };
-            self.store.shrink_to(free);
+            let Some(found) = self.make_room(index) else { return };
             let Some(job) = self.waiting.remove(index) else { return };
             queue.taken();
-            let cache = self.new_cache();
             let events = job.events.clone();
             let choice = job.choice;
-            match RunningSequence::new(job, cache, self.tokenizer, needed) {
-                Ok(sequence) => self.running.push(sequence),
+            match RunningSequence::new(job, self.new_cache(), self.tokenizer) {
+                Ok(mut sequence) => {
+                    sequence.take(found);
+                    self.running.push(sequence);
+                }
                 // Settings are checked before they come here.
                 Err(_) => drop(events.try_send((choice, JobEvent::Failed))),
             }
         }
+    }
+
+    /// What is known of the beginning of a waiting job, if there is memory for the rest of it.
+    fn make_room(&mut self, index: usize) -> Option<(KvCache, PromptScores)> {
+        let (job, empty) = (&self.waiting[index], self.new_cache());
+        let all = (job.prompt.len() + job.max_tokens).div_ceil(KvCache::PAGE);
+        let mut found = self.tree.find(&job.prompt, job.prompt.len() - 1, job.scored_top(), &empty);
+        let own = all - found.0.len() / KvCache::PAGE;
+        let in_work: usize = self.running.iter().map(RunningSequence::own_pages).sum();
+        let free = self.limits.cache_bytes.checked_sub((in_work + own) * self.page_bytes);
+        if let Some(free) = free {
+            self.tree.shrink_to(free);
+            if self.tree.bytes() <= free {
+                return Some(found);
+            }
+        }
+        if !self.running.is_empty() {
+            return None;
+        }
+        // Alone it is served whatever the limit: nothing else could free memory for it.
+        found = (empty, PromptScores::default());
+        self.tree.shrink_to(self.limits.cache_bytes.saturating_sub(all * self.page_bytes));
+        Some(found)
     }
 
     /// The job whose request has the fewest sequences in work; of equals the oldest.
@@ -140,12 +156,6 @@ impl<'a> Scheduler<'a> {
         KvCache::with_precision(self.model.spec(), self.limits.precision)
     }
 
-    /// What a context of so many tokens takes.
-    fn bytes(&self, tokens: usize) -> usize {
-        let room = tokens.next_multiple_of(COUNTED);
-        KvCache::bytes_for(self.model.spec(), self.limits.precision, room)
-    }
-
     /// One pass through the model.
     fn step(&mut self) {
         let plan = self.plan();
@@ -158,6 +168,7 @@ impl<'a> Scheduler<'a> {
         if let Some(index) = self.running.iter().position(is_scored) {
             self.score_chunk(index, plan.beside);
         }
+        self.share_pages();
         self.pacing.took(plan.decoding, plan.prefilled, start.elapsed().as_secs_f64());
         self.turn = self.turn.wrapping_add(1);
     }
@@ -199,52 +210,44 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Looks for the beginning of a prompt among what is computed. `false`: another sequence is about
-    /// to compute it, so this one waits.
+    /// to compute it, so this one waits for the pages.
     fn start(&mut self, index: usize) -> bool {
         if self.running[index].started {
             return true;
         }
-        let prompt = &self.running[index].job.prompt;
-        let (limit, scored) = (prompt.len() - 1, self.running[index].job.scored_top());
-        let (mut source, mut coming) = (None, 0);
-        let mut found = self.store.longest(prompt, limit, scored);
-        for (other, sequence) in self.running.iter().enumerate().filter(|(_, it)| it.started) {
-            let common = common_prefix(&sequence.tokens, prompt).min(limit);
+        let (prompt, scored) =
+            (Arc::clone(&self.running[index].job.prompt), self.running[index].job.scored_top());
+        let (limit, empty) = (prompt.len() - 1, self.new_cache());
+        let mut found = self.tree.find(&prompt, limit, scored, &empty);
+        let mut coming = 0;
+        for sequence in self.running.iter().filter(|it| it.started) {
+            let common = common_prefix(&sequence.tokens, &prompt).min(limit);
             let computed = sequence.scores.usable(common.min(sequence.cache.len()), scored);
-            if computed > found {
-                (found, source) = (computed, Some(other));
+            if computed > found.0.len() && computed >= SHORTEST_PREFIX {
+                found = (sequence.cache.prefix(computed), sequence.scores.part(0, computed + 1));
             }
             let will_serve = scored.is_none() || sequence.job.scored_top() == scored;
             let comes = sequence.is_prefilling() && will_serve;
             coming = coming.max(if comes { common } else { 0 });
         }
-        if coming >= found.max(1) + SHORTEST_PREFIX {
+        if coming >= found.0.len().max(1) + SHORTEST_PREFIX {
             return false;
         }
-        self.take_prefix(index, found, source);
+        let sequence = &mut self.running[index];
+        sequence.take(found);
+        sequence.started = true;
+        self.metrics.prompt(prompt.len(), sequence.cache.len());
         true
     }
 
-    /// Gives a sequence the `found` first tokens of its prompt, from `source` or the store.
-    fn take_prefix(&mut self, index: usize, found: usize, source: Option<usize>) {
-        let prompt = Arc::clone(&self.running[index].job.prompt);
-        let scored = self.running[index].job.scored_top();
-        let taken = match source.map(|source| &self.running[source]) {
-            _ if found < SHORTEST_PREFIX => None,
-            Some(source) => Some((source.cache.prefix(found), source.scores.first(found))),
-            None => self.store.lend(&prompt, found, scored),
-        };
-        let sequence = &mut self.running[index];
-        sequence.started = true;
-        if let Some((cache, scores)) = taken {
-            (sequence.cached, sequence.cache) = (cache.len(), cache);
-            if scored.is_some() {
-                sequence.scores = scores;
-            }
+    /// Gives the tree the pages that were filled.
+    fn share_pages(&mut self) {
+        let Self { running, tree, .. } = self;
+        for sequence in running.iter_mut().filter(|it| it.has_new_pages()) {
+            let RunningSequence { tokens, cache, scores, shared, .. } = sequence;
+            tree.keep(tokens, cache, scores, false);
+            *shared = cache.len() / KvCache::PAGE;
         }
-        // All at once, so that no context moves while others wait for their next token.
-        sequence.cache.reserve(prompt.len() + sequence.job.max_tokens);
-        self.metrics.prompt(prompt.len(), self.running[index].cached);
     }
 
     /// Computes a chunk of a prompt with the logits of all its tokens.
@@ -342,21 +345,22 @@ impl<'a> Scheduler<'a> {
     /// Frees a slot and keeps what was computed in it.
     fn release(&mut self, index: usize) {
         let mut sequence = self.running.remove(index);
-        // What is counted for it stays, so that its next turn moves nothing.
-        let len = sequence.cache.len();
-        sequence.cache.shrink_to(len.next_multiple_of(COUNTED));
-        let mut tokens = sequence.tokens;
-        tokens.truncate(sequence.cache.len());
-        let bytes = self.bytes(tokens.len()) + sequence.scores.bytes();
-        let (cache, scores) = (sequence.cache, sequence.scores);
-        self.store.keep(StoredContext { tokens, cache, scores, bytes });
-        let in_work: usize = self.running.iter().map(|sequence| sequence.reserved).sum();
-        self.store.shrink_to(self.limits.cache_bytes.saturating_sub(in_work));
+        self.tree.keep(&sequence.tokens, &mut sequence.cache, &sequence.scores, true);
+        drop(sequence);
+        let in_work: usize = self.running.iter().map(RunningSequence::own_pages).sum();
+        let free = self.limits.cache_bytes.saturating_sub(in_work * self.page_bytes);
+        self.tree.shrink_to(free);
     }
 
     fn tell_state(&self) {
-        let in_work: usize = self.running.iter().map(|it| it.cache.len()).sum();
-        self.metrics.state(self.running.len(), self.waiting.len(), in_work + self.store.tokens());
+        let held: usize = self.running.iter().map(RunningSequence::held_pages).sum();
+        self.metrics.state(StateGauges {
+            running: self.running.len(),
+            queued: self.waiting.len(),
+            pages: held + self.tree.pages(),
+            page_bytes: self.page_bytes,
+            dropped_pages: self.tree.dropped(),
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::grammar::AnswerGrammar;
 
 use super::job::{EndReason, GenerationJob, JobEnd, JobEvent, ScoredToken};
-use super::prefix::PromptScores;
+use super::scores::PromptScores;
 
 /// What follows from a computed token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub(crate) struct RunningSequence<'a> {
     pub(crate) cache: KvCache,
     /// The prompt and what was generated.
     pub(crate) tokens: Vec<u32>,
-    /// Bytes of memory that are set aside for it.
-    pub(crate) reserved: usize,
-    /// Whether its first tokens were looked for in the store.
+    /// Leading pages that the tree holds too.
+    pub(crate) shared: usize,
+    /// Whether its first tokens were looked for among all that is computed.
     pub(crate) started: bool,
     /// Tokens of the prompt that were there already.
     pub(crate) cached: usize,
@@ -51,7 +51,6 @@ impl<'a> RunningSequence<'a> {
         mut job: GenerationJob,
         cache: KvCache,
         tokenizer: &'a Tokenizer,
-        reserved: usize,
     ) -> Result<Self, EngineError> {
         let sampler = Sampler::new(job.sampler.clone())?.after_prompt(job.prompt.len());
         let stops = StopTexts::new(std::mem::take(&mut job.stop_texts));
@@ -65,11 +64,38 @@ impl<'a> RunningSequence<'a> {
             told: None,
             job,
             cache,
-            reserved,
+            shared: 0,
             tokenizer,
             sampler,
             stops,
         })
+    }
+
+    /// Takes over what is known of the beginning of the prompt.
+    pub(crate) fn take(&mut self, (cache, scores): (KvCache, PromptScores)) {
+        if cache.len() <= self.cache.len() {
+            return;
+        }
+        (self.cached, self.shared) = (cache.len(), cache.len() / KvCache::PAGE);
+        self.cache = cache;
+        if self.job.scored_top().is_some() {
+            self.scores = scores;
+        }
+    }
+
+    /// Pages of memory that are set aside for it alone.
+    pub(crate) fn own_pages(&self) -> usize {
+        (self.job.prompt.len() + self.job.max_tokens).div_ceil(KvCache::PAGE) - self.shared
+    }
+
+    /// Pages that it holds alone now.
+    pub(crate) fn held_pages(&self) -> usize {
+        self.cache.len().div_ceil(KvCache::PAGE) - self.shared
+    }
+
+    /// Whether pages were filled that the tree does not hold yet.
+    pub(crate) fn has_new_pages(&self) -> bool {
+        self.cache.len() / KvCache::PAGE > self.shared
     }
 
     /// Whether the prompt is not computed completely.

@@ -139,3 +139,39 @@ fn what_nobody_waits_for_is_dropped_and_the_next_is_served() {
     assert_eq!(metrics.cancelled_count(), 2);
     assert_eq!(inference.waiting(), 0);
 }
+
+/// A long beginning that is the same for all, as the examples of a benchmark are, and an end of its own.
+fn few_shot_prompt(client: u64) -> Vec<u32> {
+    let end = (0..10 + client as u32).map(|i| (i * 11 + client as u32) % 240);
+    (0..200).map(|i| i % 230).chain(end).collect()
+}
+
+#[test]
+fn sixteen_clients_with_the_same_examples_share_their_pages() {
+    let reference = model(512);
+    let page = KvCache::bytes_for(reference.spec(), CachePrecision::F32, 1);
+    // Without sharing they take 5 pages each and never run together; so little makes pages go in between.
+    let (inference, metrics) = start(model(512), 16, 24 * page);
+    for round in 0..3 {
+        let ask = |client: u64| {
+            let (job, answers) = job(&few_shot_prompt(client), round, 30);
+            inference.submit(vec![job]).unwrap();
+            answers
+        };
+        let all: Vec<_> = (0..16).map(ask).collect();
+        for (client, answers) in (0..).zip(all) {
+            let expected = alone(&reference, &few_shot_prompt(client), round, 30);
+            assert_eq!(wait(answers).0, expected, "client {client} in round {round}");
+        }
+        // Others come in between and take the memory.
+        for client in 100..106 {
+            let (job, answers) = job(&prompt(client), client, 20);
+            inference.submit(vec![job]).unwrap();
+            assert_eq!(wait(answers).0, alone(&reference, &prompt(client), client, 20));
+        }
+    }
+    assert!(metrics.dropped_pages() > 0, "something had to go");
+    assert!(metrics.pages() <= 24, "{} pages", metrics.pages());
+    // All but the first of each round find three full pages at least.
+    assert!(metrics.cached_tokens() >= 15 * 192, "{}", metrics.cached_tokens());
+}

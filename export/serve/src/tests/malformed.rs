@@ -12,7 +12,7 @@ const CHAT: &str = "/v1/chat/completions";
 const HI: &str = "\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]";
 
 /// Bodies with the address they go to, and the `param` of the error; for those that are no JSON its `code`.
-const BODIES: [(&str, &str, &str); 71] = [
+const BODIES: [(&str, &str, &str); 103] = [
     ("invalid_json", TEXT, "\u{feff}{\"prompt\": \"a\"}"),
     ("invalid_json", TEXT, "{\"prompt\": \"a\", \"prompt\": \"b\"}"),
     ("invalid_json", TEXT, "{\"prompt\": \"a\", \"logit_bias\": {\"1\": 1, \"1\": 2}}"),
@@ -119,14 +119,82 @@ const BODIES: [(&str, &str, &str); 71] = [
     ("prompt", "/tokenize", "{\"prompt\": 5}"),
     ("tokens", "/detokenize", "{\"tokens\": [-1]}"),
     ("messages", "/apply-template", "{}"),
+    ("invalid_json", TEXT, "{\"prompt\": \"a\", \"n\": 1, \"\\u006e\": 2}"),
+    ("invalid_json", TEXT, "{\"prompt\": \"a\", \"n\": +1}"),
+    ("invalid_json", TEXT, "{\"prompt\": \"a\", \"n\": 0x1}"),
+    ("invalid_json", TEXT, "{\"prompt\": \"a\" /* b */}"),
+    ("invalid_json", TEXT, "{\"prompt\": \"\\ud83d\\u0041\"}"),
+    ("invalid_json", TEXT, "[{\"prompt\": \"a\"}]"),
+    ("prompt", TEXT, "{\"prompt\": [\"\"]}"),
+    ("prompt", TEXT, "{\"prompt\": [[1], []]}"),
+    ("prompt", TEXT, "{\"prompt\": [1, true]}"),
+    ("best_of", TEXT, "{\"prompt\": \"a\", \"n\": 2, \"best_of\": 1}"),
+    ("logit_bias", TEXT, "{\"prompt\": \"a\", \"logit_bias\": {\"5\": 1, \"05\": -1}}"),
+    ("logit_bias", TEXT, "{\"prompt\": \"a\", \"logit_bias\": {\"+5\": 1}}"),
+    ("logit_bias", TEXT, "{\"prompt\": \"a\", \"logit_bias\": {\" 5\": 1}}"),
+    ("logit_bias", TEXT, "{\"prompt\": \"a\", \"logit_bias\": {\"\": 1}}"),
+    (
+        "stream_options.x",
+        TEXT,
+        "{\"prompt\": \"a\", \"stream\": true, \"stream_options\": {\"x\": 1}}",
+    ),
+    ("max_tokens", CHAT, "{HI, \"max_tokens\": 5, \"max_completion_tokens\": 6}"),
+    ("max_completion_tokens", CHAT, "{HI, \"max_completion_tokens\": 0}"),
+    ("top_logprobs", CHAT, "{HI, \"top_logprobs\": 2}"),
+    ("modalities", CHAT, "{HI, \"modalities\": [\"text\", \"audio\"]}"),
+    ("store", CHAT, "{HI, \"store\": true}"),
+    ("functions", CHAT, "{HI, \"functions\": [{\"name\": \"a\"}]}"),
+    ("tools", CHAT, "{HI, \"tools\": {}}"),
+    ("tools[0].type", CHAT, "{HI, \"tools\": [{\"type\": \"web_search\"}]}"),
+    (
+        "tools[0].function.name",
+        CHAT,
+        "{HI, \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"a b\"}}]}",
+    ),
+    ("tools[1]", CHAT, "{HI, \"tools\": [TOOL, TOOL]}"),
+    (
+        "tool_choice.function.x",
+        CHAT,
+        "{HI, \"tools\": [TOOL], \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"look\", \"x\": 1}}}",
+    ),
+    (
+        "tool_choice.x",
+        CHAT,
+        "{HI, \"tools\": [TOOL], \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"look\"}, \"x\": 1}}",
+    ),
+    (
+        "tool_choice",
+        CHAT,
+        "{HI, \"tools\": [TOOL], \"tool_choice\": {\"type\": \"function\", \"function\": {\"name\": \"other\"}}}",
+    ),
+    (
+        "messages[0].tool_calls[0].function.arguments",
+        CHAT,
+        "{\"messages\": [{\"role\": \"assistant\", \"tool_calls\": \
+        [{\"type\": \"function\", \"function\": {\"name\": \"a\", \"arguments\": \"{\\\"b\\\": 1, \\\"b\\\": 2}\"}}]}]}",
+    ),
+    (
+        "tool_choice.type",
+        "/v1/messages",
+        "{HI, \"max_tokens\": 5, \"tool_choice\": {\"type\": \"auto\", \"name\": \"a\"}}",
+    ),
+    (
+        "previous_response_id",
+        "/v1/responses",
+        "{\"input\": \"a\", \"previous_response_id\": \"resp_1\"}",
+    ),
+    ("content", "/tokenize", "{\"prompt\": \"a\", \"content\": \"b\"}"),
 ];
+
+/// What stands for `TOOL` in a body.
+const TOOL: &str = "{\"type\": \"function\", \"function\": {\"name\": \"look\"}}";
 
 #[test]
 fn every_body_that_is_wrong_is_told_what_is() {
     let server = TestServer::with(256, ServeOptions { bos: PromptBos::Never, ..options() });
     let mut wrong = Vec::new();
     for (told, path, body) in BODIES {
-        let body = body.replace("HI", HI);
+        let body = body.replace("HI", HI).replace("TOOL", TOOL);
         let reply = server.raw(request("POST", path, "", &body).as_bytes());
         let error = reply.json()["error"].clone();
         let found = if told == "invalid_json" { &error["code"] } else { &error["param"] };
@@ -140,13 +208,18 @@ fn every_body_that_is_wrong_is_told_what_is() {
 }
 
 /// What takes the place of `Host: localhost` in a request for a path, with status and `code`.
-const HEADS: [(u16, &str, &str, &str, &str); 22] = [
+const HEADS: [(u16, &str, &str, &str, &str); 29] = [
     (403, "host_not_allowed", "GET", "/health", "Host: [::1]x"),
     (403, "host_not_allowed", "GET", "/health", "Host: localhost:port"),
     (403, "host_not_allowed", "GET", "/health", "Host: localhost:99999"),
     (403, "host_not_allowed", "GET", "/health", "Host: localhost@evil.example"),
     (403, "host_not_allowed", "GET", "/health", "Host: 127.0.0.1.nip.io"),
     (403, "host_not_allowed", "GET", "http://evil.example/health", "Host: localhost"),
+    (403, "host_not_allowed", "GET", "/health", "Host: [localhost]"),
+    (403, "host_not_allowed", "GET", "/health", "Host: [127.0.0.1]:80"),
+    (403, "host_not_allowed", "GET", "/health", "Host: localhost:+80"),
+    (403, "host_not_allowed", "GET", "/health", "Host: 0x7f.1"),
+    (403, "host_not_allowed", "GET", "http://a@localhost/health", "Host: localhost"),
     (400, "invalid_host", "GET", "/health", "X-Forwarded-Host: localhost"),
     (
         403,
@@ -193,6 +266,20 @@ const HEADS: [(u16, &str, &str, &str, &str); 22] = [
         "/tokenize",
         "Host: localhost\r\nContent-Type: application/json5",
     ),
+    (
+        415,
+        "unsupported_media_type",
+        "POST",
+        "/tokenize",
+        "Host: localhost\r\nContent-Type: application/json\r\nContent-Type: text/plain",
+    ),
+    (
+        415,
+        "unsupported_media_type",
+        "POST",
+        "/tokenize",
+        "Host: localhost\r\nContent-Type: application/json\r\nContent-Encoding: identity\r\nContent-Encoding: br",
+    ),
 ];
 
 #[test]
@@ -208,7 +295,7 @@ fn every_head_that_is_wrong_has_its_status_and_code() {
 }
 
 /// What is no HTTP, or breaks it, with the beginning of the answer.
-const BYTES: [(&str, &str); 9] = [
+const BYTES: [(&str, &str); 12] = [
     ("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nrubbish\r\n\r\n", "HTTP/1.1 200"),
     (
         "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
@@ -225,6 +312,9 @@ const BYTES: [(&str, &str); 9] = [
          Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}",
         "HTTP/1.1 400",
     ),
+    ("GET /health\r\n\r\n", "HTTP/1.1 400"),
+    ("GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n", "HTTP/1.1 400"),
+    ("GET /hea lth HTTP/1.1\r\nHost: localhost\r\n\r\n", "HTTP/1.1 400"),
     ("GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n", "HTTP/1.1 400"),
     ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
     ("\x16\x03\x01\x02\x00\x01\x00\x01\u{7c}\x03", "HTTP/1.1 400"),
