@@ -1,8 +1,12 @@
 //! The command line; `commands` interprets it.
 
+mod scaling;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+pub(crate) use scaling::{FitArgs, SweepArgs};
 
 use crate::failure::Usage;
 
@@ -145,6 +149,10 @@ pub(crate) enum TrainerCommand {
     Init(InitArgs),
     /// Measure the training speed of a shape, on random tokens.
     Bench(TrainBenchArgs),
+    /// Train a ladder of models: sizes x tokens x seeds of one recipe.
+    Sweep(SweepArgs),
+    /// Fit a scaling law to the losses of finished runs.
+    Fit(FitArgs),
     /// List the devices of this build and this machine.
     Devices,
     /// Print a completion script for a shell.

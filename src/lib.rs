@@ -54,6 +54,7 @@ pub mod recipe;
 pub mod run;
 mod run_dir;
 mod run_record;
+pub mod scaling;
 pub mod speed;
 pub mod train;
 

@@ -38,7 +38,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     if args.json {
         print_json(&BenchmarkScore::as_json(&scores));
     } else {
-        scores.iter().for_each(|score| print_line(&score.to_string()));
+        for score in &scores {
+            print_line(&score.to_string());
+        }
     }
     Ok(())
 }

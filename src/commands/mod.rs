@@ -6,12 +6,14 @@ mod closing;
 mod eval;
 mod eval_tasks;
 mod export;
+mod fit;
 mod init;
 mod inspect;
 mod manual;
 mod plan;
 mod ranks;
 mod run;
+mod sweep;
 mod tokenizer;
 
 use std::path::Path;
@@ -43,6 +45,8 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Export(args)) => export::run(args),
         Some(TrainerCommand::Init(args)) => init::run(args),
         Some(TrainerCommand::Bench(args)) => bench::run(args),
+        Some(TrainerCommand::Sweep(args)) => sweep::run(args),
+        Some(TrainerCommand::Fit(args)) => fit::run(args),
         Some(TrainerCommand::Devices) => {
             print_line(&device::listed().join("\n"));
             Ok(())
@@ -86,6 +90,13 @@ fn overrides_with_device(overrides: &[String], device: Option<&str>) -> Vec<Stri
 /// Prints results; what files and models say in them cannot command the terminal.
 fn print_line(text: &str) {
     result_line(&bitnet_terminal::printable(text));
+}
+
+/// Prints a table, a drawing or a list.
+fn print_lines(lines: &[String]) {
+    for line in lines {
+        print_line(line);
+    }
 }
 
 /// Prints a result for programs, on one line.

@@ -12,7 +12,7 @@ use bitnet_train::estimate::{
 };
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, IDLE_STEP, Plan, Recipe, Schedule, StageKind};
+use bitnet_train::recipe::{self, BatchWarmup, IDLE_STEP, Plan, Recipe, Schedule, StageKind};
 use bitnet_train::run::{self, KnownRun};
 use bitnet_train::train::TrainError;
 use serde_json::json;
@@ -180,15 +180,19 @@ fn print_exchange(
 }
 
 fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
-    let batch = recipe.train.batch as u64;
+    let (batch, rows) = (recipe.train.batch as u64, recipe.train.batches().rows(steps));
     let work = if recipe.stage == StageKind::Dpo {
-        format!("{batch} pairs: {} pairs", grouped(steps.saturating_mul(batch)))
+        format!("{batch} pairs: {} pairs", grouped(rows))
     } else {
-        let tokens = batch * recipe.data.seq_len as u64;
-        format!("{} tokens: {} tokens", grouped(tokens), grouped(steps.saturating_mul(tokens)))
+        let seq_len = recipe.data.seq_len as u64;
+        let all = rows.saturating_mul(seq_len);
+        format!("{} tokens: {} tokens", grouped(batch * seq_len), grouped(all))
     };
     let (all, warmup) = (grouped(steps), grouped(schedule.warmup()));
     print_line(&format!("{all} steps of {work}, {warmup} of warm-up"));
+    if let Some(BatchWarmup { start, steps }) = recipe.train.batch_warmup {
+        print_line(&format!("from {start} rows a step to {batch} over {} steps", grouped(steps)));
+    }
     print_line("    step  phase        learning rate  weight decay  data");
     for step in shown_steps(schedule, recipe, steps) {
         let (phase, rates) = (schedule.phase_of(step), schedule.at(step));

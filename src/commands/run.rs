@@ -191,7 +191,7 @@ impl Runner<'_> {
 }
 
 /// The command line as a shell takes it.
-fn command_line() -> String {
+pub(super) fn command_line() -> String {
     let words: Vec<String> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     shlex::try_join(words.iter().map(String::as_str)).expect("no argument holds a NUL")

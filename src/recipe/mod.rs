@@ -9,6 +9,7 @@
 
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
+mod batch_size;
 mod change;
 mod data;
 mod error;
@@ -33,6 +34,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
+pub use batch_size::{BatchSizes, BatchWarmup};
 pub use change::{Change, ChangeClass};
 pub use data::{
     Data, DataSource, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,

@@ -38,6 +38,11 @@ impl ModelTable {
         self.vocab_known.then_some(self.spec.vocab_size)
     }
 
+    /// The sizes of its blocks; the vocabulary may be a placeholder.
+    pub fn blocks(&self) -> &ModelSpec {
+        &self.spec
+    }
+
     /// The shape, with the tokenizer's `vocab_size` where the recipe named none.
     pub fn complete(&self, vocab_size: usize) -> Result<ModelSpec, String> {
         let mut spec = self.spec.clone();

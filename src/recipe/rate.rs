@@ -36,12 +36,17 @@ pub enum CurveShape {
     Linear,
     /// Half a cosine.
     Cosine,
+    /// `1 − √x` of the way x: steep at first (Hägele et al. 2024, arXiv 2405.18392).
+    OneMinusSqrt,
 }
 
 impl CurveShape {
+    const WORDS: &[(&str, Self)] =
+        &[("linear", Self::Linear), ("cosine", Self::Cosine), ("1-sqrt", Self::OneMinusSqrt)];
+
     /// The word for it in a recipe.
     pub fn name(self) -> &'static str {
-        word(&[("linear", Self::Linear), ("cosine", Self::Cosine)], self)
+        word(Self::WORDS, self)
     }
 }
 
@@ -86,6 +91,9 @@ impl Rate {
             Self::Curve { shape: CurveShape::Cosine, peak, end, .. } => {
                 end + (peak - end) * 0.5 * (1.0 + (PI * elapsed / length).cos())
             }
+            Self::Curve { shape: CurveShape::OneMinusSqrt, peak, end, .. } => {
+                end + (peak - end) * (1.0 - (elapsed / length).sqrt())
+            }
         }
     }
 }
@@ -100,12 +108,13 @@ const KINDS: &[(&str, Kind)] = &[
     ("constant", Kind::Constant),
     ("linear", Kind::Curve(CurveShape::Linear)),
     ("cosine", Kind::Curve(CurveShape::Cosine)),
+    ("1-sqrt", Kind::Curve(CurveShape::OneMinusSqrt)),
 ];
 
 /// Reads `{ shape, … }`.
 pub(super) fn read_rate(item: &Item<'_>) -> Option<Rate> {
     let mut table = Section::of(item, "a table such as { shape = \"linear\", peak = 1.5e-3 }")?;
-    let words = "\"constant\" or \"linear\" or \"cosine\"";
+    let words = "\"constant\" or \"linear\" or \"cosine\" or \"1-sqrt\"";
     let kind = table.required("shape", words, |item| item.choice(KINDS))?;
     let amount = |item: &Item<'_>| item.number(Bound::NonNegative);
     let rate = match kind {
@@ -143,6 +152,13 @@ mod tests {
         assert_eq!([0, 10].map(|t| cosine.after(t, 10)), [1.0, 0.5]);
         assert!((cosine.after(5, 10) - 0.75).abs() < 1e-15);
         assert!(cosine.after(1, 10) > curve(CurveShape::Linear).after(1, 10));
+    }
+
+    #[test]
+    fn one_minus_sqrt_falls_fast_and_then_slowly() {
+        let root = curve(CurveShape::OneMinusSqrt);
+        assert_eq!([0, 25, 100].map(|t| root.after(t, 100)), [1.0, 0.75, 0.5]);
+        assert!(root.after(99, 100) > 0.5);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::batch_size::BatchWarmup;
 use super::data::read_data;
 use super::error::Problems;
 use super::item::{Bound, Item};
@@ -205,6 +206,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let train = Train {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
+        batch_warmup: table.optional("batch_warmup", |item| BatchWarmup::read(item, batch)),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
         gradient_copies: table.value("gradient_copies", copies),
         precision: table.value("precision", |item| item.choice(Precision::WORDS)),

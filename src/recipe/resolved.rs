@@ -2,6 +2,7 @@
 
 use toml::{Table, Value};
 
+use super::batch_size::BatchWarmup;
 use super::data::{DataSource, FileSets, Generate, TRAIN};
 use super::item::word;
 use super::model::ModelSource;
@@ -97,7 +98,7 @@ impl Recipe {
             Length::Tokens(tokens) => ("tokens", whole(tokens)),
             Length::Epochs(epochs) => ("epochs", Value::Float(epochs)),
         };
-        Value::Table(table([
+        let mut entries = table([
             length,
             ("batch", whole(train.batch as u64)),
             ("micro_batch", whole(train.micro_batch as u64)),
@@ -111,7 +112,12 @@ impl Recipe {
             ("reduce_precision", text(word(REDUCE_PRECISION_WORDS, train.reduce_precision))),
             ("max_minutes", Value::Float(train.max_minutes.unwrap_or(0.0))),
             ("freeze", Value::Array(train.freeze.iter().map(|name| text(name)).collect())),
-        ]))
+        ]);
+        if let Some(BatchWarmup { start, steps }) = train.batch_warmup {
+            let warmup = table([("start", whole(start as u64)), ("steps", whole(steps))]);
+            entries.insert("batch_warmup".to_owned(), Value::Table(warmup));
+        }
+        Value::Table(entries)
     }
 
     fn eval_table(&self) -> Value {

@@ -207,6 +207,23 @@ mod tests {
     }
 
     #[test]
+    fn warm_up_stable_and_decay_are_two_phases() {
+        for (shape, middle) in [
+            (CurveShape::Linear, 0.5),
+            (CurveShape::Cosine, 0.5),
+            (CurveShape::OneMinusSqrt, 1.0 - 0.5f64.sqrt()),
+        ] {
+            let tail = Rate::Curve { shape, peak: 1.0, end: 0.0, span: Span::Phase };
+            let phases =
+                [phase(0.8, constant(1.0), constant(0.0)), phase(0.2, tail, constant(0.0))];
+            let schedule = Schedule::of_phases(&phases, Some(10), 100).unwrap();
+            let rate = |step| schedule.at(step).learning_rate;
+            assert_eq!([5, 10, 11, 80, 100].map(rate), [0.5, 1.0, 1.0, 1.0, 0.0], "{shape:?}");
+            assert!((rate(90) - middle).abs() < 1e-12, "{shape:?}");
+        }
+    }
+
+    #[test]
     fn weight_decay_knows_no_warm_up() {
         let cosine = |span| Rate::Curve { shape: CurveShape::Cosine, peak: 0.1, end: 0.0, span };
         let phases = [

@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::batch_size::{BatchSizes, BatchWarmup};
 use super::data::Data;
 use super::item::word;
 use super::model::ModelSource;
@@ -184,6 +185,8 @@ pub struct Train {
     pub length: Length,
     /// Sequences (dpo: pairs) an optimizer step, over all ranks.
     pub batch: usize,
+    /// Fewer sequences in the first steps.
+    pub batch_warmup: Option<BatchWarmup>,
     /// Sequences a forward pass.
     pub micro_batch: usize,
     /// Into how many parts a micro-batch is cut, each with gradients of its own.
@@ -209,6 +212,11 @@ pub struct Train {
 }
 
 impl Train {
+    /// How many items each step takes.
+    pub fn batches(&self) -> BatchSizes {
+        BatchSizes { batch: self.batch, warmup: self.batch_warmup }
+    }
+
     /// How the items of a step are cut.
     pub fn cut(&self) -> BatchCut {
         BatchCut { micro_batch: self.micro_batch, copies: self.gradient_copies }

@@ -210,12 +210,13 @@ pub fn check(recipe: &Recipe, comm: &Comm) -> Result<(), TrainError> {
 /// # Errors
 /// Names the key.
 pub fn check_batch(recipe: &Recipe, world_size: usize) -> Result<(), TrainError> {
-    let batch = recipe.train.batch;
-    if batch >= world_size {
+    let least = recipe.train.batches().at(1);
+    if least >= world_size {
         return Ok(());
     }
-    let what = format!("is {batch}; expected at least one for each of the {world_size} ranks");
-    Err(contradiction(recipe, "train.batch", what))
+    let key = if least < recipe.train.batch { "train.batch_warmup.start" } else { "train.batch" };
+    let what = format!("is {least}; expected at least one for each of the {world_size} ranks");
+    Err(contradiction(recipe, key, what))
 }
 
 /// Refuses a directory that holds a run, unless it is to be continued.

@@ -145,7 +145,7 @@ pub(crate) fn next_gradients(
     let (train, position) = (&context.recipe.train, &progress.position);
     let step = progress.step + 1;
     let phase = context.schedule.phase_of(step);
-    let (mix, batch, cut) = (&context.mixes[phase], train.batch, train.cut());
+    let (mix, batch, cut) = (&context.mixes[phase], train.batches().at(step), train.cut());
     let request = BatchRequest { phase, mix, position, batch, cut, updates };
     let model = context.at_step(model.clone(), step);
     let gradients = stage.gradients(&model, request, context.step_context(&context.device))?;

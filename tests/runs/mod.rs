@@ -18,4 +18,5 @@ mod signals;
 pub(crate) mod stages;
 mod storage;
 mod surroundings;
+mod sweep;
 mod tasks;

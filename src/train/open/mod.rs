@@ -195,24 +195,27 @@ fn total_steps(
     for set in sets {
         items += stage.items(set)?;
     }
-    let (wanted, batch) = (items as f64 * epochs, recipe.train.batch as f64);
-    let steps = (wanted / batch).ceil().max(1.0);
-    if steps * batch > wanted {
-        let again = steps * batch - wanted;
+    let wanted = (items as f64 * epochs).ceil();
+    let (batches, batch) = (recipe.train.batches(), recipe.train.batch);
+    let steps = batches.steps_for(wanted as u64);
+    let taken = batches.rows(steps) as f64;
+    if taken > wanted {
+        let again = taken - wanted;
         monitor.message(&format!(
             "note: {epochs} epochs are {wanted:.0} rows, fewer than {steps} steps of {batch} take; \
              {again:.0} are repeated"
         ));
     }
-    Ok(steps as u64)
+    Ok(steps)
 }
 
 /// The number of steps, unless epochs are counted.
 pub(crate) fn known_steps(recipe: &Recipe) -> Option<u64> {
-    let batch = recipe.train.batch as u64;
     match recipe.train.length {
         Length::Steps(steps) => Some(steps),
-        Length::Tokens(tokens) => Some(tokens.div_ceil(batch * recipe.data.seq_len as u64).max(1)),
+        Length::Tokens(tokens) => {
+            Some(recipe.train.batches().steps_for(tokens.div_ceil(recipe.data.seq_len as u64)))
+        }
         Length::Epochs(_) => None,
     }
 }
