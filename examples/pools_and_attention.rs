@@ -11,7 +11,7 @@ use std::time::Instant;
 use bitnet_engine::ThreadPool;
 use bitnet_format::packed::PackedTernary;
 use bitnet_format::quant::WeightScale;
-use bitnet_kernels::attention::{HeadView, LANES, QUERIES, QueryRow, attend};
+use bitnet_kernels::attention::{HeadLayout, HeadView, LANES, PAGE, QUERIES, QueryRow, attend};
 use bitnet_kernels::{Activations, Kernel, Operands, ROWS_PER_PAIR, TernaryPanels, matmul};
 use bitnet_train::ops::{AttentionShape, LazyMask, OpBackend, attention};
 use bitnet_train::random;
@@ -34,6 +34,7 @@ const LAYERS: usize = 30;
 const HEADS: usize = 20;
 const KEY_HEADS: usize = 5;
 const HEAD: usize = 128;
+const LAYOUT: HeadLayout = HeadLayout { width: HEAD };
 const CONTEXT: usize = 512;
 
 #[derive(Parser)]
@@ -160,8 +161,8 @@ impl Products {
 /// Keys, values and queries of one layer, in the layout of each side.
 struct Attention {
     kernel: Kernel,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    /// Pages of keys and values, of all key heads.
+    pages: Vec<Arc<Vec<f32>>>,
     queries: Vec<f32>,
     shape: AttentionShape,
     qkv: Tensor<3>,
@@ -188,8 +189,9 @@ impl Attention {
         let qkv = TensorData::new(floats(CONTEXT * shape.stride()), [1, CONTEXT, shape.stride()]);
         Self {
             kernel: Kernel::available().pop().expect("the scalar one at least"),
-            keys: floats(KEY_HEADS * CONTEXT * HEAD),
-            values: floats(KEY_HEADS * CONTEXT * HEAD),
+            pages: (0..CONTEXT / PAGE)
+                .map(|_| Arc::new(floats(KEY_HEADS * LAYOUT.elements())))
+                .collect(),
             queries: floats(HEADS * CONTEXT * HEAD),
             shape,
             qkv: Tensor::from_data(qkv, &Device::flex()),
@@ -198,16 +200,13 @@ impl Attention {
 
     /// The last `rows` tokens over the cache, as many rows of a key head together as one pass takes.
     fn with_engine(&self, rows: usize) -> Vec<f32> {
-        assert!(CONTEXT.is_multiple_of(LANES) && HEAD.is_multiple_of(LANES), "no padding");
+        assert!(CONTEXT.is_multiple_of(PAGE) && HEAD.is_multiple_of(LANES), "no padding");
         let (group, mut scratch) = (HEADS / KEY_HEADS, Vec::new());
         let mut out = vec![0.0; rows * HEADS * HEAD];
-        let (cached, together) = (CONTEXT * HEAD, QUERIES / group * group);
+        let together = QUERIES / group * group;
         for (head, out) in out.chunks_mut(rows * group * HEAD).enumerate() {
-            let view = HeadView {
-                keys: &self.keys[head * cached..][..cached],
-                values: &self.values[head * cached..][..cached],
-                width: HEAD,
-            };
+            let view =
+                HeadView { pages: &self.pages, first: head * LAYOUT.elements(), layout: LAYOUT };
             for (run, out) in out.chunks_mut(together * HEAD).enumerate() {
                 let query = |row: usize| QueryRow {
                     query: &self.queries[(run * together + row) * HEAD..][..HEAD],

@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use scaling::{FitArgs, SweepArgs};
 
+use crate::data_cli::DataCommand;
 use crate::failure::Usage;
 
 /// Train and fine-tune BitNet b1.58 ternary language models.
@@ -141,6 +142,9 @@ pub(crate) enum TrainerCommand {
     Inspect(Inspect),
     /// Train a byte-level BPE tokenizer from text.
     Tokenizer(TokenizerArgs),
+    /// Convert, count, split and clean files of data.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Compute the loss of a model on text.
     Eval(EvalArgs),
     /// Convert a model to an inference format.

@@ -4,6 +4,7 @@ mod allocator;
 mod bug;
 mod cli;
 mod commands;
+mod data_cli;
 mod failure;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -62,6 +62,12 @@ pub fn conversation(
     Ok(ParsedConversation { shape, conversation })
 }
 
+/// Whether a row holds a list of turns, or a question with its answer.
+pub(super) fn has_turns(object: &Object) -> bool {
+    let has = |keys: &[&'static str]| first_of(object, keys).is_some();
+    has(LISTS) || has(QUESTIONS) && has(ANSWERS)
+}
+
 /// The first of some keys that the row has with a value.
 pub(super) fn first_of(object: &Object, keys: &[&'static str]) -> Option<&'static str> {
     keys.iter().copied().find(|key| present(object, key).is_some())

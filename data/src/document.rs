@@ -14,7 +14,8 @@ pub const MAX_DOCUMENT_BYTES: u64 = 64 << 20;
 pub struct Document {
     /// The index of its file in the list of files.
     pub file: usize,
-    /// Its line in the file, or its number where a file has no lines, from 1.
+    /// Its line in the file, or its number where a file has no lines, from 1; in a token
+    /// file the byte that it begins at.
     pub line: u64,
     /// What stands there.
     pub content: RowContent,
@@ -29,8 +30,21 @@ pub enum RowContent {
     Json(Vec<u8>),
     /// A row of a table.
     Object(Map<String, Value>),
+    /// Tokens of another trainer.
+    Tokens(TokenDocument),
     /// A row that its file does not hold whole: what was expected, what is there.
     Unreadable(String),
+}
+
+/// A document of a token file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenDocument {
+    /// Its ids, without separators.
+    pub ids: Vec<u32>,
+    /// Bytes of an id in the file.
+    pub width: u64,
+    /// Whether separators show where it begins and ends.
+    pub whole: bool,
 }
 
 impl RowContent {
@@ -39,6 +53,7 @@ impl RowContent {
         match self {
             Self::Text(text) | Self::Unreadable(text) => text.len(),
             Self::Json(bytes) => bytes.len(),
+            Self::Tokens(document) => 4 * document.ids.len(),
             Self::Object(row) => row.values().map(size).sum(),
         }
     }
@@ -60,6 +75,8 @@ pub enum DocumentFormat {
     Text,
     /// A row, which is an object.
     JsonLine,
+    /// A row with all its fields, or a whole text file.
+    Either,
 }
 
 /// Where a document comes from, for messages: `corpus/a.jsonl:17`.

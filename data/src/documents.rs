@@ -68,6 +68,17 @@ impl DocumentStream {
         Self { input: Some(Input::Generator { generator, format, next: 0 }) }
     }
 
+    /// The next documents, up to the one that brings them to so many bytes; none at the end.
+    pub(crate) fn batch(&mut self, bytes: usize) -> Result<Vec<Document>, DataError> {
+        let (mut batch, mut length) = (Vec::new(), 0);
+        while length < bytes {
+            let Some(document) = self.next().transpose()? else { break };
+            length += document.content.bytes().max(1);
+            batch.push(document);
+        }
+        Ok(batch)
+    }
+
     /// Progress: bytes of files, or documents of a generator.
     pub fn done(&self) -> u64 {
         match &self.input {
@@ -104,7 +115,7 @@ fn generate(
         let text = (generator.make)(*next);
         *next += 1;
         let content = match format {
-            DocumentFormat::Text => RowContent::Text(text),
+            DocumentFormat::Text | DocumentFormat::Either => RowContent::Text(text),
             DocumentFormat::JsonLine => RowContent::Json(text.into_bytes()),
         };
         Document { file: 0, line: *next, content }
@@ -129,5 +140,20 @@ impl FileReader {
             self.next += 1;
             self.rows = Some(FileRows::open(path, self.format, &self.options)?);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DocumentSource;
+
+    #[test]
+    fn a_batch_ends_with_the_document_that_fills_it() {
+        let texts = ["abc", "de", "f", "g"].map(str::to_owned).to_vec();
+        let mut documents =
+            DocumentSource::in_memory("test", texts).documents(DocumentFormat::Text).unwrap();
+        let mut sizes = || documents.batch(4).unwrap().len();
+        assert_eq!([sizes(), sizes(), sizes()], [2, 2, 0]);
     }
 }

@@ -6,16 +6,15 @@
 //! preference     two sequences   (chosen, rejected) the answer of each is trained
 //! ```
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bitnet_text::{ChatTemplate, Conversation, Dialogue, Message, Role, Tokenizer};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::conversation::{self, ParsedConversation};
-use super::document::{Document, DocumentFormat, RowContent, SourceLocation};
+use super::document::{Document, DocumentFormat, RowContent, SourceLocation, TokenDocument};
 use super::error::DataError;
-use super::fault::{FieldError, RowFault, field_error, kind};
+use super::fault::{FieldError, RowFault, kind};
 use super::preference::{self, PreferenceExample};
 use super::reading::{ReadingRules, UnknownRole};
 use super::row_json;
@@ -81,7 +80,7 @@ impl Encoding {
             Self::Conversations(template) | Self::Preferences(template) => template,
         };
         let encoder = RowEncoder { template, tokenizer, unknown: rules.unknown_role };
-        let row = row(content, rules)?;
+        let row = row_json::renamed(content, &rules.files.columns)?;
         if matches!(self, Self::Conversations(_)) {
             let ParsedConversation { shape, conversation } =
                 conversation::conversation(&row, rules.unknown_role)?;
@@ -104,19 +103,28 @@ impl Encoding {
         })
     }
 
-    fn plain_text(&self, content: &RowContent, rules: &ReadingRules) -> Result<String, RowFault> {
+    pub(crate) fn plain_text(
+        &self,
+        content: &RowContent,
+        rules: &ReadingRules,
+    ) -> Result<String, RowFault> {
         let messages = match self {
             Self::Text => {
                 return Ok(row_json::text(content, rules.files.column(TEXT_FIELD))?.into_owned());
             }
             Self::Conversations(_) => {
-                let parsed =
-                    conversation::conversation(&*row(content, rules)?, rules.unknown_role)?;
+                let parsed = conversation::conversation(
+                    &*row_json::renamed(content, &rules.files.columns)?,
+                    rules.unknown_role,
+                )?;
                 parsed.conversation.messages
             }
             Self::Preferences(_) => {
                 let PreferenceExample { mut prompt, chosen, rejected, .. } =
-                    preference::preference(&*row(content, rules)?, rules.unknown_role)?;
+                    preference::preference(
+                        &*row_json::renamed(content, &rules.files.columns)?,
+                        rules.unknown_role,
+                    )?;
                 prompt.extend(chosen.into_iter().chain(rejected));
                 prompt
             }
@@ -125,26 +133,14 @@ impl Encoding {
     }
 }
 
-/// The row with its columns under the names that are looked for.
-fn row<'a>(
-    content: &'a RowContent,
-    rules: &ReadingRules,
-) -> Result<Cow<'a, Map<String, Value>>, RowFault> {
-    let mut row = row_json::object(content)?;
-    for (field, column) in &rules.files.columns {
-        let value = row.to_mut().swap_remove(column).ok_or_else(|| {
-            field_error(column, "the column that data.columns names", "no such column")
-        })?;
-        row.to_mut().insert(field.clone(), value);
-    }
-    Ok(row)
-}
-
 fn encode_text(
     tokenizer: &Tokenizer,
     content: &RowContent,
     rules: &ReadingRules,
 ) -> Result<EncodedRow, RowFault> {
+    if let RowContent::Tokens(document) = content {
+        return Ok(encode_tokens(tokenizer, document));
+    }
     let column = rules.files.column(TEXT_FIELD);
     let text = row_json::text(content, column)?;
     let mut sequences = Vec::new();
@@ -156,6 +152,18 @@ fn encode_text(
     let whole = matches!(content, RowContent::Text(_));
     let shape = if whole { "plain text" } else { column }.to_owned();
     Ok(EncodedRow { shape, sequences })
+}
+
+/// The tokens of another trainer. Where its separators show a whole document, it begins and ends as one that
+/// was text.
+fn encode_tokens(tokenizer: &Tokenizer, document: &TokenDocument) -> EncodedRow {
+    let around = |token: Option<u32>| token.filter(|_| document.whole);
+    let (first, last) = (around(tokenizer.first()), around(tokenizer.eos()));
+    let ids: Vec<u32> = first.into_iter().chain(document.ids.iter().copied()).chain(last).collect();
+    let bytes = document.ids.iter().map(|id| tokenizer.token_bytes(*id).len()).sum();
+    let dialogue = Dialogue { trained: vec![true; ids.len()], ids };
+    let sequences = vec![EncodedSequence { dialogue, bytes }];
+    EncodedRow { shape: "tokens".to_owned(), sequences }
 }
 
 /// Turns messages into tokens.

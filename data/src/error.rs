@@ -73,6 +73,22 @@ pub enum DataError {
         /// What was expected and what is there.
         what: String,
     },
+    /// Several rows cannot be used where none may be left out.
+    #[error(
+        "{first}\n{others}\n{bad} of the {rows} rows read{so_far} cannot be used (a share of {:.4}); \
+         data.bad_rows = \"skip\" leaves such rows out", *.bad as f64 / (*.rows).max(1) as f64)]
+    BadRows {
+        /// What is wrong with the first.
+        first: Box<DataError>,
+        /// The next nine, a line each.
+        others: String,
+        /// Rows that cannot be used.
+        bad: u64,
+        /// All rows that were read.
+        rows: u64,
+        /// ` so far` where reading ended early.
+        so_far: &'static str,
+    },
     /// More rows cannot be used than the recipe allows.
     #[error(
         "{origin}: {bad} of {rows} rows cannot be used; expected at most a share of {limit} \

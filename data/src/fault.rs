@@ -34,8 +34,8 @@ pub(crate) enum RowFault {
     Field(FieldError),
     /// The tokenizer or the template failed.
     Text(TextError),
-    /// A token id that the vocabulary has not.
-    IdOutOfRange { vocab_size: usize, id: u32 },
+    /// A token id that the vocabulary has not, so many bytes behind the place of the row.
+    IdOutOfRange { vocab_size: usize, id: u32, behind: u64 },
 }
 
 impl RowFault {
@@ -50,7 +50,8 @@ impl RowFault {
                 DataError::Field { path, line, field, expected, got }
             }
             Self::Text(error) => DataError::Encode { location, what: error.to_string() },
-            Self::IdOutOfRange { vocab_size, id } => {
+            Self::IdOutOfRange { vocab_size, id, behind } => {
+                let location = SourceLocation { line: line + behind, ..location };
                 DataError::IdOutOfRange { location, vocab_size, id }
             }
         }

@@ -7,9 +7,10 @@ use bitnet_text::{Dialogue, Message, Tokenizer, train_bpe};
 use serde_json::{Map, Value};
 
 use super::cache::file::{CacheFiles, CacheIdentity, CacheWriter, LAYOUT_VERSION};
-use super::cache::{CacheOrigin, CacheRequest, RowReport, TokenCache};
+use super::cache::{CacheOrigin, CacheRequest, TokenCache};
 use super::document::{Document, RowContent};
 use super::error::DataError;
+use super::report::RowReport;
 use super::source::DocumentSource;
 
 /// One token per byte, between 256 (start) and 257 (end).

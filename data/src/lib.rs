@@ -14,6 +14,7 @@
 
 mod cache;
 pub mod conversation;
+pub mod corpus;
 mod document;
 mod documents;
 mod encoding;
@@ -21,34 +22,43 @@ mod epoch;
 mod error;
 mod fault;
 mod generate;
+mod held_out;
 mod loader;
 mod lock;
+mod normal;
 mod order;
 mod packing;
 mod pair_plan;
 pub mod preference;
 pub mod random;
 mod reading;
+mod report;
 mod row_json;
 mod rows;
+mod selection;
 mod sequence;
 mod sequence_plan;
 mod source;
 mod turns;
 
-pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, RowReport, TokenCache};
-pub use document::{Document, DocumentFormat, MAX_DOCUMENT_BYTES, RowContent, SourceLocation};
+pub use cache::{CacheOrigin, CacheRequest, CacheStatistics, TokenCache};
+pub use document::{
+    Document, DocumentFormat, MAX_DOCUMENT_BYTES, RowContent, SourceLocation, TokenDocument,
+};
 pub use documents::{DocumentGenerator, DocumentStream};
 pub use encoding::Encoding;
 pub use epoch::{EpochPlan, LoaderSettings};
 pub use error::DataError;
 pub use generate::{generated_dialogues, generated_preferences, generated_stories};
+pub use held_out::HeldOutShare;
 pub use loader::{DataMixture, EpochPosition, Loader, LoaderState};
 pub use lock::{FileLock, LockHolder};
 pub use packing::{LongDocuments, PackingStatistics};
 pub use pair_plan::{PairPlan, PreferencePair};
 pub use reading::{BadRows, ReadingRules, UnknownRole};
-pub use rows::{FileOptions, TextSplit, is_data_name};
+pub use report::RowReport;
+pub use rows::{FileOptions, TextSplit, TokenFiles, TokenType, is_data_name};
+pub use selection::{RowSelection, SplitSide};
 pub use sequence::PackedSequence;
 pub use sequence_plan::{SequencePlan, validation_sequences};
 pub use source::DocumentSource;

@@ -41,6 +41,16 @@ impl PreferenceExample {
     }
 }
 
+/// Whether a row holds two answers, or a list of scored ones, whatever else is in it.
+pub(super) fn has_two_answers(object: &Object) -> bool {
+    let both = |keys: &[&str; 2]| keys.iter().all(|key| object.contains_key(*key));
+    let scored = |key: &&str| {
+        let list = object.get(*key).and_then(Value::as_array);
+        list.is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_object))
+    };
+    SIDES.iter().any(both) || SCORED.iter().any(scored)
+}
+
 /// A preference: a prompt and two answers, each text or a list of messages. The lists of `chosen` and
 /// `rejected` may repeat the prompt, and must if there is none. Of a list of answers with scores, the
 /// best stands against the worst.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rows::FileOptions;
+use super::selection::RowSelection;
 
 /// How the files of a set are read, and which of their rows are used.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -11,12 +12,19 @@ pub struct ReadingRules {
     pub files: FileOptions,
     /// What happens to a turn of a role that is not known.
     pub unknown_role: UnknownRole,
+    /// Which rows are used.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub selection: RowSelection,
     /// What happens to a row that cannot be used.
     #[serde(skip)]
     pub bad_rows: BadRows,
     /// The largest share of rows, from 0 to 1, that is skipped.
     #[serde(skip)]
     pub max_bad_share: f64,
+}
+
+fn is_default(selection: &RowSelection) -> bool {
+    !selection.is_needed()
 }
 
 /// What happens to a turn of a role that is not known, or that the chat template does not render.

@@ -4,12 +4,13 @@
 //! U+FFFD, and `NaN` or `Infinity` becomes null.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::document::RowContent;
-use super::fault::{FieldError, RowFault, kind};
+use super::fault::{FieldError, RowFault, field_error, kind};
 
 /// The row as an object.
 pub(crate) fn object(content: &RowContent) -> Result<Cow<'_, Map<String, Value>>, RowFault> {
@@ -17,8 +18,24 @@ pub(crate) fn object(content: &RowContent) -> Result<Cow<'_, Map<String, Value>>
         RowContent::Object(object) => Ok(Cow::Borrowed(object)),
         RowContent::Json(bytes) => parse(bytes).map(Cow::Owned),
         RowContent::Unreadable(what) => Err(RowFault::Unreadable(what.clone())),
+        RowContent::Tokens(_) => Err(RowFault::Json("tokens".to_owned())),
         RowContent::Text(_) => Err(RowFault::Json("plain text".to_owned())),
     }
+}
+
+/// The row with its columns under the names of the fields that they stand for.
+pub(crate) fn renamed<'a>(
+    content: &'a RowContent,
+    columns: &BTreeMap<String, String>,
+) -> Result<Cow<'a, Map<String, Value>>, RowFault> {
+    let mut row = object(content)?;
+    for (field, column) in columns {
+        let value = row.to_mut().swap_remove(column).ok_or_else(|| {
+            field_error(column, "the column that data.columns names", "no such column")
+        })?;
+        row.to_mut().insert(field.clone(), value);
+    }
+    Ok(row)
 }
 
 /// The text of a document: its column of this name, or all of a text file.

@@ -13,6 +13,7 @@ use super::document::DocumentFormat;
 use super::documents::{DocumentGenerator, DocumentStream};
 use super::error::DataError;
 use super::reading::ReadingRules;
+use super::selection::RowSelection;
 
 /// Bytes of a file that are hashed between two calls of `interrupted`.
 const HASHED_AT_ONCE: usize = 1 << 20;
@@ -48,6 +49,15 @@ impl DocumentSource {
             Self::Files(_, rules) => Cow::Borrowed(rules),
             Self::Generated(_) => Cow::default(),
         }
+    }
+
+    /// The same source with another choice of its rows. Generated ones are all used.
+    #[must_use]
+    pub fn selecting(mut self, change: impl FnOnce(&mut RowSelection)) -> Self {
+        if let Self::Files(_, rules) = &mut self {
+            change(&mut rules.selection);
+        }
+        self
     }
 
     /// The documents `make(0)` to `make(count - 1)`; `key` names everything that `make` depends

@@ -3,10 +3,12 @@
 mod bench;
 mod chat_model;
 mod closing;
+mod corpus;
 mod eval;
 mod eval_tasks;
 mod export;
 mod fit;
+mod histogram;
 mod init;
 mod inspect;
 mod manual;
@@ -40,6 +42,7 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Inspect(Inspect::Data(args))) => inspect::data(args),
         Some(TrainerCommand::Inspect(Inspect::Model(args))) => inspect::model(args),
         Some(TrainerCommand::Tokenizer(args)) => tokenizer::run(args),
+        Some(TrainerCommand::Data(command)) => corpus::run(command),
         Some(TrainerCommand::Eval(args)) if !args.tasks.is_empty() => eval_tasks::run(args),
         Some(TrainerCommand::Eval(args)) => eval::run(args),
         Some(TrainerCommand::Export(args)) => export::run(args),

@@ -8,7 +8,10 @@ use super::pattern::PathPattern;
 use super::phase::Sets;
 use super::section::Section;
 use super::stage::StageKind;
-use crate::data::{BadRows, FileOptions, LongDocuments, ReadingRules, TextSplit, UnknownRole};
+use crate::data::{
+    BadRows, FileOptions, LongDocuments, ReadingRules, RowSelection, TextSplit, TokenFiles,
+    TokenType, UnknownRole,
+};
 
 /// The name of the set that `data.train` is.
 pub const TRAIN: &str = "train";
@@ -47,6 +50,8 @@ pub struct Data {
     pub long_rows: LongDocuments,
     /// How files are read.
     pub reading: ReadingRules,
+    /// The share of the rows to train on that is held out and evaluated; 0 for none.
+    pub validation_share: f64,
     /// Where tokenised text is kept, if not in the default folder.
     pub cache: Option<PathBuf>,
 }
@@ -81,6 +86,9 @@ const LONG_ROWS: &[(&str, LongDocuments)] = &[
     ("split", LongDocuments::Split),
 ];
 
+/// What a recipe calls leaving out duplicates, or not.
+const DEDUP_WORDS: &[(&str, bool)] = &[("none", false), ("exact", true)];
+
 /// What a stage allows: a preference pair cannot be split.
 fn long_rows_words(stage: StageKind) -> &'static [(&'static str, LongDocuments)] {
     if stage == StageKind::Dpo { &LONG_ROWS[..2] } else { LONG_ROWS }
@@ -97,11 +105,12 @@ impl Data {
     }
 
     /// The words of the keys that say how files are read, with their values.
-    pub(super) fn reading_words(&self) -> [(&'static str, &'static str); 3] {
-        let ReadingRules { files, unknown_role, bad_rows, .. } = &self.reading;
+    pub(super) fn reading_words(&self) -> [(&'static str, &'static str); 4] {
+        let ReadingRules { files, unknown_role, selection, bad_rows, .. } = &self.reading;
         [
             ("text_split", word(TextSplit::WORDS, files.text_split)),
             ("on_unknown_role", word(UnknownRole::WORDS, *unknown_role)),
+            ("dedup", word(DEDUP_WORDS, selection.deduplicated)),
             ("bad_rows", word(BadRows::WORDS, *bad_rows)),
         ]
     }
@@ -123,7 +132,9 @@ impl Data {
     /// Whether there is anything to evaluate.
     pub fn has_validation(&self) -> bool {
         match &self.source {
-            DataSource::Files { validation, .. } => !validation.is_empty(),
+            DataSource::Files { validation, .. } => {
+                !validation.is_empty() || self.validation_share > 0.0
+            }
             DataSource::Generate(_) => true,
         }
     }
@@ -136,6 +147,13 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
     let seq_len = table.required("seq_len", "tokens a row", Item::count);
     let long_rows = table.optional("long_rows", |item| item.choice(long_rows_words(stage)));
     let reading = read_reading(&mut table);
+    let validation_share = table.value("validation_share", |item| item.number(Bound::BelowOne));
+    if validation_share > 0.0 {
+        check_share(&table, &source);
+    }
+    if reading.files.tokens.is_some() {
+        check_tokens(&table, stage, &reading.selection, validation_share);
+    }
     let cache = table.optional("cache", |item| item.path(base));
     table.finish();
     Data {
@@ -143,6 +161,7 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
         seq_len: seq_len.unwrap_or(1),
         long_rows: long_rows.unwrap_or_else(|| default_long_rows(stage)),
         reading,
+        validation_share,
         cache,
     }
 }
@@ -157,11 +176,53 @@ fn read_reading(table: &mut Section<'_>) -> ReadingRules {
         field: table.optional("field", Item::word),
         columns: columns.unwrap_or_default(),
         text_split: table.value("text_split", |item| item.choice(TextSplit::WORDS)),
+        tokens: table.item("tokens").map(|item| read_tokens(&item)),
     };
     let unknown_role = table.value("on_unknown_role", |item| item.choice(UnknownRole::WORDS));
     let bad_rows = table.value("bad_rows", |item| item.choice(BadRows::WORDS));
     let max_bad_share = table.value("max_bad_share", |item| item.number(Bound::BelowOne));
-    ReadingRules { files, unknown_role, bad_rows, max_bad_share }
+    let selection = RowSelection {
+        deduplicated: table.value("dedup", |item| item.choice(DEDUP_WORDS)),
+        side: None,
+        min_chars: table.value("min_chars", |item| item.whole(0)),
+        max_chars: table.optional("max_chars", |item| item.whole(1)),
+    };
+    ReadingRules { files, unknown_role, selection, bad_rows, max_bad_share }
+}
+
+fn read_tokens(item: &Item<'_>) -> TokenFiles {
+    let Some(mut table) = Section::of(item, "a table such as { dtype = \"u16\" }") else {
+        return TokenFiles::default();
+    };
+    let dtype = table.optional("dtype", |item| item.choice(TokenType::WORDS));
+    let id = |item: &Item<'_>| item.whole_between(0, u32::MAX.into()).map(|id| id as u32);
+    let document_separator = table.optional("document_separator", id);
+    table.finish();
+    TokenFiles { dtype, document_separator }
+}
+
+/// A share is held out of files, and only where no others are.
+fn check_share(table: &Section<'_>, source: &DataSource) {
+    let beside = match source {
+        DataSource::Generate(_) => "generate",
+        DataSource::Files { validation, .. } if !validation.is_empty() => "validation",
+        DataSource::Files { .. } => return,
+    };
+    let message = format!("a share beside `{beside}`; expected one of them, got both");
+    table.problem("validation_share", message);
+}
+
+/// Tokens are documents of pretraining, and no text by which rows could be chosen.
+fn check_tokens(table: &Section<'_>, stage: StageKind, rows: &RowSelection, share: f64) {
+    if stage != StageKind::Pretrain {
+        let message = "tokens without text; expected stage = \"pretrain\" beside them, got another";
+        table.problem("tokens", message.to_owned());
+    }
+    if share > 0.0 || *rows != RowSelection::default() {
+        let message = "rows chosen by their text beside tokens; expected no `dedup`, `min_chars`, \
+                       `max_chars` or `validation_share`, got one";
+        table.problem("tokens", message.to_owned());
+    }
 }
 
 fn read_source(table: &mut Section<'_>, base: &Path) -> DataSource {

@@ -12,6 +12,7 @@ use super::settings::{
     AdapterSettings, ChatFormat, EvalTasks, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
     REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
 };
+use crate::data::{TokenFiles, TokenType};
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
 impl Recipe {
@@ -78,7 +79,12 @@ impl Recipe {
         entries.insert("long_rows".into(), text(data.long_rows_name()));
         entries.extend(data.reading_words().map(|(key, word)| (key.to_owned(), text(word))));
         entries.insert("max_bad_share".into(), Value::Float(data.reading.max_bad_share));
+        entries.insert("validation_share".into(), Value::Float(data.validation_share));
+        let selection = &data.reading.selection;
+        entries.insert("min_chars".into(), whole(selection.min_chars));
+        entries.extend(selection.max_chars.map(|most| ("max_chars".to_owned(), whole(most))));
         let files = &data.reading.files;
+        entries.extend(files.tokens.map(|tokens| ("tokens".to_owned(), token_files(tokens))));
         entries.extend(files.field.iter().map(|field| ("field".to_owned(), text(field))));
         if !files.columns.is_empty() {
             let column = |(name, column): (&String, &String)| (name.clone(), text(column));
@@ -280,4 +286,13 @@ fn rate(rate: Rate) -> Value {
             ("span", text(span.name())),
         ]),
     })
+}
+
+fn token_files(tokens: TokenFiles) -> Value {
+    let TokenFiles { dtype, document_separator } = tokens;
+    let dtype = dtype.map(|dtype| ("dtype", text(word(TokenType::WORDS, dtype))));
+    let separator = document_separator.map(|id| ("document_separator", whole(id.into())));
+    Value::Table(
+        dtype.into_iter().chain(separator).map(|(key, value)| (key.to_owned(), value)).collect(),
+    )
 }

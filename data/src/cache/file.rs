@@ -19,9 +19,9 @@ use fs_err::File;
 use serde::{Deserialize, Serialize};
 
 use super::checksum::FileCheck;
-use super::report::RowReport;
 use crate::document::Document;
 use crate::error::DataError;
+use crate::report::RowReport;
 use crate::source::FileFingerprint;
 
 /// Version of the layout; part of every cache's key.

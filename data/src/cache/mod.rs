@@ -16,7 +16,6 @@
 
 mod checksum;
 pub(super) mod file;
-mod report;
 mod request;
 mod tokenise;
 
@@ -27,8 +26,8 @@ use std::sync::Arc;
 use super::document::SourceLocation;
 use super::error::DataError;
 use super::lock::FileLock;
+use super::report::RowReport;
 use file::{CacheFiles, CacheIdentity};
-pub use report::RowReport;
 pub use request::CacheRequest;
 
 /// Hexadecimal digits of the key that name the directory.

@@ -3,7 +3,9 @@
 use super::*;
 use crate::encoding::Encoding;
 use crate::fixtures::{byte_tokenizer, cached, data_outside_the_repository};
-use crate::{BadRows, DocumentSource, ReadingRules};
+use crate::{
+    BadRows, DocumentSource, ReadingRules, RowSelection, SplitSide, TokenFiles, TokenType,
+};
 use bitnet_text::Tokenizer;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -230,4 +232,52 @@ fn bad_rows_are_skipped_counted_and_listed_up_to_a_share() {
     // The cache is there, and the limit holds all the same.
     let error = open(BadRows::Skip, 0.3).unwrap_err().to_string();
     assert!(error.contains("2 of 5 rows cannot be used") && error.contains("a.jsonl:2"), "{error}");
+}
+
+#[test]
+fn a_set_uses_each_text_once_and_one_side_of_a_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.jsonl");
+    let row = |n: u32| format!("{{\"text\":\"row {}\"}}\n", n % 50);
+    fs_err::write(&path, (0..100).map(row).collect::<String>()).unwrap();
+    let of = |selection| {
+        let rules = ReadingRules { selection, ..ReadingRules::default() };
+        let source = DocumentSource::Files(vec![path.clone()], rules);
+        cached(&dir.path().join("cache"), &source, &byte_tokenizer()).unwrap()
+    };
+    let side = |held_out| RowSelection {
+        deduplicated: true,
+        side: Some(SplitSide { share: 0.3, seed: 1, held_out }),
+        ..RowSelection::default()
+    };
+    let (train, held_out) = (of(side(false)), of(side(true)));
+    assert_eq!(train.documents() + held_out.documents(), 50);
+    assert_eq!(train.report().other_side, 2 * held_out.documents() as u64);
+    assert_eq!(train.report().duplicates, train.documents() as u64);
+    let long = of(RowSelection { min_chars: 6, ..RowSelection::default() });
+    assert_eq!((long.documents(), long.report().filtered), (80, 20));
+}
+
+#[test]
+fn token_files_become_documents_and_a_wrong_id_is_told_with_its_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.bin");
+    let of = |ids: &[u16], document_separator| {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        fs_err::write(&path, bytes).unwrap();
+        let mut rules = ReadingRules::default();
+        let dtype = Some(TokenType::U16);
+        rules.files.tokens = Some(TokenFiles { dtype, document_separator });
+        let source = DocumentSource::Files(vec![path.clone()], rules);
+        cached(&dir.path().join("cache"), &source, &byte_tokenizer())
+    };
+    let cache = of(&[64, 65, 257, 66, 257], Some(257)).unwrap();
+    assert_eq!(tokens(&cache, 0), [256, 64, 65, 257], "as the text \"ab\" would be");
+    assert_eq!(tokens(&cache, 1), [256, 66, 257]);
+    assert_eq!((cache.location(1).line, cache.statistics().bytes), (6, 3));
+    assert_eq!(tokens(&of(&[64, 65, 66], None).unwrap(), 0), [64, 65, 66]);
+    let error = of(&[64, 257, 65, 999], Some(257)).unwrap_err().to_string();
+    let expected =
+        format!("{}:6: token id out of range; expected below 264, got 999", path.display());
+    assert_eq!(error, expected);
 }

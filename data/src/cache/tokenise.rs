@@ -8,14 +8,16 @@ use bitnet_text::Tokenizer;
 use rayon::prelude::*;
 
 use super::file::{CacheIdentity, CacheWriter};
-use super::report::RowReport;
 use super::request::CacheRequest;
-use crate::document::{Document, SourceLocation};
+use crate::corpus::{ExactDuplicates, RowFilter};
+use crate::document::{Document, RowContent, SourceLocation, TokenDocument};
 use crate::documents::DocumentStream;
 use crate::encoding::{EncodedRow, Encoding};
 use crate::error::DataError;
 use crate::fault::RowFault;
-use crate::reading::{BadRows, ReadingRules};
+use crate::reading::ReadingRules;
+use crate::report::{RowReport, RowTally};
+use crate::selection::RowFate;
 
 /// Text per thread and batch. It affects memory and the latency of an interruption, never the
 /// result.
@@ -32,8 +34,7 @@ pub(super) fn build(
     let mut documents = request.source.documents(request.encoding.format())?;
     let report = write_all(request, &mut documents, &mut writer)?;
     let origin = || request.source.names().join(", ");
-    report.check(&request.source.rules(), &origin())?;
-    if report.rows == report.empty + report.bad {
+    if report.rows == report.unused() {
         return Err(DataError::NoDocuments { origin: origin(), empty: report.rows });
     }
     check_unchanged(request, &identity)?;
@@ -49,29 +50,37 @@ fn write_all(
     let (total, names) = (request.source.size()?, request.source.names());
     let rules = request.source.rules();
     let (tokenizer, encoding) = (request.tokenizer, request.encoding);
-    let skips = rules.bad_rows != BadRows::Error;
-    let mut report = RowReport::default();
+    let (mut tally, mut duplicates) = (RowTally::default(), ExactDuplicates::default());
     loop {
         if (request.interrupted)() {
             return Err(DataError::Interrupted);
         }
-        let batch = next_batch(documents, BYTES_PER_THREAD * rayon::current_num_threads())?;
+        let batch = documents.batch(BYTES_PER_THREAD * rayon::current_num_threads())?;
         if batch.is_empty() {
-            return Ok(report);
+            return tally.finish(&rules, &names.join(", "));
         }
         let encode = |document: &Document| {
-            encode((tokenizer, encoding), &rules, document)
+            used_row((tokenizer, encoding), &rules, &duplicates, document)
                 .map_err(|fault| fault.at(place(&names, document)))
         };
         let encoded: Vec<_> = batch.par_iter().map(encode).collect();
         for (document, row) in batch.iter().zip(encoded) {
             match row {
-                Ok(row) => write(document, row, writer, &mut report)?,
-                Err(error) if skips => report.add_bad(&error),
-                Err(error) => return Err(error),
+                Ok(UsedRow::Encoded(row, mark)) => {
+                    let place = place(&names, document);
+                    if mark.is_some_and(|mark| duplicates.reason(mark, &place).is_some()) {
+                        tally.report.duplicates += 1;
+                    } else {
+                        write(document, row, writer, &mut tally.report)?;
+                    }
+                }
+                Ok(UsedRow::Filtered) => tally.report.filtered += 1,
+                Ok(UsedRow::OtherSide) => tally.report.other_side += 1,
+                Err(error) => tally.add_bad(error),
             }
         }
-        report.rows += batch.len() as u64;
+        tally.report.rows += batch.len() as u64;
+        tally.check_so_far(&rules)?;
         (request.progress)(documents.done(), total);
     }
 }
@@ -97,15 +106,34 @@ fn place(names: &[Arc<str>], document: &Document) -> SourceLocation {
     SourceLocation { source: Arc::clone(&names[document.file]), line: document.line }
 }
 
-fn next_batch(documents: &mut DocumentStream, bytes: usize) -> Result<Vec<Document>, DataError> {
-    let mut batch = Vec::new();
-    let mut length = 0;
-    while length < bytes {
-        let Some(document) = documents.next().transpose()? else { break };
-        length += document.content.bytes().max(1);
-        batch.push(document);
+/// What becomes of a row.
+enum UsedRow {
+    /// Its sequences, and the mark that its duplicates have where they are left out.
+    Encoded(EncodedRow, Option<<ExactDuplicates as RowFilter>::Mark>),
+    Filtered,
+    OtherSide,
+}
+
+/// Encodes a row that the selection uses.
+fn used_row(
+    encoder: (&Tokenizer, &Encoding),
+    rules: &ReadingRules,
+    duplicates: &ExactDuplicates,
+    document: &Document,
+) -> Result<UsedRow, RowFault> {
+    let selection = &rules.selection;
+    if !selection.is_needed() {
+        return Ok(UsedRow::Encoded(encode(encoder, rules, document)?, None));
     }
-    Ok(batch)
+    let text = encoder.1.plain_text(&document.content, rules)?;
+    Ok(match selection.fate(&text) {
+        RowFate::Filtered => UsedRow::Filtered,
+        RowFate::OtherSide => UsedRow::OtherSide,
+        RowFate::Used => {
+            let mark = selection.deduplicated.then(|| duplicates.mark(&text));
+            UsedRow::Encoded(encode(encoder, rules, document)?, mark)
+        }
+    })
 }
 
 /// Encodes a row and checks its ids.
@@ -116,14 +144,25 @@ fn encode(
 ) -> Result<EncodedRow, RowFault> {
     let row = encoding.sequences(tokenizer, &document.content, rules)?;
     let vocab_size = tokenizer.vocab_size();
-    match row.sequences.iter().find_map(|one| out_of_range(&one.dialogue.ids, vocab_size)) {
+    let ids = match &document.content {
+        // Without what stands around them, so that the place of a wrong one is known.
+        RowContent::Tokens(TokenDocument { ids, width, .. }) => {
+            out_of_range(ids, vocab_size).map(|(at, id)| (at as u64 * width, id))
+        }
+        _ => row
+            .sequences
+            .iter()
+            .find_map(|one| out_of_range(&one.dialogue.ids, vocab_size).map(|(_, id)| (0, id))),
+    };
+    match ids {
         None => Ok(row),
-        Some(id) => Err(RowFault::IdOutOfRange { vocab_size, id }),
+        Some((behind, id)) => Err(RowFault::IdOutOfRange { vocab_size, id, behind }),
     }
 }
 
-fn out_of_range(ids: &[u32], vocab_size: usize) -> Option<u32> {
-    ids.iter().copied().find(|&id| id as usize >= vocab_size)
+/// The first id beyond the vocabulary, with its place.
+fn out_of_range(ids: &[u32], vocab_size: usize) -> Option<(usize, u32)> {
+    ids.iter().copied().enumerate().find(|&(_, id)| id as usize >= vocab_size)
 }
 
 /// Hashes the data again. That is cheap compared with tokenising, and nothing else would detect a
@@ -138,21 +177,10 @@ fn check_unchanged(request: &CacheRequest<'_>, identity: &CacheIdentity) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DocumentSource;
-    use crate::document::DocumentFormat;
 
     #[test]
     fn ids_must_lie_below_the_size_of_the_vocabulary() {
         assert_eq!(out_of_range(&[0, 1, 299], 300), None);
-        assert_eq!(out_of_range(&[0, 300, 301], 300), Some(300));
-    }
-
-    #[test]
-    fn a_batch_ends_with_the_document_that_fills_it() {
-        let texts = ["abc", "de", "f", "g"].map(str::to_owned).to_vec();
-        let mut documents =
-            DocumentSource::in_memory("test", texts).documents(DocumentFormat::Text).unwrap();
-        let mut sizes = || next_batch(&mut documents, 4).unwrap().len();
-        assert_eq!([sizes(), sizes(), sizes()], [2, 2, 0]);
+        assert_eq!(out_of_range(&[0, 300, 301], 300), Some((1, 300)));
     }
 }

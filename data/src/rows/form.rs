@@ -7,6 +7,7 @@ use bitnet_format::foreign::{FileRole, ForeignKind, refuse_head};
 use super::items::ItemPlace;
 use super::options::FileOptions;
 use super::table::TableForm;
+use super::token_ids::TokenFiles;
 use super::unpack::Unpacked;
 use crate::document::DocumentFormat;
 use crate::error::DataError;
@@ -32,6 +33,7 @@ pub(super) enum FileForm {
     Table(TableForm),
     Parquet,
     Text,
+    Tokens(TokenFiles),
 }
 
 impl FileForm {
@@ -41,6 +43,9 @@ impl FileForm {
         format: DocumentFormat,
         options: &FileOptions,
     ) -> Result<Self, DataError> {
+        if let Some(tokens) = options.tokens {
+            return Ok(Self::Tokens(tokens));
+        }
         match ForeignKind::of(&file.head) {
             Some(ForeignKind::Parquet) if !file.packed => return Ok(Self::Parquet),
             Some(_) => refuse_head(path, &file.head, FileRole::Data)?,
@@ -48,7 +53,7 @@ impl FileForm {
         }
         let extension = inner_extension(path);
         let known = match &*extension {
-            "txt" | "text" if format == DocumentFormat::Text => Some(Self::Text),
+            "txt" | "text" if format != DocumentFormat::JsonLine => Some(Self::Text),
             "csv" => Some(table(&file.head, None)),
             "tsv" | "tab" => Some(table(&file.head, Some(b'\t'))),
             "jsonl" | "ndjson" => Some(json(&file.head, options.field.as_deref(), false)),
@@ -59,7 +64,7 @@ impl FileForm {
             }
             _ => None,
         };
-        let expected = if format == DocumentFormat::Text { ROWS_OR_TEXT } else { ROWS };
+        let expected = if format == DocumentFormat::JsonLine { ROWS } else { ROWS_OR_TEXT };
         let (path, got) = (path.to_owned(), extension);
         known.ok_or(DataError::Extension { path, expected, got })
     }

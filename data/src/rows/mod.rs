@@ -2,7 +2,7 @@
 //! text, plain or packed with gzip or Zstandard.
 //!
 //! ```text
-//! unpack (gzip, zstd) → form (what it is) → lines | items | table | parquet_rows | whole_text
+//! unpack (gzip, zstd) → form (what it is) → lines | items | table | parquet_rows | token_ids | whole_text
 //! ```
 //!
 //! One row is in memory at a time. Nothing is parsed that need not be to find the end of a row: that is
@@ -14,6 +14,7 @@ mod lines;
 mod options;
 mod parquet_rows;
 mod table;
+mod token_ids;
 mod unpack;
 mod whole_text;
 
@@ -30,6 +31,8 @@ pub(crate) use options::TEXT_FIELD;
 pub use options::{FileOptions, TextSplit};
 use parquet_rows::ParquetRows;
 use table::TableRows;
+use token_ids::TokenIds;
+pub use token_ids::{TokenFiles, TokenType};
 use unpack::Unpacked;
 use whole_text::WholeText;
 
@@ -46,6 +49,7 @@ enum Rows {
     Table(TableRows),
     Parquet(ParquetRows),
     Text(WholeText),
+    Tokens(TokenIds),
 }
 
 impl std::fmt::Debug for FileRows {
@@ -72,12 +76,13 @@ impl FileRows {
     ) -> Result<Self, DataError> {
         let unpacked = Unpacked::open(path)?;
         let form = FileForm::of(path, &unpacked, format, options)?;
-        let (bytes, read) = (unpacked.bytes, unpacked.read);
+        let (bytes, read, head) = (unpacked.bytes, unpacked.read, unpacked.head);
         let rows = match form {
             FileForm::Lines => Rows::Lines(JsonLines::new(path, bytes)),
             FileForm::Items(place) => Rows::Items(JsonItems::new(path, bytes, &place)?),
             FileForm::Table(form) => Rows::Table(TableRows::new(path, bytes, form)?),
             FileForm::Parquet => Rows::Parquet(ParquetRows::open(path, &options.wanted(format))?),
+            FileForm::Tokens(how) => Rows::Tokens(TokenIds::open(path, bytes, &head, how)?),
             FileForm::Text => Rows::Text(WholeText::new(path, bytes, options.text_split)),
         };
         Ok(Self { rows, read })
@@ -91,7 +96,8 @@ impl FileRows {
         }
     }
 
-    /// The next row with its line, or its number where a file has no lines; `None` at the end.
+    /// The next row with its line, or its number where a file has no lines, or its first byte in a
+    /// token file; `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<(u64, RowContent)>, DataError> {
         match &mut self.rows {
             Rows::Lines(rows) => rows.next(),
@@ -99,6 +105,7 @@ impl FileRows {
             Rows::Table(rows) => rows.next(),
             Rows::Parquet(rows) => rows.next(),
             Rows::Text(rows) => rows.next(),
+            Rows::Tokens(rows) => rows.next(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::token_ids::TokenFiles;
 use crate::document::DocumentFormat;
 
 /// The field that holds the text of a document.
@@ -34,6 +35,9 @@ pub struct FileOptions {
     pub columns: BTreeMap<String, String>,
     /// How text files are cut.
     pub text_split: TextSplit,
+    /// Where files hold tokens instead of text: how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenFiles>,
 }
 
 impl FileOptions {
@@ -46,7 +50,7 @@ impl FileOptions {
     pub(super) fn wanted(&self, format: DocumentFormat) -> Vec<String> {
         match format {
             DocumentFormat::Text => vec![self.column(TEXT_FIELD).to_owned()],
-            DocumentFormat::JsonLine => Vec::new(),
+            DocumentFormat::JsonLine | DocumentFormat::Either => Vec::new(),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::encode::{BosPolicy, RequestEncoder, TokenRequest};
 use crate::error::EvalError;
 use crate::generation::{PromptRequest, continue_prompts};
 use crate::metrics::MetricValue;
-use crate::progress::Progress;
+use crate::progress::ProgressCallback;
 use crate::prompt::RowRequest;
 use crate::requests::{ChatPrompts, arguments, row_requests};
 use crate::scheduler::{ContinuationScore, score_requests};
@@ -111,7 +111,7 @@ impl Evaluator<'_> {
         task: &Task,
         data: &TaskData,
         limit: Option<usize>,
-        progress: Progress<'_>,
+        progress: ProgressCallback<'_>,
     ) -> Result<TaskResult, EvalError> {
         self.check(task)?;
         let count = limit.unwrap_or(usize::MAX).min(data.rows());
@@ -172,7 +172,7 @@ impl Evaluator<'_> {
     fn scored(
         &self,
         requests: &[RowRequest],
-        progress: Progress<'_>,
+        progress: ProgressCallback<'_>,
     ) -> Result<(Vec<RowAnswer>, TaskResult), EvalError> {
         let Asked { encoded, counts } = self.encode(requests)?;
         let scored = score_requests(self.model, self.threads, &encoded, progress)?;
@@ -221,7 +221,7 @@ impl Evaluator<'_> {
         &self,
         task: &Task,
         requests: &[RowRequest],
-        progress: Progress<'_>,
+        progress: ProgressCallback<'_>,
     ) -> Result<(Vec<RowAnswer>, TaskResult), EvalError> {
         let (encoder, limits) = (self.encoder(), &task.limits);
         let (mut prompts, mut truncated) = (Vec::new(), 0);

@@ -4,7 +4,7 @@ use bitnet_engine::{KvCache, Model, Sampler, SamplerSettings, Sequence, ThreadPo
 use bitnet_text::{TextStream, Tokenizer};
 
 use crate::error::EvalError;
-use crate::progress::{Progress, tell};
+use crate::progress::{ProgressCallback, tell};
 
 /// Prompts that are continued together.
 const SLOTS: usize = 16;
@@ -34,7 +34,7 @@ pub fn continue_prompts(
     threads: &ThreadPool,
     requests: &[PromptRequest],
     stop_ids: &[u32],
-    progress: Progress<'_>,
+    progress: ProgressCallback<'_>,
 ) -> Result<Vec<String>, EvalError> {
     let mut waiting: Vec<usize> = (0..requests.len()).collect();
     waiting.sort_by(|a, b| requests[*a].prompt.cmp(&requests[*b].prompt));

@@ -59,7 +59,7 @@ pub use evaluate::{Evaluator, MetricResult, SampleResult, TaskResult};
 pub use generation::{PromptRequest, continue_prompts};
 pub use metrics::{Aggregation, MetricValue};
 pub use open::{OpenTask, open};
-pub use progress::Progress;
+pub use progress::ProgressCallback;
 pub use registry::{REPORT, ReportRow, Selection, TaskGroup, task_names};
 pub use requests::ChatPrompts;
 pub use results::{TaskRecord, group_metrics, harness_json, sample_json};

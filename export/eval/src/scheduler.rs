@@ -12,7 +12,7 @@ use bitnet_engine::{
 use crate::encode::TokenRequest;
 use crate::error::EvalError;
 use crate::prefix_tree::{PrefixNode, prefix_trees};
-use crate::progress::{Progress, tell};
+use crate::progress::{ProgressCallback, tell};
 
 /// Tokens that are handed to the engine in one call.
 const CALL_TOKENS: usize = 512;
@@ -51,7 +51,7 @@ pub fn score_requests(
     model: &Model,
     threads: &ThreadPool,
     requests: &[TokenRequest],
-    progress: Progress<'_>,
+    progress: ProgressCallback<'_>,
 ) -> Result<Scored, EvalError> {
     let limit = model.spec().max_position_embeddings;
     let inputs: Vec<(Vec<u32>, bool)> = requests.iter().map(|it| it.input(limit)).collect();

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use bitnet_format::Shown;
+use serde_json::Value;
+
 use crate::data::{DataFile, SplitName};
 use crate::error::EvalError;
 use crate::task::Task;
@@ -45,6 +48,13 @@ impl TaskData {
     /// Number of rows of the evaluated split.
     pub fn rows(&self) -> usize {
         self.rows.rows.len()
+    }
+
+    /// The rows of the evaluated split, each with its place: `file:row`.
+    pub fn places(&self) -> impl Iterator<Item = (String, &Value)> {
+        let path = self.rows.path.shown();
+        let rows = self.rows.rows.iter().enumerate();
+        rows.map(move |(at, row)| (format!("{path}:{}", at + 1), row))
     }
 
     /// Identifies the rows and the examples.

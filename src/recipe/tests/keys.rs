@@ -38,6 +38,7 @@ fn every_section_knows_exactly_the_keys_of_the_table() {
         ("tokenizer.train", "tokenizer.train.zzz"),
         ("data", "data.zzz"),
         ("data.generate", "data.generate.zzz"),
+        ("data.tokens", "data.tokens.zzz"),
         ("train", "train.zzz"),
         ("train.batch_warmup", "train.batch_warmup.zzz"),
         ("adapter", "adapter.zzz"),

@@ -6,6 +6,7 @@ mod inputs;
 mod sources;
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, generation_config, tensor_table};
@@ -70,7 +71,9 @@ pub(crate) fn open<'a>(
         Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
     let sets = caches.open_all(sources::training(recipe)?)?;
     let validation = caches.open_all(sources::validation(recipe)?)?;
-    warn_of_duplicates(&sets, &validation, caches.monitor);
+    // Both sides of a split come from the same files.
+    let apart = if recipe.data.validation_share > 0.0 { &BTreeMap::new() } else { &validation };
+    warn_of_duplicates(&sets, apart, caches.monitor);
     let fingerprint = sources::fingerprint(&sets);
     let names: Vec<String> = sets.keys().cloned().collect();
     let loader = loader_settings(recipe);

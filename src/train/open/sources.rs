@@ -8,13 +8,13 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 
 use super::super::context::cache_dir;
 use crate::data::{
-    BadRows, CacheRequest, DocumentFormat, DocumentSource, Encoding, ReadingRules, TokenCache,
-    generated_dialogues, generated_preferences, generated_stories,
+    BadRows, CacheRequest, DocumentFormat, DocumentSource, Encoding, ReadingRules, SplitSide,
+    TokenCache, generated_dialogues, generated_preferences, generated_stories,
 };
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::{self, DataSource, FileSets, Recipe, StageKind};
+use crate::recipe::{self, DataSource, FileSets, Recipe, StageKind, TRAIN, VALIDATION};
 
 /// How the documents of a stage are read.
 pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
@@ -32,7 +32,19 @@ pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSourc
         DataSource::Generate(world) => generated(recipe, Split::Train, world.stories as u64),
     };
     sources.retain(|name, _| is_drawn(recipe, name));
-    Ok(sources)
+    Ok(one_side(recipe, sources, false))
+}
+
+/// The rows that are held out of each set, or the others, where a share is held out.
+fn one_side(
+    recipe: &Recipe,
+    sources: BTreeMap<String, DocumentSource>,
+    held_out: bool,
+) -> BTreeMap<String, DocumentSource> {
+    let share = recipe.data.validation_share;
+    let side = (share > 0.0).then_some(SplitSide { share, seed: recipe.seed, held_out });
+    let select = |source: DocumentSource| source.selecting(|selection| selection.side = side);
+    sources.into_iter().map(|(name, source)| (name, select(source))).collect()
 }
 
 fn is_drawn(recipe: &Recipe, set: &str) -> bool {
@@ -42,6 +54,14 @@ fn is_drawn(recipe: &Recipe, set: &str) -> bool {
 /// Named sets of documents to evaluate.
 pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     match &recipe.data.source {
+        DataSource::Files { sets, .. } if recipe.data.validation_share > 0.0 => {
+            let mut sources = files(sets, &recipe.data.reading, recipe::set_key)?;
+            sources.retain(|name, _| is_drawn(recipe, name));
+            // The one set of a recipe without names is evaluated under its usual one.
+            let named = |name: String| if name == TRAIN { VALIDATION.to_owned() } else { name };
+            let sources = one_side(recipe, sources, true);
+            Ok(sources.into_iter().map(|(name, source)| (named(name), source)).collect())
+        }
         DataSource::Files { validation, .. } => {
             files(validation, &recipe.data.reading, recipe::validation_key)
         }

@@ -1,0 +1,344 @@
+//! `bitnet-train data`: converts, counts, splits and cleans files of data.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use bitnet_eval::{Selection, open};
+use bitnet_format::Shown;
+use bitnet_format::figures::grouped;
+use bitnet_format::output::OutputClaim;
+use bitnet_format::staged::{OnExisting, StagedFile};
+use bitnet_text::Tokenizer;
+use bitnet_train::data::corpus::{
+    self, Contamination, CorpusRequest, CorpusStatistics, ExactDuplicates, FileShare, LeftOut,
+    LengthBin, NearDuplicates, ReferenceTexts, RowFilter, RowOutputs, SeparatedRows,
+};
+use bitnet_train::data::{
+    BadRows, DataError, DocumentSource, FileOptions, HeldOutShare, ReadingRules, RowReport,
+    TextSplit, UnknownRole,
+};
+use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
+use bitnet_train::output::note;
+use bitnet_train::platform::Signals;
+use bitnet_train::recipe::PathPattern;
+use bitnet_train::train::TrainError;
+use serde_json::{Value, json};
+
+use super::{histogram, print_json, print_line, set_threads};
+use crate::data_cli::{
+    ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
+    SplitDataArgs,
+};
+use crate::failure::Usage;
+
+/// Rows left out that are shown where no list is written.
+const SHOWN: usize = 10;
+
+pub(crate) fn run(command: &DataCommand) -> Result<()> {
+    match command {
+        DataCommand::Convert(args) => convert(args),
+        DataCommand::Stats(args) => stats(args),
+        DataCommand::Split(args) => split(args),
+        DataCommand::Dedup(args) => dedup(args),
+        DataCommand::Decontaminate(args) => decontaminate(args),
+    }
+}
+
+fn convert(args: &ConvertDataArgs) -> Result<()> {
+    let job = Job::open(&args.files, args.to.force, &[&args.to.out])?;
+    let report = job.run("converting", |request| corpus::convert(request, &args.to.out))?;
+    print_report(&report);
+    let (out, rows) = (args.to.out.display().to_string(), report.rows - report.bad);
+    if args.files.json {
+        print_json(&json!({"out": out, "rows": rows, "bad": report.bad, "shapes": report.shapes}));
+    } else {
+        print_line(&format!("{out}: {} rows", grouped(rows)));
+    }
+    Ok(())
+}
+
+fn split(args: &SplitDataArgs) -> Result<()> {
+    let job = Job::open(&args.files, args.to.force, &[&args.to.out, &args.held_out])?;
+    let outputs = RowOutputs { kept: Some(&args.to.out), left_out: Some(&args.held_out) };
+    let mut filter = HeldOutShare::new(args.share, args.seed);
+    let counts = job
+        .run("splitting", |request| corpus::separate(request, &mut filter, outputs, &mut |_| {}))?;
+    print_report(&counts.report);
+    let SeparatedRows { kept, left_out, .. } = counts;
+    if args.files.json {
+        print_json(&json!({"rows": kept, "held_out": left_out, "bad": counts.report.bad}));
+    } else {
+        print_line(&format!("{}: {} rows", args.to.out.shown(), grouped(kept)));
+        print_line(&format!("{}: {} rows held out", args.held_out.shown(), grouped(left_out)));
+    }
+    Ok(())
+}
+
+fn dedup(args: &DedupDataArgs) -> Result<()> {
+    let job = Job::open(&args.files, args.to.force, &outputs(&args.to.out, args.list.as_ref()))?;
+    match args.near {
+        None => job.clean(
+            &mut ExactDuplicates::default(),
+            &args.to.out,
+            args.list.as_deref(),
+            "duplicates",
+        ),
+        Some(similarity) => {
+            let mut filter = NearDuplicates::new(similarity);
+            job.clean(&mut filter, &args.to.out, args.list.as_deref(), "near duplicates")
+        }
+    }
+}
+
+fn decontaminate(args: &DecontaminateDataArgs) -> Result<()> {
+    let job = Job::open(&args.files, args.to.force, &outputs(&args.to.out, args.list.as_ref()))?;
+    let texts = reference_texts(args)?;
+    note(&format!(
+        "{} different runs of {} words in the evaluation sets; {} of their rows have no text so long",
+        grouped(texts.runs() as u64),
+        args.words,
+        grouped(texts.too_short())
+    ));
+    job.clean(&mut Contamination(&texts), &args.to.out, args.list.as_deref(), "contaminated rows")
+}
+
+fn reference_texts(args: &DecontaminateDataArgs) -> Result<ReferenceTexts> {
+    let mut texts = ReferenceTexts::new(args.words as usize);
+    if let Some(dir) = &args.task_data {
+        let selection = Selection::of(&args.tasks).map_err(TrainError::from)?;
+        for task in open(&selection, dir, Some(0)).map_err(TrainError::from)? {
+            for (place, row) in task.data.places() {
+                texts.add(format!("{} {place}", task.task.name()), corpus::texts_of(row));
+            }
+        }
+    }
+    if !args.against.is_empty() {
+        let source = DocumentSource::files(expanded(&args.against, "--against")?);
+        texts.add_files(&source).map_err(TrainError::from)?;
+    }
+    Ok(texts)
+}
+
+fn outputs<'a>(out: &'a PathBuf, list: Option<&'a PathBuf>) -> Vec<&'a PathBuf> {
+    std::iter::once(out).chain(list).collect()
+}
+
+/// Files, with the globs and folders that name them.
+fn expanded(words: &[String], flag: &str) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for word in words {
+        let pattern = PathPattern::new(&std::env::current_dir()?, word);
+        let bad = |reason| Usage(format!("{flag}: bad pattern {word:?}: {reason}"));
+        // A file whose name holds a wildcard is that file.
+        if Path::new(word).is_file() {
+            files.push(PathBuf::from(word));
+        } else {
+            files.extend(pattern.map_err(bad)?.expand(flag).map_err(TrainError::from)?);
+        }
+    }
+    Ok(files)
+}
+
+/// A command at work: its files and what it may write.
+struct Job {
+    source: DocumentSource,
+    signals: Signals,
+    json: bool,
+    _claims: Vec<OutputClaim>,
+}
+
+impl Job {
+    fn open(files: &DataFiles, force: bool, outputs: &[&PathBuf]) -> Result<Self> {
+        set_threads(files.threads)?;
+        let signals = Signals::listen().map_err(TrainError::from)?;
+        let inputs = expanded(&files.data, "--data")?;
+        let on_existing = if force { OnExisting::Replace } else { OnExisting::Refuse };
+        let mut claims = Vec::new();
+        for out in outputs {
+            if out.extension().is_none_or(|end| end != "jsonl") {
+                let what = format!("{}: expected a name that ends in .jsonl", out.shown());
+                return Err(Usage(what).into());
+            }
+            let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
+            let claim = OutputClaim::of(out, on_existing, &inputs, Path::is_file);
+            claims.push(claim.map_err(TrainError::from)?);
+        }
+        let source = DocumentSource::Files(inputs, rules(files));
+        Ok(Self { source, signals, json: files.json, _claims: claims })
+    }
+
+    /// Works on the files with progress and signals.
+    fn run<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&CorpusRequest<'_>) -> Result<T, DataError>,
+    ) -> Result<T> {
+        let terminal = std::cell::RefCell::new(Terminal::new(Verbosity::Normal));
+        let request = CorpusRequest {
+            source: &self.source,
+            interrupted: &|| self.signals.stop().is_some(),
+            progress: &|done, total| terminal.borrow_mut().progress(what, done, total),
+        };
+        let stopped =
+            |error| self.signals.stop().map_or(TrainError::from(error), TrainError::ExportStopped);
+        Ok(work(&request).map_err(stopped)?)
+    }
+
+    /// Writes the rows that a filter keeps, and lists the others.
+    fn clean<F: RowFilter>(
+        &self,
+        filter: &mut F,
+        out: &Path,
+        list: Option<&Path>,
+        what: &str,
+    ) -> Result<()> {
+        let mut list = LeftOutList::create(list)?;
+        let outputs = RowOutputs { kept: Some(out), left_out: None };
+        let counts = self.run("reading", |request| {
+            corpus::separate(request, filter, outputs, &mut |row| list.add(row))
+        })?;
+        print_report(&counts.report);
+        let SeparatedRows { kept, left_out, .. } = counts;
+        let shown = list.finish()?;
+        if self.json {
+            print_json(
+                &json!({"out": out.display().to_string(), "rows": kept, "left_out": left_out,
+                "bad": counts.report.bad, "first": shown}),
+            );
+            return Ok(());
+        }
+        let share = 100.0 * left_out as f64 / (kept + left_out).max(1) as f64;
+        let kept = grouped(kept);
+        print_line(&format!(
+            "{}: {kept} rows; {} {what} ({share:.2} %) left out",
+            out.shown(),
+            grouped(left_out)
+        ));
+        for row in shown {
+            print_line(&format!("  {}: {}", text(&row, "place"), text(&row, "reason")));
+        }
+        Ok(())
+    }
+}
+
+/// Says what was found in the rows.
+fn print_report(report: &RowReport) {
+    for line in report.lines() {
+        note(&line);
+    }
+}
+
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    row[key].as_str().unwrap_or_default()
+}
+
+fn rules(files: &DataFiles) -> ReadingRules {
+    let options = FileOptions {
+        field: files.field.clone(),
+        columns: files.column.iter().cloned().collect(),
+        text_split: if files.blank_lines { TextSplit::BlankLine } else { TextSplit::File },
+        ..FileOptions::default()
+    };
+    ReadingRules {
+        files: options,
+        unknown_role: if files.drop_unknown_roles { UnknownRole::Drop } else { UnknownRole::Error },
+        bad_rows: if files.skip_bad { BadRows::Skip } else { BadRows::Error },
+        max_bad_share: files.max_bad_share,
+        ..ReadingRules::default()
+    }
+}
+
+/// The rows that were left out: the first ones in memory, all of them in a file where one is named.
+struct LeftOutList {
+    first: Vec<Value>,
+    file: Option<(StagedFile, std::io::BufWriter<fs_err::File>)>,
+    failed: Option<std::io::Error>,
+}
+
+impl LeftOutList {
+    fn create(path: Option<&Path>) -> Result<Self> {
+        let staged = path.map(|path| StagedFile::beside(path, OnExisting::Replace)).transpose();
+        let file = match staged.map_err(TrainError::from)? {
+            None => None,
+            Some(staged) => {
+                let file = fs_err::File::create(staged.path()).map_err(TrainError::from)?;
+                Some((staged, std::io::BufWriter::new(file)))
+            }
+        };
+        Ok(Self { first: Vec::new(), file, failed: None })
+    }
+
+    fn add(&mut self, LeftOut { place, reason }: LeftOut) {
+        let row = json!({"place": place.to_string(), "reason": reason});
+        if let (Some((_, file)), None) = (&mut self.file, &self.failed) {
+            self.failed = writeln!(file, "{row}").err();
+        }
+        if self.first.len() < SHOWN {
+            self.first.push(row);
+        }
+    }
+
+    /// Gives the file its name; the first rows.
+    fn finish(self) -> Result<Vec<Value>> {
+        if let Some(error) = self.failed {
+            return Err(TrainError::Io(error).into());
+        }
+        if let Some((staged, mut file)) = self.file {
+            file.flush().map_err(TrainError::from)?;
+            staged.publish().map_err(TrainError::from)?;
+        }
+        Ok(self.first)
+    }
+}
+
+fn stats(args: &DataStatsArgs) -> Result<()> {
+    let job = Job::open(&args.files, false, &[])?;
+    let tokenizer = args.tokenizer.as_deref().map(Tokenizer::from_file).transpose();
+    let tokenizer = tokenizer.map_err(TrainError::from)?;
+    let statistics =
+        job.run("counting", |request| corpus::statistics(request, tokenizer.as_ref()))?;
+    let unit = if tokenizer.is_some() { "tokens" } else { "bytes" };
+    if args.files.json {
+        print_json(&as_json(&statistics, unit));
+    } else {
+        print_statistics(&statistics, unit);
+    }
+    Ok(())
+}
+
+fn as_json(statistics: &CorpusStatistics, unit: &str) -> Value {
+    let CorpusStatistics { report, files, lengths, longest } = statistics;
+    let file = |file: &FileShare| {
+        let FileShare { name, rows, bytes, tokens } = file;
+        json!({"file": name, "rows": rows, "bytes": bytes, "tokens": tokens})
+    };
+    let bin = |bin: &LengthBin| json!({"from": bin.from, "rows": bin.rows});
+    json!({
+        "rows": report.rows, "bad": report.bad, "shapes": report.shapes, "unit": unit,
+        "files": files.iter().map(file).collect::<Vec<_>>(),
+        "lengths": lengths.iter().map(bin).collect::<Vec<_>>(), "longest": longest,
+    })
+}
+
+fn print_statistics(statistics: &CorpusStatistics, unit: &str) {
+    let CorpusStatistics { report, files, lengths, longest } = statistics;
+    let size = |file: &FileShare| if unit == "tokens" { file.tokens } else { file.bytes };
+    let total = files.iter().map(size).sum::<u64>();
+    for file in files {
+        let share = 100.0 * size(file) as f64 / total.max(1) as f64;
+        let (rows, size) = (grouped(file.rows), grouped(size(file)));
+        print_line(&format!("{share:5.1} % {rows:>13} rows {size:>16} {unit}  {}", file.name));
+    }
+    let bytes = grouped(files.iter().map(|file| file.bytes).sum::<u64>());
+    let tokens =
+        if unit == "tokens" { format!(", {} tokens", grouped(total)) } else { String::new() };
+    let rows = grouped(report.rows - report.bad);
+    print_line(&format!(
+        "{rows} rows, {bytes} bytes{tokens}; the longest {} {unit}",
+        grouped(*longest)
+    ));
+    for line in report.lines().iter().chain(&histogram::lines(lengths, unit)) {
+        print_line(line);
+    }
+}
