@@ -27,9 +27,16 @@ impl Tokenizer {
             let file = path.join(TOKENIZER_FILE);
             return if file.exists() { Self::from_file(&file).map(Some) } else { Ok(None) };
         }
-        let file = GgufFile::open(path)?;
+        Self::of_gguf(&GgufFile::open(path)?)
+    }
+
+    /// The tokenizer of a GGUF file, from memory too ([`GgufFile::from_bytes`]); `None` if there is none.
+    ///
+    /// # Errors
+    /// When it is broken or of another kind.
+    pub fn of_gguf(file: &GgufFile) -> Result<Option<Self>, TextError> {
         let vocabulary = Vocabulary::read(file.metadata())?;
-        vocabulary.map(|vocabulary| Self::from_vocabulary(path, &vocabulary)).transpose()
+        vocabulary.map(|vocabulary| Self::from_vocabulary(file.path(), &vocabulary)).transpose()
     }
 }
 
@@ -172,7 +179,9 @@ fn read_kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<TokenKind>, Text
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChatTemplate;
     use crate::test_tokenizers::{load, sentence_piece, trained};
+    use bitnet_format::gguf::GgufWriter;
 
     /// The keys of a tokenizer without one of them, read again.
     fn without(tokenizer: &Tokenizer, left_out: &str) -> Result<Vocabulary, String> {
@@ -190,6 +199,25 @@ mod tests {
             Merging::ByteLevel { split, .. } => split.name(),
             Merging::SentencePiece { .. } => "none",
         }
+    }
+
+    #[test]
+    fn a_file_in_memory_has_the_tokenizer_and_the_template_that_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        let (tokenizer, mut metadata) = (trained(300), Metadata::new());
+        tokenizer.vocabulary(300).unwrap().describe(&mut metadata);
+        ChatTemplate::b158().describe(&tokenizer, &mut metadata).unwrap();
+        GgufWriter::create(&path, &metadata, &[]).unwrap().finish().unwrap();
+        let bytes = fs_err::read(&path).unwrap();
+        drop(dir);
+        let file = GgufFile::from_bytes(&path, bytes).unwrap();
+        let found = Tokenizer::of_gguf(&file).unwrap().unwrap();
+        let text = "Hello, wörld of 12 words";
+        assert_eq!(found.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+        let template = ChatTemplate::of_gguf(&file, &found).unwrap();
+        let expected = ChatTemplate::b158().source_for(&tokenizer).unwrap();
+        assert_eq!(template.source_for(&found).unwrap(), expected);
     }
 
     #[test]

@@ -37,8 +37,26 @@ impl ChatTemplate {
     /// # Errors
     /// When a file does not parse or the template does not work.
     pub fn stored(path: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
-        let found = if path.is_dir() { in_folder(path)? } else { in_gguf(path)? };
+        if !path.is_dir() {
+            return Self::stored_in_gguf(&GgufFile::open(path)?, tokenizer);
+        }
+        let found = in_folder(path)?;
         found.map(|(file, source)| Self::from_source(&file, &source, tokenizer)).transpose()
+    }
+
+    /// The template of a GGUF file, from memory too ([`GgufFile::from_bytes`]), else
+    /// [`ChatTemplate::b158`].
+    ///
+    /// # Errors
+    /// When it does not work.
+    pub fn of_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Self, TextError> {
+        Ok(Self::stored_in_gguf(file, tokenizer)?.unwrap_or_else(Self::b158))
+    }
+
+    fn stored_in_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
+        let source = file.metadata().optional_str(GGUF_KEY)?;
+        let ours = |source: &str| source.strip_prefix(WITHOUT_BOS).unwrap_or(source).to_owned();
+        source.map(|source| Self::from_source(file.path(), &ours(source), tokenizer)).transpose()
     }
 
     /// The Jinja template in a file.
@@ -123,13 +141,6 @@ fn default_of(value: &Value) -> Result<Option<String>, &'static str> {
         }
         _ => Err(expected),
     }
-}
-
-fn in_gguf(path: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
-    let file = GgufFile::open(path)?;
-    let source = file.metadata().optional_str(GGUF_KEY)?;
-    let ours = |source: &str| source.strip_prefix(WITHOUT_BOS).unwrap_or(source).to_owned();
-    Ok(source.map(|source| (path.to_owned(), ours(source))))
 }
 
 fn broken(path: &Path, what: &str) -> TextError {
