@@ -1,14 +1,18 @@
 //! The command line; `commands` interprets it.
 
+mod data;
 mod scaling;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+pub(crate) use data::{
+    ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
+    SplitDataArgs,
+};
 pub(crate) use scaling::{FitArgs, SweepArgs};
 
-use crate::data_cli::DataCommand;
 use crate::failure::Usage;
 
 /// Train and fine-tune BitNet b1.58 ternary language models.

@@ -233,10 +233,17 @@ impl TrainError {
             )
             | Self::Text(_)
             | Self::Engine(_)
-            | Self::Tasks(_)
             | Self::NothingVerifies { .. }
             | Self::Checkpoint(CheckpointError::Broken { .. } | CheckpointError::Text(_)) => 4,
             Self::Recipe(_) | Self::Contradiction { .. } | Self::Drift(_) => 3,
+            // In a recipe it is a contradiction.
+            Self::Tasks(error) => {
+                if error.is_usage() {
+                    2
+                } else {
+                    4
+                }
+            }
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,
             Self::Device(_) | Self::Bf16(_) | Self::TooManyThreads(_) | Self::NoMemory(_) => 5,

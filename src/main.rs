@@ -4,7 +4,6 @@ mod allocator;
 mod bug;
 mod cli;
 mod commands;
-mod data_cli;
 mod failure;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -38,7 +38,7 @@ pub(super) fn run_hash(words: &[u64]) -> u64 {
 }
 
 /// Every bit of the result depends on every bit of the number: the finalizer of `SplitMix64`.
-pub(super) fn mixed(number: u64) -> u64 {
+pub(super) const fn mixed(number: u64) -> u64 {
     let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

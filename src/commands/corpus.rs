@@ -1,6 +1,5 @@
 //! `bitnet-train data`: converts, counts, splits and cleans files of data.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -8,11 +7,11 @@ use bitnet_eval::{Selection, open};
 use bitnet_format::Shown;
 use bitnet_format::figures::grouped;
 use bitnet_format::output::OutputClaim;
-use bitnet_format::staged::{OnExisting, StagedFile};
+use bitnet_format::staged::OnExisting;
 use bitnet_text::Tokenizer;
 use bitnet_train::data::corpus::{
     self, Contamination, CorpusRequest, CorpusStatistics, ExactDuplicates, FileShare, LeftOut,
-    LengthBin, NearDuplicates, ReferenceTexts, RowFilter, RowOutputs, SeparatedRows,
+    LengthBin, NearDuplicates, ReferenceTexts, RowFile, RowFilter, RowOutputs, SeparatedRows,
 };
 use bitnet_train::data::{
     BadRows, DataError, DocumentSource, FileOptions, HeldOutShare, ReadingRules, RowReport,
@@ -26,7 +25,7 @@ use bitnet_train::train::TrainError;
 use serde_json::{Value, json};
 
 use super::{histogram, print_json, print_line, set_threads};
-use crate::data_cli::{
+use crate::cli::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
     SplitDataArgs,
 };
@@ -155,7 +154,11 @@ impl Job {
         let inputs = expanded(&files.data, "--data")?;
         let on_existing = if force { OnExisting::Replace } else { OnExisting::Refuse };
         let mut claims = Vec::new();
-        for out in outputs {
+        for (at, out) in outputs.iter().enumerate() {
+            if outputs[..at].contains(out) {
+                let what = format!("{}: expected a file for each output", out.shown());
+                return Err(Usage(what).into());
+            }
             if out.extension().is_none_or(|end| end != "jsonl") {
                 let what = format!("{}: expected a name that ends in .jsonl", out.shown());
                 return Err(Usage(what).into());
@@ -252,27 +255,20 @@ fn rules(files: &DataFiles) -> ReadingRules {
 /// The rows that were left out: the first ones in memory, all of them in a file where one is named.
 struct LeftOutList {
     first: Vec<Value>,
-    file: Option<(StagedFile, std::io::BufWriter<fs_err::File>)>,
-    failed: Option<std::io::Error>,
+    file: Option<RowFile>,
+    failed: Option<DataError>,
 }
 
 impl LeftOutList {
     fn create(path: Option<&Path>) -> Result<Self> {
-        let staged = path.map(|path| StagedFile::beside(path, OnExisting::Replace)).transpose();
-        let file = match staged.map_err(TrainError::from)? {
-            None => None,
-            Some(staged) => {
-                let file = fs_err::File::create(staged.path()).map_err(TrainError::from)?;
-                Some((staged, std::io::BufWriter::new(file)))
-            }
-        };
+        let file = path.map(RowFile::create).transpose().map_err(TrainError::from)?;
         Ok(Self { first: Vec::new(), file, failed: None })
     }
 
     fn add(&mut self, LeftOut { place, reason }: LeftOut) {
         let row = json!({"place": place.to_string(), "reason": reason});
-        if let (Some((_, file)), None) = (&mut self.file, &self.failed) {
-            self.failed = writeln!(file, "{row}").err();
+        if let (Some(file), None) = (&mut self.file, &self.failed) {
+            self.failed = file.write(row.to_string().as_bytes()).err();
         }
         if self.first.len() < SHOWN {
             self.first.push(row);
@@ -281,13 +277,11 @@ impl LeftOutList {
 
     /// Gives the file its name; the first rows.
     fn finish(self) -> Result<Vec<Value>> {
-        if let Some(error) = self.failed {
-            return Err(TrainError::Io(error).into());
-        }
-        if let Some((staged, mut file)) = self.file {
-            file.flush().map_err(TrainError::from)?;
-            staged.publish().map_err(TrainError::from)?;
-        }
+        let published = match self.failed {
+            Some(error) => Err(error),
+            None => self.file.map_or(Ok(()), RowFile::publish),
+        };
+        published.map_err(TrainError::from)?;
         Ok(self.first)
     }
 }

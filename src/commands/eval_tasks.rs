@@ -50,8 +50,5 @@ fn open(args: &EvalArgs) -> Result<Benchmark> {
     let [data] = args.data.as_slice() else {
         return Err(Usage("--data: expected one folder with --tasks".to_owned()).into());
     };
-    match Benchmark::open(&args.tasks, data, args.limit) {
-        Err(error) if error.is_usage() => Err(Usage(error.to_string()).into()),
-        opened => Ok(opened.map_err(TrainError::from)?),
-    }
+    Ok(Benchmark::open(&args.tasks, data, args.limit).map_err(TrainError::from)?)
 }

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &FitArgs) -> Result<()> {
 fn fit_all(args: &FitArgs, found: &FoundRuns) -> Result<Vec<KindFit>> {
     let (mut fits, mut reasons) = (Vec::new(), Vec::new());
     for kind in [WeightKind::Ternary, WeightKind::Dense] {
-        let of_kind = |run: &&MeasuredRun| run.ternary == (kind == WeightKind::Ternary);
+        let of_kind = |run: &&MeasuredRun| run.kind == kind;
         let points: Vec<_> = found.measured.iter().filter(of_kind).map(|run| run.point).collect();
         if points.is_empty() {
             continue;

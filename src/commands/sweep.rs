@@ -117,14 +117,13 @@ fn read(out: &Path, set: Option<&str>) -> Result<FoundRuns> {
 
 /// The cells of the table.
 fn cells(run: &MeasuredRun) -> [String; 6] {
-    let kind = if run.ternary { WeightKind::Ternary } else { WeightKind::Dense };
     let name = run.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let point = run.point;
     [
         name,
         format!("{}", point.parameters as u64),
         format!("{}", point.tokens as u64),
-        kind.name().to_owned(),
+        run.kind.name().to_owned(),
         format!("{}", run.seed),
         format!("{:.4}", point.loss),
     ]
@@ -159,7 +158,7 @@ pub(super) fn table(runs: &[MeasuredRun]) -> Vec<String> {
 fn result(out: &Path, found: &FoundRuns) -> Value {
     let run = |run: &MeasuredRun| {
         json!({"run": run.path.display().to_string(), "parameters": run.point.parameters as u64,
-            "tokens": run.point.tokens as u64, "ternary": run.ternary, "seed": run.seed,
+            "tokens": run.point.tokens as u64, "ternary": run.kind == WeightKind::Ternary, "seed": run.seed,
             "nll_per_token": run.point.loss})
     };
     let runs: Vec<Value> = found.measured.iter().map(run).collect();

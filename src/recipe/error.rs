@@ -131,7 +131,8 @@ pub enum RecipeError {
     /// A pattern of data files that matches nothing.
     #[error(
         "{pattern} [{key}]: no such file; expected your own files, got nothing\nhint: put files there, \
-         or name yours on the command line: '{key}=[\"/my/text/*.jsonl\"]'"
+         or name yours on the command line: {}",
+        on_the_command_line(key)
     )]
     NoMatch {
         /// The recipe's key.
@@ -193,6 +194,15 @@ impl RecipeError {
 
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\nerror: ")
+}
+
+/// How files are named there: as an option, or as a key of the recipe.
+fn on_the_command_line(key: &str) -> String {
+    if key.starts_with("--") {
+        format!("{key} '/my/text/*.jsonl'")
+    } else {
+        format!("'{key}=[\"/my/text/*.jsonl\"]'")
+    }
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ fn scaled(base: &ModelSpec, hidden: usize, layers: usize) -> Result<ModelSpec, S
 }
 
 /// What the matrices of a run are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WeightKind {
     /// Ternary weights and 8-bit activations.
     Ternary,

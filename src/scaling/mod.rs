@@ -20,7 +20,6 @@ mod svg;
 pub use bootstrap::{Bootstrap, Interval, bootstrap};
 pub use ladder::{Ladder, LadderSize, Rung, WeightKind, parse_tokens};
 pub use law::{LossPoint, ScalingLaw};
-pub use regression::{fit_law, too_few};
 pub use runs::{FoundRuns, MeasuredRun, read_runs};
 pub use scatter::scatter;
 pub use svg::{Series, draw_svg};

@@ -24,7 +24,7 @@ const FEWEST_PAIRS: usize = 6;
 pub(super) type Coordinates = [f64; 5];
 
 /// Why these points do not determine a law, if they do not.
-pub fn too_few(points: &[LossPoint]) -> Option<String> {
+pub(super) fn too_few(points: &[LossPoint]) -> Option<String> {
     let count =
         |key: fn(&LossPoint) -> (u64, u64)| points.iter().map(key).collect::<BTreeSet<_>>().len();
     let sizes = count(|point| (point.parameters.to_bits(), 0));
@@ -37,16 +37,6 @@ pub fn too_few(points: &[LossPoint]) -> Option<String> {
              unknowns; expected at least {FEWEST_LEVELS}, {FEWEST_LEVELS} and {FEWEST_PAIRS}"
         )
     })
-}
-
-/// The law that fits the points best, among descents from many starts.
-///
-/// # Errors
-/// Says what is missing where the points do not determine one.
-pub fn fit_law(points: &[LossPoint]) -> Result<ScalingLaw, String> {
-    too_few(points).map_or(Ok(()), Err)?;
-    let problem = Regression::new(points);
-    Ok(problem.law(problem.best_of(&problem.starts())))
 }
 
 /// Points in the coordinates of the fit.
@@ -231,6 +221,11 @@ mod tests {
 
     const LAW: ScalingLaw = ScalingLaw { e: 1.7, a: 400.0, alpha: 0.34, b: 410.0, beta: 0.28 };
 
+    fn fit_law(points: &[LossPoint]) -> ScalingLaw {
+        let problem = Regression::new(points);
+        problem.law(problem.best_of(&problem.starts()))
+    }
+
     fn grid(law: ScalingLaw) -> Vec<LossPoint> {
         let sizes = [3e5, 1e6, 3e6, 1e7];
         let pairs = sizes.into_iter().flat_map(|n| [1e6, 4e6, 1.6e7].map(|d| (n, d)));
@@ -241,7 +236,7 @@ mod tests {
     #[test]
     fn a_law_without_noise_comes_back() {
         for law in [LAW, ScalingLaw { e: 0.5, a: 30.0, alpha: 0.2, b: 5000.0, beta: 0.5 }] {
-            let found = fit_law(&grid(law)).unwrap();
+            let found = fit_law(&grid(law));
             let pairs = [(found.alpha, law.alpha), (found.beta, law.beta), (found.e, law.e)];
             for (found, expected) in pairs {
                 assert!((found / expected - 1.0).abs() < 0.01, "{found} of {expected}");
@@ -253,7 +248,7 @@ mod tests {
     fn one_run_gone_wrong_moves_little() {
         let mut points = grid(LAW);
         points[5].loss *= 1.3;
-        let found = fit_law(&points).unwrap();
+        let found = fit_law(&points);
         assert!((found.alpha / LAW.alpha - 1.0).abs() < 0.05, "{found:?}");
         assert!((found.beta / LAW.beta - 1.0).abs() < 0.05, "{found:?}");
     }
@@ -276,7 +271,7 @@ mod tests {
     #[test]
     fn two_sizes_are_refused_with_what_is_missing() {
         let few: Vec<_> = grid(LAW).into_iter().filter(|point| point.parameters < 2e6).collect();
-        let reason = fit_law(&few).unwrap_err();
+        let reason = too_few(&few).unwrap();
         assert!(reason.starts_with("2 sizes, 3 amounts of tokens and 6 pairs"), "{reason}");
     }
 

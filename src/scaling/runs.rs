@@ -8,6 +8,7 @@ use bitnet_format::{HfConfig, Shown};
 use serde_json::Value;
 use toml::Table;
 
+use super::ladder::WeightKind;
 use super::law::LossPoint;
 use crate::error::TrainError;
 use crate::run_dir::{FINAL_DIR, METRICS_FILE, RESOLVED_FILE};
@@ -26,8 +27,8 @@ const COMPARED: [&[&str]; 5] = [
 pub struct MeasuredRun {
     /// Its directory.
     pub path: PathBuf,
-    /// Whether its matrices are ternary.
-    pub ternary: bool,
+    /// Ternary or dense.
+    pub kind: WeightKind,
     /// Its seed.
     pub seed: u64,
     /// Size, tokens and loss.
@@ -60,7 +61,7 @@ pub fn read_runs(paths: &[PathBuf], set: Option<&str>) -> Result<FoundRuns, Trai
     }
     let order = |run: &MeasuredRun| {
         let LossPoint { parameters, tokens, .. } = run.point;
-        (parameters as u64, tokens as u64, !run.ternary, run.seed)
+        (parameters as u64, tokens as u64, run.kind, run.seed)
     };
     found.measured.sort_by_key(order);
     require_comparable(&found.measured)?;
@@ -104,7 +105,8 @@ fn read_run(path: &Path, set: Option<&str>) -> Result<Option<MeasuredRun>, Train
     let (tokens, loss) = last_loss(&path.join(METRICS_FILE), set)?;
     let point = LossPoint { parameters: spec.parameters() as f64, tokens: tokens as f64, loss };
     let compared = COMPARED.iter().map(|key| value_at(&recipe, key)).collect();
-    Ok(Some(MeasuredRun { path: path.to_owned(), ternary: spec.quantise, seed, point, compared }))
+    let kind = if spec.quantise { WeightKind::Ternary } else { WeightKind::Dense };
+    Ok(Some(MeasuredRun { path: path.to_owned(), kind, seed, point, compared }))
 }
 
 fn value_at(table: &Table, key: &[&str]) -> Option<toml::Value> {
@@ -208,7 +210,7 @@ mod tests {
         assert_eq!(found.unfinished, [dir.path().join("two")]);
         let [one] = &found.measured[..] else { panic!("{found:?}") };
         assert_eq!((one.seed, one.point.tokens, one.point.loss), (4, 128.0, 4.5));
-        assert!(!one.ternary && one.point.parameters > 2400.0);
+        assert!(one.kind == WeightKind::Dense && one.point.parameters > 2400.0);
     }
 
     #[test]

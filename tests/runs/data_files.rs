@@ -66,7 +66,11 @@ fn data_commands_refuse_with_the_documented_codes() {
         ("data convert --data texts.json --out rows.parquet", 2),
         ("data convert --data chats.csv --out rows.jsonl", 4),
         ("data split --data texts.json --out a.jsonl --held-out b.jsonl --share 2", 2),
+        ("data split --data texts.json --out a.jsonl --held-out a.jsonl", 2),
         ("data decontaminate --data texts.json --out a.jsonl", 2),
+        ("data decontaminate --data texts.json --out a.jsonl --tasks arc_esay --task-data .", 2),
+        ("data decontaminate --data texts.json --out a.jsonl --tasks arc_easy --task-data .", 4),
+        ("eval none --tasks arc_esay --data .", 2),
         // What is read is never replaced.
         ("data dedup --data set.jsonl --out set.jsonl --force", 7),
     ] {

@@ -27,8 +27,9 @@ pub use contamination::{Contamination, ReferenceTexts, texts_of};
 pub use convert::convert;
 pub use exact::ExactDuplicates;
 pub use filter::{LeftOut, RowFilter, RowOutputs, SeparatedRows, separate};
-pub use near::{BANDS, NearDuplicates, SHINGLE_WORDS, SIGNATURE_VALUES};
+pub use near::NearDuplicates;
 pub use reader::CorpusRequest;
+pub use row_file::RowFile;
 pub use statistics::{CorpusStatistics, FileShare, LengthBin, statistics};
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use crate::document::SourceLocation;
 use crate::normal::{mixed, run_hash, word_hashes};
 
 /// Words of a run.
-pub const SHINGLE_WORDS: usize = 5;
+const SHINGLE_WORDS: usize = 5;
 /// Values of a signature.
-pub const SIGNATURE_VALUES: usize = 128;
+const SIGNATURE_VALUES: usize = 128;
 /// Bands of a signature.
-pub const BANDS: usize = 16;
+const BANDS: usize = 16;
 const BAND_VALUES: usize = SIGNATURE_VALUES / BANDS;
 
 /// The low halves of the minima: two that differ agree in one of 65,536 cases.
@@ -88,16 +88,28 @@ impl RowFilter for NearDuplicates {
     }
 }
 
+/// What each hash function multiplies by, once it is odd, and what it adds.
+static FACTORS: [u64; SIGNATURE_VALUES] = every_second(0);
+static OFFSETS: [u64; SIGNATURE_VALUES] = every_second(1);
+
+const fn every_second(first: u64) -> [u64; SIGNATURE_VALUES] {
+    let mut numbers = [0; SIGNATURE_VALUES];
+    let mut at = 0;
+    while at < SIGNATURE_VALUES {
+        numbers[at] = mixed(2 * at as u64 + first);
+        at += 1;
+    }
+    numbers
+}
+
 /// For each of 128 hash functions the least value over the runs; `None` without runs. A function multiplies
 /// by an odd number and adds another: its high half is the value.
 fn minima(runs: impl Iterator<Item = u64>) -> Option<[u32; SIGNATURE_VALUES]> {
-    let factor: [u64; SIGNATURE_VALUES] = std::array::from_fn(|at| mixed(2 * at as u64) | 1);
-    let offset: [u64; SIGNATURE_VALUES] = std::array::from_fn(|at| mixed(2 * at as u64 + 1));
     let mut least = None;
     for run in runs {
         let least = least.get_or_insert([u32::MAX; SIGNATURE_VALUES]);
         for at in 0..SIGNATURE_VALUES {
-            let value = run.wrapping_mul(factor[at]).wrapping_add(offset[at]) >> 32;
+            let value = run.wrapping_mul(FACTORS[at] | 1).wrapping_add(OFFSETS[at]) >> 32;
             least[at] = least[at].min(value as u32);
         }
     }

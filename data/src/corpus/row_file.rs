@@ -13,26 +13,38 @@ use crate::error::DataError;
 use crate::row_json;
 
 /// Rows that appear under the file's name when all are written.
-pub(super) struct RowFile {
+#[derive(Debug)]
+pub struct RowFile {
     staged: StagedFile,
     writer: BufWriter<File>,
 }
 
 impl RowFile {
-    /// The caller has made sure of what may be replaced.
-    pub(super) fn create(path: &Path) -> Result<Self, DataError> {
+    /// A file beside the path, which it takes the place of when it is published: the caller has made
+    /// sure of what may be replaced.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn create(path: &Path) -> Result<Self, DataError> {
         let staged = StagedFile::beside(path, OnExisting::Replace)?;
         let writer = BufWriter::new(File::create(staged.path())?);
         Ok(Self { staged, writer })
     }
 
-    /// Appends one row, without its line end.
-    pub(super) fn write(&mut self, row: &[u8]) -> Result<(), DataError> {
+    /// Appends one row, given without its line end.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&mut self, row: &[u8]) -> Result<(), DataError> {
         self.writer.write_all(row)?;
         Ok(self.writer.write_all(b"\n")?)
     }
 
-    pub(super) fn publish(mut self) -> Result<(), DataError> {
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// When the rest cannot be written or the file not be moved.
+    pub fn publish(mut self) -> Result<(), DataError> {
         self.writer.flush()?;
         Ok(self.staged.publish()?)
     }

@@ -54,6 +54,11 @@ impl PageTree {
         Self { roots: Vec::new(), page_bytes, pages: 0, score_bytes: 0, dropped: 0, now: 0 }
     }
 
+    /// What one page takes.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
     /// What all pages and scores take.
     pub(crate) fn bytes(&self) -> usize {
         self.pages * self.page_bytes + self.score_bytes

@@ -34,7 +34,6 @@ pub(super) struct Scheduler<'a> {
     running: Vec<RunningSequence<'a>>,
     waiting: VecDeque<GenerationJob>,
     tree: PageTree,
-    page_bytes: usize,
     pacing: Pacing,
     /// Counts steps, so that prompts take turns.
     turn: usize,
@@ -59,7 +58,6 @@ impl<'a> Scheduler<'a> {
             running,
             waiting,
             tree: PageTree::new(page_bytes),
-            page_bytes,
             pacing,
             turn: 0,
         }
@@ -127,7 +125,7 @@ impl<'a> Scheduler<'a> {
         let mut found = self.tree.find(&job.prompt, job.prompt.len() - 1, job.scored_top(), &empty);
         let own = all - found.0.len() / KvCache::PAGE;
         let in_work: usize = self.running.iter().map(RunningSequence::own_pages).sum();
-        let free = self.limits.cache_bytes.checked_sub((in_work + own) * self.page_bytes);
+        let free = self.limits.cache_bytes.checked_sub((in_work + own) * self.tree.page_bytes());
         if let Some(free) = free {
             self.tree.shrink_to(free);
             if self.tree.bytes() <= free {
@@ -139,7 +137,7 @@ impl<'a> Scheduler<'a> {
         }
         // Alone it is served whatever the limit: nothing else could free memory for it.
         found = (empty, PromptScores::default());
-        self.tree.shrink_to(self.limits.cache_bytes.saturating_sub(all * self.page_bytes));
+        self.tree.shrink_to(self.limits.cache_bytes.saturating_sub(all * self.tree.page_bytes()));
         Some(found)
     }
 
@@ -348,7 +346,7 @@ impl<'a> Scheduler<'a> {
         self.tree.keep(&sequence.tokens, &mut sequence.cache, &sequence.scores, true);
         drop(sequence);
         let in_work: usize = self.running.iter().map(RunningSequence::own_pages).sum();
-        let free = self.limits.cache_bytes.saturating_sub(in_work * self.page_bytes);
+        let free = self.limits.cache_bytes.saturating_sub(in_work * self.tree.page_bytes());
         self.tree.shrink_to(free);
     }
 
@@ -358,7 +356,7 @@ impl<'a> Scheduler<'a> {
             running: self.running.len(),
             queued: self.waiting.len(),
             pages: held + self.tree.pages(),
-            page_bytes: self.page_bytes,
+            page_bytes: self.tree.page_bytes(),
             dropped_pages: self.tree.dropped(),
         });
     }
