@@ -81,6 +81,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
         "bitnet-engine",
         "bitnet-chat",
         "bitnet-serve",
+        "bitnet-energy",
         "bitnet-eval",
         "bitnet",
         "bitnet-stories",

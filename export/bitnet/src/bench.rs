@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use bitnet_energy::EnergyEstimate;
 use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
 use bitnet_format::Shown;
 use bitnet_format::adapter::Adapter;
@@ -14,12 +15,48 @@ use bitnet_format::process::{free_memory, peak_memory};
 use bitnet_format::{ModelSpec, TensorEntry, figures, tensor_table};
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::cli::{BenchArgs, CacheArg, HeadArg};
+use crate::energy::{BenchEnergy, PhaseEnergy, bench_figures, decode_estimate, prefill_estimate};
 use crate::failure::{TooLarge, WrongFlag};
 use crate::open;
 use crate::output::{note, result_line};
+
+/// Measured joules of all repeats; nothing where they cannot be read.
+#[derive(Default)]
+struct PhaseJoules {
+    prefill: Option<f64>,
+    decode: Option<f64>,
+}
+
+impl PhaseJoules {
+    fn add(&mut self, before: Option<f64>, between: Option<f64>, after: Option<f64>) {
+        let (Some(before), Some(between), Some(after)) = (before, between, after) else { return };
+        *self.prefill.get_or_insert(0.0) += between - before;
+        *self.decode.get_or_insert(0.0) += after - between;
+    }
+
+    fn figures(
+        &self,
+        energy: &BenchEnergy,
+        spec: &ModelSpec,
+        args: &BenchArgs,
+    ) -> Map<String, Value> {
+        let sequences = usize::from(args.sequences);
+        let phase = |tokens: usize, joules: Option<f64>, estimate: EnergyEstimate| {
+            let all = tokens * args.repeat as usize;
+            let measured = joules.map(|joules| joules / all as f64);
+            (tokens > 0).then_some(PhaseEnergy { estimate, measured })
+        };
+        let prompt = prefill_estimate(spec, args.head, &args.cache, args.prompt_tokens);
+        // The mean context of the tokens that are decoded.
+        let context = args.context_tokens as f64 + args.generate_tokens as f64 / 2.0;
+        let next = decode_estimate(spec, args.head, &args.cache, context, sequences);
+        let decode = phase(args.generate_tokens * sequences, self.decode, next);
+        bench_figures(energy, spec, phase(args.prompt_tokens, self.prefill, prompt), decode)
+    }
+}
 
 /// Larger than any CPU cache.
 const READ_BYTES: usize = 1 << 30;
@@ -40,13 +77,18 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     let mut workspace = Workspace::new(&threads);
     let mut caches = filled(&model, args, &mut workspace)?;
+    let mut energy = args.energy.then(BenchEnergy::open);
+    let mut joules = PhaseJoules::default();
     for repeat in 0..args.repeat {
+        let before = energy.as_mut().and_then(BenchEnergy::joules);
         if args.prompt_tokens > 0 {
             prefill.push(time_prefill(&model, args, &mut workspace)?);
         }
+        let between = energy.as_mut().and_then(BenchEnergy::joules);
         if args.generate_tokens > 0 {
             decode.push(time_decode(&model, args, &mut caches, &mut workspace)?);
         }
+        joules.add(before, between, energy.as_mut().and_then(BenchEnergy::joules));
         note(&format!("repeat {} of {}", repeat + 1, args.repeat));
     }
     let mut result = json!({
@@ -64,8 +106,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "huge_page_bytes": huge_page_bytes(), "parameters": spec.parameters(),
         "adapter_parameters": model.adapter_parameters(),
     });
-    if let (Some(limits), Some(all)) = (limits, result.as_object_mut()) {
-        all.extend(limits.as_object().cloned().unwrap_or_default());
+    if let Some(all) = result.as_object_mut() {
+        all.extend(limits.as_ref().and_then(Value::as_object).cloned().unwrap_or_default());
+        all.extend(energy.map(|energy| joules.figures(&energy, spec, args)).unwrap_or_default());
     }
     let text = if args.json { result.to_string() } else { in_words(&result) };
     Ok(result_line(&text)?)

@@ -304,6 +304,9 @@ pub(crate) struct BenchArgs {
     /// Also measure the limits of the machine
     #[arg(long)]
     pub(crate) limits: bool,
+    /// Also state joules per token: by the machine's counters, or else an estimate that says so
+    #[arg(long)]
+    pub(crate) energy: bool,
     /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: HeadArg,

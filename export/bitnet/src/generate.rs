@@ -5,12 +5,14 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use bitnet_chat::StopTexts;
+use bitnet_energy::EnergyMeter;
 use bitnet_engine::{FinishReason, GenerateRequest, Model, SamplerSettings, generate};
 use bitnet_format::figures::significant;
 use bitnet_text::Tokenizer;
 use serde_json::json;
 
 use crate::cli::{GenerateArgs, SamplingArgs};
+use crate::energy::{self, PhaseEnergy, decode_estimate};
 use crate::failure::BadInput;
 use crate::open;
 use crate::output::{StdoutError, json_line, note, spoken};
@@ -21,6 +23,8 @@ struct Completion {
     stop: FinishReason,
     /// Decoding speed: the tokens after the first over the time since it.
     tokens_per_second: f64,
+    /// Of a token, prompt and completion alike.
+    energy: PhaseEnergy,
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
@@ -35,6 +39,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         }
         if args.threads.verbose {
             note(&format!("{} tokens/s", significant(completion.tokens_per_second)));
+            note(&energy::in_words(completion.energy));
         }
         return Ok(());
     }
@@ -109,6 +114,7 @@ fn complete(
     let (mut stream, mut stops) = (tokenizer.stream(), StopTexts::new(args.stop.clone()));
     let (mut written, mut stopped) = (Ok(()), false);
     let mut first_token = None;
+    let mut meter = EnergyMeter::open();
     let mut cache = open::cache(model, &args.cache);
     let generated = generate(model, &mut cache, prompt, &request, &threads, |id| {
         first_token.get_or_insert_with(Instant::now);
@@ -125,7 +131,13 @@ fn complete(
     }
     let later = generated.tokens.len().saturating_sub(1) as f64;
     let tokens_per_second = if later > 0.0 { later / seconds } else { 0.0 };
-    Ok(Completion { tokens: generated.tokens, stop: generated.stop, tokens_per_second })
+    let all = (prompt.len() + generated.tokens.len()) as f64;
+    let context = prompt.len() as f64 + later / 2.0;
+    let energy = PhaseEnergy {
+        estimate: decode_estimate(model.spec(), args.head, &args.cache, context, 1),
+        measured: meter.as_mut().map(|meter| meter.joules() / all),
+    };
+    Ok(Completion { tokens: generated.tokens, stop: generated.stop, tokens_per_second, energy })
 }
 
 pub(crate) fn settings(args: &SamplingArgs) -> SamplerSettings {

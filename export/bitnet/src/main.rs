@@ -9,6 +9,7 @@ mod chat_input;
 mod chat_partner;
 mod cli;
 mod common_args;
+mod energy;
 mod eval;
 mod eval_store;
 mod eval_table;

@@ -69,11 +69,15 @@ pub(crate) fn precision(head: HeadArg) -> HeadPrecision {
 
 /// An empty context for a model.
 pub(crate) fn cache(model: &Model, args: &CacheArgs) -> KvCache {
-    let precision = match args.cache {
+    KvCache::with_precision(model.spec(), cache_precision(args))
+}
+
+/// The numbers that a context holds.
+pub(crate) fn cache_precision(args: &CacheArgs) -> CachePrecision {
+    match args.cache {
         CacheArg::F32 => CachePrecision::F32,
         CacheArg::F16 => CachePrecision::F16,
-    };
-    KvCache::with_precision(model.spec(), precision)
+    }
 }
 
 /// The tokenizer stored with a model; it must fit the model's vocabulary.

@@ -15,6 +15,7 @@
 
 mod bare_errors;
 mod connections;
+mod energy;
 mod grammar;
 mod http;
 mod inference;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::energy::ServerEnergy;
+
 /// Upper bounds of the times until a first token and of whole requests, in seconds.
 const LONG: [f64; 12] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 /// Upper bounds of the times between tokens, in seconds.
@@ -28,6 +30,7 @@ pub(crate) struct Metrics {
     first_token: Histogram,
     between_tokens: Histogram,
     durations: Histogram,
+    energy: ServerEnergy,
 }
 
 /// What the inference thread has in work and in memory.
@@ -45,7 +48,7 @@ pub(crate) struct StateGauges {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(energy: ServerEnergy) -> Self {
         Self {
             requests: Mutex::default(),
             running: AtomicUsize::new(0),
@@ -61,6 +64,7 @@ impl Metrics {
             first_token: Histogram::new(LONG),
             between_tokens: Histogram::new(SHORT),
             durations: Histogram::new(LONG),
+            energy,
         }
     }
 
@@ -97,6 +101,11 @@ impl Metrics {
     /// Counts an answer that a fault of this program ended.
     pub(crate) fn failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a pass over the weights for so many tokens, behind `context` others in all.
+    pub(crate) fn pass(&self, tokens: usize, context: usize) {
+        self.energy.pass(tokens, context);
     }
 
     /// What is going on now.
@@ -160,6 +169,9 @@ impl Metrics {
             "found tokens of all tokens read",
         );
         line(&mut text, &format!("bitnet_prefix_cache_hit_ratio {}", self.hit_ratio()));
+        let (method, joules) = self.energy.joules();
+        head(&mut text, "bitnet_energy_joules_total", "counter", "energy since the start");
+        line(&mut text, &format!("bitnet_energy_joules_total{{method={method:?}}} {joules}"));
         for (name, help, histogram) in [
             ("bitnet_time_to_first_token_seconds", "from request to token", &self.first_token),
             ("bitnet_inter_token_latency_seconds", "from token to token", &self.between_tokens),
@@ -269,11 +281,15 @@ impl Histogram {
 
 #[cfg(test)]
 mod tests {
+    use bitnet_engine::CachePrecision;
+
     use super::*;
+    use crate::tests::model;
 
     #[test]
     fn buckets_are_cumulative_and_requests_have_their_labels() {
-        let metrics = Metrics::new();
+        let energy = ServerEnergy::open(model(64).spec(), CachePrecision::F32);
+        let metrics = Metrics::new(energy);
         for milliseconds in [5, 5, 700, 500_000] {
             metrics.first_token(Duration::from_millis(milliseconds));
         }
@@ -292,5 +308,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        assert!(text.contains("\nbitnet_energy_joules_total{method="), "{text}");
     }
 }

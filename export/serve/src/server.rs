@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::connections::serve_connections;
+use crate::energy::ServerEnergy;
 use crate::grammar::Grammars;
 use crate::http::{AppState, now, router};
 use crate::inference::{Inference, InferenceLimits};
@@ -86,7 +87,8 @@ pub(crate) fn start(
     options: &ServeOptions,
 ) -> Result<(Arc<AppState>, oneshot::Receiver<()>), ServeError> {
     let ServedModel { name, model, tokenizer, template } = served;
-    let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::new()));
+    let energy = ServerEnergy::open(model.spec(), options.cache);
+    let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::new(energy)));
     let stop_ids = document_stops(&model, &tokenizer);
     let chat_stop_ids = chat_stops(&model, &tokenizer, &template);
     let limit = model.spec().max_position_embeddings;

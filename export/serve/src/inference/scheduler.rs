@@ -250,10 +250,11 @@ impl<'a> Scheduler<'a> {
 
     /// Computes a chunk of a prompt with the logits of all its tokens.
     fn score_chunk(&mut self, index: usize, most: usize) {
-        let Self { model, workspace, running, .. } = self;
+        let Self { model, workspace, running, metrics, .. } = self;
         let sequence = &mut running[index];
         let vocab_size = model.spec().vocab_size;
         let (first, count) = (sequence.cache.len(), sequence.pending().min(SCORED).min(most));
+        metrics.pass(count, first);
         let done = catch_unwind(AssertUnwindSafe(|| {
             let next = sequence.next(count);
             let logits = model.forward_all(workspace, next.cache, next.tokens).ok()?;
@@ -298,8 +299,10 @@ impl<'a> Scheduler<'a> {
 
     /// One pass over some sequences; `None` if it panics.
     fn pass(&mut self, tokens: &[usize]) -> Option<Vec<Outcome>> {
-        let Self { model, workspace, running, .. } = self;
+        let Self { model, workspace, running, metrics, .. } = self;
         let vocab_size = model.spec().vocab_size;
+        let computed = running.iter().zip(tokens).filter(|(_, count)| **count > 0);
+        metrics.pass(tokens.iter().sum(), computed.map(|(it, _)| it.cache.len()).sum());
         let all = catch_unwind(AssertUnwindSafe(|| {
             fault::before_pass(running, tokens);
             let some = running.iter_mut().zip(tokens).filter(|(_, count)| **count > 0);

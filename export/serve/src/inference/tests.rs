@@ -10,11 +10,13 @@ use bitnet_engine::{
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::energy::ServerEnergy;
 use crate::metrics::Metrics;
 use crate::tests::{model, tokenizer};
 
 fn start(model: Model, slots: usize, cache_bytes: usize) -> (Inference, Arc<Metrics>) {
-    let metrics = Arc::new(Metrics::new());
+    let energy = ServerEnergy::open(model.spec(), CachePrecision::F32);
+    let metrics = Arc::new(Metrics::new(energy));
     let limits = InferenceLimits { slots, cache_bytes, precision: CachePrecision::F32, threads: 2 };
     let parts = (Arc::new(tokenizer()), Arc::clone(&metrics));
     (Inference::start(model, parts.0, limits, parts.1).unwrap().0, metrics)

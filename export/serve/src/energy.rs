@@ -1,0 +1,94 @@
+//! Joules of the server: by the machine's counters where they can be read, else an estimate from what
+//! was computed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bitnet_energy::{EnergyMeter, InferenceWork};
+use bitnet_engine::{CachePrecision, KvCache};
+use bitnet_format::ModelSpec;
+
+/// A counter of a package starts again after three quarters of an hour at 100 W, and nobody may ask
+/// for that long.
+const LONGEST_UNREAD: Duration = Duration::from_secs(60);
+
+/// Tokens over which the cache's size is averaged.
+const CACHE_TOKENS: usize = 1024;
+
+/// Energy since the start.
+#[derive(Debug)]
+pub(crate) struct ServerEnergy {
+    measured: Option<Mutex<(EnergyMeter, Instant)>>,
+    /// Estimated joules of a pass over the weights, of a token, and of a token of its context.
+    prices: [f64; 3],
+    passes: AtomicU64,
+    tokens: AtomicU64,
+    contexts: AtomicU64,
+}
+
+impl ServerEnergy {
+    /// Opens the counters. The estimate takes the head for 8 bits.
+    pub(crate) fn open(spec: &ModelSpec, cache: CachePrecision) -> Self {
+        let bytes = KvCache::bytes_for(spec, cache, CACHE_TOKENS) as f64 / CACHE_TOKENS as f64;
+        let nothing_before = InferenceWork::of(spec, 0.0, 1.0, 1.0, bytes).estimate();
+        let one_before = InferenceWork::of(spec, 1.0, 1.0, 1.0, bytes).estimate();
+        let of_context = one_before.total() - nothing_before.total();
+        Self {
+            measured: EnergyMeter::open().map(|meter| Mutex::new((meter, Instant::now()))),
+            prices: [nothing_before.memory, nothing_before.arithmetic, of_context],
+            passes: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            contexts: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a pass over the weights for so many tokens, behind `context` others in all.
+    pub(crate) fn pass(&self, tokens: usize, context: usize) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
+        self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+        self.contexts.fetch_add(context as u64, Ordering::Relaxed);
+        if let Some(measured) = &self.measured {
+            let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
+            if measured.1.elapsed() > LONGEST_UNREAD {
+                measured.0.joules();
+                measured.1 = Instant::now();
+            }
+        }
+    }
+
+    /// How it is known, and joules since the start.
+    pub(crate) fn joules(&self) -> (String, f64) {
+        if let Some(measured) = &self.measured {
+            let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
+            return (format!("measured: {}", measured.0.source()), measured.0.joules());
+        }
+        let counts = [&self.passes, &self.tokens, &self.contexts];
+        let counts = counts.map(|count| count.load(Ordering::Relaxed) as f64);
+        (
+            "estimate".into(),
+            counts.iter().zip(self.prices).map(|(count, price)| count * price).sum(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::model;
+
+    #[test]
+    fn an_estimate_grows_with_passes_tokens_and_contexts() {
+        let mut energy = ServerEnergy::open(model(64).spec(), CachePrecision::F32);
+        energy.measured = None;
+        assert_eq!(energy.joules(), ("estimate".into(), 0.0));
+        energy.pass(1, 0);
+        let (_, one) = energy.joules();
+        energy.pass(8, 0);
+        let (_, shared) = energy.joules();
+        energy.pass(1, 100);
+        let (_, behind) = energy.joules();
+        assert!(one > 0.0 && shared - one < 2.0 * one, "eight tokens share the weights");
+        assert!(behind - shared > one, "{behind} {shared} {one}");
+    }
+}
