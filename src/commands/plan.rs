@@ -89,6 +89,8 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     };
     let memory = demand.memory();
     print_memory(&spec, &memory, args.ranks);
+    let joules = estimate::energy(&spec, recipe.train.precision, load, &memory);
+    print_line(&estimate::energy_in_words(joules));
     for (key, bytes) in demand.savings() {
         print_line(&format!("  {key} saves {} of what it would be", size(bytes)));
     }
@@ -127,7 +129,8 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         print_line(
             &json!({"steps": steps, "parameters": spec.parameters(),
             "memory_bytes": memory.total(), "memory": memory, "ranks": args.ranks,
-            "step_seconds": estimated})
+            "step_seconds": estimated,
+            "estimated_joules_per_token": joules.total()})
             .to_string(),
         );
     }

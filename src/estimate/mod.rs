@@ -1,9 +1,11 @@
-//! Estimates what a run will need: memory by part, and time from a short probe (`time`). Nothing here
+//! Estimates what a run will need: memory by part, time from a short probe (`time`), joules
+//! (`energy`). Nothing here
 //! reads data or writes anything.
 //!
 //! The factors of the memory estimate were fitted to measured peaks (docs/src/log.md, "What a run
 //! needs, again"); they change with the operations in `ops` and `model`.
 
+mod energy;
 mod time;
 
 use bitnet_format::adapter::AdapterKind;
@@ -19,6 +21,7 @@ use crate::model::ActivationMemory;
 use crate::ops::{OpBackend, logits_at_once};
 use crate::train::step::accumulate::BatchCut;
 
+pub use energy::{energy, energy_in_words};
 pub use time::{Pace, Speeds, StepEstimate, probe, reduction_rate};
 
 /// Bytes of an f32.

@@ -57,6 +57,9 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// Trained tokens a second over this step.
     pub tokens_per_second: f64,
+    /// Joules per trained token that this machine used, where it can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joules_per_token: Option<f64>,
     /// Whether the update was skipped because of a non-finite value or a loss spike.
     pub skipped: bool,
     /// Processes that train together.

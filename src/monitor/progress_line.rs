@@ -143,6 +143,7 @@ mod tests {
             weight_decay: 0.0,
             grad_norm: 18_959.59,
             tokens_per_second: 22_553.4,
+            joules_per_token: None,
             skipped: false,
             ranks: 1,
             tokens_this_rank: 1,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bitnet_format::Shown;
+use bitnet_format::figures::significant;
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::staged::{OnExisting, write_file};
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ use crate::distributed::{
     Comm, Hosts, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
 };
 use crate::error::TrainError;
-use crate::estimate::{RankLayout, RankWorkload};
+use crate::estimate::{RankLayout, RankWorkload, energy, energy_in_words, memory};
 use crate::exporter;
 use crate::monitor::{EventFile, Monitor, RunInfo};
 use crate::platform::{self, Signals};
@@ -137,6 +138,9 @@ fn run_in(
     let mut trainer = Trainer { context: &context, stage, callbacks, deadline };
     let state = if trained { state } else { trainer.train(state)? };
     trainer.callbacks.finish(&state)?;
+    if !trained {
+        trainer.callbacks.message(&energy_line(&context, trainer.callbacks.energy()));
+    }
     let last_loss = trainer.callbacks.last_loss;
     Ok(summary(&context, dir, last_loss))
 }
@@ -250,6 +254,17 @@ fn open_on_all_ranks<'a>(
     assert_equal_across_ranks(comm, &context.key_values())?;
     all_ok(comm, exporter::check_formats(recipe, &context.spec))?;
     Ok((context, stage))
+}
+
+/// What a trained token has cost: measured, or an estimate that says so.
+fn energy_line(context: &RunContext, measured: Option<(f64, String)>) -> String {
+    if let Some((joules, source)) = measured {
+        return format!("energy: {} J/token, measured on {source}", significant(joules));
+    }
+    let (recipe, ranks) = (context.recipe, context.comm.world_size());
+    let (load, layout) = (RankWorkload::of(recipe, ranks), RankLayout::of(recipe, ranks));
+    let memory = memory(&context.spec, &context.frozen, load, layout, &context.device);
+    energy_in_words(energy(&context.spec, recipe.train.precision, load, &memory))
 }
 
 /// Refuses a run that cannot fit into the memory of each machine.

@@ -59,6 +59,16 @@ impl<'a> Callbacks<'a> {
         self.in_flight.step_starts();
     }
 
+    /// What a token of these steps has cost: measured, and what was counted.
+    pub(crate) fn energy(&self) -> Option<(f64, String)> {
+        self.in_flight.energy()
+    }
+
+    /// Tells the user something.
+    pub(crate) fn message(&mut self, text: &str) {
+        self.log.monitor.message(text);
+    }
+
     /// Notes a step that was made and not read.
     pub(super) fn made(
         &mut self,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::context::RunContext;
+use super::energy::StepEnergy;
 use super::state::{Progress, TrainState};
 use super::step::guard::Skip;
 use super::step::report::{PendingStep, StepReport};
@@ -132,18 +133,37 @@ pub(super) struct StepInFlight {
 pub(super) struct InFlight {
     pub(super) steps: Vec<StepInFlight>,
     since: Instant,
+    energy: Option<StepEnergy>,
+}
+
+/// Means over the steps that were read together.
+#[derive(Clone, Copy)]
+struct StepCosts {
+    time: Duration,
+    joules_per_token: Option<f64>,
 }
 
 impl InFlight {
     pub(super) fn none() -> Self {
-        Self { steps: Vec::new(), since: Instant::now() }
+        Self { steps: Vec::new(), since: Instant::now(), energy: StepEnergy::open() }
     }
 
     /// Starts the clock of the first step after a sync, so that callbacks are not counted.
     pub(super) fn step_starts(&mut self) {
         if self.steps.is_empty() {
             self.since = Instant::now();
+            self.energy.iter_mut().for_each(StepEnergy::steps_start);
         }
+    }
+
+    fn joules_per_token(&mut self, reports: &[StepReport]) -> Option<f64> {
+        let tokens = reports.iter().map(|report| report.tokens).sum();
+        self.energy.as_mut()?.per_token(tokens)
+    }
+
+    /// Joules per token of all steps, and what was counted.
+    pub(super) fn energy(&self) -> Option<(f64, String)> {
+        self.energy.as_ref()?.mean()
     }
 
     /// Reads, logs and counts the steps in flight; the loss of the last one, if there was any.
@@ -157,11 +177,14 @@ impl InFlight {
         let mut sync =
             |step: &StepInFlight| context.stepper.sync(step.pending.clone(), &mut state.optimizer);
         let reports: Vec<StepReport> = steps.iter().map(&mut sync).collect();
-        let time = self.since.elapsed() / (steps.len() as u32).max(1);
+        let made = StepCosts {
+            time: self.since.elapsed() / (steps.len() as u32).max(1),
+            joules_per_token: self.joules_per_token(&reports),
+        };
         for (step, report) in steps.iter().zip(&reports) {
             state.progress.spikes.push(context.guard(), report.loss, report.grad_norm);
             state.progress.count_skip(report);
-            log_step(context, log, step, report, time)?;
+            log_step(context, log, step, report, made)?;
         }
         state.progress.updates = state.optimizer.updates;
         state.progress.last_squares.clone_from(&state.optimizer.last_squares);
@@ -175,9 +198,9 @@ fn log_step(
     log: &mut RunLog,
     step: &StepInFlight,
     report: &StepReport,
-    time: Duration,
+    costs: StepCosts,
 ) -> Result<(), TrainError> {
-    let mut record = record(context, step, report, time);
+    let mut record = record(context, step, report, costs);
     let Some(skip) = report.skipped else { return log.step(&record) };
     record.rows = places_of_all(context.comm, &step.places);
     log.step(&record)?;
@@ -209,7 +232,7 @@ fn record(
     context: &RunContext,
     step: &StepInFlight,
     report: &StepReport,
-    time: Duration,
+    costs: StepCosts,
 ) -> StepRecord {
     let phase = context.schedule.phase_of(step.step);
     StepRecord {
@@ -221,7 +244,8 @@ fn record(
         lr: step.rates.learning_rate,
         weight_decay: step.rates.weight_decay,
         grad_norm: report.grad_norm,
-        tokens_per_second: report.tokens as f64 / time.as_secs_f64(),
+        tokens_per_second: report.tokens as f64 / costs.time.as_secs_f64(),
+        joules_per_token: costs.joules_per_token,
         skipped: report.skipped.is_some(),
         ranks: context.comm.world_size(),
         tokens_this_rank: step.own_tokens,

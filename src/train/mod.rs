@@ -13,6 +13,7 @@
 
 mod callbacks;
 pub(crate) mod context;
+mod energy;
 mod metrics;
 pub(crate) mod open;
 mod rounded_away;
