@@ -179,6 +179,23 @@ pub(crate) fn file_identity(_path: &Path) -> Option<(u64, u64)> {
     None
 }
 
+/// A command line in the system's shell, out of reach of the terminal's Ctrl-C.
+#[cfg(unix)]
+pub(crate) fn shell(text: &str) -> std::process::Command {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", text]).process_group(0);
+    command
+}
+
+/// A command line in the system's shell.
+#[cfg(not(unix))]
+pub(crate) fn shell(text: &str) -> std::process::Command {
+    let mut command = std::process::Command::new("cmd");
+    command.args(["/C", text]);
+    command
+}
+
 /// Bytes that an ordinary user may still write where `path` lies; `None` where unknown.
 #[cfg(unix)]
 pub fn free_space(path: &Path) -> Option<u64> {

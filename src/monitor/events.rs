@@ -14,7 +14,7 @@
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err::File;
 
@@ -29,9 +29,6 @@ const MASK_DELTA: u32 = 0xa282_ead8;
 /// Ours are far shorter; a longer one is not ours.
 const LONGEST_RECORD: u64 = 16 << 20;
 
-/// The longest time that a viewer waits for what was written.
-const FLUSH_EVERY: Duration = Duration::from_secs(2);
-
 /// What a full disk may keep in memory; records beyond it are dropped.
 const MOST_UNWRITTEN: usize = 8 << 20;
 
@@ -42,7 +39,6 @@ pub struct EventFile {
     file: File,
     /// Records, the first of them perhaps in part in the file already.
     unwritten: Vec<u8>,
-    flushed: Instant,
 }
 
 impl Drop for EventFile {
@@ -60,7 +56,7 @@ impl EventFile {
         let file = create_new(dir, now.as_secs())?;
         let mut event = event_at(now);
         put_bytes(&mut event, 3, FILE_VERSION.as_bytes());
-        let mut this = Self { file, unwritten: record(&event), flushed: Instant::now() };
+        let mut this = Self { file, unwritten: record(&event) };
         this.flush()?;
         Ok(this)
     }
@@ -102,12 +98,11 @@ impl EventFile {
         if self.unwritten.len() < MOST_UNWRITTEN {
             self.unwritten.extend(record(event));
         }
-        if self.flushed.elapsed() >= FLUSH_EVERY { self.flush() } else { Ok(()) }
+        self.flush()
     }
 
     /// Passes buffered records to the operating system, where a viewer can read them.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.flushed = Instant::now();
         while !self.unwritten.is_empty() {
             match self.file.write(&self.unwritten) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -412,8 +407,8 @@ mod tests {
         let mut events = EventFile::create(dir.path()).unwrap();
         let full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let file = std::mem::replace(&mut events.file, full);
-        events.line(&json!({"step": 1, "loss": 2.5})).unwrap();
-        assert_eq!(events.flush().unwrap_err().kind(), ErrorKind::StorageFull);
+        let error = events.line(&json!({"step": 1, "loss": 2.5})).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
         events.file = file;
         events.line(&json!({"step": 2, "loss": 2.25})).unwrap();
         events.flush().unwrap();

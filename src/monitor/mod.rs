@@ -3,16 +3,21 @@
 
 mod curves;
 mod events;
+mod line_command;
+mod mlflow;
 mod narrow;
 mod plot;
 mod progress_line;
 mod shown;
 mod terminal;
+mod trackers;
 
 pub use events::EventFile;
+pub use mlflow::TrackedRun;
 pub use plot::{Glyphs, plot};
 pub use shown::shown;
 pub use terminal::{Terminal, Verbosity};
+pub use trackers::{TrackedFiles, TrackerKind, Trackers};
 
 use std::collections::BTreeMap;
 use std::path::Path;

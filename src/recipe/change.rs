@@ -57,6 +57,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("sample", ChangeClass::Safe),
     ("export", ChangeClass::Safe),
     ("telemetry", ChangeClass::Safe),
+    ("report", ChangeClass::Safe),
     ("guard.max_skipped", ChangeClass::Safe),
     ("guard.max_skipped_in_a_row", ChangeClass::Safe),
 ];

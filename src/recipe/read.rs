@@ -14,11 +14,13 @@ use super::section::Section;
 use super::settings::{
     AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, OptimizerKind, Precision,
-    REDUCE_PRECISION_WORDS, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
+    REDUCE_PRECISION_WORDS, Recipe, ReportSettings, Sample, TelemetrySettings, TokenizerSource,
+    Train,
 };
 use super::stage::{LossReduction, StageKind};
 use super::tree::Node;
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+use crate::monitor::TrackerKind;
 use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::LARGEST_RANK;
 
@@ -64,6 +66,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         export: read_export(&mut root),
         guard: read_guard(&mut root),
         telemetry: read_telemetry(&mut root),
+        report: read_report(&mut root),
         data,
         train,
         adapter,
@@ -398,6 +401,17 @@ fn read_telemetry(root: &mut Section<'_>) -> TelemetrySettings {
     let every = read_every(&mut table);
     table.finish();
     TelemetrySettings { every }
+}
+
+fn read_report(root: &mut Section<'_>) -> ReportSettings {
+    let mut table = root.section("report");
+    let track = table.value("track", |item| {
+        let items = item.list("a list of trackers, such as [\"tensorboard\"]")?;
+        items.iter().map(|item| item.choice(TrackerKind::WORDS)).collect::<Option<Vec<_>>>()
+    });
+    let command = table.optional("command", Item::text);
+    table.finish();
+    ReportSettings { track, command }
 }
 
 fn read_sample(root: &mut Section<'_>) -> Sample {

@@ -46,6 +46,7 @@ impl Recipe {
             ("export", self.export_table()),
             ("guard", self.guard_table()),
             ("telemetry", one("every", whole(self.telemetry.every.unwrap_or(0)))),
+            ("report", self.report_table()),
         ]));
         entries
     }
@@ -183,6 +184,15 @@ impl Recipe {
             ("spike_sigma", Value::Float(guard.spike_sigma)),
             ("spike_window", whole(guard.spike_window as u64)),
         ]))
+    }
+
+    fn report_table(&self) -> Value {
+        let track = self.report.track.iter().map(|kind| text(kind.name())).collect();
+        let mut entries = table([("track", Value::Array(track))]);
+        entries.extend(
+            self.report.command.iter().map(|command| ("command".to_owned(), text(command))),
+        );
+        Value::Table(entries)
     }
 
     fn sample_table(&self) -> Value {

@@ -3,6 +3,7 @@
 //! These types are complete and checked. `read` reads them from TOML, `resolved` writes them back.
 //! A phase's rates are in `rate`, data sources in `data`, the model in `model`.
 
+use crate::monitor::TrackerKind;
 use crate::train::step::accumulate::BatchCut;
 use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::AdapterKind;
@@ -61,6 +62,8 @@ pub struct Recipe {
     pub checkpoint: Checkpoint,
     /// Text generated while training.
     pub sample: Sample,
+    /// How it is shown.
+    pub report: ReportSettings,
     /// What is written beside the final checkpoint.
     pub export: Export,
     /// When a step is left out, and when the run gives up.
@@ -357,6 +360,15 @@ pub struct Guard {
 pub struct TelemetrySettings {
     /// Steps between two reports.
     pub every: Option<u64>,
+}
+
+/// How a run is shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportSettings {
+    /// Programs in whose form the curves are written too.
+    pub track: Vec<TrackerKind>,
+    /// A command that reads every line of the metrics.
+    pub command: Option<String>,
 }
 
 /// Text generated while training.

@@ -28,12 +28,12 @@ use crate::distributed::{
 use crate::error::TrainError;
 use crate::estimate::{RankLayout, RankWorkload, energy, energy_in_words, memory};
 use crate::exporter;
-use crate::monitor::{EventFile, Monitor, RunInfo};
+use crate::monitor::{Monitor, RunInfo, TrackedFiles, TrackedRun, Trackers};
 use crate::platform::{self, Signals};
 use crate::recipe::{ExportFormat, Recipe, StageKind};
 use crate::run_dir::{
-    COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, RESOLVED_FILE, RunDir, SAMPLES_FILE,
-    holds_a_run, refuse_others,
+    COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, MLFLOW_DIR, RESOLVED_FILE, RunDir,
+    SAMPLES_FILE, holds_a_run, refuse_others,
 };
 use crate::run_record::Published;
 use crate::train::context::RunContext;
@@ -131,8 +131,8 @@ fn run_in(
     if !trained {
         begin_stage(&context, stage.as_mut(), monitor)?;
     }
-    let events = first_only(comm, || begin(&context, dir, options, &state, monitor))?;
-    let callbacks = Callbacks::new(&context, RunLog::new(dir, monitor, events));
+    let trackers = first_only(comm, || begin(&context, dir, options, &state, monitor))?;
+    let callbacks = Callbacks::new(&context, RunLog::new(dir, monitor, trackers));
     let limit = recipe.train.max_minutes;
     let deadline = limit.map(|m| Instant::now() + Duration::from_secs_f64(m * 60.0));
     let mut trainer = Trainer { context: &context, stage, callbacks, deadline };
@@ -323,7 +323,7 @@ fn begin(
     options: &RunOptions,
     state: &TrainState,
     monitor: &mut dyn Monitor,
-) -> Result<EventFile, TrainError> {
+) -> Result<Trackers, TrainError> {
     dir.claim(&state.progress.run_id, state.is_trained(context.steps))?;
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
@@ -339,12 +339,27 @@ fn begin(
     if step < context.steps {
         monitor.started(&run_info(context, step));
     }
-    let mut events = match state.resumed_from {
-        Some(step) => EventFile::resume(&dir.join(EVENTS_DIR), &dir.join(METRICS_FILE), step)?,
-        None => EventFile::create(&dir.join(EVENTS_DIR))?,
+    let mut trackers = trackers(context, dir, state)?;
+    trackers.text("recipe", step, &resolved)?;
+    Ok(trackers)
+}
+
+fn trackers(
+    context: &RunContext,
+    dir: &RunDir,
+    state: &TrainState,
+) -> Result<Trackers, TrainError> {
+    let recipe = context.recipe;
+    let report = &recipe.report;
+    let files = TrackedFiles {
+        events: &dir.join(EVENTS_DIR),
+        mlflow: &dir.join(MLFLOW_DIR),
+        log: &dir.join(METRICS_FILE),
+        resumed_from: state.resumed_from,
     };
-    events.text("recipe", step, &resolved)?;
-    Ok(events)
+    let (id, settings) = (&state.progress.run_id, &recipe.settings());
+    let run = TrackedRun { name: &recipe.name, id, settings };
+    Ok(Trackers::open(&report.track, report.command.as_deref(), files, run)?)
 }
 
 fn run_info(context: &RunContext, step: u64) -> RunInfo {

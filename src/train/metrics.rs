@@ -17,36 +17,38 @@ use super::waiting_lines::{Attempt, LogLine, WaitingLines};
 use crate::data::SourceLocation;
 use crate::distributed::Comm;
 use crate::error::{TrainError, is_full_disk};
-use crate::monitor::{EventFile, Monitor, StepRecord};
+use crate::monitor::{Monitor, StepRecord, Trackers};
 use crate::recipe::StepRates;
 use crate::run_dir::{METRICS_FILE, RunDir};
 
-/// Where the figures of a run go: its directory, the terminal, `TensorBoard`.
+/// Where the figures of a run go: its directory, the terminal, trackers.
 pub(crate) struct RunLog<'a> {
     pub(crate) dir: &'a RunDir,
     pub(crate) monitor: &'a mut dyn Monitor,
     /// Rank 0 has one; the others draw no curves.
-    pub(crate) events: Option<EventFile>,
+    pub(crate) trackers: Option<Trackers>,
     waiting: WaitingLines,
     /// Whether a full disk holds the curves up.
-    events_wait: bool,
+    trackers_wait: bool,
 }
 
 impl<'a> RunLog<'a> {
     pub(crate) fn new(
         dir: &'a RunDir,
         monitor: &'a mut dyn Monitor,
-        events: Option<EventFile>,
+        trackers: Option<Trackers>,
     ) -> Self {
-        Self { dir, monitor, events, waiting: WaitingLines::default(), events_wait: false }
+        Self { dir, monitor, trackers, waiting: WaitingLines::default(), trackers_wait: false }
     }
 
     /// Appends a line to `metrics.jsonl` and draws it.
     pub(super) fn append(&mut self, record: &impl Serialize) -> Result<(), TrainError> {
         let line = serde_json::to_string(record).expect("our own records serialise");
         let read = serde_json::from_str(&line).expect("it was written just now");
+        let told = self.trackers.as_mut().and_then(|trackers| trackers.command_line(&line));
         self.write_line(METRICS_FILE, line)?;
-        self.draw(|events| events.line(&read))
+        told.iter().for_each(|text| self.monitor.message(text));
+        self.draw(|trackers| trackers.line(&read))
     }
 
     /// Appends a line to a log. Where the disk is full it waits in memory, and it is said once.
@@ -84,23 +86,26 @@ impl<'a> RunLog<'a> {
 
     /// Shows a text beside the curves.
     pub(super) fn text(&mut self, tag: &str, step: u64, text: &str) -> Result<(), TrainError> {
-        self.draw(|events| events.text(tag, step, text))
+        self.draw(|trackers| trackers.text(tag, step, text))
     }
 
-    /// Passes the curves to the operating system.
-    pub(super) fn flush_events(&mut self) -> Result<(), TrainError> {
-        self.draw(EventFile::flush)
+    /// Tells the trackers that the run is finished.
+    pub(super) fn finish_trackers(&mut self) -> Result<(), TrainError> {
+        let mut told = None;
+        self.draw(|trackers| trackers.finish().map(|text| told = text))?;
+        told.iter().for_each(|text| self.monitor.message(text));
+        Ok(())
     }
 
     /// Draws, and says once that a full disk holds the curves up.
     fn draw(
         &mut self,
-        drawing: impl FnOnce(&mut EventFile) -> io::Result<()>,
+        drawing: impl FnOnce(&mut Trackers) -> io::Result<()>,
     ) -> Result<(), TrainError> {
-        let Some(events) = &mut self.events else { return Ok(()) };
-        match drawing(events) {
+        let Some(trackers) = &mut self.trackers else { return Ok(()) };
+        match drawing(trackers) {
             Err(error) if is_full_disk(&error) => {
-                if !std::mem::replace(&mut self.events_wait, true) {
+                if !std::mem::replace(&mut self.trackers_wait, true) {
                     self.monitor.message(&format!("{error}; training goes on without its curves"));
                 }
                 Ok(())

@@ -207,7 +207,7 @@ impl Callbacks<'_> {
                 self.log.dir.note_published(published.clone())?;
             }
         }
-        self.log.flush_events()?;
+        self.log.finish_trackers()?;
         self.log.monitor.finished();
         Ok(())
     }
