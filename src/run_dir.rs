@@ -32,7 +32,7 @@ pub(crate) const BEST_DIR: &str = "best";
 pub(crate) const EXPORT_DIR: &str = "export";
 /// `TensorBoard`'s event files.
 pub(crate) const EVENTS_DIR: &str = "tensorboard";
-/// MLflow's store.
+/// The store of `MLflow`.
 pub(crate) const MLFLOW_DIR: &str = "mlruns";
 /// Touch this file to have a checkpoint made.
 const SAVE_NOW_FILE: &str = "SAVE_NOW";

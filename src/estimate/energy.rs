@@ -63,7 +63,7 @@ mod tests {
             energy(&spec, Precision::Bf16, load, &memory)
         };
         let (one, eight) = (of(1), of(8));
-        assert_eq!(one.arithmetic, eight.arithmetic);
+        assert!((one.arithmetic / eight.arithmetic - 1.0).abs() < 1e-9, "{one:?} {eight:?}");
         assert!(one.memory > 4.0 * eight.memory, "{one:?} {eight:?}");
         assert!(energy_in_words(one).contains("estimate"));
     }

@@ -1,4 +1,4 @@
-//! A run in the file store of MLflow, which `mlflow ui --backend-store-uri RUN/mlruns` shows.
+//! A run in the file store of `MLflow`, which `mlflow ui --backend-store-uri RUN/mlruns` shows.
 //!
 //! ```text
 //! mlruns/EXPERIMENT/meta.yaml
@@ -11,6 +11,7 @@
 //! cut or lost is whole again.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 
 use super::curves::{Point, missing, points};
 
-/// How MLflow numbers what a run is doing.
+/// How `MLflow` numbers what a run is doing.
 const RUNNING: u8 = 1;
 const FINISHED: u8 = 3;
 
@@ -121,7 +122,7 @@ impl MlflowRun {
         let now = milliseconds();
         let mut keep = |name: &str, value: f64| {
             let lines = self.unwritten.entry(file_name(name)).or_default();
-            lines.push_str(&format!("{now} {value:?} {step}\n"));
+            let _ = writeln!(lines, "{now} {value:?} {step}");
         };
         for (name, point) in points {
             match point {
@@ -161,14 +162,14 @@ impl MlflowRun {
     }
 }
 
-/// A metric's file; MLflow allows letters, digits and these, and a slash makes a folder.
+/// A metric's file; `MLflow` allows letters, digits and these, and a slash makes a folder.
 fn file_name(name: &str) -> String {
     let allowed = |c: char| if c.is_alphanumeric() || "_-. /".contains(c) { c } else { '_' };
     let parts = name.split('/').filter(|part| !["", ".", ".."].contains(part));
     parts.collect::<Vec<_>>().join("/").chars().map(allowed).collect()
 }
 
-/// Eighteen digits, as MLflow numbers experiments.
+/// Eighteen digits, as `MLflow` numbers experiments.
 fn number_of(name: &str) -> String {
     let hash = blake3::hash(name.as_bytes());
     let bytes = hash.as_bytes().first_chunk::<8>().expect("a hash has 32 bytes");
@@ -178,7 +179,7 @@ fn number_of(name: &str) -> String {
     )
 }
 
-/// Thirty-two hexadecimal digits, as MLflow names runs.
+/// Thirty-two hexadecimal digits, as `MLflow` names runs.
 fn identifier(id: &str) -> String {
     blake3::hash(id.as_bytes()).to_hex()[..32].to_owned()
 }

@@ -1,4 +1,4 @@
-//! Where the curves of a run go: `TensorBoard`, MLflow, a command of the user's.
+//! Where the curves of a run go: `TensorBoard`, `MLflow`, a command of the user's.
 
 use std::io;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub struct Trackers {
 pub struct TrackedFiles<'a> {
     /// Folder of the event files.
     pub events: &'a Path,
-    /// MLflow's store.
+    /// The store of `MLflow`.
     pub mlflow: &'a Path,
     /// `metrics.jsonl`.
     pub log: &'a Path,

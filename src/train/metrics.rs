@@ -47,7 +47,9 @@ impl<'a> RunLog<'a> {
         let read = serde_json::from_str(&line).expect("it was written just now");
         let told = self.trackers.as_mut().and_then(|trackers| trackers.command_line(&line));
         self.write_line(METRICS_FILE, line)?;
-        told.iter().for_each(|text| self.monitor.message(text));
+        if let Some(text) = told {
+            self.monitor.message(&text);
+        }
         self.draw(|trackers| trackers.line(&read))
     }
 
@@ -93,7 +95,9 @@ impl<'a> RunLog<'a> {
     pub(super) fn finish_trackers(&mut self) -> Result<(), TrainError> {
         let mut told = None;
         self.draw(|trackers| trackers.finish().map(|text| told = text))?;
-        told.iter().for_each(|text| self.monitor.message(text));
+        if let Some(text) = told {
+            self.monitor.message(&text);
+        }
         Ok(())
     }
 

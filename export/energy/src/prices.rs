@@ -1,6 +1,6 @@
 //! Energies of single operations and of a byte from memory, in picojoules.
 //!
-//! Source: Jouppi et al., "Ten Lessons From Three Generations Shaped Google's TPUv4i", ISCA 2021,
+//! Source: Jouppi et al., "Ten Lessons From Three Generations Shaped Google's `TPUv4i`", ISCA 2021,
 //! table 2, the column for 7 nm. The report of 2B4T (arXiv 2504.12285, section 4) uses the same
 //! operations for its own estimate.
 

@@ -11,7 +11,7 @@ use bitnet_format::ModelSpec;
 
 /// A counter of a package starts again after three quarters of an hour at 100 W, and nobody may ask
 /// for that long.
-const LONGEST_UNREAD: Duration = Duration::from_secs(60);
+const LONGEST_UNREAD: Duration = Duration::from_mins(1);
 
 /// Tokens over which the cache's size is averaged.
 const CACHE_TOKENS: usize = 1024;
