@@ -97,6 +97,10 @@ mod tests {
         fs::write(folder.join("max_energy_range_uj"), format!("{range}\n")).unwrap();
     }
 
+    fn microjoules(meter: &mut EnergyMeter) -> u64 {
+        (meter.joules() * 1e6).round() as u64
+    }
+
     #[test]
     fn packages_and_memory_are_added_and_a_counter_may_start_again() {
         let root = tempfile::tempdir().unwrap();
@@ -108,14 +112,14 @@ mod tests {
         domain(root, "intel-rapl-mmio:0", "package-0", "900\n", 1_000);
         let mut meter = EnergyMeter::of(root).unwrap();
         assert_eq!(meter.source(), "package-0 + dram");
-        assert_eq!(meter.joules(), 0.0);
+        assert_eq!(microjoules(&mut meter), 0);
         domain(root, "intel-rapl:0", "package-0", "50\n", 1_000);
         domain(root, "intel-rapl:0:1", "dram", "30\n", 1_000);
-        assert_eq!(meter.joules(), 170e-6);
+        assert_eq!(microjoules(&mut meter), 170);
         // A counter that vanishes adds nothing, and the others go on.
         fs::remove_file(root.join("intel-rapl:0/energy_uj")).unwrap();
         domain(root, "intel-rapl:0:1", "dram", "31\n", 1_000);
-        assert_eq!(meter.joules(), 171e-6);
+        assert_eq!(microjoules(&mut meter), 171);
     }
 
     #[test]
@@ -132,6 +136,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         domain(root.path(), "intel-rapl:0", "package-0", "900\n", 1_000);
         let mut meter = EnergyMeter::of(root.path()).unwrap();
-        assert_eq!(meter.idle_watts(Duration::from_millis(1)), 0.0);
+        assert!(meter.idle_watts(Duration::from_millis(1)).abs() < 1e-9);
     }
 }
