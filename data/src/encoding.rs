@@ -13,13 +13,18 @@ use serde_json::Value;
 
 use super::conversation::{self, ParsedConversation};
 use super::document::{Document, DocumentFormat, RowContent, SourceLocation, TokenDocument};
+use super::encoded::{EncodedRow, EncodedSequence};
 use super::error::DataError;
 use super::fault::{FieldError, RowFault, kind};
 use super::preference::{self, PreferenceExample};
-use super::reading::{ReadingRules, UnknownRole};
+use super::reading::ReadingRules;
 use super::row_json;
 use super::rows::TEXT_FIELD;
+use super::selection::RowFate;
 use super::source::DocumentSource;
+use super::templated;
+use super::turn_order::{TurnChanges, in_order};
+use super::turns::TurnRules;
 
 /// What the lines of a set are, and how they become tokens.
 #[derive(Clone, Debug)]
@@ -30,22 +35,6 @@ pub enum Encoding {
     Conversations(ChatTemplate),
     /// Prompts with a chosen and a rejected answer.
     Preferences(ChatTemplate),
-}
-
-/// A document, or one side of a preference, as tokens.
-#[derive(Debug)]
-pub(crate) struct EncodedSequence {
-    pub(crate) dialogue: Dialogue,
-    /// Bytes of the text that is scored: all of a text, the answers of a conversation.
-    pub(crate) bytes: usize,
-}
-
-/// What a row became. No sequence: it says nothing.
-#[derive(Debug)]
-pub(crate) struct EncodedRow {
-    /// How its shape was recognised.
-    pub(crate) shape: String,
-    pub(crate) sequences: Vec<EncodedSequence>,
 }
 
 impl Encoding {
@@ -79,25 +68,47 @@ impl Encoding {
             Self::Text => return encode_text(tokenizer, content, rules),
             Self::Conversations(template) | Self::Preferences(template) => template,
         };
-        let encoder = RowEncoder { template, tokenizer, unknown: rules.unknown_role };
         let row = row_json::renamed(content, &rules.files.columns)?;
-        if matches!(self, Self::Conversations(_)) {
-            let ParsedConversation { shape, conversation } =
-                conversation::conversation(&row, rules.unknown_role)?;
-            return Ok(EncodedRow { shape, sequences: vec![encoder.encode(conversation)?] });
-        }
-        let example = preference::preference(&row, rules.unknown_role)?;
-        let sequences = encoder.encode_pair(&example)?;
-        Ok(EncodedRow { shape: example.shape, sequences })
+        let turns = TurnRules::of(rules);
+        let mut encoder =
+            RowEncoder { template, tokenizer, rules: &turns, changes: TurnChanges::default() };
+        let (shape, sequences) = match (self, templated::text(&row)) {
+            (Self::Conversations(_), Some(text)) => {
+                let markers = rules.text_markers.as_ref();
+                (TEXT_FIELD.to_owned(), templated::encode(tokenizer, text, markers)?)
+            }
+            (Self::Conversations(_), None) => {
+                let ParsedConversation { shape, conversation } =
+                    conversation::conversation_by(&row, &turns)?;
+                (shape, vec![encoder.encode(conversation)?])
+            }
+            _ => {
+                let example = preference::preference_by(&row, &turns)?;
+                let sequences = encoder.encode_pair(&example)?;
+                (example.shape, sequences)
+            }
+        };
+        let mut changes = encoder.changes;
+        changes += TurnChanges::dropped(turns.dropped());
+        Ok(EncodedRow { shape, sequences, turns: changes })
     }
 
-    /// The text that a tokenizer is trained on: that of the document or of all its messages.
-    pub fn training_text(
+    /// The text that a tokenizer is trained on: that of the document or of all its messages; `None` where the
+    /// selection of the source leaves it out. Duplicates are not looked for.
+    pub(crate) fn training_text(
         &self,
         source: &DocumentSource,
         document: Document,
-    ) -> Result<String, DataError> {
-        self.plain_text(&document.content, &source.rules()).map_err(|error| {
+    ) -> Result<Option<String>, DataError> {
+        let rules = source.rules();
+        let text = || -> Result<Option<String>, RowFault> {
+            if !rules.selection.takes_fields(&document.content)? {
+                return Ok(None);
+            }
+            let text = self.plain_text(&document.content, &rules)?;
+            Ok((rules.selection.fate(&text) == RowFate::Used).then_some(text))
+        };
+        text().map_err(|error| {
             let source = Arc::clone(&source.names()[document.file]);
             error.at(SourceLocation { source, line: document.line })
         })
@@ -113,18 +124,17 @@ impl Encoding {
                 return Ok(row_json::text(content, rules.files.column(TEXT_FIELD))?.into_owned());
             }
             Self::Conversations(_) => {
-                let parsed = conversation::conversation(
-                    &*row_json::renamed(content, &rules.files.columns)?,
-                    rules.unknown_role,
-                )?;
+                let row = row_json::renamed(content, &rules.files.columns)?;
+                if let Some(text) = templated::text(&row) {
+                    return Ok(text.to_owned());
+                }
+                let parsed = conversation::conversation_by(&row, &TurnRules::of(rules))?;
                 parsed.conversation.messages
             }
             Self::Preferences(_) => {
+                let row = row_json::renamed(content, &rules.files.columns)?;
                 let PreferenceExample { mut prompt, chosen, rejected, .. } =
-                    preference::preference(
-                        &*row_json::renamed(content, &rules.files.columns)?,
-                        rules.unknown_role,
-                    )?;
+                    preference::preference_by(&row, &TurnRules::of(rules))?;
                 prompt.extend(chosen.into_iter().chain(rejected));
                 prompt
             }
@@ -151,7 +161,7 @@ fn encode_text(
     }
     let whole = matches!(content, RowContent::Text(_));
     let shape = if whole { "plain text" } else { column }.to_owned();
-    Ok(EncodedRow { shape, sequences })
+    Ok(EncodedRow { shape, sequences, turns: TurnChanges::default() })
 }
 
 /// The tokens of another trainer. Where its separators show a whole document, it begins and ends as one that
@@ -163,25 +173,28 @@ fn encode_tokens(tokenizer: &Tokenizer, document: &TokenDocument) -> EncodedRow 
     let bytes = document.ids.iter().map(|id| tokenizer.token_bytes(*id).len()).sum();
     let dialogue = Dialogue { trained: vec![true; ids.len()], ids };
     let sequences = vec![EncodedSequence { dialogue, bytes }];
-    EncodedRow { shape: "tokens".to_owned(), sequences }
+    EncodedRow { shape: "tokens".to_owned(), sequences, turns: TurnChanges::default() }
 }
 
 /// Turns messages into tokens.
-#[derive(Clone, Copy)]
 struct RowEncoder<'a> {
     template: &'a ChatTemplate,
     tokenizer: &'a Tokenizer,
-    unknown: UnknownRole,
+    rules: &'a TurnRules,
+    /// What was done to turns beside leaving some out.
+    changes: TurnChanges,
 }
 
 impl RowEncoder<'_> {
     /// A conversation as tokens.
-    fn encode(self, mut conversation: Conversation) -> Result<EncodedSequence, RowFault> {
-        let Self { template, tokenizer, unknown } = self;
-        if unknown == UnknownRole::Drop && !template.reads("tool_calls") {
+    fn encode(&mut self, mut conversation: Conversation) -> Result<EncodedSequence, RowFault> {
+        let template = self.template;
+        if self.rules.drops_unrendered() && !template.reads("tool_calls") {
             let of_tools =
                 |turn: &Message| turn.role == Role::Tool || turn.fields.contains_key("tool_calls");
+            let given = conversation.messages.len();
             conversation.messages.retain(|turn| !of_tools(turn));
+            self.rules.drop_turns(given - conversation.messages.len());
         }
         refuse_unread(template, &conversation)?;
         let reads_parts = ["'text'", "\"text\"", ".text"].iter().any(|word| template.reads(word));
@@ -194,14 +207,35 @@ impl RowEncoder<'_> {
                 message.fields.shift_remove("content");
             }
         }
-        Ok(EncodedSequence { dialogue: template.encode(tokenizer, &conversation)?, bytes })
+        Ok(EncodedSequence { dialogue: self.dialogue(conversation)?, bytes })
+    }
+
+    /// The tokens that the template makes; where it refuses the order of the turns, those of the order that
+    /// strict templates demand.
+    fn dialogue(&mut self, mut conversation: Conversation) -> Result<Dialogue, RowFault> {
+        let encode =
+            |conversation: &Conversation| self.template.encode(self.tokenizer, conversation);
+        let refused = match encode(&conversation) {
+            Ok(dialogue) => return Ok(dialogue),
+            Err(refused) => refused,
+        };
+        let ordered = in_order(&conversation.messages).filter(|_| !self.rules.strict);
+        let Some((messages, changes)) = ordered else { return Err(refused.into()) };
+        conversation.messages = messages;
+        // What it refuses in any order is named as it was found.
+        let dialogue = encode(&conversation).map_err(|_| refused)?;
+        self.changes += changes;
+        Ok(dialogue)
     }
 
     /// Both sides, which are equal up to the answer and trained on it alone. Where there is nothing to
     /// prefer no token is trained, and the pair is left out.
-    fn encode_pair(self, preference: &PreferenceExample) -> Result<Vec<EncodedSequence>, RowFault> {
+    fn encode_pair(
+        &mut self,
+        preference: &PreferenceExample,
+    ) -> Result<Vec<EncodedSequence>, RowFault> {
         let tie = preference.is_tie();
-        let side = |answer: &[Message]| {
+        let mut side = |answer: &[Message]| {
             let mut messages = [&*preference.prompt, answer].concat();
             for (at, message) in messages.iter_mut().enumerate() {
                 message.trained &= at >= preference.prompt.len() && !tie;
@@ -258,92 +292,4 @@ fn is_empty(value: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::byte_tokenizer;
-
-    const PAIR: &str = r#"{"prompt":[{"role":"user","content":"a"},
-        {"role":"assistant","content":"b"},{"role":"user","content":"c"}],
-        "chosen":"d","rejected":"ee"}"#;
-
-    fn rows(
-        encoding: &Encoding,
-        tokenizer: &Tokenizer,
-        line: &str,
-    ) -> Result<Vec<EncodedSequence>, RowFault> {
-        let content = RowContent::Json(line.into());
-        let row = encoding.sequences(tokenizer, &content, &ReadingRules::default());
-        row.map(|row| row.sequences)
-    }
-
-    #[test]
-    fn a_preference_trains_only_the_last_answer_of_each_side() {
-        let tokenizer = byte_tokenizer();
-        let encoding = Encoding::Preferences(ChatTemplate::b158());
-        let sides = rows(&encoding, &tokenizer, PAIR).unwrap();
-        let trained = |EncodedSequence { dialogue: side, .. }: &EncodedSequence| {
-            let both = side.ids.iter().zip(&side.trained).filter(|(_, trained)| **trained);
-            both.map(|(id, _)| *id).collect::<Vec<_>>()
-        };
-        let eot = tokenizer.eot().unwrap();
-        let byte = |text: &str| tokenizer.encode(text).unwrap()[0];
-        assert_eq!(trained(&sides[0]), [byte(" "), byte("d"), eot]);
-        assert_eq!(trained(&sides[1]), [byte(" "), byte("e"), byte("e"), eot]);
-        let [chosen, rejected] = [&sides[0].dialogue.ids, &sides[1].dialogue.ids];
-        let prompt = chosen.len() - 3;
-        assert_eq!(chosen[..prompt], rejected[..prompt]);
-        assert_eq!([sides[0].bytes, sides[1].bytes], [1, 2]);
-    }
-
-    #[test]
-    fn a_tokenizer_is_trained_on_the_text_of_the_messages() {
-        let text = Encoding::Preferences(ChatTemplate::b158())
-            .plain_text(&RowContent::Json(PAIR.into()), &ReadingRules::default());
-        assert_eq!(text.unwrap(), "a\nb\nc\nd\nee");
-    }
-
-    #[test]
-    fn what_a_template_does_not_read_is_refused_by_field() {
-        let tokenizer = byte_tokenizer();
-        let refused = |more: &str, tools: &str| {
-            let line = format!(
-                r#"{{"tools":[{tools}],"messages":[{{"role":"user","content":"a"}},
-                {{"role":"assistant","content":"b"{more}}}]}}"#
-            );
-            let encoding = Encoding::Conversations(ChatTemplate::b158());
-            match rows(&encoding, &tokenizer, &line) {
-                Err(RowFault::Field(error)) => error.field,
-                Err(other) => panic!("{other:?}"),
-                Ok(_) => "none".to_owned(),
-            }
-        };
-        assert_eq!(refused("", ""), "none");
-        assert_eq!(refused(r#","name":"n","reasoning_content":"""#, ""), "none");
-        assert_eq!(refused(r#","reasoning_content":"r""#, ""), "messages.1.reasoning_content");
-        assert_eq!(refused(r#","tool_calls":[{}]"#, ""), "messages.1.tool_calls");
-        assert_eq!(refused("", "{}"), "tools");
-    }
-
-    #[test]
-    fn columns_stand_for_fields() {
-        let tokenizer = byte_tokenizer();
-        let mut rules = ReadingRules::default();
-        let pairs = [("instruction", "Question"), ("output", "Answer"), ("text", "body")];
-        let pairs = pairs.map(|(name, column)| (name.to_owned(), column.to_owned()));
-        rules.files.columns = pairs.into_iter().collect();
-        let json = |text: &str| RowContent::Json(text.into());
-        let text = Encoding::Text.sequences(&tokenizer, &json(r#"{"body":"ab"}"#), &rules).unwrap();
-        assert_eq!((&*text.shape, text.sequences[0].bytes), ("body", 2));
-        rules.files.columns.remove("text");
-        let chat = Encoding::Conversations(ChatTemplate::b158());
-        let asked = json(r#"{"Question":"a","Answer":"b"}"#);
-        assert_eq!(
-            chat.sequences(&tokenizer, &asked, &rules).unwrap().shape,
-            "instruction, output"
-        );
-        match chat.sequences(&tokenizer, &json(r#"{"Answer":"b"}"#), &rules) {
-            Err(RowFault::Field(error)) => assert_eq!(error.field, "Question"),
-            other => panic!("{other:?}"),
-        }
-    }
-}
+mod tests;

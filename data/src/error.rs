@@ -150,12 +150,24 @@ pub enum DataError {
         line: u64,
     },
     /// A set without text.
-    #[error("{origin}: no documents; expected at least one with text, got {empty} empty ones")]
+    #[error(
+        "{origin}: no documents; expected at least one with text, got {empty} empty ones{others}"
+    )]
     NoDocuments {
         /// The files or the generator.
         origin: String,
         /// Documents that were skipped.
         empty: u64,
+        /// `, 7 duplicates left out`, and what else became of the rows.
+        others: String,
+    },
+    /// All sets of a mixture were read as often as they may be.
+    #[error(
+        "[data]: no rows left; expected a set that was read less than max_epochs times, got {sets}"
+    )]
+    UsedUp {
+        /// The sets.
+        sets: String,
     },
     /// The tokenizer could not encode a document.
     #[error("{location}: cannot be tokenised: {what}")]

@@ -88,8 +88,8 @@ pub(crate) trait DocumentLengths {
 #[derive(Debug)]
 pub(crate) struct PackedLayout {
     seq_len: u64,
-    /// Documents or pieces of them, in order: the document and its first pair.
-    entries: Vec<(usize, usize)>,
+    /// Documents or pieces of them, in order: the document and its first pair. There may be many.
+    entries: Vec<(u32, u32)>,
     /// For each entry the number of pairs up to its end.
     ends: Vec<u64>,
     /// The first entry of each row, and the end; `None` if rows are cut from one stream.
@@ -232,7 +232,8 @@ impl PackedLayout {
     }
 
     fn push(&mut self, segment: Segment) {
-        self.entries.push((segment.document, segment.from));
+        let small = |number: usize| u32::try_from(number).expect("fewer than 2^32");
+        self.entries.push((small(segment.document), small(segment.from)));
         self.ends.push(self.pairs() + segment.pairs as u64);
     }
 
@@ -276,6 +277,7 @@ impl PackedLayout {
         let start = self.start(index);
         let (first, end) = (start.max(from), self.ends[index].min(to));
         let (document, begin) = self.entries[index];
+        let (document, begin) = (document as usize, begin as usize);
         Segment { document, from: begin + (first - start) as usize, pairs: (end - first) as usize }
     }
 }

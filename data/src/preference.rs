@@ -3,10 +3,10 @@
 use bitnet_text::{Message, Role};
 use serde_json::Value;
 
-use super::conversation::{LISTS, QUESTIONS, after_introduction, asked, first_of, said};
+use super::conversation::{LISTS, QUESTIONS, after_introduction, asked, first_of, list, said};
 use super::fault::{FieldError, field_error, kind};
 use super::reading::UnknownRole;
-use super::turns::{Object, turns};
+use super::turns::{Object, TurnRules, turns};
 
 /// The keys of both answers, in the order in which they are looked for.
 const SIDES: &[[&str; 2]] = &[
@@ -14,6 +14,10 @@ const SIDES: &[[&str; 2]] = &[
     ["chosen_response", "rejected_response"],
     ["chosen_messages", "rejected_messages"],
     ["response_j", "response_k"],
+    ["accepted", "rejected"],
+    ["preferred", "dispreferred"],
+    ["better", "worse"],
+    ["win", "lose"],
 ];
 /// The keys of a list of answers with scores, of the text of one and of its score.
 const SCORED: &[&str] = &["completions", "responses", "answers", "candidates"];
@@ -58,18 +62,25 @@ pub(super) fn has_two_answers(object: &Object) -> bool {
 /// # Errors
 /// As [`super::conversation::conversation`]; also if the prompts differ.
 pub fn preference(object: &Object, unknown: UnknownRole) -> Result<PreferenceExample, FieldError> {
+    preference_by(object, &TurnRules::new(unknown))
+}
+
+pub(super) fn preference_by(
+    object: &Object,
+    rules: &TurnRules,
+) -> Result<PreferenceExample, FieldError> {
     if object.get("label").is_some_and(Value::is_boolean) {
         let expected =
             "two answers to one prompt: a label on one answer is for KTO, which is not trained";
         return Err(field_error("label", expected, "one answer with a label"));
     }
-    let asked_in = first_of(object, QUESTIONS).or_else(|| first_of(object, LISTS));
+    let asked_in = first_of(object, QUESTIONS).or_else(|| list(object).map(|(key, _)| key));
     let prompt = match asked_in {
-        Some(key) if LISTS.contains(&key) => turns(key, &object[key], unknown)?,
-        Some(key) => asked(object, key, unknown)?,
+        Some(key) if LISTS.contains(&key) => turns(key, &object[key], rules)?,
+        Some(key) => spoken(asked(object, key, rules)?),
         None => Vec::new(),
     };
-    let (shape, [chosen, rejected]) = sides(object, unknown)?;
+    let (shape, [chosen, rejected]) = sides(object, rules)?;
     let [chosen_key, rejected_key] = shape;
     let chosen = whole(&prompt, chosen, chosen_key)?;
     let rejected = whole(&prompt, rejected, rejected_key)?;
@@ -88,28 +99,40 @@ pub fn preference(object: &Object, unknown: UnknownRole) -> Result<PreferenceExa
 /// The turns of both sides with their keys.
 fn sides(
     object: &Object,
-    unknown: UnknownRole,
+    rules: &TurnRules,
 ) -> Result<([&'static str; 2], [Vec<Message>; 2]), FieldError> {
     let has = |key: &&str| object.contains_key(*key);
-    let keys = SIDES.iter().find(|keys| keys.iter().any(has));
+    let both = SIDES.iter().find(|keys| keys.iter().all(|key| has(key)));
+    let keys = both.or_else(|| SIDES.iter().find(|keys| keys.iter().any(|key| has(key))));
     if let (None, Some(key)) = (keys, first_of(object, SCORED)) {
         return Ok(([key; 2], best_and_worst(key, &object[key])?));
     }
     let keys = *keys.unwrap_or(&SIDES[0]);
-    let [chosen, rejected] = keys.map(|key| side(object, key, unknown));
+    let [chosen, rejected] = keys.map(|key| side(object, key, rules));
     Ok((keys, [chosen?, rejected?]))
 }
 
-fn side(object: &Object, key: &str, unknown: UnknownRole) -> Result<Vec<Message>, FieldError> {
+fn side(object: &Object, key: &str, rules: &TurnRules) -> Result<Vec<Message>, FieldError> {
     match object.get(key).unwrap_or(&Value::Null) {
         Value::String(text) => Ok(dialogue(text).unwrap_or_else(|| vec![answer(text)])),
-        Value::Array(_) | Value::Object(_) => said(object, key, Role::Assistant, unknown),
+        Value::Array(_) | Value::Object(_) => said(object, key, Role::Assistant, rules),
         other => Err(field_error(key, "text or a list of messages", kind(other))),
     }
 }
 
 fn answer(text: &str) -> Message {
     Message::new(Role::Assistant, text)
+}
+
+/// A prompt that is a dialogue as text, up to where the assistant speaks next, as its turns.
+fn spoken(prompt: Vec<Message>) -> Vec<Message> {
+    let [message] = &*prompt else { return prompt };
+    let open = message.content.trim_end().strip_suffix("\n\nAssistant:");
+    let Some(mut turns) = open.and_then(|open| dialogue(&format!("{open}\n\nAssistant:"))) else {
+        return prompt;
+    };
+    turns.pop();
+    turns
 }
 
 /// A dialogue as text: turns after `Human:` and `Assistant:`, each behind a blank line.
@@ -135,6 +158,8 @@ fn best_and_worst(key: &str, list: &Value) -> Result<[Vec<Message>; 2], FieldErr
         let text = SCORED_TEXTS.iter().find_map(|key| item.get(*key)?.as_str());
         let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
         let score = SCORES.iter().find_map(|key| number(item.get(*key)?));
+        // The first of an order is the best.
+        let score = score.or_else(|| Some(-number(item.get("rank")?)?));
         // One that nobody scored says nothing.
         scored.extend(text.zip(score.filter(|score| score.is_finite())));
     }
@@ -276,6 +301,26 @@ mod tests {
         for (chosen, rejected) in [("a", "a "), ("a", ""), ("", "b")] {
             let line = json!({"prompt": "q", "chosen": chosen, "rejected": rejected});
             assert!(parsed(line).is_tie());
+        }
+    }
+
+    #[test]
+    fn a_prompt_may_be_a_dialogue_as_text_and_answers_may_have_ranks() {
+        let prompt = "\n\nHuman: p\n\nAssistant: b\n\nHuman: q\n\nAssistant:";
+        let expected = [
+            ("user", "p"),
+            ("assistant", "b"),
+            ("user", "q"),
+            ("assistant", "a"),
+            ("assistant", "c"),
+        ];
+        for line in [
+            json!({"prompt": prompt, "chosen": "a", "rejected": "c"}),
+            json!({"prompt": prompt, "accepted": "a", "rejected": "c"}),
+            json!({"prompt": prompt, "better": "a", "worse": "c"}),
+            json!({"input": prompt, "answers": [{"answer": "c", "rank": 2}, {"answer": "a", "rank": 1}]}),
+        ] {
+            assert_eq!(all(&parsed(line.clone())), expected, "{line}");
         }
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
 use crate::reading::{BadRows, ReadingRules};
+use crate::turn_order::TurnChanges;
 
 /// Rows that are listed where some cannot be used.
 const LISTED: usize = 10;
@@ -23,12 +24,15 @@ pub struct RowReport {
     /// Rows that say the same as one before.
     #[serde(default)]
     pub duplicates: u64,
-    /// Rows that are too short or too long.
+    /// Rows that a filter of the recipe leaves out: by length, pattern, language or field.
     #[serde(default)]
     pub filtered: u64,
     /// Rows of the other side of a split.
     #[serde(default)]
     pub other_side: u64,
+    /// What was done to turns.
+    #[serde(default)]
+    pub turns: TurnChanges,
     /// What is wrong with the first bad rows, each with its place.
     pub examples: Vec<String>,
     /// The shapes that were recognised, with their numbers of rows.
@@ -39,6 +43,20 @@ impl RowReport {
     /// Rows that nothing is made of.
     pub(crate) fn unused(&self) -> u64 {
         self.empty + self.bad + self.duplicates + self.filtered + self.other_side
+    }
+
+    /// Why rows are not used besides being empty, for a message.
+    pub(crate) fn left_out_words(&self) -> String {
+        let reasons = self.left_out().into_iter().filter(|(rows, _)| *rows > 0);
+        reasons.map(|(rows, what)| format!(", {rows} {what}")).collect()
+    }
+
+    fn left_out(&self) -> [(u64, &'static str); 3] {
+        [
+            (self.duplicates, "duplicates left out"),
+            (self.filtered, "rows left out by the filters of their set"),
+            (self.other_side, "rows of the other side of the split left out"),
+        ]
     }
 
     fn add_bad(&mut self, error: &DataError) {
@@ -59,17 +77,24 @@ impl RowReport {
         Err(DataError::TooManyBad { origin, bad, rows, limit, examples })
     }
 
+    /// Turns that are not trained as they were written, if there are any.
+    fn turn_line(&self) -> Option<String> {
+        (!self.turns.is_none()).then(|| format!("turns: {}", self.turns.words()))
+    }
+
+    /// What a run says of a set before its first step: what is not trained as it was written.
+    pub fn warnings(&self) -> Vec<String> {
+        if self.bad > 0 { self.lines() } else { self.turn_line().into_iter().collect() }
+    }
+
     /// The report as lines for people, without the name of the set.
     pub fn lines(&self) -> Vec<String> {
         let shape = |(shape, rows): (&String, &u64)| format!("{rows} rows of {shape}");
         let mut lines = vec![self.shapes.iter().map(shape).collect::<Vec<_>>().join(", ")];
-        for (rows, what) in [
-            (self.duplicates, "duplicates left out"),
-            (self.filtered, "rows left out by their length"),
-            (self.other_side, "rows of the other side of the split left out"),
-        ] {
+        for (rows, what) in self.left_out() {
             lines.extend((rows > 0).then(|| format!("{rows} {what}")));
         }
+        lines.extend(self.turn_line());
         if self.bad > 0 {
             let share = 100.0 * self.bad as f64 / self.rows.max(1) as f64;
             lines.push(format!("{} bad rows ({share:.3} %) skipped; the first:", self.bad));

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::document::DocumentFormat;
 use super::documents::{DocumentGenerator, DocumentStream};
 use super::error::DataError;
-use super::reading::ReadingRules;
+use super::reading::{BadRows, ReadingRules};
+use super::rows::FileOptions;
 use super::selection::RowSelection;
 
 /// Bytes of a file that are hashed between two calls of `interrupted`.
@@ -51,6 +52,11 @@ impl DocumentSource {
         }
     }
 
+    /// Whether rows that cannot be used are left out.
+    pub fn skips_bad_rows(&self) -> bool {
+        self.rules().bad_rows == BadRows::Skip
+    }
+
     /// The same source with another choice of its rows. Generated ones are all used.
     #[must_use]
     pub fn selecting(mut self, change: impl FnOnce(&mut RowSelection)) -> Self {
@@ -84,7 +90,11 @@ impl DocumentSource {
     /// All documents in order.
     pub fn documents(&self, format: DocumentFormat) -> Result<DocumentStream, DataError> {
         match self {
-            Self::Files(files, rules) => DocumentStream::of_files(files, &rules.files, format),
+            Self::Files(files, rules) => {
+                let chosen_by = rules.selection.fields.keys().cloned().collect();
+                let options = FileOptions { chosen_by, ..rules.files.clone() };
+                DocumentStream::of_files(files, &options, format)
+            }
             Self::Generated(generator) => {
                 Ok(DocumentStream::of_generator(generator.clone(), format))
             }

@@ -4,16 +4,24 @@
 //! Nothing that a message says is dropped: lists of parts, calls of tools, thoughts, `weight: 0`, and all
 //! other fields, which a Jinja template may read.
 
+use std::cell::Cell;
+
 use bitnet_text::{Message, Role};
 use serde_json::{Map, Value, json};
 
 use super::fault::{FieldError, field_error, kind};
-use super::reading::UnknownRole;
+use super::reading::{ReadingRules, UnknownRole};
 
 pub(super) type Object = Map<String, Value>;
 
 const ROLE_KEYS: &[&str] = &["role", "from", "speaker", "author"];
-const CONTENT_KEYS: &[&str] = &["content", "value", "text"];
+const CONTENT_KEYS: &[&str] = &["content", "value", "text", "message", "parts"];
+/// The keys of turns that hold a question and its answer.
+const PAIRS: &[(Role, &[&str])] = &[
+    (Role::System, &["system"]),
+    (Role::User, &["human", "user", "input", "question", "instruction", "prompt"]),
+    (Role::Assistant, &["assistant", "gpt", "bot", "output", "answer", "response"]),
+];
 const EXPECTED_ROLE: &str =
     "\"system\", \"user\", \"assistant\" or \"tool\", or what ShareGPT calls them";
 
@@ -23,7 +31,20 @@ const ROLES: &[(Role, &[&str])] = &[
     (Role::User, &["user", "human", "prompter"]),
     (
         Role::Assistant,
-        &["assistant", "gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "model", "ai"],
+        &[
+            "assistant",
+            "gpt",
+            "chatgpt",
+            "gpt-4",
+            "gpt4",
+            "bing",
+            "bard",
+            "claude",
+            "bot",
+            "chatbot",
+            "model",
+            "ai",
+        ],
     ),
     (
         Role::Tool,
@@ -34,6 +55,39 @@ const ROLES: &[(Role, &[&str])] = &[
 const CALLS: &[&str] = &["function_call", "function-call", "tool_call"];
 const PARTS: &str = "a part of type \"text\"";
 
+/// What happens to turns that cannot be trained, and how many were left out of a row so far.
+#[derive(Debug)]
+pub(super) struct TurnRules {
+    unknown: UnknownRole,
+    /// Whether a row of which turns would be left out is bad.
+    pub(super) strict: bool,
+    dropped: Cell<u64>,
+}
+
+impl TurnRules {
+    pub(super) fn new(unknown: UnknownRole) -> Self {
+        Self { unknown, strict: false, dropped: Cell::new(0) }
+    }
+
+    pub(super) fn of(rules: &ReadingRules) -> Self {
+        let unknown = if rules.strict { UnknownRole::Error } else { rules.unknown_role };
+        Self { strict: rules.strict, ..Self::new(unknown) }
+    }
+
+    /// Whether turns that a template does not render are left out.
+    pub(super) fn drops_unrendered(&self) -> bool {
+        self.unknown == UnknownRole::Drop
+    }
+
+    pub(super) fn drop_turns(&self, turns: usize) {
+        self.dropped.set(self.dropped.get() + turns as u64);
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+}
+
 /// The value of a key; `None` where it is missing or null.
 pub(super) fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
@@ -43,7 +97,7 @@ pub(super) fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
 pub(super) fn turns(
     field: &str,
     list: &Value,
-    unknown: UnknownRole,
+    rules: &TurnRules,
 ) -> Result<Vec<Message>, FieldError> {
     let parsed = list.as_str().and_then(|text| serde_json::from_str(text).ok());
     let list = parsed.as_ref().unwrap_or(list);
@@ -55,10 +109,40 @@ pub(super) fn turns(
     }
     let mut turns = Vec::with_capacity(list.len());
     for (at, turn) in list.iter().enumerate() {
-        turns.extend(message(&format!("{field}.{at}"), turn, unknown)?);
+        let field = format!("{field}.{at}");
+        match turn {
+            // Speakers take turns.
+            Value::String(text) if list.iter().all(Value::is_string) => {
+                let role = if at % 2 == 0 { Role::User } else { Role::Assistant };
+                turns.push(Message::new(role, filled(&field, &text.as_str().into())?));
+            }
+            Value::Object(pair) if is_pair(pair) => turns.extend(both(&field, pair)?),
+            _ => turns.extend(message(&field, turn, rules)?),
+        }
     }
     // Exports of chats write an empty text of the system where there was none.
     turns.retain(|turn| turn.role != Role::System || !turn.content.trim().is_empty());
+    Ok(turns)
+}
+
+/// Whether an item of a list holds a question and its answer, and nobody's role.
+fn is_pair(item: &Object) -> bool {
+    let has = |keys: &[&str]| keys.iter().any(|key| present(item, key).is_some());
+    !has(ROLE_KEYS) && PAIRS[1..].iter().all(|(_, keys)| has(keys))
+}
+
+/// The turns of a question and its answer.
+fn both(field: &str, pair: &Object) -> Result<Vec<Message>, FieldError> {
+    let mut turns = Vec::with_capacity(PAIRS.len());
+    for (role, keys) in PAIRS {
+        let found = keys.iter().find_map(|key| Some((key, present(pair, key)?)));
+        let Some((key, value)) = found else { continue };
+        let place = format!("{field}.{key}");
+        let text = if *role == Role::User { filled(&place, value)? } else { text(&place, value)? };
+        let mut turn = Message::new(*role, text);
+        turn.trained &= !turn.content.trim().is_empty();
+        turns.push(turn);
+    }
     Ok(turns)
 }
 
@@ -66,16 +150,19 @@ pub(super) fn turns(
 pub(super) fn message(
     field: &str,
     turn: &Value,
-    unknown: UnknownRole,
+    rules: &TurnRules,
 ) -> Result<Option<Message>, FieldError> {
     let Value::Object(turn) = turn else {
         return Err(field_error(field, "a message", kind(turn)));
     };
-    let key = |keys: &[&'static str]| keys.iter().copied().find(|key| turn.contains_key(*key));
+    let key = |keys: &[&'static str]| {
+        let said = keys.iter().copied().find(|key| present(turn, key).is_some());
+        said.or_else(|| keys.iter().copied().find(|key| turn.contains_key(*key)))
+    };
     let (role_key, content_key) =
         (key(ROLE_KEYS).unwrap_or("role"), key(CONTENT_KEYS).unwrap_or("content"));
     let place = |key: &str| format!("{field}.{key}");
-    let word = turn.get(role_key).and_then(Value::as_str).unwrap_or_default().to_lowercase();
+    let word = turn.get(role_key).and_then(Value::as_str).unwrap_or_default().trim().to_lowercase();
     let content = turn.get(content_key).unwrap_or(&Value::Null);
     let mut fields = other_fields(turn, role_key, content_key);
     let is_call = CALLS.contains(&&*word);
@@ -83,12 +170,15 @@ pub(super) fn message(
         fields.insert("tool_calls".to_owned(), calls(&place(content_key), content)?);
     }
     let Some(role) = (if is_call { Some(Role::Assistant) } else { role(&word) }) else {
-        return unknown_role(&place(role_key), turn.get(role_key), unknown);
+        return unknown_role(&place(role_key), turn.get(role_key), rules);
     };
     let has_calls = present(&fields, "tool_calls").is_some();
     let text = match content {
         _ if is_call => String::new(),
         Value::Array(parts) => parts_of(&place(content_key), parts, &mut fields)?,
+        Value::Object(_) => {
+            parts_of(&place(content_key), std::slice::from_ref(content), &mut fields)?
+        }
         Value::Null if has_calls => String::new(),
         Value::Null if role == Role::Assistant => String::new(),
         _ if matches!(role, Role::User | Role::Tool) => filled(&place(content_key), content)?,
@@ -108,10 +198,11 @@ fn role(word: &str) -> Option<Role> {
 fn unknown_role(
     place: &str,
     role: Option<&Value>,
-    unknown: UnknownRole,
+    rules: &TurnRules,
 ) -> Result<Option<Message>, FieldError> {
     let got = match role {
-        Some(Value::String(word)) if unknown == UnknownRole::Drop && !word.is_empty() => {
+        Some(Value::String(word)) if rules.unknown == UnknownRole::Drop && !word.is_empty() => {
+            rules.drop_turns(1);
             return Ok(None);
         }
         Some(Value::String(word)) => format!("{word:?}"),
@@ -123,7 +214,12 @@ fn unknown_role(
 /// What a template may read beside the role and the text.
 fn other_fields(turn: &Object, role: &str, content: &str) -> Object {
     let own = [role, content, "weight", "train"];
-    let others = turn.iter().filter(|(key, _)| !own.contains(&key.as_str()));
+    // Tables write null under every key that some row has.
+    let is_other = |key: &str| {
+        let unused = ROLE_KEYS.contains(&key) || CONTENT_KEYS.contains(&key);
+        !own.contains(&key) && !(unused && turn[key].is_null())
+    };
+    let others = turn.iter().filter(|(key, _)| is_other(key));
     others.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct DataFiles {
     /// Leave out turns of unknown roles.
     #[arg(long)]
     pub(crate) drop_unknown_roles: bool,
+    /// Take a row as bad of which turns would be left out, as `data.strict`.
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Leave out rows that cannot be used, up to `--max-bad-share` of them.
     #[arg(long)]
     pub(crate) skip_bad: bool,

@@ -10,8 +10,8 @@ use bitnet_format::output::OutputClaim;
 use bitnet_format::staged::OnExisting;
 use bitnet_text::Tokenizer;
 use bitnet_train::data::corpus::{
-    self, Contamination, CorpusRequest, CorpusStatistics, ExactDuplicates, FileShare, LeftOut,
-    LengthBin, NearDuplicates, ReferenceTexts, RowFile, RowFilter, RowOutputs, SeparatedRows,
+    self, Contamination, CorpusRequest, ExactDuplicates, LeftOut, NearDuplicates, ReferenceTexts,
+    RowFile, RowFilter, RowOutputs, SeparatedRows,
 };
 use bitnet_train::data::{
     BadRows, DataError, DocumentSource, FileOptions, HeldOutShare, ReadingRules, RowReport,
@@ -24,7 +24,7 @@ use bitnet_train::recipe::PathPattern;
 use bitnet_train::train::TrainError;
 use serde_json::{Value, json};
 
-use super::{histogram, print_json, print_line, set_threads};
+use super::{print_json, print_line, set_threads, statistics_out};
 use crate::cli::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
     SplitDataArgs,
@@ -246,6 +246,7 @@ fn rules(files: &DataFiles) -> ReadingRules {
     ReadingRules {
         files: options,
         unknown_role: if files.drop_unknown_roles { UnknownRole::Drop } else { UnknownRole::Error },
+        strict: files.strict,
         bad_rows: if files.skip_bad { BadRows::Skip } else { BadRows::Error },
         max_bad_share: files.max_bad_share,
         ..ReadingRules::default()
@@ -293,46 +294,6 @@ fn stats(args: &DataStatsArgs) -> Result<()> {
     let statistics =
         job.run("counting", |request| corpus::statistics(request, tokenizer.as_ref()))?;
     let unit = if tokenizer.is_some() { "tokens" } else { "bytes" };
-    if args.files.json {
-        print_json(&as_json(&statistics, unit));
-    } else {
-        print_statistics(&statistics, unit);
-    }
+    statistics_out::print(&statistics, unit, args.files.json);
     Ok(())
-}
-
-fn as_json(statistics: &CorpusStatistics, unit: &str) -> Value {
-    let CorpusStatistics { report, files, lengths, longest } = statistics;
-    let file = |file: &FileShare| {
-        let FileShare { name, rows, bytes, tokens } = file;
-        json!({"file": name, "rows": rows, "bytes": bytes, "tokens": tokens})
-    };
-    let bin = |bin: &LengthBin| json!({"from": bin.from, "rows": bin.rows});
-    json!({
-        "rows": report.rows, "bad": report.bad, "shapes": report.shapes, "unit": unit,
-        "files": files.iter().map(file).collect::<Vec<_>>(),
-        "lengths": lengths.iter().map(bin).collect::<Vec<_>>(), "longest": longest,
-    })
-}
-
-fn print_statistics(statistics: &CorpusStatistics, unit: &str) {
-    let CorpusStatistics { report, files, lengths, longest } = statistics;
-    let size = |file: &FileShare| if unit == "tokens" { file.tokens } else { file.bytes };
-    let total = files.iter().map(size).sum::<u64>();
-    for file in files {
-        let share = 100.0 * size(file) as f64 / total.max(1) as f64;
-        let (rows, size) = (grouped(file.rows), grouped(size(file)));
-        print_line(&format!("{share:5.1} % {rows:>13} rows {size:>16} {unit}  {}", file.name));
-    }
-    let bytes = grouped(files.iter().map(|file| file.bytes).sum::<u64>());
-    let tokens =
-        if unit == "tokens" { format!(", {} tokens", grouped(total)) } else { String::new() };
-    let rows = grouped(report.rows - report.bad);
-    print_line(&format!(
-        "{rows} rows, {bytes} bytes{tokens}; the longest {} {unit}",
-        grouped(*longest)
-    ));
-    for line in report.lines().iter().chain(&histogram::lines(lengths, unit)) {
-        print_line(line);
-    }
 }

@@ -15,6 +15,7 @@ mod manual;
 mod plan;
 mod ranks;
 mod run;
+mod statistics_out;
 mod sweep;
 mod tokenizer;
 

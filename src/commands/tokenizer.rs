@@ -6,7 +6,7 @@ use anyhow::Result;
 use bitnet_format::output::OutputClaim;
 use bitnet_format::staged::{OnExisting, write_file};
 use bitnet_text::{MAX_VOCAB, MIN_VOCAB, Tokenizer};
-use bitnet_train::data::{DocumentFormat, DocumentSource, Encoding};
+use bitnet_train::data::{DocumentSource, Encoding, TrainingTexts};
 use bitnet_train::platform::Signals;
 use bitnet_train::train::TrainError;
 use serde_json::json;
@@ -27,14 +27,11 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     let is_tokenizer = |path: &Path| Tokenizer::from_file(path).is_ok();
     let claim = OutputClaim::of(&args.out, on_existing, &inputs, is_tokenizer);
     let _claim = claim.map_err(TrainError::from)?;
-    let source = DocumentSource::files(args.data.clone());
-    let mut texts = Vec::new();
-    for document in source.documents(DocumentFormat::Text).map_err(TrainError::from)? {
-        let text = document.and_then(|document| Encoding::Text.training_text(&source, document));
-        texts.push(text.map_err(TrainError::from)?);
-    }
-    let json =
-        bitnet_text::train_bpe(texts.into_iter(), args.vocab_size).map_err(TrainError::from)?;
+    let sources = [DocumentSource::files(args.data.clone())];
+    let mut texts = TrainingTexts::new(&sources, &Encoding::Text);
+    let trained = bitnet_text::train_bpe(texts.by_ref(), args.vocab_size);
+    texts.finish().map_err(TrainError::from)?;
+    let json = trained.map_err(TrainError::from)?;
     write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;
     let written = Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
     let (out, entries) = (args.out.display().to_string(), written.vocab_size());

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use super::item::{Bound, Item, word};
 use super::pattern::PathPattern;
 use super::phase::Sets;
+use super::reading::read_reading;
 use super::section::Section;
 use super::stage::StageKind;
-use crate::data::{
-    BadRows, FileOptions, LongDocuments, ReadingRules, RowSelection, TextSplit, TokenFiles,
-    TokenType, UnknownRole,
-};
+use crate::data::{LongDocuments, ReadingRules, RowSelection};
 
 /// The name of the set that `data.train` is.
 pub const TRAIN: &str = "train";
@@ -37,7 +35,26 @@ pub fn validation_key(name: &str) -> String {
 }
 
 /// Named sets of files.
-pub type FileSets = BTreeMap<String, Vec<PathPattern>>;
+pub type FileSets = BTreeMap<String, FileSet>;
+
+/// The files of a set, and what it says of them itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FileSet {
+    /// Files, patterns and folders.
+    pub files: Vec<PathPattern>,
+    /// How they are read and which rows are used, where that is not as `[data]` says.
+    pub reading: Option<ReadingRules>,
+    /// Its weight in phases that name none.
+    pub weight: Option<f64>,
+    /// How often it is read at most.
+    pub max_epochs: Option<u64>,
+}
+
+impl From<Vec<PathPattern>> for FileSet {
+    fn from(files: Vec<PathPattern>) -> Self {
+        Self { files, ..Self::default() }
+    }
+}
 
 /// What a run is trained and evaluated on.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +74,7 @@ pub struct Data {
 }
 
 /// Where text comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum DataSource {
     /// From files.
     Files {
@@ -86,9 +103,6 @@ const LONG_ROWS: &[(&str, LongDocuments)] = &[
     ("split", LongDocuments::Split),
 ];
 
-/// What a recipe calls leaving out duplicates, or not.
-const DEDUP_WORDS: &[(&str, bool)] = &[("none", false), ("exact", true)];
-
 /// What a stage allows: a preference pair cannot be split.
 fn long_rows_words(stage: StageKind) -> &'static [(&'static str, LongDocuments)] {
     if stage == StageKind::Dpo { &LONG_ROWS[..2] } else { LONG_ROWS }
@@ -104,29 +118,23 @@ impl Data {
         word(LONG_ROWS, self.long_rows)
     }
 
-    /// The words of the keys that say how files are read, with their values.
-    pub(super) fn reading_words(&self) -> [(&'static str, &'static str); 4] {
-        let ReadingRules { files, unknown_role, selection, bad_rows, .. } = &self.reading;
-        [
-            ("text_split", word(TextSplit::WORDS, files.text_split)),
-            ("on_unknown_role", word(UnknownRole::WORDS, *unknown_role)),
-            ("dedup", word(DEDUP_WORDS, selection.deduplicated)),
-            ("bad_rows", word(BadRows::WORDS, *bad_rows)),
-        ]
-    }
-
     /// What phases can name.
     pub(super) fn sets(&self, stage: StageKind) -> Sets {
-        match &self.source {
-            DataSource::Files { sets, .. } => Sets {
-                names: sets.keys().cloned().collect(),
-                default: sets.contains_key(TRAIN).then_some(TRAIN),
-            },
-            DataSource::Generate(_) => Sets {
-                names: generated_sets(stage).iter().map(|&name| name.to_owned()).collect(),
-                default: generated_sets(stage).first().copied(),
-            },
-        }
+        let (names, default): (Vec<String>, _) = match &self.source {
+            DataSource::Files { sets, .. } => (sets.keys().cloned().collect(), default_mix(sets)),
+            DataSource::Generate(_) => {
+                let names = generated_sets(stage).iter().map(|&name| name.to_owned());
+                (names.clone().collect(), names.take(1).map(|name| (name, 1.0)).collect())
+            }
+        };
+        Sets { names: names.into_iter().collect(), default }
+    }
+
+    /// How often sets are read at most, those that say so.
+    pub fn max_epochs(&self) -> BTreeMap<String, u64> {
+        let DataSource::Files { sets, .. } = &self.source else { return BTreeMap::new() };
+        let limit = |(name, set): (&String, &FileSet)| Some((name.clone(), set.max_epochs?));
+        sets.iter().filter_map(limit).collect()
     }
 
     /// Whether there is anything to evaluate.
@@ -140,20 +148,29 @@ impl Data {
     }
 }
 
+/// The mix of phases that name none: sets by their own weights, else `data.train`.
+fn default_mix(sets: &FileSets) -> BTreeMap<String, f64> {
+    let weights = sets.iter().filter_map(|(name, set)| Some((name.clone(), set.weight?)));
+    let weights: BTreeMap<_, _> = weights.collect();
+    if !weights.is_empty() {
+        return weights;
+    }
+    sets.contains_key(TRAIN).then(|| (TRAIN.to_owned(), 1.0)).into_iter().collect()
+}
+
 /// Reads `[data]`; `base` is the folder that relative paths start from.
 pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -> Data {
     let mut table = root.section("data");
-    let source = read_source(&mut table, base);
+    let reading = read_reading(&mut table, None);
+    let reader = SetReader { base, reading: &reading, stage };
+    let source = read_source(&mut table, &reader);
     let seq_len = table.required("seq_len", "tokens a row", Item::count);
     let long_rows = table.optional("long_rows", |item| item.choice(long_rows_words(stage)));
-    let reading = read_reading(&mut table);
     let validation_share = table.value("validation_share", |item| item.number(Bound::BelowOne));
     if validation_share > 0.0 {
         check_share(&table, &source);
     }
-    if reading.files.tokens.is_some() {
-        check_tokens(&table, stage, &reading.selection, validation_share);
-    }
+    check_tokens(&table, stage, &reading, validation_share);
     let cache = table.optional("cache", |item| item.path(base));
     table.finish();
     Data {
@@ -164,41 +181,6 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
         validation_share,
         cache,
     }
-}
-
-/// Where rows stand in files, and what happens to those that cannot be used.
-fn read_reading(table: &mut Section<'_>) -> ReadingRules {
-    let columns = table.optional("columns", |item| {
-        let named = item.named("a table such as { instruction = \"Question\" }")?;
-        named.iter().map(|(name, item)| Some(((*name).to_owned(), item.word()?))).collect()
-    });
-    let files = FileOptions {
-        field: table.optional("field", Item::word),
-        columns: columns.unwrap_or_default(),
-        text_split: table.value("text_split", |item| item.choice(TextSplit::WORDS)),
-        tokens: table.item("tokens").map(|item| read_tokens(&item)),
-    };
-    let unknown_role = table.value("on_unknown_role", |item| item.choice(UnknownRole::WORDS));
-    let bad_rows = table.value("bad_rows", |item| item.choice(BadRows::WORDS));
-    let max_bad_share = table.value("max_bad_share", |item| item.number(Bound::BelowOne));
-    let selection = RowSelection {
-        deduplicated: table.value("dedup", |item| item.choice(DEDUP_WORDS)),
-        side: None,
-        min_chars: table.value("min_chars", |item| item.whole(0)),
-        max_chars: table.optional("max_chars", |item| item.whole(1)),
-    };
-    ReadingRules { files, unknown_role, selection, bad_rows, max_bad_share }
-}
-
-fn read_tokens(item: &Item<'_>) -> TokenFiles {
-    let Some(mut table) = Section::of(item, "a table such as { dtype = \"u16\" }") else {
-        return TokenFiles::default();
-    };
-    let dtype = table.optional("dtype", |item| item.choice(TokenType::WORDS));
-    let id = |item: &Item<'_>| item.whole_between(0, u32::MAX.into()).map(|id| id as u32);
-    let document_separator = table.optional("document_separator", id);
-    table.finish();
-    TokenFiles { dtype, document_separator }
 }
 
 /// A share is held out of files, and only where no others are.
@@ -213,19 +195,31 @@ fn check_share(table: &Section<'_>, source: &DataSource) {
 }
 
 /// Tokens are documents of pretraining, and no text by which rows could be chosen.
-fn check_tokens(table: &Section<'_>, stage: StageKind, rows: &RowSelection, share: f64) {
+fn check_tokens(table: &Section<'_>, stage: StageKind, reading: &ReadingRules, share: f64) {
+    if reading.files.tokens.is_none() {
+        return;
+    }
     if stage != StageKind::Pretrain {
         let message = "tokens without text; expected stage = \"pretrain\" beside them, got another";
         table.problem("tokens", message.to_owned());
     }
-    if share > 0.0 || *rows != RowSelection::default() {
-        let message = "rows chosen by their text beside tokens; expected no `dedup`, `min_chars`, \
-                       `max_chars` or `validation_share`, got one";
+    if share > 0.0 || reading.selection != RowSelection::default() {
+        let message = "rows chosen by their text beside tokens; expected no `dedup`, filter or \
+                       `validation_share`, got one";
         table.problem("tokens", message.to_owned());
     }
 }
 
-fn read_source(table: &mut Section<'_>, base: &Path) -> DataSource {
+/// What a set is read with.
+struct SetReader<'a> {
+    /// The folder that relative paths start from.
+    base: &'a Path,
+    /// The rules of `[data]`.
+    reading: &'a ReadingRules,
+    stage: StageKind,
+}
+
+fn read_source(table: &mut Section<'_>, reader: &SetReader<'_>) -> DataSource {
     let generate = table.item("generate");
     let train = table.item("train");
     let sets = table.item("sets");
@@ -241,9 +235,9 @@ fn read_source(table: &mut Section<'_>, base: &Path) -> DataSource {
     if train.is_none() && sets.is_none() {
         table.missing("train", "a list of files, or [data.sets], or generate = {}");
     }
-    let validation = validation.map(|item| read_sets(&item, Some(VALIDATION), base));
+    let validation = validation.map(|item| reader.sets(&item, Some(VALIDATION)));
     DataSource::Files {
-        sets: read_train(train.as_ref(), sets.as_ref(), base),
+        sets: read_train(train.as_ref(), sets.as_ref(), reader),
         validation: validation.unwrap_or_default(),
     }
 }
@@ -258,29 +252,65 @@ fn read_generate(item: &Item<'_>) -> Generate {
     Generate { stories, held_out }
 }
 
-fn read_train(train: Option<&Item<'_>>, sets: Option<&Item<'_>>, base: &Path) -> FileSets {
-    let mut found = sets.map(|item| read_sets(item, None, base)).unwrap_or_default();
+fn read_train(
+    train: Option<&Item<'_>>,
+    sets: Option<&Item<'_>>,
+    reader: &SetReader<'_>,
+) -> FileSets {
+    let mut found = sets.map(|item| reader.sets(item, None)).unwrap_or_default();
     if let Some(item) = train {
-        let patterns = read_patterns(item, base).unwrap_or_default();
-        if found.insert(TRAIN.into(), patterns).is_some() {
+        let patterns = read_patterns(item, reader.base).unwrap_or_default();
+        if found.insert(TRAIN.into(), patterns.into()).is_some() {
             let message = "a set called `train` beside `data.train`, which is that set";
             item.problem(format!("{message}; expected one of them, got both"));
         }
     }
+    let weighted = found.values().filter(|set| set.weight.is_some()).count();
+    if let Some(item) = sets.filter(|_| weighted > 0 && weighted < found.len()) {
+        let message = "a weight for some sets; expected one for every set, `data.train` under \
+                       [data.sets] too, or for none";
+        item.problem(format!("{message}, got {weighted} for {} sets", found.len()));
+    }
     found
 }
 
-/// A table of named sets, or, where such a set has a `name`, a list of files.
-fn read_sets(item: &Item<'_>, name: Option<&str>, base: &Path) -> FileSets {
-    if let (Some(name), false) = (name, item.is_table()) {
-        return BTreeMap::from([(name.into(), read_patterns(item, base).unwrap_or_default())]);
+impl SetReader<'_> {
+    /// A table of named sets, or, where such a set has a `name`, a list of files.
+    fn sets(&self, item: &Item<'_>, name: Option<&str>) -> FileSets {
+        if let (Some(name), false) = (name, item.is_table()) {
+            let files = read_patterns(item, self.base).unwrap_or_default();
+            return BTreeMap::from([(name.into(), files.into())]);
+        }
+        let named =
+            item.named("a table of named sets: lists of files, or tables").unwrap_or_default();
+        if named.is_empty() {
+            item.problem("no set; expected at least one named list of files, got none".into());
+        }
+        let is_mixed = name.is_none();
+        let read = |item: &Item<'_>| match item.is_table() {
+            true => self.set(item, is_mixed),
+            false => read_patterns(item, self.base).unwrap_or_default().into(),
+        };
+        named.iter().map(|(name, item)| ((*name).to_owned(), read(item))).collect()
     }
-    let named = item.named("a table of named lists of files").unwrap_or_default();
-    if named.is_empty() {
-        item.problem("no set; expected at least one named list of files, got none".into());
+
+    /// A set that says itself how its files are read. Only what is trained on is mixed.
+    fn set(&self, item: &Item<'_>, is_mixed: bool) -> FileSet {
+        let Some(mut table) = Section::of(item, "a table with files") else {
+            return FileSet::default();
+        };
+        let files =
+            table.required("files", "a list of files", |item| read_patterns(item, self.base));
+        let reading = read_reading(&mut table, Some(self.reading));
+        check_tokens(&table, self.stage, &reading, 0.0);
+        let mut set = FileSet { reading: Some(reading), ..files.unwrap_or_default().into() };
+        if is_mixed {
+            set.weight = table.optional("weight", |item| item.number(Bound::NonNegative));
+            set.max_epochs = table.optional("max_epochs", |item| item.whole(1));
+        }
+        table.finish();
+        set
     }
-    let read = |item: &Item<'_>| read_patterns(item, base).unwrap_or_default();
-    named.iter().map(|(name, item)| ((*name).to_owned(), read(item))).collect()
 }
 
 /// A list of files, or a single one.

@@ -21,6 +21,7 @@ mod pattern;
 mod phase;
 mod rate;
 mod read;
+mod reading;
 mod reference;
 mod resolved;
 mod rules;
@@ -37,7 +38,7 @@ use std::path::{Path, PathBuf};
 pub use batch_size::{BatchSizes, BatchWarmup};
 pub use change::{Change, ChangeClass};
 pub use data::{
-    Data, DataSource, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
+    Data, DataSource, FileSet, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
     validation_key,
 };
 pub use error::{Location, Problem, RecipeError};

@@ -29,8 +29,8 @@ pub struct Phase {
 pub(super) struct Sets {
     /// The names of all sets.
     pub(super) names: BTreeSet<String>,
-    /// The set of a phase that names none.
-    pub(super) default: Option<&'static str>,
+    /// The mix of a phase that names none; empty where it must name one.
+    pub(super) default: BTreeMap<String, f64>,
 }
 
 /// Reads all `[[phase]]`; where there are none, one phase `main` is the run.
@@ -50,7 +50,7 @@ pub(super) fn read_phases(root: &mut Section<'_>, stage: StageKind, sets: &Sets)
 }
 
 fn default_phase(root: &Section<'_>, stage: StageKind, sets: &Sets) -> Phase {
-    if sets.default.is_none() && !sets.names.is_empty() {
+    if sets.default.is_empty() && !sets.names.is_empty() {
         root.missing("phase", "[[phase]] tables with the weights of the named sets");
     }
     Phase {
@@ -58,7 +58,7 @@ fn default_phase(root: &Section<'_>, stage: StageKind, sets: &Sets) -> Phase {
         share: 1.0,
         learning_rate: stage.default_learning_rate(),
         weight_decay: stage.default_weight_decay(),
-        data: sets.default.iter().map(|&name| (name.to_owned(), 1.0)).collect(),
+        data: sets.default.clone(),
     }
 }
 
@@ -97,13 +97,13 @@ fn read_or(table: &mut Section<'_>, key: &'static str, default: Rate) -> Rate {
 
 fn read_mix(table: &mut Section<'_>, sets: &Sets) -> Option<BTreeMap<String, f64>> {
     let expected = "weights over named sets, such as { general = 0.3, hq = 0.7 }";
-    match (table.item("data"), sets.default) {
-        (Some(item), _) => read_weights(&item, sets, expected),
-        (None, Some(name)) => Some(BTreeMap::from([(name.to_owned(), 1.0)])),
-        (None, None) => {
+    match table.item("data") {
+        Some(item) => read_weights(&item, sets, expected),
+        None if sets.default.is_empty() => {
             table.missing("data", expected);
             None
         }
+        None => Some(sets.default.clone()),
     }
 }
 

@@ -1,18 +1,21 @@
 //! A recipe written out: every default, every path absolute, so that running it repeats the run.
 
+use std::collections::BTreeMap;
+
 use toml::{Table, Value};
 
 use super::batch_size::BatchWarmup;
-use super::data::{DataSource, FileSets, Generate, TRAIN};
+use super::data::{DataSource, FileSet, FileSets, Generate, TRAIN};
 use super::item::word;
 use super::model::ModelSource;
 use super::phase::Phase;
 use super::rate::Rate;
+use super::reading::reading_words;
 use super::settings::{
     AdapterSettings, ChatFormat, EvalTasks, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
     REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
 };
-use crate::data::{TokenFiles, TokenType};
+use crate::data::{ReadingRules, TextMarkers, TextPattern, TokenFiles, TokenType};
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
 impl Recipe {
@@ -78,20 +81,8 @@ impl Recipe {
         };
         entries.insert("seq_len".into(), whole(data.seq_len as u64));
         entries.insert("long_rows".into(), text(data.long_rows_name()));
-        entries.extend(data.reading_words().map(|(key, word)| (key.to_owned(), text(word))));
-        entries.insert("max_bad_share".into(), Value::Float(data.reading.max_bad_share));
         entries.insert("validation_share".into(), Value::Float(data.validation_share));
-        let selection = &data.reading.selection;
-        entries.insert("min_chars".into(), whole(selection.min_chars));
-        entries.extend(selection.max_chars.map(|most| ("max_chars".to_owned(), whole(most))));
-        let files = &data.reading.files;
-        entries.extend(files.tokens.map(|tokens| ("tokens".to_owned(), token_files(tokens))));
-        entries.extend(files.field.iter().map(|field| ("field".to_owned(), text(field))));
-        if !files.columns.is_empty() {
-            let column = |(name, column): (&String, &String)| (name.clone(), text(column));
-            let columns = files.columns.iter().map(column).collect();
-            entries.insert("columns".into(), Value::Table(columns));
-        }
+        entries.extend(reading(&data.reading));
         if let Some(cache) = &data.cache {
             entries.insert("cache".into(), text(&cache.to_string_lossy()));
         }
@@ -211,6 +202,51 @@ impl Recipe {
     }
 }
 
+/// How files are read and which rows are used.
+fn reading(rules: &ReadingRules) -> Table {
+    let ReadingRules { files, selection, max_bad_share, .. } = rules;
+    let words = reading_words(rules).map(|(key, word)| (key, text(word)));
+    let mut entries = table(words);
+    entries.insert("strict".into(), Value::Boolean(rules.strict));
+    entries.insert("max_bad_share".into(), Value::Float(*max_bad_share));
+    entries.insert("min_chars".into(), whole(selection.min_chars));
+    let named = |pairs: &BTreeMap<String, String>| {
+        Value::Table(pairs.iter().map(|(name, value)| (name.clone(), text(value))).collect())
+    };
+    let codes = || texts(selection.languages.iter().map(|language| language.code()));
+    let fields = || {
+        let field = |(name, values): (&String, &Vec<String>)| {
+            (name.clone(), texts(values.iter().map(String::as_str)))
+        };
+        Value::Table(selection.fields.iter().map(field).collect())
+    };
+    let pattern = |pattern: &TextPattern| text(pattern.as_str());
+    let optional = [
+        ("max_chars", selection.max_chars.map(whole)),
+        ("keep_regex", selection.keep_regex.as_ref().map(pattern)),
+        ("drop_regex", selection.drop_regex.as_ref().map(pattern)),
+        ("language", (!selection.languages.is_empty()).then(codes)),
+        ("text_markers", rules.text_markers.as_ref().map(markers)),
+        ("tokens", files.tokens.map(token_files)),
+        ("field", files.field.as_deref().map(text)),
+        ("where", (!selection.fields.is_empty()).then(fields)),
+        ("columns", (!files.columns.is_empty()).then(|| named(&files.columns))),
+    ];
+    let given = optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    entries.extend(given);
+    entries
+}
+
+fn markers(markers: &TextMarkers) -> Value {
+    let mut entries = table([("response", text(&markers.response))]);
+    entries.extend(markers.instruction.iter().map(|one| ("instruction".to_owned(), text(one))));
+    Value::Table(entries)
+}
+
+fn texts<'a>(words: impl Iterator<Item = &'a str>) -> Value {
+    Value::Array(words.map(text).collect())
+}
+
 fn adapter(settings: &AdapterSettings) -> Value {
     Value::Table(table([
         ("kind", text(settings.kind.name())),
@@ -260,10 +296,18 @@ fn files(sets: &FileSets, validation: &FileSets) -> Table {
 }
 
 fn file_table(sets: &FileSets) -> Table {
-    let list = |patterns: &Vec<super::PathPattern>| {
-        Value::Array(patterns.iter().map(|pattern| text(pattern.as_str())).collect())
-    };
-    sets.iter().map(|(name, patterns)| (name.clone(), list(patterns))).collect()
+    sets.iter().map(|(name, set)| (name.clone(), file_set(set))).collect()
+}
+
+/// A list of files where the set says nothing else.
+fn file_set(set: &FileSet) -> Value {
+    let files = Value::Array(set.files.iter().map(|pattern| text(pattern.as_str())).collect());
+    let Some(rules) = &set.reading else { return files };
+    let mut entries = table([("files", files)]);
+    entries.extend(set.weight.map(|weight| ("weight".to_owned(), Value::Float(weight))));
+    entries.extend(set.max_epochs.map(|most| ("max_epochs".to_owned(), whole(most))));
+    entries.extend(reading(rules));
+    Value::Table(entries)
 }
 
 fn generated(generate: Generate) -> Value {

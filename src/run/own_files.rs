@@ -13,7 +13,7 @@ use crate::train::open::contradiction;
 pub(super) fn check(recipe: &Recipe, out: &Path) -> Result<(), TrainError> {
     let DataSource::Files { sets, validation } = &recipe.data.source else { return Ok(()) };
     for (field, sets) in [("data.train", sets), ("data.validation", validation)] {
-        for pattern in sets.values().flatten() {
+        for pattern in sets.values().flat_map(|set| &set.files) {
             if let Some(log) = logs(out).into_iter().find(|log| pattern.matches(log)) {
                 return Err(contradiction(recipe, field, what(pattern, &log)));
             }

@@ -281,3 +281,53 @@ fn token_files_become_documents_and_a_wrong_id_is_told_with_its_byte() {
         format!("{}:6: token id out of range; expected below 264, got 999", path.display());
     assert_eq!(error, expected);
 }
+
+#[test]
+fn every_form_of_file_gives_the_same_cache_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let texts: Vec<String> =
+        (0..400_u32).map(|n| format!("row {n} ").repeat(n as usize % 97)).collect();
+    let rows: Vec<String> =
+        texts.iter().map(|text| serde_json::json!({"text": text}).to_string()).collect();
+    let lines = rows.join("\n");
+    fs_err::write(path("a.jsonl"), &lines).unwrap();
+    fs_err::write(path("a.json"), format!("[{}]", rows.join(","))).unwrap();
+    fs_err::write(path("a.jsonl.zst"), zstd::encode_all(lines.as_bytes(), 1).unwrap()).unwrap();
+    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+    fs_err::write(path("a.parquet"), parquet_of_texts(&texts)).unwrap();
+    let tokenizer = byte_tokenizer();
+    let mut first: Option<[Vec<u8>; 2]> = None;
+    for name in ["a.jsonl", "a.json", "a.jsonl.zst", "a.parquet"] {
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let folder = path(&format!("{name}-{threads}"));
+            let source = DocumentSource::files(vec![path(name)]);
+            pool.install(|| cached(&folder, &source, &tokenizer)).unwrap();
+            let name = entries(&folder).into_iter().find(|name| !name.ends_with("lock")).unwrap();
+            let read = |file| fs_err::read(folder.join(&name).join(file)).unwrap();
+            let found = ["tokens.bin", "documents.bin"].map(read);
+            assert!(*first.get_or_insert_with(|| found.clone()) == found, "{name} {threads}");
+        }
+    }
+}
+
+/// A file of one column `text`, in groups of 64 rows.
+fn parquet_of_texts(texts: &[&str]) -> Vec<u8> {
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = "message rows { REQUIRED BYTE_ARRAY text (STRING); }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut bytes = Vec::new();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    for texts in texts.chunks(64) {
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts: Vec<ByteArray> = texts.iter().map(|text| ByteArray::from(*text)).collect();
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+    bytes
+}

@@ -12,7 +12,8 @@ use super::request::CacheRequest;
 use crate::corpus::{ExactDuplicates, RowFilter};
 use crate::document::{Document, RowContent, SourceLocation, TokenDocument};
 use crate::documents::DocumentStream;
-use crate::encoding::{EncodedRow, Encoding};
+use crate::encoded::EncodedRow;
+use crate::encoding::Encoding;
 use crate::error::DataError;
 use crate::fault::RowFault;
 use crate::reading::ReadingRules;
@@ -35,7 +36,8 @@ pub(super) fn build(
     let report = write_all(request, &mut documents, &mut writer)?;
     let origin = || request.source.names().join(", ");
     if report.rows == report.unused() {
-        return Err(DataError::NoDocuments { origin: origin(), empty: report.rows });
+        let (empty, others) = (report.empty, report.left_out_words());
+        return Err(DataError::NoDocuments { origin: origin(), empty, others });
     }
     check_unchanged(request, &identity)?;
     writer.finish(identity, report)?;
@@ -51,11 +53,12 @@ fn write_all(
     let rules = request.source.rules();
     let (tokenizer, encoding) = (request.tokenizer, request.encoding);
     let (mut tally, mut duplicates) = (RowTally::default(), ExactDuplicates::default());
+    let size = BYTES_PER_THREAD * rayon::current_num_threads();
+    let mut batch = documents.batch(size)?;
     loop {
         if (request.interrupted)() {
             return Err(DataError::Interrupted);
         }
-        let batch = documents.batch(BYTES_PER_THREAD * rayon::current_num_threads())?;
         if batch.is_empty() {
             return tally.finish(&rules, &names.join(", "));
         }
@@ -63,7 +66,9 @@ fn write_all(
             used_row((tokenizer, encoding), &rules, &duplicates, document)
                 .map_err(|fault| fault.at(place(&names, document)))
         };
-        let encoded: Vec<_> = batch.par_iter().map(encode).collect();
+        // The next rows are unpacked and read while these are encoded.
+        let (next, encoded): (_, Vec<_>) =
+            rayon::join(|| documents.batch(size), || batch.par_iter().map(encode).collect());
         for (document, row) in batch.iter().zip(encoded) {
             match row {
                 Ok(UsedRow::Encoded(row, mark)) => {
@@ -82,6 +87,7 @@ fn write_all(
         tally.report.rows += batch.len() as u64;
         tally.check_so_far(&rules)?;
         (request.progress)(documents.done(), total);
+        batch = next?;
     }
 }
 
@@ -95,6 +101,7 @@ fn write(
         report.empty += 1;
         return Ok(());
     }
+    report.turns += row.turns;
     for sequence in row.sequences {
         writer.append(document, &sequence.dialogue, sequence.bytes)?;
     }
@@ -124,6 +131,9 @@ fn used_row(
     let selection = &rules.selection;
     if !selection.is_needed() {
         return Ok(UsedRow::Encoded(encode(encoder, rules, document)?, None));
+    }
+    if !selection.takes_fields(&document.content)? {
+        return Ok(UsedRow::Filtered);
     }
     let text = encoder.1.plain_text(&document.content, rules)?;
     Ok(match selection.fate(&text) {

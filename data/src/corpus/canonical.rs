@@ -10,6 +10,8 @@ use crate::preference::{self, PreferenceExample};
 use crate::reading::ReadingRules;
 use crate::row_json;
 use crate::rows::TEXT_FIELD;
+use crate::turn_order::{TurnChanges, in_order};
+use crate::turns::TurnRules;
 
 /// A row of any shape.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,20 +27,34 @@ pub enum CanonicalRow {
 impl CanonicalRow {
     /// Two answers make a preference, turns or a question with its answer a conversation, and `text` a
     /// document.
-    pub(crate) fn of(content: &RowContent, rules: &ReadingRules) -> Result<Self, RowFault> {
+    /// Counts turns that are left out.
+    pub(crate) fn read(
+        content: &RowContent,
+        rules: &ReadingRules,
+        turns: &TurnRules,
+    ) -> Result<Self, RowFault> {
         if let RowContent::Text(text) = content {
             return Ok(Self::Text(text.clone()));
         }
         let row = row_json::renamed(content, &rules.files.columns)?;
         if preference::has_two_answers(&row) {
-            return Ok(Self::Preference(preference::preference(&row, rules.unknown_role)?));
+            return Ok(Self::Preference(preference::preference_by(&row, turns)?));
         }
         match row.get(TEXT_FIELD) {
             Some(Value::String(text)) if !conversation::has_turns(&row) => {
                 Ok(Self::Text(text.clone()))
             }
-            _ => Ok(Self::Conversation(conversation::conversation(&row, rules.unknown_role)?)),
+            _ => Ok(Self::Conversation(conversation::conversation_by(&row, turns)?)),
         }
+    }
+
+    /// What a template that demands turns in alternation would do to a conversation.
+    pub(crate) fn reordering(&self) -> TurnChanges {
+        match self {
+            Self::Conversation(parsed) => in_order(&parsed.conversation.messages),
+            Self::Text(_) | Self::Preference(_) => None,
+        }
+        .map_or_else(TurnChanges::default, |(_, changes)| changes)
     }
 
     /// How its shape was recognised.
@@ -106,7 +122,8 @@ mod tests {
 
     fn row(value: &Value) -> CanonicalRow {
         let content = RowContent::Json(value.to_string().into_bytes());
-        CanonicalRow::of(&content, &ReadingRules::default()).unwrap()
+        let rules = ReadingRules::default();
+        CanonicalRow::read(&content, &rules, &TurnRules::of(&rules)).unwrap()
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::documents::DocumentStream;
 use crate::error::DataError;
 use crate::report::{RowReport, RowTally};
 use crate::source::DocumentSource;
+use crate::turn_order::TurnChanges;
+use crate::turns::TurnRules;
 
 /// Bytes of rows per thread and batch. They decide memory, never a result.
 const BYTES_PER_THREAD: usize = 512 << 10;
@@ -28,16 +30,28 @@ pub struct CorpusRequest<'a> {
 pub(super) struct RowBatches<'a> {
     request: &'a CorpusRequest<'a>,
     stream: DocumentStream,
+    /// The rows of the next batch, where they were read already.
+    ahead: Option<Vec<Document>>,
     names: Arc<[Arc<str>]>,
     total: u64,
     tally: RowTally,
+    reordering: TurnChanges,
 }
 
 impl<'a> RowBatches<'a> {
     pub(super) fn of(request: &'a CorpusRequest<'a>) -> Result<Self, DataError> {
         let stream = request.source.documents(DocumentFormat::Either)?;
         let (names, total) = (request.source.names(), request.source.size()?);
-        Ok(Self { request, stream, names, total, tally: RowTally::default() })
+        let ahead = None;
+        Ok(Self {
+            request,
+            stream,
+            ahead,
+            names,
+            total,
+            tally: RowTally::default(),
+            reordering: TurnChanges::default(),
+        })
     }
 
     /// What `work` makes of the rows of the next batch that can be used; `None` at the end.
@@ -48,25 +62,34 @@ impl<'a> RowBatches<'a> {
         if (self.request.interrupted)() {
             return Err(DataError::Interrupted);
         }
-        let batch = self.stream.batch(BYTES_PER_THREAD * rayon::current_num_threads())?;
+        let size = BYTES_PER_THREAD * rayon::current_num_threads();
+        let batch = self.ahead.take().map_or_else(|| self.stream.batch(size), Ok)?;
         if batch.is_empty() {
             return Ok(None);
         }
         let rules = self.request.source.rules();
-        let read = |document: Document| match CanonicalRow::of(&document.content, &rules) {
-            Ok(row) => {
-                let shape = row.shape().to_owned();
-                let made = work(&document, row);
-                Ok((shape, (document, made)))
+        let (stream, names) = (&mut self.stream, &self.names);
+        let read = |document: Document| {
+            let turns = TurnRules::of(&rules);
+            match CanonicalRow::read(&document.content, &rules, &turns) {
+                Ok(row) => {
+                    let found = (row.shape().to_owned(), turns.dropped(), row.reordering());
+                    let made = work(&document, row);
+                    Ok((found, (document, made)))
+                }
+                Err(fault) => Err(fault.at(place(names, &document))),
             }
-            Err(fault) => Err(fault.at(place(&self.names, &document))),
         };
         self.tally.report.rows += batch.len() as u64;
-        let worked: Vec<_> = batch.into_par_iter().map(read).collect();
+        // The next rows are unpacked and read while these are worked on.
+        let (ahead, worked): (_, Vec<_>) =
+            rayon::join(|| stream.batch(size), || batch.into_par_iter().map(read).collect());
         let mut rows = Vec::with_capacity(worked.len());
         for row in worked {
             match row {
-                Ok((shape, row)) => {
+                Ok(((shape, dropped, reordering), row)) => {
+                    self.tally.report.turns += TurnChanges::dropped(dropped);
+                    self.reordering += reordering;
                     *self.tally.report.shapes.entry(shape).or_default() += 1;
                     rows.push(row);
                 }
@@ -74,6 +97,7 @@ impl<'a> RowBatches<'a> {
             }
         }
         self.tally.check_so_far(&rules)?;
+        self.ahead = Some(ahead?);
         (self.request.progress)(self.stream.done(), self.total);
         Ok(Some(rows))
     }
@@ -81,6 +105,11 @@ impl<'a> RowBatches<'a> {
     /// Where a row stands.
     pub(super) fn place(&self, document: &Document) -> SourceLocation {
         place(&self.names, document)
+    }
+
+    /// What a template that demands turns in alternation would do to the turns so far.
+    pub(super) fn reordering(&self) -> TurnChanges {
+        self.reordering
     }
 
     /// The names of the files.

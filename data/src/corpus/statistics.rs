@@ -5,12 +5,15 @@ use bitnet_text::Tokenizer;
 use super::reader::{CorpusRequest, RowBatches};
 use crate::error::DataError;
 use crate::report::RowReport;
+use crate::turn_order::TurnChanges;
 
 /// What files hold.
 #[derive(Clone, Debug)]
 pub struct CorpusStatistics {
     /// Rows, and which of them can be used.
     pub report: RowReport,
+    /// What a chat template that demands turns in alternation would do to the turns.
+    pub reordering: TurnChanges,
     /// The files in order.
     pub files: Vec<FileShare>,
     /// Rows by length, the shortest first: in tokens with a tokenizer, else in bytes. Lengths double
@@ -74,7 +77,14 @@ pub fn statistics(
             longest = longest.max(length);
         }
     }
-    Ok(CorpusStatistics { report: rows.finish()?, files, lengths: filled(&bins), longest })
+    let reordering = rows.reordering();
+    Ok(CorpusStatistics {
+        report: rows.finish()?,
+        reordering,
+        files,
+        lengths: filled(&bins),
+        longest,
+    })
 }
 
 /// The bins from the first to the last that has rows.

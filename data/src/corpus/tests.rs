@@ -74,7 +74,7 @@ fn statistics_count_rows_bytes_and_tokens_by_file() {
     let source = DocumentSource::files(paths);
     let tokenizer = byte_tokenizer();
     for tokenizer in [None, Some(&tokenizer)] {
-        let CorpusStatistics { report, files, lengths, longest } =
+        let CorpusStatistics { report, files, lengths, longest, .. } =
             statistics(&request(&source), tokenizer).unwrap();
         assert_eq!((report.rows, longest, report.shapes["question, answer"]), (4, 8, 1));
         let bytes: Vec<_> = files.iter().map(|file| (file.rows, file.bytes)).collect();

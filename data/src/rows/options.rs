@@ -38,6 +38,9 @@ pub struct FileOptions {
     /// Where files hold tokens instead of text: how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<TokenFiles>,
+    /// Fields that are read of a table beside the text, since rows are chosen by them.
+    #[serde(skip)]
+    pub chosen_by: Vec<String>,
 }
 
 impl FileOptions {
@@ -49,7 +52,14 @@ impl FileOptions {
     /// The columns that are read of a table; empty for all.
     pub(super) fn wanted(&self, format: DocumentFormat) -> Vec<String> {
         match format {
-            DocumentFormat::Text => vec![self.column(TEXT_FIELD).to_owned()],
+            // A dotted name may be that of a column or of a field in one.
+            DocumentFormat::Text if self.chosen_by.iter().any(|name| name.contains('.')) => {
+                Vec::new()
+            }
+            DocumentFormat::Text => {
+                let chosen_by = self.chosen_by.iter().map(String::as_str);
+                chosen_by.chain([self.column(TEXT_FIELD)]).map(str::to_owned).collect()
+            }
             DocumentFormat::JsonLine | DocumentFormat::Either => Vec::new(),
         }
     }

@@ -63,7 +63,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(json_line(&line)?)
 }
 
-/// The prompt's ids, after the token that the tokenizer puts before texts.
+/// The prompt's ids, after the token that the tokenizer puts before texts. Whoever starts the program writes
+/// the prompt, so special tokens that it spells are those tokens.
 fn prompt_ids(prompt: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     let read;
     let text = if prompt == "-" {
@@ -72,7 +73,7 @@ fn prompt_ids(prompt: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     } else {
         prompt
     };
-    Ok(tokenizer.first().into_iter().chain(tokenizer.encode(text)?).collect())
+    Ok(tokenizer.encode_prompt(text)?)
 }
 
 /// No context holds a longer prompt, and `/dev/zero` has no end.

@@ -142,7 +142,7 @@ impl Tokenizer {
         Ok(())
     }
 
-    fn encode_error(&self, what: String) -> TextError {
+    pub(crate) fn encode_error(&self, what: String) -> TextError {
         TextError::Encode { path: self.path.clone(), what }
     }
 

@@ -39,6 +39,7 @@ fn every_section_knows_exactly_the_keys_of_the_table() {
         ("data", "data.zzz"),
         ("data.generate", "data.generate.zzz"),
         ("data.tokens", "data.tokens.zzz"),
+        ("data.text_markers", "data.text_markers.zzz"),
         ("train", "train.zzz"),
         ("train.batch_warmup", "train.batch_warmup.zzz"),
         ("adapter", "adapter.zzz"),

@@ -25,9 +25,9 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
             "recipes/r.toml:1:9 [stage]: unknown choice; expected \"pretrain\" or \"sft\" or \
              \"dpo\", got \"pretrian\"",
             "recipes/r.toml:6:2 [data.seq_len]: missing; expected tokens a row, got nothing",
-            "recipes/r.toml:8:1 [data.seq_length]: unknown key; expected one of bad_rows, \
-             cache, columns, dedup, field, generate, long_rows, max_bad_share, max_chars, min_chars, \
-             on_unknown_role, seq_len, sets, text_split, tokens, train, validation, validation_share, got `seq_length`\n\
+            "recipes/r.toml:8:1 [data.seq_length]: unknown key; expected one of bad_rows, cache, columns, dedup, drop_regex, field, generate, \
+             keep_regex, language, long_rows, max_bad_share, max_chars, min_chars, on_unknown_role, seq_len, sets, \
+             strict, text_markers, text_split, tokens, train, validation, validation_share, where, got `seq_length`\n\
              hint: did you mean `seq_len`?",
             "recipes/r.toml:12:15 [train.micro_batch]: does not divide the batch; expected a \
              divisor of 8, got 3",

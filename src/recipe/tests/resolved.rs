@@ -12,6 +12,18 @@ const KINDS: &[(&str, &[&str])] = &[
     (SHORT, &["model.vocab_size=600", "model.eos_token_id=[1, 2]", "model.head_dim=32"]),
     (SHORT, &["model.hidden_act=silu", "model.rms_norm_eps=1.00000000000001e-5"]),
     (SHORT, &["data.validation={ \"a b\" = [\"v/*.txt\"] }", "data.cache=/tmp/cache"]),
+    (
+        SHORT,
+        &[
+            "data.sets={ w = { files = \"w.txt\", max_epochs = 4, max_chars = 9, dedup = \"exact\" } }",
+            "data.language=[\"de\"]",
+            "data.where={ a = \"b\" }",
+            "data.drop_regex=x|\"y\"",
+            "data.strict=true",
+            "data.text_markers={ response = \"<r>\", instruction = \"<u>\" }",
+            "data.columns={ text = \"t\" }",
+        ],
+    ),
     (SHORT, &["name=a \"quoted\" name", "sample.prompts=[\"line\\nbreak\", \"\"]"]),
     (SHORT, &["tokenizer.chat_template=b158-apart", "guard.spike_sigma=6", "checkpoint.best=true"]),
     (SHORT, &["model.init=/m", "tokenizer.chat_template=b158", "train.freeze=[\"*.norm.*\"]"]),

@@ -41,7 +41,7 @@ fn a_path_on_the_command_line_counts_from_the_working_directory_if_it_is_there()
         other => panic!("{other:?}"),
     };
     let set = |base: &Path, pattern: &str| DataSource::Files {
-        sets: [(TRAIN.to_owned(), vec![PathPattern::new(base, pattern).unwrap()])].into(),
+        sets: [(TRAIN.to_owned(), vec![PathPattern::new(base, pattern).unwrap()].into())].into(),
         validation: FileSets::new(),
     };
     let [ours, theirs] = ["recipes/*.toml", "only-there/*.txt"];
@@ -62,6 +62,56 @@ fn phases_mix_named_sets() {
     assert_eq!(cooldown.data, mix);
     let schedule = Schedule::new(&recipe, 1000).unwrap();
     assert_eq!((schedule.warmup(), schedule.phase_of(501)), (375, 1));
+}
+
+#[test]
+fn a_set_that_is_a_table_says_what_differs_from_data() {
+    let words = [
+        "data.sets={ web = { files = \"w/*.txt\", weight = 3, min_chars = 9, keep_regex = \"a+\" }, \
+         books = { files = [\"b.csv\"], weight = 1, max_epochs = 4, columns = { text = \"body\" } } }",
+        "data.min_chars=5",
+        "data.language=en",
+        "data.where={ lang = [\"en\", \"de\"], \"meta.ok\" = \"true\" }",
+    ];
+    let text = SHORT.replace("train = [\"a.txt\"]\n", "");
+    let recipe = recipe(&text, &words);
+    assert_eq!(recipe.phases[0].data, BTreeMap::from([("books".into(), 1.0), ("web".into(), 3.0)]));
+    assert_eq!(recipe.data.max_epochs(), BTreeMap::from([("books".to_owned(), 4)]));
+    let DataSource::Files { sets, .. } = &recipe.data.source else { panic!() };
+    let [books, web] = ["books", "web"].map(|set| sets[set].reading.as_ref().unwrap());
+    assert_eq!((books.selection.min_chars, web.selection.min_chars), (5, 9));
+    assert_eq!(web.selection.keep_regex.as_ref().unwrap().as_str(), "a+");
+    assert_eq!((books.files.columns["text"].as_str(), web.files.columns.len()), ("body", 0));
+    for rules in [books, web] {
+        assert_eq!(rules.selection.languages[0].code(), "en");
+        assert_eq!(rules.selection.fields["lang"], ["en", "de"]);
+    }
+}
+
+#[test]
+fn mistakes_in_sets_are_named_by_their_key() {
+    for (word, message) in [
+        ("data.sets={ a = { weight = 1 } }", "[data.sets.a.files]: missing"),
+        ("data.sets={ a = { files = \"x\", wieght = 1 } }", "did you mean `weight`?"),
+        (
+            "data.sets={ a = { files = \"x\", weight = 1 }, b = \"y\" }",
+            "[data.sets]: a weight for some",
+        ),
+        (
+            "data.sets={ a = { files = \"x\", max_epochs = 0 } }",
+            "[data.sets.a.max_epochs]: out of range",
+        ),
+        ("data.keep_regex=(", "[data.keep_regex]: bad pattern"),
+        ("data.language=klingon", "[data.language]: unknown language"),
+        ("data.where={ a = 3 }", "[data.where.a]: wrong type"),
+        (
+            "data.validation={ v = { files = \"x\", weight = 1 } }",
+            "[data.validation.v.weight]: unknown key",
+        ),
+    ] {
+        let problems = RecipeFolder::new(SHORT).problems(&[word]);
+        assert!(problems.iter().any(|problem| problem.contains(message)), "{word}: {problems:?}");
+    }
 }
 
 #[test]

@@ -178,8 +178,7 @@ impl TokenizerRequest<'_> {
         monitor.message(&format!("training a tokenizer of {vocab_size} entries"));
         // What the messages say is the same with any template.
         let encoding = sources::encoding(self.recipe.stage, &ChatTemplate::b158());
-        let texts = sources::texts(self.recipe, &encoding)?;
-        let json = bitnet_text::train_bpe(texts.into_iter(), vocab_size)?;
+        let json = sources::trained_tokenizer(self.recipe, &encoding, vocab_size)?;
         Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), &json)?)
     }
 }

@@ -3,6 +3,7 @@
 mod adapter;
 mod agreement;
 mod inputs;
+mod limits;
 mod sources;
 
 use std::cell::OnceCell;
@@ -90,8 +91,11 @@ pub(crate) fn open<'a>(
     if steps == 1 && schedule.last_step_is_idle() {
         monitor.message(&format!("note: {}; it is the only one", recipe::IDLE_STEP));
     }
-    let mix =
-        |phase: &recipe::Phase| DataMixture { sets: phase.data.clone().into_iter().collect() };
+    limits::check(recipe, &schedule, stage.as_mut(), monitor)?;
+    let mix = |phase: &recipe::Phase| DataMixture {
+        sets: phase.data.clone().into_iter().collect(),
+        max_epochs: recipe.data.max_epochs(),
+    };
     let mixes = recipe.phases.iter().map(mix).collect();
     let adapter = adapter::open(recipe, init.as_deref(), &spec, monitor)?;
     let (table, frozen) = adapter::parameters(recipe, &spec, adapter.as_ref());

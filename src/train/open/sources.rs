@@ -8,8 +8,8 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 
 use super::super::context::cache_dir;
 use crate::data::{
-    BadRows, CacheRequest, DocumentFormat, DocumentSource, Encoding, ReadingRules, SplitSide,
-    TokenCache, generated_dialogues, generated_preferences, generated_stories,
+    CacheRequest, DocumentSource, Encoding, ReadingRules, SplitSide, TokenCache, TrainingTexts,
+    generated_dialogues, generated_preferences, generated_stories,
 };
 use crate::error::TrainError;
 use crate::monitor::Monitor;
@@ -95,35 +95,28 @@ fn files(
     key: fn(&str) -> String,
 ) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = BTreeMap::new();
-    for (name, patterns) in sets {
+    for (name, set) in sets {
         let mut files = Vec::new();
-        for pattern in patterns {
+        for pattern in &set.files {
             files.extend(pattern.expand(&key(name))?);
         }
-        sources.insert(name.clone(), DocumentSource::Files(files, rules.clone()));
+        let rules = set.reading.as_ref().unwrap_or(rules).clone();
+        sources.insert(name.clone(), DocumentSource::Files(files, rules));
     }
     Ok(sources)
 }
 
-/// All texts that a tokenizer is to be trained on.
-pub(crate) fn texts(recipe: &Recipe, encoding: &Encoding) -> Result<Vec<String>, TrainError> {
-    let content = if matches!(encoding, Encoding::Text) {
-        DocumentFormat::Text
-    } else {
-        DocumentFormat::JsonLine
-    };
-    let mut texts = Vec::new();
-    for source in training(recipe)?.values() {
-        for document in source.documents(content)? {
-            match encoding.training_text(source, document?) {
-                Ok(text) => texts.push(text),
-                // Counted and limited when it is tokenised.
-                Err(_) if recipe.data.reading.bad_rows == BadRows::Skip => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(texts)
+/// Trains a tokenizer on the text of all sets.
+pub(crate) fn trained_tokenizer(
+    recipe: &Recipe,
+    encoding: &Encoding,
+    vocab_size: usize,
+) -> Result<Vec<u8>, TrainError> {
+    let sources: Vec<_> = training(recipe)?.into_values().collect();
+    let mut texts = TrainingTexts::new(&sources, encoding);
+    let trained = bitnet_text::train_bpe(texts.by_ref(), vocab_size);
+    texts.finish()?;
+    Ok(trained?)
 }
 
 /// Builds token caches and reports their progress.
@@ -162,9 +155,7 @@ impl Caches<'_, '_> {
             Some(stop) => TrainError::Stopped(stop),
             None => error.into(),
         })?;
-        let report = cache.report();
-        let lines = if report.bad > 0 { report.lines() } else { Vec::new() };
-        for line in lines {
+        for line in cache.report().warnings() {
             self.monitor.message(&format!("{name}: {line}"));
         }
         Ok(cache)

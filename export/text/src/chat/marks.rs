@@ -13,6 +13,8 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use super::message::Dialogue;
+use crate::error::TextError;
 use crate::special::SpecialToken;
 use crate::tokenizer::Tokenizer;
 
@@ -105,6 +107,37 @@ impl Rendered {
         rendered.push_plain(plain);
         rendered.strip_beside(tokenizer);
         rendered
+    }
+
+    /// Whether the text begins with the token that begins a document.
+    pub(super) fn begins_with_bos(&self, tokenizer: &Tokenizer) -> bool {
+        let first = self.parts.first().and_then(|part| part.1);
+        first.is_some() && first == tokenizer.bos()
+    }
+
+    /// The ids of the text; tokens that reach into a range of `spans` are trained.
+    pub(super) fn tokens(
+        &self,
+        tokenizer: &Tokenizer,
+        spans: &[Range<usize>],
+    ) -> Result<Dialogue, TextError> {
+        let mut dialogue = Dialogue::default();
+        let adds_bos = tokenizer.adds_bos() && !self.begins_with_bos(tokenizer);
+        dialogue.push(tokenizer.bos().filter(|_| adds_bos), false);
+        let trained = |range: Range<usize>| {
+            spans.iter().any(|span| range.start < span.end && range.end > span.start)
+        };
+        for (part, special) in &self.parts {
+            if let Some(id) = special {
+                dialogue.push([*id], trained(part.clone()));
+                continue;
+            }
+            for (id, range) in tokenizer.encode_with_ranges(&self.text[part.clone()])? {
+                let range = part.start + range.start..part.start + range.end;
+                dialogue.push([id], trained(range));
+            }
+        }
+        Ok(dialogue)
     }
 
     fn push_plain(&mut self, begin: usize) {

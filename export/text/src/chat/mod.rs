@@ -4,7 +4,7 @@
 //! `b158` is the template of 2B4T. For Jinja templates, `source` and `python` make the engine of
 //! `jinja` what transformers' is, `marks` keeps message text apart from the template's own, `renderer`
 //! renders and encodes, `answers` finds what is trained, `to_tokens` joins the two, `memory` bounds what a template may allocate.
-//! `row` renders rows of data in the same sandbox. `stored` reads and writes the templates of model folders and GGUF files.
+//! `ready` encodes what another program rendered. `row` renders rows of data in the same sandbox. `stored` reads and writes the templates of model folders and GGUF files.
 
 mod answers;
 mod b158;
@@ -13,6 +13,7 @@ mod marks;
 mod memory;
 mod message;
 mod python;
+mod ready;
 mod renderer;
 mod row;
 mod source;

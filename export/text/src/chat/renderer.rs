@@ -56,35 +56,16 @@ impl Renderer<'_> {
         id.and_then(|id| self.tokenizer.special_spelling(id)).unwrap_or_default().to_owned()
     }
 
-    /// Whether the text begins with the token that begins a document.
     pub(super) fn writes_bos(self, rendered: &Rendered) -> bool {
-        let first = rendered.parts.first().and_then(|part| part.1);
-        first.is_some() && first == self.tokenizer.bos()
+        rendered.begins_with_bos(self.tokenizer)
     }
 
-    /// The ids of the text; tokens that reach into a range of `spans` are trained.
     pub(super) fn tokens(
         self,
         rendered: &Rendered,
         spans: &[Range<usize>],
     ) -> Result<Dialogue, TextError> {
-        let mut dialogue = Dialogue::default();
-        let adds_bos = self.tokenizer.adds_bos() && !self.writes_bos(rendered);
-        dialogue.push(self.tokenizer.bos().filter(|_| adds_bos), false);
-        let trained = |range: Range<usize>| {
-            spans.iter().any(|span| range.start < span.end && range.end > span.start)
-        };
-        for (part, special) in &rendered.parts {
-            if let Some(id) = special {
-                dialogue.push([*id], trained(part.clone()));
-                continue;
-            }
-            for (id, range) in self.tokenizer.encode_with_ranges(&rendered.text[part.clone()])? {
-                let range = part.start + range.start..part.start + range.end;
-                dialogue.push([id], trained(range));
-            }
-        }
-        Ok(dialogue)
+        rendered.tokens(self.tokenizer, spans)
     }
 }
 
