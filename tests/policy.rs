@@ -61,6 +61,9 @@ fn every_config_has_the_size_its_name_says() {
         ("125m", 113_307_904),
         ("700m", 730_019_328),
         ("2b4t", 2_412_820_480),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-8b", 8_190_735_360),
     ] {
         let path = root().join(format!("configs/{name}.toml"));
         let spec: ModelSpec = toml::from_str(&fs_err::read_to_string(&path).unwrap()).unwrap();

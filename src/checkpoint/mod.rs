@@ -140,7 +140,7 @@ fn write_tokenizer(dir: &Path, parts: FolderParts) -> Result<(), CheckpointError
     }
     if let Some(tokenizer) = parts.tokenizer {
         fs_err::write(dir.join(TOKENIZER_FILE), tokenizer.json())?;
-        let config = tokenizer.hf_config(parts.chat, parts.spec.max_position_embeddings)?;
+        let config = tokenizer.hf_config(parts.chat, parts.spec.context_length())?;
         fs_err::write(dir.join(TOKENIZER_CONFIG_FILE), config)?;
     }
     Ok(())

@@ -114,8 +114,8 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
         let each = if comm.world_size() == 1 { "" } else { " for each rank" };
         return Err(Usage(format!("{flag} must be at least 1{each}")).into());
     }
-    if args.seq_len > spec.max_position_embeddings {
-        let limit = spec.max_position_embeddings;
+    if args.seq_len > spec.context_length() {
+        let limit = spec.context_length();
         return Err(
             Usage(format!("--seq-len {} is above the config's {limit}", args.seq_len)).into()
         );

@@ -124,7 +124,7 @@ impl ChatModel {
 
     fn generate(&self, ids: &[u32], max_tokens: usize) -> Result<Option<String>> {
         let spec = self.model.spec();
-        if ids.len() + max_tokens > spec.max_position_embeddings {
+        if ids.len() + max_tokens > spec.context_length() {
             return Ok(None);
         }
         let mut stop_ids = spec.eos_token_id.clone();
@@ -168,7 +168,7 @@ impl ChatModel {
             for Probe { prompt, answer } in story(seed, Split::HeldOut, style, index).probes {
                 let limit = self.token_count(&answer)? + 2;
                 let total = self.token_count(&prompt)? + limit + 1;
-                if total <= self.model.spec().max_position_embeddings {
+                if total <= self.model.spec().context_length() {
                     score.count(self.continue_text(&prompt, limit)?.starts_with(&answer));
                 }
             }

@@ -61,7 +61,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         progress: &|_, _| {},
     });
     let measured = cache.map_err(TrainError::from).map(|cache| {
-        let context = folder.spec().max_position_embeddings;
+        let context = folder.spec().context_length();
         let seq_len = args.seq_len.unwrap_or_else(|| context.min(512)).min(context);
         let interrupted = || signals.stop().is_some();
         let sum = likelihood(&model, validation_sequences(&cache, seq_len), &device, &interrupted);

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let path = args.model.path();
     let tokenizer = super::tokenizer_of(path)?;
     let folder = StoredModel::open(path).map_err(TrainError::from)?;
-    let model = Model::from_stored(&folder, path, HeadPrecision::File).map_err(TrainError::from)?;
+    let model = Model::from_stored(&folder, HeadPrecision::File).map_err(TrainError::from)?;
     let threads = ThreadPool::new(rayon::current_num_threads()).map_err(TrainError::from)?;
     let mut line: Option<(String, EtaLine)> = None;
     let ran = benchmark.run(&model, &tokenizer, &threads, &mut |task, done, all| {

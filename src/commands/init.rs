@@ -43,7 +43,7 @@ pub(crate) fn run(args: &InitArgs) -> Result<()> {
     })?;
     if let Some(tokenizer) = tokenizer {
         fs_err::write(staged.path().join(TOKENIZER_FILE), tokenizer.json())?;
-        let context = fresh.spec().max_position_embeddings;
+        let context = fresh.spec().context_length();
         let config = tokenizer.hf_config(Some(&ChatTemplate::b158()), context);
         let config = config.map_err(TrainError::from)?;
         fs_err::write(staged.path().join(TOKENIZER_CONFIG_FILE), config)?;

@@ -301,7 +301,9 @@ fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
     let (width, ffn) = (spec.hidden_size as u64, spec.intermediate_size as u64);
     let heads = (spec.num_attention_heads * spec.head_dim) as u64;
     let keys = (spec.num_key_value_heads * spec.head_dim) as u64;
-    let floats = 2 * width + (heads + 2 * keys) + heads + 3 * ffn;
+    // Norms of heads keep what they read, and put the projections together again.
+    let normalised = if spec.qk_norm { 2 * heads + 3 * keys } else { 0 };
+    let floats = 2 * width + (heads + 2 * keys) + normalised + heads + 3 * ffn;
     let a_block = F32 * floats + 2 * width + heads + ffn;
     let (blocks, gradients) = (spec.num_hidden_layers as u64, 6 * F32 * ffn);
     match activations {

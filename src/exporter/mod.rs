@@ -122,19 +122,20 @@ fn check_form(
     format: ExportFormat,
     embedding: DType,
 ) -> Result<(), FormatError> {
-    match ternary_blocks(format) {
-        Some(ternary) => gguf::check(path, spec, ternary, embedding),
+    match gguf_matrices(format) {
+        Some(matrices) => gguf::check(path, spec, matrices, embedding),
         None if format == ExportFormat::HfPacked => hf::check_packable(path, spec),
         None => Ok(()),
     }
 }
 
-/// The blocks of a GGUF format.
-fn ternary_blocks(format: ExportFormat) -> Option<DType> {
+/// How a GGUF format stores matrices.
+fn gguf_matrices(format: ExportFormat) -> Option<DType> {
     match format {
         ExportFormat::GgufI2S => Some(DType::I2S),
         ExportFormat::GgufTq1 => Some(DType::Tq1_0),
         ExportFormat::GgufTq2 => Some(DType::Tq2_0),
+        ExportFormat::GgufBf16 => Some(DType::Bf16),
         ExportFormat::HfBf16 | ExportFormat::HfPacked => None,
     }
 }
@@ -160,8 +161,8 @@ pub fn export(
         }
         signals.stop().map_or(Ok(()), |_| Err(FormatError::Interrupted))
     };
-    let written = match ternary_blocks(request.format) {
-        Some(ternary) => write_file(model, source, request, ternary, &mut progress),
+    let written = match gguf_matrices(request.format) {
+        Some(matrices) => write_file(model, source, request, matrices, &mut progress),
         None => write_folder(model, source, request, &mut progress),
     };
     let (written, mut remarks) = written.map_err(|error| match (error, signals.stop()) {
@@ -184,12 +185,12 @@ fn write_file(
     model: &StoredModel,
     source: &Path,
     request: &ExportRequest,
-    ternary: DType,
+    matrices: DType,
     progress: ConversionProgress,
 ) -> Result<(Converted, Vec<String>), TrainError> {
     let (tokenizer, remarks) = tokenizer::for_gguf(source, request.weights(model).spec())?;
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
-    let form = GgufForm { ternary, embedding: request.embedding, name, tokenizer };
+    let form = GgufForm { matrices, embedding: request.embedding, name, tokenizer };
     let staged = StagedFile::beside(request.out, request.on_existing)?;
     let written = gguf::write_gguf(staged.path(), request.weights(model), &form, progress)?;
     staged.publish()?;

@@ -40,7 +40,7 @@ pub(super) fn for_folder(
     let stored = ChatTemplate::stored(source, &tokenizer)?;
     let chat = if is_folder { stored } else { Some(stored.unwrap_or_else(ChatTemplate::b158)) };
     fs_err::write(to.join(TOKENIZER_FILE), tokenizer.json())?;
-    let config = tokenizer.hf_config(chat.as_ref(), spec.max_position_embeddings)?;
+    let config = tokenizer.hf_config(chat.as_ref(), spec.context_length())?;
     fs_err::write(to.join(TOKENIZER_CONFIG_FILE), config)?;
     let Some(chat) = chat else { return Ok(Vec::new()) };
     if source.join(CHAT_TEMPLATE_FILE).exists() {

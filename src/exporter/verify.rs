@@ -118,9 +118,7 @@ fn compare(
     let written_model = StoredModel::open(written)?;
     let mut total = Verification::default();
     total.compare_matrices(source, &written_model, going_on)?;
-    if source.spec().quantise {
-        total.compare_logits(&written_model, written, going_on)?;
-    }
+    total.compare_logits(&written_model, written, going_on)?;
     Ok(total)
 }
 
@@ -153,7 +151,7 @@ impl Verification {
         path: &Path,
         going_on: GoingOn,
     ) -> Result<(), TrainError> {
-        let context = model.spec().max_position_embeddings;
+        let context = model.spec().context_length();
         let (short, long) = (SHORT_TOKENS.min(context), LONG_TOKENS.min(context));
         let mut groups = vec![sequences(model.spec(), 0..SHORT_SEQUENCES, short)];
         if long > short {

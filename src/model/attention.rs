@@ -17,6 +17,10 @@ pub struct Attention {
     pub k_proj: BitLinear,
     /// Values `[KV·D, C]`.
     pub v_proj: BitLinear,
+    /// Norm of each head's queries, `[D]`.
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of each head's keys, `[D]`.
+    pub k_norm: Option<RmsNorm>,
     /// Norm over all heads before the output projection.
     pub attn_sub_norm: Option<RmsNorm>,
     /// Output `[C, H·D]`.
@@ -29,7 +33,7 @@ pub(crate) struct AttentionContext(AttentionShape);
 impl AttentionContext {
     pub(crate) fn new(segments: &SegmentStarts, rope: &RopeTable) -> Self {
         let [batch, time] = segments.dims();
-        let (cos, sin) = rope.cos_sin(&segments.positions());
+        let (cos, sin) = rope.cos_sin(segments);
         let [heads, kv_heads, head_dim] = rope.heads();
         let (segment_starts, mask) = (segments.starts(), LazyMask::default());
         Self(AttentionShape {
@@ -52,6 +56,8 @@ impl Attention {
             q_proj: tensors.linear(),
             k_proj: tensors.linear(),
             v_proj: tensors.linear(),
+            q_norm: spec.qk_norm.then(|| tensors.norm(spec)),
+            k_norm: spec.qk_norm.then(|| tensors.norm(spec)),
             attn_sub_norm: spec.sub_norms.then(|| tensors.norm(spec)),
             o_proj: tensors.linear(),
         }
@@ -66,11 +72,32 @@ impl Attention {
     ) -> Tensor<3> {
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
         let qkv = BitLinear::forward_together(projections, x, backend);
+        let qkv = self.normalise_heads(qkv, &context.0, backend);
         let mixed = ops::attention(qkv, &context.0, backend); // [B, T, H·D]
         let mixed = match &self.attn_sub_norm {
             Some(norm) => norm.forward(mixed, backend),
             None => mixed,
         };
         self.o_proj.forward(mixed, backend)
+    }
+
+    /// `qkv [B, T, (H + 2 KV)·D]` with the queries and the keys of each head normalised.
+    fn normalise_heads(
+        &self,
+        qkv: Tensor<3>,
+        shape: &AttentionShape,
+        backend: OpBackend,
+    ) -> Tensor<3> {
+        let (Some(of_queries), Some(of_keys)) = (&self.q_norm, &self.k_norm) else { return qkv };
+        let AttentionShape { batch, time, heads, kv_heads, head_dim, .. } = *shape;
+        let part =
+            |first: usize, count: usize| qkv.clone().narrow(2, first * head_dim, count * head_dim);
+        let normalised = |norm: &RmsNorm, first: usize, count: usize| {
+            let rows = part(first, count).reshape([batch, time * count, head_dim]);
+            norm.forward(rows, backend).reshape([batch, time, count * head_dim])
+        };
+        let q = normalised(of_queries, 0, heads);
+        let k = normalised(of_keys, heads, kv_heads);
+        Tensor::cat(vec![q, k, part(heads + kv_heads, kv_heads)], 2)
     }
 }

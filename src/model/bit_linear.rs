@@ -25,13 +25,15 @@ pub enum LinearWeight {
     Dense,
 }
 
-/// A linear layer without bias.
+/// A linear layer, with a bias where the model has one.
 #[derive(Module, Debug)]
 pub struct BitLinear {
     /// `[out, in]`, the orientation of files and kernels; empty where the matrix lies outside.
     pub weight: Param<Tensor<2>>,
     /// What an adapter trains in its place.
     pub adapter: Option<LowRankFactors>,
+    /// `[out]`, added to the output in f32.
+    pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     form: LinearWeight,
     #[module(skip)]
@@ -48,7 +50,7 @@ impl BitLinear {
     /// A layer over `weight [out, in]`.
     pub fn new(weight: Param<Tensor<2>>, form: LinearWeight) -> Self {
         let (number, rounding) = (0, Arc::default());
-        Self { weight, adapter: None, form, outside: None, number, rounding }
+        Self { weight, adapter: None, bias: None, form, outside: None, number, rounding }
     }
 
     /// A layer over latents that are no tensor; `leaf`, an empty matrix, gets their gradient.
@@ -67,8 +69,25 @@ impl BitLinear {
         Self { number, ..self }
     }
 
+    /// The same layer with this bias `[out]`.
+    #[must_use]
+    pub(crate) fn with_bias(self, bias: Option<Param<Tensor<1>>>) -> Self {
+        Self { bias, ..self }
+    }
+
     /// Several layers with one input, their outputs side by side: `x [B, T, in]` → `[B, T, Σ out]`
     pub fn forward_together<const N: usize>(
+        layers: [&Self; N],
+        x: Tensor<3>,
+        backend: OpBackend,
+    ) -> Tensor<3> {
+        let y = Self::products_together(layers, x, backend);
+        let biases: Vec<_> =
+            layers.iter().filter_map(|layer| layer.bias.as_ref()).map(Param::val).collect();
+        if biases.is_empty() { y } else { y + Tensor::cat(biases, 0).unsqueeze() }
+    }
+
+    fn products_together<const N: usize>(
         layers: [&Self; N],
         x: Tensor<3>,
         backend: OpBackend,
@@ -88,7 +107,10 @@ impl BitLinear {
             let y = ops::bit_linear_outside(x.clone(), weights, latents, settings);
             return Self::join_factors(&layers, &x, y, backend);
         }
-        let outputs = layers.map(|layer| layer.forward(x.clone(), backend));
+        if let [layer] = layers.as_slice() {
+            return layer.product(x, backend);
+        }
+        let outputs = layers.map(|layer| layer.product(x.clone(), backend));
         Tensor::cat(outputs.into(), 2)
     }
 
@@ -114,8 +136,13 @@ impl BitLinear {
 
     /// `x [B, T, in]` → `[B, T, out]`
     pub fn forward(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        Self::forward_together([self], x, backend)
+    }
+
+    /// The same without the bias.
+    fn product(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
         match self.form {
-            LinearWeight::Latent => Self::forward_together([self], x, backend),
+            LinearWeight::Latent => Self::products_together([self], x, backend),
             LinearWeight::Dequantised => ops::dequantised_linear(x, self.matrix()),
             LinearWeight::Frozen(scale) => ops::frozen_linear(x, self.matrix(), scale),
             LinearWeight::Dense => x.matmul(self.matrix().transpose().unsqueeze()),

@@ -71,7 +71,7 @@ pub(crate) enum LoadedValues {
 }
 
 impl LoadedValues {
-    /// Keeps a tensor's values as `latents` says; norms are always f32.
+    /// Keeps a tensor's values as `latents` says; norms and biases are always f32.
     pub(crate) fn new(
         entry: &TensorEntry,
         values: Vec<f32>,
@@ -99,7 +99,7 @@ impl LoadedValues {
 
 /// The tensors of a model in table order, which is the order in which modules are built.
 pub(crate) struct LoadedTensors<'a> {
-    tensors: std::vec::IntoIter<LoadedTensor>,
+    tensors: std::iter::Peekable<std::vec::IntoIter<LoadedTensor>>,
     device: &'a Device,
     /// Linear layers that were made.
     linears: u64,
@@ -107,7 +107,7 @@ pub(crate) struct LoadedTensors<'a> {
 
 impl<'a> LoadedTensors<'a> {
     pub(crate) fn new(tensors: Vec<LoadedTensor>, device: &'a Device) -> Self {
-        Self { tensors: tensors.into_iter(), device, linears: 0 }
+        Self { tensors: tensors.into_iter().peekable(), device, linears: 0 }
     }
 
     /// The next tensor, whose role must be one that the module expects.
@@ -131,6 +131,15 @@ impl<'a> LoadedTensors<'a> {
         RmsNorm::new(Param::from_data(data, self.device), spec.rms_norm_eps)
     }
 
+    /// The next tensor, if it is a bias.
+    fn bias(&mut self) -> Option<Param<Tensor<1>>> {
+        let tensor = self.tensors.next_if(|next| next.entry.role == TensorRole::Bias)?;
+        let LoadedValues::Tensor(data) = tensor.values else {
+            unreachable!("biases are tensors");
+        };
+        Some(Param::from_data(data, self.device))
+    }
+
     pub(crate) fn linear(&mut self) -> BitLinear {
         let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
         let LoadedTensor { entry, values, form, adapter } = tensor;
@@ -143,6 +152,6 @@ impl<'a> LoadedTensors<'a> {
                 BitLinear::outside(leaf, form, latents, adapter)
             }
         };
-        layer.numbered(number)
+        layer.numbered(number).with_bias(self.bias())
     }
 }

@@ -2,8 +2,10 @@
 //! knows nothing of data, files or training.
 //!
 //! - `BitLinear`: ternary weights (absmean), 8-bit activations (per-token absmax), straight-through;
-//! - no biases; `RMSNorm` before each half of a block and before its output projection (sub-norms);
+//! - `RMSNorm` before each half of a block and before its output projection (sub-norms);
 //! - rotary positions in half-split pairs, grouped-query attention, a gated feed-forward half;
+//! - as configuration what Llama and Qwen differ by: no sub-norms, biases of queries, keys and values, norms
+//!   of each head's queries and keys, scaled rotary frequencies, dense matrices;
 //! - embedding and head stay full precision, tied or not;
 //! - several documents share a sequence: positions restart, attention stays inside a document.
 //!

@@ -46,6 +46,18 @@ impl SegmentStarts {
         self.starts.iter().enumerate().map(position).collect()
     }
 
+    /// Tokens of each document, in the order of the rows.
+    pub(crate) fn lengths(&self) -> Vec<usize> {
+        let mut lengths: Vec<usize> = Vec::new();
+        for position in self.positions() {
+            match lengths.last_mut().filter(|_| position > 0) {
+                Some(length) => *length += 1,
+                None => lengths.push(1),
+            }
+        }
+        lengths
+    }
+
     /// Start of each token's document, `[B, T]`.
     pub(crate) fn starts(&self) -> Arc<Vec<i32>> {
         Arc::clone(&self.starts)

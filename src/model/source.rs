@@ -63,7 +63,7 @@ impl LanguageModel {
         let mut zeros = Vec::new();
         let read = Self::from_source(model.spec(), device, |entry| {
             let (values, form) = dequantised(model, entry)?;
-            zeros.extend(is_zero(&values).then(|| entry.name.clone()));
+            zeros.extend(is_suspect(entry, &values).then(|| entry.name.clone()));
             Ok::<_, FormatError>((values, form))
         })?;
         Ok((read, zeros))
@@ -99,7 +99,7 @@ impl LanguageModel {
             let matrix = grown(model, entry)?;
             kept_codes += usize::from(matches!(matrix, Matrix::Ternary { .. }));
             let latents = matrix.into_latents();
-            all_zero.extend(is_zero(&latents).then(|| entry.name.clone()));
+            all_zero.extend(is_suspect(entry, &latents).then(|| entry.name.clone()));
             done += entry.elements();
             watch(done, spec.parameters());
             Ok::<_, FormatError>((latents, linear_form(spec)))
@@ -234,8 +234,9 @@ pub(crate) struct StartingModel {
     pub(crate) all_zero: Vec<String>,
 }
 
-fn is_zero(values: &[f32]) -> bool {
-    values.iter().all(|&value| value == 0.0)
+/// Whether a tensor holds nothing but zeros, which is common in biases only.
+fn is_suspect(entry: &TensorEntry, values: &[f32]) -> bool {
+    entry.role != TensorRole::Bias && values.iter().all(|&value| value == 0.0)
 }
 
 fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {
@@ -315,6 +316,7 @@ impl Stream {
         self.drawn += count;
         let range = match entry.role {
             TensorRole::Norm => return vec![1.0; count],
+            TensorRole::Bias => return vec![0.0; count],
             TensorRole::Embedding => spec.embedding_initializer_range,
             TensorRole::Linear(_) | TensorRole::Head => spec.initializer_range,
         };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
-use bitnet_format::{HiddenAct, ModelSpec};
+use bitnet_format::{HiddenAct, ModelSpec, RopeScaling};
 
 use super::error::Location;
 use super::item::{Bound, Item};
@@ -74,6 +74,9 @@ const SHAPE: &[(&str, Reader)] = &[
     ("vocab_size", size),
     ("hidden_act", activation),
     ("rope_theta", amount),
+    ("rope_scaling", rope_scaling),
+    ("attention_bias", switch),
+    ("qk_norm", switch),
     ("rms_norm_eps", amount),
     ("tie_word_embeddings", switch),
     ("max_position_embeddings", size),
@@ -101,6 +104,29 @@ fn switch(item: &Item<'_>) -> Option<toml::Value> {
 fn activation(item: &Item<'_>) -> Option<toml::Value> {
     let words = [("relu2", HiddenAct::Relu2), ("silu", HiddenAct::Silu)];
     toml::Value::try_from(item.choice(&words)?).ok()
+}
+
+fn rope_scaling(item: &Item<'_>) -> Option<toml::Value> {
+    let expected = "a table such as { rope_type = \"yarn\", factor = 4.0 }";
+    let mut table = toml::Table::new();
+    for (name, value) in item.named(expected)? {
+        let value = match &value.node.content {
+            TomlValue::Integer(number) => toml::Value::Integer(*number),
+            TomlValue::Float(number) => toml::Value::Float(*number),
+            TomlValue::Boolean(choice) => toml::Value::Boolean(*choice),
+            TomlValue::Text(text) => toml::Value::String(text.clone()),
+            _ => return value.wrong("wrong type", "a number, true or false, or a word"),
+        };
+        table.insert(name.to_owned(), value);
+    }
+    match toml::Value::Table(table).try_into::<RopeScaling>() {
+        Ok(scaling) => toml::Value::try_from(scaling).ok(),
+        Err(error) => {
+            let reason = error.message().to_owned();
+            item.problem(format!("not a scaling of positions; expected {expected}, got: {reason}"));
+            None
+        }
+    }
 }
 
 fn token(item: &Item<'_>) -> Option<toml::Value> {

@@ -404,6 +404,8 @@ pub enum ExportFormat {
     GgufTq1,
     /// GGUF with llama.cpp's 2.0625 bits a weight.
     GgufTq2,
+    /// GGUF of a dense model.
+    GgufBf16,
 }
 
 impl ExportFormat {
@@ -413,6 +415,7 @@ impl ExportFormat {
         ("gguf-i2_s", Self::GgufI2S),
         ("gguf-tq1_0", Self::GgufTq1),
         ("gguf-tq2_0", Self::GgufTq2),
+        ("gguf-bf16", Self::GgufBf16),
     ];
 
     /// All of them.
@@ -432,6 +435,7 @@ impl ExportFormat {
             Self::GgufI2S => "model-i2_s.gguf",
             Self::GgufTq1 => "model-tq1_0.gguf",
             Self::GgufTq2 => "model-tq2_0.gguf",
+            Self::GgufBf16 => "model-bf16.gguf",
         }
     }
 }

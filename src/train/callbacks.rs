@@ -240,7 +240,7 @@ impl<'a> Callbacks<'a> {
         let (context, model) = (self.context, state.model.valid());
         let (wanted, step) = (&context.recipe.sample, state.progress.step);
         let settings = SampleSettings {
-            max_tokens: wanted.max_tokens.min(context.spec.max_position_embeddings),
+            max_tokens: wanted.max_tokens.min(context.spec.context_length()),
             temperature: wanted.temperature,
             seed: context.recipe.seed,
             step,

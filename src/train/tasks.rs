@@ -1,8 +1,6 @@
 //! Benchmarks in training: the model is packed in memory, as its export would be, and asked what
 //! `bitnet eval` would ask it.
 
-use std::path::Path;
-
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
 use bitnet_eval::{Benchmark, BenchmarkScore, EvalError};
 
@@ -39,7 +37,7 @@ pub(super) fn ask(
     monitor: &mut dyn Monitor,
 ) -> Result<Option<Vec<BenchmarkScore>>, TrainError> {
     let live = LiveModel::new(&context.spec, model);
-    let packed = Model::from_stored(&live, Path::new("the model"), HeadPrecision::File)?;
+    let packed = Model::from_stored(&live, HeadPrecision::File)?;
     drop(live);
     let threads = ThreadPool::new(rayon::current_num_threads())?;
     let mut progress = |task: &str, done, all| {

@@ -6,6 +6,7 @@ mod agreement;
 mod backward;
 mod dpo;
 mod engine;
+mod families;
 mod forward;
 mod gradients;
 mod muon;

@@ -42,13 +42,17 @@ fn sets_of(folder: &Path) -> Vec<Set> {
     dirs.push(folder.to_owned());
     dirs.retain(|dir| dir.join("config.json").exists());
     dirs.sort();
-    assert!(!dirs.is_empty(), "{} holds no fixture set", folder.display());
-    dirs.into_iter().map(|dir| Set { dir }).collect()
+    dirs.into_iter().map(|dir| Set { dir }).filter(|set| !set.is_family()).collect()
 }
 
 impl Set {
     pub(crate) fn name(&self) -> String {
         self.dir.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// Whether it is one of those that `families` reads.
+    pub(crate) fn is_family(&self) -> bool {
+        self.has("meta.json") && self.meta().get("family").is_some()
     }
 
     pub(crate) fn has(&self, file: &str) -> bool {

@@ -87,7 +87,7 @@ fn a_latent_adapter_is_merged_into_every_format() {
     let opened = Adapter::open(&lab.path("latent"), base.spec()).unwrap();
     let hash = model_hash(&path, &base).unwrap();
     let merged = MergedModel::new(&base, &path, &hash, &opened).unwrap();
-    let expected = logits(&Model::from_stored(&merged, &path, HeadPrecision::File).unwrap());
+    let expected = logits(&Model::from_stored(&merged, HeadPrecision::File).unwrap());
     let plain = logits(&Model::load(&path).unwrap());
     assert!(difference(&plain, &expected) > 0.05, "the adapter moves codes");
     for format in ["hf-bf16", "hf-packed", "gguf-i2_s", "gguf-tq1_0", "gguf-tq2_0"] {

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let threads = open::threads(&args.threads, &model)?;
     let spec = model.spec();
     let tokens = args.prompt_tokens.max(args.context_tokens.saturating_add(args.generate_tokens));
-    let limit = spec.max_position_embeddings;
+    let limit = spec.context_length();
     if tokens > limit {
         return Err(EngineError::ContextFull { tokens, limit }.into());
     }

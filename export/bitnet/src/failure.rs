@@ -106,7 +106,6 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let from_engine = |error: &EngineError| match error {
         EngineError::Format(error) => format_code(error),
-        EngineError::Dense { .. } => INPUT,
         EngineError::EmptyPrompt
         | EngineError::ContextFull { .. }
         | EngineError::UnknownToken { .. }

@@ -34,18 +34,18 @@ fn adapted(
     adapter: &AdapterArgs,
 ) -> anyhow::Result<Model> {
     let Some(adapter) = &adapter.adapter else {
-        return Ok(Model::from_stored(stored, path, precision(head))?);
+        return Ok(Model::from_stored(stored, precision(head))?);
     };
     let adapter = Adapter::open(adapter, stored.spec())?;
     if adapter.description().kind == AdapterKind::Latent {
         let merged = MergedModel::new(stored, path, &model_hash(path, stored)?, &adapter)?;
-        return Ok(Model::from_stored(&merged, path, precision(head))?);
+        return Ok(Model::from_stored(&merged, precision(head))?);
     }
     // Reading the model twice is for adapters that say where they belong.
     if adapter.description().base_hash.is_some() && !adapter.may_be_of(&model_hash(path, stored)?) {
         note(&other_base(path, &adapter));
     }
-    Ok(Model::from_stored(stored, path, precision(head))?.with_adapter(&adapter)?)
+    Ok(Model::from_stored(stored, precision(head))?.with_adapter(&adapter)?)
 }
 
 /// Packed and GGUF forms of one model have different hashes, so this is no error.

@@ -120,7 +120,7 @@ impl Memory {
     /// Gives the keys and values what the model leaves; at least one whole context must fit.
     fn of(args: &ServeArgs, model: &Model, free: Option<u64>) -> anyhow::Result<Self> {
         let spec = model.spec();
-        let limit = spec.max_position_embeddings;
+        let limit = spec.context_length();
         let asked = args.context.map(|context| context as usize);
         if let Some(asked) = asked.filter(|asked| *asked > limit) {
             return Err(WrongFlag(format!(

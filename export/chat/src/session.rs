@@ -154,7 +154,7 @@ impl<'a> ChatSession<'a> {
 
     /// The request for the next answer after a prompt of so many tokens.
     fn request(&mut self, prompt: usize) -> GenerateRequest {
-        let free = self.model.spec().max_position_embeddings - prompt;
+        let free = self.model.spec().context_length() - prompt;
         let ChatSettings { sampler, max_tokens } = self.settings.clone();
         self.settings.sampler.seed = sampler.seed.wrapping_add(1);
         GenerateRequest {
@@ -167,7 +167,7 @@ impl<'a> ChatSession<'a> {
     /// The prompt for the conversation, without its oldest messages if it would fill the context, and
     /// how many those are.
     fn fitting_prompt(&mut self) -> Result<(Vec<u32>, usize), ChatError> {
-        let limit = self.model.spec().max_position_embeddings;
+        let limit = self.model.spec().context_length();
         let first = usize::from(self.messages.first().is_some_and(|it| it.role == Role::System));
         let mut forgotten = 0;
         loop {

@@ -44,11 +44,14 @@ impl ForwardBatch<'_, '_> {
         self.chunks.iter().flat_map(ids).copied()
     }
 
-    /// The position of each token in its sequence. Chunks of a sequence come in order.
-    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> {
-        self.chunks.iter().flat_map(|chunk| {
-            let start = self.sequences[chunk.sequence].cache.len();
-            start..start + chunk.tokens.len()
+    /// The positions of each chunk in its sequence, and the length of the sequence with all tokens that
+    /// this call adds. Chunks of a sequence come in order.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        self.chunks.iter().map(|chunk| {
+            let Sequence { cache, tokens } = &self.sequences[chunk.sequence];
+            let start = cache.len();
+            let length = start + tokens.len() - chunk.tokens.start;
+            (start..start + chunk.tokens.len(), length)
         })
     }
 }

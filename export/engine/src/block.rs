@@ -24,6 +24,8 @@ pub(crate) struct PackedBlock {
     pub(crate) input_norm: NormWeights,
     /// `[(H + 2 · kv heads) · D, C]`
     pub(crate) qkv: PackedLinear,
+    /// Norms of each head's queries and keys, each `[D]`.
+    pub(crate) head_norms: Option<[NormWeights; 2]>,
     pub(crate) attn_sub_norm: Option<NormWeights>,
     /// `[C, H·D]`
     pub(crate) output: PackedLinear,
@@ -37,6 +39,9 @@ pub(crate) struct PackedBlock {
 
 /// Matrices of a block in the tensor table: q, k, v, o, gate, up, down.
 pub(crate) const MATRICES: usize = 7;
+
+/// What one normalised value costs next to a multiply-add of a kernel, roughly.
+const HEAD_NORM_COST: usize = 16;
 
 impl PackedBlock {
     /// Puts an adapter's factors beside the matrices; `entries` are those of this block, in the order of
@@ -84,6 +89,7 @@ impl PackedBlock {
         let normalised = self.input_norm.of(compute.threads, x, normalised);
         let qkv = scratch_slice(qkv, tokens * self.qkv.rows());
         self.qkv.forward(compute, normalised, products, qkv);
+        self.normalise_heads(compute, qkv);
         let (queries, attended) =
             (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
         batch.each(|rows, cache| {
@@ -97,6 +103,19 @@ impl PackedBlock {
             norm.in_place(compute.threads, attended);
         }
         self.output.forward(compute, attended, products, scratch_slice(change, x.len()));
+    }
+
+    /// Normalises the queries and the keys of each head, `qkv [T, (H + 2 · kv heads) · D]`.
+    fn normalise_heads(&self, compute: KernelChoice, qkv: &mut [f32]) {
+        let Some([of_queries, of_keys]) = &self.head_norms else { return };
+        let (Heads { queries, keys, width }, row) = (self.heads, self.qkv.rows());
+        compute.threads.split(qkv, row, HEAD_NORM_COST * row, |_, qkv| {
+            for token in qkv.chunks_exact_mut(row) {
+                let (q, rest) = token.split_at_mut(queries * width);
+                of_queries.rows(q);
+                of_keys.rows(&mut rest[..keys * width]);
+            }
+        });
     }
 
     /// Rotates queries and keys of some rows, moves keys and values to the cache, the queries

@@ -1,9 +1,6 @@
 //! What can be wrong with a model folder or with a request.
 
-use std::path::PathBuf;
-
 use bitnet_format::FormatError;
-use bitnet_format::Shown;
 
 /// Why a model was not loaded or a request not answered.
 #[derive(Debug, thiserror::Error)]
@@ -11,12 +8,6 @@ pub enum EngineError {
     /// The folder is not a model of ours.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The model is not ternary.
-    #[error("{} [quantization_config]: is a dense model; expected a ternary one", .path.shown())]
-    Dense {
-        /// The model.
-        path: PathBuf,
-    },
     /// There is nothing to continue.
     #[error("the prompt holds no token")]
     EmptyPrompt,
@@ -25,7 +16,7 @@ pub enum EngineError {
     ContextFull {
         /// Tokens in the cache and in the request together.
         tokens: usize,
-        /// `max_position_embeddings`.
+        /// `ModelSpec::context_length`.
         limit: usize,
     },
     /// A token id that the model has no embedding for.

@@ -52,7 +52,7 @@ pub fn generate(
     let mut sampler = Sampler::new(request.sampler.clone())?.after_prompt(prompt.len());
     model.check(cache, prompt)?;
     // All memory is taken before the first token, so that none of the others waits for any.
-    let limit = model.spec().max_position_embeddings;
+    let limit = model.spec().context_length();
     let most = request.max_tokens.min(limit + 1 - cache.len() - prompt.len());
     cache.reserve(limit.min(cache.len() + prompt.len() + most));
     let mut workspace = Workspace::new(threads);

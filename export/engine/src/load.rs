@@ -1,9 +1,11 @@
 //! From a stored model to a [`Model`]: tensors in the order of the one table, repacked for this
 //! CPU as they are read.
 
+use std::iter::Peekable;
 use std::path::Path;
 use std::vec::IntoIter;
 
+use bitnet_format::DType;
 use bitnet_format::adapter::{Adapter, AdapterKind};
 use bitnet_format::source::row_chunks;
 use bitnet_format::{
@@ -15,7 +17,7 @@ use crate::attention::Heads;
 use crate::block::{MATRICES, PackedBlock};
 use crate::linear::EmbeddingOrHead;
 use crate::norm::NormWeights;
-use crate::packed_linear::PackedLinear;
+use crate::packed_linear::{LinearWeights, PackedLinear};
 use crate::{EngineError, Model};
 use bitnet_format::rope::RopeFrequencies;
 
@@ -28,29 +30,25 @@ impl Model {
         Self::load_with(path, HeadPrecision::File)
     }
 
-    /// Loads a packed folder, a GGUF file, or latents, which are quantised on the way, and
-    /// chooses the fastest kernel of this CPU.
+    /// Loads a packed folder, a GGUF file, latents, which are quantised on the way, or a dense model,
+    /// which runs in floats, and chooses the fastest kernel of this CPU.
     ///
     /// # Errors
-    /// A dense model, or anything wrong with the files.
+    /// Anything wrong with the files.
     pub fn load_with(path: &Path, precision: HeadPrecision) -> Result<Self, EngineError> {
-        Self::from_stored(&StoredModel::open(path)?, path, precision)
+        Self::from_stored(&StoredModel::open(path)?, precision)
     }
 
     /// Loads an open model: a stored one, from memory too ([`StoredModel::from_gguf_bytes`],
     /// [`StoredModel::from_folder_bytes`]), or one with a latent adapter
-    /// ([`MergedModel`](bitnet_format::adapter::MergedModel)); `name` is for messages.
+    /// ([`MergedModel`](bitnet_format::adapter::MergedModel)).
     ///
     /// # Errors
-    /// A dense model, or anything wrong with its tensors.
+    /// Anything wrong with its tensors.
     pub fn from_stored(
         weights: &dyn TensorSource,
-        name: &Path,
         precision: HeadPrecision,
     ) -> Result<Self, EngineError> {
-        if !weights.spec().quantise {
-            return Err(EngineError::Dense { path: name.to_owned() });
-        }
         Ok(Self::assemble(weights, precision)?)
     }
 
@@ -89,7 +87,7 @@ impl Model {
             (0..spec.num_hidden_layers).map(|_| reader.block()).collect::<Result<_, _>>()?;
         let norm = reader.norm()?;
         let head = if tied { None } else { Some(reader.table(precision)?) };
-        let rope = RopeFrequencies::new(spec.rope_theta, spec.head_dim);
+        let rope = RopeFrequencies::of(&spec);
         let (kernel, all_zero) = (Kernel::detect(), reader.all_zero);
         Ok(Self { spec, kernel, rope, embedding, blocks, norm, head, all_zero })
     }
@@ -117,6 +115,17 @@ fn dense(
     let dtype = source.read(entry, 0..1)?.dtype;
     let mut matrix = DenseMatrix::empty(entry.shape[1], dtype);
     matrix.reserve(entry.shape[0]);
+    let zero = append(source, entry, dtype, &mut matrix)?;
+    Ok((matrix, zero))
+}
+
+/// Appends a tensor's rows to a matrix of `dtype`; whether all of them are zero.
+fn append(
+    source: &dyn TensorSource,
+    entry: &TensorEntry,
+    dtype: DType,
+    matrix: &mut DenseMatrix,
+) -> Result<bool, FormatError> {
     let mut zero = true;
     for rows in row_chunks(entry) {
         if dtype.is_block_quantised() {
@@ -130,14 +139,14 @@ fn dense(
             matrix.push_rows(&values);
         }
     }
-    Ok((matrix, zero))
+    Ok(zero)
 }
 
 /// Walks the tensor table once; each call takes the next tensor.
 struct Reader<'a> {
     weights: &'a dyn TensorSource,
     spec: &'a ModelSpec,
-    entries: IntoIter<TensorEntry>,
+    entries: Peekable<IntoIter<TensorEntry>>,
     /// Tensors of nothing but zeros.
     all_zero: Vec<String>,
 }
@@ -145,7 +154,12 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(weights: &'a dyn TensorSource) -> Self {
         let spec = weights.spec();
-        Self { weights, spec, entries: tensor_table(spec).into_iter(), all_zero: Vec::new() }
+        Self {
+            weights,
+            spec,
+            entries: tensor_table(spec).into_iter().peekable(),
+            all_zero: Vec::new(),
+        }
     }
 
     fn next(&mut self) -> TensorEntry {
@@ -191,14 +205,47 @@ impl<'a> Reader<'a> {
 
     /// The next `count` matrices, one below the other.
     fn linear(&mut self, count: usize) -> Result<PackedLinear, FormatError> {
-        let mut matrices = Vec::with_capacity(count);
+        let (mut entries, mut bias) = (Vec::with_capacity(count), Vec::new());
         for _ in 0..count {
-            let entry = self.next();
-            let matrix = self.weights.ternary(&entry)?;
-            self.note_zero(&entry, matrix.0.is_zero());
+            entries.push(self.next());
+            if let Some(entry) = self.entries.next_if(|entry| entry.role == TensorRole::Bias) {
+                let values = self.weights.floats(&entry)?;
+                bias.extend(values);
+            }
+        }
+        let weights =
+            if self.spec.quantise { self.panels(&entries)? } else { self.floats(&entries)? };
+        Ok(PackedLinear::new(weights, Some(bias).filter(|bias| !bias.is_empty())))
+    }
+
+    fn panels(&mut self, entries: &[TensorEntry]) -> Result<LinearWeights, FormatError> {
+        let mut matrices = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let matrix = self.weights.ternary(entry)?;
+            self.note_zero(entry, matrix.0.is_zero());
             matrices.push(matrix);
         }
-        Ok(PackedLinear::new(TernaryPanels::stack(&matrices)))
+        Ok(LinearWeights::Ternary(TernaryPanels::stack(&matrices)))
+    }
+
+    /// Matrices of one type stay in it; others become f32.
+    fn floats(&mut self, entries: &[TensorEntry]) -> Result<LinearWeights, FormatError> {
+        let types = entries.iter().map(|entry| Ok(self.weights.read(entry, 0..1)?.dtype));
+        let types: Vec<DType> = types.collect::<Result<_, FormatError>>()?;
+        let same = types.iter().all(|dtype| *dtype == types[0]);
+        let dtype = if same { types[0] } else { DType::F32 };
+        let mut matrix = DenseMatrix::empty(entries[0].shape[1], dtype);
+        matrix.reserve(entries.iter().map(|entry| entry.shape[0]).sum());
+        for entry in entries {
+            let zero = append(self.weights, entry, dtype, &mut matrix)?;
+            self.note_zero(entry, zero);
+        }
+        Ok(LinearWeights::Dense(matrix))
+    }
+
+    /// The norms of queries and keys, where the model has them.
+    fn head_norms(&mut self) -> Result<Option<[NormWeights; 2]>, FormatError> {
+        if self.spec.qk_norm { Ok(Some([self.norm()?, self.norm()?])) } else { Ok(None) }
     }
 
     /// Fields are read in the order of the forward pass, which is the order of the table.
@@ -208,6 +255,7 @@ impl<'a> Reader<'a> {
             hidden_act: self.spec.hidden_act,
             input_norm: self.norm()?,
             qkv: self.linear(3)?,
+            head_norms: self.head_norms()?,
             attn_sub_norm: self.sub_norm()?,
             output: self.linear(1)?,
             post_attention_norm: self.norm()?,

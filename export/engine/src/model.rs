@@ -25,7 +25,7 @@ const SCORED: usize = 32;
 /// A sequence, by its index, and one of its tokens.
 pub(crate) type Place = (usize, usize);
 
-/// A packed model in memory.
+/// A model in memory: ternary matrices as packed codes, those of a dense model as floats.
 pub struct Model {
     pub(crate) spec: ModelSpec,
     pub(crate) kernel: Kernel,
@@ -187,12 +187,16 @@ impl Model {
         let Workspace { buffers, logits, .. } = workspace;
         let vocab_size = self.spec.vocab_size;
         let logits = scratch_slice(logits, tokens.len() * vocab_size);
-        for (tokens, logits) in
-            tokens.chunks(MAX_BATCH_TOKENS).zip(logits.chunks_mut(MAX_BATCH_TOKENS * vocab_size))
-        {
-            let chunks = [Chunk { sequence: 0, tokens: 0..tokens.len() }];
-            let sequences = &mut [Sequence { cache, tokens }];
-            self.hidden(compute, buffers, ForwardBatch { sequences, chunks: &chunks });
+        let sequences = &mut [Sequence { cache, tokens }];
+        for (pass, logits) in logits.chunks_mut(MAX_BATCH_TOKENS * vocab_size).enumerate() {
+            let first = pass * MAX_BATCH_TOKENS;
+            let tokens = first..first + logits.len() / vocab_size;
+            let chunks = [Chunk { sequence: 0, tokens }];
+            self.hidden(
+                compute,
+                buffers,
+                ForwardBatch { sequences: &mut *sequences, chunks: &chunks },
+            );
             let Buffers { x, normalised, products, .. } = buffers;
             self.logits(compute, x, normalised, products, logits);
         }
@@ -205,7 +209,7 @@ impl Model {
     /// No token, an unknown one, or more than the context holds.
     pub fn check(&self, cache: &KvCache, tokens: &[u32]) -> Result<(), EngineError> {
         assert!(cache.fits(&self.spec), "a cache made for this model");
-        let (vocab_size, limit) = (self.spec.vocab_size, self.spec.max_position_embeddings);
+        let (vocab_size, limit) = (self.spec.vocab_size, self.spec.context_length());
         if tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }

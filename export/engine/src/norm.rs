@@ -23,14 +23,17 @@ impl NormWeights {
     /// `x [T, width]`, each token for itself.
     pub(crate) fn in_place(&self, threads: &ThreadPool, x: &mut [f32]) {
         let width = self.gain.len();
-        threads.split(x, width, COST * width, |_, x| {
-            for token in x.chunks_exact_mut(width) {
-                let inverse = inverse_rms(token, self.eps);
-                for (x, gain) in token.iter_mut().zip(&self.gain) {
-                    *x = *x * inverse * gain;
-                }
+        threads.split(x, width, COST * width, |_, x| self.rows(x));
+    }
+
+    /// The same on this thread.
+    pub(crate) fn rows(&self, x: &mut [f32]) {
+        for token in x.chunks_exact_mut(self.gain.len()) {
+            let inverse = inverse_rms(token, self.eps);
+            for (x, gain) in token.iter_mut().zip(&self.gain) {
+                *x = *x * inverse * gain;
             }
-        });
+        }
     }
 
     /// A normalised copy of `x [T, width]` in `copy`.

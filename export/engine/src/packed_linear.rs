@@ -1,24 +1,36 @@
-//! A layer's matrices as they run: ternary codes, and an adapter's product beside them.
+//! A layer's matrices as they run: ternary codes, or floats in a dense model; an adapter's product beside
+//! them, and a bias.
 
 use bitnet_format::TensorEntry;
 use bitnet_format::adapter::Adapter;
-use bitnet_kernels::TernaryPanels;
+use bitnet_kernels::{DenseMatrix, TernaryPanels};
 
 use crate::compute::KernelChoice;
-use crate::linear::ternary;
+use crate::linear::{dense, ternary};
 use crate::side::SideProduct;
 use crate::workspace::Products;
 
 /// One matrix, or several of one input below each other: `[N, K]`.
 #[derive(Debug)]
 pub(crate) struct PackedLinear {
-    panels: TernaryPanels,
+    weights: LinearWeights,
     side: Option<SideProduct>,
+    /// `[N]`, where the model has one.
+    bias: Option<Vec<f32>>,
+}
+
+/// The weights of a layer.
+#[derive(Debug)]
+pub(crate) enum LinearWeights {
+    /// Ternary codes, multiplied by activations in 8 bits.
+    Ternary(TernaryPanels),
+    /// Floats in the type of their file: a dense model, run as a reference.
+    Dense(DenseMatrix),
 }
 
 impl PackedLinear {
-    pub(crate) fn new(panels: TernaryPanels) -> Self {
-        Self { panels, side: None }
+    pub(crate) fn new(weights: LinearWeights, bias: Option<Vec<f32>>) -> Self {
+        Self { weights, side: None, bias }
     }
 
     /// Puts the factors of `entries` beside the codes; `entries` are the matrices of this one.
@@ -33,12 +45,18 @@ impl PackedLinear {
 
     /// Outputs, `N`.
     pub(crate) fn rows(&self) -> usize {
-        self.panels.rows()
+        match &self.weights {
+            LinearWeights::Ternary(panels) => panels.rows(),
+            LinearWeights::Dense(matrix) => matrix.rows(),
+        }
     }
 
     /// Inputs, `K`.
     pub(crate) fn columns(&self) -> usize {
-        self.panels.columns()
+        match &self.weights {
+            LinearWeights::Ternary(panels) => panels.columns(),
+            LinearWeights::Dense(matrix) => matrix.columns(),
+        }
     }
 
     /// `x [T, K]` → `out [T, N]`
@@ -49,9 +67,17 @@ impl PackedLinear {
         products: &mut Products,
         out: &mut [f32],
     ) {
-        ternary(compute, &self.panels, x, products, out);
+        match &self.weights {
+            LinearWeights::Ternary(panels) => ternary(compute, panels, x, products, out),
+            LinearWeights::Dense(matrix) => dense(compute, matrix, x, &mut products.tiles, out),
+        }
         if let Some(side) = &self.side {
             side.add(compute, x, products, out);
+        }
+        if let Some(bias) = &self.bias {
+            for token in out.chunks_exact_mut(bias.len()) {
+                token.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            }
         }
     }
 }

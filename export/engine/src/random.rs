@@ -39,8 +39,9 @@ impl TensorSource for Drawn<'_> {
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         Ok(match entry.role {
             TensorRole::Norm => TensorView::floats(vec![1.0; rows.len()]),
-            TensorRole::Linear(_) => TensorView::packed(codes(entry), scale()),
-            TensorRole::Embedding | TensorRole::Head => noise(entry, rows),
+            TensorRole::Bias => TensorView::floats(vec![0.0; rows.len()]),
+            TensorRole::Linear(_) if self.0.quantise => TensorView::packed(codes(entry), scale()),
+            TensorRole::Linear(_) | TensorRole::Embedding | TensorRole::Head => noise(entry, rows),
         })
     }
 }

@@ -165,7 +165,7 @@ impl Evaluator<'_> {
     }
 
     fn encoder(&self) -> RequestEncoder<'_> {
-        let max_length = self.model.spec().max_position_embeddings;
+        let max_length = self.model.spec().context_length();
         RequestEncoder { tokenizer: self.tokenizer, bos: self.bos, max_length }
     }
 

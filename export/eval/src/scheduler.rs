@@ -53,7 +53,7 @@ pub fn score_requests(
     requests: &[TokenRequest],
     progress: ProgressCallback<'_>,
 ) -> Result<Scored, EvalError> {
-    let limit = model.spec().max_position_embeddings;
+    let limit = model.spec().context_length();
     let inputs: Vec<(Vec<u32>, bool)> = requests.iter().map(|it| it.input(limit)).collect();
     let truncated = inputs.iter().filter(|(_, cut)| *cut).count();
     let inputs: Vec<Vec<u32>> = inputs.into_iter().map(|(ids, _)| ids).collect();

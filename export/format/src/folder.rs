@@ -121,12 +121,20 @@ impl ModelFolder {
             }
             expected.push(entry.name);
         }
+        if let Some((name, what)) = self.tensors.names().iter().find_map(|name| foreign(name)) {
+            return Err(self.tensors.error(&name, what));
+        }
         if let Some(name) = expected.iter().find(|name| !self.tensors.contains(name)) {
             return Err(self.tensors.error(name, "is missing"));
         }
         // A tied model may still carry a copy of its head; everything else unknown is a mistake.
         let known = |name: &String| expected.contains(name) || self.is_tied_head(name);
         match self.tensors.names().iter().find(|name| !known(name)) {
+            Some(name) if name.ends_with(".bias") => {
+                let what =
+                    "is a bias where the config has none; expected the model_type that has it";
+                Err(self.tensors.error(name, what))
+            }
             Some(name) => Err(self.tensors.error(name, "is not a tensor of this model")),
             None => Ok(()),
         }
@@ -164,6 +172,21 @@ fn plain_name(stored: &str) -> Option<String> {
     let parts: Vec<_> = stored.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
     (!parts.ends_with(&["rotary_emb", "inv_freq"])).then(|| parts.join("."))
 }
+
+/// A tensor of several matrices in one, as some programs store them, and what is expected in its place.
+fn foreign(name: &str) -> Option<(String, String)> {
+    let (_, apart) = FUSED.iter().find(|(part, _)| name.split('.').any(|one| one == *part))?;
+    Some((name.to_owned(), format!("holds several matrices in one; expected {apart} apart")))
+}
+
+const FUSED: [(&str, &str); 6] = [
+    ("qkv_proj", "q_proj, k_proj and v_proj"),
+    ("query_key_value", "q_proj, k_proj and v_proj"),
+    ("W_pack", "q_proj, k_proj and v_proj"),
+    ("c_attn", "q_proj, k_proj and v_proj"),
+    ("gate_up_proj", "gate_proj and up_proj"),
+    ("dense_h_to_4h", "gate_proj and up_proj"),
+];
 
 /// `DataParallel`, `torch.compile`, FSDP and activation checkpointing wrap a module in a field.
 const WRAPPERS: [&str; 4] =
@@ -308,6 +331,44 @@ mod tests {
         };
         let table = tensor_table(folder.spec());
         table.into_iter().map(|entry| (entry.name.clone(), values(&entry))).collect()
+    }
+
+    /// Opens a folder of f32 tensors, those of `spec` and one more, whose config says `config`.
+    fn opened(spec: &ModelSpec, config: &ModelSpec, more: Option<&str>) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let own = tensor_table(spec).into_iter().map(|entry| {
+            let values = latents(&entry).unwrap();
+            (entry.name, TensorData::f32_owned(&entry.shape, &values))
+        });
+        let more = more.map(|name| (name.to_owned(), TensorData::f32_owned(&[8], &[1.0; 8])));
+        write_tensors(&dir.path().join(MODEL_FILE), own.chain(more)).unwrap();
+        let config = HfConfig { spec: config.clone(), form: WeightForm::Latent };
+        fs_err::write(dir.path().join(CONFIG_FILE), config.to_json("float32")).unwrap();
+        ModelFolder::open(dir.path()).map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn tensors_of_another_kind_of_model_are_refused_by_name() {
+        let llama = spec("intermediate_size = 12\nsub_norms = false\nquantise = false");
+        assert_eq!(opened(&llama, &llama, None), Ok(()));
+        for (part, what) in [
+            ("self_attn.q_proj.bias", "is a bias where the config has none"),
+            ("self_attn.qkv_proj.weight", "expected q_proj, k_proj and v_proj apart"),
+            ("mlp.gate_up_proj.weight", "expected gate_proj and up_proj apart"),
+            ("self_attn.q_norm.weight", "is not a tensor of this model"),
+        ] {
+            let name = format!("model.layers.0.{part}");
+            let error = opened(&llama, &llama, Some(&name)).unwrap_err();
+            assert!(error.contains(&format!("[{name}]: ")) && error.contains(what), "{error}");
+        }
+        let qwen2 = ModelSpec { attention_bias: true, ..llama.clone() };
+        let qwen3 = ModelSpec { qk_norm: true, ..llama.clone() };
+        for (config, part) in [(qwen2, "q_proj.bias"), (qwen3, "q_norm.weight")] {
+            assert_eq!(opened(&config, &config, None), Ok(()));
+            let error = opened(&llama, &config, None).unwrap_err();
+            let missing = format!("[model.layers.0.self_attn.{part}]: is missing");
+            assert!(error.ends_with(&missing), "{error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Hugging Face's `config.json`, read and written.
 //!
-//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms
-//! follow from `model_type` (`bitnet` has them, `llama` has not), quantisation from the presence
+//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms, biases
+//! and norms of heads follow from `model_type` (`hf_family`), quantisation from the presence
 //! of `quantization_config`, and the meaning of `weight_scale` from its `linear_class`
 //! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that would
 //! change the arithmetic in a way that we do not follow are refused (`neutral`).
@@ -10,9 +10,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::hf_family::Family;
 use crate::json::{object_of, read_object};
-use crate::neutral;
-use crate::{FormatError, ModelSpec};
+use crate::{FormatError, ModelSpec, hf_rope, neutral};
 
 /// How the matrices of a folder are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +59,13 @@ impl HfConfig {
                 table.insert((*key).to_owned(), value.clone());
             }
         }
-        if let Some(theta) = rope_theta(keys)? {
+        if let Some(theta) = hf_rope::theta(keys)? {
             table.insert("rope_theta".to_owned(), theta);
         }
-        family.complete(keys, &mut table);
-        table.insert("sub_norms".to_owned(), json!(family.sub_norms));
+        if let Some(scaling) = hf_rope::scaling(keys)? {
+            table.insert("rope_scaling".to_owned(), json!(scaling));
+        }
+        family.complete(keys, &mut table)?;
         table.insert("quantise".to_owned(), json!(form.is_some()));
         let spec = serde_json::from_value(Value::Object(table))
             .map_err(|error| ("", error.to_string()))?;
@@ -73,14 +75,10 @@ impl HfConfig {
     /// The text of a `config.json` that transformers 4.5x and 5.x both understand.
     pub fn to_json(&self, dtype: &str) -> String {
         let spec = &self.spec;
-        let (architecture, model_type) = if spec.sub_norms {
-            ("BitNetForCausalLM", "bitnet")
-        } else {
-            ("LlamaForCausalLM", "llama")
-        };
+        let family = Family::of_spec(spec);
         let mut config = json!({
-            "architectures": [architecture],
-            "model_type": model_type,
+            "architectures": [family.architecture],
+            "model_type": family.name,
             "hidden_size": spec.hidden_size,
             "intermediate_size": spec.intermediate_size,
             "num_hidden_layers": spec.num_hidden_layers,
@@ -91,7 +89,7 @@ impl HfConfig {
             "hidden_act": spec.hidden_act,
             "max_position_embeddings": spec.max_position_embeddings,
             "rope_theta": spec.rope_theta,
-            "rope_parameters": {"rope_theta": spec.rope_theta, "rope_type": "default"},
+            "rope_parameters": hf_rope::parameters(spec.rope_theta, spec.rope_scaling.as_ref()),
             "rms_norm_eps": spec.rms_norm_eps,
             "tie_word_embeddings": spec.tie_word_embeddings,
             "initializer_range": spec.initializer_range,
@@ -102,6 +100,12 @@ impl HfConfig {
             "dtype": dtype,
             "torch_dtype": dtype,
         });
+        if let Some(scaling) = &spec.rope_scaling {
+            config["rope_scaling"] = json!(scaling);
+        }
+        for (key, choice) in family.own_keys(spec) {
+            config[key] = json!(choice);
+        }
         if let Some(quantisation) = self.quantization_config() {
             config["quantization_config"] = quantisation;
         }
@@ -146,68 +150,6 @@ pub(crate) fn eos_value(ids: &[u32]) -> Value {
     }
 }
 
-/// A `model_type`, with what its class in transformers takes where a config does not say.
-struct Family {
-    name: &'static str,
-    sub_norms: bool,
-    hidden_act: &'static str,
-    rope_theta: f64,
-    rms_norm_eps: f64,
-    /// As many as query heads where there is no number.
-    num_key_value_heads: Option<usize>,
-}
-
-const FAMILIES: [Family; 2] = [
-    Family {
-        name: "bitnet",
-        sub_norms: true,
-        hidden_act: "relu2",
-        rope_theta: 500_000.0,
-        rms_norm_eps: 1e-5,
-        num_key_value_heads: Some(5),
-    },
-    Family {
-        name: "llama",
-        sub_norms: false,
-        hidden_act: "silu",
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-6,
-        num_key_value_heads: None,
-    },
-];
-
-impl Family {
-    fn of(keys: &Map<String, Value>) -> Result<&'static Self, (&'static str, String)> {
-        let expected = "expected \"bitnet\" or \"llama\"";
-        let name = keys.get("model_type").and_then(Value::as_str);
-        let name = name.ok_or_else(|| ("model_type", format!("is missing; {expected}")))?;
-        FAMILIES
-            .iter()
-            .find(|family| family.name == name)
-            .ok_or_else(|| ("model_type", format!("{name:?} is unknown; {expected}")))
-    }
-
-    fn complete(&self, keys: &Map<String, Value>, table: &mut Map<String, Value>) {
-        // `null` means as many as query heads in every class.
-        let written = keys.contains_key("num_key_value_heads");
-        let own = self.num_key_value_heads.filter(|_| !written).map(|count| json!(count));
-        let heads = own.or_else(|| table.get("num_attention_heads").cloned());
-        for (key, value) in [
-            ("hidden_act", Some(json!(self.hidden_act))),
-            ("rope_theta", Some(json!(self.rope_theta))),
-            ("rms_norm_eps", Some(json!(self.rms_norm_eps))),
-            ("tie_word_embeddings", Some(json!(false))),
-            ("max_position_embeddings", Some(json!(2048))),
-            ("initializer_range", Some(json!(0.02))),
-            ("num_key_value_heads", heads),
-        ] {
-            if let Some(value) = value {
-                table.entry(key).or_insert(value);
-            }
-        }
-    }
-}
-
 /// `None`: a dense model.
 fn form_of(keys: &Map<String, Value>) -> Result<Option<WeightForm>, (&'static str, String)> {
     let field = "quantization_config";
@@ -227,22 +169,10 @@ fn form_of(keys: &Map<String, Value>) -> Result<Option<WeightForm>, (&'static st
     }
 }
 
-/// transformers 5 writes `rope_parameters.rope_theta`, older files `rope_theta`.
-fn rope_theta(keys: &Map<String, Value>) -> Result<Option<Value>, (&'static str, String)> {
-    let nested = keys.get("rope_parameters").and_then(|value| value.get("rope_theta"));
-    let top = keys.get("rope_theta").filter(|value| !value.is_null());
-    match (nested, top) {
-        (Some(a), Some(b)) if a.as_f64() != b.as_f64() => {
-            Err(("rope_theta", format!("is {b} here and {a} under rope_parameters")))
-        }
-        (a, b) => Ok(a.or(b).cloned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::HiddenAct;
+    use crate::{HiddenAct, RopeScaling};
 
     fn read(value: &Value) -> Result<HfConfig, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -299,6 +229,15 @@ mod tests {
     fn what_is_written_is_read_as_the_same_model() {
         let spec = read(&microsoft()).unwrap().spec;
         let dense = ModelSpec { quantise: false, sub_norms: false, ..spec.clone() };
+        let yarn = RopeScaling::Yarn(serde_json::from_value(json!({"factor": 4.0})).unwrap());
+        let qwen2 = ModelSpec { attention_bias: true, rope_scaling: Some(yarn), ..dense.clone() };
+        let qwen3 = ModelSpec { qk_norm: true, head_dim: 64, ..dense.clone() };
+        let own = ModelSpec { sub_norms: true, ..qwen3.clone() };
+        for (spec, kind) in [(&qwen2, "qwen2"), (&qwen3, "qwen3"), (&own, "bitnet_train")] {
+            let config = HfConfig { spec: spec.clone(), form: WeightForm::Latent };
+            let written: Value = serde_json::from_str(&config.to_json("bfloat16")).unwrap();
+            assert_eq!((&written["model_type"], read(&written).unwrap()), (&json!(kind), config));
+        }
         for (spec, form) in [
             (spec.clone(), WeightForm::Latent),
             (spec.clone(), WeightForm::PackedMultiplying),

@@ -72,7 +72,7 @@ impl StoredModel {
     pub fn is_packed(&self) -> bool {
         match self {
             Self::Folder(folder) => folder.form() != WeightForm::Latent,
-            Self::Gguf(_) => true,
+            Self::Gguf(gguf) => gguf.spec().quantise,
         }
     }
 

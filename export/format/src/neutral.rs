@@ -44,35 +44,30 @@ pub(crate) fn check(keys: &Map<String, Value>) -> Result<(), Refused> {
             return Err((key, format!("is {value}, which is not supported")));
         }
     }
-    sliding_window(keys)?;
-    rope("rope_scaling", keys.get("rope_scaling"), false)?;
-    rope("rope_parameters", keys.get("rope_parameters"), true)
+    sliding_window(keys)
 }
 
-/// Qwen's configs name a window that they do not use.
+/// A window does nothing in a context that is not longer. Qwen's configs name one that they do not use
+/// unless `use_sliding_window` says so; Mistral's class has one of 4,096 where a config does not say.
 fn sliding_window(keys: &Map<String, Value>) -> Result<(), Refused> {
     let set = |key: &str| keys.get(key).filter(|value| !value.is_null());
-    match set("sliding_window") {
-        Some(window) if set("use_sliding_window") != Some(&Value::Bool(false)) => {
-            let what = format!("is {window}, which is not supported; expected null");
-            Err(("sliding_window", what))
-        }
-        _ => Ok(()),
+    let kind = set("model_type").and_then(Value::as_str).unwrap_or_default();
+    if kind == "mistral" && !keys.contains_key("sliding_window") {
+        let what = "is missing, which means a window of 4096; expected null".to_owned();
+        return Err(("sliding_window", what));
     }
-}
-
-/// How positions become angles. transformers 5 writes `rope_parameters` with every model, and older
-/// versions `rope_scaling` only where something is scaled.
-fn rope(field: &'static str, value: Option<&Value>, always: bool) -> Result<(), Refused> {
-    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(()) };
-    let kind = value.get("rope_type").or_else(|| value.get("type"));
-    let default = kind.map_or(always, |kind| kind == "default");
-    let part = value.get("partial_rotary_factor").filter(|part| !part.is_null());
-    if default && part.is_none_or(is_one) {
+    let Some(window) = set("sliding_window") else { return Ok(()) };
+    let is_used = match set("use_sliding_window") {
+        Some(used) => *used != Value::Bool(false),
+        None => !matches!(kind, "qwen2" | "qwen3"),
+    };
+    let context = set("max_position_embeddings").and_then(Value::as_u64);
+    let covers = window.as_u64() >= context.or(Some(u64::MAX)) && set("rope_scaling").is_none();
+    if !is_used || covers {
         return Ok(());
     }
-    let what = format!("{value} is not supported; expected rope_type \"default\" and whole heads");
-    Err((field, what))
+    let what = format!("is {window}, which is not supported; expected null or the whole context");
+    Err(("sliding_window", what))
 }
 
 fn is_false(value: &Value) -> bool {
@@ -117,10 +112,6 @@ mod tests {
             ("mlp_bias", json!(true)),
             ("attention_bias", json!(true)),
             ("attention_bias", json!("yes")),
-            ("rope_scaling", json!({"type": "yarn", "factor": 4})),
-            ("rope_scaling", json!({"factor": 4})),
-            ("rope_parameters", json!({"rope_type": "llama3", "factor": 8})),
-            ("rope_parameters", json!({"rope_type": "default", "partial_rotary_factor": 0.25})),
             ("final_logit_softcapping", json!(30.0)),
             ("layer_types", json!(["full_attention", "sliding_attention"])),
             ("num_local_experts", json!(8)),
@@ -136,8 +127,6 @@ mod tests {
             ("sliding_window", Value::Null),
             ("partial_rotary_factor", json!(1.0)),
             ("mlp_bias", json!(false)),
-            ("rope_scaling", json!({"rope_type": "default"})),
-            ("rope_parameters", json!({"rope_theta": 1e4})),
             ("layer_types", json!(["full_attention"])),
             ("use_cache", json!(true)),
         ] {
@@ -145,5 +134,17 @@ mod tests {
         }
         let qwen = json!({"sliding_window": 32768, "use_sliding_window": false});
         assert!(check(qwen.as_object().unwrap()).is_ok());
+        for (kind, keys, fits) in [
+            ("qwen2", json!({"sliding_window": 4096}), true),
+            ("qwen3", json!({"sliding_window": 4096, "use_sliding_window": true}), false),
+            ("mistral", json!({"max_position_embeddings": 8192}), false),
+            ("mistral", json!({"sliding_window": null}), true),
+            ("mistral", json!({"sliding_window": 4096, "max_position_embeddings": 32768}), false),
+            ("mistral", json!({"sliding_window": 4096, "max_position_embeddings": 4096}), true),
+        ] {
+            let mut keys = keys.as_object().unwrap().clone();
+            keys.insert("model_type".to_owned(), json!(kind));
+            assert_eq!(check(&keys).is_ok(), fits, "{keys:?}");
+        }
     }
 }

@@ -136,6 +136,7 @@ fn content_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
 pub fn compatibility_warnings(model: &StoredModel) -> Vec<String> {
     let mut all = Vec::new();
     match model {
+        StoredModel::Folder(folder) if !folder.spec().quantise => {}
         StoredModel::Folder(folder) => all.push(folder_warning(folder.form()).to_owned()),
         StoredModel::Gguf(gguf) => gguf_warnings(gguf, &mut all),
     }
@@ -183,12 +184,15 @@ fn gguf_warnings(gguf: &GgufModel, all: &mut Vec<String>) {
         Architecture::Bitnet if !i2_s && gguf.spec().tie_word_embeddings => {
             all.push("bitnet with SiLU and TQ blocks: unmodified llama.cpp runs it".to_owned());
         }
-        Architecture::Llama if !i2_s => {
-            all.push("llama with TQ blocks: unmodified llama.cpp runs it".to_owned());
+        Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3
+            if !i2_s && gguf.spec().quantise =>
+        {
+            let name = gguf.architecture().name();
+            all.push(format!("{name} with TQ blocks: unmodified llama.cpp runs it"));
         }
-        Architecture::Bitnet | Architecture::Llama => {}
+        _ => {}
     }
-    if gguf.architecture() != Architecture::Llama && !gguf.spec().tie_word_embeddings {
+    if gguf.architecture().has_sub_norms() && !gguf.spec().tie_word_embeddings {
         all.push(
             "a head of its own: llama.cpp refuses such a bitnet model, bitnet.cpp takes the \
              embedding for it; train with tie_word_embeddings = true for them"
@@ -274,11 +278,14 @@ impl TensorReport {
 }
 
 impl TensorReport {
+    /// Zeros are suspect but in biases.
     fn is_zero(&self) -> bool {
-        self.values.map_or_else(
+        let is_bias = self.name.ends_with(".bias");
+        let zero = self.values.map_or_else(
             || self.codes.is_some_and(|codes| codes.minus + codes.plus == 0.0),
             |range| range.from == 0.0 && range.to == 0.0,
-        )
+        );
+        zero && !is_bias
     }
 }
 

@@ -15,29 +15,81 @@
 //! library it was built with (MKL on x86-64, which is not open) and differ in the last bit of one value
 //! in twenty.
 
+use std::borrow::Cow;
+
+use crate::ModelSpec;
+use crate::rope_scaling::{RopeScaling, RopeShape, unscaled};
+
 /// The angle by which each pair of components rotates from one position to the next.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RopeFrequencies(Vec<f32>);
+pub struct RopeFrequencies {
+    frequencies: Vec<f32>,
+    /// What cosines and sines are multiplied by; 1 but for `yarn`.
+    attention_factor: f32,
+    /// Where frequencies depend on the length of a sequence.
+    dynamic: Option<(RopeScaling, RopeShape)>,
+}
 
 impl RopeFrequencies {
     /// For heads of width `head_dim` and base `theta`.
     pub fn new(theta: f64, head_dim: usize) -> Self {
-        // torch rounds the power correctly here; so does the f64 power, rounded once more.
-        let power = |j: usize| {
-            let exponent = (2 * j) as f32 / head_dim as f32;
-            f64::from(theta as f32).powf(f64::from(exponent)) as f32
+        let frequencies = unscaled(theta as f32, head_dim);
+        Self { frequencies, attention_factor: 1.0, dynamic: None }
+    }
+
+    /// Those of a model, scaled as its config says.
+    pub fn of(spec: &ModelSpec) -> Self {
+        let Some(scaling) = &spec.rope_scaling else {
+            return Self::new(spec.rope_theta, spec.head_dim);
         };
-        Self((0..head_dim / 2).map(|j| 1.0 / power(j)).collect())
+        let (theta, head_dim) = (spec.rope_theta, spec.head_dim);
+        let shape = RopeShape { theta, head_dim, context: spec.max_position_embeddings };
+        let is_dynamic = matches!(scaling, RopeScaling::Dynamic { .. });
+        let dynamic = is_dynamic.then(|| (scaling.clone(), shape));
+        let (frequencies, attention_factor) = scaling.frequencies(shape, 0);
+        Self { frequencies, attention_factor, dynamic }
+    }
+
+    /// Whether they depend on the length of a sequence.
+    pub fn is_dynamic(&self) -> bool {
+        self.dynamic.is_some()
+    }
+
+    /// Those of a sequence of so many tokens, which count for all of its positions.
+    ///
+    /// As in transformers, a token that is generated turns by the frequencies of the sequence up to it,
+    /// and keys that were cached before stay as they were turned.
+    pub fn for_length(&self, tokens: usize) -> Cow<'_, Self> {
+        match &self.dynamic {
+            Some((scaling, shape)) if tokens > shape.context => {
+                let (frequencies, attention_factor) = scaling.frequencies(*shape, tokens);
+                Cow::Owned(Self { frequencies, attention_factor, dynamic: None })
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    /// The frequencies themselves, `[D/2]`.
+    pub fn values(&self) -> &[f32] {
+        &self.frequencies
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub fn attention_factor(&self) -> f32 {
+        self.attention_factor
     }
 
     /// Number of pairs, `D/2`.
     pub fn pairs(&self) -> usize {
-        self.0.len()
+        self.frequencies.len()
     }
 
-    /// Cosine and sine of each pair's angle at a position.
+    /// Cosine and sine of each pair's angle at a position, times the attention factor.
     pub fn at(&self, position: usize) -> impl Iterator<Item = (f32, f32)> + '_ {
-        self.0.iter().map(move |frequency| cos_sin(position as f32 * frequency))
+        self.frequencies.iter().map(move |frequency| {
+            let (cos, sin) = cos_sin(position as f32 * frequency);
+            (cos * self.attention_factor, sin * self.attention_factor)
+        })
     }
 }
 
@@ -110,9 +162,10 @@ mod tests {
         assert_eq!(shapes.len(), 3);
         for Shape { theta, head_dim, frequencies, angles, .. } in shapes {
             let rope = RopeFrequencies::new(theta, head_dim);
-            let found: Vec<u32> = rope.0.iter().map(|frequency| frequency.to_bits()).collect();
+            let found: Vec<u32> =
+                rope.values().iter().map(|frequency| frequency.to_bits()).collect();
             assert_eq!(found, frequencies, "theta {theta}, head_dim {head_dim}");
-            let angle = |position: usize| rope.0.iter().map(move |f| position as f32 * f);
+            let angle = |position: usize| rope.values().iter().map(move |f| position as f32 * f);
             let bytes = (0..POSITIONS).flat_map(angle).flat_map(f32::to_le_bytes);
             assert_eq!(crc32(bytes), angles, "theta {theta}, head_dim {head_dim}");
         }

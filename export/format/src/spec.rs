@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::FormatError;
 use crate::foreign::{recognise, without_mark};
 use crate::input::{LARGEST_TEXT, read_text};
+use crate::rope_scaling::RopeScaling;
 
 /// The gate's activation in the feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +47,19 @@ pub struct ModelSpec {
     pub hidden_act: HiddenAct,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How the frequencies are scaled for texts longer than the model was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Whether the projections to queries, keys and values have biases (Qwen2).
+    pub attention_bias: bool,
+    /// Whether the queries and the keys of each head are normalised before they are turned (Qwen3).
+    pub qk_norm: bool,
     /// Added to the mean square in every `RMSNorm`.
     pub rms_norm_eps: f64,
     /// Whether the head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// The longest context that the model supports, in tokens.
+    /// The longest context that the model supports, in tokens, before `rope_scaling` of the kinds
+    /// `linear` and `dynamic`: see [`ModelSpec::context_length`].
     pub max_position_embeddings: usize,
     /// Standard deviation of the initial matrices and embedding.
     pub initializer_range: f64,
@@ -85,6 +94,12 @@ impl ModelSpec {
         toml::from_str(without_mark(&text)).map_err(|error| wrong(error.to_string()))
     }
 
+    /// The longest context in tokens, scaled positions counted.
+    pub fn context_length(&self) -> usize {
+        let context = self.max_position_embeddings;
+        self.rope_scaling.as_ref().map_or(context, |scaling| scaling.longest_context(context))
+    }
+
     /// Width of all query heads together.
     pub fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim
@@ -111,6 +126,11 @@ struct SpecTable {
     hidden_act: HiddenAct,
     #[serde(default = "default_theta")]
     rope_theta: f64,
+    rope_scaling: Option<RopeScaling>,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    qk_norm: bool,
     #[serde(default = "default_eps")]
     rms_norm_eps: f64,
     #[serde(default = "yes")]
@@ -196,6 +216,9 @@ impl TryFrom<SpecTable> for ModelSpec {
             vocab_size: table.vocab_size,
             hidden_act: table.hidden_act,
             rope_theta: table.rope_theta,
+            rope_scaling: table.rope_scaling,
+            attention_bias: table.attention_bias,
+            qk_norm: table.qk_norm,
             rms_norm_eps: table.rms_norm_eps,
             tie_word_embeddings: table.tie_word_embeddings,
             max_position_embeddings: table.max_position_embeddings,
@@ -281,6 +304,9 @@ impl ModelSpec {
             if !(value.is_finite() && value > 0.0) {
                 return Err(format!("{name} must be a positive number, got {value}"));
             }
+        }
+        if let Some(scaling) = &self.rope_scaling {
+            scaling.check(self.head_dim)?;
         }
         let ids = self.bos_token_id.iter().chain(&self.eos_token_id);
         match ids.copied().find(|&id| id as usize >= self.vocab_size) {

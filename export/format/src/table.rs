@@ -27,6 +27,8 @@ pub enum TensorRole {
     Linear(LinearKind),
     /// A norm's gain: full precision, never decayed.
     Norm,
+    /// What is added to the output of a matrix: full precision, never decayed.
+    Bias,
     /// An untied head `[V, C]`. Never ternary.
     Head,
 }
@@ -36,7 +38,7 @@ pub enum TensorRole {
 pub struct TensorEntry {
     /// Hugging Face name, such as `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// `[out, in]`, or `[width]` for a norm.
+    /// `[out, in]`, or `[width]` for a norm or a bias.
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: TensorRole,
@@ -48,12 +50,12 @@ impl TensorEntry {
         self.shape.iter().product()
     }
 
-    /// Number of values in a row; 1 for a norm.
+    /// Number of values in a row; 1 for a norm or a bias.
     pub fn row_length(&self) -> usize {
         self.shape[1..].iter().product()
     }
 
-    /// Matrices have weight decay, norms have none.
+    /// Matrices have weight decay, norms and biases have none.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() == 2
     }
@@ -94,9 +96,20 @@ fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
         matrix(&at(part), rows, columns, TensorRole::Linear(kind))
     };
     table.push(norm(&at("input_layernorm"), width));
-    table.push(linear("self_attn.q_proj", queries, width, LinearKind::Q));
-    table.push(linear("self_attn.k_proj", keys, width, LinearKind::K));
-    table.push(linear("self_attn.v_proj", keys, width, LinearKind::V));
+    for (part, rows, kind) in [
+        ("self_attn.q_proj", queries, LinearKind::Q),
+        ("self_attn.k_proj", keys, LinearKind::K),
+        ("self_attn.v_proj", keys, LinearKind::V),
+    ] {
+        table.push(linear(part, rows, width, kind));
+        if spec.attention_bias {
+            table.push(bias(&at(part), rows));
+        }
+    }
+    if spec.qk_norm {
+        table.push(norm(&at("self_attn.q_norm"), spec.head_dim));
+        table.push(norm(&at("self_attn.k_norm"), spec.head_dim));
+    }
     if spec.sub_norms {
         table.push(norm(&at("self_attn.attn_sub_norm"), queries));
     }
@@ -116,6 +129,10 @@ fn matrix(part: &str, rows: usize, columns: usize, role: TensorRole) -> TensorEn
 
 fn norm(part: &str, width: usize) -> TensorEntry {
     TensorEntry { name: format!("{part}.weight"), shape: vec![width], role: TensorRole::Norm }
+}
+
+fn bias(part: &str, width: usize) -> TensorEntry {
+    TensorEntry { name: format!("{part}.bias"), shape: vec![width], role: TensorRole::Bias }
 }
 
 #[cfg(test)]
@@ -148,6 +165,29 @@ mod tests {
             format!("{block}.mlp.ffn_sub_norm.weight"),
             format!("{block}.mlp.down_proj.weight"),
             "model.norm.weight".to_owned(),
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn biases_follow_their_matrices_and_head_norms_the_projections() {
+        let table = tensor_table(&spec("attention_bias = true\nqk_norm = true\nhead_dim = 6"));
+        let shown = |entry: &TensorEntry| {
+            let name = entry.name.strip_prefix("model.layers.0.self_attn.")?;
+            Some(format!("{name} {:?}", entry.shape))
+        };
+        let names: Vec<_> = table.iter().filter_map(shown).collect();
+        let expected = [
+            "q_proj.weight [12, 8]",
+            "q_proj.bias [12]",
+            "k_proj.weight [6, 8]",
+            "k_proj.bias [6]",
+            "v_proj.weight [6, 8]",
+            "v_proj.bias [6]",
+            "q_norm.weight [6]",
+            "k_norm.weight [6]",
+            "attn_sub_norm.weight [12]",
+            "o_proj.weight [8, 12]",
         ];
         assert_eq!(names, expected);
     }

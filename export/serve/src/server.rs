@@ -91,7 +91,7 @@ pub(crate) fn start(
     let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::new(energy)));
     let stop_ids = document_stops(&model, &tokenizer);
     let chat_stop_ids = chat_stops(&model, &tokenizer, &template);
-    let limit = model.spec().max_position_embeddings;
+    let limit = model.spec().context_length();
     let context = options.context.map_or(limit, |context| context.min(limit));
     let vocab_size = model.spec().vocab_size;
     let limits = InferenceLimits {

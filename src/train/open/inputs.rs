@@ -217,7 +217,7 @@ pub(crate) fn resolve_spec(
         let what = format!("is {rows}; expected at least the tokenizer's {needed}");
         return Err(contradiction(recipe, "model.vocab_size", what));
     }
-    let (seq_len, longest) = (recipe.data.seq_len, spec.max_position_embeddings);
+    let (seq_len, longest) = (recipe.data.seq_len, spec.context_length());
     if seq_len > longest {
         let what = format!(
             "is {seq_len}; expected at most the model's max_position_embeddings, {longest}"

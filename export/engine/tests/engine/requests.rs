@@ -30,11 +30,21 @@ fn floats_but(dir: &Path, spec: &str, zeros: &[&str]) {
 }
 
 #[test]
-fn a_dense_model_is_refused_with_the_reason() {
+fn a_dense_model_gives_the_same_logits_at_once_and_token_by_token() {
     let dir = tempfile::tempdir().unwrap();
-    floats(dir.path(), &format!("{SMALL}\nquantise = false"));
-    let error = Model::load(dir.path()).err().unwrap().to_string();
-    assert!(error.ends_with("[quantization_config]: is a dense model; expected a ternary one"));
+    for extra in ["", "attention_bias = true", "qk_norm = true", "sub_norms = false"] {
+        floats(dir.path(), &format!("{SMALL}\nquantise = false\n{extra}"));
+        let model = Model::load(dir.path()).unwrap();
+        let pool = threads(2);
+        let (mut workspace, mut cache) = (Workspace::new(&pool), model.new_cache());
+        let tokens: Vec<u32> = (0..7).map(|i| i * 3 % 8).collect();
+        let all = model.forward_all(&mut workspace, &mut model.new_cache(), &tokens).unwrap();
+        let all = all.to_vec();
+        for (token, expected) in tokens.chunks(1).zip(all.chunks(model.spec().vocab_size)) {
+            let logits = model.forward(&mut workspace, &mut cache, token).unwrap();
+            assert!(logits == expected && logits.iter().any(|&logit| logit != 0.0), "{extra}");
+        }
+    }
 }
 
 #[test]

@@ -418,7 +418,7 @@ fn a_merged_model_is_written_in_every_form_with_its_own_codes() {
     for ternary in [DType::I2S, DType::Tq1_0, DType::Tq2_0] {
         let path = dir.path().join(ternary.name());
         let (embedding, name, tokenizer) = (DType::F16, "x".to_owned(), Metadata::default());
-        let form = GgufForm { ternary, embedding, name, tokenizer };
+        let form = GgufForm { matrices: ternary, embedding, name, tokenizer };
         write_gguf(&path, &merged, &form, &mut no_progress).unwrap();
         forms.push(path);
     }
@@ -486,7 +486,7 @@ fn the_hash_of_a_model_is_that_of_its_files() {
     assert_eq!(model_hash(dir.path(), &base).unwrap(), expected);
     let path = dir.path().join("x.gguf");
     let (embedding, name, tokenizer) = (DType::F16, "x".to_owned(), Metadata::default());
-    let form = GgufForm { ternary: DType::I2S, embedding, name, tokenizer };
+    let form = GgufForm { matrices: DType::I2S, embedding, name, tokenizer };
     write_gguf(&path, &base, &form, &mut no_progress).unwrap();
     let expected = blake3::hash(&fs_err::read(&path).unwrap()).to_hex().to_string();
     let gguf = StoredModel::open(&path).unwrap();

@@ -7,8 +7,9 @@ use half::f16;
 use super::{ConversionProgress, Converted, Counter, check_ternary};
 use crate::blocks::i2_s::{self, I2sLayout};
 use crate::blocks::{quantise, tq1_0, tq2_0};
-use crate::gguf::architecture::{Architecture, describe, describe_ids, tensor_name};
-use crate::gguf::{GgufWriter, Metadata, Value};
+use crate::gguf::architecture::{Architecture, describe, describe_ids};
+use crate::gguf::tensor_names::tensor_name;
+use crate::gguf::{GgufWriter, Metadata, Value, rope};
 use crate::quant::WeightScale;
 use crate::source::{TensorSource, row_chunks};
 use crate::writer::TensorPlan;
@@ -16,8 +17,13 @@ use crate::{DType, FormatError, ModelSpec, TensorEntry, TensorRole, tensor_table
 
 /// The types of embedding and head to choose from, by their names on the command line. Every
 /// reader takes F16.
-pub const EMBEDDING_TYPES: [(&str, DType); 4] =
-    [("f32", DType::F32), ("f16", DType::F16), ("q8_0", DType::Q8_0), ("q6_k", DType::Q6K)];
+pub const EMBEDDING_TYPES: [(&str, DType); 5] = [
+    ("f32", DType::F32),
+    ("f16", DType::F16),
+    ("bf16", DType::Bf16),
+    ("q8_0", DType::Q8_0),
+    ("q6_k", DType::Q6K),
+];
 
 /// `general.file_type`, `LLAMA_FTYPE_MOSTLY_…`.
 fn file_type(ternary: DType) -> u32 {
@@ -25,7 +31,10 @@ fn file_type(ternary: DType) -> u32 {
         DType::I2S => 40,
         DType::Tq1_0 => 36,
         DType::Tq2_0 => 37,
-        other => panic!("{} is no ternary type", other.name()),
+        DType::F32 => 0,
+        DType::F16 => 1,
+        DType::Bf16 => 32,
+        other => panic!("{} is no type of matrices", other.name()),
     }
 }
 
@@ -42,9 +51,10 @@ fn largest(dtype: DType) -> f32 {
 /// What to write.
 #[derive(Clone, Debug)]
 pub struct GgufForm {
-    /// The matrices of the blocks: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or
-    /// [`DType::Tq1_0`] (1.6875 bits) or [`DType::Tq2_0`] (2.0625 bits), both of llama.cpp.
-    pub ternary: DType,
+    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or
+    /// [`DType::Tq1_0`] (1.6875 bits) or [`DType::Tq2_0`] (2.0625 bits), both of llama.cpp. Of a dense
+    /// one: [`DType::Bf16`], [`DType::F16`] or [`DType::F32`].
+    pub matrices: DType,
     /// Embedding and head: one of [`EMBEDDING_TYPES`].
     pub embedding: DType,
     /// `general.name`.
@@ -54,12 +64,12 @@ pub struct GgufForm {
 }
 
 impl GgufForm {
-    /// The type of a tensor in the file; norms are always F32.
+    /// The type of a tensor in the file; norms and biases are always F32.
     fn dtype(&self, entry: &TensorEntry) -> DType {
         match entry.role {
-            TensorRole::Norm => DType::F32,
+            TensorRole::Norm | TensorRole::Bias => DType::F32,
             TensorRole::Embedding | TensorRole::Head => self.embedding,
-            TensorRole::Linear(_) => self.ternary,
+            TensorRole::Linear(_) => self.matrices,
         }
     }
 }
@@ -75,13 +85,15 @@ pub fn write_gguf(
     mut progress: ConversionProgress,
 ) -> Result<Converted, FormatError> {
     let spec = source.spec();
-    check(path, spec, form.ternary, form.embedding)?;
+    check(path, spec, form.matrices, form.embedding)?;
     let architecture = Architecture::of(path, spec)?;
     let table = tensor_table(spec);
-    let plan: Vec<_> = table
+    let mut plan: Vec<_> = table
         .iter()
         .map(|entry| TensorPlan::new(tensor_name(entry), form.dtype(entry), &entry.shape))
         .collect();
+    let factors = rope::factors(spec);
+    plan.extend(factors.iter().map(|all| TensorPlan::new(rope::FACTORS, DType::F32, &[all.len()])));
     let mut writer = GgufWriter::create(path, &metadata(spec, architecture, form), &plan)?;
     let mut counter = Counter::new(spec, &mut progress);
     let mut written = Converted::default();
@@ -89,12 +101,19 @@ pub fn write_gguf(
         if entry.is_ternary(spec) {
             let (codes, scale) = source.matrix(entry)?.quantised();
             let codes = in_file_order(architecture, spec, entry, codes);
-            writer.write(&ternary_bytes(path, entry, form.ternary, &codes, scale)?)?;
+            writer.write(&ternary_bytes(path, entry, form.matrices, &codes, scale)?)?;
             written.ternary += codes.len();
             counter.add(codes.len())?;
+        } else if architecture.is_interleaved(entry) {
+            write_interleaved(&mut writer, path, source, entry, form.dtype(entry))?;
+            counter.add(entry.elements())?;
         } else {
             write_floats(&mut writer, path, source, entry, form.dtype(entry), &mut counter)?;
         }
+        writer.end_tensor()?;
+    }
+    if let Some(factors) = factors {
+        writer.write(&quantise(DType::F32, &factors))?;
         writer.end_tensor()?;
     }
     writer.finish()?;
@@ -108,16 +127,22 @@ pub fn write_gguf(
 pub fn check(
     path: &Path,
     spec: &ModelSpec,
-    ternary: DType,
+    matrices: DType,
     embedding: DType,
 ) -> Result<(), FormatError> {
-    check_ternary(path, spec)?;
+    if matrices.is_ternary() {
+        check_ternary(path, spec)?;
+    } else if spec.quantise {
+        let what =
+            format!("is a ternary model; {} is for dense ones (quantise = false)", matrices.name());
+        return Err(FormatError::container(path, what));
+    }
     Architecture::of(path, spec)?;
     for entry in tensor_table(spec) {
         let dtype = match entry.role {
-            TensorRole::Norm => continue,
+            TensorRole::Norm | TensorRole::Bias => continue,
             TensorRole::Embedding | TensorRole::Head => embedding,
-            TensorRole::Linear(_) => ternary,
+            TensorRole::Linear(_) => matrices,
         };
         let (columns, block) = (entry.shape[1], dtype.block());
         if !(columns as u64).is_multiple_of(block) {
@@ -134,7 +159,7 @@ fn metadata(spec: &ModelSpec, architecture: Architecture, form: &GgufForm) -> Me
     let text = |text: &str| Value::String(text.to_owned());
     metadata.insert("general.architecture", text(architecture.name()));
     metadata.insert("general.name", text(&form.name));
-    metadata.insert("general.file_type", Value::U32(file_type(form.ternary)));
+    metadata.insert("general.file_type", Value::U32(file_type(form.matrices)));
     metadata.insert("general.quantization_version", Value::U32(2));
     describe(&mut metadata, architecture, spec);
     for (key, value) in form.tokenizer.iter() {
@@ -142,6 +167,38 @@ fn metadata(spec: &ModelSpec, architecture: Architecture, form: &GgufForm) -> Me
     }
     describe_ids(&mut metadata, spec);
     metadata
+}
+
+/// A float matrix whose rows the file orders otherwise.
+fn write_interleaved(
+    writer: &mut GgufWriter,
+    path: &Path,
+    source: &dyn TensorSource,
+    entry: &TensorEntry,
+    dtype: DType,
+) -> Result<(), FormatError> {
+    let values = source.floats(entry)?;
+    check_range(path, entry, dtype, &values)?;
+    let spec = source.spec();
+    for row in 0..entry.shape[0] {
+        let ours = Architecture::Llama.source_row(entry, spec, row);
+        let width = entry.shape[1];
+        writer.write(&quantise(dtype, &values[ours * width..][..width]))?;
+    }
+    Ok(())
+}
+
+fn check_range(
+    path: &Path,
+    entry: &TensorEntry,
+    dtype: DType,
+    values: &[f32],
+) -> Result<(), FormatError> {
+    let Some(value) = values.iter().find(|value| value.abs() > largest(dtype)) else {
+        return Ok(());
+    };
+    let what = format!("holds {value}, which {} does not hold", dtype.name());
+    Err(FormatError::tensor(path, &entry.name, what))
 }
 
 fn in_file_order(
@@ -186,10 +243,7 @@ fn write_floats(
 ) -> Result<(), FormatError> {
     for rows in row_chunks(entry) {
         let values = source.rows(entry, rows)?;
-        if let Some(value) = values.iter().find(|value| value.abs() > largest(dtype)) {
-            let what = format!("holds {value}, which {} does not hold", dtype.name());
-            return Err(FormatError::tensor(path, &entry.name, what));
-        }
+        check_range(path, entry, dtype, &values)?;
         writer.write(&quantise(dtype, &values))?;
         counter.add(values.len())?;
     }

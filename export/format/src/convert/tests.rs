@@ -9,13 +9,16 @@ use crate::gguf::Metadata;
 use crate::quant::WeightScale;
 use crate::source::FromValues;
 use crate::{
-    DType, FormatError, ModelSpec, StoredModel, TensorEntry, TensorSource, WeightForm, tensor_table,
+    DType, FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, WeightForm,
+    tensor_table,
 };
 
-const SHAPES: [&str; 3] = [
+const SHAPES: [&str; 5] = [
     "eos_token_id = 3",
     "hidden_act = \"silu\"\ntie_word_embeddings = false",
     "hidden_act = \"silu\"\nsub_norms = false\nrope_theta = 1e4",
+    "hidden_act = \"silu\"\nsub_norms = false\nattention_bias = true",
+    "hidden_act = \"silu\"\nsub_norms = false\nqk_norm = true\nhead_dim = 128",
 ];
 
 fn spec(extra: &str) -> ModelSpec {
@@ -41,7 +44,12 @@ fn values(entry: &TensorEntry) -> Result<Vec<f32>, FormatError> {
 }
 
 fn form(ternary: DType, embedding: DType) -> GgufForm {
-    GgufForm { ternary, embedding, name: "test".to_owned(), tokenizer: Metadata::default() }
+    GgufForm {
+        matrices: ternary,
+        embedding,
+        name: "test".to_owned(),
+        tokenizer: Metadata::default(),
+    }
 }
 
 fn gguf_of(dir: &Path, source: &dyn TensorSource, form: &GgufForm) -> StoredModel {
@@ -75,6 +83,60 @@ fn gguf_keeps_every_code_and_its_scale() {
             }
         }
     }
+}
+
+#[test]
+fn a_dense_model_goes_through_gguf_with_its_rows_in_order() {
+    for extra in &SHAPES[2..] {
+        let spec = spec(&format!("{extra}\nquantise = false"));
+        let source = FromValues::new(&spec, values);
+        for matrices in [DType::F32, DType::Bf16] {
+            let dir = tempfile::tempdir().unwrap();
+            let model = gguf_of(dir.path(), &source, &form(matrices, DType::F32));
+            assert!(model.spec() == &spec && !model.is_packed());
+            for entry in tensor_table(&spec) {
+                let held = |&value: &f32| match entry.role {
+                    TensorRole::Linear(_) if matrices == DType::Bf16 => {
+                        half::bf16::from_f32(value).to_f32()
+                    }
+                    _ => value,
+                };
+                let ours: Vec<f32> = values(&entry).unwrap().iter().map(held).collect();
+                assert!(model.floats(&entry).unwrap() == ours, "{} {extra}", entry.name);
+                let (part, width) = (model.rows(&entry, 3..9).unwrap(), entry.row_length());
+                assert!(part == ours[3 * width..9 * width], "rows of {}", entry.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_factors_of_llama_3_are_read_with_our_keys_and_without() {
+    let llama3 = |original: usize| {
+        format!(
+            "hidden_act = \"silu\"\nsub_norms = false\nmax_position_embeddings = 131072\n\
+             rope_scaling = {{ rope_type = \"llama3\", factor = 32.0, low_freq_factor = 1.0, \
+             high_freq_factor = 4.0, original_max_position_embeddings = {original} }}"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let open = |original: usize| {
+        let spec = spec(&llama3(original));
+        let source = FromValues::new(&spec, values);
+        write_gguf(&dir.path().join("x"), &source, &form(DType::I2S, DType::F16), &mut no_progress)
+            .unwrap();
+        let mut bytes = fs_err::read(dir.path().join("x")).unwrap();
+        let whole = StoredModel::from_gguf_bytes(Path::new("x"), bytes.clone()).unwrap();
+        assert_eq!(whole.spec(), &spec);
+        // The same file of a program that does not write our keys.
+        while let Some(at) = bytes.windows(11).position(|part| part == b"rope.llama3") {
+            bytes[at..at + 11].copy_from_slice(b"other.words");
+        }
+        StoredModel::from_gguf_bytes(Path::new("x"), bytes).map(|model| model.spec() == &spec)
+    };
+    assert!(open(8192).unwrap());
+    let error = open(4000).unwrap_err().to_string();
+    assert!(error.contains("[rope_freqs.weight]: holds factors of no scaling"), "{error}");
 }
 
 #[test]

@@ -1,16 +1,19 @@
-//! Which of llama.cpp's architectures a model is, what its keys say, and the names of its tensors.
+//! Which of llama.cpp's architectures a model is, and what its keys say.
 //!
 //! - `bitnet-b1.58`: relu² with sub-norms, what 2B4T is (`bitnet.cpp`, `ik_llama.cpp`);
 //! - `bitnet`: `SiLU` with sub-norms, which unmodified llama.cpp runs too;
-//! - `llama`: `SiLU` without sub-norms, with the rows of q and k in interleaved pairs.
+//! - `llama`: `SiLU` without sub-norms, with the rows of q and k in interleaved pairs;
+//! - `qwen2`: the same with biases of q, k and v;
+//! - `qwen3`: with norms of queries and keys.
 //!
-//! The first two turn positions in half-split pairs as Hugging Face does, so nothing is permuted.
+//! All but `llama` turn positions in half-split pairs as Hugging Face does, so nothing is permuted.
 
 use std::path::Path;
 
 use serde_json::json;
 
-use super::{Array, Metadata, Value};
+use super::metadata::short;
+use super::{Array, Metadata, Value, rope};
 use crate::table::LinearKind;
 use crate::{FormatError, HiddenAct, ModelSpec, TensorEntry, TensorRole};
 
@@ -23,22 +26,38 @@ pub enum Architecture {
     Bitnet,
     /// `SiLU`, no sub-norms, interleaved pairs.
     Llama,
+    /// `SiLU`, no sub-norms, biases of q, k and v.
+    Qwen2,
+    /// `SiLU`, no sub-norms, norms of queries and keys.
+    Qwen3,
 }
 
 impl Architecture {
     /// The architecture of a model.
     ///
     /// # Errors
-    /// relu² without sub-norms, which no program knows; `path` is for the message.
+    /// Combinations that no program knows, such as relu² without sub-norms; `path` is for the message.
     pub fn of(path: &Path, spec: &ModelSpec) -> Result<Self, FormatError> {
-        match (spec.hidden_act, spec.sub_norms) {
-            (HiddenAct::Relu2, true) => Ok(Self::BitnetB158),
-            (HiddenAct::Silu, true) => Ok(Self::Bitnet),
-            (HiddenAct::Silu, false) => Ok(Self::Llama),
-            (HiddenAct::Relu2, false) => {
+        let wrong = |field, what: &str| Err(FormatError::config(path, field, what));
+        if let Some(what) = rope::unwritable(spec) {
+            return wrong("rope_scaling", what);
+        }
+        match (spec.hidden_act, spec.sub_norms, spec.attention_bias, spec.qk_norm) {
+            (HiddenAct::Relu2, true, false, false) => Ok(Self::BitnetB158),
+            (HiddenAct::Silu, true, false, false) => Ok(Self::Bitnet),
+            (HiddenAct::Silu, false, false, false) => Ok(Self::Llama),
+            (HiddenAct::Silu, false, true, false) => Ok(Self::Qwen2),
+            (HiddenAct::Silu, false, false, true) => Ok(Self::Qwen3),
+            (HiddenAct::Relu2, false, ..) => {
                 let what = "is relu2 without sub-norms, for which GGUF has no architecture; \
                             expected sub_norms = true or hidden_act = \"silu\"";
-                Err(FormatError::config(path, "hidden_act", what))
+                wrong("hidden_act", what)
+            }
+            (_, sub_norms, bias, _) => {
+                let field = if sub_norms { "sub_norms" } else { "qk_norm" };
+                let with = if bias { "attention_bias" } else { "qk_norm" };
+                let what = format!("stands beside {with}, for which GGUF has no architecture");
+                wrong(field, &what)
             }
         }
     }
@@ -49,6 +68,8 @@ impl Architecture {
             Self::BitnetB158 => "bitnet-b1.58",
             Self::Bitnet => "bitnet",
             Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
         }
     }
 
@@ -58,16 +79,37 @@ impl Architecture {
             "bitnet-b1.58" | "bitnet-25" => Some(Self::BitnetB158),
             "bitnet" => Some(Self::Bitnet),
             "llama" => Some(Self::Llama),
+            "qwen2" => Some(Self::Qwen2),
+            "qwen3" => Some(Self::Qwen3),
             _ => None,
         }
+    }
+
+    /// Whether it has sub-norms, which only ternary models have.
+    pub(crate) fn has_sub_norms(self) -> bool {
+        matches!(self, Self::BitnetB158 | Self::Bitnet)
+    }
+
+    /// Whether the rows of this tensor are in another order than ours.
+    pub(crate) fn is_interleaved(self, entry: &TensorEntry) -> bool {
+        let turned = matches!(entry.role, TensorRole::Linear(LinearKind::Q | LinearKind::K));
+        self == Self::Llama && turned
+    }
+
+    /// The row of the file that is row `row` of our matrix.
+    pub(crate) fn stored_row(self, entry: &TensorEntry, spec: &ModelSpec, row: usize) -> usize {
+        if !self.is_interleaved(entry) {
+            return row;
+        }
+        let (head, within, half) = (row / spec.head_dim, row % spec.head_dim, spec.head_dim / 2);
+        head * spec.head_dim + 2 * (within % half) + within / half
     }
 
     /// The row of our matrix that is row `row` of the file's, if the file orders rows otherwise:
     /// llama.cpp keeps the two values that a position turns side by side, Hugging Face half a head
     /// apart.
     pub fn source_row(self, entry: &TensorEntry, spec: &ModelSpec, row: usize) -> usize {
-        let turned = matches!(entry.role, TensorRole::Linear(LinearKind::Q | LinearKind::K));
-        if self != Self::Llama || !turned {
+        if !self.is_interleaved(entry) {
             return row;
         }
         let (head, within) = (row / spec.head_dim, row % spec.head_dim);
@@ -91,6 +133,7 @@ pub(crate) fn describe(metadata: &mut Metadata, architecture: Architecture, spec
     put("attention.head_count_kv", size(spec.num_key_value_heads));
     put("attention.layer_norm_rms_epsilon", Value::F32(spec.rms_norm_eps as f32));
     put("rope.freq_base", Value::F32(spec.rope_theta as f32));
+    rope::describe(&mut put, spec);
     if spec.head_dim * spec.num_attention_heads != spec.hidden_size {
         put("attention.key_length", size(spec.head_dim));
         put("attention.value_length", size(spec.head_dim));
@@ -155,16 +198,18 @@ fn stop_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
     Ok(stops)
 }
 
-/// What a file says its model is. `tied` is whether it has no head of its own.
+/// What a file says its model is. `tied` is whether it has no head of its own, `has_codes` whether any of
+/// its tensors is ternary.
 pub(crate) fn read(
     metadata: &Metadata,
     vocab_size: usize,
     tied: bool,
+    has_codes: bool,
 ) -> Result<(Architecture, ModelSpec), FormatError> {
     let fault = |key: &str, what: String| metadata.error(key, what);
     let name = metadata.str("general.architecture")?;
     let architecture = Architecture::from_name(name).ok_or_else(|| {
-        let expected = "expected bitnet-b1.58, bitnet or llama";
+        let expected = "expected bitnet-b1.58, bitnet, llama, qwen2 or qwen3";
         fault("general.architecture", format!("{name:?} is unknown; {expected}"))
     })?;
     let key = |rest: &str| format!("{name}.{rest}");
@@ -197,17 +242,15 @@ pub(crate) fn read(
         "max_position_embeddings": size("context_length")?,
         "bos_token_id": metadata.optional_u32("tokenizer.ggml.bos_token_id")?,
         "eos_token_id": stops,
-        "sub_norms": architecture != Architecture::Llama,
-        "quantise": true,
+        "rope_scaling": rope::read(metadata, name)?,
+        "sub_norms": architecture.has_sub_norms(),
+        "attention_bias": architecture == Architecture::Qwen2,
+        "qk_norm": architecture == Architecture::Qwen3,
+        "quantise": has_codes || architecture.has_sub_norms(),
     });
     let spec: ModelSpec =
         serde_json::from_value(keys).map_err(|error| fault(&key("*"), error.to_string()))?;
     Ok((architecture, spec))
-}
-
-/// An f32 as the f64 that its shortest decimal names: 1e-5 and not 9.99999974e-6.
-fn short(value: f32) -> f64 {
-    value.to_string().parse().expect("a printed number is a number")
 }
 
 fn refuse_other_rope(metadata: &Metadata, name: &str, head_dim: u32) -> Result<(), FormatError> {
@@ -216,46 +259,8 @@ fn refuse_other_rope(metadata: &Metadata, name: &str, head_dim: u32) -> Result<(
         let what = format!("is {width}; expected the whole head, {head_dim}");
         return Err(metadata.error(&turned, what));
     }
-    let scaling = format!("{name}.rope.scaling.type");
-    match metadata.optional_str(&scaling)? {
-        None | Some("none") => Ok(()),
-        Some(kind) => {
-            let what = format!("{kind:?} is unknown; expected none");
-            Err(metadata.error(&scaling, what))
-        }
-    }
+    Ok(())
 }
-
-/// The name of a tensor in GGUF files.
-pub(crate) fn tensor_name(entry: &TensorEntry) -> String {
-    let name = entry.name.strip_suffix(".weight").unwrap_or(&entry.name);
-    let known = |name: &str, table: &[(&str, &'static str)]| {
-        let found = table.iter().find(|(ours, _)| *ours == name).map(|(_, theirs)| *theirs);
-        found.unwrap_or_else(|| panic!("{name} is in the tensor table"))
-    };
-    let Some(rest) = name.strip_prefix("model.layers.") else {
-        return format!("{}.weight", known(name, OUTER));
-    };
-    let (layer, part) = rest.split_once('.').expect("a block's tensor names its layer");
-    format!("blk.{layer}.{}.weight", known(part, INNER))
-}
-
-const OUTER: &[(&str, &str)] =
-    &[("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
-
-const INNER: &[(&str, &str)] = &[
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.attn_sub_norm", "attn_sub_norm"),
-    ("self_attn.o_proj", "attn_output"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.ffn_sub_norm", "ffn_sub_norm"),
-    ("mlp.down_proj", "ffn_down"),
-];
 
 #[cfg(test)]
 mod tests {
@@ -270,20 +275,6 @@ mod tests {
         .unwrap()
     }
 
-    #[test]
-    fn every_tensor_has_a_name_of_its_own() {
-        let table = tensor_table(&spec("tie_word_embeddings = false"));
-        let mut names: Vec<_> = table.iter().map(tensor_name).collect();
-        assert_eq!(
-            names[..3],
-            ["token_embd.weight", "blk.0.attn_norm.weight", "blk.0.attn_q.weight"]
-        );
-        assert_eq!(names.last().unwrap(), "output.weight");
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), table.len());
-    }
-
     fn text(text: &str) -> Value {
         Value::String(text.to_owned())
     }
@@ -295,6 +286,14 @@ mod tests {
             "bos_token_id = 1\neos_token_id = [2, 3]\nrms_norm_eps = 1e-6",
             "hidden_act = \"silu\"\nhead_dim = 6\nrope_theta = 1e4",
             "hidden_act = \"silu\"\nsub_norms = false\ntie_word_embeddings = false",
+            "hidden_act = \"silu\"\nsub_norms = false\nattention_bias = true\n\
+             rope_scaling = { rope_type = \"linear\", factor = 2.5 }",
+            "hidden_act = \"silu\"\nsub_norms = false\nqk_norm = true\nhead_dim = 6\n\
+             rope_scaling = { rope_type = \"yarn\", factor = 4.0, \
+             original_max_position_embeddings = 1024, attention_factor = 1.5 }",
+            "hidden_act = \"silu\"\nsub_norms = false\nrope_scaling = { rope_type = \"llama3\", \
+             factor = 8.0, low_freq_factor = 1.0, high_freq_factor = 4.0, \
+             original_max_position_embeddings = 64 }",
         ] {
             let spec = spec(extra);
             let architecture = Architecture::of(path, &spec).unwrap();
@@ -302,8 +301,9 @@ mod tests {
             metadata.insert("general.architecture", text(architecture.name()));
             describe(&mut metadata, architecture, &spec);
             describe_ids(&mut metadata, &spec);
-            let read = read(&metadata, spec.vocab_size, spec.tie_word_embeddings).unwrap();
-            assert_eq!(read, (architecture, spec));
+            let (found, read) =
+                read(&metadata, spec.vocab_size, spec.tie_word_embeddings, true).unwrap();
+            assert_eq!((found, read), (architecture, spec));
         }
     }
 
@@ -322,6 +322,8 @@ mod tests {
         let rows: Vec<_> =
             (0..8).map(|row| Architecture::Llama.source_row(q, &spec, row)).collect();
         assert_eq!(rows, [0, 2, 1, 3, 4, 6, 5, 7]);
+        let back = |row| Architecture::Llama.stored_row(q, &spec, row);
+        assert!(rows.iter().enumerate().all(|(row, &ours)| back(ours) == row));
         let v = table.iter().find(|entry| entry.name.contains("v_proj")).unwrap();
         assert_eq!(Architecture::Llama.source_row(v, &spec, 1), 1);
         assert_eq!(Architecture::Bitnet.source_row(q, &spec, 1), 1);

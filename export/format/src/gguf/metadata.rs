@@ -196,6 +196,11 @@ impl Metadata {
     }
 }
 
+/// An f32 as the f64 that its shortest decimal names: 1e-5 and not 9.99999974e-6.
+pub(super) fn short(value: f32) -> f64 {
+    value.to_string().parse().expect("a printed number is a number")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

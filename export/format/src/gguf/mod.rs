@@ -17,6 +17,8 @@ mod layout;
 mod metadata;
 mod model;
 mod reader;
+pub(crate) mod rope;
+pub(crate) mod tensor_names;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use half::f16;
 
-use super::architecture::{self, Architecture, tensor_name};
-use super::{GgufFile, GgufTensor};
+use super::architecture::{self, Architecture};
+use super::tensor_names::tensor_name;
+use super::{GgufFile, GgufTensor, rope};
 use crate::blocks::i2_s::{self, I2sLayout};
-use crate::blocks::{BlockError, tq1_0, tq2_0};
+use crate::blocks::{BlockError, dequantise, tq1_0, tq2_0};
 use crate::quant::WeightScale;
 use crate::{DType, FormatError, ModelSpec, TensorEntry, TensorSource, TensorView, tensor_table};
 
@@ -43,7 +44,10 @@ impl GgufModel {
         let missing = || FormatError::tensor(file.path(), EMBEDDING, "is missing");
         let vocab_size = file.tensor(EMBEDDING).ok_or_else(missing)?.shape[0];
         let tied = file.tensor(HEAD).is_none();
-        let (architecture, spec) = architecture::read(file.metadata(), vocab_size, tied)?;
+        let has_codes = file.tensors().iter().any(|info| info.dtype.is_ternary());
+        let (architecture, mut spec) =
+            architecture::read(file.metadata(), vocab_size, tied, has_codes)?;
+        read_factors(&file, &mut spec)?;
         let model = Self { file, spec, architecture, i2_s };
         model.check_tensors()?;
         Ok(model)
@@ -138,7 +142,8 @@ impl GgufModel {
                 return Err(self.error(entry, what));
             }
         }
-        let known: HashSet<String> = table.iter().map(tensor_name).collect();
+        let mut known: HashSet<String> = table.iter().map(tensor_name).collect();
+        known.insert(rope::FACTORS.to_owned());
         match self.file.tensors().iter().find(|info| !known.contains(&info.name)) {
             Some(info) => {
                 let what = "is not a tensor of this model";
@@ -147,6 +152,26 @@ impl GgufModel {
             None => Ok(()),
         }
     }
+}
+
+/// Reads [`rope::FACTORS`], if the file has them: they must be those of the scaling that it states, or of
+/// a published one.
+fn read_factors(file: &GgufFile, spec: &mut ModelSpec) -> Result<(), FormatError> {
+    let Some(info) = file.tensor(rope::FACTORS) else { return Ok(()) };
+    let wrong = |what: &str| FormatError::tensor(file.path(), rope::FACTORS, what);
+    let count: usize = info.shape.iter().product();
+    let values = dequantise(info.dtype, &file.part(info, 0..info.len())?, count);
+    let values = values.map_err(|error| wrong(&error.to_string()))?;
+    let Some(expected) = rope::factors(spec) else {
+        let unknown = "holds factors of no scaling that is known; expected those of Llama 3";
+        spec.rope_scaling = Some(rope::published(spec, &values).ok_or_else(|| wrong(unknown))?);
+        return Ok(());
+    };
+    let close = |(a, b): (&f32, &f32)| (a / b - 1.0).abs() < 1e-4;
+    if expected.len() == values.len() && expected.iter().zip(&values).all(close) {
+        return Ok(());
+    }
+    Err(wrong("differs from the factors of the scaling that the metadata states"))
 }
 
 /// Refuses one file of a model that is in several.
@@ -181,7 +206,13 @@ impl TensorSource for GgufModel {
             let bytes = info.dtype.bytes_of(row as u64 * width, width);
             bytes.expect("a part of a tensor is smaller than the tensor") as usize
         };
-        let bytes = self.file.part(info, at(rows.start)..at(rows.end))?;
+        let bytes = if self.architecture.is_interleaved(entry) {
+            let stored = |row| self.architecture.stored_row(entry, &self.spec, row);
+            let parts = rows.map(|row| self.file.part(info, at(stored(row))..at(stored(row) + 1)));
+            parts.collect::<Result<Vec<_>, _>>()?.concat()
+        } else {
+            self.file.part(info, at(rows.start)..at(rows.end))?
+        };
         Ok(TensorView::stored(info.dtype, bytes))
     }
 
