@@ -315,7 +315,7 @@ pub(crate) struct EvalArgs {
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) model: ModelPath,
-    /// hf-bf16, hf-packed, gguf-i2_s, gguf-tq1_0, gguf-tq2_0 or gguf-bf16
+    /// hf-bf16, hf-packed, gguf-i2_s, gguf-tq1_0, gguf-tq2_0, gguf-q2_0 or gguf-bf16
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: String,
     /// The file or folder to write; an error if it exists.

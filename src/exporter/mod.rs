@@ -136,6 +136,7 @@ fn gguf_matrices(format: ExportFormat) -> Option<DType> {
         ExportFormat::GgufTq1 => Some(DType::Tq1_0),
         ExportFormat::GgufTq2 => Some(DType::Tq2_0),
         ExportFormat::GgufBf16 => Some(DType::Bf16),
+        ExportFormat::GgufQ2 => Some(DType::Q2_0),
         ExportFormat::HfBf16 | ExportFormat::HfPacked => None,
     }
 }

@@ -60,6 +60,7 @@ impl LanguageModel {
         model: &StoredModel,
         device: &Device,
     ) -> Result<(Self, Vec<String>), FormatError> {
+        refuse_quantiser(model)?;
         let mut zeros = Vec::new();
         let read = Self::from_source(model.spec(), device, |entry| {
             let (values, form) = dequantised(model, entry)?;
@@ -120,6 +121,7 @@ impl LanguageModel {
         adapter: NewAdapter,
         watch: &mut dyn FnMut(usize, usize),
     ) -> Result<Self, FormatError> {
+        refuse_quantiser(model)?;
         if adapter.kind == AdapterKind::Latent {
             refuse_packed(model)?;
         }
@@ -239,7 +241,9 @@ fn is_suspect(entry: &TensorEntry, values: &[f32]) -> bool {
     entry.role != TensorRole::Bias && values.iter().all(|&value| value == 0.0)
 }
 
+/// Refuses models that the training forward does not compute, and those without latents.
 fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {
+    refuse_quantiser(model)?;
     if !model.is_packed() {
         return Ok(());
     }
@@ -249,6 +253,22 @@ fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {
         .to_owned();
     Err(FormatError::Container { path, what })
 }
+
+/// Refuses a model whose scales belong to groups of weights, or whose embedding is ternary.
+fn refuse_quantiser(model: &StoredModel) -> Result<(), FormatError> {
+    let spec = model.spec();
+    if spec.quantise && !spec.has_b158_quantiser() { Err(other_quantiser(model)) } else { Ok(()) }
+}
+
+fn other_quantiser(model: &StoredModel) -> FormatError {
+    let path = model.weight_files().into_iter().next().unwrap_or_default();
+    FormatError::Container { path, what: OTHER_QUANTISER.to_owned() }
+}
+
+/// Why a model cannot be trained.
+const OTHER_QUANTISER: &str = "is quantised in groups, with a ternary embedding or with \
+     float activations, which the training forward does not compute; expected one scale a matrix, a \
+     float embedding and 8-bit activations";
 
 /// A stored tensor with as many rows as `entry`; those behind the stored ones are their mean.
 fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError> {
@@ -288,6 +308,7 @@ pub(crate) fn dequantised(
         Matrix::Ternary { codes, scale } => {
             (codes.into_iter().map(f32::from).collect(), LinearWeight::Frozen(scale))
         }
+        Matrix::Grouped(_) => return Err(other_quantiser(model)),
     })
 }
 

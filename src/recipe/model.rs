@@ -47,6 +47,14 @@ impl ModelTable {
     pub fn complete(&self, vocab_size: usize) -> Result<ModelSpec, String> {
         let mut spec = self.spec.clone();
         spec.vocab_size = self.vocab_size().unwrap_or(vocab_size);
+        if spec.quantise && !spec.has_b158_quantiser() {
+            return Err(
+                "has a quantiser, embedding or activations that the training forward does not \
+                        compute; expected quantiser.group = \"matrix\", embedding = \"full\" and \
+                        activations = \"int8\""
+                    .to_owned(),
+            );
+        }
         let table = toml::Table::try_from(&spec).map_err(|error| error.to_string())?;
         table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
     }

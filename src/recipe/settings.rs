@@ -406,6 +406,8 @@ pub enum ExportFormat {
     GgufTq2,
     /// GGUF of a dense model.
     GgufBf16,
+    /// GGUF with llama.cpp's 2.25 bits a weight, for models whose scales belong to groups.
+    GgufQ2,
 }
 
 impl ExportFormat {
@@ -416,6 +418,7 @@ impl ExportFormat {
         ("gguf-tq1_0", Self::GgufTq1),
         ("gguf-tq2_0", Self::GgufTq2),
         ("gguf-bf16", Self::GgufBf16),
+        ("gguf-q2_0", Self::GgufQ2),
     ];
 
     /// All of them.
@@ -436,6 +439,7 @@ impl ExportFormat {
             Self::GgufTq1 => "model-tq1_0.gguf",
             Self::GgufTq2 => "model-tq2_0.gguf",
             Self::GgufBf16 => "model-bf16.gguf",
+            Self::GgufQ2 => "model-q2_0.gguf",
         }
     }
 }

@@ -105,6 +105,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "huge_pages": huge_page_bytes().is_some_and(|bytes| bytes > 0),
         "huge_page_bytes": huge_page_bytes(), "parameters": spec.parameters(),
         "adapter_parameters": model.adapter_parameters(),
+        "group": spec.quantiser.group, "embedding": spec.embedding, "activations": spec.activations,
     });
     if let Some(all) = result.as_object_mut() {
         all.extend(limits.as_ref().and_then(Value::as_object).cloned().unwrap_or_default());
@@ -143,7 +144,12 @@ fn least_memory(spec: &ModelSpec, args: &BenchArgs) -> u128 {
     let elements = |entry: &TensorEntry| entry.elements() as u128;
     let table = tensor_table(spec);
     let (ternary, other): (Vec<_>, Vec<_>) = table.iter().partition(|entry| entry.is_ternary(spec));
-    let weights = ternary.into_iter().map(elements).sum::<u128>() / 4
+    // A scale of two bytes a group.
+    let scales = |entry: &TensorEntry| {
+        entry.group_width(spec).map_or(0, |width| 2 * elements(entry) / width as u128)
+    };
+    let weights = ternary.iter().map(|entry| elements(entry)).sum::<u128>() / 4
+        + ternary.iter().map(|entry| scales(entry)).sum::<u128>()
         + other.into_iter().map(elements).sum::<u128>();
     let element = if args.cache.cache == CacheArg::F16 { 2 } else { 4 };
     let a_token = 2 * element * (spec.num_hidden_layers * spec.key_value_width()) as u128;

@@ -4,8 +4,10 @@
 
 use std::ops::Range;
 
+use bitnet_format::group::ActivationForm;
 use bitnet_kernels::{
-    Activations, DenseMatrix, INT8_ROWS, Int8Matrix, ROWS_PER_PAIR, TernaryPanels, matmul,
+    Activations, DenseMatrix, GroupPanels, INT8_ROWS, Int8Matrix, ROWS_PER_PAIR, TernaryPanels,
+    grouped_product, matmul,
 };
 
 use crate::compute::KernelChoice;
@@ -25,19 +27,81 @@ struct MatrixShape {
     unit: usize,
 }
 
-/// `x [T, K]` → `out [T, N]`: activations to 8 bits, the exact integer product, then the scales
-/// (BitNet b1.58, arXiv 2402.17764).
-pub(crate) fn ternary(
-    compute: KernelChoice,
-    panels: &TernaryPanels,
-    x: &[f32],
-    products: &mut Products,
-    out: &mut [f32],
-) {
-    let shape = MatrixShape { rows: panels.rows(), columns: panels.columns(), unit: ROWS_PER_PAIR };
-    quantised(compute, shape, x, products, out, |x, rows, out| {
-        matmul(compute.kernel, panels, x, rows, out);
-    });
+/// A ternary matrix `[N, K]`, or several below each other, and what it is multiplied with.
+#[derive(Debug)]
+pub(crate) struct TernaryMatrix {
+    pub(crate) panels: Panels,
+    pub(crate) activations: ActivationForm,
+}
+
+/// Codes as a kernel reads them.
+#[derive(Debug)]
+pub(crate) enum Panels {
+    /// One scale a matrix or a row.
+    Rows(TernaryPanels),
+    /// A scale for each group of columns.
+    Groups(GroupPanels),
+}
+
+impl TernaryMatrix {
+    /// Outputs, `N`.
+    pub(crate) fn rows(&self) -> usize {
+        match &self.panels {
+            Panels::Rows(panels) => panels.rows(),
+            Panels::Groups(panels) => panels.rows(),
+        }
+    }
+
+    /// Inputs, `K`.
+    pub(crate) fn columns(&self) -> usize {
+        match &self.panels {
+            Panels::Rows(panels) => panels.columns(),
+            Panels::Groups(panels) => panels.columns(),
+        }
+    }
+
+    /// The weights of one row `[K]`.
+    pub(crate) fn copy_row(&self, row: usize, out: &mut [f32]) {
+        match &self.panels {
+            Panels::Rows(panels) => panels.copy_row(row, out),
+            Panels::Groups(panels) => panels.copy_row(row, out),
+        }
+    }
+
+    /// `x [T, K]` → `out [T, N]`: activations to 8 bits, the exact integer product, then the scales
+    /// (BitNet b1.58, arXiv 2402.17764); or floats times the weights, where a model has those.
+    pub(crate) fn forward(
+        &self,
+        compute: KernelChoice,
+        x: &[f32],
+        products: &mut Products,
+        out: &mut [f32],
+    ) {
+        let (rows, columns, kernel) = (self.rows(), self.columns(), compute.kernel);
+        let shape = MatrixShape { rows, columns, unit: ROWS_PER_PAIR };
+        match (&self.panels, self.activations) {
+            (Panels::Rows(panels), ActivationForm::Int8) => {
+                quantised(compute, shape, x, products, out, |x, rows, out| {
+                    matmul(kernel, panels, x, rows, out);
+                });
+            }
+            (Panels::Groups(panels), ActivationForm::Int8) => {
+                quantised(compute, shape, x, products, out, |x, rows, out| {
+                    grouped_product(kernel, panels, x, rows, out);
+                });
+            }
+            (Panels::Rows(panels), ActivationForm::None) => {
+                floats(compute, shape, x, &mut products.tiles, out, |x, rows, out| {
+                    panels.float_product(kernel, x, rows, out);
+                });
+            }
+            (Panels::Groups(panels), ActivationForm::None) => {
+                floats(compute, shape, x, &mut products.tiles, out, |x, rows, out| {
+                    panels.float_product(kernel, x, rows, out);
+                });
+            }
+        }
+    }
 }
 
 /// The embedding table or the head.
@@ -47,6 +111,8 @@ pub(crate) enum EmbeddingOrHead {
     File(DenseMatrix),
     /// In 8 bits.
     Int8(Int8Matrix),
+    /// In codes, as the matrices of the blocks are.
+    Ternary(TernaryMatrix),
 }
 
 impl EmbeddingOrHead {
@@ -55,10 +121,11 @@ impl EmbeddingOrHead {
         match self {
             Self::File(matrix) => matrix.copy_row(row, out),
             Self::Int8(matrix) => matrix.copy_row(row, out),
+            Self::Ternary(matrix) => matrix.copy_row(row, out),
         }
     }
 
-    /// `x [T, C]` → logits `[T, V]`: the head is no `BitLinear`.
+    /// `x [T, C]` → logits `[T, V]`: the head is no `BitLinear`, unless it is ternary.
     pub(crate) fn logits(
         &self,
         compute: KernelChoice,
@@ -69,6 +136,7 @@ impl EmbeddingOrHead {
         match self {
             Self::File(matrix) => dense(compute, matrix, x, &mut products.tiles, out),
             Self::Int8(matrix) => int8(compute, matrix, x, products, out),
+            Self::Ternary(matrix) => matrix.forward(compute, x, products, out),
         }
     }
 }
@@ -82,14 +150,24 @@ pub(crate) fn dense(
     out: &mut [f32],
 ) {
     let shape = MatrixShape { rows: matrix.rows(), columns: matrix.columns(), unit: DENSE_ROWS };
+    floats(compute, shape, x, tiles, out, |x, rows, out| {
+        matrix.matmul(compute.kernel, x, rows, out);
+    });
+}
+
+/// Calls `product(tokens, rows, out)` so that all of `out [T, N]` is computed.
+fn floats(
+    compute: KernelChoice,
+    shape: MatrixShape,
+    x: &[f32],
+    tiles: &mut Vec<f32>,
+    out: &mut [f32],
+    product: impl Fn(&[f32], Range<usize>, &mut [f32]) + Sync,
+) {
     if x.len() <= FEW_TOKENS * shape.columns {
-        by_rows(compute, shape, tiles, out, |rows, out| {
-            matrix.matmul(compute.kernel, x, rows, out);
-        });
+        by_rows(compute, shape, tiles, out, |rows, out| product(x, rows, out));
     } else {
-        by_tokens(compute, shape, x, out, |x, out| {
-            matrix.matmul(compute.kernel, x, 0..shape.rows, out);
-        });
+        by_tokens(compute, shape, x, out, |x, out| product(x, 0..shape.rows, out));
     }
 }
 
@@ -106,7 +184,7 @@ fn int8(
     });
 }
 
-/// Calls `product(tokens, rows, out)` so that all of `out [T, N]` is computed.
+/// [`floats`] with tokens quantised to 8 bits.
 fn quantised(
     compute: KernelChoice,
     shape: MatrixShape,

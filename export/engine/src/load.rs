@@ -7,15 +7,17 @@ use std::vec::IntoIter;
 
 use bitnet_format::DType;
 use bitnet_format::adapter::{Adapter, AdapterKind};
+use bitnet_format::group::Group;
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::source::row_chunks;
 use bitnet_format::{
     FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, tensor_table,
 };
-use bitnet_kernels::{DenseMatrix, Int8Matrix, Kernel, TernaryPanels};
+use bitnet_kernels::{DenseMatrix, GroupPanels, Int8Matrix, Kernel, TernaryPanels};
 
 use crate::attention::Heads;
 use crate::block::{MATRICES, PackedBlock};
-use crate::linear::EmbeddingOrHead;
+use crate::linear::{EmbeddingOrHead, Panels, TernaryMatrix};
 use crate::norm::NormWeights;
 use crate::packed_linear::{LinearWeights, PackedLinear};
 use crate::{EngineError, Model};
@@ -142,6 +144,35 @@ fn append(
     Ok(zero)
 }
 
+/// A table in 8 bits, and whether it is zero.
+fn int8(source: &dyn TensorSource, entry: &TensorEntry) -> Result<(Int8Matrix, bool), FormatError> {
+    let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
+    let mut zero = true;
+    for rows in row_chunks(entry) {
+        let values = source.rows(entry, rows)?;
+        zero &= is_zero(&values);
+        matrix.push_rows(&values);
+    }
+    Ok((matrix, zero))
+}
+
+/// Refuses scales of rows that are none, and codes that only groups may have.
+fn check_rows(
+    source: &dyn TensorSource,
+    entry: &TensorEntry,
+    matrix: &GroupedTernary,
+) -> Result<(), FormatError> {
+    if let Some(scale) = matrix.scales().iter().find(|scale| **scale <= 0.0) {
+        let what = format!("has the scale {scale}; expected positive finite numbers");
+        return Err(source.error(entry, what));
+    }
+    if matrix.largest_code() > 1 {
+        let what = "holds the code +2; expected -1, 0 and +1 in rows with one scale".to_owned();
+        return Err(source.error(entry, what));
+    }
+    Ok(())
+}
+
 /// Walks the tensor table once; each call takes the next tensor.
 struct Reader<'a> {
     weights: &'a dyn TensorSource,
@@ -172,20 +203,17 @@ impl<'a> Reader<'a> {
 
     fn table(&mut self, precision: HeadPrecision) -> Result<EmbeddingOrHead, FormatError> {
         let entry = self.next();
+        if entry.is_ternary(self.spec) {
+            return Ok(EmbeddingOrHead::Ternary(self.ternary(&[entry])?));
+        }
         let (table, is_zero) = match precision {
             HeadPrecision::File => {
                 let (matrix, is_zero) = dense(self.weights, &entry)?;
                 (EmbeddingOrHead::File(matrix), is_zero)
             }
             HeadPrecision::Int8 => {
-                let mut matrix = Int8Matrix::new(entry.shape[0], entry.shape[1]);
-                let mut zero = true;
-                for rows in row_chunks(&entry) {
-                    let values = self.weights.rows(&entry, rows)?;
-                    zero &= is_zero(&values);
-                    matrix.push_rows(&values);
-                }
-                (EmbeddingOrHead::Int8(matrix), zero)
+                let (matrix, is_zero) = int8(self.weights, &entry)?;
+                (EmbeddingOrHead::Int8(matrix), is_zero)
             }
         };
         self.note_zero(&entry, is_zero);
@@ -213,19 +241,79 @@ impl<'a> Reader<'a> {
                 bias.extend(values);
             }
         }
-        let weights =
-            if self.spec.quantise { self.panels(&entries)? } else { self.floats(&entries)? };
+        let weights = if self.spec.quantise {
+            LinearWeights::Ternary(self.ternary(&entries)?)
+        } else {
+            self.floats(&entries)?
+        };
         Ok(PackedLinear::new(weights, Some(bias).filter(|bias| !bias.is_empty())))
     }
 
-    fn panels(&mut self, entries: &[TensorEntry]) -> Result<LinearWeights, FormatError> {
+    /// Ternary matrices of one width, one below the other.
+    fn ternary(&mut self, entries: &[TensorEntry]) -> Result<TernaryMatrix, FormatError> {
+        let panels = match self.spec.quantiser.group {
+            Group::Matrix => Panels::Rows(self.whole(entries)?),
+            Group::Row => Panels::Rows(self.rows(entries)?),
+            Group::Columns(width) => Panels::Groups(self.groups(entries, width)?),
+        };
+        Ok(TernaryMatrix { panels, activations: self.spec.activations })
+    }
+
+    /// Matrices with one scale.
+    fn whole(&mut self, entries: &[TensorEntry]) -> Result<TernaryPanels, FormatError> {
+        if let [entry] = entries
+            && !matches!(entry.role, TensorRole::Linear(_))
+        {
+            // An embedding may have any number of rows.
+            let (codes, scale) = self.weights.matrix(entry)?.quantised();
+            self.note_zero(entry, codes.iter().all(|&code| code == 0));
+            return Ok(TernaryPanels::from_codes(entry.shape[1], &codes, scale));
+        }
         let mut matrices = Vec::with_capacity(entries.len());
         for entry in entries {
             let matrix = self.weights.ternary(entry)?;
             self.note_zero(entry, matrix.0.is_zero());
             matrices.push(matrix);
         }
-        Ok(LinearWeights::Ternary(TernaryPanels::stack(&matrices)))
+        Ok(TernaryPanels::stack(&matrices))
+    }
+
+    /// Matrices with a scale for each row.
+    fn rows(&mut self, entries: &[TensorEntry]) -> Result<TernaryPanels, FormatError> {
+        let mut parts = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let matrix = self.weights.grouped(entry, 0..entry.shape[0])?;
+            check_rows(self.weights, entry, &matrix)?;
+            self.note_zero(entry, matrix.is_zero());
+            parts.push(matrix);
+        }
+        Ok(TernaryPanels::of_rows(&parts))
+    }
+
+    /// Matrices with a scale for each group of columns, some rows at a time where rows can be had.
+    fn groups(
+        &mut self,
+        entries: &[TensorEntry],
+        width: usize,
+    ) -> Result<GroupPanels, FormatError> {
+        let rows = entries.iter().map(|entry| entry.shape[0]).sum();
+        let mut panels = GroupPanels::zeros(rows, entries[0].shape[1], width);
+        let mut first = 0;
+        for entry in entries {
+            let mut zero = true;
+            for rows in row_chunks(entry) {
+                let part = self.weights.grouped(entry, rows)?;
+                if part.half_scales().is_none() {
+                    let what = "has scales of groups that F16 does not hold".to_owned();
+                    return Err(self.weights.error(entry, what));
+                }
+                zero &= part.is_zero();
+                panels.write(first, &part);
+                first += part.rows();
+            }
+            self.note_zero(entry, zero);
+        }
+        Ok(panels)
     }
 
     /// Matrices of one type stay in it; others become f32.

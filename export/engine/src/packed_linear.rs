@@ -3,10 +3,10 @@
 
 use bitnet_format::TensorEntry;
 use bitnet_format::adapter::Adapter;
-use bitnet_kernels::{DenseMatrix, TernaryPanels};
+use bitnet_kernels::DenseMatrix;
 
 use crate::compute::KernelChoice;
-use crate::linear::{dense, ternary};
+use crate::linear::{TernaryMatrix, dense};
 use crate::side::SideProduct;
 use crate::workspace::Products;
 
@@ -22,8 +22,8 @@ pub(crate) struct PackedLinear {
 /// The weights of a layer.
 #[derive(Debug)]
 pub(crate) enum LinearWeights {
-    /// Ternary codes, multiplied by activations in 8 bits.
-    Ternary(TernaryPanels),
+    /// Ternary codes.
+    Ternary(TernaryMatrix),
     /// Floats in the type of their file: a dense model, run as a reference.
     Dense(DenseMatrix),
 }
@@ -46,7 +46,7 @@ impl PackedLinear {
     /// Outputs, `N`.
     pub(crate) fn rows(&self) -> usize {
         match &self.weights {
-            LinearWeights::Ternary(panels) => panels.rows(),
+            LinearWeights::Ternary(matrix) => matrix.rows(),
             LinearWeights::Dense(matrix) => matrix.rows(),
         }
     }
@@ -54,7 +54,7 @@ impl PackedLinear {
     /// Inputs, `K`.
     pub(crate) fn columns(&self) -> usize {
         match &self.weights {
-            LinearWeights::Ternary(panels) => panels.columns(),
+            LinearWeights::Ternary(matrix) => matrix.columns(),
             LinearWeights::Dense(matrix) => matrix.columns(),
         }
     }
@@ -68,7 +68,7 @@ impl PackedLinear {
         out: &mut [f32],
     ) {
         match &self.weights {
-            LinearWeights::Ternary(panels) => ternary(compute, panels, x, products, out),
+            LinearWeights::Ternary(matrix) => matrix.forward(compute, x, products, out),
             LinearWeights::Dense(matrix) => dense(compute, matrix, x, &mut products.tiles, out),
         }
         if let Some(side) = &self.side {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::quant::WeightScale;
 use bitnet_format::{
     DType, FormatError, ModelSpec, TensorEntry, TensorRole, TensorSource, TensorView,
@@ -37,6 +38,9 @@ impl TensorSource for Drawn<'_> {
     }
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
+        if entry.is_ternary(self.0) && !matches!(entry.role, TensorRole::Linear(_)) {
+            return Ok(TensorView::codes(unpacked(entry), scale()));
+        }
         Ok(match entry.role {
             TensorRole::Norm => TensorView::floats(vec![1.0; rows.len()]),
             TensorRole::Bias => TensorView::floats(vec![0.0; rows.len()]),
@@ -44,6 +48,30 @@ impl TensorSource for Drawn<'_> {
             TensorRole::Linear(_) | TensorRole::Embedding | TensorRole::Head => noise(entry, rows),
         })
     }
+
+    fn grouped(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<GroupedTernary, FormatError> {
+        let columns = entry.shape[1];
+        let width = entry.group_width(self.0).expect("a model with a scale a group");
+        let row = |row: usize| draws(&entry.name, row).skip(1).take(columns);
+        let codes = rows.clone().flat_map(row).map(|x| ((x >> 40) % 3) as i8 - 1).collect();
+        // Exact in f16, and not all the same.
+        let scale = |group: usize| (16 + group % 5) as f32 / 1024.0;
+        let scales = (0..rows.len() * columns / width).map(scale).collect();
+        Ok(GroupedTernary::new(columns, width, codes, scales))
+    }
+}
+
+/// Evenly drawn codes, one in a byte.
+fn unpacked(entry: &TensorEntry) -> Vec<i8> {
+    draws(&entry.name, 0)
+        .skip(1)
+        .take(entry.elements())
+        .map(|x| ((x >> 40) % 3) as i8 - 1)
+        .collect()
 }
 
 fn scale() -> WeightScale {

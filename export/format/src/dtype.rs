@@ -22,6 +22,14 @@ pub enum DType {
     Tq2_0,
     /// Ternary, four values a byte, one f32 scale for the tensor ([`crate::blocks::i2_s`]).
     I2S,
+    /// Ternary, four values a byte: 64 values in 18 bytes ([`crate::blocks::q2_0`]).
+    Q2_0,
+    /// The same for 128 values in 34 bytes, in files of a fork.
+    Pq2_0,
+    /// Ternary, five values a byte: 128 values in 28 bytes ([`crate::blocks::ptq1_0`]).
+    Ptq1_0,
+    /// As [`DType::Pq2_0`], in older files of that fork: they say [`DType::Q2_0`].
+    Q2_0Of128,
     F64,
     I64,
     I32,
@@ -62,7 +70,7 @@ const fn plain(dtype: DType, name: &'static str, bytes: u64, safetensors: Dtype)
 }
 
 /// In the order of the enum; the types of GGUF come first, by their ids.
-const TYPES: [Description; 18] = [
+const TYPES: [Description; 22] = [
     gguf(DType::F32, "F32", (1, 4), 0, Some(Dtype::F32)),
     gguf(DType::F16, "F16", (1, 2), 1, Some(Dtype::F16)),
     gguf(DType::Q8_0, "Q8_0", (32, 34), 8, None),
@@ -71,6 +79,17 @@ const TYPES: [Description; 18] = [
     gguf(DType::Tq1_0, "TQ1_0", (256, 54), 34, None),
     gguf(DType::Tq2_0, "TQ2_0", (256, 66), 35, None),
     gguf(DType::I2S, "I2_S", (128, 32), 36, None),
+    gguf(DType::Q2_0, "Q2_0", (64, 18), 42, None),
+    gguf(DType::Pq2_0, "PQ2_0", (128, 34), 142, None),
+    gguf(DType::Ptq1_0, "PTQ1_0", (128, 28), 143, None),
+    // No id of its own: the sizes of tensors tell it from Q2_0.
+    Description {
+        dtype: DType::Q2_0Of128,
+        name: "Q2_0 (groups of 128)",
+        block: (128, 34),
+        gguf_id: None,
+        safetensors: None,
+    },
     plain(DType::F64, "F64", 8, Dtype::F64),
     plain(DType::I64, "I64", 8, Dtype::I64),
     plain(DType::I32, "I32", 4, Dtype::I32),
@@ -117,7 +136,13 @@ impl DType {
 
     /// Whether it holds ternary codes and nothing else.
     pub fn is_ternary(self) -> bool {
-        matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::I2S)
+        self == Self::I2S || self.is_grouped()
+    }
+
+    /// Whether it holds ternary codes in blocks that have a scale each.
+    pub fn is_grouped(self) -> bool {
+        let of_fork = matches!(self, Self::Q2_0Of128 | Self::Pq2_0 | Self::Ptq1_0);
+        of_fork || matches!(self, Self::Tq1_0 | Self::Tq2_0 | Self::Q2_0)
     }
 
     /// Whether its values lie in blocks that have a scale.
@@ -164,6 +189,9 @@ mod tests {
             (34, "TQ1_0"),
             (35, "TQ2_0"),
             (36, "I2_S"),
+            (42, "Q2_0"),
+            (142, "PQ2_0"),
+            (143, "PTQ1_0"),
         ];
         assert_eq!(table, expected.map(|(id, name)| (Some(id), name)));
         for dtype in DType::of_gguf() {
@@ -188,7 +216,7 @@ mod tests {
     #[test]
     fn sizes_of_an_8_by_256_matrix() {
         let sizes: Vec<_> = DType::of_gguf().map(|dtype| dtype.bytes_of(8 * 256, 256)).collect();
-        assert_eq!(sizes, [8192, 4096, 2176, 1680, 4096, 432, 528, 544].map(Some));
+        assert_eq!(sizes, [8192, 4096, 2176, 1680, 4096, 432, 528, 544, 576, 544, 448].map(Some));
     }
 
     #[test]

@@ -8,10 +8,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::Shown;
+use crate::blocks::dequantise;
 use crate::foreign::{missing_model, missing_weights};
 use crate::generation_config;
+use crate::grouped::GroupedTernary;
 pub use crate::names::{CONFIG_FILE, INDEX_FILE, MODEL_FILE, TOKENIZER_FILE};
-use crate::quant::WeightScale;
+use crate::packed::PackError;
+use crate::quant::{WeightScale, first_not_finite};
 use crate::tensors::TensorFile;
 use crate::{
     DType, FormatError, HfConfig, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm,
@@ -113,6 +116,51 @@ impl ModelFolder {
         })
     }
 
+    /// The scales of some rows of a packed matrix `[N, K / width]`.
+    fn group_scales(
+        &self,
+        entry: &TensorEntry,
+        width: usize,
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, FormatError> {
+        let (name, groups) = (scale_name(&entry.name), entry.shape[1] / width);
+        if self.config.form == WeightForm::PackedDividing {
+            let what =
+                "has scales of groups that divide; expected autobitlinear, where they multiply";
+            return Err(self.tensors.error(&entry.name, what));
+        }
+        let count = rows.len() * groups;
+        let (dtype, bytes) = self.tensors.float_rows(&name, &[entry.shape[0], groups], rows)?;
+        let scales = dequantise(dtype, &bytes, count);
+        let scales = scales.map_err(|error| self.tensors.error(&name, error.to_string()))?;
+        match first_not_finite(&scales) {
+            None => Ok(scales),
+            Some(at) => {
+                Err(self.tensors.error(&name, format!("holds {}; expected finite", scales[at])))
+            }
+        }
+    }
+
+    /// The codes of some rows of a packed matrix, each in -1..=2.
+    fn packed_rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<i8>, FormatError> {
+        let [all, columns] = [entry.shape[0], entry.shape[1]];
+        if !all.is_multiple_of(4) {
+            let error = PackError::UnevenRows { rows: all };
+            return Err(self.tensors.error(&entry.name, error.to_string()));
+        }
+        let quarter = all / 4;
+        let (mut codes, mut row) = (Vec::with_capacity(rows.len() * columns), rows.start);
+        while row < rows.end {
+            let end = rows.end.min((row / quarter + 1) * quarter);
+            let (first, shift) = (row % quarter, 2 * (row / quarter));
+            let part = first..first + end - row;
+            let bytes = self.tensors.raw_rows(&entry.name, &[quarter, columns], DType::U8, part)?;
+            codes.extend(bytes.iter().map(|byte| ((byte >> shift) & 3) as i8 - 1));
+            row = end;
+        }
+        Ok(codes)
+    }
+
     fn check_names(&self) -> Result<(), FormatError> {
         let mut expected = Vec::new();
         for entry in tensor_table(&self.config.spec) {
@@ -159,6 +207,22 @@ impl TensorSource for ModelFolder {
         let shape = [entry.shape[0].div_ceil(4), entry.shape[1]];
         let bytes = self.tensors.raw(&entry.name, &shape, DType::U8)?;
         Ok(TensorView::packed(bytes, self.scale(entry)?))
+    }
+
+    fn grouped(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<GroupedTernary, FormatError> {
+        let (columns, width) = (entry.shape[1], entry.group_width(self.spec()));
+        let width = width.expect("a model with a scale a group");
+        if self.is_packed(entry) {
+            let scales = self.group_scales(entry, width, rows.clone())?;
+            let codes = self.packed_rows(entry, rows)?;
+            return Ok(GroupedTernary::new(columns, width, codes, scales));
+        }
+        let values = self.rows(entry, rows)?;
+        Ok(GroupedTernary::of_floats(columns, self.spec().quantiser.group, &values))
     }
 
     fn error(&self, entry: &TensorEntry, what: String) -> FormatError {
@@ -325,7 +389,8 @@ mod tests {
     fn dequantised(folder: &ModelFolder) -> Vec<(String, Vec<f32>)> {
         let values = |entry: &TensorEntry| match folder.matrix(entry).unwrap() {
             Matrix::Latent(values) => values,
-            Matrix::Ternary { codes, scale } => {
+            ternary => {
+                let (codes, scale) = ternary.quantised();
                 codes.iter().map(|&code| f32::from(code) * scale.multiplier()).collect()
             }
         };

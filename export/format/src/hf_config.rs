@@ -67,6 +67,7 @@ impl HfConfig {
         }
         family.complete(keys, &mut table)?;
         table.insert("quantise".to_owned(), json!(form.is_some()));
+        insert_quantiser(keys, &mut table);
         let spec = serde_json::from_value(Value::Object(table))
             .map_err(|error| ("", error.to_string()))?;
         Ok(Self { spec, form: form.unwrap_or(WeightForm::Latent) })
@@ -120,7 +121,19 @@ impl HfConfig {
             (WeightForm::PackedMultiplying, _) => ("autobitlinear", "offline"),
             (WeightForm::PackedDividing, _) => ("bitlinear", "offline"),
         };
-        Some(json!({"quant_method": "bitnet", "linear_class": class, "quantization_mode": mode}))
+        let mut config =
+            json!({"quant_method": "bitnet", "linear_class": class, "quantization_mode": mode});
+        let spec = &self.spec;
+        if !spec.quantiser.is_default() {
+            config["quantiser"] = json!(spec.quantiser);
+        }
+        if !spec.embedding.is_default() {
+            config["embedding"] = json!(spec.embedding);
+        }
+        if !spec.activations.is_default() {
+            config["activations"] = json!(spec.activations);
+        }
+        Some(config)
     }
 }
 
@@ -169,9 +182,19 @@ fn form_of(keys: &Map<String, Value>) -> Result<Option<WeightForm>, (&'static st
     }
 }
 
+/// What this project adds to `quantization_config` where a model is not quantised as BitNet b1.58.
+fn insert_quantiser(keys: &Map<String, Value>, table: &mut Map<String, Value>) {
+    for key in ["quantiser", "embedding", "activations"] {
+        if let Some(value) = keys.get("quantization_config").and_then(|config| config.get(key)) {
+            table.insert(key.to_owned(), value.clone());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::{ActivationForm, EmbeddingForm, Group, Quantiser};
     use crate::{HiddenAct, RopeScaling};
 
     fn read(value: &Value) -> Result<HfConfig, String> {
@@ -238,7 +261,14 @@ mod tests {
             let written: Value = serde_json::from_str(&config.to_json("bfloat16")).unwrap();
             assert_eq!((&written["model_type"], read(&written).unwrap()), (&json!(kind), config));
         }
+        let grouped = ModelSpec {
+            quantiser: Quantiser { group: Group::Columns(128), ..Quantiser::default() },
+            embedding: EmbeddingForm::Ternary,
+            activations: ActivationForm::None,
+            ..spec.clone()
+        };
         for (spec, form) in [
+            (grouped, WeightForm::PackedMultiplying),
             (spec.clone(), WeightForm::Latent),
             (spec.clone(), WeightForm::PackedMultiplying),
             (spec, WeightForm::PackedDividing),

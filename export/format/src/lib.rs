@@ -28,6 +28,8 @@ pub mod folder;
 pub mod foreign;
 pub mod generation_config;
 pub mod gguf;
+pub mod group;
+pub mod grouped;
 mod hf_config;
 mod hf_family;
 mod hf_rope;

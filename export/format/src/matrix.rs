@@ -6,6 +6,7 @@
 //! time. So such a matrix is recognised and keeps its scale. Training it starts from latents that
 //! absmean takes back to the same codes and the same scale.
 
+use crate::grouped::GroupedTernary;
 use crate::quant::{SCALE_EPS, WeightScale, ternary_codes};
 
 /// The values of a tensor: latents (or plain floats), or codes with their scale.
@@ -21,6 +22,8 @@ pub enum Matrix {
         /// What a product of the codes is multiplied by.
         scale: WeightScale,
     },
+    /// Codes with a scale for each row or group of columns.
+    Grouped(GroupedTernary),
 }
 
 impl Matrix {
@@ -34,6 +37,9 @@ impl Matrix {
     }
 
     /// Codes and scale: its own, or those of absmean.
+    ///
+    /// # Panics
+    /// If it has a scale a group: there is no one scale.
     pub fn quantised(self) -> (Vec<i8>, WeightScale) {
         match self {
             Self::Ternary { codes, scale } => (codes, scale),
@@ -41,16 +47,32 @@ impl Matrix {
                 let scale = WeightScale::of_latents(&latents);
                 (ternary_codes(&latents, scale), scale)
             }
+            Self::Grouped(_) => panic!("a matrix with one scale"),
         }
     }
 
-    /// Latents to train: its own, or those of [`latents_for`].
+    /// Latents to train: its own, or those of [`latents_for`], for each group where it has groups.
     pub fn into_latents(self) -> Vec<f32> {
         match self {
             Self::Latent(latents) => latents,
             Self::Ternary { codes, scale } => latents_for(&codes, scale),
+            Self::Grouped(matrix) => latents_for_groups(&matrix),
         }
     }
+}
+
+/// [`latents_for`] group by group; +2 becomes +1, and a group of scale 0 is a group of zeros.
+fn latents_for_groups(matrix: &GroupedTernary) -> Vec<f32> {
+    let groups = matrix.codes().chunks_exact(matrix.width()).zip(matrix.scales());
+    let latents = groups.flat_map(|(codes, &scale)| {
+        let sign = if scale < 0.0 { -1 } else { 1 };
+        let codes: Vec<i8> = codes.iter().map(|&code| sign * code.min(1)).collect();
+        match WeightScale::from_stored(scale.abs()) {
+            Some(scale) => latents_for(&codes, scale),
+            None => vec![0.0; codes.len()],
+        }
+    });
+    latents.collect()
 }
 
 /// Codes and scale of dequantised values: each exactly 0, +s or -s, at least one of them not 0.

@@ -7,6 +7,7 @@ use crate::blocks::i2_s::I2sLayout;
 use crate::folder::ModelFolder;
 use crate::foreign::{FileRole, missing_model, refuse};
 use crate::gguf::{GgufFile, GgufModel};
+use crate::grouped::GroupedTernary;
 use crate::{FormatError, ModelSpec, TensorEntry, TensorSource, TensorView, WeightForm};
 
 /// An open model; config and tensors have been checked against each other.
@@ -116,6 +117,14 @@ impl TensorSource for StoredModel {
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         self.source().read(entry, rows)
+    }
+
+    fn grouped(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<GroupedTernary, FormatError> {
+        self.source().grouped(entry, rows)
     }
 
     fn error(&self, entry: &TensorEntry, what: String) -> FormatError {

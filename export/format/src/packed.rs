@@ -137,6 +137,18 @@ impl PackedTernary {
     }
 }
 
+/// Packed bytes of codes `[N, K]` with groups, each in -1..=2: the layout of [`PackedTernary`], in which
+/// the field 3 is the code +2.
+///
+/// # Panics
+/// If the rows do not fill bytes.
+pub(crate) fn packed_grouped(rows: usize, columns: usize, codes: &[i8]) -> Vec<u8> {
+    assert!(rows.is_multiple_of(4) && codes.len() == rows * columns, "rows that fill bytes");
+    let mut bytes = Vec::with_capacity(codes.len() / 4);
+    Fields { lane: (codes.len() / 4).max(1), shifts: [0, 2, 4, 6] }.pack(codes, &mut bytes);
+    bytes
+}
+
 fn packed_len(rows: usize, columns: usize) -> Result<usize, PackError> {
     if !rows.is_multiple_of(4) {
         return Err(PackError::UnevenRows { rows });

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::Shown;
 use crate::gguf::{self, GgufModel, architecture::Architecture};
+use crate::group::Group;
+use crate::grouped::GroupedTernary;
 use crate::matrix::Matrix;
 use crate::quant::{WeightScale, ternary_codes};
 use crate::{
@@ -39,7 +41,19 @@ pub struct CodeShares {
     minus: f64,
     zero: f64,
     plus: f64,
+    /// Share of +2, which some programs write.
+    #[serde(skip_serializing_if = "is_nothing")]
+    plus_two: f64,
+    /// The scale, or the mean of the scales of groups.
     scale: f32,
+    /// Weights that share a scale, where that is not the whole matrix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<usize>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_nothing(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// Mean and range of float values.
@@ -144,8 +158,35 @@ pub fn compatibility_warnings(model: &StoredModel) -> Vec<String> {
     if spec.quantise && spec.hidden_act == HiddenAct::Relu2 && !spec.sub_norms {
         all.push("relu2 without sub-norms: only this project's programs run it".to_owned());
     }
+    if spec.quantise && !spec.has_b158_quantiser() {
+        all.extend(quantiser_warnings(model));
+    }
     all.extend(impossible_formats(spec));
     all
+}
+
+/// What other programs make of groups, a ternary embedding or float activations.
+fn quantiser_warnings(model: &StoredModel) -> Vec<String> {
+    let group = model.spec().quantiser.group;
+    match model {
+        StoredModel::Folder(_) => vec![format!(
+            "quantiser group {group}: transformers knows one scale a matrix, so only this project's \
+             programs read this folder"
+        )],
+        StoredModel::Gguf(gguf) => {
+            let table = tensor_table(gguf.spec());
+            let holds = |dtype| table.iter().any(|entry| gguf.dtype(entry) == dtype);
+            let of_fork =
+                [DType::Q2_0Of128, DType::Pq2_0, DType::Ptq1_0].into_iter().find(|d| holds(*d));
+            match of_fork {
+                Some(dtype) => vec![format!("{}: only a fork of llama.cpp reads it", dtype.name())],
+                None if holds(DType::Q2_0) => {
+                    vec!["Q2_0 (type 42): llama.cpp reads it since June 2026".to_owned()]
+                }
+                None => Vec::new(),
+            }
+        }
+    }
 }
 
 fn folder_warning(form: WeightForm) -> &'static str {
@@ -167,7 +208,8 @@ fn folder_warning(form: WeightForm) -> &'static str {
 
 fn gguf_warnings(gguf: &GgufModel, all: &mut Vec<String>) {
     let table = tensor_table(gguf.spec());
-    let i2_s = table.iter().any(|entry| gguf.dtype(entry) == DType::I2S);
+    let holds = |dtype| table.iter().any(|entry| gguf.dtype(entry) == dtype);
+    let (i2_s, tq) = (holds(DType::I2S), holds(DType::Tq1_0) || holds(DType::Tq2_0));
     if i2_s {
         all.push(
             "I2_S (type 36): bitnet.cpp and ik_llama.cpp read it, llama.cpp and its relatives do \
@@ -181,11 +223,11 @@ fn gguf_warnings(gguf: &GgufModel, all: &mut Vec<String>) {
              model has relu2"
                 .to_owned(),
         ),
-        Architecture::Bitnet if !i2_s && gguf.spec().tie_word_embeddings => {
+        Architecture::Bitnet if tq && gguf.spec().tie_word_embeddings => {
             all.push("bitnet with SiLU and TQ blocks: unmodified llama.cpp runs it".to_owned());
         }
         Architecture::Llama | Architecture::Qwen2 | Architecture::Qwen3
-            if !i2_s && gguf.spec().quantise =>
+            if tq && gguf.spec().quantise =>
         {
             let name = gguf.architecture().name();
             all.push(format!("{name} with TQ blocks: unmodified llama.cpp runs it"));
@@ -219,7 +261,12 @@ fn impossible_formats(spec: &ModelSpec) -> Vec<String> {
         table.iter().find(odd).map(|entry| (entry.name.clone(), entry.shape[1]))
     };
     let mut all = Vec::new();
-    for (block, form) in [(128, "I2_S"), (256, "TQ1_0 and TQ2_0")] {
+    let forms: &[(usize, &str)] = match spec.quantiser.group {
+        Group::Matrix => &[(128, "I2_S"), (256, "TQ1_0 and TQ2_0")],
+        Group::Row | Group::Columns(256) => &[(64, "Q2_0"), (256, "TQ1_0 and TQ2_0")],
+        Group::Columns(_) => &[(64, "Q2_0")],
+    };
+    for &(block, form) in forms {
         if let Some((name, width)) = columns(block) {
             all.push(format!(
                 "no GGUF with {form}: {name} has {width} columns, not a multiple of {block}"
@@ -269,6 +316,7 @@ impl TensorReport {
                     let shares = CodeShares::of(&ternary_codes(&values, scale), scale);
                     (Some(shares), Some(ValueRange::of(&values)))
                 }
+                Matrix::Grouped(matrix) => (Some(CodeShares::of_groups(&matrix)), None),
             }
         } else {
             (None, Some(ValueRange::of(&model.floats(entry)?)))
@@ -282,7 +330,7 @@ impl TensorReport {
     fn is_zero(&self) -> bool {
         let is_bias = self.name.ends_with(".bias");
         let zero = self.values.map_or_else(
-            || self.codes.is_some_and(|codes| codes.minus + codes.plus == 0.0),
+            || self.codes.is_some_and(|codes| codes.minus + codes.plus + codes.plus_two == 0.0),
             |range| range.from == 0.0 && range.to == 0.0,
         );
         zero && !is_bias
@@ -304,19 +352,37 @@ impl fmt::Display for TensorReport {
 }
 
 impl CodeShares {
+    fn of_groups(matrix: &GroupedTernary) -> Self {
+        let count = matrix.scales().len().max(1) as f64;
+        let mean = matrix.scales().iter().map(|&scale| f64::from(scale)).sum::<f64>() / count;
+        Self { group: Some(matrix.width()), ..Self::shares(matrix.codes(), mean as f32) }
+    }
+
     fn of(codes: &[i8], scale: WeightScale) -> Self {
+        Self::shares(codes, scale.multiplier())
+    }
+
+    fn shares(codes: &[i8], scale: f32) -> Self {
         let share = |code| {
             let count = codes.iter().filter(|&&other| other == code).count();
             count as f64 / codes.len() as f64
         };
-        Self { minus: share(-1), zero: share(0), plus: share(1), scale: scale.multiplier() }
+        let [minus, zero, plus, plus_two] = [-1, 0, 1, 2].map(share);
+        Self { minus, zero, plus, plus_two, scale, group: None }
     }
 }
 
 impl fmt::Display for CodeShares {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [minus, zero, plus] = [self.minus, self.zero, self.plus].map(|share| 100.0 * share);
-        write!(out, "-1 {minus:4.1} %  0 {zero:4.1} %  +1 {plus:4.1} %  scale {}", self.scale)
+        write!(out, "-1 {minus:4.1} %  0 {zero:4.1} %  +1 {plus:4.1} %  ")?;
+        if self.plus_two > 0.0 {
+            write!(out, "+2 {:4.1} %  ", 100.0 * self.plus_two)?;
+        }
+        match self.group {
+            None => write!(out, "scale {}", self.scale),
+            Some(group) => write!(out, "mean scale {:.6}, one for {group} weights", self.scale),
+        }
     }
 }
 

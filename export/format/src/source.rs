@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::blocks::{BlockError, dequantise};
+use crate::blocks::{BlockError, dequantise, grouped as grouped_blocks};
+use crate::grouped::GroupedTernary;
 use crate::matrix::Matrix;
 use crate::packed::{PackError, PackedTernary};
 use crate::quant::{WeightScale, first_not_finite};
@@ -48,12 +49,16 @@ pub trait TensorSource {
     }
 
     /// A whole tensor: codes and scale of a ternary matrix that is stored as such, or as
-    /// dequantised floats; the values of any other tensor ([`Matrix`]).
+    /// dequantised floats; the values of any other tensor ([`Matrix`]). Where a model has a scale for
+    /// each row or group of columns, its ternary matrices always come with them.
     ///
     /// # Errors
     /// As [`TensorSource::rows`].
     fn matrix(&self, entry: &TensorEntry) -> Result<Matrix, FormatError> {
         let rows = 0..entry.shape[0];
+        if entry.group_width(self.spec()).is_some() {
+            return Ok(Matrix::Grouped(self.grouped(entry, rows)?));
+        }
         let view = self.read(entry, rows.clone())?;
         if let Some(scale) = view.scale {
             let codes = view.into_codes(entry);
@@ -65,11 +70,41 @@ pub trait TensorSource {
         Ok(if may_be_codes { Matrix::from_floats(values) } else { Matrix::Latent(values) })
     }
 
+    /// Some rows of a ternary matrix with a scale for each row or group of columns: its own codes and
+    /// scales, or those of its latents.
+    ///
+    /// # Errors
+    /// As [`TensorSource::rows`].
+    ///
+    /// # Panics
+    /// If a matrix of this model has one scale.
+    fn grouped(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+    ) -> Result<GroupedTernary, FormatError> {
+        let width = entry.group_width(self.spec()).expect("a model with a scale a group");
+        let (columns, count) = (entry.shape[1], rows.len());
+        let view = self.read(entry, rows.clone())?;
+        if view.dtype.is_grouped() {
+            let found = grouped_blocks(view.dtype, &view.bytes(), count * columns);
+            let (codes, scales) = found.map_err(|error| self.error(entry, error.to_string()))?;
+            let scales = scales.into_iter().map(half::f16::to_f32).collect();
+            return Ok(GroupedTernary::new(columns, width, codes, scales));
+        }
+        let values = finite_values(self, entry, rows, view)?;
+        Ok(GroupedTernary::of_floats(columns, self.spec().quantiser.group, &values))
+    }
+
     /// A ternary matrix, packed: its own codes and scale, or those of its latents.
     ///
     /// # Errors
     /// As [`TensorSource::rows`]; a number of rows that cannot be packed.
+    ///
+    /// # Panics
+    /// If a matrix of this model has a scale for each row or group of columns.
     fn ternary(&self, entry: &TensorEntry) -> Result<(PackedTernary, WeightScale), FormatError> {
+        assert!(entry.group_width(self.spec()).is_none(), "a matrix with one scale");
         let (rows, columns) = (entry.shape[0], entry.shape[1]);
         let view = self.read(entry, 0..rows)?;
         let (packed, scale) = if let Some(scale) = view.scale {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::FormatError;
 use crate::foreign::{recognise, without_mark};
+use crate::group::{ActivationForm, EmbeddingForm, Group, Quantiser};
 use crate::input::{LARGEST_TEXT, read_text};
 use crate::rope_scaling::RopeScaling;
 
@@ -76,6 +77,15 @@ pub struct ModelSpec {
     pub sub_norms: bool,
     /// Ternary weights and 8-bit activations; `false` is the dense twin.
     pub quantise: bool,
+    /// How matrices become ternary, and over which weights their scales are taken.
+    #[serde(skip_serializing_if = "Quantiser::is_default")]
+    pub quantiser: Quantiser,
+    /// Whether embedding and head are ternary too.
+    #[serde(skip_serializing_if = "EmbeddingForm::is_default")]
+    pub embedding: EmbeddingForm,
+    /// What ternary matrices are multiplied with.
+    #[serde(skip_serializing_if = "ActivationForm::is_default")]
+    pub activations: ActivationForm,
 }
 
 impl ModelSpec {
@@ -147,6 +157,12 @@ struct SpecTable {
     sub_norms: bool,
     #[serde(default = "yes")]
     quantise: bool,
+    #[serde(default)]
+    quantiser: Quantiser,
+    #[serde(default)]
+    embedding: EmbeddingForm,
+    #[serde(default)]
+    activations: ActivationForm,
 }
 
 /// Hugging Face writes one end id as a number and several as a list.
@@ -230,8 +246,12 @@ impl TryFrom<SpecTable> for ModelSpec {
             eos_token_id: table.eos_token_id.into(),
             sub_norms: table.sub_norms,
             quantise: table.quantise,
+            quantiser: table.quantiser,
+            embedding: table.embedding,
+            activations: table.activations,
         };
         spec.check_sizes()?;
+        spec.check_groups()?;
         spec.check_numbers()?;
         Ok(spec)
     }
@@ -316,6 +336,34 @@ impl ModelSpec {
     }
 }
 
+impl ModelSpec {
+    /// Columns that share a scale in a ternary matrix of so many; `None` for one scale a matrix.
+    pub fn group_width(&self, columns: usize) -> Option<usize> {
+        self.quantiser.group.width(columns)
+    }
+
+    /// Whether this is the quantiser of BitNet b1.58: a scale a matrix, float embedding and head,
+    /// 8-bit activations.
+    pub fn has_b158_quantiser(&self) -> bool {
+        self.quantiser.is_default() && self.embedding.is_default() && self.activations.is_default()
+    }
+
+    fn check_groups(&self) -> Result<(), String> {
+        let Group::Columns(group) = self.quantiser.group else { return Ok(()) };
+        let widths = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("the width of all query heads", self.query_width()),
+        ];
+        match widths.into_iter().find(|(_, width)| !width.is_multiple_of(group)) {
+            Some((name, width)) => {
+                Err(format!("quantiser.group ({group}) must divide {name} ({width})"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +397,37 @@ mod tests {
         let odd = TINY.replace("num_key_value_heads = 2", "num_key_value_heads = 3");
         let error = toml::from_str::<ModelSpec>(&odd).unwrap_err().to_string();
         assert!(error.contains("num_key_value_heads (3) must divide"), "{error}");
+    }
+
+    #[test]
+    fn a_quantiser_is_read_and_must_fit_the_widths() {
+        let spec = parse(
+            "quantiser = { weights = \"absmean\", group = 128 }\nembedding = \"ternary\"\n\
+             activations = \"none\"",
+        )
+        .unwrap();
+        assert_eq!(spec.quantiser.group, Group::Columns(128));
+        assert_eq!(spec.embedding, EmbeddingForm::Ternary);
+        assert!(!spec.has_b158_quantiser() && parse("").unwrap().has_b158_quantiser());
+        assert_eq!(spec, toml::from_str(&toml::to_string(&spec).unwrap()).unwrap());
+        assert!(!toml::to_string(&parse("").unwrap()).unwrap().contains("quantiser"));
+        for (extra, part) in [
+            ("head_dim = 6\nquantiser = { group = 64 }", "query heads (24)"),
+            ("quantiser = { group = 96 }", "quantiser.group is 96; expected"),
+            ("quantiser = { weights = \"absmax\" }", "unknown variant `absmax`"),
+            ("quantiser = { groups = 64 }", "unknown field `groups`"),
+            ("embedding = \"half\"", "unknown variant `half`"),
+        ] {
+            let error = parse(extra).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        let narrow = TINY.replace("= 512", "= 500");
+        let text = format!("{narrow}quantiser = {{ group = 64 }}");
+        let error = toml::from_str::<ModelSpec>(&text).unwrap_err().to_string();
+        assert!(
+            error.contains("quantiser.group (64) must divide intermediate_size (500)"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! tensor name.
 
 use crate::ModelSpec;
+use crate::group::EmbeddingForm;
 
 /// The seven matrices of a block that are ternary in a quantised model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum LinearKind {
 /// What a tensor is for, which decides how it is trained, packed and stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TensorRole {
-    /// The token embedding `[V, C]`, the head too when tied. Never ternary.
+    /// The token embedding `[V, C]`, the head too when tied. Ternary where `embedding` says so.
     Embedding,
     /// A matrix of a block: ternary when the model is quantised.
     Linear(LinearKind),
@@ -29,7 +30,7 @@ pub enum TensorRole {
     Norm,
     /// What is added to the output of a matrix: full precision, never decayed.
     Bias,
-    /// An untied head `[V, C]`. Never ternary.
+    /// An untied head `[V, C]`. Ternary where `embedding` says so.
     Head,
 }
 
@@ -62,7 +63,15 @@ impl TensorEntry {
 
     /// Whether a quantised model holds this tensor as ternary codes.
     pub fn is_ternary(&self, spec: &ModelSpec) -> bool {
-        spec.quantise && matches!(self.role, TensorRole::Linear(_))
+        let is_table = matches!(self.role, TensorRole::Embedding | TensorRole::Head);
+        let is_linear = matches!(self.role, TensorRole::Linear(_));
+        spec.quantise && (is_linear || is_table && spec.embedding == EmbeddingForm::Ternary)
+    }
+
+    /// Columns that share a scale, if a quantised model holds this tensor as codes with a scale for
+    /// each row or group of columns.
+    pub fn group_width(&self, spec: &ModelSpec) -> Option<usize> {
+        if self.is_ternary(spec) { spec.group_width(self.shape[1]) } else { None }
     }
 }
 

@@ -156,12 +156,23 @@ impl TensorFile {
 
     /// The raw little-endian bytes of a tensor of the expected shape and type.
     pub fn raw(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Vec<u8>, FormatError> {
+        self.raw_rows(name, shape, dtype, 0..shape.first().copied().unwrap_or(1))
+    }
+
+    /// The raw little-endian bytes of some rows of a tensor of the expected shape and type.
+    pub(crate) fn raw_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, FormatError> {
         let tensor = self.shaped(name, shape)?;
         if tensor.dtype != dtype {
             let (found, expected) = (tensor.dtype.name(), dtype.name());
             return Err(self.error(name, format!("has type {found}; expected {expected}")));
         }
-        self.read(tensor, tensor.bytes.clone())
+        self.read(tensor, bytes_of_rows(tensor, shape, rows))
     }
 
     /// A tensor of F32, BF16 or F16 values as f32.
@@ -198,12 +209,7 @@ impl TensorFile {
             let what = format!("has type {}; expected F32, BF16 or F16", dtype.name());
             return Err(self.error(name, what));
         }
-        let width = shape.iter().skip(1).product::<usize>() as u64;
-        let at = |row: usize| {
-            let bytes = dtype.bytes_of(row as u64 * width, 1).expect("a part of a checked tensor");
-            tensor.bytes.start + bytes
-        };
-        Ok((dtype, self.read(tensor, at(rows.start)..at(rows.end))?))
+        Ok((dtype, self.read(tensor, bytes_of_rows(tensor, shape, rows))?))
     }
 
     /// The file that holds a BF16 tensor, and its bytes there.
@@ -228,6 +234,16 @@ impl TensorFile {
     pub(crate) fn error(&self, name: &str, what: impl Into<String>) -> FormatError {
         FormatError::tensor(self.path_of(name), name, what)
     }
+}
+
+/// Where some rows of a tensor lie, a row being what the first index picks.
+fn bytes_of_rows(tensor: &StoredTensor, shape: &[usize], rows: Range<usize>) -> Range<u64> {
+    let width = shape.iter().skip(1).product::<usize>() as u64;
+    let at = |row: usize| {
+        let bytes = tensor.dtype.bytes_of(row as u64 * width, 1);
+        tensor.bytes.start + bytes.expect("a part of a checked tensor")
+    };
+    at(rows.start)..at(rows.end)
 }
 
 /// How many bytes lie before the data, and what they say of it.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use bitnet_format::quant::ActivationScale;
 
 use crate::Kernel;
-use crate::layout::{CHUNK, SimdWork};
+use crate::layout::{BLOCK_CHUNKS, CHUNK, SimdWork, TokenCodes};
 
 /// Quantised tokens `[T, K]`.
 ///
@@ -20,18 +20,25 @@ pub struct Activations {
     /// `[T, chunks]`
     codes: Vec<[i8; CHUNK]>,
     sums: Vec<i32>,
+    /// Σ of each token's codes over 64 columns, `[T, chunks / 4]`, the last perhaps over fewer.
+    block_sums: Vec<i32>,
     scales: Vec<ActivationScale>,
 }
 
-/// The sum of some codes.
-struct Sum<'a>(&'a [i8]);
+/// The sums of a token's codes over blocks of 64 columns.
+struct BlockSums<'a> {
+    codes: &'a [[i8; CHUNK]],
+    sums: &'a mut [i32],
+}
 
-impl SimdWork for Sum<'_> {
-    type Output = i32;
+impl SimdWork for BlockSums<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> i32 {
-        self.0.iter().map(|&code| i32::from(code)).sum()
+    fn run(self) {
+        for (sum, codes) in self.sums.iter_mut().zip(self.codes.chunks(BLOCK_CHUNKS)) {
+            *sum = codes.as_flattened().iter().map(|&code| i32::from(code)).sum();
+        }
     }
 }
 
@@ -86,17 +93,29 @@ impl Activations {
         let chunks = columns.div_ceil(CHUNK);
         (self.columns, self.chunks) = (columns, chunks);
         self.codes.resize(tokens * chunks, [0; CHUNK]);
-        self.sums.clear();
         self.scales.clear();
         for (token, codes) in self.codes.chunks_exact_mut(chunks).enumerate() {
             let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
             padding.fill(0);
             self.scales.push(fill(token, codes));
-            self.sums.push(kernel.dispatch(Sum(codes)));
+        }
+        self.add_up(kernel);
+    }
+
+    /// Fills the sums from the codes.
+    fn add_up(&mut self, kernel: Kernel) {
+        let blocks = self.chunks.div_ceil(BLOCK_CHUNKS);
+        self.block_sums.resize(self.scales.len() * blocks, 0);
+        self.sums.clear();
+        let tokens = self.codes.chunks_exact(self.chunks);
+        for (codes, sums) in tokens.zip(self.block_sums.chunks_exact_mut(blocks)) {
+            kernel.dispatch(BlockSums { codes, sums: &mut *sums });
+            self.sums.push(sums.iter().sum());
         }
     }
 
     /// Tokens from their parts: codes `[T, chunks]` with zeros behind the columns, their sums and scales.
+    /// They meet matrices with one scale a row only.
     pub(crate) fn from_parts(
         columns: usize,
         codes: Vec<[i8; CHUNK]>,
@@ -105,7 +124,7 @@ impl Activations {
     ) -> Self {
         let chunks = columns.div_ceil(CHUNK);
         assert!(codes.len() == sums.len() * chunks && scales.len() == sums.len(), "whole tokens");
-        Self { columns, chunks, codes, sums, scales }
+        Self { columns, chunks, codes, sums, block_sums: Vec::new(), scales }
     }
 
     /// Number of tokens, `T`.
@@ -131,6 +150,18 @@ impl Activations {
     /// Σ of each token's codes: what the `+ 1` in `u = T + 1` adds to each product.
     pub(crate) fn sums(&self) -> &[i32] {
         &self.sums
+    }
+
+    /// [`Activations::sums`] of blocks of 64 columns, `[T, blocks]`.
+    pub(crate) fn block_sums(&self) -> &[i32] {
+        let blocks = self.tokens() * self.chunks.div_ceil(BLOCK_CHUNKS);
+        assert_eq!(self.block_sums.len(), blocks, "activations with the sums of groups");
+        &self.block_sums
+    }
+
+    /// The codes of some tokens.
+    pub(crate) fn token_codes(&self, tokens: Range<usize>) -> TokenCodes<'_> {
+        TokenCodes::dense(self.chunks_of(tokens), self.chunks)
     }
 
     /// The scale of each token.

@@ -32,12 +32,18 @@ use half::{bf16, f16};
 
 use crate::float_tile::{self, FloatLanes};
 use crate::gemm::Tile;
-use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork};
+use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
+use crate::layout::{
+    CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
+};
 use crate::reference::{self, LANES, finish_dot};
 
 /// Chunks whose products fit i16. Fields 1 and 3 weigh most: a code of at most 2, times 4, two
 /// columns of each, 2 · 2 · 8 = 32 a chunk. 8 · 32 · 127 = 32 512 and 8 · 32 · -128 = -32 768.
 const BLOCK: usize = 8;
+
+/// The same where a code may be 3: 3 · 4 · 2 · 2 = 48 a chunk, 4 · 48 · -128 = -24 576.
+const GROUP_BLOCK: usize = 4;
 
 /// Rows whose sums fill one vector.
 const ROWS: usize = 8;
@@ -114,26 +120,56 @@ fn floats(tile: Tile, sums: &mut [f32], stride: usize) {
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
-pub(crate) fn tile(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {
+pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
     assert!(is_available(), "this CPU has no AVX2");
-    assert_eq!(tokens.len(), pair.len() * sums.len(), "each token as wide as the panels");
-    let token = |t: usize| &tokens[t * pair.len()..][..pair.len()];
-    // One token streams each line once; several reuse the unpacked fields of eight rows.
+    tokens.check(sums.len(), pair.len());
     // SAFETY: AVX2 is there, asserted above.
+    unsafe { tile_in_blocks::<BLOCK>(pair, tokens, sums) }
+}
+
+/// [`each_group`] of a pair of panels.
+pub(crate) fn grouped(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    assert!(is_available(), "this CPU has no AVX2");
+    // SAFETY: AVX2 is there, asserted above.
+    unsafe { grouped_products(pair, tokens, tile) }
+}
+
+#[target_feature(enable = "avx2")]
+fn grouped_products(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    each_group(pair, tokens, tile, |chunks, tokens, sums| {
+        // SAFETY: the function around it has the instructions.
+        unsafe { tile_in_blocks::<GROUP_BLOCK>(chunks, tokens, sums) }
+    });
+}
+
+/// # Safety
+/// AVX2.
+unsafe fn tile_in_blocks<const B: usize>(
+    pair: &[PairChunk],
+    tokens: TokenCodes,
+    sums: &mut [[i32; ROWS_PER_PAIR]],
+) {
+    let token = |t: usize| tokens.of(t, pair.len());
+    // One token streams each line once; several reuse the unpacked fields of eight rows.
+    // SAFETY: AVX2, says the caller.
     unsafe {
         match sums {
             [] => {}
-            [sums] => rows::<VECTORS, 1>(pair, 0, [token(0)], [sums]),
-            [a, b] => each_vector([a, b], |q, sums| rows::<1, 2>(pair, q, from_fn(token), sums)),
+            [sums] => rows::<VECTORS, 1, B>(pair, 0, [token(0)], [sums]),
+            [a, b] => {
+                each_vector([a, b], |q, sums| rows::<1, 2, B>(pair, q, from_fn(token), sums));
+            }
             [a, b, c] => {
-                each_vector([a, b, c], |q, sums| rows::<1, 3>(pair, q, from_fn(token), sums));
+                each_vector([a, b, c], |q, sums| rows::<1, 3, B>(pair, q, from_fn(token), sums));
             }
             _ => {
                 let (four, rest) = sums.split_first_chunk_mut::<4>().expect("four or more");
                 each_vector(four.each_mut(), |q, sums| {
-                    rows::<1, 4>(pair, q, from_fn(token), sums);
+                    rows::<1, 4, B>(pair, q, from_fn(token), sums);
                 });
-                tile(pair, &tokens[4 * pair.len()..], rest);
+                if !rest.is_empty() {
+                    tile_in_blocks::<B>(pair, tokens.behind(4, 0), rest);
+                }
             }
         }
     }
@@ -150,15 +186,15 @@ fn each_vector<const T: usize>(
 
 /// `Q` vectors of eight rows from vector `first` on, times `T` tokens.
 #[target_feature(enable = "avx2")]
-fn rows<const Q: usize, const T: usize>(
+fn rows<const Q: usize, const T: usize, const B: usize>(
     pair: &[PairChunk],
     first: usize,
     tokens: [&[[i8; CHUNK]]; T],
     sums: [&mut [i32; ROWS_PER_PAIR]; T],
 ) {
     let mut totals = [[_mm256_setzero_si256(); Q]; T];
-    for start in (0..pair.len()).step_by(BLOCK) {
-        let block = start..pair.len().min(start + BLOCK);
+    for start in (0..pair.len()).step_by(B) {
+        let block = start..pair.len().min(start + B);
         let tokens = tokens.map(|token| &token[block.clone()]);
         add_block(&pair[block], first, tokens, &mut totals);
     }
@@ -171,7 +207,7 @@ fn rows<const Q: usize, const T: usize>(
     }
 }
 
-/// Adds the products of at most [`BLOCK`] chunks to `totals`.
+/// Adds the products of at most [`BLOCK`] chunks, or of [`GROUP_BLOCK`] where a code may be +2, to `totals`.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn add_block<const Q: usize, const T: usize>(

@@ -16,7 +16,10 @@ use std::arch::x86_64::{
 use crate::dot4::{self, Lanes};
 use crate::float_tile::{self, FloatLanes};
 use crate::gemm::Tile;
-use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork};
+use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
+use crate::layout::{
+    CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
+};
 use crate::pack::{PackWork, RoundToBf16};
 
 /// Rows of a vector.
@@ -303,29 +306,33 @@ fn floats(tile: Tile, sums: &mut [f32], stride: usize) {
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
-pub(crate) fn tile(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {
+pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
     assert!(is_available(), "this CPU has no AVX-512 VNNI");
-    assert_eq!(tokens.len(), pair.len() * sums.len(), "each token as wide as the panels");
+    tokens.check(sums.len(), pair.len());
     // SAFETY: the instructions are there, asserted above.
-    unsafe {
-        match sums {
-            [] => {}
-            [sums] => one_token(pair, tokens, sums),
-            _ => many_tokens(pair, tokens, sums),
-        }
-    }
+    unsafe { ternary_products(pair, tokens, sums) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn one_token(pair: &[PairChunk], token: &[[i8; CHUNK]], sums: &mut [i32; ROWS_PER_PAIR]) {
+#[inline]
+fn ternary_products(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
     // SAFETY: this function has the instructions.
-    unsafe { dot4::one_token::<__m512i, 2, 2>(pair, token, sums) }
+    unsafe { dot4::tile::<__m512i, 2, 2, 2>(pair, tokens, sums) }
+}
+
+/// [`each_group`] of a pair of panels.
+pub(crate) fn grouped(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    assert!(is_available(), "this CPU has no AVX-512 VNNI");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { grouped_products(pair, tokens, tile) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn many_tokens(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {
-    // SAFETY: this function has the instructions.
-    unsafe { dot4::many_tokens::<__m512i, 2>(pair, tokens, sums) }
+fn grouped_products(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    each_group(pair, tokens, tile, |chunks, tokens, sums| {
+        // SAFETY: the function around it has the instructions.
+        unsafe { dot4::tile::<__m512i, 2, 2, 2>(chunks, tokens, sums) }
+    });
 }
 
 /// `sums [t][row]` = `Σ u·q` of the 16 rows of an 8-bit panel `[K/4]` with tokens `[t, chunks]`.

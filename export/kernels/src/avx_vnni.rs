@@ -11,7 +11,8 @@ use std::arch::x86_64::{
 };
 
 use crate::dot4::{self, Lanes};
-use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
+use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
 
 /// Whether this CPU has the instructions.
 pub(crate) fn is_available() -> bool {
@@ -93,29 +94,33 @@ impl Lanes for __m256i {
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
-pub(crate) fn tile(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {
+pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
     assert!(is_available(), "this CPU has no AVX-VNNI");
-    assert_eq!(tokens.len(), pair.len() * sums.len(), "each token as wide as the panels");
+    tokens.check(sums.len(), pair.len());
     // SAFETY: the instructions are there, asserted above.
-    unsafe {
-        match sums {
-            [] => {}
-            [sums] => one_token(pair, tokens, sums),
-            _ => many_tokens(pair, tokens, sums),
-        }
-    }
+    unsafe { ternary_products(pair, tokens, sums) }
 }
 
 #[target_feature(enable = "avx2,avxvnni")]
-fn one_token(pair: &[PairChunk], token: &[[i8; CHUNK]], sums: &mut [i32; ROWS_PER_PAIR]) {
+#[inline]
+fn ternary_products(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
     // SAFETY: this function has the instructions.
-    unsafe { dot4::one_token::<__m256i, 4, 1>(pair, token, sums) }
+    unsafe { dot4::tile::<__m256i, 4, 1, 2>(pair, tokens, sums) }
+}
+
+/// [`each_group`] of a pair of panels.
+pub(crate) fn grouped(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    assert!(is_available(), "this CPU has no AVX-VNNI");
+    // SAFETY: the instructions are there, asserted above.
+    unsafe { grouped_products(pair, tokens, tile) }
 }
 
 #[target_feature(enable = "avx2,avxvnni")]
-fn many_tokens(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {
-    // SAFETY: this function has the instructions.
-    unsafe { dot4::many_tokens::<__m256i, 2>(pair, tokens, sums) }
+fn grouped_products(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    each_group(pair, tokens, tile, |chunks, tokens, sums| {
+        // SAFETY: the function around it has the instructions.
+        unsafe { dot4::tile::<__m256i, 4, 1, 2>(chunks, tokens, sums) }
+    });
 }
 
 /// `sums [t][row]` = `Σ u·q` of the 16 rows of an 8-bit panel `[K/4]` with tokens `[t, chunks]`.

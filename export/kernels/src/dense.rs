@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use bitnet_format::DType;
-use bitnet_format::blocks::{BlockError, q6_k, q8_0};
+use bitnet_format::blocks::{BlockError, dequantise, q6_k, q8_0};
 use half::{bf16, f16};
 
 use crate::Kernel;
@@ -26,6 +26,18 @@ enum Values {
 /// Blocks of a file → their values.
 type Unpack = fn(&[u8], usize) -> Result<Vec<f32>, BlockError>;
 
+/// How blocks of ternary codes become floats.
+fn unpack_codes(dtype: DType) -> Option<Unpack> {
+    Some(match dtype {
+        DType::Tq1_0 => |bytes, count| dequantise(DType::Tq1_0, bytes, count),
+        DType::Tq2_0 => |bytes, count| dequantise(DType::Tq2_0, bytes, count),
+        DType::Q2_0 => |bytes, count| dequantise(DType::Q2_0, bytes, count),
+        DType::Pq2_0 | DType::Q2_0Of128 => |bytes, count| dequantise(DType::Pq2_0, bytes, count),
+        DType::Ptq1_0 => |bytes, count| dequantise(DType::Ptq1_0, bytes, count),
+        _ => return None,
+    })
+}
+
 impl Values {
     fn blocks(columns: usize, block: usize, block_bytes: usize, unpack: Unpack) -> Self {
         assert!(columns.is_multiple_of(block), "a row fills whole blocks of {block}");
@@ -34,7 +46,7 @@ impl Values {
 }
 
 impl DenseMatrix {
-    /// A matrix without rows. Values are rounded to `dtype`; Q8_0 and Q6_K stay in their blocks,
+    /// A matrix without rows. Values are rounded to `dtype`; Q8_0, Q6_K and ternary codes stay in their blocks,
     /// a row of which is unpacked when it is used.
     ///
     /// # Panics
@@ -49,7 +61,13 @@ impl DenseMatrix {
                 Values::blocks(columns, q8_0::BLOCK, q8_0::BLOCK_BYTES, q8_0::dequantise)
             }
             DType::Q6K => Values::blocks(columns, q6_k::BLOCK, q6_k::BLOCK_BYTES, q6_k::dequantise),
-            other => panic!("{} is no float type", other.name()),
+            other => {
+                let unpack = unpack_codes(other);
+                let unpack = unpack.unwrap_or_else(|| panic!("{} is no float type", other.name()));
+                let block = other.block();
+                let bytes = other.bytes_of(block, block).expect("a block is one");
+                Values::blocks(columns, block as usize, bytes as usize, unpack)
+            }
         };
         Self { columns, values }
     }

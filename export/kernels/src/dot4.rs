@@ -22,7 +22,7 @@
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
-use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
 use crate::reference::chunks_of;
 
 /// A vector of bytes, seen as 32-bit lanes that belong to a row each.
@@ -56,13 +56,33 @@ pub(crate) trait Lanes: Copy {
     unsafe fn store(self, sums: &mut [i32]);
 }
 
+/// One token or several.
+///
+/// # Safety
+/// The instructions of `L`.
+#[inline(always)]
+pub(crate) unsafe fn tile<L: Lanes, const V1: usize, const U: usize, const V: usize>(
+    pair: &[PairChunk],
+    tokens: TokenCodes,
+    sums: &mut [[i32; ROWS_PER_PAIR]],
+) {
+    // SAFETY: the caller has the instructions of `L`.
+    unsafe {
+        match sums {
+            [] => {}
+            [sums] => one_token::<L, V1, U>(pair, tokens.of(0, pair.len()), sums),
+            _ => many_tokens::<L, V>(pair, tokens, sums),
+        }
+    }
+}
+
 /// `sums` = `Σ u·q` of one token with the 32 rows of a pair of panels: `V` vectors a chunk, `U`
 /// chunks side by side so that eight or more sums hide the latency of the product.
 ///
 /// # Safety
 /// The instructions of `L`.
 #[inline(always)]
-pub(crate) unsafe fn one_token<L: Lanes, const V: usize, const U: usize>(
+unsafe fn one_token<L: Lanes, const V: usize, const U: usize>(
     pair: &[PairChunk],
     token: &[[i8; CHUNK]],
     sums: &mut [i32; ROWS_PER_PAIR],
@@ -119,13 +139,13 @@ unsafe fn add_chunk<L: Lanes, const V: usize>(
 /// # Safety
 /// The instructions of `L`.
 #[inline(always)]
-pub(crate) unsafe fn many_tokens<L: Lanes, const V: usize>(
+unsafe fn many_tokens<L: Lanes, const V: usize>(
     pair: &[PairChunk],
-    tokens: &[[i8; CHUNK]],
+    tokens: TokenCodes,
     sums: &mut [[i32; ROWS_PER_PAIR]],
 ) {
     for (tile, sums) in sums.chunks_mut(L::TOKENS).enumerate() {
-        let tokens = &tokens[tile * L::TOKENS * pair.len()..][..sums.len() * pair.len()];
+        let tokens = tokens.behind(tile * L::TOKENS, 0);
         // SAFETY: the caller has the instructions of `L`.
         unsafe {
             match sums.len() {
@@ -149,7 +169,7 @@ pub(crate) unsafe fn many_tokens<L: Lanes, const V: usize>(
 #[inline(always)]
 unsafe fn tile_of<L: Lanes, const V: usize, const T: usize>(
     pair: &[PairChunk],
-    tokens: &[[i8; CHUNK]],
+    tokens: TokenCodes,
     sums: &mut [[i32; ROWS_PER_PAIR]],
 ) {
     if T > L::TOKENS {
@@ -175,12 +195,11 @@ unsafe fn tile_of<L: Lanes, const V: usize, const T: usize>(
 unsafe fn products<L: Lanes, const V: usize, const T: usize>(
     pair: &[PairChunk],
     first: usize,
-    tokens: &[[i8; CHUNK]],
+    tokens: TokenCodes,
 ) -> [[L; V]; T] {
-    let width = pair.len();
     let mut rows: [&[[i8; CHUNK]]; T] = [&[]; T];
     for (t, row) in rows.iter_mut().enumerate() {
-        *row = &tokens[t * width..][..width];
+        *row = tokens.of(t, pair.len());
     }
     // SAFETY: the caller has the instructions of `L`.
     unsafe {

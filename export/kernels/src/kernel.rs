@@ -13,7 +13,10 @@ use crate::avx2;
 #[cfg(target_arch = "x86_64")]
 use crate::avx512;
 use crate::gemm::{Tile, scalar_tile};
-use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork};
+use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
+use crate::layout::{
+    CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
+};
 #[cfg(target_arch = "aarch64")]
 use crate::neon;
 use crate::pack::{PackWork, PortablePack};
@@ -117,7 +120,7 @@ impl Kernel {
     pub(crate) fn tile(
         self,
         pair: &[PairChunk],
-        tokens: &[[i8; CHUNK]],
+        tokens: TokenCodes,
         sums: &mut [[i32; ROWS_PER_PAIR]],
     ) {
         match self {
@@ -130,6 +133,21 @@ impl Kernel {
             Self::Avx512Vnni => avx512::tile(pair, tokens, sums),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => neon::tile(pair, tokens, sums),
+        }
+    }
+
+    /// The products of a pair of panels with groups, `acc += d · (a · s)` a group ([`each_group`]).
+    pub(crate) fn grouped(self, pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+        match self {
+            Self::Scalar => each_group(pair, tokens, tile, reference::tile),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::grouped(pair, tokens, tile),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => avx_vnni::grouped(pair, tokens, tile),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => avx512::grouped(pair, tokens, tile),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => neon::grouped(pair, tokens, tile),
         }
     }
 

@@ -23,6 +23,9 @@ pub const ROWS_PER_PAIR: usize = 32;
 /// Columns of a chunk.
 pub(crate) const CHUNK: usize = 16;
 
+/// Chunks of the smallest group, 64 columns.
+pub(crate) const BLOCK_CHUNKS: usize = 4;
+
 /// 16 columns of two panels: the byte of (row, `j`) is `4 · row + j`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -32,6 +35,43 @@ pub(crate) struct PairChunk(pub(crate) [u8; 4 * ROWS_PER_PAIR]);
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; 64]);
+
+/// Codes of tokens `[t, …]`, a token every `stride` chunks.
+#[derive(Clone, Copy)]
+pub(crate) struct TokenCodes<'a> {
+    pub(crate) chunks: &'a [[i8; CHUNK]],
+    pub(crate) stride: usize,
+}
+
+impl<'a> TokenCodes<'a> {
+    /// Tokens of so many chunks, one behind the other.
+    pub(crate) fn dense(chunks: &'a [[i8; CHUNK]], stride: usize) -> Self {
+        Self { chunks, stride }
+    }
+
+    /// The first `width` chunks of a token.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the caller's instruction set must reach it")]
+    pub(crate) fn of(self, token: usize, width: usize) -> &'a [[i8; CHUNK]] {
+        &self.chunks[token * self.stride..][..width]
+    }
+
+    /// Without the first tokens and the first chunks of the others.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the caller's instruction set must reach it")]
+    pub(crate) fn behind(self, tokens: usize, chunks: usize) -> Self {
+        Self { chunks: &self.chunks[tokens * self.stride + chunks..], ..self }
+    }
+
+    /// Panics unless there are so many tokens of so many chunks.
+    pub(crate) fn check(self, tokens: usize, width: usize) {
+        let needed = tokens.checked_sub(1).map_or(0, |before| before * self.stride + width);
+        assert!(
+            width <= self.stride && self.chunks.len() >= needed,
+            "each token as wide as the panels"
+        );
+    }
+}
 
 /// Rows of a panel; a row range given to `Int8Matrix::matmul` starts at a multiple of it.
 pub const INT8_ROWS: usize = 16;

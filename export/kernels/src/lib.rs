@@ -20,10 +20,14 @@ mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dot4;
 mod float;
+mod float_rows;
 #[cfg(target_arch = "x86_64")]
 mod float_tile;
 mod gemm;
 mod gradients;
+mod group_panels;
+mod grouped_product;
+mod groups;
 mod int8;
 mod kernel;
 mod layout;
@@ -44,6 +48,8 @@ pub use dense::DenseMatrix;
 pub use float::float_product;
 pub use gemm::{MatrixA, MatrixB, OperandLayout, Operands, PackedB, Scale, Size};
 pub use gradients::{OutputGradient, RoundedAway, input_gradient, weight_gradient};
+pub use group_panels::GroupPanels;
+pub use grouped_product::grouped_product;
 pub use int8::{Int8Matrix, PanelGroup};
 pub use kernel::Kernel;
 pub use layout::{INT8_ROWS, ROWS_PER_PAIR, SimdWork};

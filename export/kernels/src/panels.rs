@@ -110,7 +110,7 @@ impl TernaryPanels {
         })
     }
 
-    fn zeros(pages: Pages, columns: usize, scales: Vec<WeightScale>) -> Self {
+    pub(crate) fn zeros(pages: Pages, columns: usize, scales: Vec<WeightScale>) -> Self {
         assert!(columns <= LARGEST_COLUMNS, "at most {LARGEST_COLUMNS} columns, got {columns}");
         let chunks = columns.div_ceil(CHUNK);
         let data =
@@ -119,7 +119,7 @@ impl TernaryPanels {
         Self { columns, chunks, scales, data }
     }
 
-    fn write_row(&mut self, row: usize, codes: &[i8]) {
+    pub(crate) fn write_row(&mut self, row: usize, codes: &[i8]) {
         let pair = row / ROWS_PER_PAIR;
         write_codes(
             &mut self.data[pair * self.chunks..][..self.chunks],

@@ -80,7 +80,7 @@ fn each_tile<O>(
     };
     for first in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
         let tokens = first..x.tokens().min(first + TOKENS_PER_PASS);
-        let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
+        let (codes, tile) = (x.token_codes(tokens.clone()), &mut sums[..tokens.len()]);
         for row in rows.clone().step_by(ROWS_PER_PAIR) {
             kernel.tile(panels.pair(row / ROWS_PER_PAIR), codes, tile);
             let here = row..rows.end.min(row + ROWS_PER_PAIR);

@@ -1,17 +1,17 @@
 //! The reference: the products as they are defined, in plain Rust. Every other kernel gives the same
 //! bits.
 
-use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
 
 /// Lanes of a dense dot product.
 pub(crate) const LANES: usize = 32;
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
-pub(crate) fn tile(pair: &[PairChunk], tokens: &[[i8; CHUNK]], sums: &mut [[i32; ROWS_PER_PAIR]]) {
-    assert_eq!(tokens.len(), pair.len() * sums.len(), "each token as wide as the panels");
+pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
+    tokens.check(sums.len(), pair.len());
     for (token, sums) in sums.iter_mut().enumerate() {
         *sums = [0; ROWS_PER_PAIR];
-        for (chunk, x) in pair.iter().zip(&tokens[token * pair.len()..]) {
+        for (chunk, x) in pair.iter().zip(tokens.of(token, pair.len())) {
             for (sum, bytes) in sums.iter_mut().zip(chunk.0.as_chunks::<4>().0) {
                 *sum += row_product(*bytes, x);
             }

@@ -1,9 +1,12 @@
 //! Chooses a kernel. Each candidate first computes a small problem and is compared with the scalar
 //! reference: a CPU, an emulator or a compiler that gets it wrong costs speed, never results.
 
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::quant::{ActivationScale, WeightScale};
 
-use crate::{Activations, Int8Matrix, Kernel, TernaryPanels, accumulate};
+use crate::{
+    Activations, GroupPanels, Int8Matrix, Kernel, TernaryPanels, accumulate, grouped_product,
+};
 
 impl Kernel {
     /// The fastest kernel that this CPU runs and that gives the scalar kernel's results on it.
@@ -33,7 +36,26 @@ fn agrees(kernel: Kernel) -> bool {
             sums
         };
         sums(kernel) == sums(Kernel::Scalar) && head(kernel, &x) == head(Kernel::Scalar, &x)
-    })
+    }) && groups(kernel) == groups(Kernel::Scalar)
+}
+
+/// Products of one token and of several with groups, the code +2 among them.
+fn groups(kernel: Kernel) -> Vec<u32> {
+    const ROWS: usize = 37;
+    const COLUMNS: usize = 256;
+    const TOKENS: usize = 7;
+    let codes = (0..ROWS * COLUMNS).map(|i| ((i * 7919 + i / 3) % 4) as i8 - 1).collect();
+    let scales = (0..ROWS * COLUMNS / 128).map(|i| (i % 13) as f32 * 0.125 - 0.25).collect();
+    let mut panels = GroupPanels::zeros(ROWS, COLUMNS, 128);
+    panels.write(0, &GroupedTernary::new(COLUMNS, 128, codes, scales));
+    let x: Vec<f32> = (0..TOKENS * COLUMNS).map(|i| ((i * 31) % 255) as f32 - 127.0).collect();
+    let products = |x: &[f32]| {
+        let x = Activations::quantise(Kernel::Scalar, x, COLUMNS);
+        let mut out = vec![0.0; x.tokens() * ROWS];
+        grouped_product(kernel, &panels, &x, 0..ROWS, &mut out);
+        out.into_iter().map(f32::to_bits)
+    };
+    products(&x).chain(products(&x[..COLUMNS])).collect()
 }
 
 fn head(kernel: Kernel, x: &Activations) -> Vec<u32> {

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod generation;
+mod groups;
 mod random_model;
 mod requests;
 mod same_bits;

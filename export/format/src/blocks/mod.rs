@@ -1,6 +1,7 @@
 //! Block formats of GGUF: how the values of one tensor are laid out in its bytes.
 //!
-//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`] and [`tq2_0`] (llama.cpp). Float tensors
+//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`], [`tq2_0`] and [`q2_0`] (llama.cpp), [`ptq1_0`]
+//! (a fork of it). Float tensors
 //! such as the embedding: [`q8_0`] and [`q6_k`]. Each format has a file of its own; the
 //! container, the names of tensors and the choice of a format are elsewhere. No layout depends
 //! on the CPU that wrote it; kernels repack when they load.
@@ -15,6 +16,8 @@ use crate::DType;
 
 pub(crate) mod fields;
 pub mod i2_s;
+pub mod ptq1_0;
+pub mod q2_0;
 pub mod q6_k;
 pub mod q8_0;
 #[cfg(test)]
@@ -78,6 +81,35 @@ pub fn dequantise(dtype: DType, bytes: &[u8], elements: usize) -> Result<Vec<f32
         DType::Bf16 => plain(bytes, elements, |bytes| bf16::from_le_bytes(bytes).to_f32()),
         DType::Q8_0 => q8_0::dequantise(bytes, elements),
         DType::Q6K => q6_k::dequantise(bytes, elements),
+        DType::I2S => Err(BlockError::NotFloat { name: dtype.name() }),
+        other => {
+            let (codes, scales) = grouped(other, bytes, elements)?;
+            let groups = codes.chunks_exact(other.block() as usize).zip(scales);
+            let values = |(codes, scale): (&[i8], f16)| {
+                codes.iter().map(|&code| f32::from(code) * scale.to_f32()).collect::<Vec<_>>()
+            };
+            Ok(groups.flat_map(values).collect())
+        }
+    }
+}
+
+/// The codes of a type of ternary blocks, each in -1..=2, and the scale of each block.
+///
+/// # Errors
+/// If the length does not fit, a byte holds no codes, a block has no finite scale, or the type is
+/// another.
+pub fn grouped(
+    dtype: DType,
+    bytes: &[u8],
+    elements: usize,
+) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
+    match dtype {
+        DType::Tq1_0 => tq1_0::unpack(bytes, elements),
+        DType::Tq2_0 => tq2_0::unpack(bytes, elements),
+        DType::Ptq1_0 => ptq1_0::unpack(bytes, elements),
+        DType::Q2_0 | DType::Q2_0Of128 | DType::Pq2_0 => {
+            q2_0::unpack(bytes, elements, dtype.block() as usize)
+        }
         other => Err(BlockError::NotFloat { name: other.name() }),
     }
 }
@@ -149,30 +181,35 @@ pub(crate) fn assert_ternary(codes: &[i8]) {
 
 /// The bytes of blocks of 256 codes, each followed by its scale. ggml's scale is the largest
 /// magnitude in a block, so a block whose codes are all 0 has the scale 0.
-fn pack_ternary(codes: &[i8], scale: f16, pack_block: impl Fn(&[i8], &mut Vec<u8>)) -> Vec<u8> {
+fn pack_ternary(
+    codes: &[i8],
+    scale: impl Fn(usize) -> f16,
+    pack_block: impl Fn(&[i8], &mut Vec<u8>),
+) -> Vec<u8> {
     assert_whole(codes.len(), tq2_0::BLOCK);
     assert_ternary(codes);
     let mut bytes = Vec::with_capacity(codes.len() / 3);
-    for block in codes.chunks_exact(tq2_0::BLOCK) {
+    for (index, block) in codes.chunks_exact(tq2_0::BLOCK).enumerate() {
         pack_block(block, &mut bytes);
-        let scale = if block.iter().all(|&code| code == 0) { f16::ZERO } else { scale };
+        let scale = if block.iter().all(|&code| code == 0) { f16::ZERO } else { scale(index) };
         bytes.extend(scale.to_le_bytes());
     }
     bytes
 }
 
-/// The codes and the scale of each block of 256 codes in `code_bytes` bytes. `unpack_block` fails
+/// The codes and the scale of each block of `block` codes in `code_bytes` bytes. `unpack_block` fails
 /// with the position of a byte that no codes make.
 fn unpack_ternary(
     bytes: &[u8],
     elements: usize,
+    block: usize,
     code_bytes: usize,
     unpack_block: impl Fn(&[u8], &mut [i8]) -> Result<(), usize>,
 ) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
-    check_blocks(bytes, elements, tq2_0::BLOCK, code_bytes + 2)?;
+    check_blocks(bytes, elements, block, code_bytes + 2)?;
     let mut codes = vec![0; elements];
-    let mut scales = Vec::with_capacity(elements / tq2_0::BLOCK);
-    for (index, codes) in codes.chunks_exact_mut(tq2_0::BLOCK).enumerate() {
+    let mut scales = Vec::with_capacity(elements / block);
+    for (index, codes) in codes.chunks_exact_mut(block).enumerate() {
         let start = index * (code_bytes + 2);
         let packed = &bytes[start..][..code_bytes];
         unpack_block(packed, codes)

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{i2_s, q6_k, q8_0, tq1_0, tq2_0};
+use super::{i2_s, ptq1_0, q2_0, q6_k, q8_0, tq1_0, tq2_0};
 use crate::packed::PackedTernary;
 use crate::quant::WeightScale;
 
@@ -124,6 +124,25 @@ fn tq2_0_layout_is_frozen() {
     let head = "8562a9a164588a48680150160668502a99065a525459a0484610914858225181";
     let bytes = tq2_0::pack(&golden_codes(), f16::from_f32(0.375));
     assert_eq!(summary(&bytes), frozen(528, head, "2872f7cb"));
+}
+
+/// Bytes of llama.cpp's `quantize_row_q2_0_ref`, as llama-cpp-sys-2 0.1.161 holds it, of the golden codes
+/// times 0.375.
+#[test]
+fn q2_0_layout_is_frozen() {
+    let head = "003659208482a904125821a94289268981020036a806529851251419a6651114";
+    let bytes = q2_0::pack(&golden_codes(), &[f16::from_f32(0.375); 32], 64);
+    assert_eq!(summary(&bytes), frozen(576, head, "a564ee5c"));
+}
+
+/// Bytes of another program that follows the fork's description; none of its own were to be had.
+#[test]
+fn ptq1_0_is_read_as_it_is_described() {
+    let codes = golden_codes();
+    let bytes = ptq1_0::pack(&codes, f16::from_f32(0.375));
+    let head = "82e9aa910f37be1a52561ebcbb4e1edd6e26896a7d9ce00b9b230036fe9f1e08";
+    assert_eq!(summary(&bytes), frozen(448, head, "ba30cf78"));
+    assert_eq!(ptq1_0::unpack(&bytes, 2048), Ok((codes, vec![f16::from_f32(0.375); 16])));
 }
 
 /// Bytes of gguf-py 0.19.0, `gguf.quants.quantize(values, Q8_0)`.

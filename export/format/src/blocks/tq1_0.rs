@@ -20,6 +20,9 @@ use half::f16;
 
 use super::{BlockError, pack_ternary, unpack_ternary};
 
+/// The parts of a block: how many bytes, and how many values in each of them.
+pub(super) type Parts = [(usize, usize); 3];
+
 /// Values in a block.
 pub const BLOCK: usize = 256;
 
@@ -28,8 +31,7 @@ pub const BLOCK_BYTES: usize = CODE_BYTES + 2;
 
 const CODE_BYTES: usize = 32 + 16 + 4;
 
-/// The parts of a block: how many bytes, and how many values in each of them.
-const PARTS: [(usize, usize); 3] = [(32, 5), (16, 5), (4, 4)];
+const PARTS: Parts = [(32, 5), (16, 5), (4, 4)];
 
 /// The bytes of whole blocks of codes that share a scale, those llama.cpp makes of the
 /// dequantised values: `d` is `scale`, but 0 in a block whose codes are all 0.
@@ -37,7 +39,16 @@ const PARTS: [(usize, usize); 3] = [(32, 5), (16, 5), (4, 4)];
 /// # Panics
 /// If the codes do not fill blocks or are not ternary.
 pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
-    pack_ternary(codes, scale, pack_block)
+    pack_ternary(codes, |_| scale, |block, bytes| pack_parts(PARTS, block, bytes))
+}
+
+/// The same with a scale for each block.
+///
+/// # Panics
+/// As there, and if there is not one scale for each block.
+pub fn pack_groups(codes: &[i8], scales: &[f16]) -> Vec<u8> {
+    assert_eq!(scales.len(), codes.len() / BLOCK, "one scale for each block");
+    pack_ternary(codes, |block| scales[block], |block, bytes| pack_parts(PARTS, block, bytes))
 }
 
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
@@ -46,11 +57,12 @@ pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
 /// If the values do not fill blocks, the length does not fit, a byte is none that five values
 /// (or four, where there are four) make, or a scale is not finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
-    unpack_ternary(bytes, elements, CODE_BYTES, unpack_block)
+    let unpack = |bytes: &[u8], codes: &mut [i8]| unpack_parts(PARTS, bytes, codes);
+    unpack_ternary(bytes, elements, BLOCK, CODE_BYTES, unpack)
 }
 
-fn pack_block(mut codes: &[i8], out: &mut Vec<u8>) {
-    for (width, count) in PARTS {
+pub(super) fn pack_parts(parts: Parts, mut codes: &[i8], out: &mut Vec<u8>) {
+    for (width, count) in parts {
         let (part, rest) = codes.split_at(width * count);
         for m in 0..width {
             let mut digits = [0; 5];
@@ -64,9 +76,9 @@ fn pack_block(mut codes: &[i8], out: &mut Vec<u8>) {
 }
 
 /// Fails with the position of a byte that no values make.
-fn unpack_block(bytes: &[u8], mut codes: &mut [i8]) -> Result<(), usize> {
+pub(super) fn unpack_parts(parts: Parts, bytes: &[u8], mut codes: &mut [i8]) -> Result<(), usize> {
     let mut at = 0;
-    for (width, count) in PARTS {
+    for (width, count) in parts {
         let (part, rest) = codes.split_at_mut(width * count);
         for m in 0..width {
             let digits = decode(bytes[at], count).ok_or(at)?;

@@ -28,7 +28,16 @@ const FIELDS: Fields = Fields { lane: 32, shifts: [0, 2, 4, 6] };
 /// # Panics
 /// If the codes do not fill blocks or are not ternary.
 pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
-    pack_ternary(codes, scale, |block, bytes| FIELDS.pack(block, bytes))
+    pack_ternary(codes, |_| scale, |block, bytes| FIELDS.pack(block, bytes))
+}
+
+/// The same with a scale for each block.
+///
+/// # Panics
+/// As there, and if there is not one scale for each block.
+pub fn pack_groups(codes: &[i8], scales: &[f16]) -> Vec<u8> {
+    assert_eq!(scales.len(), codes.len() / BLOCK, "one scale for each block");
+    pack_ternary(codes, |block| scales[block], |block, bytes| FIELDS.pack(block, bytes))
 }
 
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
@@ -37,7 +46,7 @@ pub fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
 /// If the values do not fill blocks, the length does not fit, a field holds 3, or a scale is not
 /// finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
-    unpack_ternary(bytes, elements, CODE_BYTES, |packed, codes| {
+    unpack_ternary(bytes, elements, BLOCK, CODE_BYTES, |packed, codes| {
         unused_code(packed).map_or(Ok(()), Err)?;
         FIELDS.unpack(packed, codes);
         Ok(())

@@ -6,10 +6,12 @@ use half::f16;
 
 use super::{ConversionProgress, Converted, Counter, check_ternary};
 use crate::blocks::i2_s::{self, I2sLayout};
-use crate::blocks::{quantise, tq1_0, tq2_0};
+use crate::blocks::{q2_0, quantise, tq1_0, tq2_0};
 use crate::gguf::architecture::{Architecture, describe, describe_ids};
 use crate::gguf::tensor_names::tensor_name;
 use crate::gguf::{GgufWriter, Metadata, Value, rope};
+use crate::group::Group;
+use crate::grouped::GroupedTernary;
 use crate::quant::WeightScale;
 use crate::source::{TensorSource, row_chunks};
 use crate::writer::TensorPlan;
@@ -31,6 +33,7 @@ fn file_type(ternary: DType) -> u32 {
         DType::I2S => 40,
         DType::Tq1_0 => 36,
         DType::Tq2_0 => 37,
+        DType::Q2_0 => 41,
         DType::F32 => 0,
         DType::F16 => 1,
         DType::Bf16 => 32,
@@ -51,11 +54,11 @@ fn largest(dtype: DType) -> f32 {
 /// What to write.
 #[derive(Clone, Debug)]
 pub struct GgufForm {
-    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or
-    /// [`DType::Tq1_0`] (1.6875 bits) or [`DType::Tq2_0`] (2.0625 bits), both of llama.cpp. Of a dense
-    /// one: [`DType::Bf16`], [`DType::F16`] or [`DType::F32`].
+    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or of
+    /// llama.cpp [`DType::Tq1_0`] (1.6875 bits), [`DType::Tq2_0`] (2.0625 bits) or [`DType::Q2_0`] (2.25
+    /// bits). Of a dense one: [`DType::Bf16`], [`DType::F16`] or [`DType::F32`].
     pub matrices: DType,
-    /// Embedding and head: one of [`EMBEDDING_TYPES`].
+    /// Embedding and head, unless they are ternary: one of [`EMBEDDING_TYPES`].
     pub embedding: DType,
     /// `general.name`.
     pub name: String,
@@ -64,13 +67,18 @@ pub struct GgufForm {
 }
 
 impl GgufForm {
-    /// The type of a tensor in the file; norms and biases are always F32.
-    fn dtype(&self, entry: &TensorEntry) -> DType {
-        match entry.role {
-            TensorRole::Norm | TensorRole::Bias => DType::F32,
-            TensorRole::Embedding | TensorRole::Head => self.embedding,
-            TensorRole::Linear(_) => self.matrices,
-        }
+    /// The type of a tensor in the file.
+    fn dtype(&self, spec: &ModelSpec, entry: &TensorEntry) -> DType {
+        type_of(spec, entry, self.matrices, self.embedding)
+    }
+}
+
+/// The type of a tensor in a file; norms and biases are always F32.
+fn type_of(spec: &ModelSpec, entry: &TensorEntry, matrices: DType, embedding: DType) -> DType {
+    match entry.role {
+        TensorRole::Norm | TensorRole::Bias => DType::F32,
+        TensorRole::Embedding | TensorRole::Head if !entry.is_ternary(spec) => embedding,
+        _ => matrices,
     }
 }
 
@@ -90,7 +98,7 @@ pub fn write_gguf(
     let table = tensor_table(spec);
     let mut plan: Vec<_> = table
         .iter()
-        .map(|entry| TensorPlan::new(tensor_name(entry), form.dtype(entry), &entry.shape))
+        .map(|entry| TensorPlan::new(tensor_name(entry), form.dtype(spec, entry), &entry.shape))
         .collect();
     let factors = rope::factors(spec);
     plan.extend(factors.iter().map(|all| TensorPlan::new(rope::FACTORS, DType::F32, &[all.len()])));
@@ -98,17 +106,21 @@ pub fn write_gguf(
     let mut counter = Counter::new(spec, &mut progress);
     let mut written = Converted::default();
     for entry in &table {
-        if entry.is_ternary(spec) {
+        if entry.group_width(spec).is_some() {
+            write_groups(&mut writer, path, source, entry, architecture, form.matrices)?;
+            written.ternary += entry.elements();
+            counter.add(entry.elements())?;
+        } else if entry.is_ternary(spec) {
             let (codes, scale) = source.matrix(entry)?.quantised();
             let codes = in_file_order(architecture, spec, entry, codes);
             writer.write(&ternary_bytes(path, entry, form.matrices, &codes, scale)?)?;
             written.ternary += codes.len();
             counter.add(codes.len())?;
         } else if architecture.is_interleaved(entry) {
-            write_interleaved(&mut writer, path, source, entry, form.dtype(entry))?;
+            write_interleaved(&mut writer, path, source, entry, form.dtype(spec, entry))?;
             counter.add(entry.elements())?;
         } else {
-            write_floats(&mut writer, path, source, entry, form.dtype(entry), &mut counter)?;
+            write_floats(&mut writer, path, source, entry, form.dtype(spec, entry), &mut counter)?;
         }
         writer.end_tensor()?;
     }
@@ -138,12 +150,9 @@ pub fn check(
         return Err(FormatError::container(path, what));
     }
     Architecture::of(path, spec)?;
-    for entry in tensor_table(spec) {
-        let dtype = match entry.role {
-            TensorRole::Norm | TensorRole::Bias => continue,
-            TensorRole::Embedding | TensorRole::Head => embedding,
-            TensorRole::Linear(_) => matrices,
-        };
+    check_group(path, spec.quantiser.group, matrices)?;
+    for entry in tensor_table(spec).iter().filter(|entry| entry.is_matrix()) {
+        let dtype = type_of(spec, entry, matrices, embedding);
         let (columns, block) = (entry.shape[1], dtype.block());
         if !(columns as u64).is_multiple_of(block) {
             let name = dtype.name();
@@ -152,6 +161,27 @@ pub fn check(
         }
     }
     Ok(())
+}
+
+/// Whether blocks of a type can hold the scales of a model: each of its groups is made of whole blocks.
+fn check_group(path: &Path, group: Group, ternary: DType) -> Result<(), FormatError> {
+    let holds = match (group, ternary) {
+        (Group::Matrix, DType::Q2_0) => false,
+        (Group::Matrix, _) => true,
+        (_, DType::I2S) => false,
+        (Group::Row, _) => true,
+        (Group::Columns(width), _) => (width as u64).is_multiple_of(ternary.block()),
+    };
+    if holds {
+        return Ok(());
+    }
+    let (name, expected) = match (group, ternary) {
+        (Group::Matrix, _) => (ternary.name(), "I2_S, TQ1_0 or TQ2_0"),
+        (Group::Columns(64 | 128), _) => (ternary.name(), "Q2_0"),
+        _ => (ternary.name(), "Q2_0, TQ1_0 or TQ2_0"),
+    };
+    let what = format!("has the group {group}, which {name} does not hold; expected {expected}");
+    Err(FormatError::config(path, "quantiser.group", what))
 }
 
 fn metadata(spec: &ModelSpec, architecture: Architecture, form: &GgufForm) -> Metadata {
@@ -231,6 +261,57 @@ fn ternary_bytes(
         return Err(FormatError::tensor(path, &entry.name, what));
     }
     Ok(if dtype == DType::Tq1_0 { tq1_0::pack(codes, half) } else { tq2_0::pack(codes, half) })
+}
+
+/// A matrix with groups, a block of the type after the other; a group of several blocks has its scale
+/// in each of them.
+fn write_groups(
+    writer: &mut GgufWriter,
+    path: &Path,
+    source: &dyn TensorSource,
+    entry: &TensorEntry,
+    architecture: Architecture,
+    dtype: DType,
+) -> Result<(), FormatError> {
+    let turned = |row| architecture.source_row(entry, source.spec(), row);
+    let in_order = (0..entry.shape[0]).all(|row| turned(row) == row);
+    let whole = if in_order { None } else { Some(source.grouped(entry, 0..entry.shape[0])?) };
+    for rows in row_chunks(entry) {
+        let matrix = match &whole {
+            None => source.grouped(entry, rows)?,
+            Some(whole) => whole.rows_in(rows.map(turned)),
+        };
+        writer.write(&group_bytes(path, entry, dtype, &matrix)?)?;
+    }
+    Ok(())
+}
+
+fn group_bytes(
+    path: &Path,
+    entry: &TensorEntry,
+    dtype: DType,
+    matrix: &GroupedTernary,
+) -> Result<Vec<u8>, FormatError> {
+    let refused = |what: String| FormatError::tensor(path, &entry.name, what);
+    if dtype != DType::Q2_0 && matrix.largest_code() > 1 {
+        return Err(refused(format!("holds the code +2, which {} does not hold", dtype.name())));
+    }
+    let halves: Vec<f16> = matrix.scales().iter().map(|&scale| f16::from_f32(scale)).collect();
+    let lost =
+        |(half, scale): (&f16, &f32)| half.is_infinite() || *half == f16::ZERO && *scale != 0.0;
+    if let Some(at) = halves.iter().zip(matrix.scales()).position(lost) {
+        let scale = matrix.scales()[at];
+        return Err(refused(format!("has the scale {scale}, which F16 does not hold")));
+    }
+    let block = dtype.block() as usize;
+    let blocks = matrix.width() / block;
+    let scales: Vec<f16> =
+        halves.iter().flat_map(|half| std::iter::repeat_n(*half, blocks)).collect();
+    Ok(match dtype {
+        DType::Tq1_0 => tq1_0::pack_groups(matrix.codes(), &scales),
+        DType::Tq2_0 => tq2_0::pack_groups(matrix.codes(), &scales),
+        _ => q2_0::pack(matrix.codes(), &scales, block),
+    })
 }
 
 fn write_floats(

@@ -7,9 +7,11 @@ use half::bf16;
 use super::{ConversionProgress, Converted, Counter, check_ternary, no_progress};
 use crate::blocks::quantise;
 use crate::folder::{CONFIG_FILE, MODEL_FILE, scale_name};
+use crate::group::Group;
+use crate::grouped::GroupedTernary;
 use crate::master::keep_codes;
 use crate::matrix::Matrix;
-use crate::packed::PackedTernary;
+use crate::packed::{PackedTernary, packed_grouped};
 use crate::source::{FromValues, TensorSource, row_chunks};
 use crate::writer::{TensorPlan, TensorWriter};
 use crate::{DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, tensor_table};
@@ -18,10 +20,13 @@ use crate::{DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, te
 ///
 /// Matrices of the blocks become U8 `[N/4, K]` with an F32 `weight_scale [1]`: mean |w|, which
 /// multiplies (`autobitlinear`), or its inverse, which divides (`bitlinear`), whichever `form`
-/// says; the config says the same. Embedding, head and norms are rounded to BF16.
+/// says; the config says the same. With a scale for each row or group of columns `weight_scale` is
+/// `[N, K / group]`, in F16 for groups, and always multiplies. Float embedding, head and norms are
+/// rounded to BF16.
 ///
 /// # Errors
-/// A matrix whose rows do not fill bytes is refused by name before anything is written.
+/// A matrix whose rows do not fill bytes is refused by name before anything is written; so are scales
+/// of groups that should divide.
 pub fn write_packed_form(
     dir: &Path,
     source: &dyn TensorSource,
@@ -30,6 +35,11 @@ pub fn write_packed_form(
 ) -> Result<Converted, FormatError> {
     let (path, spec) = (dir.join(MODEL_FILE), source.spec());
     check_packable(&path, spec)?;
+    if spec.quantiser.group != Group::Matrix && form == WeightForm::PackedDividing {
+        let what = "gives scales to groups of weights; only scales that multiply (autobitlinear) are \
+                    written for them";
+        return Err(FormatError::config(&path, "quantiser", what));
+    }
     let table = tensor_table(spec);
     let mut writer = TensorWriter::create(&path, planned_packed(spec, &table))?;
     let mut counter = Counter::new(spec, &mut progress);
@@ -37,6 +47,13 @@ pub fn write_packed_form(
     for entry in &table {
         if !entry.is_ternary(spec) {
             write_bf16(&mut writer, source, entry, &mut counter)?;
+            continue;
+        }
+        if entry.group_width(spec).is_some() {
+            let matrix = source.grouped(entry, 0..entry.shape[0])?;
+            written.ternary += matrix.codes().len();
+            write_groups(&mut writer, spec, entry, &matrix)?;
+            counter.add(entry.elements())?;
             continue;
         }
         let (codes, scale) = source.matrix(entry)?.quantised();
@@ -54,6 +71,26 @@ pub fn write_packed_form(
     writer.finish()?;
     write_config(dir, spec, form)?;
     Ok(written)
+}
+
+fn write_groups(
+    writer: &mut TensorWriter,
+    spec: &ModelSpec,
+    entry: &TensorEntry,
+    matrix: &GroupedTernary,
+) -> Result<(), FormatError> {
+    let packed = packed_grouped(matrix.rows(), matrix.columns(), matrix.codes());
+    writer.write_whole(&entry.name, &packed)?;
+    let scales = quantise(scale_type(spec), matrix.scales());
+    writer.write_whole(&scale_name(&entry.name), &scales)
+}
+
+/// How the scales of a packed folder are stored.
+fn scale_type(spec: &ModelSpec) -> DType {
+    match spec.quantiser.group {
+        Group::Columns(_) => DType::F16,
+        Group::Matrix | Group::Row => DType::F32,
+    }
 }
 
 /// [`write_packed_form`] with scales that multiply, from functions that give float values.
@@ -83,6 +120,11 @@ pub fn write_master(
     mut progress: ConversionProgress,
 ) -> Result<Converted, FormatError> {
     let (path, spec) = (dir.join(MODEL_FILE), source.spec());
+    if spec.quantise && spec.quantiser.group != Group::Matrix {
+        let what =
+            "gives scales to groups of weights, whose latents are not written as a BF16 master";
+        return Err(FormatError::config(&path, "quantiser", what));
+    }
     let table = tensor_table(spec);
     let plan =
         table.iter().map(|entry| TensorPlan::new(&entry.name, DType::Bf16, &entry.shape)).collect();
@@ -107,6 +149,7 @@ pub fn write_master(
                 }
                 master.values
             }
+            Matrix::Grouped(_) => unreachable!("refused above"),
         };
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         writer.write_whole(&entry.name, &bytes)?;
@@ -148,7 +191,10 @@ fn planned_packed(spec: &ModelSpec, table: &[TensorEntry]) -> Vec<TensorPlan> {
                 DType::U8,
                 &[entry.shape[0] / 4, entry.shape[1]],
             ));
-            plan.push(TensorPlan::new(scale_name(&entry.name), DType::F32, &[1]));
+            let groups =
+                entry.group_width(spec).map(|width| vec![entry.shape[0], entry.shape[1] / width]);
+            let shape = groups.unwrap_or_else(|| vec![1]);
+            plan.push(TensorPlan::new(scale_name(&entry.name), scale_type(spec), &shape));
         } else {
             plan.push(TensorPlan::new(&entry.name, DType::Bf16, &entry.shape));
         }

@@ -1,5 +1,7 @@
 //! Every form written and read back, from every other.
 
+mod groups;
+
 use std::path::Path;
 
 use super::gguf::{GgufForm, write_gguf};

@@ -38,6 +38,16 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// A tensor as the header describes it, not yet compared with the data.
+pub(super) struct Claim {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: DType,
+    /// From the start of the data section.
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
 /// Bytes of a tensor of this shape `[out, in]`, without padding.
 pub(super) fn tensor_bytes(shape: &[usize], dtype: DType) -> Result<u64, String> {
     let row_length = match shape {

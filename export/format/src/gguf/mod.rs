@@ -13,6 +13,7 @@
 
 pub mod architecture;
 mod cursor;
+mod groups;
 mod layout;
 mod metadata;
 mod model;
@@ -21,6 +22,7 @@ pub(crate) mod rope;
 pub(crate) mod tensor_names;
 #[cfg(test)]
 mod tests;
+mod two_bit;
 mod value;
 mod writer;
 

@@ -7,10 +7,12 @@ use std::path::Path;
 use half::f16;
 
 use super::architecture::{self, Architecture};
+use super::groups::{holds_groups, refuse_rotation, with_quantiser};
 use super::tensor_names::tensor_name;
 use super::{GgufFile, GgufTensor, rope};
 use crate::blocks::i2_s::{self, I2sLayout};
 use crate::blocks::{BlockError, dequantise, tq1_0, tq2_0};
+use crate::group::Group;
 use crate::quant::WeightScale;
 use crate::{DType, FormatError, ModelSpec, TensorEntry, TensorSource, TensorView, tensor_table};
 
@@ -44,10 +46,12 @@ impl GgufModel {
         let missing = || FormatError::tensor(file.path(), EMBEDDING, "is missing");
         let vocab_size = file.tensor(EMBEDDING).ok_or_else(missing)?.shape[0];
         let tied = file.tensor(HEAD).is_none();
+        refuse_rotation(file.metadata())?;
         let has_codes = file.tensors().iter().any(|info| info.dtype.is_ternary());
         let (architecture, mut spec) =
             architecture::read(file.metadata(), vocab_size, tied, has_codes)?;
         read_factors(&file, &mut spec)?;
+        let spec = with_quantiser(&file, spec)?;
         let model = Self { file, spec, architecture, i2_s };
         model.check_tensors()?;
         Ok(model)
@@ -108,6 +112,24 @@ impl GgufModel {
         })
     }
 
+    /// Some rows, in our order, of a tensor whose rows are whole blocks.
+    fn block_rows(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<u8>, FormatError> {
+        let (info, width) = (self.info(entry), entry.row_length() as u64);
+        let row_bytes = info.dtype.bytes_of(width, width).expect("rows of whole blocks") as usize;
+        let theirs = |row| self.architecture.source_row(entry, &self.spec, row);
+        if (0..entry.shape[0]).all(|row| theirs(row) == row) {
+            return self.file.part(info, rows.start * row_bytes..rows.end * row_bytes);
+        }
+        let bytes = self.file.part(info, 0..info.len())?;
+        let mut ordered = vec![0; rows.len() * row_bytes];
+        for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
+            if let Some(place) = theirs(row).checked_sub(rows.start).filter(|at| *at < rows.len()) {
+                ordered[place * row_bytes..][..row_bytes].copy_from_slice(bytes);
+            }
+        }
+        Ok(ordered)
+    }
+
     fn in_our_order(&self, entry: &TensorEntry, codes: Vec<i8>) -> Vec<i8> {
         let width = entry.shape[1];
         let ours = |row| self.architecture.source_row(entry, &self.spec, row);
@@ -125,6 +147,22 @@ impl GgufModel {
         self.file.tensor(&tensor_name(entry)).expect("the file's tensors were checked")
     }
 
+    /// The types that a tensor should have, if it has another.
+    fn other_type(&self, entry: &TensorEntry, dtype: DType) -> Option<String> {
+        let group = self.spec.quantiser.group;
+        if !entry.is_ternary(&self.spec) {
+            // A table in blocks of codes has values; a norm in them is a mistake.
+            let known = !dtype.is_ternary() || entry.is_matrix() && dtype != DType::I2S;
+            return (!known).then(|| "a float type".to_owned());
+        }
+        if group == Group::Matrix {
+            let known = matches!(dtype, DType::I2S | DType::Tq1_0 | DType::Tq2_0);
+            return (!known).then(|| "I2_S, TQ1_0 or TQ2_0: a ternary matrix".to_owned());
+        }
+        let expected = || format!("a ternary matrix with groups of {group} weights");
+        (!holds_groups(dtype, group)).then(expected)
+    }
+
     fn check_tensors(&self) -> Result<(), FormatError> {
         let table = tensor_table(&self.spec);
         for entry in &table {
@@ -134,10 +172,7 @@ impl GgufModel {
                 let what = format!("has shape {:?}; expected {:?}", info.shape, entry.shape);
                 return Err(self.error(entry, what));
             }
-            let codes = info.dtype.is_ternary();
-            if codes != entry.is_ternary(&self.spec) {
-                let expected =
-                    if codes { "a float type" } else { "I2_S, TQ1_0 or TQ2_0: a ternary matrix" };
+            if let Some(expected) = self.other_type(entry, info.dtype) {
                 let what = format!("has type {}; expected {expected}", info.dtype.name());
                 return Err(self.error(entry, what));
             }
@@ -196,7 +231,10 @@ impl TensorSource for GgufModel {
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         let info = self.info(entry);
-        if info.dtype.is_ternary() {
+        if entry.group_width(&self.spec).is_some() {
+            return Ok(TensorView::stored(info.dtype, self.block_rows(entry, rows)?));
+        }
+        if entry.is_ternary(&self.spec) {
             assert_eq!(rows, 0..entry.shape[0], "a ternary matrix is read whole");
             let (codes, scale) = self.codes(entry)?;
             return Ok(TensorView::codes(self.in_our_order(entry, codes), scale));

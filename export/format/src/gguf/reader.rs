@@ -6,10 +6,11 @@ use std::path::Path;
 
 use super::cursor::HeaderCursor;
 use super::layout::{
-    LARGEST_HEADER, LONGEST_KEY, LONGEST_TENSOR_NAME, MAGIC, MOST_DIMENSIONS, MOST_PAIRS,
+    Claim, LARGEST_HEADER, LONGEST_KEY, LONGEST_TENSOR_NAME, MAGIC, MOST_DIMENSIONS, MOST_PAIRS,
     MOST_TENSORS, VERSION, is_key, is_tensor_name, tensor_bytes,
 };
 use super::metadata::Metadata;
+use super::two_bit::{SectionEnds, resolved};
 use super::value::Value;
 use crate::parts::FileParts;
 use crate::{DType, FileBytes, FormatError};
@@ -79,6 +80,9 @@ impl GgufFile {
         let claims = header.tensors(tensor_count)?;
         let header_len = header.cursor.position();
         let data = DataSection::behind(header_len, &metadata, file.len() as usize)?;
+        let ends =
+            SectionEnds { start: data.start, file_len: data.file_len, alignment: data.alignment };
+        let claims = resolved(path, claims, ends)?;
         let tensors = data.place(path, claims)?;
         let places = named_places(path, &tensors)?;
         Ok(Self { file, metadata, tensors, places })
@@ -113,16 +117,6 @@ impl GgufFile {
         let start = tensor.bytes.start as u64;
         Ok(self.file.read(start + part.start as u64..start + part.end as u64)?)
     }
-}
-
-/// A tensor as the header describes it, not yet compared with the data.
-struct Claim {
-    name: String,
-    shape: Vec<usize>,
-    dtype: DType,
-    /// From the start of the data section.
-    offset: u64,
-    len: u64,
 }
 
 /// The part of a file before the data, while it is being read.

@@ -4,6 +4,7 @@ mod bad_files;
 mod good_files;
 mod mutations;
 mod raw;
+mod two_bit;
 
 use std::path::Path;
 
@@ -85,9 +86,20 @@ fn sample_metadata() -> Metadata {
 
 /// A tensor of each type, the sizes not multiples of the alignment where they can be.
 fn sample_tensors() -> Vec<Tensor> {
-    let shapes: [&'static [usize]; 8] =
-        [&[3], &[1, 5], &[2, 32], &[1, 256], &[7, 1], &[2, 256], &[1, 1, 1, 256], &[2, 64]];
-    let names = ["a", "b", "c", "d", "e", "f", "g", "blk.0.attn_q.weight"];
+    let shapes: [&'static [usize]; 11] = [
+        &[3],
+        &[1, 5],
+        &[2, 32],
+        &[1, 256],
+        &[7, 1],
+        &[2, 256],
+        &[1, 1, 1, 256],
+        &[2, 64],
+        &[3, 192],
+        &[1, 128],
+        &[2, 128],
+    ];
+    let names = ["a", "b", "c", "d", "e", "f", "g", "blk.0.attn_q.weight", "h", "i", "j"];
     let describe = |((name, shape), dtype): ((&'static str, &'static [usize]), DType)| {
         let len = super::layout::tensor_bytes(shape, dtype).unwrap();
         (name, shape, dtype, (0..len).map(|byte| byte as u8).collect())

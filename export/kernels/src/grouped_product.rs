@@ -1,0 +1,72 @@
+//! Products of a matrix with groups over a range of rows: some tokens and 32 rows at a time.
+
+use std::ops::Range;
+
+use crate::groups::{GroupTile, TokenGroups};
+use crate::layout::ROWS_PER_PAIR;
+use crate::{Activations, GroupPanels, Kernel};
+
+/// Tokens that meet a pair of panels before the next pair comes.
+const TOKENS_PER_PASS: usize = 64;
+
+/// `out [T, rows]` = the products of quantised tokens with some rows of a matrix with groups, the same
+/// bits in every kernel: `acc ← acc + d · ((1/a) · s)` for each group, ascending from 0, with the exact
+/// sum `s` of the group, its scale `d` and the token's scale `a`, each operation rounded once in f32.
+///
+/// `rows` starts at a multiple of [`ROWS_PER_PAIR`] and ends at one or at the last row.
+///
+/// # Panics
+/// If rows, columns or places do not fit.
+pub fn grouped_product(
+    kernel: Kernel,
+    panels: &GroupPanels,
+    x: &Activations,
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
+    panels.check(x.columns(), x.tokens(), &rows, out.len());
+    match x.tokens() {
+        0 => {}
+        1 => pass::<1>(kernel, panels, x, 0..1, rows, out),
+        2..=8 => pass::<8>(kernel, panels, x, 0..x.tokens(), rows, out),
+        tokens => {
+            for first in (0..tokens).step_by(TOKENS_PER_PASS) {
+                let some = first..tokens.min(first + TOKENS_PER_PASS);
+                let places = &mut out[first * rows.len()..some.end * rows.len()];
+                pass::<TOKENS_PER_PASS>(kernel, panels, x, some, rows.clone(), places);
+            }
+        }
+    }
+}
+
+/// At most `T` tokens with all of `rows`.
+fn pass<const T: usize>(
+    kernel: Kernel,
+    panels: &GroupPanels,
+    x: &Activations,
+    tokens: Range<usize>,
+    rows: Range<usize>,
+    out: &mut [f32],
+) {
+    let (mut sums, mut found) = ([[0; ROWS_PER_PAIR]; T], [[0.0; ROWS_PER_PAIR]; T]);
+    let mut steps = [0.0; T];
+    let (sums, found) = (&mut sums[..tokens.len()], &mut found[..tokens.len()]);
+    for (step, scale) in steps.iter_mut().zip(&x.scales()[tokens.clone()]) {
+        *step = 1.0 / scale.multiplier();
+    }
+    let blocks = x.block_sums().len() / x.tokens();
+    let tokens = TokenGroups {
+        codes: x.token_codes(tokens.clone()),
+        block_sums: &x.block_sums()[tokens.start * blocks..tokens.end * blocks],
+        blocks,
+        steps: &steps,
+    };
+    for first in rows.clone().step_by(ROWS_PER_PAIR) {
+        let tile = GroupTile { sums: &mut *sums, out: &mut *found };
+        kernel.grouped(panels.pair(first / ROWS_PER_PAIR), tokens, tile);
+        let count = rows.end.min(first + ROWS_PER_PAIR) - first;
+        for (out, found) in out.chunks_exact_mut(rows.len()).zip(&*found) {
+            out[first - rows.start..][..count].copy_from_slice(&found[..count]);
+        }
+    }
+}
