@@ -150,8 +150,13 @@ fn content_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
 pub fn compatibility_warnings(model: &StoredModel) -> Vec<String> {
     let mut all = Vec::new();
     match model {
-        StoredModel::Folder(folder) if !folder.spec().quantise => {}
-        StoredModel::Folder(folder) => all.push(folder_warning(folder.form()).to_owned()),
+        StoredModel::Folder(folder)
+            if folder.spec().quantise && model.spec().has_b158_quantiser() =>
+        {
+            all.push(folder_warning(folder.form()).to_owned());
+        }
+        // A dense model has none; another quantiser is said with itself.
+        StoredModel::Folder(_) => {}
         StoredModel::Gguf(gguf) => gguf_warnings(gguf, &mut all),
     }
     let spec = model.spec();
