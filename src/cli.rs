@@ -1,6 +1,7 @@
 //! The command line; `commands` interprets it.
 
 mod data;
+mod report;
 mod scaling;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ pub(crate) use data::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
     SplitDataArgs,
 };
+pub(crate) use report::{DiffArgs, ReportArgs, RunsArgs};
 pub(crate) use scaling::{FitArgs, SweepArgs};
 
 use crate::failure::Usage;
@@ -161,6 +163,12 @@ pub(crate) enum TrainerCommand {
     Sweep(SweepArgs),
     /// Fit a scaling law to the losses of finished runs.
     Fit(FitArgs),
+    /// Write a page about runs: curves, ternary codes, samples, recipe.
+    Report(ReportArgs),
+    /// List runs: state, steps, losses, the recipe keys in which they differ.
+    Runs(RunsArgs),
+    /// Show the recipe keys in which two runs or recipes differ.
+    Diff(DiffArgs),
     /// List the devices of this build and this machine.
     Devices,
     /// Print a completion script for a shell.

@@ -152,6 +152,13 @@ pub fn report_file_size_limit() {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 
+/// What the processor calls itself; `None` where unknown.
+pub fn cpu_name() -> Option<String> {
+    let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// The cores this process may run on, by number; empty where unknown.
 #[cfg(target_os = "linux")]
 pub fn cores() -> BTreeSet<usize> {

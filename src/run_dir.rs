@@ -14,7 +14,7 @@ use crate::error::TrainError;
 use crate::leftovers;
 use crate::platform::file_identity;
 use crate::recipe::ExportFormat;
-use crate::run_record::{Published, RECORD_FILE, RunRecord};
+use crate::run_record::{Published, RECORD_FILE, RunFacts, RunRecord};
 
 /// The log of a run, one JSON object a line.
 pub(crate) const METRICS_FILE: &str = "metrics.jsonl";
@@ -30,6 +30,8 @@ pub(crate) const FINAL_DIR: &str = "final";
 pub(crate) const BEST_DIR: &str = "best";
 /// The exported models.
 pub(crate) const EXPORT_DIR: &str = "export";
+/// The page of the run.
+pub(crate) const PAGE_FILE: &str = "report.html";
 /// `TensorBoard`'s event files.
 pub(crate) const EVENTS_DIR: &str = "tensorboard";
 /// The store of `MLflow`.
@@ -42,13 +44,14 @@ const CRASH_FILE: &str = "crash.json";
 const LOCK_FILE: &str = "run.lock";
 
 /// What a run writes under these names replaces or continues what is there.
-const WRITTEN: [&str; 9] = [
+const WRITTEN: [&str; 10] = [
     METRICS_FILE,
     SAMPLES_FILE,
     RESOLVED_FILE,
     COMMAND_FILE,
     RECORD_FILE,
     CRASH_FILE,
+    PAGE_FILE,
     FINAL_DIR,
     BEST_DIR,
     EXPORT_DIR,
@@ -122,6 +125,12 @@ impl RunDir {
             format.is_ok_and(|format| self.export_path(format).exists())
         });
         published
+    }
+
+    /// Notes what trains, and where.
+    pub(crate) fn note_facts(&self, facts: RunFacts) -> Result<(), TrainError> {
+        let record = RunRecord::read(&self.path).unwrap_or_default();
+        RunRecord { facts: Some(facts), ..record }.write(&self.path)
     }
 
     /// Notes what has been published.

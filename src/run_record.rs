@@ -2,12 +2,14 @@
 //! checkpoints lie there, the processes whose half-written files may lie there, and what of the
 //! finished model has been published.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bitnet_format::staged::{OnExisting, write_file};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
+use crate::platform;
 
 /// Its name.
 pub(crate) const RECORD_FILE: &str = "run.json";
@@ -26,6 +28,37 @@ pub(crate) struct RunRecord {
     /// What was published of the trained model.
     #[serde(default)]
     pub(crate) published: Published,
+    /// What trains, and where; none before the first step.
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub(crate) facts: Option<RunFacts>,
+}
+
+/// What trains and where, for those who look at a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunFacts {
+    /// Steps of the whole run.
+    pub(crate) steps: u64,
+    /// Parameters of the model.
+    pub(crate) parameters: u64,
+    /// What it runs on, by name.
+    pub(crate) machine: BTreeMap<String, String>,
+}
+
+impl RunFacts {
+    /// Those of this machine.
+    pub(crate) fn here(steps: u64, parameters: u64, device: &str, ranks: usize) -> Self {
+        let facts = [
+            ("cpu", platform::cpu_name().unwrap_or_default()),
+            ("cores", platform::cores().len().to_string()),
+            ("device", device.to_owned()),
+            ("processes", ranks.to_string()),
+            ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        let known = facts.into_iter().filter(|(_, fact)| !fact.is_empty() && fact != "0");
+        let machine = known.map(|(name, fact)| (name.to_owned(), fact)).collect();
+        Self { steps, parameters, machine }
+    }
 }
 
 /// What of a trained model has been published.
@@ -75,7 +108,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(RunRecord::read(dir.path()), None);
         let published = Published { of: Some(("a".into(), 7)), exports: vec!["hf-packed".into()] };
-        let record = RunRecord { run_id: "a".into(), writers: vec![3], published };
+        let record = RunRecord {
+            run_id: "a".into(),
+            writers: vec![3],
+            published,
+            facts: Some(RunFacts::here(9, 100, "flex", 1)),
+        };
+        assert!(RunRecord::default().facts.is_none());
         record.write(dir.path()).unwrap();
         assert_eq!(RunRecord::read(dir.path()), Some(record.clone()));
         assert_eq!(record.published.clone().of_step("a", 7), record.published);

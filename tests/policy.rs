@@ -31,7 +31,7 @@ fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
-    let folders = ["src", "export", "stories", "data", "tests", "examples"];
+    let folders = ["src", "export", "stories", "data", "report", "tests", "examples"];
     let paths = folders.iter().flat_map(|folder| files(folder, "rs"));
     paths.map(|path| (path.clone(), fs_err::read_to_string(path).unwrap())).collect()
 }
@@ -89,6 +89,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
         "bitnet",
         "bitnet-stories",
         "bitnet-data",
+        "bitnet-report",
     ] {
         let output = Command::new(env!("CARGO"))
             .args(["tree", "--package", name, "--locked", "--offline", "--prefix", "none"])

@@ -14,6 +14,7 @@ mod inspect;
 mod manual;
 mod plan;
 mod ranks;
+mod report;
 mod run;
 mod statistics_out;
 mod sweep;
@@ -51,6 +52,9 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Bench(args)) => bench::run(args),
         Some(TrainerCommand::Sweep(args)) => sweep::run(args),
         Some(TrainerCommand::Fit(args)) => fit::run(args),
+        Some(TrainerCommand::Report(args)) => report::report(args),
+        Some(TrainerCommand::Runs(args)) => report::runs(args),
+        Some(TrainerCommand::Diff(args)) => report::diff(args),
         Some(TrainerCommand::Devices) => {
             print_line(&device::listed().join("\n"));
             Ok(())

@@ -179,6 +179,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("guard.spike_sigma", "standard deviations; 0 = off", Value("0.0"), "Skips a step whose loss or gradient norm lies this far above the mean of the window."),
     key("guard.spike_window", "whole number of steps", Value("128"), "Steps in that window."),
     key("telemetry.every", "whole number of steps; 0 = off", Value("10"), "Steps between two reports on the ternary weights."),
+    key("report.html", "true or false", Value("true"), "Writes `report.html`, a page of the run, when it ends: see [Watching runs](watching.md)."),
     key("report.track", "list of `\"tensorboard\"`, `\"mlflow\"`", Value("[\"tensorboard\"]"), "Programs in whose form the curves are written too: see [Trackers](trackers.md)."),
     key("report.command", "command line", Chosen("none"), "A command that reads every line of `metrics.jsonl` from its standard input."),
 ];

@@ -52,7 +52,8 @@ pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
     AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, Precision,
-    REDUCE_PRECISION_WORDS, Recipe, Sample, TelemetrySettings, TokenizerSource, Train,
+    REDUCE_PRECISION_WORDS, Recipe, ReportSettings, Sample, TelemetrySettings, TokenizerSource,
+    Train,
 };
 pub use stage::{LossReduction, StageKind};
 

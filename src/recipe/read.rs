@@ -405,13 +405,14 @@ fn read_telemetry(root: &mut Section<'_>) -> TelemetrySettings {
 
 fn read_report(root: &mut Section<'_>) -> ReportSettings {
     let mut table = root.section("report");
+    let html = table.value("html", Item::boolean);
     let track = table.value("track", |item| {
         let items = item.list("a list of trackers, such as [\"tensorboard\"]")?;
         items.iter().map(|item| item.choice(TrackerKind::WORDS)).collect::<Option<Vec<_>>>()
     });
     let command = table.optional("command", Item::text);
     table.finish();
-    ReportSettings { track, command }
+    ReportSettings { html, track, command }
 }
 
 fn read_sample(root: &mut Section<'_>) -> Sample {

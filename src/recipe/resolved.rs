@@ -179,7 +179,8 @@ impl Recipe {
 
     fn report_table(&self) -> Value {
         let track = self.report.track.iter().map(|kind| text(kind.name())).collect();
-        let mut entries = table([("track", Value::Array(track))]);
+        let html = Value::Boolean(self.report.html);
+        let mut entries = table([("html", html), ("track", Value::Array(track))]);
         entries.extend(
             self.report.command.iter().map(|command| ("command".to_owned(), text(command))),
         );

@@ -365,6 +365,8 @@ pub struct TelemetrySettings {
 /// How a run is shown to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportSettings {
+    /// Whether a page is written when it has ended.
+    pub html: bool,
     /// Programs in whose form the curves are written too.
     pub track: Vec<TrackerKind>,
     /// A command that reads every line of the metrics.

@@ -3,6 +3,7 @@
 
 mod dry_run;
 mod own_files;
+mod page;
 mod pipeline;
 mod resume;
 mod space;
@@ -35,7 +36,7 @@ use crate::run_dir::{
     COMMAND_FILE, EVENTS_DIR, FINAL_DIR, METRICS_FILE, MLFLOW_DIR, RESOLVED_FILE, RunDir,
     SAMPLES_FILE, holds_a_run, refuse_others,
 };
-use crate::run_record::Published;
+use crate::run_record::{Published, RunFacts};
 use crate::train::context::RunContext;
 use crate::train::open::{Opener, contradiction, open};
 use crate::train::state::TrainState;
@@ -102,6 +103,9 @@ pub fn run(
     let opened = first_only(comm, || open_dir(options, monitor))?;
     let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::of_rank_0(&options.out), None));
     let made = run_in(&dir, checkpoint, recipe, options, monitor);
+    if comm.is_first() && recipe.report.html && page::is_due(&made) {
+        page::write(&dir, monitor);
+    }
     made.map_err(|error| if dir.has_vanished() { dir.vanished(error) } else { error })
 }
 
@@ -325,6 +329,9 @@ fn begin(
     monitor: &mut dyn Monitor,
 ) -> Result<Trackers, TrainError> {
     dir.claim(&state.progress.run_id, state.is_trained(context.steps))?;
+    let (device, ranks) = (&context.recipe.device, context.comm.world_size());
+    let parameters = context.spec.parameters() as u64;
+    dir.note_facts(RunFacts::here(context.steps, parameters, device, ranks))?;
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
     space::require(context, dir, state)?;

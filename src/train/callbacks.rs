@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bitnet_eval::{Benchmark, BenchmarkScore};
+use bitnet_format::process::{peak_memory, resident_memory};
 use burn::module::Module;
 use serde_json::json;
 
@@ -166,9 +167,12 @@ impl<'a> Callbacks<'a> {
             return Ok(());
         }
         let (step, spec) = (state.progress.step, &self.context.spec);
-        let report = self.telemetry.report(spec, &state.model, self.context.comm);
+        let (report, latents) = self.telemetry.report(spec, &state.model, self.context.comm);
         let Some(all) = report.get("all") else { return Ok(()) };
-        self.log.append(&json!({"step": step, "ternary": report}))?;
+        let process = json!({"resident_bytes": resident_memory(), "peak_bytes": peak_memory()});
+        let record =
+            json!({"step": step, "ternary": report, "latents": latents, "process": process});
+        self.log.append(&record)?;
         self.log.monitor.ternary(step, all);
         Ok(())
     }

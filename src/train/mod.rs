@@ -14,6 +14,7 @@
 mod callbacks;
 pub(crate) mod context;
 mod energy;
+mod latent_report;
 mod metrics;
 pub(crate) mod open;
 mod rounded_away;

@@ -229,7 +229,8 @@ impl Callbacks<'_> {
         if !state.model.merges_factors() {
             return;
         }
-        let report = Telemetry::default().report(&self.context.spec, &state.model, &Comm::single());
+        let single = &Comm::single();
+        let (report, _) = Telemetry::default().report(&self.context.spec, &state.model, single);
         let share = |(kind, shares): (&String, &TernaryShares)| {
             let moved = shares.moved.filter(|&moved| moved > 0.0 || kind == "all")?;
             Some(format!("{kind} {:.3} %", 100.0 * moved))

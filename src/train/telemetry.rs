@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use bitnet_format::quant::{WeightScale, ternary_codes};
-use bitnet_format::{ModelSpec, TensorEntry, TensorRole};
+use bitnet_format::{ModelSpec, TensorEntry};
 use rayon::prelude::*;
 
+use super::latent_report::{LatentReport, MatrixLatents, kind_of};
 use crate::distributed::Comm;
 use crate::latents::codes::{pack, unpack};
 use crate::model::{LanguageModel, is_factor, values};
@@ -37,7 +38,7 @@ impl Telemetry {
         spec: &ModelSpec,
         model: &LanguageModel,
         comm: &Comm,
-    ) -> BTreeMap<String, TernaryShares> {
+    ) -> (BTreeMap<String, TernaryShares>, LatentReport) {
         let table = model.table();
         let values = values(model);
         let is_counted = |entry: &TensorEntry| entry.is_ternary(spec) && !is_factor(entry);
@@ -46,17 +47,25 @@ impl Telemetry {
         let own: Vec<usize> = own.map(|(_, (index, _))| index).collect();
         let last = self.last.as_deref();
         let count = |(number, &index): (usize, &usize)| {
-            let codes = codes(&model.latents(index, &values));
+            let latents = model.latents(index, &values);
+            let scale = WeightScale::of_latents(&latents);
+            let codes = ternary_codes(&latents, scale);
+            let latents = MatrixLatents::of(&latents, scale);
             let last = last.map(|last| unpack(&last[number], 0..codes.len()));
             let counts = Counts {
                 flipped: last.map(|last| differing(&codes, last)),
                 moved: moved(model, index, &codes),
                 ..Counts::of(&codes, table[index].shape[1])
             };
-            (counts, pack(&codes))
+            (counts, (pack(&codes), latents))
         };
-        let (counts, packed): (Vec<Counts>, Vec<Vec<u8>>) =
-            own.par_iter().enumerate().map(count).unzip();
+        let (counts, rest): (Vec<Counts>, Vec<_>) = own.par_iter().enumerate().map(count).unzip();
+        let (packed, latents): (Vec<Vec<u8>>, Vec<MatrixLatents>) = rest.into_iter().unzip();
+        let all: Vec<(usize, &TensorEntry)> = ternary.clone().collect();
+        let number = |index| all.iter().position(|(at, _)| *at == index).expect("own is of these");
+        let latents: Vec<_> = own.iter().map(|&index| number(index)).zip(latents).collect();
+        let all: Vec<&TensorEntry> = all.into_iter().map(|(_, entry)| entry).collect();
+        let latents = LatentReport::of(&all, &latents, comm);
         // Every rank needs all kinds, also those of which it owns no matrix.
         let names = ternary.flat_map(|(_, entry)| [kind_of(entry), "all".to_owned()]);
         let mut kinds: BTreeMap<String, Counts> =
@@ -73,7 +82,8 @@ impl Telemetry {
         let all = comm.all_reduce_sum(&numbers);
         let (all, _) = all.as_chunks();
         let shares = |numbers| Counts::from_numbers(numbers, compared, adapted).shares();
-        kinds.into_keys().zip(all).map(|(kind, numbers)| (kind, shares(numbers))).collect()
+        let kinds = kinds.into_keys().zip(all);
+        (kinds.map(|(kind, numbers)| (kind, shares(numbers))).collect(), latents)
     }
 }
 
@@ -93,12 +103,6 @@ fn differing(codes: &[i8], others: impl Iterator<Item = i8>) -> u64 {
 
 fn codes(latents: &[f32]) -> Vec<i8> {
     ternary_codes(latents, WeightScale::of_latents(latents))
-}
-
-/// The part of the name that says what the matrix does: `q_proj`.
-fn kind_of(entry: &TensorEntry) -> String {
-    debug_assert!(matches!(entry.role, TensorRole::Linear(_)));
-    entry.name.rsplit('.').nth(1).unwrap_or_default().to_owned()
 }
 
 impl Counts {
@@ -179,7 +183,7 @@ mod tests {
         .unwrap();
         let model = LanguageModel::initial(&spec, 1, &burn::tensor::Device::flex());
         let mut telemetry = Telemetry::default();
-        let first = telemetry.report(&spec, &model, &Comm::single());
+        let (first, latents) = telemetry.report(&spec, &model, &Comm::single());
         let kinds: Vec<_> = first.keys().map(String::as_str).collect();
         let expected =
             ["all", "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"];
@@ -188,6 +192,13 @@ mod tests {
         let all = first["all"];
         assert!((all.minus + all.zero + all.plus - 1.0).abs() < 1e-12);
         assert!(all.zero > 0.2 && all.zero < 0.45, "a Gaussian has 31 % below half its absmean");
-        assert_eq!(telemetry.report(&spec, &model, &Comm::single())["all"].flipped, Some(0.0));
+        assert_eq!(telemetry.report(&spec, &model, &Comm::single()).0["all"].flipped, Some(0.0));
+        let latents = serde_json::to_value(&latents).unwrap();
+        assert_eq!(latents["scale"]["q_proj"].as_array().unwrap().len(), 2);
+        assert_eq!(latents["scale"].as_object().unwrap().len(), 7);
+        let bins: Vec<f64> = serde_json::from_value(latents["histogram"]["1"].clone()).unwrap();
+        assert!((bins.iter().sum::<f64>() - 1.0).abs() < 0.01);
+        let zeros = bins[10..14].iter().sum::<f64>();
+        assert!((zeros - all.zero).abs() < 0.1, "four bins lie between the thresholds: {zeros}");
     }
 }

@@ -145,7 +145,8 @@ fn circles(folder: &str) -> Vec<String> {
 
 #[test]
 fn no_files_import_each_other() {
-    let crates = ["src", "stories/src", "data/src", "export/format/src", "export/text/src"];
+    let crates =
+        ["src", "stories/src", "data/src", "report/src", "export/format/src", "export/text/src"];
     let engine = [
         "export/terminal/src",
         "export/kernels/src",

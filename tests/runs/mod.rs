@@ -15,6 +15,7 @@ pub(crate) mod kill;
 pub(crate) mod lab;
 mod lean;
 mod messages;
+mod report;
 mod signals;
 pub(crate) mod stages;
 mod storage;

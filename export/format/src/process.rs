@@ -8,6 +8,11 @@ pub fn peak_memory() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmHWM:")
 }
 
+/// Resident memory of this process in bytes; `None` where unknown.
+pub fn resident_memory() -> Option<u64> {
+    proc_bytes("/proc/self/status", "VmRSS:")
+}
+
 /// Memory in bytes that this process can still have; `None` where unknown. The machine may have more
 /// than the process is allowed: the smallest limit counts.
 pub fn free_memory() -> Option<u64> {

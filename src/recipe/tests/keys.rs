@@ -54,6 +54,7 @@ fn every_section_knows_exactly_the_keys_of_the_table() {
         ("export", "export.zzz"),
         ("guard", "guard.zzz"),
         ("telemetry", "telemetry.zzz"),
+        ("report", "report.zzz"),
     ] {
         // `constant` and the curves know different keys of a rate.
         let rates = ["{ shape = \"constant\", value = 1 }", "{ shape = \"linear\", peak = 1 }"];

@@ -1,0 +1,33 @@
+//! What the run directories of bitnet-train say: a page ([`page()`]), a table of runs ([`run_table`])
+//! and the recipe keys in which they differ ([`differences`]). Everything is read from files;
+//! nothing is asked of a process.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod chart;
+mod curve;
+mod error;
+mod facts;
+mod folder;
+mod history;
+mod html;
+mod page;
+mod panels;
+mod recipe_keys;
+mod run_table;
+mod samples;
+mod state;
+mod ticks;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use curve::Curve;
+pub use error::ReportError;
+pub use folder::{RunFolder, find_runs, open_all};
+pub use history::RunHistory;
+pub use page::{is_page, page};
+pub use recipe_keys::{KeyDifference, differences, differing_keys, flat_recipe, read_recipe};
+pub use run_table::{RunRow, run_table, sort_rows};
+pub use samples::SampleText;
+pub use state::RunState;

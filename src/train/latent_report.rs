@@ -1,0 +1,113 @@
+//! How the latents lie under their codes: the scale of each matrix, and for three layers a histogram
+//! around the thresholds at which codes change.
+
+use std::collections::BTreeMap;
+
+use bitnet_format::TensorEntry;
+use bitnet_format::quant::WeightScale;
+use serde::Serialize;
+
+use crate::distributed::Comm;
+
+/// Bins of a histogram.
+const BINS: usize = 24;
+/// Scales that it reaches to both sides; what lies farther out counts in the outer bins.
+const REACH: f32 = 3.0;
+
+/// The latents of a model at a step.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub(crate) struct LatentReport {
+    /// Mean of `|latent|` by kind of matrix (`q_proj`), one value a layer.
+    scale: BTreeMap<String, Vec<f64>>,
+    /// Shares of the latents of a layer by `latent / scale`, from −3 to 3; a code changes at −0.5 and
+    /// 0.5. The first, the middle and the last layer.
+    histogram: BTreeMap<String, Vec<f64>>,
+}
+
+/// What one matrix adds: its scale, and its histogram where its layer has one.
+#[derive(Clone, Debug)]
+pub(super) struct MatrixLatents {
+    scale: f64,
+    bins: [u64; BINS],
+}
+
+impl MatrixLatents {
+    pub(super) fn of(latents: &[f32], scale: WeightScale) -> Self {
+        let mut bins = [0; BINS];
+        let inverse = scale.inverse();
+        for latent in latents {
+            let at = (latent * inverse + REACH) * (BINS as f32 / (2.0 * REACH));
+            // A conversion to an integer stops at its ends and takes NaN for 0.
+            bins[(at as usize).min(BINS - 1)] += 1;
+        }
+        Self { scale: f64::from(scale.multiplier()), bins }
+    }
+}
+
+impl LatentReport {
+    /// Of all ternary matrices, of which this rank has counted `own`, by their numbers among them.
+    pub(super) fn of(all: &[&TensorEntry], own: &[(usize, MatrixLatents)], comm: &Comm) -> Self {
+        let layers = chosen(all);
+        let mut numbers = vec![0.0; all.len() + layers.len() * BINS];
+        for (number, latents) in own {
+            numbers[*number] = latents.scale;
+            let Some(at) = layers.iter().position(|it| Some(*it) == layer(all[*number])) else {
+                continue;
+            };
+            let bins = &mut numbers[all.len() + at * BINS..][..BINS];
+            bins.iter_mut().zip(latents.bins).for_each(|(bin, count)| *bin += count as f64);
+        }
+        let numbers = comm.all_reduce_sum(&numbers);
+        let (scales, bins) = numbers.split_at(all.len());
+        let mut scale: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for (entry, value) in all.iter().zip(scales) {
+            scale.entry(kind_of(entry)).or_default().push(shortened(*value));
+        }
+        let histogram = layers.iter().zip(bins.chunks(BINS));
+        let histogram = histogram.map(|(layer, bins)| (layer.to_string(), shares(bins)));
+        Self { scale, histogram: histogram.collect() }
+    }
+}
+
+fn shares(bins: &[f64]) -> Vec<f64> {
+    let all: f64 = bins.iter().sum();
+    bins.iter().map(|bin| shortened(bin / all.max(1.0))).collect()
+}
+
+/// Four significant digits: enough for a drawing, and the log stays small.
+fn shortened(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+/// The first, the middle and the last layer.
+fn chosen(all: &[&TensorEntry]) -> Vec<usize> {
+    let last = all.iter().filter_map(|entry| layer(entry)).max();
+    let mut layers: Vec<usize> = last.into_iter().flat_map(|last| [0, last / 2, last]).collect();
+    layers.dedup();
+    layers
+}
+
+/// The number in `model.layers.3.self_attn.q_proj.weight`.
+fn layer(entry: &TensorEntry) -> Option<usize> {
+    entry.name.split('.').find_map(|part| part.parse().ok())
+}
+
+/// The part of the name that says what the matrix does: `q_proj`.
+pub(super) fn kind_of(entry: &TensorEntry) -> String {
+    entry.name.rsplit('.').nth(1).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latents_are_counted_around_the_thresholds() {
+        let latents = [-10.0, -0.6, -0.1, 0.1, 0.4, 0.6, 10.0, f32::NAN];
+        let counted = MatrixLatents::of(&latents, WeightScale::from_absmean(1.0));
+        let at = |bin: usize| counted.bins[bin];
+        assert_eq!((at(0), at(9), at(11), at(12), at(13), at(14), at(23)), (2, 1, 1, 1, 1, 1, 1));
+        assert_eq!(counted.bins.iter().sum::<u64>(), 8);
+        assert_eq!(shares(&[1.0, 2.0, 0.0]), [0.3333, 0.6667, 0.0]);
+    }
+}
