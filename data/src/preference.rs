@@ -102,8 +102,8 @@ fn sides(
     rules: &TurnRules,
 ) -> Result<([&'static str; 2], [Vec<Message>; 2]), FieldError> {
     let has = |key: &&str| object.contains_key(*key);
-    let both = SIDES.iter().find(|keys| keys.iter().all(|key| has(key)));
-    let keys = both.or_else(|| SIDES.iter().find(|keys| keys.iter().any(|key| has(key))));
+    let both = SIDES.iter().find(|keys| keys.iter().all(&has));
+    let keys = both.or_else(|| SIDES.iter().find(|keys| keys.iter().any(&has)));
     if let (None, Some(key)) = (keys, first_of(object, SCORED)) {
         return Ok(([key; 2], best_and_worst(key, &object[key])?));
     }

@@ -143,7 +143,7 @@ fn says(found: &Value, value: &str) -> bool {
     match found {
         Value::String(text) => text == value,
         Value::Array(items) => items.iter().any(|item| says(item, value)),
-        other => other.to_string() == value,
+        other => *other == value,
     }
 }
 

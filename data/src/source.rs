@@ -23,6 +23,7 @@ const GENERATED_SAMPLES: u64 = 16;
 
 /// Documents in a fixed order.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a run holds a handful of them")]
 pub enum DocumentSource {
     /// Files, and how they are read.
     Files(Vec<PathBuf>, ReadingRules),

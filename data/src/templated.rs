@@ -26,7 +26,8 @@ pub(crate) fn encode(
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let answers = markers.map_or_else(|| vec![0..text.len()], |markers| markers.answers(text));
+    let answers = markers
+        .map_or_else(|| std::iter::once(0..text.len()).collect(), |markers| markers.answers(text));
     if answers.is_empty() {
         let expected = "the marker of data.text_markers.response before an answer";
         return Err(field_error(TEXT_FIELD, expected, "a text without it").into());

@@ -81,7 +81,7 @@ mod tests {
         .unwrap();
         let texts = |bad_rows| {
             let selection = RowSelection { min_chars: 2, ..RowSelection::default() };
-            let rules = ReadingRules { bad_rows, selection, ..ReadingRules::default() };
+            let rules = ReadingRules { selection, bad_rows, ..ReadingRules::default() };
             let sources = [DocumentSource::Files(vec![path.clone()], rules)];
             let mut texts = TrainingTexts::new(&sources, &Encoding::Text);
             let found: Vec<String> = texts.by_ref().collect();

@@ -216,8 +216,9 @@ fn other_fields(turn: &Object, role: &str, content: &str) -> Object {
     let own = [role, content, "weight", "train"];
     // Tables write null under every key that some row has.
     let is_other = |key: &str| {
-        let unused = ROLE_KEYS.contains(&key) || CONTENT_KEYS.contains(&key);
-        !own.contains(&key) && !(unused && turn[key].is_null())
+        let may_be_unused = ROLE_KEYS.contains(&key) || CONTENT_KEYS.contains(&key);
+        let is_unused = may_be_unused && turn[key].is_null();
+        !own.contains(&key) && !is_unused
     };
     let others = turn.iter().filter(|(key, _)| is_other(key));
     others.map(|(key, value)| (key.clone(), value.clone())).collect()

@@ -197,7 +197,9 @@ mod tests {
 
     fn of(lines: &[&str]) -> RunHistory {
         let mut history = RunHistory::default();
-        lines.iter().for_each(|line| history.line(line.as_bytes()));
+        for line in lines {
+            history.line(line.as_bytes());
+        }
         history
     }
 

@@ -200,7 +200,7 @@ fn per_step(runs: &[RunFolder], mut chart: Chart) -> Chart {
             let points = chart.lines.iter_mut().flat_map(|line| &mut line.points);
             points.for_each(|point| point.1 /= *every as f64);
         }
-        _ => chart.unit = "share of all codes, between two reports".to_owned(),
+        _ => "share of all codes, between two reports".clone_into(&mut chart.unit),
     }
     chart
 }

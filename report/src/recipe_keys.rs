@@ -31,8 +31,8 @@ pub fn read_recipe(path: &Path) -> Result<Table, ReportError> {
         other => ReportError::input(path, other.to_string()),
     })?;
     toml::from_str(&text).map_err(|error| {
-        let before = error.span().and_then(|span| text.as_bytes().get(..span.start));
-        let line = 1 + before.unwrap_or_default().iter().filter(|byte| **byte == b'\n').count();
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = 1 + before.unwrap_or_default().matches('\n').count();
         ReportError::input(path, format!("line {line}: no TOML: {}", error.message()))
     })
 }

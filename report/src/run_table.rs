@@ -49,7 +49,7 @@ pub fn run_table(runs: &[RunFolder]) -> Vec<RunRow> {
 fn row(run: &RunFolder, keys: Vec<(String, String)>) -> RunRow {
     let history = &run.history;
     let held_out = best_validation(history);
-    let least = history.curve("loss").and_then(|curve| curve.least());
+    let least = history.curve("loss").and_then(super::curve::Curve::least);
     RunRow {
         path: run.path.display().to_string(),
         name: run.name.clone(),

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// A log that was written to more recently belongs to a process that lives, on a machine where that
 /// cannot be asked.
-const FRESH: Duration = Duration::from_secs(120);
+const FRESH: Duration = Duration::from_mins(2);
 
 /// What becomes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

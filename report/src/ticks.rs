@@ -64,14 +64,14 @@ mod tests {
     #[test]
     fn ticks_are_round_and_inside() {
         assert_eq!(linear(0.0, 900.0, 5), [0.0, 200.0, 400.0, 600.0, 800.0]);
-        assert_eq!(linear(2.3, 2.9, 4), [2.4000000000000004, 2.6, 2.8000000000000003]);
+        assert_eq!(linear(2.3, 2.9, 4), [2.400_000_000_000_000_4, 2.6, 2.800_000_000_000_000_3]);
         assert_eq!(linear(3.0, 3.0, 4), [3.0]);
         assert_eq!(linear(f64::NAN, 3.0, 4).len(), 1);
     }
 
     #[test]
     fn labels_have_no_digits_that_say_nothing() {
-        let labels = [0.0, 0.25, 2.4000000000000004, 1500.0, 20_000.0, 3.5e6, 0.0025, -0.5];
+        let labels = [0.0, 0.25, 2.400_000_000_000_000_4, 1500.0, 20_000.0, 3.5e6, 0.0025, -0.5];
         let expected = ["0", "0.25", "2.4", "1,500", "20k", "3.5M", "2.5e-3", "-0.5"];
         assert_eq!(labels.map(label), expected);
     }

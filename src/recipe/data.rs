@@ -287,9 +287,12 @@ impl SetReader<'_> {
             item.problem("no set; expected at least one named list of files, got none".into());
         }
         let is_mixed = name.is_none();
-        let read = |item: &Item<'_>| match item.is_table() {
-            true => self.set(item, is_mixed),
-            false => read_patterns(item, self.base).unwrap_or_default().into(),
+        let read = |item: &Item<'_>| {
+            if item.is_table() {
+                self.set(item, is_mixed)
+            } else {
+                read_patterns(item, self.base).unwrap_or_default().into()
+            }
         };
         named.iter().map(|(name, item)| ((*name).to_owned(), read(item))).collect()
     }

@@ -15,6 +15,7 @@ const UNKNOWN_VOCAB: usize = 1 << 28;
 
 /// The model a run starts from.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a recipe holds one")]
 pub enum ModelSource {
     /// A new one.
     New {

@@ -178,7 +178,7 @@ impl ModelFolder {
         // A tied model may still carry a copy of its head; everything else unknown is a mistake.
         let known = |name: &String| expected.contains(name) || self.is_tied_head(name);
         match self.tensors.names().iter().find(|name| !known(name)) {
-            Some(name) if name.ends_with(".bias") => {
+            Some(name) if name.strip_suffix(".bias").is_some() => {
                 let what =
                     "is a bias where the config has none; expected the model_type that has it";
                 Err(self.tensors.error(name, what))

@@ -333,7 +333,7 @@ impl TensorReport {
 impl TensorReport {
     /// Zeros are suspect but in biases.
     fn is_zero(&self) -> bool {
-        let is_bias = self.name.ends_with(".bias");
+        let is_bias = self.name.strip_suffix(".bias").is_some();
         let zero = self.values.map_or_else(
             || self.codes.is_some_and(|codes| codes.minus + codes.plus + codes.plus_two == 0.0),
             |range| range.from == 0.0 && range.to == 0.0,

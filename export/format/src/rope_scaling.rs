@@ -256,7 +256,7 @@ impl YarnScaling {
 
     fn frequencies(&self, shape: RopeShape) -> Vec<f32> {
         let (low, high) = self.bounds(shape);
-        let span = if low == high { 0.001 } else { high - low };
+        let span = if (high - low).abs() > 0.0 { high - low } else { 0.001 };
         let all = powers(shape.theta as f32, shape.head_dim).enumerate();
         let mixed = all.map(|(pair, power)| {
             let ramp = ((pair as f32 - low as f32) / span as f32).clamp(0.0, 1.0);

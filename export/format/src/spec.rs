@@ -29,6 +29,7 @@ pub enum HiddenAct {
 /// `head_dim` is even, `rms_norm_eps` and `rope_theta` are positive and finite.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "SpecTable")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of a config")]
 pub struct ModelSpec {
     /// Width of the residual stream, `C`.
     pub hidden_size: usize,
@@ -124,6 +125,7 @@ impl ModelSpec {
 /// A `ModelSpec` as written in a config file, before the rules between its keys are checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of a config")]
 struct SpecTable {
     hidden_size: usize,
     intermediate_size: usize,

@@ -1,5 +1,7 @@
 //! The frame of a chart: which values it spans, where they lie, its ticks.
 
+use std::fmt::Write;
+
 use super::Chart;
 use crate::ticks;
 
@@ -53,7 +55,8 @@ impl Frame {
         let mut axes = String::new();
         for tick in ticks::linear(self.y.0, self.y.1, 5) {
             let up = self.up(tick);
-            axes += &format!(
+            let _ = write!(
+                axes,
                 "<path class=grid d=\"M{LEFT} {up:.1}H{right}\"/><text class=ty x={:.0} y={:.1}>{}</text>",
                 LEFT - 6.0,
                 up + 3.5,
@@ -63,7 +66,8 @@ impl Frame {
         axes += "<g class=tx>";
         for tick in ticks::linear(self.x.0, self.x.1, 6) {
             let across = self.across(tick);
-            axes += &format!(
+            let _ = write!(
+                axes,
                 "<path class=tick d=\"M{across:.1} {bottom}v4\"/><text x={across:.1} y={}>{}</text>",
                 bottom + 16.0,
                 ticks::label(tick)

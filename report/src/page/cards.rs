@@ -114,7 +114,7 @@ pub(super) fn evaluation(run: &RunFolder) -> String {
             rows.entry(step).or_insert_with(empty)[column] = shown(Some(value));
         }
     }
-    let names = figures.iter().map(|(name, _)| name.replace('/', " ").replace('_', " "));
+    let names = figures.iter().map(|(name, _)| name.replace(['/', '_'], " "));
     let headings: Vec<String> = std::iter::once("step".to_owned()).chain(names).collect();
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     let rows = rows.into_iter().rev().take(200);

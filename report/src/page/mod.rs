@@ -87,6 +87,8 @@ fn charts(title: &str, drawn: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::fixtures::{small_run, step_line};
 
@@ -134,10 +136,10 @@ mod tests {
         write("recipe.resolved.toml", format!("name = '{hostile}'\n'{hostile}' = 1\n"));
         let mut log = fs_err::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
         log += &step_line(11).replace("cooldown", hostile);
-        log += &format!("\n{}\n", serde_json::json!({"event": hostile}));
+        let _ = writeln!(log, "\n{}", serde_json::json!({"event": hostile}));
         for group in ["eval", "tasks", "ternary", "latents"] {
             let value = serde_json::json!({hostile: {"nll_per_token": 1.0, "acc": 0.5, "zero": 0.3, hostile: 1.0}});
-            log += &format!("{}\n", serde_json::json!({"step": 11, group: value}));
+            let _ = writeln!(log, "{}", serde_json::json!({"step": 11, group: value}));
         }
         write("metrics.jsonl", log);
         let run = || RunFolder::open(dir.path()).unwrap();

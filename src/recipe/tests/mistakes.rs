@@ -115,7 +115,7 @@ const BROKEN: &[(&str, &str)] = &[
     ("export.formats=[\"gguf\"]", "\"gguf-i2_s\" or \"gguf-tq1_0\""),
     ("tokenizer.train.vocab_size=0", "[tokenizer.train.vocab_size]: out of range"),
     ("model.vocab_size=100", "expected at most its vocab_size 100, got 512"),
-    ("model.rope_scaling={ factor = 2 }", "[model.rope_scaling]: unknown key"),
+    ("model.rope_scaling={ factor = 2 }", "[model.rope_scaling]: not a scaling of positions"),
     ("model.init=hf:nobody", "expected \"hf:owner/name[@revision]\""),
     ("model.hidden_act=gelu", "expected \"relu2\" or \"silu\", got \"gelu\""),
     ("train.batch.x=1", "expected a table around `x`, got 8"),

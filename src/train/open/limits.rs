@@ -82,7 +82,7 @@ fn draw(
         for (set, (_, still)) in &drawn {
             left.extend(still.map(|still| ((*set).to_owned(), still.max(0.0))));
         }
-        if taken == lasts {
+        if taken >= lasts {
             drawn.remove(set);
             left.insert(set.to_owned(), 0.0);
             if !drawn.is_empty() && missing > 0.0 {
@@ -117,7 +117,7 @@ mod tests {
         };
         let mut left = limits(&[("b", 300.0)]);
         assert_eq!(drawn(1000.0, &mut left), (0.0, vec![("b".to_owned(), 400.0)]));
-        assert_eq!(left["b"], 0.0);
+        assert!(left["b"].abs() < 1e-9);
         assert_eq!(drawn(50.0, &mut left), (0.0, vec![]));
         let mut left = limits(&[("a", 200.0), ("b", 300.0)]);
         assert_eq!(drawn(501.0, &mut left), (1.0, vec![("b".to_owned(), 400.0)]));

@@ -33,7 +33,7 @@ pub(super) fn describe(put: &mut dyn FnMut(&str, Value), spec: &ModelSpec) {
             put("rope.scaling.yarn_beta_fast", number(yarn.beta_fast));
             put("rope.scaling.yarn_beta_slow", number(yarn.beta_slow));
             let usual = usual_attention(yarn.factor);
-            if yarn.attention_factor() as f32 != usual as f32 {
+            if (yarn.attention_factor() as f32).to_bits() != (usual as f32).to_bits() {
                 put("rope.scaling.attn_factor", number(yarn.attention_factor() / usual));
             }
         }
@@ -114,7 +114,8 @@ pub(super) fn read(metadata: &Metadata, name: &str) -> Result<Option<Json>, Form
                 let number = number(&format!("scaling.yarn_{beta}"))?;
                 set(beta, number.map(|number| json!(number)));
             }
-            let attention = number("scaling.attn_factor")?.filter(|times| *times != 1.0);
+            let attention =
+                number("scaling.attn_factor")?.filter(|times| (*times - 1.0).abs() > 0.0);
             let usual = usual_attention(factor.unwrap_or(1.0));
             // What is stored is a ratio, rounded to f32: so is what it stands for.
             let times = attention.map(|times| json!(short((times * usual) as f32)));

@@ -72,7 +72,9 @@ mod tests {
             .map(|(id, _)| *id)
             .collect();
         assert_eq!(tokenizer.decode_with_special(&said), " b<|eot_id|>\n");
-        let plain = tokenizer.encode_templated("<|begin_of_text|>ab", &[0..19]).unwrap();
+        let plain = tokenizer
+            .encode_templated("<|begin_of_text|>ab", std::slice::from_ref(&(0..19)))
+            .unwrap();
         assert_eq!((plain.ids[0], plain.ids.last()), (bos, Some(&eos)));
         assert_eq!(plain.ids.iter().filter(|id| **id == bos).count(), 1);
         assert_eq!(plain.trained.last(), Some(&true));
