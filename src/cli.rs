@@ -12,7 +12,7 @@ pub(crate) use data::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
     SplitDataArgs,
 };
-pub(crate) use report::{DiffArgs, ReportArgs, RunsArgs};
+pub(crate) use report::{DiffArgs, ReportArgs, RunsArgs, WatchArgs};
 pub(crate) use scaling::{FitArgs, SweepArgs};
 
 use crate::failure::Usage;
@@ -165,6 +165,8 @@ pub(crate) enum TrainerCommand {
     Fit(FitArgs),
     /// Write a page about runs: curves, ternary codes, samples, recipe.
     Report(ReportArgs),
+    /// Follow runs on the terminal: curves, ETA, samples, events.
+    Watch(WatchArgs),
     /// List runs: state, steps, losses, the recipe keys in which they differ.
     Runs(RunsArgs),
     /// Show the recipe keys in which two runs or recipes differ.

@@ -1,6 +1,6 @@
-//! What the run directories of bitnet-train say: a page ([`page()`]), a table of runs ([`run_table`])
-//! and the recipe keys in which they differ ([`differences`]). Everything is read from files;
-//! nothing is asked of a process.
+//! What the run directories of bitnet-train say: a page ([`page()`]), a table of runs ([`run_table`]),
+//! the recipe keys in which they differ ([`differences`]) and a screen that follows them ([`watch()`]).
+//! Everything is read from files; nothing is asked of a process.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod run_table;
 mod samples;
 mod state;
 mod ticks;
+mod watch;
 
 #[cfg(test)]
 mod fixtures;
@@ -31,3 +32,4 @@ pub use recipe_keys::{KeyDifference, differences, differing_keys, flat_recipe, r
 pub use run_table::{RunRow, run_table, sort_rows};
 pub use samples::SampleText;
 pub use state::RunState;
+pub use watch::{WatchScreen, watch};

@@ -1,4 +1,4 @@
-//! Arguments of `report`, `runs` and `diff`.
+//! Arguments of `report`, `watch`, `runs` and `diff`.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,14 @@ pub(crate) struct ReportArgs {
     /// Print the result as one JSON line on stdout.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of the screen.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Run directories, or directories of runs such as a pipeline's.
+    #[arg(required = true, value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
 }
 
 /// Arguments of the table of runs.

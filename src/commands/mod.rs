@@ -53,6 +53,7 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Sweep(args)) => sweep::run(args),
         Some(TrainerCommand::Fit(args)) => fit::run(args),
         Some(TrainerCommand::Report(args)) => report::report(args),
+        Some(TrainerCommand::Watch(args)) => report::watch(args),
         Some(TrainerCommand::Runs(args)) => report::runs(args),
         Some(TrainerCommand::Diff(args)) => report::diff(args),
         Some(TrainerCommand::Devices) => {

@@ -1,6 +1,7 @@
-//! `bitnet-train report`, `runs` and `diff`: what run directories say, as a page, a table and a list of
-//! differing keys.
+//! `bitnet-train report`, `watch`, `runs` and `diff`: what run directories say, as a page, a screen, a
+//! table and a list of differing keys.
 
+use std::io::{IsTerminal, stdin, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -13,11 +14,12 @@ use bitnet_report::{
     ReportError, RunFolder, RunRow, differences, find_runs, is_page, open_all, page, read_recipe,
     run_table, sort_rows,
 };
+use bitnet_train::platform::Signals;
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
 use super::{print_json, print_line, print_lines};
-use crate::cli::{DiffArgs, ReportArgs, RunsArgs};
+use crate::cli::{DiffArgs, ReportArgs, RunsArgs, WatchArgs};
 use crate::failure::Usage;
 
 /// A page is far smaller.
@@ -41,6 +43,17 @@ pub(crate) fn report(args: &ReportArgs) -> Result<()> {
     let of = if runs.len() == 1 { "1 run".to_owned() } else { format!("{} runs", runs.len()) };
     print_line(&format!("{}: {of}, {}", args.out.shown(), size(page.len() as u64)));
     Ok(())
+}
+
+/// Follows runs on the terminal, until a key or a signal ends it.
+pub(crate) fn watch(args: &WatchArgs) -> Result<()> {
+    let runs = open_all(&args.runs).map_err(failed)?;
+    if !(stdout().is_terminal() && stdin().is_terminal()) {
+        let what = "watch needs a terminal; expected `runs` or `report` in a pipe".to_owned();
+        return Err(Usage(what).into());
+    }
+    let signals = Signals::listen().map_err(TrainError::from)?;
+    bitnet_report::watch(runs, &|| signals.stop().is_some()).map_err(failed)
 }
 
 /// Prints the table of runs. A run that cannot be read is named and left out.
