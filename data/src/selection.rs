@@ -143,7 +143,10 @@ fn says(found: &Value, value: &str) -> bool {
     match found {
         Value::String(text) => text == value,
         Value::Array(items) => items.iter().any(|item| says(item, value)),
-        other => *other == value,
+        other => {
+            let written = other.to_string();
+            written == value
+        }
     }
 }
 

@@ -31,8 +31,9 @@ pub(crate) fn chart(chart: &Chart) -> String {
         axes = frame.axes(),
         phases = phases(&frame, &chart.phases),
         marks = marks(&frame, &chart.marks),
-        end = width - RIGHT,
-        low = height - BOTTOM - 5.0,
+        // Beside the numbers, where no curve is.
+        end = LEFT - 8.0,
+        low = height - BOTTOM + 16.0,
         across = escape(across),
     )
 }
