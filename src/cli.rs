@@ -86,8 +86,8 @@ pub(crate) fn unknown_command(word: &str) -> Option<String> {
     let names = commands.get_subcommands().map(clap::Command::get_name);
     let near = names.map(|name| (strsim::damerau_levenshtein(word, name), name)).min();
     let hint = match near {
-        // Of a short word, few letters may differ.
-        Some((distance, name)) if 2 * distance < word.chars().count() => {
+        // Of a short word, few letters may differ; who says `run` wants to train.
+        Some((distance, name)) if word != "run" && 2 * distance < word.chars().count() => {
             format!("did you mean bitnet-train {name}?")
         }
         _ => "bitnet-train --recipe RECIPE.toml trains; bitnet-train --help lists the commands"

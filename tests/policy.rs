@@ -138,6 +138,7 @@ fn unsafe_stays_in_the_listed_files() {
         "export/kernels/src/avx_vnni.rs",
         "export/kernels/src/dot4.rs",
         "export/kernels/src/float_tile.rs",
+        "export/kernels/src/groups.rs",
         "export/kernels/src/memory.rs",
         "export/kernels/src/neon.rs",
         "export/kernels/src/pack.rs",
