@@ -134,7 +134,7 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
     let config = lab.path("master/config.json");
     let text = fs_err::read_to_string(&config).unwrap();
     for (arguments, code, part) in [
-        (&["--embedding", "q9"][..], 2, "--embedding: expected f32 or f16 or q8_0 or q6_k"),
+        (&["--embedding", "q9"][..], 2, "--embedding: expected f32 or f16 or bf16 or q8_0 or q6_k"),
         (&["--linear-class", "bitlinear"], 2, "--linear-class: only hf-packed"),
         (&["--out", "master"], 2, "cannot be used multiple times"),
     ] {

@@ -340,7 +340,7 @@ fn every_way_a_conversation_can_be_wrong_is_told_by_file_line_and_field() {
     of(r#"{"messages":[{"role":"user","content":null}]}"#, "[messages.0.content]");
     of(r#"{"messages":[]}"#, "[messages]");
     of(r#"{"messages":[{"role":"user","content":"a"}]}"#, "assistant's turn at the end");
-    of(r#"{"text":"a pretraining file"}"#, "[messages]");
+    of(r#"{"title":"a row of something else"}"#, "[messages]");
     of(r#"{"conversations":[{"from":"x","value":"a"}]}"#, "[conversations.0.from]");
     of(r#"{"instruction":"a","output":true}"#, "[output]");
     of("[1]", "expected one object a line");

@@ -1,5 +1,6 @@
 //! The screen: a line a run, a chart, samples and events; less of it on a small terminal.
 
+use bitnet_format::figures::grouped;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -107,7 +108,8 @@ impl WatchScreen {
         }
         let (x, y) = (bounds(|point| point.0), bounds(|point| point.1));
         let middle = f64::midpoint;
-        let steps = [x[0], middle(x[0], x[1]), x[1]].map(|step| label(step.round().max(0.0)));
+        let steps =
+            [x[0], middle(x[0], x[1]), x[1]].map(|step| grouped(step.round().max(0.0) as u64));
         let scale = |value: f64| label(if self.log { 10f64.powf(value) } else { value });
         let values = [y[0], middle(y[0], y[1]), y[1]].map(scale);
         let sets = curves.iter().enumerate().map(|(at, points)| {
