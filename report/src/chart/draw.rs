@@ -32,7 +32,7 @@ pub(crate) fn chart(chart: &Chart) -> String {
         phases = phases(&frame, &chart.phases),
         marks = marks(&frame, &chart.marks),
         // Beside the numbers, where no curve is.
-        end = LEFT - 8.0,
+        end = LEFT - 16.0,
         low = height - BOTTOM + 16.0,
         across = escape(across),
     )
