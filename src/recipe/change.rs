@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use toml::{Table, Value};
-
 use super::settings::Recipe;
 
 /// A setting that differs.
@@ -111,29 +109,9 @@ fn is_under(key: &str, beginning: &str) -> bool {
 
 /// Every setting of a complete recipe under its dotted key.
 fn settings(recipe: &Recipe) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    flatten("", &recipe.table(), &mut found);
-    found
-}
-
-fn flatten(parent: &str, table: &Table, found: &mut BTreeMap<String, String>) {
-    for (name, value) in table {
-        let key = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
-        match value {
-            Value::Table(table) => flatten(&key, table, found),
-            Value::Array(phases) if key == "phase" => flatten_phases(phases, found),
-            _ => drop(found.insert(key, value.to_string())),
-        }
-    }
-}
-
-/// Phases under their names; their order is a setting of its own.
-fn flatten_phases(phases: &[Value], found: &mut BTreeMap<String, String>) {
-    let mut names = Vec::new();
-    for phase in phases.iter().filter_map(Value::as_table) {
-        let name = phase.get("name").and_then(Value::as_str).unwrap_or_default();
-        names.push(name);
-        flatten(&format!("phase.{name}"), phase, found);
-    }
+    let mut found = bitnet_report::flat_recipe(&recipe.table());
+    // Phases stand under their names; their order is a setting of its own.
+    let names: Vec<&str> = recipe.phases.iter().map(|phase| &*phase.name).collect();
     found.insert("phase".into(), names.join(", "));
+    found
 }

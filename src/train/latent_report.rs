@@ -24,6 +24,26 @@ pub(crate) struct LatentReport {
     histogram: BTreeMap<String, Vec<f64>>,
 }
 
+/// The layers that have a histogram: the first, the middle and the last.
+#[derive(Debug)]
+pub(super) struct DrawnLayers(Vec<usize>);
+
+impl DrawnLayers {
+    pub(super) fn of<'a>(all: impl Iterator<Item = &'a TensorEntry>) -> Self {
+        let last = all.filter_map(layer).max();
+        let mut layers: Vec<usize> =
+            last.into_iter().flat_map(|last| [0, last / 2, last]).collect();
+        layers.dedup();
+        Self(layers)
+    }
+
+    /// Which of them a matrix belongs to.
+    pub(super) fn place(&self, entry: &TensorEntry) -> Option<usize> {
+        let layer = layer(entry)?;
+        self.0.iter().position(|drawn| *drawn == layer)
+    }
+}
+
 /// What one matrix adds: its scale, and its histogram where its layer has one.
 #[derive(Clone, Debug)]
 pub(super) struct MatrixLatents {
@@ -32,10 +52,11 @@ pub(super) struct MatrixLatents {
 }
 
 impl MatrixLatents {
-    pub(super) fn of(latents: &[f32], scale: WeightScale) -> Self {
+    /// The bins stay empty of a matrix that is not drawn.
+    pub(super) fn of(latents: &[f32], scale: WeightScale, is_drawn: bool) -> Self {
         let mut bins = [0; BINS];
         let inverse = scale.inverse();
-        for latent in latents {
+        for latent in latents.iter().filter(|_| is_drawn) {
             let at = (latent * inverse + REACH) * (BINS as f32 / (2.0 * REACH));
             // A conversion to an integer stops at its ends and takes NaN for 0.
             bins[(at as usize).min(BINS - 1)] += 1;
@@ -46,24 +67,26 @@ impl MatrixLatents {
 
 impl LatentReport {
     /// Of all ternary matrices, of which this rank has counted `own`, by their numbers among them.
-    pub(super) fn of(all: &[&TensorEntry], own: &[(usize, MatrixLatents)], comm: &Comm) -> Self {
-        let layers = chosen(all);
-        let mut numbers = vec![0.0; all.len() + layers.len() * BINS];
+    pub(super) fn of(
+        all: &[(usize, &TensorEntry)],
+        drawn: &DrawnLayers,
+        own: &[(usize, MatrixLatents)],
+        comm: &Comm,
+    ) -> Self {
+        let mut numbers = vec![0.0; all.len() + drawn.0.len() * BINS];
         for (number, latents) in own {
             numbers[*number] = latents.scale;
-            let Some(at) = layers.iter().position(|it| Some(*it) == layer(all[*number])) else {
-                continue;
-            };
+            let Some(at) = drawn.place(all[*number].1) else { continue };
             let bins = &mut numbers[all.len() + at * BINS..][..BINS];
             bins.iter_mut().zip(latents.bins).for_each(|(bin, count)| *bin += count as f64);
         }
         let numbers = comm.all_reduce_sum(&numbers);
         let (scales, bins) = numbers.split_at(all.len());
         let mut scale: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for (entry, value) in all.iter().zip(scales) {
+        for ((_, entry), value) in all.iter().zip(scales) {
             scale.entry(kind_of(entry)).or_default().push(shortened(*value));
         }
-        let histogram = layers.iter().zip(bins.chunks(BINS));
+        let histogram = drawn.0.iter().zip(bins.chunks(BINS));
         let histogram = histogram.map(|(layer, bins)| (layer.to_string(), shares(bins)));
         Self { scale, histogram: histogram.collect() }
     }
@@ -77,14 +100,6 @@ fn shares(bins: &[f64]) -> Vec<f64> {
 /// Four significant digits: enough for a drawing, and the log stays small.
 fn shortened(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
-}
-
-/// The first, the middle and the last layer.
-fn chosen(all: &[&TensorEntry]) -> Vec<usize> {
-    let last = all.iter().filter_map(|entry| layer(entry)).max();
-    let mut layers: Vec<usize> = last.into_iter().flat_map(|last| [0, last / 2, last]).collect();
-    layers.dedup();
-    layers
 }
 
 /// The number in `model.layers.3.self_attn.q_proj.weight`.
@@ -104,7 +119,7 @@ mod tests {
     #[test]
     fn latents_are_counted_around_the_thresholds() {
         let latents = [-10.0, -0.6, -0.1, 0.1, 0.4, 0.6, 10.0, f32::NAN];
-        let counted = MatrixLatents::of(&latents, WeightScale::from_absmean(1.0));
+        let counted = MatrixLatents::of(&latents, WeightScale::from_absmean(1.0), true);
         let at = |bin: usize| counted.bins[bin];
         assert_eq!((at(0), at(9), at(11), at(12), at(13), at(14), at(23)), (2, 1, 1, 1, 1, 1, 1));
         assert_eq!(counted.bins.iter().sum::<u64>(), 8);

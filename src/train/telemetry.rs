@@ -7,7 +7,7 @@ use bitnet_format::quant::{WeightScale, ternary_codes};
 use bitnet_format::{ModelSpec, TensorEntry};
 use rayon::prelude::*;
 
-use super::latent_report::{LatentReport, MatrixLatents, kind_of};
+use super::latent_report::{DrawnLayers, LatentReport, MatrixLatents, kind_of};
 use crate::distributed::Comm;
 use crate::latents::codes::{pack, unpack};
 use crate::model::{LanguageModel, is_factor, values};
@@ -42,36 +42,34 @@ impl Telemetry {
         let table = model.table();
         let values = values(model);
         let is_counted = |entry: &TensorEntry| entry.is_ternary(spec) && !is_factor(entry);
-        let ternary = table.iter().enumerate().filter(|(_, entry)| is_counted(entry));
-        let own = ternary.clone().enumerate().filter(|(number, _)| comm.owns(*number));
-        let own: Vec<usize> = own.map(|(_, (index, _))| index).collect();
+        let ternary: Vec<(usize, &TensorEntry)> =
+            table.iter().enumerate().filter(|(_, entry)| is_counted(entry)).collect();
+        let own: Vec<usize> = (0..ternary.len()).filter(|number| comm.owns(*number)).collect();
         let last = self.last.as_deref();
-        let count = |(number, &index): (usize, &usize)| {
+        let drawn = DrawnLayers::of(ternary.iter().map(|(_, entry)| *entry));
+        let count = |(at, &number): (usize, &usize)| {
+            let (index, entry) = ternary[number];
             let latents = model.latents(index, &values);
             let scale = WeightScale::of_latents(&latents);
             let codes = ternary_codes(&latents, scale);
-            let latents = MatrixLatents::of(&latents, scale);
-            let last = last.map(|last| unpack(&last[number], 0..codes.len()));
+            let latents = MatrixLatents::of(&latents, scale, drawn.place(entry).is_some());
+            let last = last.map(|last| unpack(&last[at], 0..codes.len()));
             let counts = Counts {
                 flipped: last.map(|last| differing(&codes, last)),
                 moved: moved(model, index, &codes),
                 ..Counts::of(&codes, table[index].shape[1])
             };
-            (counts, (pack(&codes), latents))
+            (counts, (pack(&codes), (number, latents)))
         };
         let (counts, rest): (Vec<Counts>, Vec<_>) = own.par_iter().enumerate().map(count).unzip();
-        let (packed, latents): (Vec<Vec<u8>>, Vec<MatrixLatents>) = rest.into_iter().unzip();
-        let all: Vec<(usize, &TensorEntry)> = ternary.clone().collect();
-        let number = |index| all.iter().position(|(at, _)| *at == index).expect("own is of these");
-        let latents: Vec<_> = own.iter().map(|&index| number(index)).zip(latents).collect();
-        let all: Vec<&TensorEntry> = all.into_iter().map(|(_, entry)| entry).collect();
-        let latents = LatentReport::of(&all, &latents, comm);
+        let (packed, latents): (Vec<Vec<u8>>, Vec<_>) = rest.into_iter().unzip();
+        let latents = LatentReport::of(&ternary, &drawn, &latents, comm);
         // Every rank needs all kinds, also those of which it owns no matrix.
-        let names = ternary.flat_map(|(_, entry)| [kind_of(entry), "all".to_owned()]);
+        let names = ternary.iter().flat_map(|(_, entry)| [kind_of(entry), "all".to_owned()]);
         let mut kinds: BTreeMap<String, Counts> =
             names.map(|name| (name, Counts::default())).collect();
-        for (&index, counts) in own.iter().zip(counts) {
-            for kind in [kind_of(&table[index]), "all".to_owned()] {
+        for (&number, counts) in own.iter().zip(counts) {
+            for kind in [kind_of(ternary[number].1), "all".to_owned()] {
                 let so_far = kinds.entry(kind).or_default();
                 *so_far = so_far.plus(counts);
             }

@@ -151,8 +151,7 @@ fn least_memory(spec: &ModelSpec, args: &BenchArgs) -> u128 {
     let weights = ternary.iter().map(|entry| elements(entry)).sum::<u128>() / 4
         + ternary.iter().map(|entry| scales(entry)).sum::<u128>()
         + other.into_iter().map(elements).sum::<u128>();
-    let element = if args.cache.cache == CacheArg::F16 { 2 } else { 4 };
-    let a_token = 2 * element * (spec.num_hidden_layers * spec.key_value_width()) as u128;
+    let a_token = KvCache::bytes_a_token(spec, open::cache_precision(&args.cache)) as u128;
     let decoded = args.context_tokens as u128 + args.generate_tokens as u128;
     let tokens = u128::from(args.sequences) * decoded.max(1);
     weights + a_token * tokens.max(args.prompt_tokens as u128)

@@ -96,11 +96,8 @@ fn work(
 
 /// Bytes of keys and values that a token of the context takes.
 fn cache_bytes(spec: &ModelSpec, cache: &CacheArgs) -> f64 {
-    KvCache::bytes_for(spec, cache_precision(cache), PAGE) as f64 / PAGE as f64
+    KvCache::bytes_a_token(spec, cache_precision(cache)) as f64
 }
-
-/// Tokens over which the cache's size is averaged, a multiple of every page.
-const PAGE: usize = 1024;
 
 /// A token of a prompt that is read at once; the head runs for its last one only.
 pub(crate) fn prefill_estimate(

@@ -187,12 +187,17 @@ impl KvCache {
 
     /// Bytes that `tokens` tokens take in a cache for a model of this shape, in whole pages.
     pub fn bytes_for(spec: &ModelSpec, precision: CachePrecision, tokens: usize) -> usize {
+        tokens.div_ceil(PAGE) * PAGE * Self::bytes_a_token(spec, precision)
+    }
+
+    /// Bytes that the keys and values of one token take.
+    pub fn bytes_a_token(spec: &ModelSpec, precision: CachePrecision) -> usize {
         let element = match precision {
             CachePrecision::F32 => size_of::<f32>(),
             CachePrecision::F16 => size_of::<f16>(),
         };
         let shape = KvShape::of(spec);
-        tokens.div_ceil(PAGE) * shape.layers * shape.layer() * element
+        shape.layers * shape.layer() / PAGE * element
     }
 
     /// Takes pages for `len` tokens in all, so that adding one allocates nothing. The system gives them

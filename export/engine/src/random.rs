@@ -39,7 +39,8 @@ impl TensorSource for Drawn<'_> {
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         if entry.is_ternary(self.0) && !matches!(entry.role, TensorRole::Linear(_)) {
-            return Ok(TensorView::codes(unpacked(entry), scale()));
+            let codes = drawn_codes(entry, 0, entry.elements()).collect();
+            return Ok(TensorView::codes(codes, scale()));
         }
         Ok(match entry.role {
             TensorRole::Norm => TensorView::floats(vec![1.0; rows.len()]),
@@ -56,8 +57,7 @@ impl TensorSource for Drawn<'_> {
     ) -> Result<GroupedTernary, FormatError> {
         let columns = entry.shape[1];
         let width = entry.group_width(self.0).expect("a model with a scale a group");
-        let row = |row: usize| draws(&entry.name, row).skip(1).take(columns);
-        let codes = rows.clone().flat_map(row).map(|x| ((x >> 40) % 3) as i8 - 1).collect();
+        let codes = rows.clone().flat_map(|row| drawn_codes(entry, row, columns)).collect();
         // Exact in f16, and not all the same.
         let scale = |group: usize| (16 + group % 5) as f32 / 1024.0;
         let scales = (0..rows.len() * columns / width).map(scale).collect();
@@ -65,13 +65,9 @@ impl TensorSource for Drawn<'_> {
     }
 }
 
-/// Evenly drawn codes, one in a byte.
-fn unpacked(entry: &TensorEntry) -> Vec<i8> {
-    draws(&entry.name, 0)
-        .skip(1)
-        .take(entry.elements())
-        .map(|x| ((x >> 40) % 3) as i8 - 1)
-        .collect()
+/// Evenly drawn ternary codes of a row, one in a byte.
+fn drawn_codes(entry: &TensorEntry, row: usize, count: usize) -> impl Iterator<Item = i8> {
+    draws(&entry.name, row).skip(1).take(count).map(|x| ((x >> 40) % 3) as i8 - 1)
 }
 
 fn scale() -> WeightScale {

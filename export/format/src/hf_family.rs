@@ -103,7 +103,7 @@ impl Family {
     /// The one whose class computes what `spec` says.
     pub(crate) fn of_spec(spec: &ModelSpec) -> &'static Self {
         let choices = [spec.sub_norms, spec.attention_bias, spec.qk_norm];
-        FAMILIES.iter().find(|family| family.choices() == choices).unwrap_or(&FAMILIES[5])
+        FAMILIES.iter().find(|family| family.choices() == choices).unwrap_or(&OWN)
     }
 
     fn choices(&self) -> [bool; 3] {

@@ -1,21 +1,16 @@
 //! Products with groups: every kernel of this CPU against the definition, the same bits on any shape.
 
+mod draws;
+
 use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::quant::ActivationScale;
 use bitnet_kernels::{Activations, GroupPanels, Kernel, TernaryPanels, grouped_product};
 use half::f16;
 use proptest::prelude::*;
 
-/// A small generator, so that a failing case is repeated by its seed.
-struct Draws(u64);
+use draws::Draws;
 
 impl Draws {
-    fn next(&mut self) -> u32 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as u32
-    }
-
     /// Codes of two bits, +2 among them.
     fn matrix(&mut self, rows: usize, columns: usize, width: usize) -> GroupedTernary {
         let codes = (0..rows * columns).map(|_| (self.next() % 4) as i8 - 1).collect();

@@ -1,6 +1,8 @@
 //! Every kernel of this CPU against the definitions: the same bits on any shape.
 #![allow(clippy::float_cmp, reason = "tests state exact values")]
 
+mod draws;
+
 use std::sync::Arc;
 
 use bitnet_format::DType;
@@ -14,16 +16,9 @@ use bitnet_kernels::{
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-/// A small generator, so that a failing case is repeated by its seed.
-struct Draws(u64);
+use draws::Draws;
 
 impl Draws {
-    fn next(&mut self) -> u32 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as u32
-    }
-
     fn ternary(&mut self, count: usize) -> Vec<i8> {
         (0..count).map(|_| (self.next() % 3) as i8 - 1).collect()
     }

@@ -13,9 +13,6 @@ use bitnet_format::ModelSpec;
 /// for that long.
 const LONGEST_UNREAD: Duration = Duration::from_mins(1);
 
-/// Tokens over which the cache's size is averaged.
-const CACHE_TOKENS: usize = 1024;
-
 /// Energy since the start.
 #[derive(Debug)]
 pub(crate) struct ServerEnergy {
@@ -30,7 +27,7 @@ pub(crate) struct ServerEnergy {
 impl ServerEnergy {
     /// Opens the counters. The estimate takes the head for 8 bits.
     pub(crate) fn open(spec: &ModelSpec, cache: CachePrecision) -> Self {
-        let bytes = KvCache::bytes_for(spec, cache, CACHE_TOKENS) as f64 / CACHE_TOKENS as f64;
+        let bytes = KvCache::bytes_a_token(spec, cache) as f64;
         let nothing_before = InferenceWork::of(spec, 0.0, 1.0, 1.0, bytes).estimate();
         let one_before = InferenceWork::of(spec, 1.0, 1.0, 1.0, bytes).estimate();
         let of_context = one_before.total() - nothing_before.total();

@@ -2,10 +2,9 @@
 
 use bitnet_format::figures::{grouped, significant, size};
 
+use crate::facts::{duration, remaining};
 use crate::folder::RunFolder;
 
-/// Steps over which the pace is averaged.
-const PACE_STEPS: usize = 20;
 /// Characters of the bar.
 const BAR: usize = 16;
 
@@ -19,8 +18,8 @@ pub(super) fn status(run: &RunFolder) -> Vec<String> {
     }
     if let Some(steps) = steps {
         parts.push(bar(run, step, steps));
-        let left = pace(run).map(|seconds| seconds * steps.saturating_sub(step) as f64);
-        parts.extend(left.filter(|_| step < steps).map(|left| format!("ETA {}", duration(left))));
+        let left = remaining(run).filter(|_| step < steps);
+        parts.extend(left.map(|left| format!("ETA {}", duration(left))));
     }
     if let Some(speed) = run.history.last("tokens_per_second") {
         parts.push(format!("{} tokens/s", grouped(speed as u64)));
@@ -51,23 +50,6 @@ fn bar(run: &RunFolder, step: u64, steps: u64) -> String {
     }
     let phase = run.history.phases.last().map_or("", |(_, name)| name);
     format!("{} {phase}", cells.into_iter().collect::<String>()).trim_end().to_owned()
-}
-
-/// Seconds of training a step, of the last ones.
-fn pace(run: &RunFolder) -> Option<f64> {
-    let seconds = run.history.curve("seconds")?.points();
-    let last = seconds.last()?;
-    let first = &seconds[seconds.len().saturating_sub(PACE_STEPS)];
-    (last.0 > first.0).then(|| (last.1 - first.1) / (last.0 - first.0) as f64)
-}
-
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.round().max(0.0) as u64;
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s:02} s"),
-        (h, m, _) => format!("{h} h {m:02} min"),
-    }
 }
 
 /// As many parts as fit into `columns`; the first one in any case, cut.
