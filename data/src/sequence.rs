@@ -69,6 +69,13 @@ impl PackedSequence {
         sequence
     }
 
+    /// Tokens before the padding.
+    pub fn filled(&self) -> usize {
+        let is_start = |at: &usize| self.segment_starts[*at] == *at as i32;
+        let mut starts = (0..self.tokens.len()).filter(is_start);
+        starts.nth(self.documents.len()).unwrap_or(self.tokens.len())
+    }
+
     fn pad(&mut self, length: usize) {
         self.tokens.resize(length, PADDING);
         self.targets.resize(length, PADDING);

@@ -226,7 +226,7 @@ pub(crate) fn print_next_steps(stage: &FinishedStage) -> Result<()> {
     let at = final_dir.shown();
     // An adapter is packed with the model that it was trained on.
     let (what, model) = match (&stage.recipe.adapter, &stage.recipe.model) {
-        (Some(_), ModelSource::Init(base)) => ("adapter", format!("{base} --adapter {at}")),
+        (Some(_), ModelSource::Init(base)) => ("adapter", format!("{} --adapter {at}", base.path)),
         _ => ("model", at.to_string()),
     };
     print_line(&format!("\nThe {what} after {steps} steps: {at}"));

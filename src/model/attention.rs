@@ -70,15 +70,37 @@ impl Attention {
         context: &AttentionContext,
         backend: OpBackend,
     ) -> Tensor<3> {
-        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let qkv = BitLinear::forward_together(projections, x, backend);
-        let qkv = self.normalise_heads(qkv, &context.0, backend);
-        let mixed = ops::attention(qkv, &context.0, backend); // [B, T, H·D]
+        let mixed = self.mix(x, context, backend);
         let mixed = match &self.attn_sub_norm {
             Some(norm) => norm.forward(mixed, backend),
             None => mixed,
         };
         self.o_proj.forward(mixed, backend)
+    }
+
+    /// The values that each head mixes for each token, `[B, T, H·D]`.
+    pub(crate) fn mix(
+        &self,
+        x: Tensor<3>,
+        context: &AttentionContext,
+        backend: OpBackend,
+    ) -> Tensor<3> {
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
+        let qkv = BitLinear::forward_together(projections, x, backend);
+        let qkv = self.normalise_heads(qkv, &context.0, backend);
+        ops::attention(qkv, &context.0, backend)
+    }
+
+    /// The same weights as dense matrices, without the sub-norm.
+    pub(crate) fn dense(&self) -> Self {
+        Self {
+            q_proj: self.q_proj.dense(),
+            k_proj: self.k_proj.dense(),
+            v_proj: self.v_proj.dense(),
+            attn_sub_norm: None,
+            o_proj: self.o_proj.dense(),
+            ..self.clone()
+        }
     }
 
     /// `qkv [B, T, (H + 2 KV)·D]` with the queries and the keys of each head normalised.

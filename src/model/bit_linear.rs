@@ -9,14 +9,14 @@ use burn::tensor::Tensor;
 
 use crate::latents::Latents;
 use crate::model::low_rank::LowRankFactors;
-use crate::ops::{self, DrawPlace, LinearSettings, OpBackend, RoundingCounts};
+use crate::ops::{self, DrawPlace, Lambda, LinearSettings, OpBackend, RoundingCounts};
 
 /// What the matrix of a [`BitLinear`] holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LinearWeight {
     /// Latents, quantised again in each forward pass: a model in training.
     Latent,
-    /// Latents, multiplied in transformers' order ([`ops::dequantised_linear`]): for comparisons
+    /// Latents, multiplied in transformers' order ([`ops::blended_linear`]): for comparisons
     /// with programs that dequantise first.
     Dequantised,
     /// Ternary codes as f32 with the scale they were packed with: a frozen model.
@@ -75,6 +75,12 @@ impl BitLinear {
         Self { bias, ..self }
     }
 
+    /// The same weights, multiplied as they are.
+    #[must_use]
+    pub(crate) fn dense(&self) -> Self {
+        Self { form: LinearWeight::Dense, ..self.clone() }
+    }
+
     /// Several layers with one input, their outputs side by side: `x [B, T, in]` → `[B, T, Σ out]`
     pub fn forward_together<const N: usize>(
         layers: [&Self; N],
@@ -92,7 +98,8 @@ impl BitLinear {
         x: Tensor<3>,
         backend: OpBackend,
     ) -> Tensor<3> {
-        if layers.iter().all(|layer| layer.form == LinearWeight::Latent) {
+        let all_ternary = layers.iter().all(|layer| layer.form == LinearWeight::Latent);
+        if all_ternary && backend.lambda == Lambda::ONE {
             let weights = layers.map(|layer| layer.weight.val());
             let (matrix, counts) = (layers[0].number, layers.map(|layer| layer.rounding.clone()));
             let backend = backend.drawing(|place| DrawPlace { matrix, ..place });
@@ -142,8 +149,11 @@ impl BitLinear {
     /// The same without the bias.
     fn product(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
         match self.form {
+            LinearWeight::Latent if backend.lambda != Lambda::ONE => {
+                ops::blended_linear(x, self.matrix(), backend.lambda)
+            }
             LinearWeight::Latent => Self::products_together([self], x, backend),
-            LinearWeight::Dequantised => ops::dequantised_linear(x, self.matrix()),
+            LinearWeight::Dequantised => ops::blended_linear(x, self.matrix(), Lambda::ONE),
             LinearWeight::Frozen(scale) => ops::frozen_linear(x, self.matrix(), scale),
             LinearWeight::Dense => x.matmul(self.matrix().transpose().unsqueeze()),
         }

@@ -35,13 +35,29 @@ impl Mlp {
 
     /// `x [B, T, C]` → `[B, T, C]`
     pub(crate) fn forward(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
-        let projections = [&self.gate_proj, &self.up_proj];
-        let gate_up = BitLinear::forward_together(projections, x, backend);
-        let gated = ops::gated(gate_up, self.act, backend); // [B, T, F]
+        let gated = self.gate(x, backend);
         let gated = match &self.ffn_sub_norm {
             Some(norm) => norm.forward(gated, backend),
             None => gated,
         };
         self.down_proj.forward(gated, backend)
+    }
+
+    /// The gated product, `[B, T, F]`.
+    pub(crate) fn gate(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        let projections = [&self.gate_proj, &self.up_proj];
+        let gate_up = BitLinear::forward_together(projections, x, backend);
+        ops::gated(gate_up, self.act, backend)
+    }
+
+    /// The same weights as dense matrices, without the sub-norm.
+    pub(crate) fn dense(&self) -> Self {
+        Self {
+            gate_proj: self.gate_proj.dense(),
+            up_proj: self.up_proj.dense(),
+            ffn_sub_norm: None,
+            down_proj: self.down_proj.dense(),
+            ..self.clone()
+        }
     }
 }

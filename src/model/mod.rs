@@ -27,6 +27,7 @@ mod rope;
 mod segments;
 mod source;
 mod streamed;
+mod sub_norms;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, LinearWeight};

@@ -20,6 +20,11 @@ impl RmsNorm {
         Self { weight, eps: eps as f32 }
     }
 
+    /// What is added to the mean square.
+    pub(crate) fn eps(&self) -> f32 {
+        self.eps
+    }
+
     /// `x [B, T, C]` → `[B, T, C]`
     pub fn forward(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
         ops::rms_norm(x, self.weight.val(), self.eps, backend)

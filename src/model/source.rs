@@ -84,8 +84,9 @@ impl LanguageModel {
         Ok((start.model, start.kept_codes))
     }
 
-    /// [`LanguageModel::read_for_training`] with the vocabulary of `spec`, which may have more rows
-    /// than the stored one: each is the mean of the stored rows. `watch` gets the parameters that were
+    /// [`LanguageModel::read_for_training`] as a model of `spec`. It may have more rows than the stored
+    /// one: each is the mean of the stored rows. It may have sub-norms where that has none: their gains are
+    /// 1, to be fitted. Its matrices may be ternary where the stored ones are dense. `watch` gets the parameters that were
     /// read, and all.
     pub(crate) fn read_to_start(
         model: &StoredModel,
@@ -97,7 +98,8 @@ impl LanguageModel {
         refuse_packed(model)?;
         let (mut kept_codes, mut all_zero, mut done) = (0, Vec::new(), 0);
         let trained = Self::with_latents(spec, device, latents, |entry| {
-            let matrix = grown(model, entry)?;
+            let is_new = spec.sub_norms && !model.spec().sub_norms && is_sub_norm(entry);
+            let matrix = if is_new { ones(entry) } else { grown(model, entry)? };
             kept_codes += usize::from(matches!(matrix, Matrix::Ternary { .. }));
             let latents = matrix.into_latents();
             all_zero.extend(is_suspect(entry, &latents).then(|| entry.name.clone()));
@@ -269,6 +271,14 @@ fn other_quantiser(model: &StoredModel) -> FormatError {
 const OTHER_QUANTISER: &str = "is quantised in groups, with a ternary embedding or with \
      float activations, which the training forward does not compute; expected one scale a matrix, a \
      float embedding and 8-bit activations";
+
+fn is_sub_norm(entry: &TensorEntry) -> bool {
+    entry.name.ends_with("_sub_norm.weight")
+}
+
+fn ones(entry: &TensorEntry) -> Matrix {
+    Matrix::Latent(vec![1.0; entry.elements()])
+}
 
 /// A stored tensor with as many rows as `entry`; those behind the stored ones are their mean.
 fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError> {

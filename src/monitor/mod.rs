@@ -65,6 +65,9 @@ pub struct StepRecord {
     /// Joules per trained token that this machine used, where it can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joules_per_token: Option<f64>,
+    /// λ of a warm-up of the ternary weights, where the recipe has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ternary_lambda: Option<f32>,
     /// Whether the update was skipped because of a non-finite value or a loss spike.
     pub skipped: bool,
     /// Processes that train together.

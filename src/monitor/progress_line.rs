@@ -144,6 +144,7 @@ mod tests {
             grad_norm: 18_959.59,
             tokens_per_second: 22_553.4,
             joules_per_token: None,
+            ternary_lambda: None,
             skipped: false,
             ranks: 1,
             tokens_this_rank: 1,

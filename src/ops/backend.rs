@@ -7,6 +7,7 @@ use bitnet_kernels::{Kernel, Operands, RandomBits};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::device;
+use crate::ops::blended_linear::Lambda;
 
 /// The number format of the output's gradient in the backward products of a ternary layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub struct OpBackend {
     pub operands: Operands,
     /// In what the backward products of ternary layers take the gradient of the output.
     pub gradients: GradientFormat,
+    /// How far ternary layers that are warmed up are from floats.
+    pub lambda: Lambda,
 }
 
 impl OpBackend {
@@ -101,7 +104,13 @@ impl OpBackend {
     pub fn native(operands: Operands) -> Self {
         static KERNEL: OnceLock<Kernel> = OnceLock::new();
         let kernel = *KERNEL.get_or_init(Kernel::detect);
-        Self { native: true, kernel, operands, gradients: GradientFormat::Operands }
+        Self {
+            native: true,
+            kernel,
+            operands,
+            gradients: GradientFormat::Operands,
+            lambda: Lambda::ONE,
+        }
     }
 
     /// Plain tensor operations, which run on any device.
@@ -119,6 +128,12 @@ impl OpBackend {
     #[must_use]
     pub fn with_gradients(self, gradients: GradientFormat) -> Self {
         Self { gradients, ..self }
+    }
+
+    /// The same, where ternary layers are blends with this share.
+    #[must_use]
+    pub fn blending(self, lambda: Lambda) -> Self {
+        Self { lambda, ..self }
     }
 
     /// The same, where gradients are rounded with the random bits that `place` changes its own place to.

@@ -135,18 +135,6 @@ pub fn frozen_linear(x: Tensor<3>, codes: Tensor<2>, weight: WeightScale) -> Ten
     sums.mul_scalar(weight.multiplier()).div(scale)
 }
 
-/// The same layer in transformers' order: dequantise both sides, then multiply floats. Its products
-/// round where ours are exact; it exists for comparisons with programs that work this way.
-pub fn dequantised_linear(x: Tensor<3>, latents: Tensor<2>) -> Tensor<3> {
-    let (codes, scale) = activation_codes(&x);
-    let dequantised = codes.detach() / scale;
-    let x = dequantised + (x.clone() - x.detach());
-    let (codes, scale) = weight_codes(latents.clone());
-    let dequantised = codes.detach() / scale.recip();
-    let latents = dequantised + (latents.clone() - latents.detach());
-    x.matmul(latents.transpose().unsqueeze())
-}
-
 /// 8-bit codes of activations `[B, T, C]` that carry their gradient, and their scales `[B, T, 1]`.
 pub fn activation_codes(x: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
     let values = x.clone().detach();

@@ -18,6 +18,7 @@ mod adamw;
 mod attention;
 mod backend;
 mod bit_linear;
+mod blended_linear;
 mod cross_entropy;
 mod gated;
 mod int8;
@@ -35,9 +36,9 @@ pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionShape, LazyMask, attention};
 pub use backend::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
 pub use bit_linear::{
-    LinearSettings, activation_codes, bit_linear, bit_linear_outside, dequantised_linear,
-    frozen_linear, weight_codes,
+    LinearSettings, activation_codes, bit_linear, bit_linear_outside, frozen_linear, weight_codes,
 };
+pub use blended_linear::{Lambda, blended_linear};
 pub(crate) use cross_entropy::logits_at_once;
 pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside, native_log_probs};
 pub use gated::gated;

@@ -35,6 +35,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("seed", ChangeClass::Fatal),
     ("model", ChangeClass::Fatal),
     ("adapter", ChangeClass::Fatal),
+    ("ternary_warmup", ChangeClass::Fatal),
     ("tokenizer", ChangeClass::Fatal),
     ("train.precision", ChangeClass::Fatal),
     ("train.gradient_rounding", ChangeClass::Fatal),

@@ -11,6 +11,7 @@
 
 mod batch_size;
 mod change;
+mod conversion;
 mod data;
 mod error;
 mod item;
@@ -29,6 +30,7 @@ mod schedule;
 mod section;
 mod settings;
 mod stage;
+mod ternary_warmup;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -37,12 +39,13 @@ use std::path::{Path, PathBuf};
 
 pub use batch_size::{BatchSizes, BatchWarmup};
 pub use change::{Change, ChangeClass};
+pub use conversion::Conversion;
 pub use data::{
     Data, DataSource, FileSet, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
     validation_key,
 };
 pub use error::{Location, Problem, RecipeError};
-pub use model::{ModelSource, ModelTable};
+pub use model::{InitModel, ModelSource, ModelTable};
 pub use overrides::Overrides;
 pub use pattern::PathPattern;
 pub use phase::Phase;
@@ -56,6 +59,7 @@ pub use settings::{
     Train,
 };
 pub use stage::{LossReduction, StageKind};
+pub use ternary_warmup::{TernaryWarmup, WarmupShape};
 
 use error::Problems;
 use item::Item;

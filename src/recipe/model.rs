@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bitnet_format::Shown;
 use bitnet_format::{HiddenAct, ModelSpec, RopeScaling};
 
+use super::conversion::Conversion;
 use super::error::Location;
 use super::item::{Bound, Item};
 use super::section::Section;
@@ -22,8 +23,27 @@ pub enum ModelSource {
         /// Its shape.
         spec: ModelTable,
     },
-    /// The weights of an absolute folder, or `hf:owner/name[@revision]`.
-    Init(String),
+    /// Weights that exist.
+    Init(InitModel),
+}
+
+impl ModelSource {
+    /// What becomes of it before the first step.
+    pub fn conversion(&self) -> Conversion {
+        match self {
+            Self::New { .. } => Conversion::default(),
+            Self::Init(init) => init.conversion,
+        }
+    }
+}
+
+/// The stored model that a run starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InitModel {
+    /// An absolute folder, or `hf:owner/name[@revision]`.
+    pub path: String,
+    /// What becomes of it before the first step.
+    pub conversion: Conversion,
 }
 
 /// A model's shape, complete but perhaps for the size of its vocabulary.
@@ -157,10 +177,15 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
     let config = table.item("config");
     let model = match init {
         Some(init) => {
+            let conversion = Conversion::read(&mut table);
             refuse_shape(&mut table, config.as_ref());
-            read_init(&init, paths.base).map(ModelSource::Init)
+            let path = read_init(&init, paths.base);
+            path.map(|path| ModelSource::Init(InitModel { path, conversion }))
         }
-        None => read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec }),
+        None => {
+            refuse_conversion(&mut table);
+            read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec })
+        }
     };
     table.finish();
     model
@@ -192,9 +217,20 @@ fn read_init(item: &Item<'_>, base: &Path) -> Option<String> {
     }
 }
 
-/// Weights bring their own shape.
+/// A new model has what a stored one is given.
+fn refuse_conversion(table: &mut Section<'_>) {
+    for key in Conversion::OWN_KEYS {
+        if let Some(item) = table.item(key) {
+            let message = "changes a stored model; expected model.init beside it, got none";
+            item.problem(message.to_owned());
+        }
+    }
+}
+
+/// Weights bring their own shape, but for what a conversion changes.
 fn refuse_shape(table: &mut Section<'_>, config: Option<&Item<'_>>) {
-    let shape: Vec<_> = SHAPE.iter().filter_map(|(key, _)| table.item(key)).collect();
+    let shape = SHAPE.iter().filter(|(key, _)| *key != "quantise");
+    let shape: Vec<_> = shape.filter_map(|(key, _)| table.item(key)).collect();
     for item in shape.iter().chain(config) {
         let message = "a shape beside `model.init`, which brings its own";
         item.problem(format!("{message}; expected one or the other, got both"));

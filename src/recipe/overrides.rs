@@ -9,7 +9,7 @@ use super::error::{Location, Problem, Problems};
 use super::tree::{Entry, Node, TomlValue, parse_word};
 
 /// Keys that a word replaces besides its own: a key, then the keys beside it that go when it
-/// comes; `*` is every key of the table.
+/// comes; `*` is every key of a table that is a shape.
 const REPLACES: &[(&[&str], &[&str])] = &[
     (&["train", "steps"], &["tokens", "epochs"]),
     (&["train", "tokens"], &["steps", "epochs"]),
@@ -22,6 +22,9 @@ const REPLACES: &[(&[&str], &[&str])] = &[
     (&["data", "train"], &["generate"]),
     (&["data", "sets"], &["generate"]),
 ];
+
+/// Without any of these `[model]` is no shape, but says what becomes of the model that `init` names.
+const SHAPES: [&str; 2] = ["config", "hidden_size"];
 
 /// The words of a command line that change a recipe, in their order.
 #[derive(Clone, Debug, Default)]
@@ -85,8 +88,9 @@ fn remove_excluded(tree: &mut Node, path: &[String]) {
         let TomlValue::Table(tables) = &mut tree.content else { return };
         let Some(table) = tables.iter_mut().find(|entry| entry.name == parent) else { return };
         if let TomlValue::Table(entries) = &mut table.node.content {
-            let goes =
-                |name: &str| name != last && (beside.contains(&"*") || beside.contains(&name));
+            let named = |name: &str| entries.iter().any(|entry| entry.name == name);
+            let all = beside.contains(&"*") && SHAPES.iter().any(|key| named(key));
+            let goes = |name: &str| name != last && (all || beside.contains(&name));
             entries.retain(|entry| entry.place == Location::CommandLine || !goes(&entry.name));
         }
     }

@@ -6,7 +6,7 @@ use super::batch_size::BatchWarmup;
 use super::data::read_data;
 use super::error::Problems;
 use super::item::{Bound, Item};
-use super::model::{ModelSource, Paths, read_model};
+use super::model::{InitModel, ModelSource, Paths, read_model};
 use super::phase::read_phases;
 use super::rules::check_rules;
 use super::schedule::default_warmup;
@@ -18,6 +18,7 @@ use super::settings::{
     Train,
 };
 use super::stage::{LossReduction, StageKind};
+use super::ternary_warmup::TernaryWarmup;
 use super::tree::Node;
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::monitor::TrackerKind;
@@ -47,13 +48,14 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     let data = read_data(&mut root, stage, base);
     let (train, lean) = read_train(&mut root);
     let adapter = read_adapter(&mut root);
+    let ternary_warmup = TernaryWarmup::read(&mut root);
     let recipe = Recipe {
         path: path.to_owned(),
         name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
         stage,
         seed: root.value("seed", |item| item.whole(0)),
         device: root.value("device", read_device),
-        model: model.unwrap_or_else(|| ModelSource::Init(String::new())),
+        model: model.unwrap_or_else(|| ModelSource::Init(InitModel::default())),
         tokenizer,
         chat,
         phases: read_phases(&mut root, stage, &data.sets(stage)),
@@ -70,6 +72,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         data,
         train,
         adapter,
+        ternary_warmup,
     };
     check_rules(&mut root, &recipe);
     root.finish();

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::batch_size::BatchWarmup;
 use super::data::{DataSource, FileSet, FileSets, Generate, TRAIN};
 use super::item::word;
-use super::model::ModelSource;
+use super::model::{InitModel, ModelSource};
 use super::phase::Phase;
 use super::rate::Rate;
 use super::reading::reading_words;
@@ -15,6 +15,7 @@ use super::settings::{
     AdapterSettings, ChatFormat, EvalTasks, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
     REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
 };
+use super::ternary_warmup::TernaryWarmup;
 use crate::data::{ReadingRules, TextMarkers, TextPattern, TokenFiles, TokenType};
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
@@ -36,6 +37,8 @@ impl Recipe {
         ]);
         entries.insert("tokenizer".into(), self.tokenizer_table());
         entries.extend(self.adapter.iter().map(|one| ("adapter".to_owned(), adapter(one))));
+        let warmup = self.ternary_warmup;
+        entries.extend(warmup.map(|one| ("ternary_warmup".to_owned(), ternary_warmup(one))));
         entries.extend(table([
             ("data", self.data_table()),
             ("train", self.train_table()),
@@ -257,6 +260,10 @@ fn adapter(settings: &AdapterSettings) -> Value {
     ]))
 }
 
+fn ternary_warmup(TernaryWarmup { steps, shape }: TernaryWarmup) -> Value {
+    Value::Table(table([("steps", whole(steps)), ("shape", text(shape.name()))]))
+}
+
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
@@ -276,8 +283,18 @@ fn whole(number: u64) -> Value {
 fn model(source: &ModelSource) -> Value {
     match source {
         ModelSource::New { spec } => Value::Table(spec.table()),
-        ModelSource::Init(name) => one("init", text(name)),
+        ModelSource::Init(init) => Value::Table(init_model(init)),
     }
+}
+
+/// Runs of versions without conversions go on: what is not asked for is not named.
+fn init_model(InitModel { path, conversion }: &InitModel) -> Table {
+    let mut entries = table([("init", text(path))]);
+    let quantise = conversion.quantise.map(|quantise| ("quantise", quantise));
+    let inserted = conversion.insert_sub_norms.then_some(("insert_sub_norms", true));
+    let given = quantise.into_iter().chain(inserted);
+    entries.extend(given.map(|(key, value)| (key.to_owned(), Value::Boolean(value))));
+    entries
 }
 
 /// `data.train` stays a list of its own, so that a phase without weights finds it.

@@ -2,7 +2,7 @@
 
 use super::model::ModelSource;
 use super::section::Section;
-use super::settings::{Precision, Recipe, Train};
+use super::settings::{Length, Precision, Recipe, Train};
 use super::stage::StageKind;
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 
@@ -12,6 +12,7 @@ pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
     check_lean(root, recipe);
     check_muon(root, recipe);
     check_adapter(root, recipe);
+    check_ternary_warmup(root, recipe);
 }
 
 /// What is computed by operations of the CPU's own says so.
@@ -105,4 +106,26 @@ fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
     refuse(latents != LatentFormat::F32, "latents", message);
     let message = "the gradients of an adapter are small; expected \"after\", got \"during\"";
     refuse(update == UpdateTime::During, "update", message);
+}
+
+/// What a warm-up of the ternary weights asks of the rest of the recipe.
+fn check_ternary_warmup(root: &mut Section<'_>, recipe: &Recipe) {
+    let Some(warmup) = recipe.ternary_warmup else { return };
+    if recipe.adapter.is_some() {
+        let message =
+            "an adapter changes a model that is ternary; expected none beside it, got one";
+        root.problem("ternary_warmup", message.to_owned());
+    }
+    if recipe.stage == StageKind::Dpo {
+        let message = "pairs are compared with a model that is ternary; expected stage \"pretrain\" \
+                       or \"sft\" beside it, got \"dpo\"";
+        root.problem("ternary_warmup", message.to_owned());
+    }
+    if let Length::Steps(steps) = recipe.train.length
+        && warmup.steps > steps
+    {
+        let message = "the warm-up is longer than the run; expected at most its";
+        let table = root.section("ternary_warmup");
+        table.problem("steps", format!("{message} {steps} steps, got {}", warmup.steps));
+    }
 }

@@ -18,6 +18,7 @@ use super::data::Data;
 use super::item::word;
 use super::model::ModelSource;
 use super::stage::{LossReduction, StageKind};
+use super::ternary_warmup::TernaryWarmup;
 use crate::distributed::CommDType;
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::model::ActivationMemory;
@@ -48,6 +49,8 @@ pub struct Recipe {
     pub train: Train,
     /// What is trained in the model's place, if anything is.
     pub adapter: Option<AdapterSettings>,
+    /// How its model becomes ternary, where not at once.
+    pub ternary_warmup: Option<TernaryWarmup>,
     /// The run's parts in order; never empty, shares sum to 1, names are unique.
     pub phases: Vec<super::Phase>,
     /// `AdamW` and what surrounds it.

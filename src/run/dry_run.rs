@@ -121,7 +121,7 @@ pub fn known_run(
     if let Some(steps) = known_steps(recipe) {
         let spec = known_spec(recipe)?;
         if let (ModelSource::Init(init), Some(spec)) = (&recipe.model, &spec) {
-            say_how_it_starts(recipe, init.as_ref(), spec, monitor)?;
+            say_how_it_starts(recipe, init.path.as_ref(), spec, monitor)?;
         }
         let spec = spec.or_else(|| before.cloned());
         return Ok(Some(KnownRun { steps, spec }));

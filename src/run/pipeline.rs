@@ -95,7 +95,8 @@ mod tests {
         let names: Vec<_> = stages.iter().map(|stage| stage.out.file_name().unwrap()).collect();
         assert_eq!(names, ["1-base", "2-chat"]);
         let before = dir.path().join("1-base/final").to_string_lossy().into_owned();
-        assert_eq!(stages[1].recipe.model, ModelSource::Init(before));
+        let ModelSource::Init(init) = &stages[1].recipe.model else { panic!() };
+        assert_eq!(init.path, before);
         assert!(matches!(stages[0].recipe.model, ModelSource::New { .. }));
         assert_eq!(later_steps(&stages, 0), Some(5.0));
         assert_eq!(later_steps(&stages, 1), Some(0.0));

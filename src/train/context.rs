@@ -10,19 +10,20 @@ use bitnet_format::{ModelSpec, Shown, StoredModel, TensorEntry, model_hash_watch
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use burn::tensor::Device;
 
+use super::stage::evaluate::batch_of;
 use super::step::adamw::{AdamW, AdamWSettings};
 use super::step::during::UpdateDuring;
 use super::step::guard::Limits;
 use super::step::report::StepSettings;
 use super::step::update::OptimizerStep;
 use crate::checkpoint::FolderParts;
-use crate::data::DataMixture;
+use crate::data::{DataMixture, PackedSequence};
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze};
 use crate::monitor::{Monitor, Silent};
-use crate::ops::{DrawPlace, OpBackend};
+use crate::ops::{DrawPlace, Lambda, OpBackend};
 use crate::platform::Signals;
 use crate::recipe::{Guard, Optimizer, Precision, Recipe, Schedule, StageKind, StepRates};
 
@@ -37,6 +38,8 @@ pub(crate) struct RunContext<'a> {
     /// The `generation_config.json` of the initial model.
     pub(crate) generation: serde_json::Map<String, serde_json::Value>,
     pub(crate) fingerprint: String,
+    /// Rows that new sub-norms are fitted to.
+    pub(crate) first_rows: Vec<PackedSequence>,
     /// What each phase draws from.
     pub(crate) mixes: Vec<DataMixture>,
     pub(crate) steps: u64,
@@ -135,14 +138,29 @@ impl RunContext<'_> {
         for line in reading_warnings(&folder, &start.all_zero) {
             monitor.message(&line);
         }
-        let (model, kept) = (start.model, start.kept_codes);
+        let (mut model, kept) = (start.model, start.kept_codes);
         if kept > 0 {
             monitor.message(&format!(
                 "{}: {kept} matrices hold ternary values already; their codes and scales are kept",
                 init.shown()
             ));
         }
+        if self.spec.sub_norms && !folder.spec().sub_norms {
+            model = self.with_sub_norms(model);
+        }
         Ok(self.prepared(model))
+    }
+
+    /// `model` with gains of its new sub-norms that change its function least over the first rows.
+    fn with_sub_norms(&self, model: LanguageModel) -> LanguageModel {
+        let rows = batch_of(&self.first_rows);
+        let is_filled = |row: &PackedSequence| {
+            let filled = row.filled();
+            (0..row.tokens.len()).map(move |at| at < filled)
+        };
+        let counted: Vec<bool> = self.first_rows.iter().flat_map(is_filled).collect();
+        let device = model.device();
+        model.with_fitted_sub_norms(rows.inputs(&device), &rows.documents, &counted)
     }
 
     /// The model of step 0 with an adapter that changes nothing yet. It is read once: all that ask for
@@ -177,11 +195,17 @@ impl RunContext<'_> {
         model.with_backend(self.backend).with_activations(self.recipe.train.activations())
     }
 
-    /// `model`, set to make an optimizer step: it draws that step's random bits.
+    /// The share of what is quantised in the ternary layers of a step.
+    fn lambda(&self, step: u64) -> Lambda {
+        let warmup = self.recipe.ternary_warmup;
+        warmup.map_or(Lambda::ONE, |warmup| Lambda::new(warmup.lambda(step)))
+    }
+
+    /// `model`, set to make an optimizer step: with that step's random bits and blend.
     pub(crate) fn at_step(&self, model: LanguageModel, step: u64) -> LanguageModel {
         let (seed, rank) = (self.recipe.seed, self.comm.rank() as u64);
         let backend = model.backend().drawing(|place| DrawPlace { seed, step, rank, ..place });
-        model.with_backend(backend)
+        model.with_backend(backend.blending(self.lambda(step)))
     }
 
     /// Identifies the model that `model.init` names; its files are read once.

@@ -5,6 +5,7 @@ mod adapter_training;
 mod adapters;
 mod bad_input;
 mod commands;
+mod conversion;
 mod data_files;
 mod devices;
 mod exports;

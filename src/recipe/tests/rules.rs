@@ -183,17 +183,21 @@ fn a_token_id_beyond_the_tokenizers_vocabulary_is_found_when_that_is_known() {
     assert!(spec.complete(501).unwrap_err().contains("501 lies outside vocab_size 501"));
 }
 
+fn stored(path: String) -> InitModel {
+    InitModel { path, conversion: Conversion::default() }
+}
+
 #[test]
 fn weights_to_start_from_bring_shape_and_tokenizer() {
     let text = SHORT.replace("[tokenizer]\ntrain = { vocab_size = 512 }\n", "");
     let folder = RecipeFolder::new(&text);
     let Ok(Plan::Single(recipe)) = folder.load(&["model.init=runs/a/final"]) else { panic!() };
     let weights = folder.path("recipes/runs/a/final").display().to_string();
-    assert_eq!(recipe.model, ModelSource::Init(weights));
+    assert_eq!(recipe.model, ModelSource::Init(stored(weights)));
     assert_eq!(recipe.tokenizer, TokenizerSource::FromInit);
     let hub = "hf:microsoft/bitnet-b1.58-2B-4T-bf16@main";
     let Ok(Plan::Single(recipe)) = folder.load(&[&format!("model.init={hub}")]) else { panic!() };
-    assert_eq!(recipe.model, ModelSource::Init(hub.into()));
+    assert_eq!(recipe.model, ModelSource::Init(stored(hub.into())));
 }
 
 #[test]

@@ -122,9 +122,8 @@ pub(crate) fn say_if_dense(init: &Path, spec: &ModelSpec, monitor: &mut dyn Moni
     let (init, key) = (init.shown(), "quantization_config");
     monitor.message(&format!(
         "warning: {init} is dense: its config.json has no {key}. It is trained as floats, and only \
-         the format hf-bf16 takes it. To train it with ternary weights, put \"{key}\": \
-         {{\"quant_method\": \"bitnet\", \"linear_class\": \"autobitlinear\", \
-         \"quantization_mode\": \"online\"}} into that config.json"
+         the formats hf-bf16 and gguf-bf16 take it. To train it with ternary weights, set \
+         model.quantise = true"
     ));
 }
 

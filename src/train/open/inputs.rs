@@ -16,7 +16,9 @@ use crate::distributed::Hosts;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::{ChatFormat, ModelSource, Precision, Recipe, StageKind, TokenizerSource};
+use crate::recipe::{
+    ChatFormat, InitModel, ModelSource, Precision, Recipe, StageKind, TokenizerSource,
+};
 
 /// The device of a recipe, able to compute as it says; ranks of one machine have one each.
 pub(crate) fn open_device(
@@ -42,13 +44,13 @@ pub(crate) fn init_folder(
 ) -> Result<Option<PathBuf>, TrainError> {
     match &recipe.model {
         ModelSource::New { .. } => Ok(None),
-        ModelSource::Init(name) if name.starts_with("hf:") => {
-            fetch(recipe, name, signals, monitor).map(Some)
+        ModelSource::Init(init) if init.path.starts_with("hf:") => {
+            fetch(recipe, &init.path, signals, monitor).map(Some)
         }
-        ModelSource::Init(path) if takes_codes(recipe) && Path::new(path).is_file() => {
-            Ok(Some(PathBuf::from(path)))
+        ModelSource::Init(init) if takes_codes(recipe) && Path::new(&init.path).is_file() => {
+            Ok(Some(PathBuf::from(&init.path)))
         }
-        ModelSource::Init(folder) => existing_folder(Path::new(folder)).map(Some),
+        ModelSource::Init(init) => existing_folder(Path::new(&init.path)).map(Some),
     }
 }
 
@@ -196,8 +198,9 @@ pub(crate) fn resolve_spec(
         (ModelSource::New { spec }, _) => spec
             .complete(tokenizer.vocab_size())
             .map_err(|what| contradiction(recipe, "model", what))?,
-        (ModelSource::Init(_), init) => {
-            StoredModel::open(init.expect("its folder was found"))?.spec().clone()
+        (ModelSource::Init(stored), init) => {
+            let folder = init.expect("its folder was found");
+            converted(recipe, stored, StoredModel::open(folder)?.spec())?
         }
     };
     if spec.bos_token_id.is_none() {
@@ -231,10 +234,11 @@ pub(crate) fn resolve_spec(
 pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainError> {
     let table = match &recipe.model {
         ModelSource::New { spec } => spec,
-        ModelSource::Init(name) => {
-            let folder = Path::new(name);
-            let there = !name.starts_with("hf:") && folder.exists();
-            return Ok(if there { Some(StoredModel::open(folder)?.spec().clone()) } else { None });
+        ModelSource::Init(init) => {
+            let folder = Path::new(&init.path);
+            let there = !init.path.starts_with("hf:") && folder.exists();
+            let stored = there.then(|| StoredModel::open(folder)).transpose()?;
+            return stored.map(|stored| converted(recipe, init, stored.spec())).transpose();
         }
     };
     let entries = match &recipe.tokenizer {
@@ -243,6 +247,16 @@ pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainErro
         TokenizerSource::FromInit => return Ok(None),
     };
     table.complete(entries).map(Some).map_err(|what| contradiction(recipe, "model", what))
+}
+
+/// The shape of the model that is trained, from the stored one's.
+fn converted(
+    recipe: &Recipe,
+    init: &InitModel,
+    stored: &ModelSpec,
+) -> Result<ModelSpec, TrainError> {
+    let spec = init.conversion.of(stored);
+    spec.map_err(|(field, what)| contradiction(recipe, field, what))
 }
 
 /// An error of the recipe that only what it names could show.

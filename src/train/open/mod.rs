@@ -21,7 +21,7 @@ use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
 use super::step::update::{OptimizerStep, lean_process};
 use super::tasks;
-use crate::data::{DataMixture, LoaderSettings};
+use crate::data::{DataMixture, LoaderSettings, PackedSequence};
 use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
 use crate::latents::UpdateTime;
@@ -86,6 +86,7 @@ pub(crate) fn open<'a>(
             Box::new(PretrainSft::new(sets, validation, loader))
         }
     };
+    let first_rows = first_rows(recipe, stage.as_mut(), &names)?;
     let steps = total_steps(recipe, stage.as_mut(), &names, monitor)?;
     let schedule = Schedule::new(recipe, steps)?;
     if steps == 1 && schedule.last_step_is_idle() {
@@ -102,6 +103,7 @@ pub(crate) fn open<'a>(
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let tasks = if comm.is_first() { tasks::open(recipe)? } else { None };
     check_tasks(recipe, &spec, adapter.as_ref())?;
+    check_ternary_warmup(recipe, &spec, steps)?;
     let backend = recipe.train.backend(&device);
     let lean = recipe.lean();
     if comm.world_size() > 1 && recipe.train.update == UpdateTime::During {
@@ -126,6 +128,7 @@ pub(crate) fn open<'a>(
         chat,
         generation,
         fingerprint,
+        first_rows,
         mixes,
         steps,
         schedule,
@@ -141,6 +144,40 @@ pub(crate) fn open<'a>(
         stepper,
     };
     Ok((context, stage))
+}
+
+/// Rows that new sub-norms are fitted to.
+const FITTED_ROWS: u64 = 8;
+
+/// The first rows of the training data, where something is fitted to them.
+fn first_rows(
+    recipe: &Recipe,
+    stage: &mut dyn Stage,
+    sets: &[String],
+) -> Result<Vec<PackedSequence>, TrainError> {
+    let mut rows = Vec::new();
+    if recipe.model.conversion().insert_sub_norms {
+        for set in sets {
+            rows.extend(stage.preview(set, FITTED_ROWS)?.into_iter().map(|(_, row)| row));
+        }
+        rows.truncate(FITTED_ROWS as usize);
+    }
+    Ok(rows)
+}
+
+/// Refuses a warm-up of what is not ternary, or one that does not end.
+fn check_ternary_warmup(recipe: &Recipe, spec: &ModelSpec, steps: u64) -> Result<(), TrainError> {
+    let Some(warmup) = recipe.ternary_warmup else { return Ok(()) };
+    if !spec.quantise {
+        let what = "makes a model ternary; expected model.quantise = true, got a dense model";
+        return Err(contradiction(recipe, "ternary_warmup", what.to_owned()));
+    }
+    if warmup.steps > steps {
+        let (asked, field) = (warmup.steps, "ternary_warmup.steps");
+        let what = format!("is {asked}; expected at most the run's {steps} steps");
+        return Err(contradiction(recipe, field, what));
+    }
+    Ok(())
 }
 
 /// Refuses benchmarks of what the engine cannot be given in memory.

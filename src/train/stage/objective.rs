@@ -86,9 +86,14 @@ pub fn batch_log_probs(model: &LanguageModel, batch: &TokenBatch, device: &Devic
 }
 
 impl TokenBatch {
+    /// The inputs as a tensor `[B, T]`.
+    pub(crate) fn inputs(&self, device: &Device) -> Tensor<2, Int> {
+        self.ids(&self.tokens, device)
+    }
+
     /// Final hidden states `[B, T, C]`.
     fn hidden(&self, model: &LanguageModel, device: &Device) -> Tensor<3> {
-        model.forward(self.ids(&self.tokens, device), &self.documents)
+        model.forward(self.inputs(device), &self.documents)
     }
 
     /// Final hidden states, and the graph that leads from their gradient to the parameters'.
@@ -97,7 +102,7 @@ impl TokenBatch {
         model: &LanguageModel,
         device: &Device,
     ) -> (Tensor<3>, ForwardGraph) {
-        model.record(self.ids(&self.tokens, device), &self.documents)
+        model.record(self.inputs(device), &self.documents)
     }
 
     /// Log-probability of every trained target, `[B, T]`, from the final hidden states; 0 at all others.

@@ -1,0 +1,104 @@
+//! A linear layer on its way from floats to ternary (the warm-up of a conversion): each side is a blend of
+//! what it was and what it becomes,
+//!
+//! ```text
+//! x̃ = (1 − λ)·x + λ·q/a        w̃ = (1 − λ)·w + λ·T·m        y = x̃·w̃ᵀ
+//! ```
+//!
+//! with the codes of `bit_linear`. The straight-through estimator takes both blends for the identity,
+//! whatever λ is: `dx = dy·w̃`, `dw = dyᵀ·x̃`. With λ = 1 it is the layer in transformers' order, which
+//! dequantises first: its products round where those of `bit_linear` are exact.
+//!
+//! Floats are multiplied, on every device by its own product: it runs in few steps of a run.
+
+use burn::tensor::Tensor;
+
+use super::bit_linear::{activation_codes, weight_codes};
+
+/// The share λ of what is quantised in a blend, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lambda(f32);
+
+// It is never NaN.
+impl Eq for Lambda {}
+
+impl Lambda {
+    /// Ternary throughout.
+    pub const ONE: Self = Self(1.0);
+
+    /// This share.
+    ///
+    /// # Panics
+    /// Outside of 0 to 1.
+    pub fn new(share: f32) -> Self {
+        assert!((0.0..=1.0).contains(&share), "a share, got {share}");
+        Self(share)
+    }
+
+    /// The blend of `x` and `quantised`, with the gradient of `x`.
+    fn blend<const D: usize>(self, x: Tensor<D>, quantised: Tensor<D>) -> Tensor<D> {
+        let values = x.clone().detach();
+        let straight_through = x - values.clone();
+        let blended = if self == Self::ONE {
+            quantised.detach()
+        } else {
+            values.mul_scalar(1.0 - self.0) + quantised.detach().mul_scalar(self.0)
+        };
+        blended + straight_through
+    }
+}
+
+/// `x [B, T, in]`, latents `[out, in]` → `[B, T, out]`
+pub fn blended_linear(x: Tensor<3>, latents: Tensor<2>, lambda: Lambda) -> Tensor<3> {
+    let (codes, scale) = activation_codes(&x);
+    let x = lambda.blend(x, codes / scale);
+    let (codes, scale) = weight_codes(latents.clone());
+    let latents = lambda.blend(latents, codes / scale.recip());
+    x.matmul(latents.transpose().unsqueeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{assert_within, draw, gradient, host, leaf, with_gradients};
+    use crate::ops::{OpBackend, bit_linear};
+    use bitnet_kernels::Operands;
+
+    /// Output and gradients of a layer of three rows over two tokens.
+    fn run(layer: impl Fn(Tensor<3>, Tensor<2>) -> Tensor<3>) -> Vec<Vec<f32>> {
+        let x = leaf(draw(1, "x", 2 * 40), [1, 2, 40]);
+        let w = leaf(draw(2, "w", 3 * 40), [3, 40]);
+        let y = layer(x.clone(), w.clone());
+        with_gradients(&y, 5, |grads| vec![gradient(&x, grads), gradient(&w, grads)])
+    }
+
+    #[test]
+    fn without_a_share_it_is_the_dense_layer_and_with_all_of_it_the_ternary_one() {
+        let dense = run(|x, w| x.matmul(w.transpose().unsqueeze()));
+        let ternary = run(|x, w| bit_linear(x, [w], OpBackend::reference(Operands::F32)));
+        let blended = |share| run(move |x, w| blended_linear(x, w, Lambda::new(share)));
+        assert_within(&blended(0.0), &dense, 1e-6, "λ = 0");
+        assert_within(&blended(1.0), &ternary, 1e-5, "λ = 1");
+        let apart = |other: &[Vec<f32>]| (blended(0.5)[0][0] - other[0][0]).abs();
+        assert!(apart(&dense) > 1e-3 && apart(&ternary) > 1e-3, "half way it is neither");
+    }
+
+    /// For one input and one weight everything can be written down.
+    #[test]
+    fn a_blend_has_the_value_and_the_gradients_of_its_formula() {
+        let (x, w) = (leaf(vec![0.5, 1.0], [1, 1, 2]), leaf(vec![0.3, -0.1], [1, 2]));
+        let y = blended_linear(x.clone(), w.clone(), Lambda::new(0.25));
+        // Activations: a = 127, codes 64 (63.5 to even) and 127. Weights: m = 0.2, codes 1 and 0.
+        let mixed = [0.75 * 0.5 + 0.25 * 64.0 / 127.0, 1.0];
+        let blend = [0.75 * 0.3 + 0.25 * 0.2, 0.75 * -0.1];
+        let expected = mixed[0] * blend[0] + mixed[1] * blend[1];
+        assert!((host(y.clone())[0] - expected).abs() < 1e-6);
+        let mut grads = y.sum().backward();
+        assert_within(
+            &[gradient(&x, &mut grads), gradient(&w, &mut grads)],
+            &[blend.to_vec(), mixed.to_vec()],
+            1e-6,
+            "gradients",
+        );
+    }
+}
