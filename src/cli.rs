@@ -1,5 +1,6 @@
 //! The command line; `commands` interprets it.
 
+mod convert;
 mod data;
 mod report;
 mod scaling;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+pub(crate) use convert::ConvertArgs;
 pub(crate) use data::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
     SplitDataArgs,
@@ -30,7 +32,7 @@ pub(crate) struct TrainerCli {
 impl TrainerCli {
     /// Whether what is printed is what was asked for; a run leaves files.
     pub(crate) fn prints_results(&self) -> bool {
-        self.command.is_some() || self.run.json
+        self.command.is_some() || self.run.flags.json
     }
 }
 
@@ -98,13 +100,20 @@ pub(crate) fn unknown_command(word: &str) -> Option<String> {
 
 /// Arguments of a run.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeWords,
     /// Run directory [default: runs/<recipe name>]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) flags: TrainingFlags,
+}
+
+/// How a run is made.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct TrainingFlags {
     /// never, auto (the newest checkpoint that verifies; also: latest), or a checkpoint (a path, or
     /// step-N in the run directory).
     #[arg(long, default_value = "never", value_name = "never|auto|PATH")]
@@ -159,6 +168,8 @@ pub(crate) enum TrainerCommand {
     Init(InitArgs),
     /// Measure the training speed of a shape, on random tokens.
     Bench(TrainBenchArgs),
+    /// Train a dense model into a ternary one, and say what it cost.
+    Convert(ConvertArgs),
     /// Train a ladder of models: sizes x tokens x seeds of one recipe.
     Sweep(SweepArgs),
     /// Fit a scaling law to the losses of finished runs.

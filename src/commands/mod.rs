@@ -3,6 +3,7 @@
 mod bench;
 mod chat_model;
 mod closing;
+mod convert;
 mod corpus;
 mod eval;
 mod eval_tasks;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: &TrainerCli) -> Result<()> {
         Some(TrainerCommand::Export(args)) => export::run(args),
         Some(TrainerCommand::Init(args)) => init::run(args),
         Some(TrainerCommand::Bench(args)) => bench::run(args),
+        Some(TrainerCommand::Convert(args)) => convert::run(args),
         Some(TrainerCommand::Sweep(args)) => sweep::run(args),
         Some(TrainerCommand::Fit(args)) => fit::run(args),
         Some(TrainerCommand::Report(args)) => report::report(args),

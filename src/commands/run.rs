@@ -16,22 +16,20 @@ use super::closing::{FinishedStage, print_closing, print_next_steps, show};
 use super::ranks::with_ranks;
 use super::{overrides_with_device, print_json};
 use crate::bug;
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, TrainingFlags};
 use crate::failure::Usage;
 
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
-    with_ranks(args.threads, args.oversubscribe, |comm| run_on(args, comm))
+    with_ranks(args.flags.threads, args.flags.oversubscribe, |comm| run_on(args, comm))
 }
 
 fn run_on(args: &RunArgs, comm: &Comm) -> Result<()> {
     let (path, settings) = args.recipe.read()?;
-    let overrides = overrides_with_device(&settings, args.device.as_deref());
+    let overrides = overrides_with_device(&settings, args.flags.device.as_deref());
     let plan = recipe::load(&path, &overrides).map_err(TrainError::from);
     let plan = all_ok(comm, plan)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(&path, &plan)));
-    let signals =
-        Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
-    let runner = Runner { args, comm, signals };
+    let runner = Runner::new(&args.flags, comm)?;
     match plan {
         Plan::Single(recipe) => runner.single(&recipe, &out),
         Plan::Pipeline(files) => {
@@ -51,15 +49,21 @@ fn name(path: &Path, plan: &Plan) -> String {
 }
 
 /// Shared by all stages.
-struct Runner<'a> {
-    args: &'a RunArgs,
+pub(super) struct Runner<'a> {
+    args: &'a TrainingFlags,
     comm: &'a Comm,
-    signals: Signals,
+    pub(super) signals: Signals,
 }
 
-impl Runner<'_> {
+impl<'a> Runner<'a> {
+    pub(super) fn new(args: &'a TrainingFlags, comm: &'a Comm) -> Result<Self> {
+        let signals =
+            Signals::listen().map_err(TrainError::from).context("cannot listen for signals")?;
+        Ok(Self { args, comm, signals })
+    }
+
     fn single(&self, recipe: &Recipe, out: &Path) -> Result<()> {
-        let summary = self.stage(recipe, out, self.resume(out), None)?;
+        let summary = self.alone(recipe, out)?;
         if !self.comm.is_first() {
             return Ok(());
         }
@@ -74,6 +78,11 @@ impl Runner<'_> {
         }
         show(&stage)?;
         print_next_steps(&stage)
+    }
+
+    /// Runs the one stage of a plan.
+    pub(super) fn alone(&self, recipe: &Recipe, out: &Path) -> Result<Summary> {
+        self.stage(recipe, out, self.resume(out), None)
     }
 
     fn pipeline(&self, stages: &[PipelineStage], out: &Path) -> Result<()> {
@@ -162,13 +171,8 @@ impl Runner<'_> {
             signals: self.signals.clone(),
             comm: self.comm.clone(),
         };
-        let verbosity = match (args.quiet, args.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (_, true) => Verbosity::Verbose,
-            _ => Verbosity::Normal,
-        };
         let mut monitor: Box<dyn Monitor> = if self.comm.is_first() {
-            Box::new(Terminal::new(verbosity).followed_by(later))
+            Box::new(self.terminal().followed_by(later))
         } else {
             Box::new(Silent)
         };
@@ -179,6 +183,15 @@ impl Runner<'_> {
             bug::note_run_dir(out);
         }
         Ok(run::run(recipe, &options, monitor.as_mut())?)
+    }
+
+    /// What shows a run, as loud as it was asked to be.
+    pub(super) fn terminal(&self) -> Terminal {
+        Terminal::new(match (self.args.quiet, self.args.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        })
     }
 
     fn resume(&self, out: &Path) -> Resume {

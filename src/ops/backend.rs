@@ -7,7 +7,6 @@ use bitnet_kernels::{Kernel, Operands, RandomBits};
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::device;
-use crate::ops::blended_linear::Lambda;
 
 /// The number format of the output's gradient in the backward products of a ternary layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +70,32 @@ pub(crate) enum GradientAxis {
     Token,
     /// An output: that of the weights is.
     Output,
+}
+
+/// The share λ of what is quantised where ternary layers are blends, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lambda(f32);
+
+// It is never NaN.
+impl Eq for Lambda {}
+
+impl Lambda {
+    /// Ternary throughout.
+    pub const ONE: Self = Self(1.0);
+
+    /// This share.
+    ///
+    /// # Panics
+    /// Outside of 0 to 1.
+    pub fn new(share: f32) -> Self {
+        assert!((0.0..=1.0).contains(&share), "a share, got {share}");
+        Self(share)
+    }
+
+    /// As a number.
+    pub fn share(self) -> f32 {
+        self.0
+    }
 }
 
 /// How the operations of a model are computed.

@@ -13,47 +13,28 @@
 
 use burn::tensor::Tensor;
 
+use super::backend::Lambda;
 use super::bit_linear::{activation_codes, weight_codes};
 
-/// The share λ of what is quantised in a blend, from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Lambda(f32);
-
-// It is never NaN.
-impl Eq for Lambda {}
-
-impl Lambda {
-    /// Ternary throughout.
-    pub const ONE: Self = Self(1.0);
-
-    /// This share.
-    ///
-    /// # Panics
-    /// Outside of 0 to 1.
-    pub fn new(share: f32) -> Self {
-        assert!((0.0..=1.0).contains(&share), "a share, got {share}");
-        Self(share)
-    }
-
-    /// The blend of `x` and `quantised`, with the gradient of `x`.
-    fn blend<const D: usize>(self, x: Tensor<D>, quantised: Tensor<D>) -> Tensor<D> {
-        let values = x.clone().detach();
-        let straight_through = x - values.clone();
-        let blended = if self == Self::ONE {
-            quantised.detach()
-        } else {
-            values.mul_scalar(1.0 - self.0) + quantised.detach().mul_scalar(self.0)
-        };
-        blended + straight_through
-    }
+/// The blend of `x` and `quantised`, with the gradient of `x`.
+fn blend<const D: usize>(lambda: Lambda, x: Tensor<D>, quantised: Tensor<D>) -> Tensor<D> {
+    let values = x.clone().detach();
+    let straight_through = x - values.clone();
+    let blended = if lambda == Lambda::ONE {
+        quantised.detach()
+    } else {
+        let share = lambda.share();
+        values.mul_scalar(1.0 - share) + quantised.detach().mul_scalar(share)
+    };
+    blended + straight_through
 }
 
 /// `x [B, T, in]`, latents `[out, in]` → `[B, T, out]`
 pub fn blended_linear(x: Tensor<3>, latents: Tensor<2>, lambda: Lambda) -> Tensor<3> {
     let (codes, scale) = activation_codes(&x);
-    let x = lambda.blend(x, codes / scale);
+    let x = blend(lambda, x, codes / scale);
     let (codes, scale) = weight_codes(latents.clone());
-    let latents = lambda.blend(latents, codes / scale.recip());
+    let latents = blend(lambda, latents, codes / scale.recip());
     x.matmul(latents.transpose().unsqueeze())
 }
 

@@ -34,11 +34,11 @@ mod testing;
 pub(crate) use adamw::UpdateChunk;
 pub use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub use attention::{AttentionShape, LazyMask, attention};
-pub use backend::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
+pub use backend::{DrawPlace, GradientFormat, GradientRounding, Lambda, OpBackend};
 pub use bit_linear::{
     LinearSettings, activation_codes, bit_linear, bit_linear_outside, frozen_linear, weight_codes,
 };
-pub use blended_linear::{Lambda, blended_linear};
+pub use blended_linear::blended_linear;
 pub(crate) use cross_entropy::logits_at_once;
 pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside, native_log_probs};
 pub use gated::gated;

@@ -138,7 +138,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("adapter.rank", "whole number", Value("16"), "Rows of each `A` and columns of each `B`."),
     key("adapter.alpha", "number above 0", Value("32.0"), "`rank` times the scale of the product."),
     key("adapter.targets", "list of names", Chosen("all seven matrices of a block"), "The adapted matrices: names such as `q_proj`, or ends of their paths."),
-    staged("pretrain, sft", key("ternary_warmup.steps", "whole number of steps", Required, "`[ternary_warmup]` blends latent and quantised weights and activations, `w + λ·(Q(w) − w)`; λ climbs from 0 and is 1 from this step on. What is evaluated, sampled and exported is ternary always.")),
+    staged("pretrain, sft", key("ternary_warmup.steps", "whole number of steps", Chosen("a tenth of the run's"), "`[ternary_warmup]` blends latent and quantised weights and activations, `w + λ·(Q(w) − w)`; λ climbs from 0 and is 1 from this step on. What is evaluated, sampled and exported is ternary always.")),
     staged("pretrain, sft", key("ternary_warmup.shape", "`\"linear\"` or `\"sigmoid\"`", Value("\"linear\""), "How λ climbs.")),
     key("phase.name", "text", Required, "Name of the phase; unique. Without any `[[phase]]` the run is one phase `main`."),
     key("phase.share", "number above 0, up to 1", Chosen("required if there are several phases"), "Its part of all steps; the shares sum to 1."),

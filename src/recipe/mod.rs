@@ -80,10 +80,15 @@ pub enum Plan {
 /// Reads the recipe at `path`, changed by `dotted.key=value` words.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeError> {
     let unreadable = |reason| RecipeError::Unreadable { path: path.to_owned(), reason };
-    let text = tree::read_text(path).map_err(unreadable)?;
+    load_text(&tree::read_text(path).map_err(unreadable)?, path, overrides)
+}
+
+/// Reads a recipe as if this text stood at `path`.
+pub fn load_text(text: &str, path: &Path, overrides: &[String]) -> Result<Plan, RecipeError> {
+    let unreadable = |reason| RecipeError::Unreadable { path: path.to_owned(), reason };
     let absolute = std::path::absolute(path).map_err(|error| unreadable(error.to_string()))?;
     let problems = Problems::default();
-    let plan = match tree::parse(path, &text) {
+    let plan = match tree::parse(path, text) {
         Ok(tree) => read_plan(tree, &absolute, path, overrides, &problems),
         Err(syntax) => {
             problems.extend(syntax);

@@ -48,7 +48,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     let data = read_data(&mut root, stage, base);
     let (train, lean) = read_train(&mut root);
     let adapter = read_adapter(&mut root);
-    let ternary_warmup = TernaryWarmup::read(&mut root);
+    let ternary_warmup = TernaryWarmup::read(&mut root, train.length.known_steps());
     let recipe = Recipe {
         path: path.to_owned(),
         name: root.optional("name", read_name).unwrap_or_else(|| stem(path)),
@@ -289,11 +289,7 @@ fn read_optimizer(root: &mut Section<'_>, length: Length, lean: bool) -> Optimiz
     let moments = moments.unwrap_or(small.moments);
     let warmup_steps = table.optional("warmup_steps", |item| read_warmup(item, length));
     table.finish();
-    let known = match length {
-        Length::Steps(steps) => Some(default_warmup(steps)),
-        _ => None,
-    };
-    let warmup_steps = warmup_steps.or(known);
+    let warmup_steps = warmup_steps.or(length.known_steps().map(default_warmup));
     Optimizer { muon, beta1, beta2, eps, grad_clip, moments, warmup_steps }
 }
 

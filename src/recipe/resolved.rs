@@ -261,7 +261,9 @@ fn adapter(settings: &AdapterSettings) -> Value {
 }
 
 fn ternary_warmup(TernaryWarmup { steps, shape }: TernaryWarmup) -> Value {
-    Value::Table(table([("steps", whole(steps)), ("shape", text(shape.name()))]))
+    let mut entries = table([("shape", text(shape.name()))]);
+    entries.extend(steps.map(|steps| ("steps".to_owned(), whole(steps))));
+    Value::Table(entries)
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {

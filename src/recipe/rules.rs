@@ -122,10 +122,11 @@ fn check_ternary_warmup(root: &mut Section<'_>, recipe: &Recipe) {
         root.problem("ternary_warmup", message.to_owned());
     }
     if let Length::Steps(steps) = recipe.train.length
-        && warmup.steps > steps
+        && let asked = warmup.steps_of(steps)
+        && asked > steps
     {
         let message = "the warm-up is longer than the run; expected at most its";
         let table = root.section("ternary_warmup");
-        table.problem("steps", format!("{message} {steps} steps, got {}", warmup.steps));
+        table.problem("steps", format!("{message} {steps} steps, got {asked}"));
     }
 }

@@ -134,6 +134,16 @@ pub enum Length {
     Epochs(f64),
 }
 
+impl Length {
+    /// The steps of the run, where no text has to be counted for it.
+    pub(super) fn known_steps(self) -> Option<u64> {
+        match self {
+            Self::Steps(steps) => Some(steps),
+            Self::Tokens(_) | Self::Epochs(_) => None,
+        }
+    }
+}
+
 /// What the arithmetic of a step is done in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {

@@ -1,6 +1,7 @@
 //! A run from its options to its summary: lock the directory, open what the recipe names, find the
 //! state to start from, train, publish.
 
+mod conversion;
 mod dry_run;
 mod own_files;
 mod page;
@@ -18,6 +19,7 @@ use bitnet_format::staged::{OnExisting, write_file};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use conversion::{MeasuredModel, SetLosses, held_out_losses};
 pub use dry_run::{KnownRun, Preview, dry_run, known_run, preview};
 pub use pipeline::{PipelineStage, later_steps, pipeline};
 

@@ -32,7 +32,7 @@ pub(crate) struct RunContext<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) spec: ModelSpec,
     /// The folder of the initial weights; `None` draws them at random.
-    pub(super) init: Option<PathBuf>,
+    pub(crate) init: Option<PathBuf>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) chat: ChatTemplate,
     /// The `generation_config.json` of the initial model.
@@ -196,9 +196,9 @@ impl RunContext<'_> {
     }
 
     /// The share of what is quantised in the ternary layers of a step.
-    fn lambda(&self, step: u64) -> Lambda {
+    pub(crate) fn lambda(&self, step: u64) -> Lambda {
         let warmup = self.recipe.ternary_warmup;
-        warmup.map_or(Lambda::ONE, |warmup| Lambda::new(warmup.lambda(step)))
+        warmup.map_or(Lambda::ONE, |warmup| Lambda::new(warmup.lambda(step, self.steps)))
     }
 
     /// `model`, set to make an optimizer step: with that step's random bits and blend.

@@ -255,7 +255,7 @@ fn record(
         grad_norm: report.grad_norm,
         tokens_per_second: report.tokens as f64 / costs.time.as_secs_f64(),
         joules_per_token: costs.joules_per_token,
-        ternary_lambda: context.recipe.ternary_warmup.map(|warmup| warmup.lambda(step.step)),
+        ternary_lambda: context.recipe.ternary_warmup.map(|_| context.lambda(step.step).share()),
         skipped: report.skipped.is_some(),
         ranks: context.comm.world_size(),
         tokens_this_rank: step.own_tokens,

@@ -140,3 +140,45 @@ fn what_does_not_fit_together_is_named() {
     assert_code(&output, 3);
     assert!(stderr(&output).contains("expected model.init beside it"), "{}", stderr(&output));
 }
+
+#[test]
+fn convert_says_what_it_cost_and_goes_on_after_a_kill() {
+    let lab = lab();
+    let text: String =
+        (0..80).map(|n| format!("The {n} red boats are in the wide barn.\n\n")).collect();
+    fs_err::write(lab.path("text.txt"), text).unwrap();
+    let command = |name: &str, extra: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+        command.arg("convert").arg("--model").arg(lab.path("dense/final"));
+        command.arg("--data").arg(lab.path("text.txt")).arg("--out").arg(lab.path(name));
+        let short =
+            ["data.seq_len=48", "data.text_split=blank-line", "train.epochs=4", "eval.every=0"];
+        command.args(["--json", "--threads", "1", "--resume", "auto"]).args(short);
+        command.arg(format!("data.cache={}", lab.path("cache").display())).args(extra);
+        command
+    };
+    let output = command("out", &[]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let loss = |model: &str| line[model]["validation"]["nll_per_token"].as_f64().unwrap();
+    let [dense, untrained, trained] = ["dense", "untrained", "trained"].map(loss);
+    assert!(dense < untrained, "rounding costs something: {line}");
+    assert!(trained < untrained, "and training gets it back: {line}");
+    assert!(spec(&lab.path("out/final")).quantise);
+    assert!(StoredModel::open(&lab.path("out/export/hf-packed")).unwrap().is_packed());
+
+    let mut child = command("killed", &["checkpoint.every=1"]).spawn().unwrap();
+    wait_until(&mut child, || last_step(&lab.path("killed")).is_some_and(|step| step >= 3));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = command("killed", &["checkpoint.every=1"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_same(&result(&lab.path("killed")), &result(&lab.path("out")), "killed and called again");
+
+    let again = lab.path("out/final").display().to_string();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    command.args(["convert", "--model", &again, "--data", "x.txt", "--out", "y"]);
+    let refused = command.output().unwrap();
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("expected a dense model"), "{}", stderr(&refused));
+}

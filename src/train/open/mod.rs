@@ -172,8 +172,8 @@ fn check_ternary_warmup(recipe: &Recipe, spec: &ModelSpec, steps: u64) -> Result
         let what = "makes a model ternary; expected model.quantise = true, got a dense model";
         return Err(contradiction(recipe, "ternary_warmup", what.to_owned()));
     }
-    if warmup.steps > steps {
-        let (asked, field) = (warmup.steps, "ternary_warmup.steps");
+    let (asked, field) = (warmup.steps_of(steps), "ternary_warmup.steps");
+    if asked > steps {
         let what = format!("is {asked}; expected at most the run's {steps} steps");
         return Err(contradiction(recipe, field, what));
     }

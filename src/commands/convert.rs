@@ -1,0 +1,134 @@
+//! `bitnet-train convert`: a dense model becomes a ternary one by the recipe of `recipes/convert.toml`;
+//! what that cost is measured on held-out text, before and after.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use bitnet_format::figures::significant;
+use bitnet_format::{Shown, StoredModel};
+use bitnet_train::distributed::Comm;
+use bitnet_train::recipe::{self, Plan, Recipe};
+use bitnet_train::run::{self, MeasuredModel, SetLosses, Summary, held_out_losses};
+use bitnet_train::train::TrainError;
+use serde_json::json;
+
+use super::run::Runner;
+use super::{overrides_with_device, print_json, print_line, print_lines, set_threads};
+use crate::cli::ConvertArgs;
+use crate::failure::Usage;
+
+/// The recipe of this command, and its name in messages.
+const RECIPE: (&str, &str) = (include_str!("../../recipes/convert.toml"), "convert.toml");
+
+pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
+    set_threads(args.flags.threads)?;
+    let recipe = load(args)?;
+    refuse_ternary(&args.model)?;
+    let comm = Comm::single();
+    let runner = Runner::new(&args.flags, &comm)?;
+    if args.flags.dry_run {
+        runner.alone(&recipe, &args.out)?;
+        return Ok(());
+    }
+    let untrained = [MeasuredModel::Stored, MeasuredModel::Converted];
+    let mut losses = held_out_losses(&recipe, &untrained, &runner.signals, &mut runner.terminal())?;
+    let table = |names: &[&str], losses: &[SetLosses]| {
+        if !args.flags.json && !args.flags.quiet {
+            print_lines(&lines(names, losses));
+        }
+    };
+    table(&NAMES[..2], &losses);
+    let summary = runner.alone(&recipe, &args.out)?;
+    let folder = run::final_dir(&summary.out);
+    let trained = [MeasuredModel::Trained(&folder)];
+    losses.extend(held_out_losses(&recipe, &trained, &runner.signals, &mut runner.terminal())?);
+    if args.flags.json {
+        print_json(&result(&summary, &folder, &losses));
+        return Ok(());
+    }
+    table(&NAMES, &losses);
+    print_line(&format!("\nThe ternary model: {}", folder.shown()));
+    for (format, path) in &summary.exports {
+        print_line(&format!("{format}: {}", path.shown()));
+    }
+    Ok(())
+}
+
+/// What is measured, in this order.
+const NAMES: [&str; 3] = ["dense", "ternary, untrained", "ternary, trained"];
+
+/// The recipe with what the command line names in it.
+fn load(args: &ConvertArgs) -> Result<Recipe> {
+    let mut words = vec![
+        format!("model.init={}", text(&args.model)),
+        format!("data.train={}", list(&args.data)),
+    ];
+    if !args.validation.is_empty() {
+        words.push(format!("data.validation={}", list(&args.validation)));
+        words.push("data.validation_share=0".to_owned());
+    }
+    words.extend(args.settings.iter().cloned());
+    let words = overrides_with_device(&words, args.flags.device.as_deref());
+    let plan = match &args.recipe {
+        Some(path) => recipe::load(path, &words),
+        None => recipe::load_text(RECIPE.0, Path::new(RECIPE.1), &words),
+    };
+    match plan.map_err(TrainError::from)? {
+        Plan::Single(recipe) => Ok(recipe),
+        Plan::Pipeline(_) => {
+            let what = "--recipe: expected a recipe of one stage, got a pipeline";
+            Err(Usage(what.to_owned()).into())
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    toml::Value::String(path.to_string_lossy().into_owned()).to_string()
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| text(path)).collect();
+    format!("[{}]", paths.join(", "))
+}
+
+/// There is nothing to convert in a model that is ternary.
+fn refuse_ternary(path: &Path) -> Result<()> {
+    let is_local = !path.starts_with("hf:") && path.exists();
+    if is_local && StoredModel::open(path).map_err(TrainError::from)?.spec().quantise {
+        let path = path.shown();
+        let what = format!("--model {path}: expected a dense model, got one that is ternary");
+        return Err(Usage(format!("{what}\nhint: recipes/sft.toml fine-tunes it")).into());
+    }
+    Ok(())
+}
+
+/// A table of losses, a line a set and model.
+fn lines(names: &[&str], losses: &[SetLosses]) -> Vec<String> {
+    let mut lines =
+        vec![format!("{:<20} {:<20} {:>12} {:>12}", "set", "model", "nats a token", "perplexity")];
+    for set in
+        losses.iter().flat_map(|losses| losses.keys()).collect::<std::collections::BTreeSet<_>>()
+    {
+        for (name, losses) in names.iter().zip(losses) {
+            let evaluation = &losses[set];
+            let perplexity = significant(evaluation.perplexity);
+            let loss = evaluation.nll_per_token;
+            lines.push(format!("{set:<20} {name:<20} {loss:>12.4} {perplexity:>12}"));
+        }
+    }
+    lines
+}
+
+fn result(summary: &Summary, folder: &Path, losses: &[SetLosses]) -> serde_json::Value {
+    let exports: serde_json::Map<_, _> = summary
+        .exports
+        .iter()
+        .map(|(format, path)| (format.clone(), json!(path.display().to_string())))
+        .collect();
+    json!({
+        "out": summary.out.display().to_string(), "model": folder.display().to_string(),
+        "steps": summary.steps, "exports": exports,
+        "dense": losses[0], "untrained": losses[1], "trained": losses[2],
+        "peak_rss_bytes": bitnet_train::platform::peak_memory(),
+    })
+}
