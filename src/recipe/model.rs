@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
+use bitnet_format::group::{ActivationForm, EmbeddingForm, Quantiser};
 use bitnet_format::{HiddenAct, ModelSpec, RopeScaling};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::error::Location;
 use super::item::{Bound, Item};
@@ -48,14 +51,6 @@ impl ModelTable {
     pub fn complete(&self, vocab_size: usize) -> Result<ModelSpec, String> {
         let mut spec = self.spec.clone();
         spec.vocab_size = self.vocab_size().unwrap_or(vocab_size);
-        if spec.quantise && !spec.has_b158_quantiser() {
-            return Err(
-                "has a quantiser, embedding or activations that the training forward does not \
-                        compute; expected quantiser.group = \"matrix\", embedding = \"full\" and \
-                        activations = \"int8\""
-                    .to_owned(),
-            );
-        }
         let table = toml::Table::try_from(&spec).map_err(|error| error.to_string())?;
         table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
     }
@@ -95,6 +90,9 @@ const SHAPE: &[(&str, Reader)] = &[
     ("eos_token_id", tokens),
     ("sub_norms", switch),
     ("quantise", switch),
+    ("quantiser", quantiser),
+    ("embedding", embedding),
+    ("activations", inputs),
 ];
 const REQUIRED: usize = 5;
 
@@ -115,10 +113,34 @@ fn activation(item: &Item<'_>) -> Option<toml::Value> {
     toml::Value::try_from(item.choice(&words)?).ok()
 }
 
+fn embedding(item: &Item<'_>) -> Option<toml::Value> {
+    let words = [("full", EmbeddingForm::Full), ("ternary", EmbeddingForm::Ternary)];
+    toml::Value::try_from(item.choice(&words)?).ok()
+}
+
+fn inputs(item: &Item<'_>) -> Option<toml::Value> {
+    let words = [("int8", ActivationForm::Int8), ("none", ActivationForm::None)];
+    toml::Value::try_from(item.choice(&words)?).ok()
+}
+
 fn rope_scaling(item: &Item<'_>) -> Option<toml::Value> {
-    let expected = "a table such as { rope_type = \"yarn\", factor = 4.0 }";
+    let example = "{ rope_type = \"yarn\", factor = 4.0 }";
+    flat_table::<RopeScaling>(item, "a scaling of positions", example)
+}
+
+fn quantiser(item: &Item<'_>) -> Option<toml::Value> {
+    flat_table::<Quantiser>(item, "a quantiser", "{ weights = \"absmean\", group = 64 }")
+}
+
+/// A table of single values that is a `T`; `what` and `example` say what that is.
+fn flat_table<T: DeserializeOwned + Serialize>(
+    item: &Item<'_>,
+    what: &str,
+    example: &str,
+) -> Option<toml::Value> {
+    let expected = format!("a table such as {example}");
     let mut table = toml::Table::new();
-    for (name, value) in item.named(expected)? {
+    for (name, value) in item.named(&expected)? {
         let value = match &value.node.content {
             TomlValue::Integer(number) => toml::Value::Integer(*number),
             TomlValue::Float(number) => toml::Value::Float(*number),
@@ -128,11 +150,11 @@ fn rope_scaling(item: &Item<'_>) -> Option<toml::Value> {
         };
         table.insert(name.to_owned(), value);
     }
-    match toml::Value::Table(table).try_into::<RopeScaling>() {
-        Ok(scaling) => toml::Value::try_from(scaling).ok(),
+    match toml::Value::Table(table).try_into::<T>() {
+        Ok(found) => toml::Value::try_from(found).ok(),
         Err(error) => {
             let reason = error.message().to_owned();
-            item.problem(format!("not a scaling of positions; expected {expected}, got: {reason}"));
+            item.problem(format!("not {what}; expected {expected}, got: {reason}"));
             None
         }
     }

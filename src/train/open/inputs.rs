@@ -16,7 +16,9 @@ use crate::distributed::Hosts;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::{ChatFormat, ModelSource, Precision, Recipe, StageKind, TokenizerSource};
+use crate::recipe::{
+    ChatFormat, ModelSource, Precision, Recipe, StageKind, TokenizerSource, quantiser_conflicts,
+};
 
 /// The device of a recipe, able to compute as it says; ranks of one machine have one each.
 pub(crate) fn open_device(
@@ -212,6 +214,7 @@ pub(crate) fn resolve_spec(
         spec.eos_token_id.extend(new.collect::<Vec<_>>());
     }
     grow(&mut spec);
+    refuse_conflicts(recipe, &spec)?;
     let (rows, needed) = (spec.vocab_size, tokenizer.vocab_size());
     if needed > rows {
         let what = format!("is {rows}; expected at least the tokenizer's {needed}");
@@ -234,7 +237,10 @@ pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainErro
         ModelSource::Init(name) => {
             let folder = Path::new(name);
             let there = !name.starts_with("hf:") && folder.exists();
-            return Ok(if there { Some(StoredModel::open(folder)?.spec().clone()) } else { None });
+            let spec = there.then(|| StoredModel::open(folder)).transpose()?;
+            let spec = spec.map(|model| model.spec().clone());
+            spec.iter().try_for_each(|spec| refuse_conflicts(recipe, spec))?;
+            return Ok(spec);
         }
     };
     let entries = match &recipe.tokenizer {
@@ -243,6 +249,14 @@ pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainErro
         TokenizerSource::FromInit => return Ok(None),
     };
     table.complete(entries).map(Some).map_err(|what| contradiction(recipe, "model", what))
+}
+
+/// Refuses what is not computed for the quantiser of the model that the recipe starts from.
+fn refuse_conflicts(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError> {
+    match quantiser_conflicts(recipe, spec).into_iter().next() {
+        Some((field, what)) => Err(contradiction(recipe, field, what)),
+        None => Ok(()),
+    }
 }
 
 /// An error of the recipe that only what it names could show.
