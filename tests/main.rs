@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "tests say what they measured and what they skipped")]
 
 mod golden;
+mod groups;
 mod model;
 mod parity;
 mod policy;

@@ -23,8 +23,13 @@ fn precisions() -> [OpBackend; 3] {
 
 /// A model of three blocks; `extra` is added to its config.
 fn model(extra: &str, backend: OpBackend) -> LanguageModel {
+    let widths = if extra.contains("hidden_size") {
+        ""
+    } else {
+        "hidden_size = 32\nintermediate_size = 52\n"
+    };
     let spec = toml::from_str(&format!(
-        "hidden_size = 32\nintermediate_size = 52\nnum_hidden_layers = 3\nvocab_size = {VOCAB}\n\
+        "{widths}num_hidden_layers = 3\nvocab_size = {VOCAB}\n\
          num_attention_heads = 4\nnum_key_value_heads = 2\ninitializer_range = 0.2\n{extra}"
     ))
     .unwrap();
@@ -96,6 +101,10 @@ fn recomputed_blocks_give_the_same_bits_in_every_shape_of_model() {
         "tie_word_embeddings = false",
         "tie_word_embeddings = false\nsub_norms = false\nhidden_act = \"silu\"",
         "tie_word_embeddings = true\nquantise = false",
+        "quantiser = { group = \"row\" }\nembedding = \"ternary\"",
+        "embedding = \"ternary\"\nactivations = \"none\"\ntie_word_embeddings = false",
+        "head_dim = 16\nhidden_size = 64\nintermediate_size = 128\nquantiser = { group = 64 }\n\
+         embedding = \"ternary\"",
     ];
     for shape in shapes {
         for backend in precisions() {

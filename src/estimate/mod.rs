@@ -10,6 +10,7 @@ mod time;
 
 use bitnet_format::adapter::AdapterKind;
 use bitnet_format::figures::size;
+use bitnet_format::group::{ActivationForm, EmbeddingForm};
 use bitnet_format::{ModelSpec, TensorEntry, TensorRole, tensor_table};
 use bitnet_kernels::Operands;
 use burn::tensor::Device;
@@ -122,7 +123,7 @@ pub struct MemoryEstimate {
     pub moments: u64,
     /// What a forward pass keeps for the backward pass.
     pub activations: u64,
-    /// Logits computed at the same time.
+    /// Logits computed at the same time, and what the ternary weights of a head are as floats.
     pub logits: u64,
     /// Program, thread stacks, allocator.
     pub program: u64,
@@ -177,7 +178,7 @@ pub fn memory(
     let at_once = parts.min(threads);
     let tokens = load.rows().saturating_mul(load.seq_len);
     let logits = logits_at_once(spec.vocab_size, tokens.div_ceil(parts) as usize) as u64;
-    let logits = of(1.0, at_once.saturating_mul(logits));
+    let logits = of(1.0, at_once.saturating_mul(logits + dequantised_head(spec)));
     let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
     let share = at_once as f64 / parts as f64;
     let activations = (KEPT_AT_ONCE * share * activations as f64) as u64;
@@ -233,6 +234,12 @@ impl RankWorkload {
             + of(SECOND_AT_ONCE, at_once.saturating_mul(twice))
             + of(summed, trained)
     }
+}
+
+/// Floats that a part of a micro-batch makes of a ternary head.
+fn dequantised_head(spec: &ModelSpec) -> u64 {
+    let is_ternary = spec.quantise && spec.embedding == EmbeddingForm::Ternary;
+    if is_ternary { (spec.vocab_size * spec.hidden_size) as u64 } else { 0 }
 }
 
 /// Parameters of the matrices of all blocks.
@@ -294,7 +301,8 @@ pub fn checkpoint_files(spec: &ModelSpec, frozen: &[bool], load: RankWorkload) -
 }
 
 /// What a token keeps: in each block two residual streams, queries, keys and values, what attention
-/// gives, gate, up and their product in f32, and the inputs of the products in 8 bits; the gradients
+/// gives, gate, up and their product in f32, and the inputs of the products in 8 bits, or in f32 where a
+/// ternary model does not quantise them; the gradients
 /// of the block that is on its way back come on top. Where blocks are computed again, one block's
 /// of these, and what enters each.
 fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
@@ -304,7 +312,9 @@ fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
     // Norms of heads keep what they read, and put the projections together again.
     let normalised = if spec.qk_norm { 2 * heads + 3 * keys } else { 0 };
     let floats = 2 * width + (heads + 2 * keys) + normalised + heads + 3 * ffn;
-    let a_block = F32 * floats + 2 * width + heads + ffn;
+    let is_float = spec.quantise && spec.activations == ActivationForm::None;
+    let of_an_input = if is_float { F32 } else { 1 };
+    let a_block = F32 * floats + of_an_input * (2 * width + heads + ffn);
     let (blocks, gradients) = (spec.num_hidden_layers as u64, 6 * F32 * ffn);
     match activations {
         ActivationMemory::Kept => blocks * a_block + gradients,

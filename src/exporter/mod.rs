@@ -17,6 +17,7 @@ use bitnet_format::convert::gguf::{self, GgufForm};
 use bitnet_format::convert::{ConversionProgress, Converted, hf};
 use bitnet_format::figures::grouped;
 use bitnet_format::folder::CONFIG_FILE;
+use bitnet_format::group::ActivationForm;
 use bitnet_format::report::compatibility_warnings;
 use bitnet_format::staged::{OnExisting, StagedDir, StagedFile};
 use bitnet_format::{
@@ -125,7 +126,7 @@ fn check_form(
     match gguf_matrices(format) {
         Some(matrices) => gguf::check(path, spec, matrices, embedding),
         None if format == ExportFormat::HfPacked => hf::check_packable(path, spec),
-        None => Ok(()),
+        None => hf::check_master(path, spec),
     }
 }
 
@@ -189,7 +190,11 @@ fn write_file(
     matrices: DType,
     progress: ConversionProgress,
 ) -> Result<(Converted, Vec<String>), TrainError> {
-    let (tokenizer, remarks) = tokenizer::for_gguf(source, request.weights(model).spec())?;
+    let spec = request.weights(model).spec();
+    let (tokenizer, mut remarks) = tokenizer::for_gguf(source, spec)?;
+    if spec.quantise && spec.activations == ActivationForm::None {
+        remarks.push(FLOAT_ACTIVATIONS.to_owned());
+    }
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
     let form = GgufForm { matrices, embedding: request.embedding, name, tokenizer };
     let staged = StagedFile::beside(request.out, request.on_existing)?;
@@ -197,6 +202,10 @@ fn write_file(
     staged.publish()?;
     Ok((written, remarks))
 }
+
+/// What GGUF has no key for.
+const FLOAT_ACTIVATIONS: &str = "activations = \"none\": a GGUF file does not say so, and programs that \
+     read it, ours too, may quantise them to 8 bits";
 
 fn write_folder(
     model: &StoredModel,

@@ -125,10 +125,7 @@ fn compare(
     let written_model = StoredModel::open(written)?;
     let mut total = Verification::default();
     total.compare_matrices(source, &written_model, going_on)?;
-    // The training forward knows no other quantiser.
-    if !source.spec().quantise || source.spec().has_b158_quantiser() {
-        total.compare_logits(&written_model, written, going_on)?;
-    }
+    total.compare_logits(&written_model, written, going_on)?;
     Ok(total)
 }
 

@@ -56,9 +56,9 @@ impl Attention {
             q_proj: tensors.linear(),
             k_proj: tensors.linear(),
             v_proj: tensors.linear(),
-            q_norm: spec.qk_norm.then(|| tensors.norm(spec)),
-            k_norm: spec.qk_norm.then(|| tensors.norm(spec)),
-            attn_sub_norm: spec.sub_norms.then(|| tensors.norm(spec)),
+            q_norm: spec.qk_norm.then(|| tensors.norm()),
+            k_norm: spec.qk_norm.then(|| tensors.norm()),
+            attn_sub_norm: spec.sub_norms.then(|| tensors.norm()),
             o_proj: tensors.linear(),
         }
     }

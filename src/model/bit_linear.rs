@@ -1,15 +1,18 @@
 //! `BitLinear`: a linear layer that computes with ternary weights and 8-bit activations while the
-//! optimizer keeps updating the latent weights in f32. `ops::bit_linear` has the formulas.
+//! optimizer keeps updating the latent weights in f32. `ops::bit_linear` has the formulas, and
+//! `ops::grouped_linear` those of other quantisers.
 
 use std::sync::Arc;
 
 use bitnet_format::quant::WeightScale;
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::latents::Latents;
 use crate::model::low_rank::LowRankFactors;
-use crate::ops::{self, DrawPlace, Lambda, LinearSettings, OpBackend, RoundingCounts};
+use crate::ops::{
+    self, DrawPlace, Lambda, LinearQuantiser, LinearSettings, OpBackend, RoundingCounts,
+};
 
 /// What the matrix of a [`BitLinear`] holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,6 +24,8 @@ pub enum LinearWeight {
     Dequantised,
     /// Ternary codes as f32 with the scale they were packed with: a frozen model.
     Frozen(WeightScale),
+    /// Codes times the scales of the model's groups: a frozen model too.
+    FrozenGroups,
     /// Plain f32 weights and unquantised activations: the dense baseline.
     Dense,
 }
@@ -37,6 +42,11 @@ pub struct BitLinear {
     #[module(skip)]
     form: LinearWeight,
     #[module(skip)]
+    quantiser: LinearQuantiser,
+    /// Of frozen codes `[out, in]`, one for each group.
+    #[module(skip)]
+    scales: Arc<[f32]>,
+    #[module(skip)]
     outside: Option<Latents>,
     /// Its number among the layers of the model.
     #[module(skip)]
@@ -49,8 +59,23 @@ pub struct BitLinear {
 impl BitLinear {
     /// A layer over `weight [out, in]`.
     pub fn new(weight: Param<Tensor<2>>, form: LinearWeight) -> Self {
-        let (number, rounding) = (0, Arc::default());
-        Self { weight, adapter: None, bias: None, form, outside: None, number, rounding }
+        Self {
+            weight,
+            adapter: None,
+            bias: None,
+            form,
+            quantiser: LinearQuantiser::default(),
+            scales: Arc::default(),
+            outside: None,
+            number: 0,
+            rounding: Arc::default(),
+        }
+    }
+
+    /// The same layer under this quantiser; its weight holds codes where there are `scales`.
+    #[must_use]
+    pub(crate) fn quantised_by(self, quantiser: LinearQuantiser, scales: Arc<[f32]>) -> Self {
+        Self { quantiser, scales, ..self }
     }
 
     /// A layer over latents that are no tensor; `leaf`, an empty matrix, gets their gradient.
@@ -105,7 +130,10 @@ impl BitLinear {
             let backend = backend.drawing(|place| DrawPlace { matrix, ..place });
             let settings = LinearSettings { backend, counts };
             if layers.iter().all(|layer| layer.outside.is_none()) {
-                return ops::bit_linear(x, weights, settings);
+                return match layers[0].quantiser {
+                    quantiser if quantiser.is_b158() => ops::bit_linear(x, weights, settings),
+                    quantiser => ops::grouped_linear(x, weights, quantiser, backend),
+                };
             }
             let latents = layers.map(|layer| {
                 let latents = layer.outside.as_ref().expect("all matrices lie outside");
@@ -150,13 +178,32 @@ impl BitLinear {
     fn product(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
         match self.form {
             LinearWeight::Latent if backend.lambda != Lambda::ONE => {
-                ops::blended_linear(x, self.matrix(), backend.lambda)
+                ops::blended_linear(x, self.matrix(), self.quantiser, backend)
             }
             LinearWeight::Latent => Self::products_together([self], x, backend),
-            LinearWeight::Dequantised => ops::blended_linear(x, self.matrix(), Lambda::ONE),
-            LinearWeight::Frozen(scale) => ops::frozen_linear(x, self.matrix(), scale),
+            LinearWeight::Dequantised => {
+                let backend = backend.blending(Lambda::ONE);
+                ops::blended_linear(x, self.matrix(), self.quantiser, backend)
+            }
+            LinearWeight::Frozen(scale) if self.quantiser.is_b158() => {
+                ops::frozen_linear(x, self.matrix(), scale)
+            }
+            LinearWeight::Frozen(scale) => {
+                let rows = self.matrix().dims()[0];
+                self.frozen_product(x, vec![scale.multiplier(); rows])
+            }
+            LinearWeight::FrozenGroups => self.frozen_product(x, self.scales.to_vec()),
             LinearWeight::Dense => x.matmul(self.matrix().transpose().unsqueeze()),
         }
+    }
+
+    /// The product with codes and their `scales [out, groups]`.
+    fn frozen_product(&self, x: Tensor<3>, scales: Vec<f32>) -> Tensor<3> {
+        let codes = self.matrix();
+        let rows = codes.dims()[0];
+        let shape = [rows, scales.len() / rows];
+        let scales = Tensor::from_data(TensorData::new(scales, shape), &codes.device());
+        ops::frozen_grouped_linear(x, codes, scales, self.quantiser)
     }
 
     /// The matrix as a tensor.

@@ -72,7 +72,7 @@ impl LanguageModel {
         let plain = self.model.valid();
         let mut inputs = plain.residuals(tokens.clone().inner(), &context, self.backend);
         let last = leaf(inputs.pop().expect("residuals start with the embedding"));
-        let hidden = self.model.norm.forward(last.clone(), self.backend);
+        let hidden = self.final_norm(last.clone());
         let kept = BlockInputs { tokens, context, inputs, last };
         (hidden, ForwardGraph(BackwardPlan::PerBlock(Box::new(kept))))
     }
@@ -154,7 +154,7 @@ fn embedding_gradient(
         let words = model.model.embed_tokens.count();
         return ops::embedding_gradient(as_head, words, &ids, upstream.flatten(0, 1));
     }
-    let mut grads = backward(model.model.embed(tokens), upstream);
+    let mut grads = backward(model.model.embed(tokens, model.backend), upstream);
     let rows = gradients(&model.model.embed_tokens, &mut grads).pop().flatten();
     let rows = rows.expect("the embedding is trained");
     // A tied matrix has a gradient as head and one as embedding.

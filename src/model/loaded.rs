@@ -1,5 +1,9 @@
 //! Tensors on their way from a file into modules.
 
+use std::sync::Arc;
+
+use bitnet_format::group::Group;
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::{ModelSpec, TensorEntry, TensorRole};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -8,15 +12,18 @@ use super::bit_linear::{BitLinear, LinearWeight};
 use super::low_rank::LoadedFactors;
 use super::norm::RmsNorm;
 use crate::latents::{LatentFormat, Latents};
-use crate::ops;
+use crate::ops::{self, LinearQuantiser, OpBackend};
 
-/// A full-precision `[V, C]` matrix: the embedding, the head, or both.
+/// A `[V, C]` matrix, full-precision in most models: the embedding, the head, or both.
 #[derive(Module, Debug)]
 pub struct Head {
     /// `[V, C]`; empty where the matrix lies outside.
     pub weight: Param<Tensor<2>>,
     #[module(skip)]
     outside: Option<Latents>,
+    /// What shares a scale, where it holds the latents of ternary weights.
+    #[module(skip)]
+    ternary: Option<Group>,
 }
 
 impl Head {
@@ -25,11 +32,27 @@ impl Head {
         self.outside.as_ref()
     }
 
-    /// The matrix as a tensor.
-    pub(crate) fn matrix(&self) -> Tensor<2> {
+    /// The matrix as a tensor, that of its ternary weights where it has them.
+    pub(crate) fn matrix(&self, backend: OpBackend) -> Tensor<2> {
         match &self.outside {
             Some(latents) => ops::matrix_outside(self.weight.val(), latents),
-            None => self.weight.val(),
+            None => self.operand(backend),
+        }
+    }
+
+    /// The same, but the leaf alone of a matrix that lies outside.
+    pub(crate) fn operand(&self, backend: OpBackend) -> Tensor<2> {
+        self.quantised(self.weight.val(), backend)
+    }
+
+    /// What latents are used as. A row is a matrix of its own, unless all rows share a scale.
+    fn quantised(&self, latents: Tensor<2>, backend: OpBackend) -> Tensor<2> {
+        match self.ternary {
+            Some(group) => {
+                let quantised = ops::fake_quantise_matrix(latents.clone(), group, backend);
+                ops::blend(backend.lambda, latents, quantised)
+            }
+            None => latents,
         }
     }
 
@@ -42,10 +65,11 @@ impl Head {
     }
 
     /// The rows `ids [N]`, `[N, C]`.
-    pub(crate) fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        match &self.outside {
-            Some(latents) => ops::rows_outside(self.weight.val(), latents, host_ids(ids)),
-            None => self.weight.val().select(0, ids),
+    pub(crate) fn rows(&self, ids: Tensor<1, Int>, backend: OpBackend) -> Tensor<2> {
+        match (&self.outside, self.ternary) {
+            (Some(latents), _) => ops::rows_outside(self.weight.val(), latents, host_ids(ids)),
+            (None, Some(Group::Matrix)) => self.operand(backend).select(0, ids),
+            (None, _) => self.quantised(self.weight.val().select(0, ids), backend),
         }
     }
 }
@@ -85,6 +109,16 @@ impl LoadedValues {
         }
     }
 
+    /// Keeps the codes of dequantised values and returns their scales.
+    fn split_groups(&mut self, entry: &TensorEntry, group: Group) -> Arc<[f32]> {
+        let Self::Tensor(data) = self else { unreachable!("frozen groups are a tensor") };
+        let values = data.as_slice().expect("values that were read are f32");
+        let found = GroupedTernary::of_floats(entry.shape[1], group, values);
+        let codes: Vec<f32> = found.codes().iter().map(|&code| f32::from(code)).collect();
+        *data = TensorData::new(codes, entry.shape.clone());
+        found.scales().into()
+    }
+
     /// A parameter of rank 2, and the latents that it stands for.
     fn matrix(self, device: &Device) -> (Param<Tensor<2>>, Option<Latents>) {
         match self {
@@ -101,13 +135,14 @@ impl LoadedValues {
 pub(crate) struct LoadedTensors<'a> {
     tensors: std::iter::Peekable<std::vec::IntoIter<LoadedTensor>>,
     device: &'a Device,
+    spec: &'a ModelSpec,
     /// Linear layers that were made.
     linears: u64,
 }
 
 impl<'a> LoadedTensors<'a> {
-    pub(crate) fn new(tensors: Vec<LoadedTensor>, device: &'a Device) -> Self {
-        Self { tensors: tensors.into_iter().peekable(), device, linears: 0 }
+    pub(crate) fn new(tensors: Vec<LoadedTensor>, spec: &'a ModelSpec, device: &'a Device) -> Self {
+        Self { tensors: tensors.into_iter().peekable(), device, spec, linears: 0 }
     }
 
     /// The next tensor, whose role must be one that the module expects.
@@ -119,16 +154,18 @@ impl<'a> LoadedTensors<'a> {
 
     pub(crate) fn head(&mut self) -> Head {
         let tensor = self.next(|role| matches!(role, TensorRole::Embedding | TensorRole::Head));
+        let is_latent = tensor.form == LinearWeight::Latent && tensor.entry.is_ternary(self.spec);
+        let ternary = is_latent.then_some(self.spec.quantiser.group);
         let (weight, outside) = tensor.values.matrix(self.device);
-        Head { weight, outside }
+        Head { weight, outside, ternary }
     }
 
-    pub(crate) fn norm(&mut self, spec: &ModelSpec) -> RmsNorm {
+    pub(crate) fn norm(&mut self) -> RmsNorm {
         let tensor = self.next(|role| role == TensorRole::Norm);
         let LoadedValues::Tensor(data) = tensor.values else {
             unreachable!("norms are tensors");
         };
-        RmsNorm::new(Param::from_data(data, self.device), spec.rms_norm_eps)
+        RmsNorm::new(Param::from_data(data, self.device), self.spec.rms_norm_eps)
     }
 
     /// The next tensor, if it is a bias.
@@ -142,7 +179,12 @@ impl<'a> LoadedTensors<'a> {
 
     pub(crate) fn linear(&mut self) -> BitLinear {
         let tensor = self.next(|role| matches!(role, TensorRole::Linear(_)));
-        let LoadedTensor { entry, values, form, adapter } = tensor;
+        let LoadedTensor { entry, mut values, form, adapter } = tensor;
+        let quantiser = LinearQuantiser::of(self.spec);
+        let scales: Arc<[f32]> = match form {
+            LinearWeight::FrozenGroups => values.split_groups(&entry, quantiser.group),
+            _ => Arc::default(),
+        };
         let number = self.linears;
         self.linears += 1;
         let layer = match values.matrix(self.device) {
@@ -152,6 +194,6 @@ impl<'a> LoadedTensors<'a> {
                 BitLinear::outside(leaf, form, latents, adapter)
             }
         };
-        layer.numbered(number).with_bias(self.bias())
+        layer.numbered(number).quantised_by(quantiser, scales).with_bias(self.bias())
     }
 }

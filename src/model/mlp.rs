@@ -27,7 +27,7 @@ impl Mlp {
         Self {
             gate_proj: tensors.linear(),
             up_proj: tensors.linear(),
-            ffn_sub_norm: spec.sub_norms.then(|| tensors.norm(spec)),
+            ffn_sub_norm: spec.sub_norms.then(|| tensors.norm()),
             down_proj: tensors.linear(),
             act: spec.hidden_act,
         }

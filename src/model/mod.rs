@@ -6,7 +6,8 @@
 //! - rotary positions in half-split pairs, grouped-query attention, a gated feed-forward half;
 //! - as configuration what Llama and Qwen differ by: no sub-norms, biases of queries, keys and values, norms
 //!   of each head's queries and keys, scaled rotary frequencies, dense matrices;
-//! - embedding and head stay full precision, tied or not;
+//! - as configuration too, scales of rows or of groups of weights, and inputs that stay floats;
+//! - embedding and head stay full precision, tied or not, unless the configuration says ternary;
 //! - several documents share a sequence: positions restart, attention stays inside a document.
 //!
 //! Shape letters: `B` batch, `T` time, `C` model width, `H` heads, `D` head width, `F` FFN width,
@@ -50,6 +51,7 @@ pub use streamed::{HiddenStates, streamed_hidden};
 use std::sync::Arc;
 
 use bitnet_format::adapter::AdapterKind;
+use bitnet_format::group::{ActivationForm, EmbeddingForm};
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use burn::module::Module;
@@ -80,6 +82,9 @@ pub struct LanguageModel {
     /// The scale of a latent adapter.
     #[module(skip)]
     merge_scale: Option<f32>,
+    /// Whether the head reads 8-bit activations.
+    #[module(skip)]
+    reads_codes: bool,
 }
 
 /// Embedding, blocks and final norm.
@@ -161,16 +166,17 @@ impl LanguageModel {
             }
         }
         let (outside, table) = (outside.into(), parameter_table(spec, &adapted, rank).into());
-        let tensors = &mut LoadedTensors::new(tensors, device);
+        let tensors = &mut LoadedTensors::new(tensors, spec, device);
         let embed_tokens = tensors.head();
         let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, tensors)).collect();
-        let norm = tensors.norm(spec);
+        let norm = tensors.norm();
         let rope = RopeTable::new(spec);
         let model = Transformer { embed_tokens, layers, norm, rope };
         let lm_head = (!spec.tie_word_embeddings).then(|| tensors.head());
         let backend = OpBackend::of(device, Operands::F32);
         let activations = ActivationMemory::default();
-        Self { model, lm_head, backend, activations, outside, table, merge_scale }
+        let reads_codes = head_reads_codes(spec);
+        Self { model, lm_head, backend, activations, outside, table, merge_scale, reads_codes }
     }
 
     /// Its parameters in the order in which modules are visited: the tensor table, and the factors of
@@ -240,13 +246,24 @@ impl LanguageModel {
         Self { activations, ..self }
     }
 
-    /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`
+    /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`, as the head reads them: a ternary
+    /// one may read 8-bit codes.
     pub fn forward(&self, tokens: Tensor<2, Int>, segments: &SegmentStarts) -> Tensor<3> {
         let transformer = &self.model;
         let context = transformer.attention_context(segments);
         let block = |x, layer: &Block| layer.forward(x, &context, self.backend);
-        let x = transformer.layers.iter().fold(transformer.embed(tokens), block);
-        transformer.norm.forward(x, self.backend)
+        let x = transformer.layers.iter().fold(transformer.embed(tokens, self.backend), block);
+        self.final_norm(x)
+    }
+
+    /// The last block's output as the head reads it.
+    fn final_norm(&self, x: Tensor<3>) -> Tensor<3> {
+        let hidden = self.model.norm.forward(x, self.backend);
+        if !self.reads_codes {
+            return hidden;
+        }
+        let quantised = ops::fake_quantise_activations(hidden.clone());
+        ops::blend(self.backend.lambda, hidden, quantised)
     }
 
     /// The residual stream after the embedding and after each block, the last one normalised:
@@ -263,9 +280,9 @@ impl LanguageModel {
         states
     }
 
-    /// The head's matrix `[V, C]`, the embedding when tied.
+    /// The head's matrix `[V, C]`, the embedding when tied; that of its ternary weights where it has them.
     pub fn head(&self) -> Tensor<2> {
-        self.head_module().matrix()
+        self.head_module().matrix(self.backend)
     }
 
     /// The head, or the embedding when tied.
@@ -277,6 +294,12 @@ impl LanguageModel {
     pub fn device(&self) -> Device {
         self.model.norm.weight.val().device()
     }
+}
+
+/// Whether the input of the head is quantised to 8 bits.
+fn head_reads_codes(spec: &ModelSpec) -> bool {
+    let is_ternary = spec.quantise && spec.embedding == EmbeddingForm::Ternary;
+    is_ternary && spec.activations == ActivationForm::Int8
 }
 
 impl Transformer {
@@ -291,16 +314,16 @@ impl Transformer {
         context: &AttentionContext,
         backend: OpBackend,
     ) -> Vec<Tensor<3>> {
-        let mut states = vec![self.embed(tokens)];
+        let mut states = vec![self.embed(tokens, backend)];
         for (index, layer) in self.layers.iter().enumerate() {
             states.push(layer.forward(states[index].clone(), context, backend));
         }
         states
     }
 
-    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+    fn embed(&self, tokens: Tensor<2, Int>, backend: OpBackend) -> Tensor<3> {
         let [batch, time] = tokens.dims();
-        let rows = self.embed_tokens.rows(tokens.reshape([batch * time]));
+        let rows = self.embed_tokens.rows(tokens.reshape([batch * time]), backend);
         let width = rows.dims()[1];
         rows.reshape([batch, time, width])
     }
@@ -309,9 +332,9 @@ impl Transformer {
 impl Block {
     fn assemble(spec: &ModelSpec, tensors: &mut LoadedTensors) -> Self {
         Self {
-            input_layernorm: tensors.norm(spec),
+            input_layernorm: tensors.norm(),
             self_attn: Attention::assemble(spec, tensors),
-            post_attention_layernorm: tensors.norm(spec),
+            post_attention_layernorm: tensors.norm(),
             mlp: Mlp::assemble(spec, tensors),
         }
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use bitnet_format::adapter::{Adapter, AdapterKind};
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{
     FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, TensorView,
@@ -60,7 +61,6 @@ impl LanguageModel {
         model: &StoredModel,
         device: &Device,
     ) -> Result<(Self, Vec<String>), FormatError> {
-        refuse_quantiser(model)?;
         let mut zeros = Vec::new();
         let read = Self::from_source(model.spec(), device, |entry| {
             let (values, form) = dequantised(model, entry)?;
@@ -100,7 +100,7 @@ impl LanguageModel {
         let trained = Self::with_latents(spec, device, latents, |entry| {
             let is_new = spec.sub_norms && !model.spec().sub_norms && is_sub_norm(entry);
             let matrix = if is_new { ones(entry) } else { grown(model, entry)? };
-            kept_codes += usize::from(matches!(matrix, Matrix::Ternary { .. }));
+            kept_codes += usize::from(!matches!(matrix, Matrix::Latent(_)));
             let latents = matrix.into_latents();
             all_zero.extend(is_suspect(entry, &latents).then(|| entry.name.clone()));
             done += entry.elements();
@@ -243,9 +243,8 @@ fn is_suspect(entry: &TensorEntry, values: &[f32]) -> bool {
     entry.role != TensorRole::Bias && values.iter().all(|&value| value == 0.0)
 }
 
-/// Refuses models that the training forward does not compute, and those without latents.
+/// Refuses models without latents.
 fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {
-    refuse_quantiser(model)?;
     if !model.is_packed() {
         return Ok(());
     }
@@ -256,21 +255,31 @@ fn refuse_packed(model: &StoredModel) -> Result<(), FormatError> {
     Err(FormatError::Container { path, what })
 }
 
-/// Refuses a model whose scales belong to groups of weights, or whose embedding is ternary.
+/// Refuses a model under an adapter whose scales belong to groups of weights, whose embedding is ternary
+/// or whose activations are floats.
 fn refuse_quantiser(model: &StoredModel) -> Result<(), FormatError> {
     let spec = model.spec();
-    if spec.quantise && !spec.has_b158_quantiser() { Err(other_quantiser(model)) } else { Ok(()) }
-}
-
-fn other_quantiser(model: &StoredModel) -> FormatError {
+    if !spec.quantise || spec.has_b158_quantiser() {
+        return Ok(());
+    }
     let path = model.weight_files().into_iter().next().unwrap_or_default();
-    FormatError::Container { path, what: OTHER_QUANTISER.to_owned() }
+    let what = "is quantised in groups, with a ternary embedding or with float activations, which \
+                adapters do not compute; expected one scale a matrix, a float embedding and 8-bit \
+                activations";
+    Err(FormatError::Container { path, what: what.to_owned() })
 }
 
-/// Why a model cannot be trained.
-const OTHER_QUANTISER: &str = "is quantised in groups, with a ternary embedding or with \
-     float activations, which the training forward does not compute; expected one scale a matrix, a \
-     float embedding and 8-bit activations";
+/// A stored tensor to train. Where scales belong to groups a [`TensorSource`] gives codes only, and
+/// training needs the latents.
+fn trainable(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError> {
+    let spec = model.spec();
+    if entry.group_width(spec).is_none() {
+        return model.matrix(entry);
+    }
+    let latents = model.floats(entry)?;
+    let codes = GroupedTernary::of_dequantised(entry.shape[1], spec.quantiser.group, &latents);
+    Ok(codes.map_or(Matrix::Latent(latents), Matrix::Grouped))
+}
 
 fn is_sub_norm(entry: &TensorEntry) -> bool {
     entry.name.ends_with("_sub_norm.weight")
@@ -285,7 +294,7 @@ fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError
     let stored = model.spec().vocab_size;
     let is_table = matches!(entry.role, TensorRole::Embedding | TensorRole::Head);
     if !is_table || entry.shape[0] <= stored {
-        return model.matrix(entry);
+        return trainable(model, entry);
     }
     let width = entry.row_length();
     let narrow = TensorEntry { shape: vec![stored, width], ..entry.clone() };
@@ -313,13 +322,39 @@ pub(crate) fn dequantised(
     model: &StoredModel,
     entry: &TensorEntry,
 ) -> Result<(Vec<f32>, LinearWeight), FormatError> {
+    let is_layer = matches!(entry.role, TensorRole::Linear(_));
     Ok(match model.matrix(entry)? {
         Matrix::Latent(values) => (values, linear_form(model.spec())),
-        Matrix::Ternary { codes, scale } => {
+        Matrix::Ternary { codes, scale } if is_layer => {
             (codes.into_iter().map(f32::from).collect(), LinearWeight::Frozen(scale))
         }
-        Matrix::Grouped(_) => return Err(other_quantiser(model)),
+        // A ternary table is used as floats.
+        Matrix::Ternary { codes, scale } => {
+            let value = |code| f32::from(code) * scale.multiplier();
+            (codes.into_iter().map(value).collect(), LinearWeight::Dense)
+        }
+        Matrix::Grouped(matrix) if is_layer => (matrix.values(), LinearWeight::FrozenGroups),
+        Matrix::Grouped(matrix) => (matrix.values(), LinearWeight::Dense),
     })
+}
+
+/// Some rows of an embedding or a head as the forward pass uses them: floats, or the values of ternary
+/// weights.
+pub(crate) fn table_rows(
+    model: &StoredModel,
+    entry: &TensorEntry,
+    rows: Range<usize>,
+) -> Result<Vec<f32>, FormatError> {
+    if !entry.is_ternary(model.spec()) {
+        return model.rows(entry, rows);
+    }
+    if entry.group_width(model.spec()).is_some() {
+        return Ok(model.grouped(entry, rows)?.values());
+    }
+    // One scale for all: it is not known before all are read.
+    let (codes, scale) = model.matrix(entry)?.quantised();
+    let codes = &codes[rows.start * entry.shape[1]..rows.end * entry.shape[1]];
+    Ok(codes.iter().map(|&code| f32::from(code) * scale.multiplier()).collect())
 }
 
 fn linear_form(spec: &ModelSpec) -> LinearWeight {

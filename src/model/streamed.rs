@@ -3,20 +3,19 @@
 
 use std::ops::Range;
 
-use bitnet_format::{
-    FormatError, StoredModel, TensorEntry, TensorRole, TensorSource, tensor_table,
-};
+use bitnet_format::{FormatError, StoredModel, TensorEntry, TensorRole, tensor_table};
 use bitnet_kernels::Operands;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::attention::AttentionContext;
 use super::rope::RopeTable;
-use super::source::dequantised;
+use super::source::{dequantised, table_rows};
 use super::{
-    Block, LoadedTensor, LoadedTensors, LoadedValues, RmsNorm, SegmentStarts, token_logits,
+    Block, LoadedTensor, LoadedTensors, LoadedValues, RmsNorm, SegmentStarts, head_reads_codes,
+    token_logits,
 };
 use crate::host::to_host;
-use crate::ops::OpBackend;
+use crate::ops::{OpBackend, fake_quantise_activations};
 
 /// Rows of the head that are multiplied together.
 const HEAD_ROWS: usize = 8192;
@@ -59,8 +58,13 @@ pub fn streamed_hidden<'a>(
         table.iter().rfind(|entry| entry.role == TensorRole::Norm).expect("a model has norms");
     let norm = read_norm(model, norm, device)?;
     let head = table.last().filter(|entry| entry.role == TensorRole::Head).unwrap_or(&table[0]);
-    let hidden = passes.into_iter().map(|(x, _)| norm.forward(x, backend).flatten(0, 1));
-    Ok(hidden.map(|hidden| HiddenStates { model, head: head.clone(), hidden }).collect())
+    let hidden_of = |x: Tensor<3>| {
+        let hidden = norm.forward(x, backend);
+        let reads_codes = head_reads_codes(model.spec());
+        let hidden = if reads_codes { fake_quantise_activations(hidden) } else { hidden };
+        HiddenStates { model, head: head.clone(), hidden: hidden.flatten(0, 1) }
+    };
+    Ok(passes.into_iter().map(|(x, _)| hidden_of(x)).collect())
 }
 
 impl HiddenStates<'_> {
@@ -75,7 +79,7 @@ impl HiddenStates<'_> {
         let mut logits = vec![0.0; positions.len() * vocab];
         for first in (0..vocab).step_by(HEAD_ROWS) {
             let rows = first..vocab.min(first + HEAD_ROWS);
-            let data = self.model.rows(&self.head, rows.clone())?;
+            let data = table_rows(self.model, &self.head, rows.clone())?;
             let data = TensorData::new(data, [rows.len(), width]);
             let part = token_logits(hidden.clone(), Tensor::from_data(data, &hidden.device()));
             let part = to_host(part);
@@ -93,11 +97,17 @@ fn embed(
     rows: &[Vec<u32>],
     device: &Device,
 ) -> Result<Tensor<3>, FormatError> {
+    let (words, width, spec) = (entry.shape[0], entry.shape[1], model.spec());
+    let has_one_scale = entry.is_ternary(spec) && entry.group_width(spec).is_none();
+    let whole = has_one_scale.then(|| table_rows(model, entry, 0..words)).transpose()?;
     let mut values = Vec::new();
-    for &id in rows.iter().flatten() {
-        values.extend(model.rows(entry, id as usize..id as usize + 1)?);
+    for id in rows.iter().flatten().map(|&id| id as usize) {
+        match &whole {
+            Some(table) => values.extend_from_slice(&table[id * width..][..width]),
+            None => values.extend(table_rows(model, entry, id..id + 1)?),
+        }
     }
-    let shape = [rows.len(), rows[0].len(), entry.shape[1]];
+    let shape = [rows.len(), rows[0].len(), width];
     Ok(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
@@ -110,7 +120,7 @@ fn block(
     let prefix = format!("model.layers.{layer}.");
     let entries = table.iter().filter(|entry| entry.name.starts_with(&prefix));
     let tensors: Result<Vec<_>, _> = entries.map(|entry| load(model, entry)).collect();
-    let mut parts = LoadedTensors::new(tensors?, device);
+    let mut parts = LoadedTensors::new(tensors?, model.spec(), device);
     Ok(Block::assemble(model.spec(), &mut parts))
 }
 
@@ -120,7 +130,7 @@ fn read_norm(
     device: &Device,
 ) -> Result<RmsNorm, FormatError> {
     let tensors = vec![load(model, entry)?];
-    Ok(LoadedTensors::new(tensors, device).norm(model.spec()))
+    Ok(LoadedTensors::new(tensors, model.spec(), device).norm())
 }
 
 fn load(model: &StoredModel, entry: &TensorEntry) -> Result<LoadedTensor, FormatError> {

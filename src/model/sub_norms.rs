@@ -31,7 +31,7 @@ impl LanguageModel {
         counted: &[bool],
     ) -> Self {
         let context = self.model.attention_context(segments);
-        let mut x = self.model.embed(tokens);
+        let mut x = self.model.embed(tokens, self.backend);
         for block in &mut self.model.layers {
             x = block.fit_sub_norms(x, &context, (self.backend, counted));
         }

@@ -28,7 +28,8 @@ use std::sync::Arc;
 
 use bitnet_format::quant::{SCALE_EPS, WeightScale};
 use bitnet_kernels::{
-    Activations, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels, matmul,
+    Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels,
+    matmul,
 };
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
@@ -166,7 +167,7 @@ fn absmean(latents: &Tensor<2>) -> Tensor<2> {
 }
 
 /// `codes` with the gradient of `x · scale`: the term that is added is exactly zero.
-fn straight_through<const D: usize>(
+pub(super) fn straight_through<const D: usize>(
     codes: Tensor<D>,
     x: &Tensor<D>,
     scale: &Tensor<D>,
@@ -219,10 +220,13 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
         } else {
             quantise_outside(&self.outside, width, kernel)
         };
-        let (y, activations, scales) = self.multiply(floats(x), &panels, width);
+        let rows = panels.rows();
+        let found = quantised_product(kernel, floats(x), [width, rows], |x, y| {
+            matmul(kernel, &panels, x, 0..rows, y);
+        });
         let saved = SavedBitLinear {
-            activations: Arc::new(activations),
-            inverse_scales: Arc::new(scales.into_iter().map(|scale| 1.0 / scale).collect()),
+            activations: found.codes,
+            inverse_scales: found.inverse_scales,
             weights: Arc::new(weights),
             weight_scales: Arc::new(panels.scales().to_vec()),
             counts: heights.iter().map(|(height, _)| *height).zip(self.counts).collect(),
@@ -230,7 +234,7 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
             shape: shape.clone(),
             backend: self.backend,
         };
-        (tensor(y, with_last(&shape, panels.rows())), saved)
+        (tensor(found.y, with_last(&shape, rows)), saved)
     }
 
     fn backward(saved: SavedBitLinear, dy: FlexTensor) -> [FlexTensor; N] {
@@ -242,37 +246,44 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
     }
 }
 
-impl NativeBitLinear {
-    /// Outputs `[M, Σ out]`, activation codes `[M, in]` and the scale of each token.
-    fn multiply(
-        &self,
-        values: &[f32],
-        panels: &TernaryPanels,
-        width: usize,
-    ) -> (Vec<f32>, Vec<i8>, Vec<f32>) {
-        let (kernel, out, tokens) = (self.backend.kernel, panels.rows(), values.len() / width);
-        let mut y = vec![0.0; tokens * out];
-        let mut codes = vec![0; values.len()];
-        let mut scales = vec![0.0; tokens];
-        let mut saved: Vec<_> = codes.chunks_mut(width).zip(&mut scales).collect();
-        in_rows_with(&mut y, out, &mut saved, |first, y, saved| {
-            let values = &values[first * width..][..saved.len() * width];
-            let x = Activations::quantise(kernel, values, width);
-            matmul(kernel, panels, &x, 0..out, y);
-            let rows =
-                saved.iter_mut().zip(y.chunks_exact_mut(out)).zip(values.chunks_exact(width));
-            for (token, (((codes, scale), y), values)) in rows.enumerate() {
-                codes.copy_from_slice(x.codes(token));
-                **scale = x.scale(token).multiplier();
-                // An integer code cannot hold NaN, and training must see it.
-                if kernel.dispatch(AnyNan(values)) {
-                    y.fill(f32::NAN);
-                    **scale = f32::NAN;
-                }
+/// The products of quantised activations `[M, in]` with `out` rows, which `product` computes for some
+/// tokens.
+pub(super) fn quantised_product(
+    kernel: Kernel,
+    values: &[f32],
+    [width, out]: [usize; 2],
+    product: impl Fn(&Activations, &mut [f32]) + Sync,
+) -> QuantisedProduct {
+    let tokens = values.len() / width;
+    let (mut y, mut codes) = (vec![0.0; tokens * out], vec![0; values.len()]);
+    let mut scales = vec![0.0; tokens];
+    let mut saved: Vec<_> = codes.chunks_mut(width).zip(&mut scales).collect();
+    in_rows_with(&mut y, out, &mut saved, |first, y, saved| {
+        let values = &values[first * width..][..saved.len() * width];
+        let x = Activations::quantise(kernel, values, width);
+        product(&x, y);
+        let rows = saved.iter_mut().zip(y.chunks_exact_mut(out)).zip(values.chunks_exact(width));
+        for (token, (((codes, scale), y), values)) in rows.enumerate() {
+            codes.copy_from_slice(x.codes(token));
+            **scale = 1.0 / x.scale(token).multiplier();
+            // An integer code cannot hold NaN, and training must see it.
+            if kernel.dispatch(AnyNan(values)) {
+                y.fill(f32::NAN);
+                **scale = f32::NAN;
             }
-        });
-        (y, codes, scales)
-    }
+        }
+    });
+    QuantisedProduct { y, codes: Arc::new(codes), inverse_scales: Arc::new(scales) }
+}
+
+/// A product with quantised activations, and what its backward pass needs of them.
+pub(super) struct QuantisedProduct {
+    /// `[M, out]`
+    pub(super) y: Vec<f32>,
+    /// Activation codes `[M, in]`.
+    pub(super) codes: Arc<Vec<i8>>,
+    /// `1 / a` of each token.
+    pub(super) inverse_scales: Arc<Vec<f32>>,
 }
 
 /// Whether any of the values is NaN, without a branch for each value.

@@ -20,7 +20,9 @@ mod backend;
 mod bit_linear;
 mod blended_linear;
 mod cross_entropy;
+mod fake_quantise;
 mod gated;
+mod grouped_linear;
 mod int8;
 mod low_rank;
 mod muon;
@@ -38,10 +40,12 @@ pub use backend::{DrawPlace, GradientFormat, GradientRounding, Lambda, OpBackend
 pub use bit_linear::{
     LinearSettings, activation_codes, bit_linear, bit_linear_outside, frozen_linear, weight_codes,
 };
-pub use blended_linear::blended_linear;
+pub use blended_linear::{blend, blended_linear};
 pub(crate) use cross_entropy::logits_at_once;
 pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside, native_log_probs};
+pub use fake_quantise::{fake_quantise_activations, fake_quantise_matrix};
 pub use gated::gated;
+pub use grouped_linear::{LinearQuantiser, frozen_grouped_linear, grouped_linear};
 pub use int8::RoundingCounts;
 pub use low_rank::FactorValues;
 pub(crate) use low_rank::{LowRankJoin, merged};

@@ -3,14 +3,11 @@
 
 use bitnet_format::ModelSpec;
 
-use super::item::Item;
-use super::section::Section;
-
 /// Changes of the stored model before the first step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversion {
-    /// `model.quantise`: whether its matrices become ternary, where the recipe says so.
-    pub quantise: Option<bool>,
+    /// The keys of `[model]` that say how its matrices become ternary, of [`Conversion::SHAPE_KEYS`].
+    pub quantiser: toml::Table,
     /// `model.insert_sub_norms`: whether each block gets `attn_sub_norm` and `ffn_sub_norm`.
     pub insert_sub_norms: bool,
 }
@@ -21,25 +18,26 @@ pub(crate) type Unfit = (&'static str, String);
 impl Conversion {
     /// The keys beside `model.init` that no new model has.
     pub(super) const OWN_KEYS: [&str; 1] = ["insert_sub_norms"];
-
-    /// Reads the keys of `[model]` that may stand beside `init`.
-    pub(super) fn read(table: &mut Section<'_>) -> Self {
-        let quantise = table.optional("quantise", Item::boolean);
-        Self { quantise, insert_sub_norms: table.value("insert_sub_norms", Item::boolean) }
-    }
+    /// The keys of a new model that may stand beside `model.init`.
+    pub(super) const SHAPE_KEYS: [&str; 4] = ["quantise", "quantiser", "embedding", "activations"];
 
     /// The shape of the model that is trained, from the stored one's.
     pub(crate) fn of(&self, stored: &ModelSpec) -> Result<ModelSpec, Unfit> {
-        let mut spec = stored.clone();
-        if self.quantise == Some(false) && stored.quantise {
-            let what = "is false; expected true or nothing: the model is ternary already";
-            return Err(("model.quantise", what.to_owned()));
-        }
         if self.insert_sub_norms && stored.sub_norms {
             let what = "is true; expected false or nothing: the model has sub-norms already";
             return Err(("model.insert_sub_norms", what.to_owned()));
         }
-        spec.quantise = self.quantise.unwrap_or(stored.quantise);
+        let wrong =
+            |what: String| ("model", format!("the model cannot become what it says: {what}"));
+        let mut shape = toml::Table::try_from(stored).map_err(|error| wrong(error.to_string()))?;
+        shape.extend(self.quantiser.clone());
+        let spec: Result<ModelSpec, toml::de::Error> = shape.try_into();
+        let mut spec = spec.map_err(|error| wrong(error.message().to_owned()))?;
+        if stored.quantise && spec != *stored {
+            let what =
+                "changes how matrices are quantised; expected a dense model, got a ternary one";
+            return Err(("model", what.to_owned()));
+        }
         spec.sub_norms |= self.insert_sub_norms;
         Ok(spec)
     }

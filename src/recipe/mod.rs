@@ -51,6 +51,7 @@ pub use pattern::PathPattern;
 pub use phase::Phase;
 pub use rate::{CurveShape, Rate, Span};
 pub use reference::reference;
+pub(crate) use rules::quantiser_conflicts;
 pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
     AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
+use bitnet_format::group::{ActivationForm, EmbeddingForm, Quantiser};
 use bitnet_format::{HiddenAct, ModelSpec, RopeScaling};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::conversion::Conversion;
 use super::error::Location;
@@ -28,17 +31,14 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// What becomes of it before the first step.
-    pub fn conversion(&self) -> Conversion {
-        match self {
-            Self::New { .. } => Conversion::default(),
-            Self::Init(init) => init.conversion,
-        }
+    /// Whether a stored model is given sub-norms.
+    pub fn inserts_sub_norms(&self) -> bool {
+        matches!(self, Self::Init(init) if init.conversion.insert_sub_norms)
     }
 }
 
 /// The stored model that a run starts from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct InitModel {
     /// An absolute folder, or `hf:owner/name[@revision]`.
     pub path: String,
@@ -68,14 +68,6 @@ impl ModelTable {
     pub fn complete(&self, vocab_size: usize) -> Result<ModelSpec, String> {
         let mut spec = self.spec.clone();
         spec.vocab_size = self.vocab_size().unwrap_or(vocab_size);
-        if spec.quantise && !spec.has_b158_quantiser() {
-            return Err(
-                "has a quantiser, embedding or activations that the training forward does not \
-                        compute; expected quantiser.group = \"matrix\", embedding = \"full\" and \
-                        activations = \"int8\""
-                    .to_owned(),
-            );
-        }
         let table = toml::Table::try_from(&spec).map_err(|error| error.to_string())?;
         table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
     }
@@ -115,6 +107,9 @@ const SHAPE: &[(&str, Reader)] = &[
     ("eos_token_id", tokens),
     ("sub_norms", switch),
     ("quantise", switch),
+    ("quantiser", quantiser),
+    ("embedding", embedding),
+    ("activations", inputs),
 ];
 const REQUIRED: usize = 5;
 
@@ -135,10 +130,34 @@ fn activation(item: &Item<'_>) -> Option<toml::Value> {
     toml::Value::try_from(item.choice(&words)?).ok()
 }
 
+fn embedding(item: &Item<'_>) -> Option<toml::Value> {
+    let words = [("full", EmbeddingForm::Full), ("ternary", EmbeddingForm::Ternary)];
+    toml::Value::try_from(item.choice(&words)?).ok()
+}
+
+fn inputs(item: &Item<'_>) -> Option<toml::Value> {
+    let words = [("int8", ActivationForm::Int8), ("none", ActivationForm::None)];
+    toml::Value::try_from(item.choice(&words)?).ok()
+}
+
 fn rope_scaling(item: &Item<'_>) -> Option<toml::Value> {
-    let expected = "a table such as { rope_type = \"yarn\", factor = 4.0 }";
+    let example = "{ rope_type = \"yarn\", factor = 4.0 }";
+    flat_table::<RopeScaling>(item, "a scaling of positions", example)
+}
+
+fn quantiser(item: &Item<'_>) -> Option<toml::Value> {
+    flat_table::<Quantiser>(item, "a quantiser", "{ weights = \"absmean\", group = 64 }")
+}
+
+/// A table of single values that is a `T`; `what` and `example` say what that is.
+fn flat_table<T: DeserializeOwned + Serialize>(
+    item: &Item<'_>,
+    what: &str,
+    example: &str,
+) -> Option<toml::Value> {
+    let expected = format!("a table such as {example}");
     let mut table = toml::Table::new();
-    for (name, value) in item.named(expected)? {
+    for (name, value) in item.named(&expected)? {
         let value = match &value.node.content {
             TomlValue::Integer(number) => toml::Value::Integer(*number),
             TomlValue::Float(number) => toml::Value::Float(*number),
@@ -148,11 +167,11 @@ fn rope_scaling(item: &Item<'_>) -> Option<toml::Value> {
         };
         table.insert(name.to_owned(), value);
     }
-    match toml::Value::Table(table).try_into::<RopeScaling>() {
-        Ok(scaling) => toml::Value::try_from(scaling).ok(),
+    match toml::Value::Table(table).try_into::<T>() {
+        Ok(found) => toml::Value::try_from(found).ok(),
         Err(error) => {
             let reason = error.message().to_owned();
-            item.problem(format!("not a scaling of positions; expected {expected}, got: {reason}"));
+            item.problem(format!("not {what}; expected {expected}, got: {reason}"));
             None
         }
     }
@@ -177,7 +196,7 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
     let config = table.item("config");
     let model = match init {
         Some(init) => {
-            let conversion = Conversion::read(&mut table);
+            let conversion = read_conversion(&mut table);
             refuse_shape(&mut table, config.as_ref());
             let path = read_init(&init, paths.base);
             path.map(|path| ModelSource::Init(InitModel { path, conversion }))
@@ -217,6 +236,16 @@ fn read_init(item: &Item<'_>, base: &Path) -> Option<String> {
     }
 }
 
+/// Reads the keys that may stand beside `init`.
+fn read_conversion(table: &mut Section<'_>) -> Conversion {
+    let mut quantiser = toml::Table::new();
+    for (key, read) in SHAPE.iter().filter(|(key, _)| Conversion::SHAPE_KEYS.contains(key)) {
+        let value = table.optional(key, read);
+        quantiser.extend(value.map(|value| ((*key).to_owned(), value)));
+    }
+    Conversion { quantiser, insert_sub_norms: table.value("insert_sub_norms", Item::boolean) }
+}
+
 /// A new model has what a stored one is given.
 fn refuse_conversion(table: &mut Section<'_>) {
     for key in Conversion::OWN_KEYS {
@@ -229,7 +258,7 @@ fn refuse_conversion(table: &mut Section<'_>) {
 
 /// Weights bring their own shape, but for what a conversion changes.
 fn refuse_shape(table: &mut Section<'_>, config: Option<&Item<'_>>) {
-    let shape = SHAPE.iter().filter(|(key, _)| *key != "quantise");
+    let shape = SHAPE.iter().filter(|(key, _)| !Conversion::SHAPE_KEYS.contains(key));
     let shape: Vec<_> = shape.filter_map(|(key, _)| table.item(key)).collect();
     for item in shape.iter().chain(config) {
         let message = "a shape beside `model.init`, which brings its own";

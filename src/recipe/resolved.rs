@@ -292,10 +292,10 @@ fn model(source: &ModelSource) -> Value {
 /// Runs of versions without conversions go on: what is not asked for is not named.
 fn init_model(InitModel { path, conversion }: &InitModel) -> Table {
     let mut entries = table([("init", text(path))]);
-    let quantise = conversion.quantise.map(|quantise| ("quantise", quantise));
-    let inserted = conversion.insert_sub_norms.then_some(("insert_sub_norms", true));
-    let given = quantise.into_iter().chain(inserted);
-    entries.extend(given.map(|(key, value)| (key.to_owned(), Value::Boolean(value))));
+    entries.extend(conversion.quantiser.clone());
+    if conversion.insert_sub_norms {
+        entries.insert("insert_sub_norms".to_owned(), Value::Boolean(true));
+    }
     entries
 }
 

@@ -5,6 +5,7 @@ use super::section::Section;
 use super::settings::{Length, Precision, Recipe, Train};
 use super::stage::StageKind;
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
+use bitnet_format::ModelSpec;
 
 /// Adds the mistakes that are none of a single section.
 pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
@@ -13,6 +14,45 @@ pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
     check_muon(root, recipe);
     check_adapter(root, recipe);
     check_ternary_warmup(root, recipe);
+    check_quantiser(root, recipe);
+}
+
+/// What a new model with another quantiser asks of the rest of the recipe.
+fn check_quantiser(root: &mut Section<'_>, recipe: &Recipe) {
+    let ModelSource::New { spec } = &recipe.model else { return };
+    let conflicts = quantiser_conflicts(recipe, spec.blocks());
+    for (key, message) in conflicts {
+        let (section, name) = key.split_once('.').expect("a key of a section");
+        match section {
+            "train" => root.section("train").problem(name, message),
+            _ => root.problem(key, message),
+        }
+    }
+}
+
+/// What is computed for the quantiser of BitNet b1.58 only, as far as this recipe asks for it of a model
+/// with another: keys, each with what is wrong.
+pub(crate) fn quantiser_conflicts(
+    recipe: &Recipe,
+    spec: &ModelSpec,
+) -> Vec<(&'static str, String)> {
+    if !spec.quantise || spec.has_b158_quantiser() {
+        return Vec::new();
+    }
+    let Train { precision, latents, update, .. } = recipe.train;
+    let beside = "beside a quantiser, embedding or activations that are not BitNet b1.58's";
+    let mut all = Vec::new();
+    let mut refuse = |refused: bool, key, expected: &str, got: &str| {
+        if refused {
+            all.push((key, format!("expected {expected} {beside}, got {got}")));
+        }
+    };
+    let is_int8 = precision == Precision::Int8;
+    refuse(is_int8, "train.precision", "\"f32\" or \"bf16\"", "\"int8\"");
+    refuse(latents != LatentFormat::F32, "train.latents", "\"f32\"", "another format");
+    refuse(update == UpdateTime::During, "train.update", "\"after\"", "\"during\"");
+    refuse(recipe.adapter.is_some(), "adapter.kind", "no adapter", "one");
+    all
 }
 
 /// What is computed by operations of the CPU's own says so.

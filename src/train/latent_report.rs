@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use bitnet_format::TensorEntry;
-use bitnet_format::quant::WeightScale;
 use serde::Serialize;
 
 use crate::distributed::Comm;
@@ -17,9 +16,10 @@ const REACH: f32 = 3.0;
 /// The latents of a model at a step.
 #[derive(Debug, Default, PartialEq, Serialize)]
 pub(crate) struct LatentReport {
-    /// Mean of `|latent|` by kind of matrix (`q_proj`), one value a layer.
+    /// Mean of `|latent|` by kind of matrix (`q_proj`), one value a layer; over all groups where these have
+    /// scales of their own.
     scale: BTreeMap<String, Vec<f64>>,
-    /// Shares of the latents of a layer by `latent / scale`, from −3 to 3; a code changes at −0.5 and
+    /// Shares of the latents of a layer by `latent / scale`, with the scale of its group, from −3 to 3; a code changes at −0.5 and
     /// 0.5. The first, the middle and the last layer.
     histogram: BTreeMap<String, Vec<f64>>,
 }
@@ -52,16 +52,21 @@ pub(super) struct MatrixLatents {
 }
 
 impl MatrixLatents {
-    /// The bins stay empty of a matrix that is not drawn.
-    pub(super) fn of(latents: &[f32], scale: WeightScale, is_drawn: bool) -> Self {
+    /// The groups of a matrix have as many latents each, and the `scales` are theirs. The bins stay empty
+    /// of a matrix that is not drawn.
+    pub(super) fn of(latents: &[f32], scales: &[f32], is_drawn: bool) -> Self {
         let mut bins = [0; BINS];
-        let inverse = scale.inverse();
-        for latent in latents.iter().filter(|_| is_drawn) {
-            let at = (latent * inverse + REACH) * (BINS as f32 / (2.0 * REACH));
-            // A conversion to an integer stops at its ends and takes NaN for 0.
-            bins[(at as usize).min(BINS - 1)] += 1;
+        let groups = latents.chunks(latents.len().div_ceil(scales.len()).max(1)).zip(scales);
+        for (group, scale) in groups.filter(|_| is_drawn) {
+            let inverse = 1.0 / scale;
+            for latent in group {
+                let at = (latent * inverse + REACH) * (BINS as f32 / (2.0 * REACH));
+                // A conversion to an integer stops at its ends and takes NaN for 0.
+                bins[(at as usize).min(BINS - 1)] += 1;
+            }
         }
-        Self { scale: f64::from(scale.multiplier()), bins }
+        let sum: f64 = scales.iter().map(|&scale| f64::from(scale)).sum();
+        Self { scale: sum / scales.len() as f64, bins }
     }
 }
 
@@ -119,10 +124,17 @@ mod tests {
     #[test]
     fn latents_are_counted_around_the_thresholds() {
         let latents = [-10.0, -0.6, -0.1, 0.1, 0.4, 0.6, 10.0, f32::NAN];
-        let counted = MatrixLatents::of(&latents, WeightScale::from_absmean(1.0), true);
+        let counted = MatrixLatents::of(&latents, &[1.0], true);
         let at = |bin: usize| counted.bins[bin];
         assert_eq!((at(0), at(9), at(11), at(12), at(13), at(14), at(23)), (2, 1, 1, 1, 1, 1, 1));
         assert_eq!(counted.bins.iter().sum::<u64>(), 8);
         assert_eq!(shares(&[1.0, 2.0, 0.0]), [0.3333, 0.6667, 0.0]);
+    }
+
+    #[test]
+    fn each_group_has_thresholds_of_its_own() {
+        let counted = MatrixLatents::of(&[0.6, 0.4, 6.0, 4.0], &[1.0, 10.0], true);
+        let at = |bin: usize| counted.bins[bin];
+        assert_eq!((at(13), at(14), counted.scale), (2, 2, 5.5));
     }
 }

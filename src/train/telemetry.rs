@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::quant::{WeightScale, ternary_codes};
 use bitnet_format::{ModelSpec, TensorEntry};
 use rayon::prelude::*;
@@ -50,9 +51,8 @@ impl Telemetry {
         let count = |(at, &number): (usize, &usize)| {
             let (index, entry) = ternary[number];
             let latents = model.latents(index, &values);
-            let scale = WeightScale::of_latents(&latents);
-            let codes = ternary_codes(&latents, scale);
-            let latents = MatrixLatents::of(&latents, scale, drawn.place(entry).is_some());
+            let (codes, scales) = quantised(spec, entry, &latents);
+            let latents = MatrixLatents::of(&latents, &scales, drawn.place(entry).is_some());
             let last = last.map(|last| unpack(&last[at], 0..codes.len()));
             let counts = Counts {
                 flipped: last.map(|last| differing(&codes, last)),
@@ -97,6 +97,16 @@ fn moved(model: &LanguageModel, index: usize, codes: &[i8]) -> Option<u64> {
 
 fn differing(codes: &[i8], others: impl Iterator<Item = i8>) -> u64 {
     codes.iter().zip(others).filter(|(code, other)| *code != other).count() as u64
+}
+
+/// Codes of a matrix, and the scales of its groups, one behind the other.
+fn quantised(spec: &ModelSpec, entry: &TensorEntry, latents: &[f32]) -> (Vec<i8>, Vec<f32>) {
+    if entry.group_width(spec).is_none() {
+        let scale = WeightScale::of_latents(latents);
+        return (ternary_codes(latents, scale), vec![scale.multiplier()]);
+    }
+    let groups = GroupedTernary::of_latents(entry.shape[1], spec.quantiser.group, latents);
+    (groups.codes().to_vec(), groups.scales().to_vec())
 }
 
 fn codes(latents: &[f32]) -> Vec<i8> {

@@ -129,13 +129,14 @@ fn what_does_not_fit_together_is_named() {
     refused(&["ternary_warmup.steps=0"], "ternary_warmup.steps");
     refused(&["ternary_warmup.shape=step"], "ternary_warmup.shape");
     refused(&["model.quantise=false"], "expected model.quantise = true, got a dense model");
+    refused(&["model.quantiser={ group = 128 }"], "quantiser.group (128) must divide");
     refused(&["model.hidden_size=32"], "a shape beside `model.init`");
     refused(&["stage=dpo", "data.generate={}"], "[ternary_warmup]");
     refused(&["adapter.kind=latent"], "[ternary_warmup]");
     lab.finish_recipe("convert.toml", &lab.path("done"), &[]);
     let again = format!("model.init={}", lab.path("done/final").display());
     refused(&[&again], "the model has sub-norms already");
-    refused(&[&again, "model.insert_sub_norms=false", "model.quantise=false"], "ternary already");
+    refused(&[&again, "model.insert_sub_norms=false", "model.quantise=false"], "expected a dense model, got a ternary one");
     let output = lab.run(&lab.path("refused"), &["model.insert_sub_norms=true"]);
     assert_code(&output, 3);
     assert!(stderr(&output).contains("expected model.init beside it"), "{}", stderr(&output));

@@ -11,6 +11,7 @@ mod devices;
 mod exports;
 mod finish;
 mod full_log;
+mod groups;
 mod int8;
 pub(crate) mod kill;
 pub(crate) mod lab;

@@ -30,6 +30,17 @@ fn lab(rows: usize) -> Lab {
 
 #[test]
 fn scores_in_training_are_those_of_the_export() {
+    check_scores(&[]);
+}
+
+#[test]
+fn scores_of_a_model_with_groups_are_those_of_the_export() {
+    let model = ["model.hidden_size=64", "model.intermediate_size=128", "model.vocab_size=320"];
+    let quantised = ["model.quantiser={ group = 64 }", "model.embedding=ternary"];
+    check_scores(&[&model[..], &quantised].concat());
+}
+
+fn check_scores(model: &[&str]) {
     let lab = lab(5);
     let out = lab.path("out");
     let words = [
@@ -41,7 +52,7 @@ fn scores_in_training_are_those_of_the_export() {
         "optimizer.warmup_steps=1",
         "export.formats=[\"hf-packed\"]",
     ];
-    lab.finish_recipe("recipe.toml", &out, &words);
+    lab.finish_recipe("recipe.toml", &out, &[&words, model].concat());
     let asked = |line: &Value| Some((line["step"].as_u64()?, line.get("tasks")?["own"].clone()));
     let found: Vec<_> = metrics(&out).iter().filter_map(asked).collect();
     assert_eq!(found.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 5]);

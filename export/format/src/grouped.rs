@@ -64,17 +64,21 @@ impl GroupedTernary {
     /// # Panics
     /// As [`GroupedTernary::of_latents`].
     pub fn of_floats(columns: usize, group: Group, values: &[f32]) -> Self {
+        let found = Self::of_dequantised(columns, group, values);
+        found.unwrap_or_else(|| Self::of_latents(columns, group, values))
+    }
+
+    /// Codes and scales of dequantised values; `None` if these are others.
+    ///
+    /// # Panics
+    /// As [`GroupedTernary::of_latents`].
+    pub fn of_dequantised(columns: usize, group: Group, values: &[f32]) -> Option<Self> {
         let width = width_of(columns, group);
-        let groups = values.chunks_exact(width);
-        let found: Option<Vec<_>> = groups.map(|values| dequantised(values, group)).collect();
-        match found {
-            Some(groups) => {
-                let scales = groups.iter().map(|(_, scale)| *scale).collect();
-                let codes = groups.into_iter().flat_map(|(codes, _)| codes).collect();
-                Self::new(columns, width, codes, scales)
-            }
-            None => Self::of_latents(columns, group, values),
-        }
+        let groups = values.chunks_exact(width).map(|values| dequantised(values, group));
+        let groups = groups.collect::<Option<Vec<_>>>()?;
+        let scales = groups.iter().map(|(_, scale)| *scale).collect();
+        let codes = groups.into_iter().flat_map(|(codes, _)| codes).collect();
+        Some(Self::new(columns, width, codes, scales))
     }
 
     /// Number of rows, `n`.
@@ -157,10 +161,10 @@ fn width_of(columns: usize, group: Group) -> usize {
     group.width(columns).expect("a scale for each row or group of columns")
 }
 
-/// The scale of one group of latents: absmean, to the nearest f16 unless the group is a row.
-fn group_scale(latents: &[f32], group: Group) -> WeightScale {
+/// The scale of one group of latents: absmean, to the nearest f16 where a group is of columns.
+pub fn group_scale(latents: &[f32], group: Group) -> WeightScale {
     let scale = WeightScale::of_latents(latents);
-    if group == Group::Row {
+    if !matches!(group, Group::Columns(_)) {
         return scale;
     }
     let half = f16::from_f32(scale.multiplier().min(f16::MAX.to_f32()));

@@ -86,8 +86,15 @@ fn a_short_recipe_has_the_defaults_of_the_table() {
     for key in KEYS.iter().filter(|key| !is_of_a_rate(key)) {
         let KeyDefault::Value(default) = key.default else { continue };
         let Some(found) = settings.get(key.name) else {
-            let optional =
-                ["data.generate.", "adapter.", "ternary_warmup.", "model.insert_sub_norms"];
+            let optional = [
+                "data.generate.",
+                "adapter.",
+                "ternary_warmup.",
+                "model.insert_sub_norms",
+                "model.quantiser",
+                "model.embedding",
+                "model.activations",
+            ];
             let optional = optional.iter().any(|section| key.name.starts_with(section))
                 || key.takes.contains("with `kind = \"muon\"`");
             assert!(optional, "{} is not resolved", key.name);

@@ -17,10 +17,10 @@ fn all_mistakes_are_reported_at_once_with_their_lines() {
         [
             "recipes/../configs/tiny.toml:1:15 [hidden_size]: wrong type; expected a whole number \
              of at least 1, got \"big\"",
-            "recipes/../configs/tiny.toml:2:1 [hiden_act]: unknown key; expected one of \
-             attention_bias, bos_token_id, embedding_initializer_range, eos_token_id, head_dim, hidden_act, hidden_size, initializer_range, \
+            "recipes/../configs/tiny.toml:2:1 [hiden_act]: unknown key; expected one of activations, \
+             attention_bias, bos_token_id, embedding, embedding_initializer_range, eos_token_id, head_dim, hidden_act, hidden_size, initializer_range, \
              intermediate_size, max_position_embeddings, num_attention_heads, num_hidden_layers, \
-             num_key_value_heads, qk_norm, quantise, rms_norm_eps, rope_scaling, rope_theta, sub_norms, \
+             num_key_value_heads, qk_norm, quantise, quantiser, rms_norm_eps, rope_scaling, rope_theta, sub_norms, \
              tie_word_embeddings, vocab_size, got `hiden_act`\nhint: did you mean `hidden_act`?",
             "recipes/r.toml:1:9 [stage]: unknown choice; expected \"pretrain\" or \"sft\" or \
              \"dpo\", got \"pretrian\"",

@@ -176,6 +176,37 @@ fn any_key_of_the_config_can_be_set_in_the_recipe() {
 }
 
 #[test]
+fn a_model_may_have_another_quantiser_that_fits_its_widths() {
+    let keys = "quantiser = { group = 64 }\nembedding = \"ternary\"\nactivations = \"none\"\n";
+    let text = SHORT.replace("[tokenizer]", &format!("{keys}[tokenizer]"));
+    let resolved = recipe(&text, &[]).resolved_toml();
+    let ModelSource::New { spec } = recipe(&text, &[]).model else { panic!() };
+    let spec = spec.complete(512).unwrap();
+    assert_eq!(spec.quantiser.group, bitnet_format::group::Group::Columns(64));
+    assert!(resolved.contains("embedding = \"ternary\""), "{resolved}");
+    for (from, to, expected) in [
+        (
+            "64",
+            "128",
+            "r.toml:4:13 [model.quantiser]: not a model; expected sizes that fit together, \
+                       got: quantiser.group (128) must divide hidden_size (64)",
+        ),
+        (
+            "64",
+            "96",
+            "r.toml:4:13 [model.quantiser]: not a quantiser; expected a table such as \
+                      { weights = \"absmean\", group = 64 }, got: quantiser.group is 96",
+        ),
+        ("ternary", "half", "r.toml:5:13 [model.embedding]: unknown choice"),
+        ("none", "int4", "r.toml:6:15 [model.activations]: unknown choice"),
+        ("batch = 8", "batch = 8\nprecision = \"int8\"", "[train.precision]: expected \"f32\" or"),
+    ] {
+        let message = problem(&text.replace(from, to), &[]);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
 fn a_token_id_beyond_the_tokenizers_vocabulary_is_found_when_that_is_known() {
     let recipe = recipe(SHORT, &["model.eos_token_id=[500, 501]"]);
     let ModelSource::New { spec } = recipe.model else { panic!() };

@@ -18,6 +18,7 @@ use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::{
     ChatFormat, InitModel, ModelSource, Precision, Recipe, StageKind, TokenizerSource,
+    quantiser_conflicts,
 };
 
 /// The device of a recipe, able to compute as it says; ranks of one machine have one each.
@@ -215,6 +216,7 @@ pub(crate) fn resolve_spec(
         spec.eos_token_id.extend(new.collect::<Vec<_>>());
     }
     grow(&mut spec);
+    refuse_conflicts(recipe, &spec)?;
     let (rows, needed) = (spec.vocab_size, tokenizer.vocab_size());
     if needed > rows {
         let what = format!("is {rows}; expected at least the tokenizer's {needed}");
@@ -238,7 +240,9 @@ pub(crate) fn known_spec(recipe: &Recipe) -> Result<Option<ModelSpec>, TrainErro
             let folder = Path::new(&init.path);
             let there = !init.path.starts_with("hf:") && folder.exists();
             let stored = there.then(|| StoredModel::open(folder)).transpose()?;
-            return stored.map(|stored| converted(recipe, init, stored.spec())).transpose();
+            let spec = stored.map(|stored| converted(recipe, init, stored.spec())).transpose()?;
+            spec.iter().try_for_each(|spec| refuse_conflicts(recipe, spec))?;
+            return Ok(spec);
         }
     };
     let entries = match &recipe.tokenizer {
@@ -257,6 +261,14 @@ fn converted(
 ) -> Result<ModelSpec, TrainError> {
     let spec = init.conversion.of(stored);
     spec.map_err(|(field, what)| contradiction(recipe, field, what))
+}
+
+/// Refuses what is not computed for the quantiser of the model that the recipe starts from.
+fn refuse_conflicts(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError> {
+    match quantiser_conflicts(recipe, spec).into_iter().next() {
+        Some((field, what)) => Err(contradiction(recipe, field, what)),
+        None => Ok(()),
+    }
 }
 
 /// An error of the recipe that only what it names could show.

@@ -156,7 +156,7 @@ fn first_rows(
     sets: &[String],
 ) -> Result<Vec<PackedSequence>, TrainError> {
     let mut rows = Vec::new();
-    if recipe.model.conversion().insert_sub_norms {
+    if recipe.model.inserts_sub_norms() {
         for set in sets {
             rows.extend(stage.preview(set, FITTED_ROWS)?.into_iter().map(|(_, row)| row));
         }

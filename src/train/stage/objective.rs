@@ -110,7 +110,7 @@ impl TokenBatch {
         let (backend, shape) = (model.backend(), self.documents.dims());
         if backend.is_native() {
             let head = model.head_module();
-            let (leaf, targets) = (head.weight.val(), self.targets(self.loss_mask.clone()));
+            let (leaf, targets) = (head.operand(backend), self.targets(self.loss_mask.clone()));
             let found = ops::native_log_probs(hidden, leaf, head.outside(), targets, backend);
             return found.reshape(shape);
         }
@@ -128,7 +128,8 @@ impl TokenBatch {
         weights: Vec<f32>,
     ) -> Tensor<1> {
         let head = model.head_module();
-        let (leaf, backend) = (head.weight.val(), model.backend());
+        let backend = model.backend();
+        let leaf = head.operand(backend);
         let targets = self.targets(weights);
         match head.outside() {
             Some(latents) => ops::cross_entropy_outside(hidden, leaf, latents, targets, backend),

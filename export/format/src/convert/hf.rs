@@ -120,11 +120,7 @@ pub fn write_master(
     mut progress: ConversionProgress,
 ) -> Result<Converted, FormatError> {
     let (path, spec) = (dir.join(MODEL_FILE), source.spec());
-    if spec.quantise && spec.quantiser.group != Group::Matrix {
-        let what =
-            "gives scales to groups of weights, whose latents are not written as a BF16 master";
-        return Err(FormatError::config(&path, "quantiser", what));
-    }
+    check_master(&path, spec)?;
     let table = tensor_table(spec);
     let plan =
         table.iter().map(|entry| TensorPlan::new(&entry.name, DType::Bf16, &entry.shape)).collect();
@@ -200,6 +196,19 @@ fn planned_packed(spec: &ModelSpec, table: &[TensorEntry]) -> Vec<TensorPlan> {
         }
     }
     plan
+}
+
+/// Refuses what a BF16 master cannot hold: latents whose scales belong to groups of weights.
+///
+/// # Errors
+/// Names the key.
+pub fn check_master(path: &Path, spec: &ModelSpec) -> Result<(), FormatError> {
+    if !spec.quantise || spec.quantiser.group == Group::Matrix {
+        return Ok(());
+    }
+    let what = "gives scales to groups of weights, whose latents are not written as a BF16 master; \
+                expected hf-packed or a GGUF form";
+    Err(FormatError::config(path, "quantiser", what))
 }
 
 /// Whether a packed folder can hold a model of this shape; `path` is for messages.
