@@ -85,7 +85,8 @@ fn the_trainer_has_the_logits_of_the_engine_on_the_exported_file() {
         let all = from_latents.into_iter().flatten().chain([packed]);
         for (number, model) in all.enumerate() {
             let close = close(&training(&model), &expected);
-            let least = if kind.contains("none") { TOKENS } else { TOKENS - 6 };
+            // Another order of a sum may move an activation over the border of two 8-bit codes.
+            let least = if kind.contains("none") { TOKENS } else { TOKENS - 2 };
             assert!(close >= least, "{kind}, model {number}: {close} of {TOKENS} positions");
         }
     }
@@ -122,6 +123,6 @@ fn latents_of_groups_survive_a_file_and_dequantised_ones_keep_their_codes() {
         let expected = training(&LanguageModel::initial(&spec, SEED, &device));
         assert!(found == expected, "dequantised: {dequantised}");
         let other = engine(dir.path());
-        assert!(close(&other, &found) >= TOKENS - 6, "the engine reads it too");
+        assert!(close(&other, &found) >= TOKENS - 2, "the engine reads it too");
     }
 }

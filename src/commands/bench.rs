@@ -121,6 +121,11 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
         );
     }
     let precision = choice("--precision", &args.precision, Precision::WORDS)?;
+    if precision == Precision::Int8 && spec.quantise && !spec.has_b158_quantiser() {
+        let what = "--precision int8 is for the quantiser of BitNet b1.58; expected f32 or bf16 for \
+                    this config";
+        return Err(Usage(what.to_owned()).into());
+    }
     let rounding = GradientRounding::Stochastic(DrawPlace::ORIGIN);
     let mut backend =
         OpBackend::native(precision.operands()).with_gradients(precision.gradients(rounding));

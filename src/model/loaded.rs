@@ -45,7 +45,7 @@ impl Head {
         self.quantised(self.weight.val(), backend)
     }
 
-    /// What latents are used as. A row is a matrix of its own, unless all rows share a scale.
+    /// What latents are used as: rows are quantised each for itself, unless all share a scale.
     fn quantised(&self, latents: Tensor<2>, backend: OpBackend) -> Tensor<2> {
         match self.ternary {
             Some(group) => {

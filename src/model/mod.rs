@@ -165,6 +165,11 @@ impl LanguageModel {
                 merge_scale = (factors.kind == AdapterKind::Latent).then_some(factors.scale);
             }
         }
+        let is_computed = !spec.quantise || spec.has_b158_quantiser();
+        assert!(
+            is_computed || outside.iter().all(Option::is_none),
+            "latents outside of tensors are quantised as in BitNet b1.58"
+        );
         let (outside, table) = (outside.into(), parameter_table(spec, &adapted, rank).into());
         let tensors = &mut LoadedTensors::new(tensors, spec, device);
         let embed_tokens = tensors.head();

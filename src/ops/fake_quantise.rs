@@ -2,7 +2,7 @@
 //! and what a ternary head reads, for operations that multiply floats.
 //!
 //! ```text
-//! w' = T · d        dw = dw'        T, d as in `grouped_linear`
+//! w' = T · d        dw = dw'        T, d as in `group_codes`
 //! x' = q / a        dx = dx'        q, a as in `bit_linear`
 //! ```
 //!
@@ -16,7 +16,7 @@ use burn_flex::FlexTensor;
 
 use crate::ops::OpBackend;
 use crate::ops::bit_linear::activation_codes;
-use crate::ops::grouped_linear::{dequantised, group_codes, over_columns, quantised_rows};
+use crate::ops::group_codes::{dequantised, group_codes, over_columns, quantised_rows};
 use crate::ops::native::{NativeDispatch, NativeOp, floats, tensor};
 
 /// The weights `[V, C]` that latents are quantised to.

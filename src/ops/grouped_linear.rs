@@ -18,7 +18,6 @@
 //! ```text
 //! dx[t] = dy[t] · (T∘d)        dw = Σ_t dyᵀ[t] · (q[t] / a[t])
 //! ```
-#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -26,23 +25,19 @@ use std::sync::Arc;
 
 use bitnet_format::ModelSpec;
 use bitnet_format::group::{ActivationForm, Group};
-use bitnet_format::grouped::{GroupedTernary, group_scale};
-use bitnet_format::quant::{SCALE_EPS, ternary_code};
+use bitnet_format::grouped::GroupedTernary;
 use bitnet_kernels::{
-    GroupPanels, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels,
+    GroupPanels, MatrixA, MatrixB, OperandLayout, Operands, Scale, Size, TernaryPanels,
     grouped_product, matmul,
 };
 use burn::backend::{Dispatch, TensorMetadata};
-use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
+use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
-use crate::device;
-use crate::host::to_host;
 use crate::ops::OpBackend;
-use crate::ops::bit_linear::{activation_codes, quantised_product, straight_through};
-use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, in_rows, in_rows_with, product, tensor, with_last,
-};
+use crate::ops::bit_linear::{activation_codes, quantised_product};
+use crate::ops::group_codes::{dequantised, group_codes, over_columns, quantised_rows};
+use crate::ops::native::{NativeDispatch, NativeOp, floats, product, tensor, with_last};
 
 /// How the ternary layers of a model quantise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +96,7 @@ pub fn frozen_grouped_linear(
     scales: Tensor<2>,
     quantiser: LinearQuantiser,
 ) -> Tensor<3> {
-    let backend = OpBackend::reference(bitnet_kernels::Operands::F32);
+    let backend = OpBackend::reference(Operands::F32);
     coded_product(x, codes, scales, quantiser, backend)
 }
 
@@ -132,145 +127,6 @@ fn coded_product(
         sums * step.clone() * scales.clone().narrow(0, group, 1).reshape([1, 1, out])
     };
     (1..groups).fold(of_group(0), |sum, group| sum + of_group(group))
-}
-
-/// Ternary codes of latents `[out, in]` that carry their gradient, and their scales `[out, groups]`.
-pub(super) fn group_codes(latents: Tensor<2>, group: Group) -> (Tensor<2>, Tensor<2>) {
-    let values = latents.clone().detach();
-    let scales = group_scales(&values, group);
-    let width = values.dims()[1] / scales.dims()[1];
-    let inverse = over_columns(scales.clone().recip(), width);
-    let codes = (values * inverse.clone()).round().clamp(-1.0, 1.0);
-    (straight_through(codes, &latents, &inverse), scales)
-}
-
-/// `[out, groups]` repeated for each of the `width` columns of a group, `[out, in]`.
-pub(super) fn over_columns(scales: Tensor<2>, width: usize) -> Tensor<2> {
-    let [out, groups] = scales.dims();
-    scales.reshape([out, groups, 1]).expand([out, groups, width]).reshape([out, groups * width])
-}
-
-/// The scales of latents, `[out, groups]`. Where the host shares the device's memory they are the
-/// format's own definition; elsewhere the device sums in f32 and in its own order, as in `bit_linear`.
-fn group_scales(latents: &Tensor<2>, group: Group) -> Tensor<2> {
-    let ([out, columns], device) = (latents.dims(), latents.device());
-    if device::shares_memory(&device) {
-        let values = to_host(latents.clone().inner().flatten::<1>(0, 1));
-        let scales = host_scales(&values, columns, group);
-        let groups = scales.len() / out;
-        return Tensor::from_data(TensorData::new(scales, [out, groups]), &device);
-    }
-    let Some(width) = group.width(columns) else {
-        let scale = latents.clone().abs().mean_dim(1).mean_dim(0).clamp_min(SCALE_EPS);
-        return scale.expand([out, 1]);
-    };
-    let groups = latents.clone().abs().reshape([out * columns / width, width]);
-    let scales = groups.mean_dim(1).clamp_min(SCALE_EPS).reshape([out, columns / width]);
-    match group {
-        Group::Columns(_) => {
-            let largest = half::f16::MAX.to_f32();
-            scales.clamp_max(largest).cast(FloatDType::F16).cast(FloatDType::F32)
-        }
-        Group::Matrix | Group::Row => scales,
-    }
-}
-
-/// The scale of each group of latents `[out, in]`, a matrix's for each of its rows.
-fn host_scales(latents: &[f32], columns: usize, group: Group) -> Vec<f32> {
-    let scale = |latents: &[f32]| group_scale(latents, group).multiplier();
-    match group.width(columns) {
-        Some(width) => latents.chunks_exact(width).map(scale).collect(),
-        None => vec![scale(latents); latents.len() / columns],
-    }
-}
-
-/// Codes and scales of matrices of latents `[outᵢ, in]`, one below the other.
-pub(super) fn quantised_rows(
-    matrices: &[&[f32]],
-    columns: usize,
-    group: Group,
-    backend: OpBackend,
-) -> GroupedTernary {
-    let width = group.width(columns).unwrap_or(columns);
-    let (mut codes, mut scales) = (Vec::new(), Vec::new());
-    for latents in matrices {
-        let (mut own_codes, rows) = (vec![0; latents.len()], latents.len() / columns);
-        let mut own_scales = vec![0.0; rows * (columns / width)];
-        if group == Group::Matrix {
-            own_scales.fill(group_scale(latents, group).multiplier());
-        }
-        let mut code_rows: Vec<&mut [i8]> = own_codes.chunks_exact_mut(columns).collect();
-        in_rows_with(&mut own_scales, columns / width, &mut code_rows, |first, scales, codes| {
-            let latents = &latents[first * columns..][..codes.len() * columns];
-            backend.kernel.dispatch(Quantise { latents, width, group, scales, codes });
-        });
-        codes.append(&mut own_codes);
-        scales.append(&mut own_scales);
-    }
-    GroupedTernary::new(columns, width, codes, scales)
-}
-
-/// Fills the codes of some rows, and their scales unless these are a matrix's.
-struct Quantise<'a, 'c> {
-    latents: &'a [f32],
-    width: usize,
-    group: Group,
-    scales: &'a mut [f32],
-    codes: &'a mut [&'c mut [i8]],
-}
-
-impl SimdWork for Quantise<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { latents, width, group, scales, codes } = self;
-        let codes = codes.iter_mut().flat_map(|row| row.chunks_exact_mut(width));
-        for ((codes, latents), scale) in codes.zip(latents.chunks_exact(width)).zip(scales) {
-            if group != Group::Matrix {
-                *scale = group_scale(latents, group).multiplier();
-            }
-            let inverse = 1.0 / *scale;
-            for (code, &latent) in codes.iter_mut().zip(latents) {
-                *code = ternary_code(latent, inverse);
-            }
-        }
-    }
-}
-
-/// The weights as floats, codes times scales, `[out, in]`.
-pub(super) fn dequantised(weights: &GroupedTernary, backend: OpBackend) -> Vec<f32> {
-    let (columns, width) = (weights.columns(), weights.width());
-    let mut values = vec![0.0; weights.codes().len()];
-    in_rows(&mut values, columns, |first, values| {
-        let codes = &weights.codes()[first * columns..][..values.len()];
-        let scales = &weights.scales()[first * (columns / width)..];
-        backend.kernel.dispatch(Dequantise { codes, scales, width, values });
-    });
-    values
-}
-
-struct Dequantise<'a> {
-    codes: &'a [i8],
-    scales: &'a [f32],
-    width: usize,
-    values: &'a mut [f32],
-}
-
-impl SimdWork for Dequantise<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { codes, scales, width, values } = self;
-        let groups = values.chunks_exact_mut(width).zip(codes.chunks_exact(width)).zip(scales);
-        for ((values, codes), scale) in groups {
-            values
-                .iter_mut()
-                .zip(codes)
-                .for_each(|(value, &code)| *value = f32::from(code) * scale);
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -415,8 +271,9 @@ impl SavedGroupedLinear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::to_host;
     use crate::ops::testing::{PRECISIONS, cases, compare, draw, gradient, leaf, with_gradients};
-    use bitnet_kernels::{Kernel, Operands};
+    use bitnet_kernels::Kernel;
     use proptest::prelude::*;
 
     const COLUMNS: [Group; 3] = [Group::Columns(64), Group::Columns(128), Group::Columns(256)];

@@ -22,6 +22,7 @@ mod blended_linear;
 mod cross_entropy;
 mod fake_quantise;
 mod gated;
+mod group_codes;
 mod grouped_linear;
 mod int8;
 mod low_rank;

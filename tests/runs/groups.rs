@@ -9,6 +9,7 @@ use bitnet_format::group::Group;
 
 use super::kill::{last_step, wait_for, wait_until};
 use super::lab::{Dice, Lab, assert_code, assert_same, metrics, result, stderr};
+use super::stages::lab_of;
 
 /// Groups of 64, and a ternary embedding of whole packs of rows.
 const GROUPS: [&str; 5] = [
@@ -91,6 +92,23 @@ fn every_quantiser_trains_in_both_precisions_and_its_model_trains_on() {
         let spec =
             |out: &std::path::Path| StoredModel::open(&out.join("final")).unwrap().spec().clone();
         assert_eq!(spec(&on), spec(&out));
+    }
+}
+
+/// A preference run that does not start at ln 2 ends with an error.
+#[test]
+fn a_model_with_groups_is_fine_tuned_and_learns_preferences() {
+    let lab = lab_of(&GROUPS);
+    let short = ["train.steps=4", "optimizer.warmup_steps=1", FORMATS];
+    for (recipe, micro_batch) in [("sft.toml", "4"), ("dpo.toml", "2")] {
+        let out = lab.path(recipe.trim_end_matches(".toml"));
+        let micro_batch = format!("train.micro_batch={micro_batch}");
+        let words = [&short[..], &[&*micro_batch]].concat();
+        let said = stderr(&lab.finish_recipe(recipe, &out, &words));
+        assert_eq!(said.matches("verified: codes equal").count(), 2, "{said}");
+        let first = metrics(&out).iter().find_map(|line| line["loss"].as_f64()).unwrap();
+        let is_a_pair = recipe == "dpo.toml";
+        assert!(!is_a_pair || (first - std::f64::consts::LN_2).abs() < 1e-4, "{first}");
     }
 }
 

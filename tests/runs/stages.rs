@@ -63,8 +63,14 @@ every = 2
 
 /// A laboratory with a base model, rows of both kinds, and recipes for them.
 pub(crate) fn lab() -> Lab {
+    lab_of(&[])
+}
+
+/// The same with a base model that these words change.
+pub(crate) fn lab_of(model: &[&str]) -> Lab {
     let lab = Lab::new();
-    lab.finish(&lab.path("base"), &["train.steps=4", "optimizer.warmup_steps=1", "eval.every=0"]);
+    let base = ["train.steps=4", "optimizer.warmup_steps=1", "eval.every=0"];
+    lab.finish(&lab.path("base"), &[&base, model].concat());
     fs_err::write(lab.path("sft.toml"), SFT).unwrap();
     fs_err::write(lab.path("dpo.toml"), DPO).unwrap();
     let words = ["key", "hat", "red box", "boat", "old door"];

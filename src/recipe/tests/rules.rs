@@ -188,17 +188,17 @@ fn a_model_may_have_another_quantiser_that_fits_its_widths() {
         (
             "64",
             "128",
-            "r.toml:4:13 [model.quantiser]: not a model; expected sizes that fit together, \
+            "4:13 [model.quantiser]: not a model; expected sizes that fit together, \
                        got: quantiser.group (128) must divide hidden_size (64)",
         ),
         (
             "64",
             "96",
-            "r.toml:4:13 [model.quantiser]: not a quantiser; expected a table such as \
+            "4:13 [model.quantiser]: not a quantiser; expected a table such as \
                       { weights = \"absmean\", group = 64 }, got: quantiser.group is 96",
         ),
-        ("ternary", "half", "r.toml:5:13 [model.embedding]: unknown choice"),
-        ("none", "int4", "r.toml:6:15 [model.activations]: unknown choice"),
+        ("ternary", "half", "5:13 [model.embedding]: unknown choice"),
+        ("none", "int4", "6:15 [model.activations]: unknown choice"),
         ("batch = 8", "batch = 8\nprecision = \"int8\"", "[train.precision]: expected \"f32\" or"),
     ] {
         let message = problem(&text.replace(from, to), &[]);
