@@ -63,15 +63,19 @@ impl Attention {
         }
     }
 
-    /// `x [B, T, C]` → `[B, T, C]`
-    pub(crate) fn forward(
+    /// Queries, keys and values as the projections give them: `x [B, T, C]` → `[B, T, (H + 2 KV)·D]`
+    pub(crate) fn project(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
+        BitLinear::forward_together(projections, x, backend)
+    }
+
+    /// What the projections gave → `[B, T, C]`
+    pub(crate) fn mix(
         &self,
-        x: Tensor<3>,
+        qkv: Tensor<3>,
         context: &AttentionContext,
         backend: OpBackend,
     ) -> Tensor<3> {
-        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let qkv = BitLinear::forward_together(projections, x, backend);
         let qkv = self.normalise_heads(qkv, &context.0, backend);
         let mixed = ops::attention(qkv, &context.0, backend); // [B, T, H·D]
         let mixed = match &self.attn_sub_norm {

@@ -19,7 +19,9 @@ mod attention;
 mod backend;
 mod bit_linear;
 mod cross_entropy;
+mod distillation;
 mod gated;
+mod head;
 mod int8;
 mod low_rank;
 mod muon;
@@ -38,14 +40,18 @@ pub use bit_linear::{
     LinearSettings, activation_codes, bit_linear, bit_linear_outside, dequantised_linear,
     frozen_linear, weight_codes,
 };
-pub(crate) use cross_entropy::logits_at_once;
-pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside, native_log_probs};
+pub use cross_entropy::{cross_entropy, cross_entropy_outside, native_log_probs};
+pub use distillation::{
+    DistillationTerms, HeadOperand, TeacherLogits, TopOutcomes, distillation, top_outcomes,
+};
 pub use gated::gated;
+pub use head::Targets;
+pub(crate) use head::logits_at_once;
 pub use int8::RoundingCounts;
 pub use low_rank::FactorValues;
 pub(crate) use low_rank::{LowRankJoin, merged};
 pub(crate) use muon::orthogonalise;
-pub(crate) use native::with_threads;
+pub(crate) use native::{untracked, with_threads};
 pub use outside::{embedding_gradient, matrix_outside, rows_outside};
 pub use rms_norm::rms_norm;
 

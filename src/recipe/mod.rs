@@ -12,6 +12,7 @@
 mod batch_size;
 mod change;
 mod data;
+mod distill;
 mod error;
 mod item;
 mod keys;
@@ -41,6 +42,7 @@ pub use data::{
     Data, DataSource, FileSet, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
     validation_key,
 };
+pub use distill::{DistillSettings, RelationForm};
 pub use error::{Location, Problem, RecipeError};
 pub use model::{ModelSource, ModelTable};
 pub use overrides::Overrides;

@@ -158,7 +158,7 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
     let model = match init {
         Some(init) => {
             refuse_shape(&mut table, config.as_ref());
-            read_init(&init, paths.base).map(ModelSource::Init)
+            read_model_name(&init, paths.base).map(ModelSource::Init)
         }
         None => read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec }),
     };
@@ -175,7 +175,8 @@ pub(super) struct Paths<'a> {
     pub(super) base: &'a Path,
 }
 
-fn read_init(item: &Item<'_>, base: &Path) -> Option<String> {
+/// A folder, absolute if `base` is, or the name of a model of the hub.
+pub(super) fn read_model_name(item: &Item<'_>, base: &Path) -> Option<String> {
     let text = item.word()?;
     let Some(repository) = text.strip_prefix("hf:") else {
         return Some(item.folder_of(&text, base).join(text).display().to_string());

@@ -1,5 +1,6 @@
 //! Rules between the sections of a recipe: what one choice asks of the others.
 
+use super::distill::check_distill;
 use super::model::ModelSource;
 use super::section::Section;
 use super::settings::{Precision, Recipe, Train};
@@ -12,6 +13,7 @@ pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
     check_lean(root, recipe);
     check_muon(root, recipe);
     check_adapter(root, recipe);
+    check_distill(root, recipe);
 }
 
 /// What is computed by operations of the CPU's own says so.

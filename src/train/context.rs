@@ -15,10 +15,12 @@ use super::step::during::UpdateDuring;
 use super::step::guard::Limits;
 use super::step::report::StepSettings;
 use super::step::update::OptimizerStep;
+use super::teacher::RunTeacher;
 use crate::checkpoint::FolderParts;
 use crate::data::DataMixture;
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
+use crate::estimate::RankWorkload;
 use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze};
 use crate::monitor::{Monitor, Silent};
@@ -52,6 +54,8 @@ pub(crate) struct RunContext<'a> {
     pub(crate) frozen: Vec<bool>,
     /// What is trained in the model's place.
     pub(crate) adapter: Option<RunAdapter>,
+    /// What is learned from, where that is a model.
+    pub(crate) teacher: Option<RunTeacher>,
     /// Benchmarks with their rows, on rank 0.
     pub(crate) tasks: Option<Benchmark>,
     /// The hash of `init`, once it was asked for.
@@ -221,6 +225,24 @@ impl RunContext<'_> {
             LatentFormat::F32 => hash,
             format => format!("{hash} {format:?}"),
         })
+    }
+
+    /// The teacher's model, to compute as the run does, outside of any graph.
+    pub(crate) fn read_teacher(
+        &self,
+        teacher: &RunTeacher,
+        monitor: &mut dyn Monitor,
+    ) -> Result<LanguageModel, TrainError> {
+        let (folder, device) = (StoredModel::open(&teacher.path)?, self.device.clone().inner());
+        let mut watch = reading(&teacher.path, monitor);
+        let model = LanguageModel::read_frozen(&folder, &device, &mut watch)?;
+        Ok(model.with_backend(self.backend))
+    }
+
+    /// The work of the rank with the largest share.
+    pub(crate) fn workload(&self) -> RankWorkload {
+        let teacher = self.teacher.as_ref().map(|teacher| &teacher.spec);
+        RankWorkload::of(self.recipe, self.comm.world_size()).taught(self.recipe, teacher)
     }
 
     /// The optimizer of step 0.

@@ -47,6 +47,7 @@ fn every_section_knows_exactly_the_keys_of_the_table() {
         ("phase.*", "phase.main.learning_rate.zzz"),
         ("optimizer", "optimizer.zzz"),
         ("loss", "loss.zzz"),
+        ("distill", "distill.zzz"),
         ("dpo", "dpo.zzz"),
         ("eval", "eval.zzz"),
         ("checkpoint", "checkpoint.zzz"),
@@ -86,7 +87,7 @@ fn a_short_recipe_has_the_defaults_of_the_table() {
     for key in KEYS.iter().filter(|key| !is_of_a_rate(key)) {
         let KeyDefault::Value(default) = key.default else { continue };
         let Some(found) = settings.get(key.name) else {
-            let optional = ["data.generate.", "adapter."];
+            let optional = ["data.generate.", "adapter.", "distill."];
             let optional = optional.iter().any(|section| key.name.starts_with(section))
                 || key.takes.contains("with `kind = \"muon\"`");
             assert!(optional, "{} is not resolved", key.name);

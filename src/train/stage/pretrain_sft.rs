@@ -1,8 +1,9 @@
 //! Pretraining and supervised fine-tuning: packed sequences of tokens, next-token cross-entropy over
-//! the trained targets.
+//! the trained targets, and what a teacher says beside it.
 
 use std::collections::BTreeMap;
 
+use super::distill::{Distillation, DistillationBatch};
 use super::evaluate::{batch_of, likelihood, own_share};
 use super::objective::CrossEntropy;
 use super::{BatchRequest, Stage, StepGradients, described, list_dropped};
@@ -13,8 +14,9 @@ use crate::data::{
 use crate::distributed::all_ok;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
-use crate::monitor::Evaluation;
-use crate::train::context::StepContext;
+use crate::monitor::{Evaluation, Monitor};
+use crate::train::context::{RunContext, StepContext};
+use crate::train::step::accumulate::GradAccumulator;
 
 /// Packed sequences and their next-token cross-entropy.
 pub(crate) struct PretrainSft {
@@ -22,6 +24,8 @@ pub(crate) struct PretrainSft {
     caches: BTreeMap<String, TokenCache>,
     validation: BTreeMap<String, TokenCache>,
     seq_len: usize,
+    /// What is learned beside cross-entropy; opened before the first step.
+    distillation: Option<Distillation>,
 }
 
 impl PretrainSft {
@@ -31,7 +35,29 @@ impl PretrainSft {
         settings: LoaderSettings,
     ) -> Self {
         let seq_len = settings.seq_len;
-        Self { loader: Loader::new(sets.clone(), settings), caches: sets, validation, seq_len }
+        let loader = Loader::new(sets.clone(), settings);
+        Self { loader, caches: sets, validation, seq_len, distillation: None }
+    }
+
+    /// Runs this rank's rows as the run learns them.
+    fn accumulate(
+        &self,
+        model: &LanguageModel,
+        rows: &[PackedSequence],
+        request: BatchRequest,
+        context: StepContext,
+    ) -> Result<GradAccumulator, TrainError> {
+        let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
+        let micro_batches = rows.chunks(request.cut.micro_batch);
+        let Some(distillation) = &self.distillation else {
+            let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
+            let batches: Vec<_> = micro_batches.map(parts).collect();
+            return request.accumulate(model, &CrossEntropy, &batches, context);
+        };
+        let of = |rows: &[PackedSequence]| DistillationBatch { rows: batch_of(rows), known: None };
+        let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(of).collect();
+        let batches: Vec<_> = micro_batches.map(parts).collect();
+        request.accumulate(model, distillation, &batches, context)
     }
 }
 
@@ -80,6 +106,18 @@ impl Stage for PretrainSft {
         Ok((0..plan.items().min(count)).map(|row| (name(row), plan.item(row))).collect())
     }
 
+    fn begin(&mut self, context: &RunContext, monitor: &mut dyn Monitor) -> Result<(), TrainError> {
+        let Some(teacher) = &context.teacher else { return Ok(()) };
+        let settings = context.recipe.distill.as_ref().expect("a teacher is of these settings");
+        let model = all_ok(context.comm, context.read_teacher(teacher, monitor))?;
+        self.distillation = Some(Distillation {
+            terms: settings.terms(),
+            relations: teacher.relations.clone(),
+            teacher: Some(model),
+        });
+        Ok(())
+    }
+
     fn gradients(
         &mut self,
         model: &LanguageModel,
@@ -94,10 +132,7 @@ impl Stage for PretrainSft {
             request.batch,
             share,
         )?;
-        let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
-        let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
-        let batches: Vec<_> = rows.chunks(request.cut.micro_batch).map(parts).collect();
-        let sum = request.accumulate(model, &CrossEntropy, &batches, context)?;
+        let sum = self.accumulate(model, &rows, request, context)?;
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
         Ok(StepGradients { sum, next, places })
     }
