@@ -61,6 +61,11 @@ impl PackedSequence {
         sequence
     }
 
+    /// A part of a document as a row of its own, without padding.
+    pub fn of_segment(cache: &TokenCache, segment: Segment) -> Self {
+        Self::from_segments(cache, &"".into(), segment.pairs, vec![segment])
+    }
+
     /// Reads one document without the `cut` tokens after its first, padded to `length`. Padding
     /// belongs to the only segment.
     pub(crate) fn from_document(

@@ -333,7 +333,7 @@ pub(crate) fn reading<'a>(
 }
 
 /// Identifies the model at `path`; a large one with lines about it.
-pub(super) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<String, TrainError> {
+pub(crate) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<String, TrainError> {
     let what = format!("hashing {}", path.shown());
     let mut watch = |done, all| {
         if all >= HASH_WORTH_A_LINE {
@@ -344,7 +344,7 @@ pub(super) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<Strin
 }
 
 /// Where token caches and reference log-probabilities are kept.
-pub(super) fn cache_dir(recipe: &Recipe) -> PathBuf {
+pub(crate) fn cache_dir(recipe: &Recipe) -> PathBuf {
     let home = || {
         let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         xdg.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))

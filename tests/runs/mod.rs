@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod data_files;
 mod devices;
+mod distillation;
 mod exports;
 mod finish;
 mod full_log;

@@ -95,11 +95,13 @@ pub struct TopOutcomes {
 }
 
 impl TopOutcomes {
-    fn ids(&self, token: usize) -> &[u32] {
+    /// The words of a token.
+    pub(crate) fn ids(&self, token: usize) -> &[u32] {
         &self.ids[token * self.count..][..self.count]
     }
 
-    fn log_probs(&self, token: usize) -> &[f32] {
+    /// The log-probabilities of a token.
+    pub(crate) fn log_probs(&self, token: usize) -> &[f32] {
         &self.log_probs[token * (self.count + 1)..][..=self.count]
     }
 }

@@ -54,7 +54,7 @@ pub struct Targets {
 
 impl Targets {
     /// The trained tokens. A weight of NaN counts as trained, so that it reaches the loss.
-    pub(super) fn trained(&self) -> Vec<usize> {
+    pub(crate) fn trained(&self) -> Vec<usize> {
         let trained =
             |&token: &usize| self.weights[token].abs() > 0.0 || self.weights[token].is_nan();
         (0..self.ids.len()).filter(trained).collect()

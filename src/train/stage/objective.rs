@@ -152,7 +152,7 @@ impl TokenBatch {
         }
     }
 
-    pub(super) fn targets(&self, weights: Vec<f32>) -> Targets {
+    pub(crate) fn targets(&self, weights: Vec<f32>) -> Targets {
         Targets { ids: Arc::new(self.targets.clone()), weights: Arc::new(weights) }
     }
 
@@ -162,7 +162,7 @@ impl TokenBatch {
     }
 
     /// What a mean is over: the trained targets by their weight.
-    pub(super) fn counted(&self) -> f64 {
+    pub(crate) fn counted(&self) -> f64 {
         self.loss_mask.iter().map(|&trained| f64::from(trained)).sum()
     }
 

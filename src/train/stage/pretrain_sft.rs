@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::distill::{Distillation, DistillationBatch};
+use super::distill::taught::Taught;
 use super::evaluate::{batch_of, likelihood, own_share};
 use super::objective::CrossEntropy;
 use super::{BatchRequest, Stage, StepGradients, described, list_dropped};
@@ -23,9 +23,9 @@ pub(crate) struct PretrainSft {
     loader: Loader<SequencePlan>,
     caches: BTreeMap<String, TokenCache>,
     validation: BTreeMap<String, TokenCache>,
-    seq_len: usize,
+    settings: LoaderSettings,
     /// What is learned beside cross-entropy; opened before the first step.
-    distillation: Option<Distillation>,
+    taught: Option<Taught>,
 }
 
 impl PretrainSft {
@@ -34,9 +34,8 @@ impl PretrainSft {
         validation: BTreeMap<String, TokenCache>,
         settings: LoaderSettings,
     ) -> Self {
-        let seq_len = settings.seq_len;
         let loader = Loader::new(sets.clone(), settings);
-        Self { loader, caches: sets, validation, seq_len, distillation: None }
+        Self { loader, caches: sets, validation, settings, taught: None }
     }
 
     /// Runs this rank's rows as the run learns them.
@@ -49,15 +48,15 @@ impl PretrainSft {
     ) -> Result<GradAccumulator, TrainError> {
         let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
         let micro_batches = rows.chunks(request.cut.micro_batch);
-        let Some(distillation) = &self.distillation else {
+        let Some(taught) = &self.taught else {
             let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
             let batches: Vec<_> = micro_batches.map(parts).collect();
             return request.accumulate(model, &CrossEntropy, &batches, context);
         };
-        let of = |rows: &[PackedSequence]| DistillationBatch { rows: batch_of(rows), known: None };
+        let of = |rows: &[PackedSequence]| taught.batch(rows);
         let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(of).collect();
         let batches: Vec<_> = micro_batches.map(parts).collect();
-        request.accumulate(model, distillation, &batches, context)
+        request.accumulate(model, &taught.objective, &batches, context)
     }
 }
 
@@ -75,7 +74,7 @@ impl Stage for PretrainSft {
                 "{set}: {} documents in {} rows of {}, {:.1} % filled",
                 packing.documents,
                 packing.rows,
-                self.seq_len,
+                self.settings.seq_len,
                 100.0 * packing.efficiency()
             ));
             let fates = [
@@ -107,14 +106,7 @@ impl Stage for PretrainSft {
     }
 
     fn begin(&mut self, context: &RunContext, monitor: &mut dyn Monitor) -> Result<(), TrainError> {
-        let Some(teacher) = &context.teacher else { return Ok(()) };
-        let settings = context.recipe.distill.as_ref().expect("a teacher is of these settings");
-        let model = all_ok(context.comm, context.read_teacher(teacher, monitor))?;
-        self.distillation = Some(Distillation {
-            terms: settings.terms(),
-            relations: teacher.relations.clone(),
-            teacher: Some(model),
-        });
+        self.taught = Taught::open(context, &self.caches, self.settings, monitor)?;
         Ok(())
     }
 
@@ -145,7 +137,7 @@ impl Stage for PretrainSft {
         let mut results = BTreeMap::new();
         for (name, cache) in &self.validation {
             all_ok(context.comm, cache.check_sizes().map_err(TrainError::from))?;
-            let rows = validation_sequences(cache, self.seq_len);
+            let rows = validation_sequences(cache, self.settings.seq_len);
             let own = own_share(rows, context.comm);
             let own = likelihood(model, own, context.device, &|| context.interrupted());
             let all = context.finish(own)?.all_reduce(context.comm);

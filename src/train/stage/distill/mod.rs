@@ -8,7 +8,10 @@
 //! positions of a document are in one block (`relations`). The teacher never changes: it runs beside the
 //! student, or its most likely words were kept before the first step (`kept`).
 
+mod kept;
+mod kept_file;
 pub(crate) mod relations;
+pub(crate) mod taught;
 
 use burn::tensor::Tensor;
 
