@@ -1,7 +1,7 @@
 //! Distillation by the real program: a student beside its teacher and from the words that were kept of it,
 //! killed and resumed, on several threads; and every teacher that is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::kill::{last_step, wait_for, wait_until};
@@ -122,12 +122,10 @@ fn kill(words: &[&str], seed: u64) {
         let mut child = lab.spawn_recipe("student.toml", &out, &resume);
         let alive = if kill == 0 {
             // While words are computed, or soon after.
-            let part = |name: &str| name.ends_with(".part");
-            let cache = lab.path("another");
             wait_until(&mut child, || {
-                let entries = fs_err::read_dir(&cache).into_iter().flatten().flatten();
-                let begun = entries.map(|it| it.file_name().to_string_lossy().into_owned());
-                begun.into_iter().any(|name| part(&name)) || last_step(&out).is_some()
+                let entries = fs_err::read_dir(lab.path("another")).into_iter().flatten().flatten();
+                let is_part = |path: PathBuf| path.extension().is_some_and(|it| it == "part");
+                entries.map(|entry| entry.path()).any(is_part) || last_step(&out).is_some()
             })
         } else {
             let target = last_step(&out).unwrap_or(0) + 1 + dice.below(5);

@@ -70,6 +70,7 @@ pub struct HeadOperand<'a> {
 
 /// What a teacher says of every token.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a micro-batch has one")]
 pub enum TeacherLogits<'a> {
     /// The final hidden states that its logits are made of, `[B, T, C']`, and its head `[V, C']`.
     Whole {
@@ -154,13 +155,10 @@ pub fn top_outcomes(
 }
 
 fn as_latents(head: HeadOperand) -> Latents {
-    match head.outside {
-        Some(latents) => latents.clone(),
-        None => {
-            let head = untracked(head.tensor);
-            Latents::new(LatentFormat::F32, head.dims(), &to_host(head))
-        }
-    }
+    head.outside.cloned().unwrap_or_else(|| {
+        let head = untracked(head.tensor);
+        Latents::new(LatentFormat::F32, head.dims(), &to_host(head))
+    })
 }
 
 #[cfg(test)]

@@ -51,7 +51,9 @@ impl WholeChunk<'_> {
         let keeps = to.is_some() && vocab * count <= KEPT;
         let room = count * if keeps { vocab } else { WORDS.min(vocab) };
         let mut logits = [memory.0, memory.1];
-        logits.iter_mut().for_each(|logits| logits.resize(logits.len().max(room), 0.0));
+        for logits in &mut logits {
+            logits.resize(logits.len().max(room), 0.0);
+        }
         let place = |words: &Range<usize>| {
             let first = if keeps { words.start * count } else { 0 };
             first..first + words.len() * count

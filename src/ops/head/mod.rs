@@ -85,16 +85,11 @@ enum HeadRows<'a> {
 impl<'a> HeadMatrix<'a> {
     /// The matrix outside, else the tensor.
     pub(super) fn new(tensor: &'a FlexTensor, outside: Option<&'a OutsideHead>) -> Self {
-        match outside {
-            Some(OutsideHead { latents, is_trained }) => {
-                Self { is_trained: *is_trained, ..Self::outside(latents) }
-            }
-            None => {
-                let [vocab, width] = tensor.shape().dims();
-                let rows = HeadRows::Values(floats(tensor));
-                Self { rows, vocab, width, is_trained: true }
-            }
+        if let Some(OutsideHead { latents, is_trained }) = outside {
+            return Self { is_trained: *is_trained, ..Self::outside(latents) };
         }
+        let [vocab, width] = tensor.shape().dims();
+        Self { rows: HeadRows::Values(floats(tensor)), vocab, width, is_trained: true }
     }
 
     /// A matrix that is read only.

@@ -134,10 +134,9 @@ impl TokenPlaces {
         let pairs = (self.cache.length(document) as usize).saturating_sub(1);
         let LoaderSettings { seq_len, policy, .. } = self.settings;
         match policy {
-            LongDocuments::Split => pairs,
             LongDocuments::Truncate => pairs.min(seq_len),
             LongDocuments::Drop if pairs > seq_len => 0,
-            LongDocuments::Drop => pairs,
+            LongDocuments::Split | LongDocuments::Drop => pairs,
         }
     }
 

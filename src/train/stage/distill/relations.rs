@@ -1,4 +1,4 @@
-//! Attention relations (MiniLM, arXiv 2002.10957 and 2012.15828): how alike the positions of a document are,
+//! Attention relations (`MiniLM`, arXiv 2002.10957 and 2012.15828): how alike the positions of a document are,
 //! by the queries, the keys and the values of one block, in student and teacher.
 //!
 //! ```text
