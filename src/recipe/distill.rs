@@ -1,14 +1,12 @@
-//! Distillation from a teacher, `[distill]`: its settings, how they are read, and what they ask of the rest
-//! of a recipe.
+//! Distillation from a teacher, `[distill]`: its settings, and how they are read.
 
 use std::path::Path;
 
 use super::item::{Bound, Item, word};
 use super::model::read_model_name;
 use super::section::Section;
-use super::settings::Recipe;
-use super::stage::StageKind;
 use crate::ops::DistillationTerms;
+
 /// What a run learns from a teacher.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DistillSettings {
@@ -88,31 +86,4 @@ pub(super) fn read_distill(root: &mut Section<'_>, base: &Path) -> Option<Distil
     };
     table.finish();
     Some(settings)
-}
-
-/// Adds the mistakes that are none of the section alone.
-pub(super) fn check_distill(root: &mut Section<'_>, recipe: &Recipe) {
-    let Some(settings) = &recipe.distill else { return };
-    let table = root.section("distill");
-    let refuse = |refused: bool, key: &str, message: &str| {
-        if refused {
-            table.problem(key, message.to_owned());
-        }
-    };
-    let message = "preferences have a reference model of their own; expected stage = \"pretrain\" or \
-                   \"sft\" beside it, got \"dpo\"";
-    refuse(recipe.stage == StageKind::Dpo, "", message);
-    let DistillSettings { logits, cross_entropy, relations, top_k, .. } = *settings;
-    let message =
-        "nothing to learn: logits, cross_entropy and relations are all 0; expected one above 0";
-    refuse(logits + cross_entropy + relations == 0.0, "logits", message);
-    if relations == 0.0 {
-        return;
-    }
-    let message = "the kept words of a teacher hold no queries, keys and values; expected 0 beside \
-                   relations, got more";
-    refuse(top_k.is_some(), "top_k", message);
-    let message = "relations read a block inside of the recorded pass; expected \
-                   train.recompute = false beside them, got true";
-    refuse(recipe.train.recompute, "relations", message);
 }

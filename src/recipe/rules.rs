@@ -1,6 +1,6 @@
 //! Rules between the sections of a recipe: what one choice asks of the others.
 
-use super::distill::check_distill;
+use super::distill::DistillSettings;
 use super::model::ModelSource;
 use super::section::Section;
 use super::settings::{Precision, Recipe, Train};
@@ -107,4 +107,31 @@ fn check_adapter(root: &mut Section<'_>, recipe: &Recipe) {
     refuse(latents != LatentFormat::F32, "latents", message);
     let message = "the gradients of an adapter are small; expected \"after\", got \"during\"";
     refuse(update == UpdateTime::During, "update", message);
+}
+
+/// What learning from a teacher asks of the rest of the recipe.
+fn check_distill(root: &mut Section<'_>, recipe: &Recipe) {
+    let Some(settings) = &recipe.distill else { return };
+    let table = root.section("distill");
+    let refuse = |refused: bool, key: &str, message: &str| {
+        if refused {
+            table.problem(key, message.to_owned());
+        }
+    };
+    let message = "preferences have a reference model of their own; expected stage = \"pretrain\" or \
+                   \"sft\" beside it, got \"dpo\"";
+    refuse(recipe.stage == StageKind::Dpo, "", message);
+    let DistillSettings { logits, cross_entropy, relations, top_k, .. } = *settings;
+    let message =
+        "nothing to learn: logits, cross_entropy and relations are all 0; expected one above 0";
+    refuse(logits + cross_entropy + relations == 0.0, "logits", message);
+    if relations == 0.0 {
+        return;
+    }
+    let message = "the kept words of a teacher hold no queries, keys and values; expected 0 beside \
+                   relations, got more";
+    refuse(top_k.is_some(), "top_k", message);
+    let message = "relations read a block inside of the recorded pass; expected \
+                   train.recompute = false beside them, got true";
+    refuse(recipe.train.recompute, "relations", message);
 }

@@ -100,7 +100,7 @@ fn all_words_kept_by_document_are_what_a_teacher_beside_the_student_says() {
     let lab = lab();
     let (beside, kept) = (lab.path("beside"), lab.path("kept"));
     // Whole documents in rows: with text that is split, a teacher of documents sees more.
-    let words = ["data.long_rows=truncate", "train.steps=3", "eval.every=0"];
+    let words = ["data.long_rows=truncate", "train.steps=6", "eval.every=0"];
     lab.finish_recipe("student.toml", &beside, &words);
     lab.finish_recipe("student.toml", &kept, &[&words[..], &[ALL]].concat());
     for name in ["loss", "cross_entropy", "distill_kl"] {
@@ -188,7 +188,7 @@ fn threads_recomputation_and_micro_batches_keep_what_a_distillation_learns() {
 #[test]
 fn other_precisions_little_memory_sft_and_adapters_learn_from_a_teacher_too() {
     let lab = lab();
-    let short = ["train.steps=3", "eval.every=0"];
+    let short = ["train.steps=3", "eval.every=0", "optimizer.warmup_steps=1"];
     for (number, words) in [
         &["train.precision=bf16"][..],
         &["train.precision=int8"],

@@ -132,3 +132,58 @@ impl KeptWriter {
         Ok(fs_err::rename(partial, &self.path)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distributed::in_threads;
+    use crate::platform::Signals;
+
+    fn begin(file: &KeptFile) -> Option<KeptWriter> {
+        let (device, comm, signals) = (crate::device::cpu(), Comm::single(), Signals::default());
+        file.begin(StepContext { device: &device, comm: &comm, signals: &signals }).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_goes_on_and_a_broken_one_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeptFile { path: dir.path().join("cache/a.top"), bytes: 10 };
+        let mut writer = begin(&file).unwrap();
+        writer.cut(0).unwrap();
+        writer.append(b"abcdefg").unwrap();
+        drop(writer); // killed
+        assert!(file.open().is_err());
+        let mut writer = begin(&file).unwrap();
+        assert_eq!(writer.written(), 7);
+        writer.cut(5).unwrap();
+        writer.append(b"FGHIJ").unwrap();
+        writer.finish().unwrap();
+        assert_eq!(&file.open().unwrap()[..10], b"abcdeFGHIJ");
+        assert!(begin(&file).is_none());
+        let mut bytes = fs_err::read(&file.path).unwrap();
+        bytes[3] ^= 1;
+        fs_err::write(&file.path, bytes).unwrap();
+        assert!(file.open().is_err());
+        assert_eq!(begin(&file).unwrap().written(), 0);
+    }
+
+    #[test]
+    fn a_rank_without_the_file_gets_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = in_threads(3, |comm| {
+            // Ranks 0 and 2 are on one machine, rank 1 on another.
+            let machine = dir.path().join(format!("{}", comm.rank() % 2));
+            let file = KeptFile { path: machine.join("a.top"), bytes: 3 };
+            if comm.is_first() {
+                let mut writer = begin(&file).unwrap();
+                writer.cut(0).unwrap();
+                writer.append(b"xyz").unwrap();
+                writer.finish().unwrap();
+            }
+            comm.all_reduce_max(0);
+            file.share(&comm).unwrap();
+            file.open().unwrap()[..3].to_vec()
+        });
+        assert_eq!(found, [b"xyz"; 3]);
+    }
+}
