@@ -2,6 +2,7 @@
 //! killed and resumed, on several threads; and every teacher that is refused.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use super::kill::{last_step, wait_for, wait_until};
@@ -76,21 +77,24 @@ fn a_student_beside_its_teacher_or_its_words_learns_more_than_alone() {
     let lab = lab();
     let [alone, beside, kept, again] =
         ["alone", "beside", "kept", "again"].map(|name| lab.path(name));
-    lab.finish_recipe("alone.toml", &alone, &[]);
-    lab.finish_recipe("student.toml", &beside, &[]);
-    let first = lab.finish_recipe("student.toml", &kept, &["distill.top_k=16"]);
+    // Far enough from the plateau of single words, which a small model leaves by chance.
+    let long = ["train.steps=150", "eval.every=150", "checkpoint.every=0", "optimizer.kind=muon"];
+    let taught = [&long[..], &["distill.logits=2", "distill.temperature=1"]].concat();
+    let from_words = [&taught[..], &["distill.top_k=16"]].concat();
+    lab.finish_recipe("alone.toml", &alone, &long);
+    lab.finish_recipe("student.toml", &beside, &taught);
+    let first = lab.finish_recipe("student.toml", &kept, &from_words);
     assert!(stderr(&first).contains("the teacher's words of general"), "{}", stderr(&first));
     let losses = [&alone, &beside, &kept].map(|out| held_out(out));
     println!("alone, beside, kept: {losses:?}");
-    assert!(losses[1] < losses[0] && losses[2] < losses[0], "{losses:?}");
+    // On the machine where this was written 3.78, 3.56 and 3.58.
+    assert!(losses[1] < losses[0] - 0.05 && losses[2] < losses[0] - 0.05, "{losses:?}");
     // The loss is the sum of its terms, and the divergence falls.
     let [loss, plain, kl] = ["loss", "cross_entropy", "distill_kl"].map(|it| figure(&beside, it));
-    assert!((loss - plain - kl).abs() < 1e-4, "{loss} {plain} {kl}");
+    assert!((loss - plain - 2.0 * kl).abs() < 1e-4, "{loss} {plain} {kl}");
     assert!(last_figure(&beside, "distill_kl") < 0.7 * kl);
-    // What is joined says less than what is apart.
-    assert!(figure(&kept, "distill_kl") > 0.0);
     // The words were made once.
-    let second = lab.finish_recipe("student.toml", &again, &["distill.top_k=16"]);
+    let second = lab.finish_recipe("student.toml", &again, &from_words);
     assert!(!stderr(&second).contains("the teacher's words"), "{}", stderr(&second));
     assert_same(&result(&again), &result(&kept), "with the kept words");
 }
@@ -154,7 +158,7 @@ fn a_killed_distillation_from_kept_words_resumes_to_the_bit() {
 }
 
 #[test]
-fn threads_recomputation_and_micro_batches_keep_what_a_distillation_learns() {
+fn threads_and_recomputation_change_no_bit_of_a_distillation() {
     let lab = lab();
     let words = ["train.steps=6", "eval.every=0"];
     for (name, more) in [("beside", ""), ("kept", "distill.top_k=9")] {
@@ -215,6 +219,27 @@ fn other_precisions_little_memory_sft_and_adapters_learn_from_a_teacher_too() {
 }
 
 #[test]
+fn a_plan_counts_the_teacher_that_runs_beside_the_student_and_a_dry_run_asks_it() {
+    let lab = lab();
+    let recipe = lab.path("student.toml");
+    let memory = |extra: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+        program.args(["plan", "--json", "--recipe"]).arg(&recipe).args(extra);
+        let output = program.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        line["memory"]["teacher"].as_u64().unwrap()
+    };
+    assert!(memory(&[]) > 100_000);
+    assert_eq!(memory(&["distill.top_k=4"]), 0);
+    let out = lab.path("out");
+    let dry = lab.finish_recipe("student.toml", &out, &["--dry-run"]);
+    assert!(stderr(&dry).contains("nothing was written"), "{}", stderr(&dry));
+    assert!(!out.exists());
+}
+
+#[test]
 fn teachers_that_cannot_teach_are_refused_by_name() {
     let lab = lab();
     let refused = |words: &[&str], code: i32, expected: &[&str]| {
@@ -240,7 +265,7 @@ fn teachers_that_cannot_teach_are_refused_by_name() {
     let long = ["data.seq_len=200", "model.max_position_embeddings=256"];
     refused(&long, 3, &["[distill.teacher]", "reads 128 tokens", "200"]);
     // Another vocabulary, and no tokenizer at all.
-    let smaller = ["tokenizer.train.vocab_size=300", "train.steps=2", "eval.every=0"];
+    let smaller = ["tokenizer.train.vocab_size=300", "train.steps=6", "eval.every=0"];
     lab.finish(&lab.path("other"), &smaller);
     let other = "distill.teacher=other/final";
     refused(&[other], 3, &["[distill.teacher]", "other/final", "of 300 tokens", "of 320"]);
