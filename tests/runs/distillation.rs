@@ -38,10 +38,15 @@ every = 2
 teacher = "teacher/final"
 "#;
 
-/// A dense teacher that was trained for longer, and the recipe of its ternary student.
+/// A dense teacher that has hardly begun, and the recipe of its ternary student.
 fn lab() -> Lab {
+    lab_with("train.steps=12")
+}
+
+/// With a teacher of so many steps.
+fn lab_with(steps: &str) -> Lab {
     let lab = Lab::new();
-    let teacher = ["model.quantise=false", "train.steps=240", "train.batch=8", "eval.every=0"];
+    let teacher = ["model.quantise=false", steps, "train.batch=8", "eval.every=0"];
     let wide = ["model.hidden_size=48", "sample.every=0", "model.num_hidden_layers=3"];
     lab.finish(&lab.path("teacher"), &[&teacher[..], &wide].concat());
     fs_err::write(lab.path("student.toml"), STUDENT).unwrap();
@@ -74,7 +79,7 @@ const ALL: &str = "distill.top_k=320";
 
 #[test]
 fn a_student_beside_its_teacher_or_its_words_learns_more_than_alone() {
-    let lab = lab();
+    let lab = lab_with("train.steps=240");
     let [alone, beside, kept, again] =
         ["alone", "beside", "kept", "again"].map(|name| lab.path(name));
     // Far enough from the plateau of single words, which a small model leaves by chance.
