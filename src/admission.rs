@@ -9,7 +9,7 @@ use burn::tensor::Device;
 
 use crate::device;
 use crate::error::TrainError;
-use crate::estimate::{MemoryEstimate, RankLayout, RankWorkload, memory};
+use crate::estimate::{MemoryEstimate, RankLayout, RankWorkload, TeacherLoad, memory};
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::model::ActivationMemory;
 use crate::platform::free_memory;
@@ -42,7 +42,15 @@ impl RankWorkload {
             update: train.update,
             adapter: recipe.adapter.as_ref().map(|adapter| (adapter.kind, adapter.rank as u64)),
             muon: recipe.optimizer.muon.is_some(),
+            teacher: None,
         }
+    }
+
+    /// The same with a teacher of this shape, where the recipe lets one run beside the student.
+    #[must_use]
+    pub fn taught(self, recipe: &Recipe, teacher: Option<&ModelSpec>) -> Self {
+        let beside = recipe.distill.as_ref().is_some_and(|distill| distill.top_k.is_none());
+        Self { teacher: teacher.filter(|_| beside).map(TeacherLoad::of), ..self }
     }
 }
 

@@ -62,7 +62,7 @@ pub use language::TextLanguage;
 pub use loader::{EpochPosition, Loader, LoaderState};
 pub use lock::{FileLock, LockHolder};
 pub use mixture::DataMixture;
-pub use packing::{LongDocuments, PackingStatistics};
+pub use packing::{LongDocuments, PackingStatistics, Segment};
 pub use pair_plan::{PairPlan, PreferencePair};
 pub use reading::{BadRows, ReadingRules, TextMarkers, UnknownRole};
 pub use report::RowReport;

@@ -67,13 +67,13 @@ impl PackingStatistics {
 
 /// Consecutive pairs of one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub struct Segment {
     /// The index of the document in the cache.
-    pub(crate) document: usize,
+    pub document: usize,
     /// The index of the first input in the document.
-    pub(crate) from: usize,
+    pub from: usize,
     /// The number of pairs; at least one.
-    pub(crate) pairs: usize,
+    pub pairs: usize,
 }
 
 /// What packing needs to know about documents.

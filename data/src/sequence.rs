@@ -2,6 +2,8 @@
 //!
 //! `packing` decides which documents share a sequence.
 
+use std::sync::Arc;
+
 use super::cache::TokenCache;
 use super::document::SourceLocation;
 use super::packing::Segment;
@@ -9,7 +11,7 @@ use super::packing::Segment;
 /// The id that fills the rest of a sequence. It is never trained on.
 const PADDING: i32 = 0;
 
-/// A sequence of `seq_len` tokens. All vectors except `documents` have that length.
+/// A sequence of `seq_len` tokens. All vectors except `documents` and `segments` have that length.
 ///
 /// ```text
 /// documents        [a b c] and [x y z], each followed by its next token
@@ -31,13 +33,22 @@ pub struct PackedSequence {
     pub segment_starts: Vec<i32>,
     /// The documents in the sequence, in order.
     pub documents: Vec<SourceLocation>,
+    /// The set that packed documents come from.
+    pub set: Arc<str>,
+    /// The parts of packed documents, in order.
+    pub segments: Vec<Segment>,
 }
 
 impl PackedSequence {
     /// Reads the tokens of `segments` and pads to `seq_len`.
-    pub(crate) fn from_segments(cache: &TokenCache, seq_len: usize, segments: &[Segment]) -> Self {
-        let mut sequence = Self::default();
-        for segment in segments {
+    pub(crate) fn from_segments(
+        cache: &TokenCache,
+        set: &Arc<str>,
+        seq_len: usize,
+        segments: Vec<Segment>,
+    ) -> Self {
+        let mut sequence = Self { set: Arc::clone(set), ..Self::default() };
+        for segment in &segments {
             let (from, end) = (segment.from, segment.from + segment.pairs);
             cache.extend(segment.document, from..end, &mut sequence.tokens);
             cache.extend(segment.document, from + 1..end + 1, &mut sequence.targets);
@@ -46,7 +57,13 @@ impl PackedSequence {
             sequence.documents.push(cache.location(segment.document));
         }
         sequence.pad(seq_len);
+        sequence.segments = segments;
         sequence
+    }
+
+    /// A part of a document as a row of its own, without padding.
+    pub fn of_segment(cache: &TokenCache, segment: Segment) -> Self {
+        Self::from_segments(cache, &"".into(), segment.pairs, vec![segment])
     }
 
     /// Reads one document without the `cut` tokens after its first, padded to `length`. Padding

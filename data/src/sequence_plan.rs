@@ -1,5 +1,7 @@
 //! The packed sequences of one epoch of one set, each readable on its own.
 
+use std::sync::Arc;
+
 use super::cache::TokenCache;
 use super::document::SourceLocation;
 use super::epoch::{EpochPlan, LoaderSettings};
@@ -11,6 +13,7 @@ use super::sequence::PackedSequence;
 #[derive(Debug)]
 pub struct SequencePlan {
     cache: TokenCache,
+    set: Arc<str>,
     seq_len: usize,
     layout: PackedLayout,
 }
@@ -21,17 +24,19 @@ impl SequencePlan {
     pub fn in_file_order(cache: &TokenCache, seq_len: usize) -> Self {
         let order: Vec<usize> = (0..cache.documents()).collect();
         let policy = if cache.is_marked() { LongDocuments::Truncate } else { LongDocuments::Split };
-        Self::in_order(cache, seq_len, policy, &order)
+        Self::in_order(cache, "", seq_len, policy, &order)
     }
 
     fn in_order(
         cache: &TokenCache,
+        set: &str,
         seq_len: usize,
         policy: LongDocuments,
         order: &[usize],
     ) -> Self {
         let pack = if cache.is_marked() { PackedLayout::of_wholes } else { PackedLayout::of_text };
-        Self { cache: cache.clone(), seq_len, layout: pack(order, cache, seq_len, policy) }
+        let layout = pack(order, cache, seq_len, policy);
+        Self { cache: cache.clone(), set: set.into(), seq_len, layout }
     }
 }
 
@@ -40,7 +45,7 @@ impl EpochPlan for SequencePlan {
 
     fn new(cache: &TokenCache, settings: LoaderSettings, set: &str, epoch: u64) -> Self {
         let order = permutation(settings.seed, set, epoch, cache.documents());
-        Self::in_order(cache, settings.seq_len, settings.policy, &order)
+        Self::in_order(cache, set, settings.seq_len, settings.policy, &order)
     }
 
     fn items(&self) -> u64 {
@@ -48,7 +53,8 @@ impl EpochPlan for SequencePlan {
     }
 
     fn item(&self, number: u64) -> PackedSequence {
-        PackedSequence::from_segments(&self.cache, self.seq_len, &self.layout.segments(number))
+        let segments = self.layout.segments(number);
+        PackedSequence::from_segments(&self.cache, &self.set, self.seq_len, segments)
     }
 
     fn statistics(&self) -> PackingStatistics {
@@ -110,6 +116,7 @@ mod tests {
         assert_eq!(rows[1].segment_starts, [0, 0, 2]);
         let places: Vec<_> = rows[1].documents.iter().map(ToString::to_string).collect();
         assert_eq!(places, ["sample:2"]);
+        assert_eq!(rows[1].segments, [Segment { document: 1, from: 1, pairs: 2 }]);
     }
 
     #[test]

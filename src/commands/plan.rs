@@ -62,7 +62,7 @@ fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<KnownRun>>
 }
 
 fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()> {
-    let Some(KnownRun { steps, spec }) = shape else {
+    let Some(KnownRun { steps, spec, teacher }) = shape else {
         print_line(
             "steps are given in epochs: known once the previous stage has written its tokenizer",
         );
@@ -72,7 +72,8 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     print_schedule(recipe, &schedule, steps);
     let Some(spec) = spec else { return Ok(()) };
     let ranks = args.ranks as usize;
-    let (ranks, load) = (RankLayout::of(recipe, ranks), RankWorkload::of(recipe, ranks));
+    let load = RankWorkload::of(recipe, ranks).taught(recipe, teacher.as_ref());
+    let ranks = RankLayout::of(recipe, ranks);
     run::check_batch(recipe, args.ranks as usize)?;
     let device = device::open(&recipe.device);
     // Without the device, estimate for a CPU.
@@ -112,7 +113,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         Signals::end_at_once().map_err(TrainError::from)?;
         let device = device.map_err(TrainError::from)?;
         let backend = recipe.train.backend(&device);
-        let pace = estimate::probe(&spec, load, backend, &device);
+        let pace = estimate::probe(&spec, teacher.as_ref(), load, backend, &device);
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
         let alone = args.ranks == 1;
         let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };

@@ -6,6 +6,7 @@
 //! needs, again"); they change with the operations in `ops` and `model`.
 
 mod energy;
+mod teacher;
 mod time;
 
 use bitnet_format::adapter::AdapterKind;
@@ -23,6 +24,7 @@ use crate::ops::{OpBackend, logits_at_once};
 use crate::train::step::accumulate::BatchCut;
 
 pub use energy::{energy, energy_in_words};
+pub use teacher::TeacherLoad;
 pub use time::{Pace, Speeds, StepEstimate, probe, reduction_rate};
 
 /// Bytes of an f32.
@@ -109,6 +111,8 @@ pub struct RankWorkload {
     pub adapter: Option<(AdapterKind, u64)>,
     /// Whether Muon trains the matrices of blocks.
     pub muon: bool,
+    /// What runs beside the student.
+    pub teacher: Option<TeacherLoad>,
 }
 
 /// Memory by part, in bytes.
@@ -129,6 +133,8 @@ pub struct MemoryEstimate {
     pub program: u64,
     /// What ranks hold to exchange gradients, beyond what fits in place of activations.
     pub exchange: u64,
+    /// Weights, activations and logits of a teacher.
+    pub teacher: u64,
 }
 
 impl MemoryEstimate {
@@ -145,7 +151,7 @@ impl MemoryEstimate {
     }
 
     /// The parts with their names.
-    pub fn parts(&self) -> [(&'static str, u64); 7] {
+    pub fn parts(&self) -> [(&'static str, u64); 8] {
         [
             ("weights", self.weights),
             ("gradients", self.gradients),
@@ -154,6 +160,7 @@ impl MemoryEstimate {
             ("logits", self.logits),
             ("program", self.program),
             ("exchange", self.exchange),
+            ("teacher", self.teacher),
         ]
     }
 }
@@ -198,6 +205,9 @@ pub fn memory(
         logits,
         program: PROGRAM_BYTES + threads * THREAD_BYTES,
         exchange: ranks.memory(trained, activations.saturating_add(logits)),
+        teacher: load.teacher.map_or(0, |teacher| {
+            teacher.memory(at_once, tokens.div_ceil(parts)).saturating_add(logits)
+        }),
     }
 }
 

@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use super::{RankLayout, RankWorkload};
 use crate::distributed::{CommDType, ShardPlan, in_threads};
-use crate::latents::UpdateTime;
+use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze, is_factor};
-use crate::ops::OpBackend;
+use crate::ops::{DistillationTerms, OpBackend};
 use crate::recipe::StepRates;
 use crate::speed::random_parts;
-use crate::train::stage::objective::CrossEntropy;
+use crate::train::stage::distill::{Distillation, DistillationBatch};
+use crate::train::stage::objective::{CrossEntropy, Objective};
 use crate::train::step::accumulate::GradAccumulator;
 use crate::train::step::adamw::AdamWSettings;
 use crate::train::step::during::UpdateDuring;
@@ -100,10 +101,39 @@ pub fn reduction_rate() -> f64 {
     ranks.bytes_a_step(NUMBERS as u64) as f64 / took[0].as_secs_f64()
 }
 
-/// Trains a fresh model of this shape on random tokens for a moment and takes the faster of two
-/// rounds (cut into parts as a run is); it needs the memory that [`super::memory`] says. Where a run updates
-/// during its backward passes, the time of an update is part of a micro-batch's.
-pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &Device) -> Pace {
+/// Trains a fresh model of this shape on random tokens for a moment, beside a fresh teacher of another, and
+/// takes the faster of two rounds (cut into parts as a run is); it needs the memory that [`super::memory`]
+/// says. Where a run updates during its backward passes, the time of an update is part of a micro-batch's.
+pub fn probe(
+    spec: &ModelSpec,
+    teacher: Option<&ModelSpec>,
+    load: RankWorkload,
+    backend: OpBackend,
+    device: &Device,
+) -> Pace {
+    let (rows, time) = (load.rows() as usize, load.seq_len as usize);
+    let parts = random_parts(spec, rows, time, load.part_size(backend));
+    let Some(teacher) = teacher.filter(|_| load.teacher.is_some()) else {
+        return pace(spec, &CrossEntropy, &[parts], load, (backend, device));
+    };
+    let latents = backend.is_native().then_some(LatentFormat::Bf16);
+    let teacher = LanguageModel::initial_with(teacher, 1, &device.clone().inner(), latents);
+    let terms = DistillationTerms { cross_entropy: 1.0, logits: 1.0, temperature: 1.0 };
+    let teacher = Some(teacher.with_backend(backend));
+    let objective = Distillation { terms, relations: None, teacher };
+    let batch = |rows| DistillationBatch { rows, known: None };
+    let parts = parts.into_iter().map(batch).collect();
+    pace(spec, &objective, &[parts], load, (backend, device))
+}
+
+/// The faster of two rounds on one micro-batch.
+fn pace<O: Objective>(
+    spec: &ModelSpec,
+    objective: &O,
+    batch: &[Vec<O::Batch>; 1],
+    load: RankWorkload,
+    (backend, device): (OpBackend, &Device),
+) -> Pace {
     let table = tensor_table(spec);
     let adapted: Vec<_> = table.into_iter().filter(|entry| entry.is_ternary(spec)).collect();
     let model = match load.adapter {
@@ -121,8 +151,6 @@ pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &
     let mut model = model.with_backend(backend).with_activations(load.activations);
     let stepper = lean_process(backend, frozen, (load.lean, load.update), true);
     let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
-    let (rows, time) = (load.rows() as usize, load.seq_len as usize);
-    let batch = [random_parts(spec, rows, time, load.part_size(backend))];
     let (settings, rates) =
         (StepSettings::default(), StepRates { learning_rate: 1e-6, weight_decay: 0.0 });
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
@@ -130,9 +158,9 @@ pub fn probe(spec: &ModelSpec, load: RankWorkload, backend: OpBackend, device: &
         let began = Instant::now();
         let sum = if load.update == UpdateTime::During {
             let updates = UpdateDuring::new(&mut optimizer, settings, rates);
-            GradAccumulator::updating(&model, &CrossEntropy, &batch[0][0], device, &updates)
+            GradAccumulator::updating(&model, objective, &batch[0][0], device, &updates)
         } else {
-            let sum = GradAccumulator::over(&model, &CrossEntropy, &batch, device, &|| false);
+            let sum = GradAccumulator::over(&model, objective, batch, device, &|| false);
             sum.expect("nothing interrupts it")
         };
         pace.micro_batch = pace.micro_batch.min(began.elapsed());

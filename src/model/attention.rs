@@ -63,14 +63,20 @@ impl Attention {
         }
     }
 
-    /// `x [B, T, C]` → `[B, T, C]`
-    pub(crate) fn forward(
+    /// Queries, keys and values as the projections give them: `x [B, T, C]` → `[B, T, (H + 2 KV)·D]`
+    pub(crate) fn project(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
+        BitLinear::forward_together(projections, x, backend)
+    }
+
+    /// What the projections gave → `[B, T, C]`
+    pub(crate) fn mix(
         &self,
-        x: Tensor<3>,
+        qkv: Tensor<3>,
         context: &AttentionContext,
         backend: OpBackend,
     ) -> Tensor<3> {
-        let mixed = self.mix(x, context, backend);
+        let mixed = self.attend(qkv, context, backend);
         let mixed = match &self.attn_sub_norm {
             Some(norm) => norm.forward(mixed, backend),
             None => mixed,
@@ -79,14 +85,12 @@ impl Attention {
     }
 
     /// The values that each head mixes for each token, `[B, T, H·D]`.
-    pub(crate) fn mix(
+    pub(crate) fn attend(
         &self,
-        x: Tensor<3>,
+        qkv: Tensor<3>,
         context: &AttentionContext,
         backend: OpBackend,
     ) -> Tensor<3> {
-        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let qkv = BitLinear::forward_together(projections, x, backend);
         let qkv = self.normalise_heads(qkv, &context.0, backend);
         ops::attention(qkv, &context.0, backend)
     }

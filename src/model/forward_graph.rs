@@ -14,7 +14,7 @@ use burn::module::Module;
 use burn::tensor::{Gradients, Int, Tensor};
 
 use super::attention::AttentionContext;
-use super::{LanguageModel, SegmentStarts, gradients, host_ids, parameter_count};
+use super::{ForwardOutputs, LanguageModel, SegmentStarts, gradients, host_ids, parameter_count};
 use crate::ops;
 
 /// What a forward pass that trains keeps in memory for its backward pass.
@@ -48,18 +48,27 @@ struct BlockInputs {
 }
 
 impl LanguageModel {
-    /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`, to compute a loss from, and
-    /// the graph that leads back. The model is on a device with autodiff.
+    /// `tokens [B, T]` → what a loss is computed from, and the graph that leads back. The model is on a
+    /// device with autodiff.
+    ///
+    /// # Panics
+    /// When a block that is computed again is to be shown.
     pub fn record(
         &self,
         tokens: Tensor<2, Int>,
         segments: &SegmentStarts,
-    ) -> (Tensor<3>, ForwardGraph) {
+        shown: Option<usize>,
+    ) -> (ForwardOutputs, ForwardGraph) {
         match self.activations {
             ActivationMemory::Kept => {
-                (self.forward(tokens, segments), ForwardGraph(BackwardPlan::Whole))
+                let outputs = self.forward_showing(tokens, segments, shown);
+                (outputs, ForwardGraph(BackwardPlan::Whole))
             }
-            ActivationMemory::Recomputed => self.record_blocks(tokens, segments),
+            ActivationMemory::Recomputed => {
+                assert!(shown.is_none(), "the recipe's rules keep such a block from being shown");
+                let (hidden, graph) = self.record_blocks(tokens, segments);
+                (ForwardOutputs { hidden, projections: None }, graph)
+            }
         }
     }
 

@@ -87,6 +87,16 @@ pub struct LanguageModel {
     reads_codes: bool,
 }
 
+/// What a forward pass gives to a loss.
+#[derive(Clone, Debug)]
+pub struct ForwardOutputs {
+    /// Hidden states after the final norm, `[B, T, C]`.
+    pub hidden: Tensor<3>,
+    /// Queries, keys and values of a block that was asked for, `[B, T, (H + 2 KV)·D]`, as its projections
+    /// gave them.
+    pub projections: Option<Tensor<3>>,
+}
+
 /// Embedding, blocks and final norm.
 #[derive(Module, Debug)]
 pub struct Transformer {
@@ -254,11 +264,28 @@ impl LanguageModel {
     /// `tokens [B, T]` → hidden states after the final norm `[B, T, C]`, as the head reads them: a ternary
     /// one may read 8-bit codes.
     pub fn forward(&self, tokens: Tensor<2, Int>, segments: &SegmentStarts) -> Tensor<3> {
+        self.forward_showing(tokens, segments, None).hidden
+    }
+
+    /// The same, with what the projections of block `shown` gave.
+    pub fn forward_showing(
+        &self,
+        tokens: Tensor<2, Int>,
+        segments: &SegmentStarts,
+        shown: Option<usize>,
+    ) -> ForwardOutputs {
         let transformer = &self.model;
         let context = transformer.attention_context(segments);
-        let block = |x, layer: &Block| layer.forward(x, &context, self.backend);
-        let x = transformer.layers.iter().fold(transformer.embed(tokens, self.backend), block);
-        self.final_norm(x)
+        let mut projections = None;
+        let mut x = transformer.embed(tokens, self.backend);
+        for (index, layer) in transformer.layers.iter().enumerate() {
+            let qkv = layer.project(x.clone(), self.backend);
+            if shown == Some(index) {
+                projections = Some(qkv.clone());
+            }
+            x = layer.mix(x, qkv, &context, self.backend);
+        }
+        ForwardOutputs { hidden: self.final_norm(x), projections }
     }
 
     /// The last block's output as the head reads it.
@@ -346,8 +373,24 @@ impl Block {
 
     /// `x [B, T, C]` → `[B, T, C]`
     fn forward(&self, x: Tensor<3>, context: &AttentionContext, backend: OpBackend) -> Tensor<3> {
-        let normed = self.input_layernorm.forward(x.clone(), backend);
-        let x = x + self.self_attn.forward(normed, context, backend);
+        let qkv = self.project(x.clone(), backend);
+        self.mix(x, qkv, context, backend)
+    }
+
+    /// Queries, keys and values: `x [B, T, C]` → `[B, T, (H + 2 KV)·D]`
+    fn project(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        self.self_attn.project(self.input_layernorm.forward(x, backend), backend)
+    }
+
+    /// The rest of the block: `x [B, T, C]` and its projections → `[B, T, C]`
+    fn mix(
+        &self,
+        x: Tensor<3>,
+        qkv: Tensor<3>,
+        context: &AttentionContext,
+        backend: OpBackend,
+    ) -> Tensor<3> {
+        let x = x + self.self_attn.mix(qkv, context, backend);
         let normed = self.post_attention_layernorm.forward(x.clone(), backend);
         x + self.mlp.forward(normed, backend)
     }

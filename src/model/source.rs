@@ -140,6 +140,22 @@ impl LanguageModel {
         })
     }
 
+    /// A stored model that stays as it is: BF16 matrices where they lie in their files, ternary ones as
+    /// codes. On a device with memory of its own they are tensors.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::read`].
+    pub(crate) fn read_frozen(
+        model: &StoredModel,
+        device: &Device,
+        watch: &mut dyn FnMut(usize, usize),
+    ) -> Result<Self, FormatError> {
+        if !crate::device::runs_native_ops(device) {
+            return Self::read(model, device);
+        }
+        Self::read_adapted(model, device, NewAdapter::NONE, watch)
+    }
+
     /// A model drawn at random that stays as it is, with the initial factors of an adapter.
     pub(crate) fn initial_adapted(spec: &ModelSpec, device: &Device, adapter: NewAdapter) -> Self {
         let drawn: Result<Self, std::convert::Infallible> =
@@ -221,6 +237,11 @@ pub(crate) fn set_factors(model: LanguageModel, adapter: &Adapter) -> LanguageMo
         }
     }
     replace_values(model, values)
+}
+
+impl NewAdapter<'_> {
+    /// No factors, beside weights that are never updated.
+    const NONE: Self = Self { adapted: &[], kind: AdapterKind::Side, rank: 0, scale: 1.0, seed: 0 };
 }
 
 /// The format of the fewest bits that holds these values to the bit.

@@ -49,7 +49,7 @@ impl Block {
     ) -> Tensor<3> {
         let (attention, mlp) = (self.self_attn.dense(), self.mlp.dense());
         let normed = self.input_layernorm.forward(x.clone(), backend);
-        let mixed = attention.mix(normed, context, backend);
+        let mixed = attention.attend(attention.project(normed, backend), context, backend);
         fit(self.self_attn.attn_sub_norm.as_mut(), mixed.clone(), counted);
         let x = x + attention.o_proj.forward(mixed, backend);
         let normed = self.post_attention_layernorm.forward(x.clone(), backend);

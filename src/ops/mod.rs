@@ -20,10 +20,12 @@ mod backend;
 mod bit_linear;
 mod blended_linear;
 mod cross_entropy;
+mod distillation;
 mod fake_quantise;
 mod gated;
 mod group_codes;
 mod grouped_linear;
+mod head;
 mod int8;
 mod low_rank;
 mod muon;
@@ -42,16 +44,20 @@ pub use bit_linear::{
     LinearSettings, activation_codes, bit_linear, bit_linear_outside, frozen_linear, weight_codes,
 };
 pub use blended_linear::{blend, blended_linear};
-pub(crate) use cross_entropy::logits_at_once;
-pub use cross_entropy::{Targets, cross_entropy, cross_entropy_outside, native_log_probs};
+pub use cross_entropy::{cross_entropy, cross_entropy_outside, native_log_probs};
+pub use distillation::{
+    DistillationTerms, HeadOperand, TeacherLogits, TopOutcomes, distillation, top_outcomes,
+};
 pub use fake_quantise::{fake_quantise_activations, fake_quantise_matrix};
 pub use gated::gated;
 pub use grouped_linear::{LinearQuantiser, frozen_grouped_linear, grouped_linear};
+pub use head::Targets;
+pub(crate) use head::logits_at_once;
 pub use int8::RoundingCounts;
 pub use low_rank::FactorValues;
 pub(crate) use low_rank::{LowRankJoin, merged};
 pub(crate) use muon::orthogonalise;
-pub(crate) use native::with_threads;
+pub(crate) use native::{untracked, with_threads};
 pub use outside::{embedding_gradient, matrix_outside, rows_outside};
 pub use rms_norm::rms_norm;
 

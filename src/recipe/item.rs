@@ -156,6 +156,16 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// A whole number from `-most` to below `most`.
+    pub(super) fn signed(&self, most: i64) -> Option<i64> {
+        let expected = format!("a whole number from -{most} to below {most}");
+        match self.node.content {
+            TomlValue::Integer(number) if (-most..most).contains(&number) => Some(number),
+            TomlValue::Integer(_) => self.wrong("out of range", &expected),
+            _ => self.wrong("wrong type", &expected),
+        }
+    }
+
     /// A whole number of some range.
     pub(super) fn whole_between(&self, least: u64, most: u64) -> Option<u64> {
         let number = self.whole(least)?;

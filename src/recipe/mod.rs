@@ -13,6 +13,7 @@ mod batch_size;
 mod change;
 mod conversion;
 mod data;
+mod distill;
 mod error;
 mod item;
 mod keys;
@@ -44,6 +45,7 @@ pub use data::{
     Data, DataSource, FileSet, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
     validation_key,
 };
+pub use distill::{DistillSettings, RelationForm};
 pub use error::{Location, Problem, RecipeError};
 pub use model::{InitModel, ModelSource, ModelTable};
 pub use overrides::Overrides;

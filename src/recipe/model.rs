@@ -198,7 +198,7 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
         Some(init) => {
             let conversion = read_conversion(&mut table);
             refuse_shape(&mut table, config.as_ref());
-            let path = read_init(&init, paths.base);
+            let path = read_model_name(&init, paths.base);
             path.map(|path| ModelSource::Init(InitModel { path, conversion }))
         }
         None => {
@@ -219,7 +219,8 @@ pub(super) struct Paths<'a> {
     pub(super) base: &'a Path,
 }
 
-fn read_init(item: &Item<'_>, base: &Path) -> Option<String> {
+/// A folder, absolute if `base` is, or the name of a model of the hub.
+pub(super) fn read_model_name(item: &Item<'_>, base: &Path) -> Option<String> {
     let text = item.word()?;
     let Some(repository) = text.strip_prefix("hf:") else {
         return Some(item.folder_of(&text, base).join(text).display().to_string());

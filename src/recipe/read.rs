@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::batch_size::BatchWarmup;
 use super::data::read_data;
+use super::distill::read_distill;
 use super::error::Problems;
 use super::item::{Bound, Item};
 use super::model::{InitModel, ModelSource, Paths, read_model};
@@ -61,6 +62,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         phases: read_phases(&mut root, stage, &data.sets(stage)),
         optimizer: read_optimizer(&mut root, train.length, lean),
         loss: read_loss(&mut root, stage),
+        distill: read_distill(&mut root, base),
         dpo: read_dpo(&mut root),
         eval: read_eval(&mut root, data.has_validation(), base),
         checkpoint: read_checkpoint(&mut root),

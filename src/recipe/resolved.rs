@@ -6,6 +6,7 @@ use toml::{Table, Value};
 
 use super::batch_size::BatchWarmup;
 use super::data::{DataSource, FileSet, FileSets, Generate, TRAIN};
+use super::distill::DistillSettings;
 use super::item::word;
 use super::model::{InitModel, ModelSource};
 use super::phase::Phase;
@@ -45,6 +46,9 @@ impl Recipe {
             ("phase", Value::Array(self.phases.iter().map(phase).collect())),
             ("optimizer", self.optimizer_table()),
             ("loss", one("reduction", text(self.loss.reduction.name()))),
+        ]));
+        entries.extend(self.distill.iter().map(|one| ("distill".to_owned(), distill(one))));
+        entries.extend(table([
             ("dpo", one("beta", Value::Float(self.dpo.beta))),
             ("eval", self.eval_table()),
             ("checkpoint", self.checkpoint_table()),
@@ -263,6 +267,23 @@ fn adapter(settings: &AdapterSettings) -> Value {
 fn ternary_warmup(TernaryWarmup { steps, shape }: TernaryWarmup) -> Value {
     let mut entries = table([("shape", text(shape.name()))]);
     entries.extend(steps.map(|steps| ("steps".to_owned(), whole(steps))));
+    Value::Table(entries)
+}
+
+fn distill(settings: &DistillSettings) -> Value {
+    let mut entries = table([
+        ("teacher", text(&settings.teacher)),
+        ("temperature", Value::Float(settings.temperature)),
+        ("logits", Value::Float(settings.logits)),
+        ("cross_entropy", Value::Float(settings.cross_entropy)),
+        ("relations", Value::Float(settings.relations)),
+        ("relation_layer", Value::Integer(settings.relation_layer)),
+        ("relation_form", text(settings.relation_form.name())),
+        ("top_k", whole(settings.top_k.unwrap_or(0) as u64)),
+    ]);
+    if let Some(layer) = settings.teacher_relation_layer {
+        entries.insert("teacher_relation_layer".into(), Value::Integer(layer));
+    }
     Value::Table(entries)
 }
 

@@ -1,5 +1,6 @@
 //! Rules between the sections of a recipe: what one choice asks of the others.
 
+use super::distill::DistillSettings;
 use super::model::ModelSource;
 use super::section::Section;
 use super::settings::{Length, Precision, Recipe, Train};
@@ -15,6 +16,7 @@ pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
     check_adapter(root, recipe);
     check_ternary_warmup(root, recipe);
     check_quantiser(root, recipe);
+    check_distill(root, recipe);
 }
 
 /// What a new model with another quantiser asks of the rest of the recipe.
@@ -169,4 +171,31 @@ fn check_ternary_warmup(root: &mut Section<'_>, recipe: &Recipe) {
         let table = root.section("ternary_warmup");
         table.problem("steps", format!("{message} {steps} steps, got {asked}"));
     }
+}
+
+/// What learning from a teacher asks of the rest of the recipe.
+fn check_distill(root: &mut Section<'_>, recipe: &Recipe) {
+    let Some(settings) = &recipe.distill else { return };
+    let table = root.section("distill");
+    let refuse = |refused: bool, key: &str, message: &str| {
+        if refused {
+            table.problem(key, message.to_owned());
+        }
+    };
+    let message = "preferences have a reference model of their own; expected stage = \"pretrain\" or \
+                   \"sft\" beside it, got \"dpo\"";
+    refuse(recipe.stage == StageKind::Dpo, "", message);
+    let DistillSettings { logits, cross_entropy, relations, top_k, .. } = *settings;
+    let message =
+        "nothing to learn: logits, cross_entropy and relations are all 0; expected one above 0";
+    refuse(logits + cross_entropy + relations == 0.0, "logits", message);
+    if relations == 0.0 {
+        return;
+    }
+    let message = "the kept words of a teacher hold no queries, keys and values; expected 0 beside \
+                   relations, got more";
+    refuse(top_k.is_some(), "top_k", message);
+    let message = "relations read a block inside of the recorded pass; expected \
+                   train.recompute = false beside them, got true";
+    refuse(recipe.train.recompute, "relations", message);
 }

@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use super::batch_size::{BatchSizes, BatchWarmup};
 use super::data::Data;
+use super::distill::DistillSettings;
 use super::item::word;
 use super::model::ModelSource;
 use super::stage::{LossReduction, StageKind};
@@ -57,6 +58,8 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     /// What is minimised.
     pub loss: LossSettings,
+    /// What is learned from a teacher, if there is one.
+    pub distill: Option<DistillSettings>,
     /// Settings of preference training.
     pub dpo: DpoSettings,
     /// Evaluation while training.

@@ -14,7 +14,9 @@ use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::{ModelSource, Recipe, StageKind};
 use crate::run_dir::refuse_others;
-use crate::train::open::{Opener, TOKENIZER, known_spec, known_steps, open, say_how_it_starts};
+use crate::train::open::{
+    Opener, TOKENIZER, known_spec, known_steps, known_teacher, open, say_how_it_starts,
+};
 use crate::train::state::TrainState;
 use crate::train::{Limits, next_gradients};
 
@@ -104,6 +106,8 @@ pub struct KnownRun {
     pub steps: u64,
     /// The architecture, if it can be known.
     pub spec: Option<ModelSpec>,
+    /// That of its teacher.
+    pub teacher: Option<ModelSpec>,
 }
 
 /// Finds the number of steps and the architecture of a recipe; data is read only to count epochs.
@@ -124,7 +128,8 @@ pub fn known_run(
             say_how_it_starts(recipe, init.path.as_ref(), spec, monitor)?;
         }
         let spec = spec.or_else(|| before.cloned());
-        return Ok(Some(KnownRun { steps, spec }));
+        let teacher = known_teacher(recipe)?;
+        return Ok(Some(KnownRun { steps, spec, teacher }));
     }
     if before.is_some() {
         return Ok(None);
@@ -132,5 +137,6 @@ pub fn known_run(
     let comm = Comm::single();
     let (context, _) =
         open(recipe, Opener { signals, comm: &comm, kept_tokenizer: None, allowed: &[] }, monitor)?;
-    Ok(Some(KnownRun { steps: context.steps, spec: Some(context.spec) }))
+    let teacher = context.teacher.map(|teacher| teacher.spec);
+    Ok(Some(KnownRun { steps: context.steps, spec: Some(context.spec), teacher }))
 }

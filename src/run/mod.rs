@@ -29,7 +29,7 @@ use crate::distributed::{
     Comm, Hosts, KeyValue, all_ok, assert_equal_across_ranks, first_only, parameter_hash,
 };
 use crate::error::TrainError;
-use crate::estimate::{RankLayout, RankWorkload, energy, energy_in_words, memory};
+use crate::estimate::{RankLayout, energy, energy_in_words, memory};
 use crate::exporter;
 use crate::monitor::{Monitor, RunInfo, TrackedFiles, TrackedRun, Trackers};
 use crate::platform::{self, Signals};
@@ -268,7 +268,7 @@ fn energy_line(context: &RunContext, measured: Option<(f64, String)>) -> String 
         return format!("energy: {} J/token, measured on {source}", significant(joules));
     }
     let (recipe, ranks) = (context.recipe, context.comm.world_size());
-    let (load, layout) = (RankWorkload::of(recipe, ranks), RankLayout::of(recipe, ranks));
+    let (load, layout) = (context.workload(), RankLayout::of(recipe, ranks));
     let memory = memory(&context.spec, &context.frozen, load, layout, &context.device);
     energy_in_words(energy(&context.spec, recipe.train.precision, load, &memory))
 }
@@ -283,7 +283,7 @@ fn admit(context: &RunContext, force: bool) -> Result<(), TrainError> {
     let demand = MemoryDemand {
         frozen: &context.frozen,
         spec: &context.spec,
-        load: RankWorkload::of(recipe, ranks),
+        load: context.workload(),
         ranks: RankLayout::of(recipe, ranks),
         here: Hosts::gather(comm, platform::cores()).local_world_size(),
         device: &context.device,

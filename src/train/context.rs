@@ -16,10 +16,12 @@ use super::step::during::UpdateDuring;
 use super::step::guard::Limits;
 use super::step::report::StepSettings;
 use super::step::update::OptimizerStep;
+use super::teacher::RunTeacher;
 use crate::checkpoint::FolderParts;
 use crate::data::{DataMixture, PackedSequence};
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
+use crate::estimate::RankWorkload;
 use crate::latents::{LatentFormat, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, freeze};
 use crate::monitor::{Monitor, Silent};
@@ -55,6 +57,8 @@ pub(crate) struct RunContext<'a> {
     pub(crate) frozen: Vec<bool>,
     /// What is trained in the model's place.
     pub(crate) adapter: Option<RunAdapter>,
+    /// What is learned from, where that is a model.
+    pub(crate) teacher: Option<RunTeacher>,
     /// Benchmarks with their rows, on rank 0.
     pub(crate) tasks: Option<Benchmark>,
     /// The hash of `init`, once it was asked for.
@@ -247,6 +251,24 @@ impl RunContext<'_> {
         })
     }
 
+    /// The teacher's model, to compute as the run does, outside of any graph.
+    pub(crate) fn read_teacher(
+        &self,
+        teacher: &RunTeacher,
+        monitor: &mut dyn Monitor,
+    ) -> Result<LanguageModel, TrainError> {
+        let (folder, device) = (StoredModel::open(&teacher.path)?, self.device.clone().inner());
+        let mut watch = reading(&teacher.path, monitor);
+        let model = LanguageModel::read_frozen(&folder, &device, &mut watch)?;
+        Ok(model.with_backend(self.backend))
+    }
+
+    /// The work of the rank with the largest share.
+    pub(crate) fn workload(&self) -> RankWorkload {
+        let teacher = self.teacher.as_ref().map(|teacher| &teacher.spec);
+        RankWorkload::of(self.recipe, self.comm.world_size()).taught(self.recipe, teacher)
+    }
+
     /// The optimizer of step 0.
     pub(crate) fn new_optimizer(&self) -> AdamW {
         let optimizer = &self.recipe.optimizer;
@@ -335,7 +357,7 @@ pub(crate) fn reading<'a>(
 }
 
 /// Identifies the model at `path`; a large one with lines about it.
-pub(super) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<String, TrainError> {
+pub(crate) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<String, TrainError> {
     let what = format!("hashing {}", path.shown());
     let mut watch = |done, all| {
         if all >= HASH_WORTH_A_LINE {
@@ -346,7 +368,7 @@ pub(super) fn hash_model(path: &Path, monitor: &mut dyn Monitor) -> Result<Strin
 }
 
 /// Where token caches and reference log-probabilities are kept.
-pub(super) fn cache_dir(recipe: &Recipe) -> PathBuf {
+pub(crate) fn cache_dir(recipe: &Recipe) -> PathBuf {
     let home = || {
         let xdg = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         xdg.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))

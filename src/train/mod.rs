@@ -24,6 +24,7 @@ pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod step;
 mod tasks;
+pub(crate) mod teacher;
 mod telemetry;
 pub(crate) mod waiting_lines;
 
@@ -33,6 +34,8 @@ pub use crate::distributed::{all_ok, first_only};
 pub use crate::error::TrainError;
 pub use crate::recipe::{LossReduction, StepRates};
 pub use sample::{SampleSettings, sample};
+pub use stage::distill::relations::{RelationBlock, Relations};
+pub use stage::distill::{Distillation, DistillationBatch};
 pub use stage::evaluate::{Likelihood, batch_of, likelihood};
 pub use stage::objective::{CrossEntropy, LossSum, Objective, TokenBatch, batch_log_probs};
 pub use stage::preference::{DpoObjective, PairBatch, sequence_log_probs};

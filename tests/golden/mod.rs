@@ -4,6 +4,7 @@
 
 mod agreement;
 mod backward;
+mod distillation;
 mod dpo;
 mod engine;
 mod families;

@@ -168,6 +168,15 @@ fn ranks_agree_with_one_process_in_fine_tuning_and_preference_training() {
 }
 
 #[test]
+fn ranks_agree_with_one_process_in_distillation() {
+    let lab = stages::lab();
+    let teacher = ["guard.spike_sigma=0", "distill.teacher=base/final"];
+    agree_on(&lab, "sft.toml", &teacher, &TERNARY);
+    fs_err::copy(lab.path("sft.toml"), lab.path("kept.toml")).unwrap();
+    agree_on(&lab, "kept.toml", &[&teacher[..], &["distill.top_k=9"]].concat(), &TERNARY);
+}
+
+#[test]
 fn what_is_meant_for_several_ranks_changes_nothing_for_one() {
     let lab = Lab::new();
     let (plain, out) = (lab.path("plain"), lab.path("out"));

@@ -136,7 +136,10 @@ fn what_does_not_fit_together_is_named() {
     lab.finish_recipe("convert.toml", &lab.path("done"), &[]);
     let again = format!("model.init={}", lab.path("done/final").display());
     refused(&[&again], "the model has sub-norms already");
-    refused(&[&again, "model.insert_sub_norms=false", "model.quantise=false"], "expected a dense model, got a ternary one");
+    refused(
+        &[&again, "model.insert_sub_norms=false", "model.quantise=false"],
+        "expected a dense model, got a ternary one",
+    );
     let output = lab.run(&lab.path("refused"), &["model.insert_sub_norms=true"]);
     assert_code(&output, 3);
     assert!(stderr(&output).contains("expected model.init beside it"), "{}", stderr(&output));

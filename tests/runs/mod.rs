@@ -8,6 +8,7 @@ mod commands;
 mod conversion;
 mod data_files;
 mod devices;
+mod distillation;
 mod exports;
 mod finish;
 mod full_log;

@@ -11,11 +11,8 @@
 //! tokens at a time, and never keep `[tokens, vocabulary]` logits (as arXiv 2410.10989 does). The
 //! backward pass multiplies what was kept by the gradient of the loss.
 
-mod columns;
 mod cpu;
 mod reference;
-
-use std::sync::Arc;
 
 use bitnet_kernels::Operands;
 use burn::backend::Dispatch;
@@ -23,18 +20,8 @@ use burn::tensor::Tensor;
 
 use crate::latents::Latents;
 use crate::ops::OpBackend;
-use crate::ops::native::NativeDispatch;
-
-pub(crate) use cpu::logits_at_once;
-
-/// What the loss counts: for each token `[B·T]` its target and its weight.
-#[derive(Clone, Debug)]
-pub struct Targets {
-    /// The id to predict.
-    pub ids: Arc<Vec<i32>>,
-    /// Factor of the token's loss; 0 where nothing is trained.
-    pub weights: Arc<Vec<f32>>,
-}
+use crate::ops::head::{OutsideHead, Targets};
+use crate::ops::native::{NativeDispatch, untracked};
 
 /// Next-token loss: `hidden [B, T, C]`, `head [V, C]` → `Σ weight · -log p(target)`, `[1]`
 pub fn cross_entropy(
@@ -63,7 +50,7 @@ pub fn cross_entropy_outside(
 ) -> Tensor<1> {
     assert!(backend.is_native(), "such latents lie in the host's memory");
     let is_trained = leaf.is_require_grad();
-    let outside = Some(cpu::OutsideHead { latents: head.clone(), is_trained });
+    let outside = Some(OutsideHead { latents: head.clone(), is_trained });
     let op = cpu::NativeCrossEntropy { targets, outside, backend };
     Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), leaf.into_dispatch(), op))
 }
@@ -83,14 +70,10 @@ pub fn native_log_probs(
     assert!(backend.is_native(), "a native operation");
     let backend = backend.with_operands(Operands::F32);
     let outside =
-        outside.map(|latents| cpu::OutsideHead { latents: latents.clone(), is_trained: false });
+        outside.map(|latents| OutsideHead { latents: latents.clone(), is_trained: false });
     let op = cpu::NativeLogProbs(cpu::NativeCrossEntropy { targets, outside, backend });
     let (hidden, head) = (untracked(hidden), untracked(head));
     Tensor::from_dispatch(Dispatch::run2(hidden.into_dispatch(), head.into_dispatch(), op))
-}
-
-fn untracked<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
 #[cfg(test)]
@@ -105,6 +88,7 @@ mod tests {
     };
     use burn::tensor::{Int, TensorData};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     proptest! {
         #![proptest_config(cases(24))]

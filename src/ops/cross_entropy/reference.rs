@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-use super::Targets;
 use crate::ops::OpBackend;
+use crate::ops::head::Targets;
 
 /// Tokens whose logits exist at the same time.
 const LOGIT_TOKENS: usize = 1024;

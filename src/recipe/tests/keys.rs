@@ -47,6 +47,7 @@ fn every_section_knows_exactly_the_keys_of_the_table() {
         ("phase.*", "phase.main.learning_rate.zzz"),
         ("optimizer", "optimizer.zzz"),
         ("loss", "loss.zzz"),
+        ("distill", "distill.zzz"),
         ("dpo", "dpo.zzz"),
         ("eval", "eval.zzz"),
         ("checkpoint", "checkpoint.zzz"),
@@ -89,6 +90,7 @@ fn a_short_recipe_has_the_defaults_of_the_table() {
             let optional = [
                 "data.generate.",
                 "adapter.",
+                "distill.",
                 "ternary_warmup.",
                 "model.insert_sub_norms",
                 "model.quantiser",

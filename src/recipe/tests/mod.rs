@@ -1,6 +1,7 @@
 //! The module as its callers use it: recipes in a folder, loaded with words of a command line.
 
 mod changes;
+mod distill;
 mod keys;
 mod mistakes;
 mod numbers;

@@ -27,6 +27,16 @@ const KINDS: &[(&str, &[&str])] = &[
     (SHORT, &["name=a \"quoted\" name", "sample.prompts=[\"line\\nbreak\", \"\"]"]),
     (SHORT, &["tokenizer.chat_template=b158-apart", "guard.spike_sigma=6", "checkpoint.best=true"]),
     (SHORT, &["model.init=/m", "tokenizer.chat_template=b158", "train.freeze=[\"*.norm.*\"]"]),
+    (
+        SHORT,
+        &[
+            "distill.teacher=hf:a/b",
+            "distill.relations=60",
+            "distill.teacher_relation_layer=-2",
+            "distill.relation_form=scaled",
+        ],
+    ),
+    (SHORT, &["distill.teacher=/t", "distill.top_k=64", "distill.temperature=5"]),
     (SHORT, &["telemetry.every=0", "guard.max_skipped=7", "guard.spike_window=16"]),
     (EXAMPLE, &["phase.main.learning_rate={ shape = \"cosine\", peak = 0.1, span = \"phase\" }"]),
     (

@@ -45,14 +45,26 @@ pub(crate) fn init_folder(
 ) -> Result<Option<PathBuf>, TrainError> {
     match &recipe.model {
         ModelSource::New { .. } => Ok(None),
-        ModelSource::Init(init) if init.path.starts_with("hf:") => {
-            fetch(recipe, &init.path, signals, monitor).map(Some)
+        ModelSource::Init(init) => {
+            let named = ("model.init", &*init.path);
+            model_folder(recipe, named, takes_codes(recipe), signals, monitor).map(Some)
         }
-        ModelSource::Init(init) if takes_codes(recipe) && Path::new(&init.path).is_file() => {
-            Ok(Some(PathBuf::from(&init.path)))
-        }
-        ModelSource::Init(init) => existing_folder(Path::new(&init.path)).map(Some),
     }
+}
+
+/// The folder of the model that a key names, or its file where `takes_files`.
+pub(super) fn model_folder(
+    recipe: &Recipe,
+    (field, name): (&'static str, &str),
+    takes_files: bool,
+    signals: &Signals,
+    monitor: &mut dyn Monitor,
+) -> Result<PathBuf, TrainError> {
+    if name.starts_with("hf:") {
+        return fetch(recipe, (field, name), signals, monitor);
+    }
+    let path = Path::new(name);
+    if takes_files && path.is_file() { Ok(path.to_owned()) } else { existing_folder(path, field) }
 }
 
 /// Whether the run may start from a model without latents, such as a GGUF file.
@@ -60,8 +72,8 @@ fn takes_codes(recipe: &Recipe) -> bool {
     recipe.adapter.as_ref().is_some_and(|adapter| adapter.kind == AdapterKind::Side)
 }
 
-/// The folder of `model.init`, which must be there before its parts are looked for.
-fn existing_folder(path: &Path) -> Result<PathBuf, TrainError> {
+/// The folder that `field` names, which must be there before its parts are looked for.
+fn existing_folder(path: &Path, field: &str) -> Result<PathBuf, TrainError> {
     if path.is_dir() {
         return Ok(path.to_owned());
     }
@@ -72,24 +84,24 @@ fn existing_folder(path: &Path) -> Result<PathBuf, TrainError> {
     } else {
         let parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
         let named = format!("{}/{}", parts.last().map_or("owner", |part| part), parts[0]);
-        ("nothing", format!("a model of the hub is model.init = \"hf:{named}\""))
+        ("nothing", format!("a model of the hub is {field} = \"hf:{named}\""))
     };
     let what = format!(
         "no such model; expected a checkpoint or a Hugging Face folder, got {got}\nhint: {hint}"
     );
-    Err(FormatError::Config { path: path.to_owned(), field: "model.init".to_owned(), what }.into())
+    Err(FormatError::Config { path: path.to_owned(), field: field.to_owned(), what }.into())
 }
 
 #[cfg(feature = "hub")]
 fn fetch(
     recipe: &Recipe,
-    name: &str,
+    (field, name): (&'static str, &str),
     signals: &Signals,
     monitor: &mut dyn Monitor,
 ) -> Result<PathBuf, TrainError> {
     use crate::hub::{HubModel, fetch};
     let model = HubModel::parse(name).expect("the name begins with hf:");
-    let model = model.map_err(|what| contradiction(recipe, "model.init", what))?;
+    let model = model.map_err(|what| contradiction(recipe, field, what))?;
     let monitor = std::cell::RefCell::new(monitor);
     let progress = |file: &str, done, total| {
         monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
@@ -103,14 +115,14 @@ fn fetch(
 #[cfg(not(feature = "hub"))]
 fn fetch(
     recipe: &Recipe,
-    _name: &str,
+    (field, _name): (&'static str, &str),
     _signals: &Signals,
     _monitor: &mut dyn Monitor,
 ) -> Result<PathBuf, TrainError> {
     let what = "needs a build with the feature hub (cargo build --release --features hub); \
                 expected a local folder in this build"
         .to_owned();
-    Err(contradiction(recipe, "model.init", what))
+    Err(contradiction(recipe, field, what))
 }
 
 /// The chat template: that of the recipe, else that of the model the run starts from.

@@ -5,6 +5,7 @@ mod agreement;
 mod inputs;
 mod limits;
 mod sources;
+mod teacher;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use bitnet_format::{ModelSpec, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
+pub(crate) use teacher::known_teacher;
 
 use super::context::{RunAdapter, RunContext};
 use super::stage::Stage;
@@ -67,6 +69,7 @@ pub(crate) fn open<'a>(
     if let Some(init) = &init {
         say_if_dense(init, &spec, monitor);
     }
+    let teacher = teacher::open(recipe, &tokenizer, &spec, signals, monitor)?;
     let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
     let mut caches =
         Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
@@ -139,6 +142,7 @@ pub(crate) fn open<'a>(
         table,
         frozen,
         adapter,
+        teacher,
         tasks,
         init_hash: OnceCell::new(),
         stepper,

@@ -16,6 +16,7 @@ use crate::train::step::accumulate::{BatchCut, GradAccumulator};
 use crate::train::step::during::UpdateDuring;
 use objective::Objective;
 
+pub(crate) mod distill;
 pub(crate) mod dpo;
 pub(crate) mod evaluate;
 pub(crate) mod objective;

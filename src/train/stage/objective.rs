@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 
-use crate::model::{ForwardGraph, LanguageModel, SegmentStarts, target_log_probs};
+use crate::model::{ForwardGraph, ForwardOutputs, LanguageModel, SegmentStarts, target_log_probs};
 use crate::ops::{self, Targets};
 
 /// Rows of tokens as the model sees them, on the host.
@@ -52,12 +52,28 @@ pub trait Objective: Sync {
     /// The rows of a micro-batch that the model reads.
     fn rows<'b>(&self, batch: &'b Self::Batch) -> &'b TokenBatch;
 
-    /// What the final hidden states of those rows contribute; the head is `model`'s.
-    fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &Self::Batch) -> LossSum;
+    /// The block whose queries, keys and values the loss sees beside the final hidden states.
+    fn shown(&self) -> Option<usize> {
+        None
+    }
+
+    /// What a pass over those rows contributes; the head is `model`'s.
+    fn loss(&self, model: &LanguageModel, outputs: ForwardOutputs, batch: &Self::Batch) -> LossSum;
 
     /// Runs the model forward on a micro-batch.
     fn evaluate(&self, model: &LanguageModel, batch: &Self::Batch, device: &Device) -> LossSum {
-        self.loss(model, self.rows(batch).hidden(model, device), batch)
+        self.loss(model, self.rows(batch).outputs(model, self.shown(), device), batch)
+    }
+
+    /// The same recorded, and the graph that leads back to the parameters.
+    fn record(
+        &self,
+        model: &LanguageModel,
+        batch: &Self::Batch,
+        device: &Device,
+    ) -> (LossSum, ForwardGraph) {
+        let (outputs, graph) = self.rows(batch).record(model, self.shown(), device);
+        (self.loss(model, outputs, batch), graph)
     }
 }
 
@@ -72,17 +88,16 @@ impl Objective for CrossEntropy {
         batch
     }
 
-    fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &TokenBatch) -> LossSum {
-        let sum = batch.weighted_loss(model, hidden, batch.loss_mask.clone());
-        let count = batch.loss_mask.iter().map(|&trained| f64::from(trained)).sum();
-        let tokens = batch.trained_tokens();
+    fn loss(&self, model: &LanguageModel, outputs: ForwardOutputs, batch: &TokenBatch) -> LossSum {
+        let sum = batch.weighted_loss(model, outputs.hidden, batch.loss_mask.clone());
+        let (count, tokens) = (batch.counted(), batch.trained_tokens());
         LossSum { sum, root: None, count, tokens, metrics: Vec::new() }
     }
 }
 
 /// Log-probability of every trained target of a batch, `[B, T]`; 0 at all others.
 pub fn batch_log_probs(model: &LanguageModel, batch: &TokenBatch, device: &Device) -> Tensor<2> {
-    batch.log_probs(model, batch.hidden(model, device))
+    batch.log_probs(model, batch.outputs(model, None, device).hidden)
 }
 
 impl TokenBatch {
@@ -91,18 +106,24 @@ impl TokenBatch {
         self.ids(&self.tokens, device)
     }
 
-    /// Final hidden states `[B, T, C]`.
-    fn hidden(&self, model: &LanguageModel, device: &Device) -> Tensor<3> {
-        model.forward(self.inputs(device), &self.documents)
+    /// Final hidden states, and what the projections of block `shown` gave.
+    pub(crate) fn outputs(
+        &self,
+        model: &LanguageModel,
+        shown: Option<usize>,
+        device: &Device,
+    ) -> ForwardOutputs {
+        model.forward_showing(self.inputs(device), &self.documents, shown)
     }
 
-    /// Final hidden states, and the graph that leads from their gradient to the parameters'.
+    /// The same recorded, and the graph that leads from their gradients to the parameters'.
     pub(crate) fn record(
         &self,
         model: &LanguageModel,
+        shown: Option<usize>,
         device: &Device,
-    ) -> (Tensor<3>, ForwardGraph) {
-        model.record(self.inputs(device), &self.documents)
+    ) -> (ForwardOutputs, ForwardGraph) {
+        model.record(self.inputs(device), &self.documents, shown)
     }
 
     /// Log-probability of every trained target, `[B, T]`, from the final hidden states; 0 at all others.
@@ -137,13 +158,18 @@ impl TokenBatch {
         }
     }
 
-    fn targets(&self, weights: Vec<f32>) -> Targets {
+    pub(crate) fn targets(&self, weights: Vec<f32>) -> Targets {
         Targets { ids: Arc::new(self.targets.clone()), weights: Arc::new(weights) }
     }
 
     /// `[B, T]`
     fn ids(&self, ids: &[i32], device: &Device) -> Tensor<2, Int> {
         Tensor::from_data(TensorData::new(ids.to_vec(), self.documents.dims()), device)
+    }
+
+    /// What a mean is over: the trained targets by their weight.
+    pub(crate) fn counted(&self) -> f64 {
+        self.loss_mask.iter().map(|&trained| f64::from(trained)).sum()
     }
 
     /// Number of trained targets.

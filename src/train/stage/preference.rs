@@ -11,7 +11,7 @@ use super::evaluate::batch_of;
 use super::objective::{LossSum, Objective, TokenBatch, batch_log_probs};
 use crate::data::PreferencePair;
 use crate::host::to_host;
-use crate::model::LanguageModel;
+use crate::model::{ForwardOutputs, LanguageModel};
 
 /// Pairs whose rows have one length, with their reference log-probabilities.
 #[derive(Clone, Debug)]
@@ -55,8 +55,8 @@ impl Objective for DpoObjective {
     /// ```
     ///
     /// so the backward pass is that of a weighted cross-entropy, which keeps no logits.
-    fn loss(&self, model: &LanguageModel, hidden: Tensor<3>, batch: &PairBatch) -> LossSum {
-        let rows = &batch.rows;
+    fn loss(&self, model: &LanguageModel, outputs: ForwardOutputs, batch: &PairBatch) -> LossSum {
+        let (rows, hidden) = (&batch.rows, outputs.hidden);
         let policy = answers(rows, rows.log_probs(model, hidden.clone())); // [2P]
         let ratio: Vec<f32> = policy.iter().zip(&batch.reference).map(|(p, r)| p - r).collect();
         let metrics = self.metrics(&policy, &ratio);
@@ -125,8 +125,8 @@ pub(crate) fn recorded_log_probs(
     rows: &TokenBatch,
     device: &Device,
 ) -> Vec<f32> {
-    let (hidden, _) = rows.record(model, device);
-    answers(rows, rows.log_probs(model, hidden))
+    let (outputs, _) = rows.record(model, None, device);
+    answers(rows, rows.log_probs(model, outputs.hidden))
 }
 
 /// `[B, T]`, the log-probability of every masked target and 0 elsewhere → `[B]`, summed.

@@ -1,8 +1,9 @@
 //! Pretraining and supervised fine-tuning: packed sequences of tokens, next-token cross-entropy over
-//! the trained targets.
+//! the trained targets, and what a teacher says beside it.
 
 use std::collections::BTreeMap;
 
+use super::distill::taught::Taught;
 use super::evaluate::{batch_of, likelihood, own_share};
 use super::objective::CrossEntropy;
 use super::{BatchRequest, Stage, StepGradients, described, list_dropped};
@@ -13,15 +14,18 @@ use crate::data::{
 use crate::distributed::all_ok;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
-use crate::monitor::Evaluation;
-use crate::train::context::StepContext;
+use crate::monitor::{Evaluation, Monitor};
+use crate::train::context::{RunContext, StepContext};
+use crate::train::step::accumulate::GradAccumulator;
 
 /// Packed sequences and their next-token cross-entropy.
 pub(crate) struct PretrainSft {
     loader: Loader<SequencePlan>,
     caches: BTreeMap<String, TokenCache>,
     validation: BTreeMap<String, TokenCache>,
-    seq_len: usize,
+    settings: LoaderSettings,
+    /// What is learned beside cross-entropy; opened before the first step.
+    taught: Option<Taught>,
 }
 
 impl PretrainSft {
@@ -30,8 +34,29 @@ impl PretrainSft {
         validation: BTreeMap<String, TokenCache>,
         settings: LoaderSettings,
     ) -> Self {
-        let seq_len = settings.seq_len;
-        Self { loader: Loader::new(sets.clone(), settings), caches: sets, validation, seq_len }
+        let loader = Loader::new(sets.clone(), settings);
+        Self { loader, caches: sets, validation, settings, taught: None }
+    }
+
+    /// Runs this rank's rows as the run learns them.
+    fn accumulate(
+        &self,
+        model: &LanguageModel,
+        rows: &[PackedSequence],
+        request: BatchRequest,
+        context: StepContext,
+    ) -> Result<GradAccumulator, TrainError> {
+        let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
+        let micro_batches = rows.chunks(request.cut.micro_batch);
+        let Some(taught) = &self.taught else {
+            let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
+            let batches: Vec<_> = micro_batches.map(parts).collect();
+            return request.accumulate(model, &CrossEntropy, &batches, context);
+        };
+        let of = |rows: &[PackedSequence]| taught.batch(rows);
+        let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(of).collect();
+        let batches: Vec<_> = micro_batches.map(parts).collect();
+        request.accumulate(model, &taught.objective, &batches, context)
     }
 }
 
@@ -49,7 +74,7 @@ impl Stage for PretrainSft {
                 "{set}: {} documents in {} rows of {}, {:.1} % filled",
                 packing.documents,
                 packing.rows,
-                self.seq_len,
+                self.settings.seq_len,
                 100.0 * packing.efficiency()
             ));
             let fates = [
@@ -80,6 +105,11 @@ impl Stage for PretrainSft {
         Ok((0..plan.items().min(count)).map(|row| (name(row), plan.item(row))).collect())
     }
 
+    fn begin(&mut self, context: &RunContext, monitor: &mut dyn Monitor) -> Result<(), TrainError> {
+        self.taught = Taught::open(context, &self.caches, self.settings, monitor)?;
+        Ok(())
+    }
+
     fn gradients(
         &mut self,
         model: &LanguageModel,
@@ -94,10 +124,7 @@ impl Stage for PretrainSft {
             request.batch,
             share,
         )?;
-        let part = |rows: &[PackedSequence]| request.part_size(rows.len(), model.backend());
-        let parts = |rows: &[PackedSequence]| rows.chunks(part(rows)).map(batch_of).collect();
-        let batches: Vec<_> = rows.chunks(request.cut.micro_batch).map(parts).collect();
-        let sum = request.accumulate(model, &CrossEntropy, &batches, context)?;
+        let sum = self.accumulate(model, &rows, request, context)?;
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
         Ok(StepGradients { sum, next, places })
     }
@@ -110,7 +137,7 @@ impl Stage for PretrainSft {
         let mut results = BTreeMap::new();
         for (name, cache) in &self.validation {
             all_ok(context.comm, cache.check_sizes().map_err(TrainError::from))?;
-            let rows = validation_sequences(cache, self.seq_len);
+            let rows = validation_sequences(cache, self.settings.seq_len);
             let own = own_share(rows, context.comm);
             let own = likelihood(model, own, context.device, &|| context.interrupted());
             let all = context.finish(own)?.all_reduce(context.comm);

@@ -111,8 +111,7 @@ impl GradAccumulator {
         updates: &UpdateDuring,
     ) -> Self {
         let pass = |first: &dyn Fn(&Self) -> bool, sink: &mut GradientSink| {
-            let (hidden, graph) = objective.rows(batch).record(model, device);
-            let loss = objective.loss(model, hidden, batch);
+            let (loss, graph) = objective.record(model, batch, device);
             let total = Self::of_loss(&loss);
             if first(&total) {
                 graph.backward(model, loss.backward(), sink);
@@ -136,8 +135,7 @@ impl GradAccumulator {
         batch: &O::Batch,
         device: &Device,
     ) -> Self {
-        let (hidden, graph) = objective.rows(batch).record(model, device);
-        let loss = objective.loss(model, hidden, batch);
+        let (loss, graph) = objective.record(model, batch, device);
         Self { gradients: graph.gradients(model, loss.backward()), ..Self::of_loss(&loss) }
     }
 

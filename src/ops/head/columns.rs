@@ -1,4 +1,4 @@
-//! The loops of cross-entropy that are compiled for each instruction set. Logits lie transposed,
+//! The loops over logits that are compiled for each instruction set. Logits lie transposed,
 //! `[V, tokens]`, so a token's softmax runs down a column and neighbouring tokens fill a vector.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
@@ -6,9 +6,9 @@ use bitnet_kernels::SimdWork;
 use bitnet_kernels::attention::exp;
 
 /// The maximum of each column and of what `largest` held before.
-pub(super) struct ColumnMax<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) largest: &'a mut [f32],
+pub(in crate::ops) struct ColumnMax<'a> {
+    pub(in crate::ops) values: &'a [f32],
+    pub(in crate::ops) largest: &'a mut [f32],
 }
 
 impl SimdWork for ColumnMax<'_> {

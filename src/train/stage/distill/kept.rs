@@ -1,0 +1,287 @@
+//! The teacher's most likely words of every trained token of a set, computed once before the first step and
+//! kept on disk; training maps the file and needs no teacher.
+//!
+//! They are kept by document and not by row: epochs pack documents into other rows, but attention stays
+//! inside of a document, so what a model says of a token depends on no neighbour. The teacher reads each
+//! document as rows hold it: cut to `data.seq_len`, or, where long ones are split, in pieces of that length
+//! from its start. Text that is split is one stream, so a row may begin within a document; the student sees
+//! less of it there than the teacher did.
+//!
+//! ```text
+//! teacher-….top    for each document, for each trained token: k ids (u32), k + 1 log-probabilities (f32)
+//!                  BLAKE3 of all of them
+//! ```
+//!
+//! All numbers are little-endian. The file name is a hash of everything that the values depend on; a killed
+//! or interrupted computation goes on where it stopped.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bitnet_format::FileBytes;
+
+use super::kept_file::{KeptFile, KeptWriter};
+use crate::data::{LoaderSettings, LongDocuments, PackedSequence, Segment, TokenCache};
+use crate::distributed::{all_ok, first_only};
+use crate::error::TrainError;
+use crate::model::LanguageModel;
+use crate::ops::{HeadOperand, TopOutcomes, top_outcomes};
+use crate::train::context::StepContext;
+use crate::train::stage::evaluate::batch_of;
+use rayon::prelude::*;
+
+/// Documents of a thread in a round, after each of which the file grows.
+const DOCUMENTS_AT_ONCE: usize = 8;
+
+/// What the words of a set depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptKey {
+    /// Data, tokenizer and template: the token cache's key.
+    pub(crate) data: String,
+    /// Hash of the teacher's files.
+    pub(crate) teacher: String,
+    /// Everything else that decides the rows and the arithmetic.
+    pub(crate) rows: String,
+}
+
+/// Where the words are kept, who computes them and who is told of progress.
+pub(crate) struct KeptRequest<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) key: &'a KeptKey,
+    pub(crate) cache: &'a TokenCache,
+    pub(crate) settings: LoaderSettings,
+    /// Words of each token.
+    pub(crate) count: usize,
+    pub(crate) context: StepContext<'a>,
+    pub(crate) progress: &'a dyn Fn(u64, u64),
+}
+
+/// The words of all sets.
+#[derive(Debug)]
+pub(crate) struct KeptTeacher(pub(crate) BTreeMap<String, KeptWords>);
+
+/// Those of a set.
+#[derive(Debug)]
+pub(crate) struct KeptWords {
+    bytes: FileBytes,
+    places: TokenPlaces,
+    count: usize,
+}
+
+/// Which record of a file is whose.
+#[derive(Debug)]
+struct TokenPlaces {
+    cache: TokenCache,
+    settings: LoaderSettings,
+    /// The first record of each document, and the end.
+    firsts: Vec<u64>,
+}
+
+impl KeptTeacher {
+    /// What is known of every token of these rows, which have one length.
+    pub(crate) fn of_rows(&self, rows: &[PackedSequence]) -> TopOutcomes {
+        let count = self.0.values().next().map_or(0, |words| words.count);
+        let time = rows.first().map_or(0, |row| row.tokens.len());
+        let mut ids = vec![0; rows.len() * time * count];
+        let mut log_probs = vec![f32::NEG_INFINITY; rows.len() * time * (count + 1)];
+        for (number, row) in rows.iter().enumerate() {
+            let (words, mut token) = (&self.0[&*row.set], number * time);
+            for segment in &row.segments {
+                let mut record = words.places.record(segment);
+                for at in token..token + segment.pairs {
+                    if row.loss_mask[at - number * time] > 0.0 {
+                        let ids = &mut ids[at * count..][..count];
+                        words.read(record, ids, &mut log_probs[at * (count + 1)..][..=count]);
+                        record += 1;
+                    }
+                }
+                token += segment.pairs;
+            }
+        }
+        TopOutcomes { count, ids: ids.into(), log_probs: log_probs.into() }
+    }
+}
+
+impl KeptWords {
+    fn read(&self, record: u64, ids: &mut [u32], log_probs: &mut [f32]) {
+        let bytes = &self.bytes[record as usize * record_bytes(self.count)..];
+        let (words, _) = bytes.as_chunks::<4>();
+        ids.iter_mut().zip(words).for_each(|(id, word)| *id = u32::from_le_bytes(*word));
+        let words = &words[self.count..];
+        let values = log_probs.iter_mut().zip(words);
+        values.for_each(|(value, word)| *value = f32::from_le_bytes(*word));
+    }
+}
+
+fn record_bytes(count: usize) -> usize {
+    4 * (2 * count + 1)
+}
+
+impl TokenPlaces {
+    fn new(cache: &TokenCache, settings: LoaderSettings) -> Self {
+        let mut places = Self { cache: cache.clone(), settings, firsts: vec![0] };
+        let mut end = 0;
+        for document in 0..cache.documents() {
+            let covered = places.covered(document);
+            end += places.trained(document, covered) as u64;
+            places.firsts.push(end);
+        }
+        places
+    }
+
+    /// Pairs of a document that rows hold.
+    fn covered(&self, document: usize) -> usize {
+        let pairs = (self.cache.length(document) as usize).saturating_sub(1);
+        let LoaderSettings { seq_len, policy, .. } = self.settings;
+        match policy {
+            LongDocuments::Truncate => pairs.min(seq_len),
+            LongDocuments::Drop if pairs > seq_len => 0,
+            LongDocuments::Split | LongDocuments::Drop => pairs,
+        }
+    }
+
+    /// Trained targets of the first pairs of a document.
+    fn trained(&self, document: usize, pairs: usize) -> usize {
+        if !self.cache.is_marked() {
+            return pairs;
+        }
+        let mut mask = Vec::with_capacity(pairs);
+        self.cache.extend_mask(document, 1..pairs + 1, &mut mask);
+        mask.iter().filter(|&&trained| trained > 0.0).count()
+    }
+
+    /// The record of the first trained token of a segment.
+    fn record(&self, segment: &Segment) -> u64 {
+        self.firsts[segment.document] + self.trained(segment.document, segment.from) as u64
+    }
+
+    /// Records of all documents.
+    fn all(&self) -> u64 {
+        *self.firsts.last().expect("there is the end")
+    }
+
+    /// The pieces in which the teacher reads a document.
+    fn pieces(&self, document: usize) -> Vec<Segment> {
+        let (covered, row) = (self.covered(document), self.settings.seq_len);
+        let piece = |from| Segment { document, from, pairs: row.min(covered - from) };
+        (0..covered).step_by(row).map(piece).collect()
+    }
+}
+
+/// Opens the words of a set, or lets the teacher say them first. Rank 0 keeps the file; all ranks compute,
+/// and each of another machine gets a file of its own.
+///
+/// `teacher` is called only when something is left to compute.
+pub(crate) fn open_or_compute(
+    request: &KeptRequest<'_>,
+    teacher: &mut dyn FnMut() -> Result<LanguageModel, TrainError>,
+) -> Result<KeptWords, TrainError> {
+    let comm = request.context.comm;
+    let places = TokenPlaces::new(request.cache, request.settings);
+    let file = KeptFile { path: request.path(), bytes: places.all() * request.record() as u64 };
+    let writer = first_only(comm, || file.begin(request.context))?.flatten();
+    let done = writer.as_ref().map(|writer| request.documents(&places, writer));
+    let done = comm.broadcast(done.unwrap_or(places.documents()).to_le_bytes().to_vec());
+    let done = u64::from_le_bytes(done.try_into().expect("eight bytes"));
+    let mut writer = writer;
+    let kept = places.firsts[done as usize] * request.record() as u64;
+    all_ok(comm, writer.as_mut().map_or(Ok(()), |writer| writer.cut(kept)))?;
+    if done < places.documents() {
+        let teacher = all_ok(comm, teacher())?;
+        request.compute(&places, &teacher, done, writer.as_mut())?;
+    }
+    first_only(comm, || writer.map_or(Ok(()), KeptWriter::finish))?;
+    file.share(comm)?;
+    let bytes = all_ok(comm, file.open())?;
+    Ok(KeptWords { bytes, places, count: request.count })
+}
+
+impl TokenPlaces {
+    fn documents(&self) -> u64 {
+        self.firsts.len() as u64 - 1
+    }
+}
+
+impl KeptRequest<'_> {
+    fn path(&self) -> PathBuf {
+        let KeptKey { data, teacher, rows } = self.key;
+        let count = self.count.to_string();
+        let mut hasher = blake3::Hasher::new_derive_key("bitnet-train words of a teacher 1");
+        for part in [data.as_str(), teacher, rows, &count, env!("CARGO_PKG_VERSION")] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        self.dir.join(format!("teacher-{}.top", &hasher.finalize().to_hex()[..32]))
+    }
+
+    fn record(&self) -> usize {
+        record_bytes(self.count)
+    }
+
+    /// Documents whose records a writer has found; it goes on behind them.
+    fn documents(&self, places: &TokenPlaces, writer: &KeptWriter) -> u64 {
+        let records = writer.written() / self.record() as u64;
+        places.firsts.partition_point(|&first| first <= records) as u64 - 1
+    }
+
+    /// Computes documents from number `done` on, round after round, each rank its share of a round.
+    fn compute(
+        &self,
+        places: &TokenPlaces,
+        teacher: &LanguageModel,
+        done: u64,
+        mut writer: Option<&mut KeptWriter>,
+    ) -> Result<(), TrainError> {
+        let StepContext { comm, .. } = self.context;
+        let count = self.count;
+        let of = |document: u64| records(places, teacher, count, document as usize);
+        let shared = teacher.backend().is_native();
+        let threads = if shared { rayon::current_num_threads().min(255) as u8 } else { 1 };
+        // All ranks must make rounds of the same size, however many threads each has.
+        let threads = usize::from(comm.all_reduce_max(threads));
+        let at_once = (threads * comm.world_size() * DOCUMENTS_AT_ONCE) as u64;
+        let (mut from, all) = (done, places.documents());
+        while from < all {
+            let round = (all - from).min(at_once);
+            let share = comm.share(round as usize);
+            let own = from + share.start as u64..from + share.end as u64;
+            let own = (!self.context.interrupted()).then(|| -> Vec<Vec<u8>> {
+                if shared { own.into_par_iter().map(of).collect() } else { own.map(of).collect() }
+            });
+            let own = self.context.finish(own)?;
+            let all_ranks = comm.gather(&own.concat()).concat();
+            let written = writer.as_mut().map_or(Ok(()), |writer| writer.append(&all_ranks));
+            all_ok(comm, written)?;
+            from += round;
+            (self.progress)(from, all);
+        }
+        Ok(())
+    }
+}
+
+/// The records of a document, `count` words each.
+fn records(
+    places: &TokenPlaces,
+    teacher: &LanguageModel,
+    count: usize,
+    document: usize,
+) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in places.pieces(document) {
+        let row = PackedSequence::of_segment(&places.cache, piece);
+        let batch = batch_of(&[row]);
+        if batch.trained_tokens() == 0 {
+            continue;
+        }
+        let hidden = batch.outputs(teacher, None, &teacher.device()).hidden;
+        let head = teacher.head_module();
+        let head = HeadOperand { tensor: head.operand(teacher.backend()), outside: head.outside() };
+        let targets = batch.targets(batch.loss_mask.clone());
+        let found = top_outcomes(hidden, head, &targets, count, teacher.backend());
+        for token in targets.trained() {
+            bytes.extend(found.ids(token).iter().flat_map(|id| id.to_le_bytes()));
+            bytes.extend(found.log_probs(token).iter().flat_map(|value| value.to_le_bytes()));
+        }
+    }
+    bytes
+}
