@@ -15,6 +15,7 @@
 #   subnorms     with sub-norms inserted
 #   both         both of these
 #   logits       without either: half cross-entropy, half KL of the teacher's logits at temperature 2
+#   warm-logits  the warm-up and the logits
 #   all          both, and the logits
 #   relations    all, and the relations of the last layer
 set -euo pipefail
@@ -22,7 +23,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 program=${PROGRAM:-$here/target/release/bitnet-train}
 tokens=${TOKENS:-1000000} seeds=${SEEDS:-1 2 3} budgets=${BUDGETS:-5 20 100}
-ways=${WAYS:-direct lambda subnorms both logits all relations} rate=${RATE:-2e-3}
+ways=${WAYS:-direct lambda subnorms both logits warm-logits all relations} rate=${RATE:-2e-3}
 base=$1 out=$2
 shift 2
 
@@ -48,6 +49,7 @@ for seed in $seeds; do
             subnorms) words=$norms ;;
             both) words="$warm $norms" ;;
             logits) words="distill.teacher=$teacher $kl" ;;
+            warm-logits) words="$warm distill.teacher=$teacher $kl" ;;
             all) words="$warm $norms distill.teacher=$teacher $kl" ;;
             relations) words="$warm $norms distill.teacher=$teacher $kl distill.relations=${RELATIONS:-1}" ;;
             *) echo "no such way: $way" >&2; exit 2 ;;

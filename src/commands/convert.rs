@@ -67,6 +67,10 @@ fn load(args: &ConvertArgs) -> Result<Recipe> {
         words.push(format!("data.validation={}", list(&args.validation)));
         words.push("data.validation_share=0".to_owned());
     }
+    if args.recipe.is_none() {
+        // It is taught by the model that it is made of.
+        words.push(format!("distill.teacher={}", text(&args.model)));
+    }
     words.extend(args.settings.iter().cloned());
     let words = overrides_with_device(&words, args.flags.device.as_deref());
     let plan = match &args.recipe {

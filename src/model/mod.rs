@@ -17,6 +17,7 @@
 mod attention;
 mod bit_linear;
 mod forward_graph;
+mod fresh;
 mod live;
 mod loaded;
 mod logits;
@@ -33,6 +34,7 @@ mod sub_norms;
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, LinearWeight};
 pub use forward_graph::{ActivationMemory, ForwardGraph, GradientSink};
+pub use fresh::FreshModel;
 pub(crate) use live::LiveModel;
 pub use loaded::Head;
 pub(crate) use loaded::{LoadedTensor, LoadedTensors, LoadedValues, host_ids};
@@ -44,7 +46,6 @@ pub use norm::RmsNorm;
 pub(crate) use parameters::parameter_count;
 pub use parameters::{freeze, gradients, named_values, replace_values, take_values, values};
 pub use segments::SegmentStarts;
-pub use source::FreshModel;
 pub(crate) use source::{NewAdapter, set_factors};
 pub use streamed::{HiddenStates, streamed_hidden};
 

@@ -19,7 +19,6 @@ const UNKNOWN_VOCAB: usize = 1 << 28;
 
 /// The model a run starts from.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "a recipe holds one")]
 pub enum ModelSource {
     /// A new one.
     New {
@@ -194,17 +193,14 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
     let mut table = root.section("model");
     let init = table.item("init");
     let config = table.item("config");
-    let model = match init {
-        Some(init) => {
-            let conversion = read_conversion(&mut table);
-            refuse_shape(&mut table, config.as_ref());
-            let path = read_model_name(&init, paths.base);
-            path.map(|path| ModelSource::Init(InitModel { path, conversion }))
-        }
-        None => {
-            refuse_conversion(&mut table);
-            read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec })
-        }
+    let model = if let Some(init) = init {
+        let conversion = read_conversion(&mut table);
+        refuse_shape(&mut table, config.as_ref());
+        let path = read_model_name(&init, paths.base);
+        path.map(|path| ModelSource::Init(InitModel { path, conversion }))
+    } else {
+        refuse_conversion(&mut table);
+        read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec })
     };
     table.finish();
     model
