@@ -40,7 +40,7 @@ impl Stream {
     }
 }
 
-/// The values of [`LanguageModel::initial`] as a source to convert, never in memory as a whole.
+/// The values of [a new model](crate::model::LanguageModel::initial) as a source to convert, never in memory as a whole.
 pub struct FreshModel {
     spec: ModelSpec,
     seed: u64,

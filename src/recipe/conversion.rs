@@ -6,7 +6,7 @@ use bitnet_format::ModelSpec;
 /// Changes of the stored model before the first step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversion {
-    /// The keys of `[model]` that say how its matrices become ternary, of [`Conversion::SHAPE_KEYS`].
+    /// The keys of `[model]` that say how its matrices become ternary: those of `SHAPE_KEYS`.
     pub quantiser: toml::Table,
     /// `model.insert_sub_norms`: whether each block gets `attn_sub_norm` and `ffn_sub_norm`.
     pub insert_sub_norms: bool,
