@@ -45,10 +45,15 @@ impl RowReport {
         self.empty + self.bad + self.duplicates + self.filtered + self.other_side
     }
 
-    /// Why rows are not used besides being empty, for a message.
+    /// Why rows are not used besides being empty, for a message, and what helps.
     pub(crate) fn left_out_words(&self) -> String {
         let reasons = self.left_out().into_iter().filter(|(rows, _)| *rows > 0);
-        reasons.map(|(rows, what)| format!(", {rows} {what}")).collect()
+        let mut words: String = reasons.map(|(rows, what)| format!(", {rows} {what}")).collect();
+        if self.other_side > 0 {
+            words += "\nhint: too few rows for a held-out share: name data.validation, or make more of a text \
+                      file with data.text_split = \"blank-line\"";
+        }
+        words
     }
 
     fn left_out(&self) -> [(u64, &'static str); 3] {

@@ -154,6 +154,22 @@ fn a_set_of_empty_documents_is_an_error() {
 }
 
 #[test]
+fn a_text_that_is_one_document_cannot_be_split_and_it_is_said_what_helps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.txt");
+    fs_err::write(&path, "one document").unwrap();
+    let on_side = |held_out| {
+        let source = DocumentSource::files(vec![path.clone()]);
+        let side = Some(SplitSide { share: 0.3, seed: 1, held_out });
+        let source = source.selecting(|selection| selection.side = side);
+        cached(&dir.path().join("cache"), &source, &byte_tokenizer())
+    };
+    // One of the sides has it.
+    let error = [true, false].into_iter().find_map(|held_out| on_side(held_out).err()).unwrap();
+    assert!(error.to_string().contains("hint: too few rows for a held-out share"), "{error}");
+}
+
+#[test]
 fn files_that_change_while_they_are_read_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.txt");
