@@ -6,6 +6,8 @@ mod figures;
 mod screen;
 
 use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
@@ -23,7 +25,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Shows runs until `q`, Ctrl-C or `stop`. The terminal is left as it was, after a panic too.
 ///
 /// # Errors
-/// When the terminal refuses, or a file of a run cannot be read.
+/// When the terminal refuses or is gone, or a file of a run cannot be read.
 pub fn watch(runs: Vec<RunFolder>, stop: &dyn Fn() -> bool) -> Result<(), ReportError> {
     let mut terminal = ratatui::try_init()?;
     let watched = follow(&mut terminal, WatchScreen::new(runs), stop);
@@ -37,13 +39,14 @@ fn follow(
     mut screen: WatchScreen,
     stop: &dyn Fn() -> bool,
 ) -> Result<(), ReportError> {
+    let events = terminal_events();
     let mut read = Instant::now();
     let mut changed = true;
     while !screen.is_closed() && !stop() {
         if changed {
             terminal.draw(|frame| screen.draw(frame))?;
         }
-        changed = take_event(&mut screen)?;
+        changed = take_event(&mut screen, &events)?;
         if read.elapsed() >= REFRESH {
             screen.refresh()?;
             (read, changed) = (Instant::now(), true);
@@ -52,12 +55,22 @@ fn follow(
     Ok(())
 }
 
+/// What the terminal sends, read by a thread of its own: where the terminal is gone, `event::read` never
+/// returns. The next drawing fails then, and ends the process with that thread.
+fn terminal_events() -> Receiver<io::Result<Event>> {
+    let (sender, events) = channel();
+    thread::spawn(move || while sender.send(event::read()).is_ok() {});
+    events
+}
+
 /// Waits for a key or another size; whether there was one.
-fn take_event(screen: &mut WatchScreen) -> io::Result<bool> {
-    if !event::poll(POLL)? {
-        return Ok(false);
-    }
-    match event::read()? {
+fn take_event(screen: &mut WatchScreen, events: &Receiver<io::Result<Event>>) -> io::Result<bool> {
+    let event = match events.recv_timeout(POLL) {
+        Ok(event) => event?,
+        Err(RecvTimeoutError::Timeout) => return Ok(false),
+        Err(RecvTimeoutError::Disconnected) => unreachable!("its thread ends with the receiver"),
+    };
+    match event {
         Event::Key(key) if key.kind != KeyEventKind::Release => screen.key(key),
         Event::Resize(..) => {}
         _ => return Ok(false),
