@@ -1,17 +1,20 @@
 //! `bitnet-train convert`: a dense model becomes a ternary one by the recipe of `recipes/convert.toml`;
 //! what that cost is measured on held-out text, before and after.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use bitnet_format::figures::significant;
 use bitnet_format::{Shown, StoredModel};
 use bitnet_train::distributed::Comm;
+use bitnet_train::monitor::Silent;
 use bitnet_train::recipe::{self, Plan, Recipe};
-use bitnet_train::run::{self, MeasuredModel, SetLosses, Summary, held_out_losses};
+use bitnet_train::run::{self, MeasuredModel, SetLosses, held_out_losses};
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
+use super::closing::FinishedStage;
 use super::run::Runner;
 use super::{overrides_with_device, print_json, print_line, print_lines, set_threads};
 use crate::cli::ConvertArgs;
@@ -30,6 +33,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         runner.alone(&recipe, &args.out)?;
         return Ok(());
     }
+    runner.check(&recipe, &args.out)?;
     let untrained = [MeasuredModel::Stored, MeasuredModel::Converted];
     let mut losses = held_out_losses(&recipe, &untrained, &runner.signals, &mut runner.terminal())?;
     let table = |names: &[&str], losses: &[SetLosses]| {
@@ -41,9 +45,15 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     let summary = runner.alone(&recipe, &args.out)?;
     let folder = run::final_dir(&summary.out);
     let trained = [MeasuredModel::Trained(&folder)];
-    losses.extend(held_out_losses(&recipe, &trained, &runner.signals, &mut runner.terminal())?);
+    // What opening the run says was said twice by now.
+    losses.extend(held_out_losses(&recipe, &trained, &runner.signals, &mut Silent)?);
     if args.flags.json {
-        print_json(&result(&summary, &folder, &losses));
+        let mut line = FinishedStage::new(&recipe, summary)?.json();
+        line["model"] = json!(folder.display().to_string());
+        for (name, losses) in ["dense", "untrained", "trained"].into_iter().zip(&losses) {
+            line[name] = json!(losses);
+        }
+        print_json(&line);
         return Ok(());
     }
     table(&NAMES, &losses);
@@ -110,9 +120,8 @@ fn refuse_ternary(path: &Path) -> Result<()> {
 fn lines(names: &[&str], losses: &[SetLosses]) -> Vec<String> {
     let mut lines =
         vec![format!("{:<20} {:<20} {:>12} {:>12}", "set", "model", "nats a token", "perplexity")];
-    for set in
-        losses.iter().flat_map(|losses| losses.keys()).collect::<std::collections::BTreeSet<_>>()
-    {
+    let sets: BTreeSet<_> = losses.iter().flat_map(SetLosses::keys).collect();
+    for set in sets {
         for (name, losses) in names.iter().zip(losses) {
             let evaluation = &losses[set];
             let perplexity = significant(evaluation.perplexity);
@@ -121,18 +130,4 @@ fn lines(names: &[&str], losses: &[SetLosses]) -> Vec<String> {
         }
     }
     lines
-}
-
-fn result(summary: &Summary, folder: &Path, losses: &[SetLosses]) -> serde_json::Value {
-    let exports: serde_json::Map<_, _> = summary
-        .exports
-        .iter()
-        .map(|(format, path)| (format.clone(), json!(path.display().to_string())))
-        .collect();
-    json!({
-        "out": summary.out.display().to_string(), "model": folder.display().to_string(),
-        "steps": summary.steps, "exports": exports,
-        "dense": losses[0], "untrained": losses[1], "trained": losses[2],
-        "peak_rss_bytes": bitnet_train::platform::peak_memory(),
-    })
 }

@@ -80,6 +80,15 @@ impl<'a> Runner<'a> {
         print_next_steps(&stage)
     }
 
+    /// Refuses what a run would refuse before it opens anything.
+    pub(super) fn check(&self, recipe: &Recipe, out: &Path) -> Result<()> {
+        run::check(recipe, self.comm)?;
+        if self.resume(out) == Resume::Never {
+            first_only(self.comm, || run::refuse_existing(out))?;
+        }
+        Ok(())
+    }
+
     /// Runs the one stage of a plan.
     pub(super) fn alone(&self, recipe: &Recipe, out: &Path) -> Result<Summary> {
         self.stage(recipe, out, self.resume(out), None)
@@ -141,13 +150,7 @@ impl<'a> Runner<'a> {
         };
         let known: Vec<String> = stages.iter().filter_map(name).collect();
         first_only(self.comm, || run::refuse_foreign(out, &known, self.args.force))?;
-        for PipelineStage { recipe, out } in stages {
-            run::check(recipe, self.comm)?;
-            if *resume == Resume::Never {
-                first_only(self.comm, || run::refuse_existing(out))?;
-            }
-        }
-        Ok(())
+        stages.iter().try_for_each(|PipelineStage { recipe, out }| self.check(recipe, out))
     }
 
     /// Runs a stage; `later` is the work behind it, in steps of this stage.

@@ -62,7 +62,7 @@ use crate::host::to_host;
 use crate::latents::{LatentFormat, Latents};
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
-use crate::ops::{self, FactorValues, OpBackend, RoundingCounts};
+use crate::ops::{self, FactorValues, HeadOperand, OpBackend, RoundingCounts};
 
 /// A causal language model: transformer and head.
 #[derive(Module, Debug)]
@@ -316,6 +316,12 @@ impl LanguageModel {
     /// The head's matrix `[V, C]`, the embedding when tied; that of its ternary weights where it has them.
     pub fn head(&self) -> Tensor<2> {
         self.head_module().matrix(self.backend)
+    }
+
+    /// The same as the operations of losses take it.
+    pub(crate) fn head_operand(&self) -> HeadOperand<'_> {
+        let head = self.head_module();
+        HeadOperand { tensor: head.operand(self.backend), outside: head.outside() }
     }
 
     /// The head, or the embedding when tied.

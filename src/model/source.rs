@@ -1,4 +1,4 @@
-//! The initial tensors of a model: drawn at random, or read from a stored model.
+//! The initial tensors of a model: new ones, or those of a stored model.
 
 use std::ops::Range;
 

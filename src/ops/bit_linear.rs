@@ -31,7 +31,7 @@ use bitnet_kernels::{
     Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size, TernaryPanels,
     matmul,
 };
-use burn::backend::{Dispatch, TensorMetadata};
+use burn::backend::TensorMetadata;
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
@@ -41,7 +41,7 @@ use crate::ops::backend::{GradientFormat, OpBackend};
 use crate::ops::int8::{Int8Backward, RoundingCounts};
 use crate::ops::low_rank::FactorValues;
 use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, in_rows_with, product, tensor, with_last,
+    NativeOp, floats, in_rows_with, product, tensor, with_last, with_matrices,
 };
 use crate::ops::outside_latents::{OutsideLatents, quantise_outside};
 
@@ -74,7 +74,11 @@ pub fn bit_linear<const N: usize>(
     if !backend.is_native() {
         return reference(x, latents, backend);
     }
-    native(x, latents, NativeBitLinear { backend, counts: counts.into(), outside: Vec::new() })
+    with_matrices(
+        x,
+        latents,
+        NativeBitLinear { backend, counts: counts.into(), outside: Vec::new() },
+    )
 }
 
 /// The same layers over latents that lie outside of tensors, merged with low-rank factors where there
@@ -97,19 +101,7 @@ pub fn bit_linear_outside<const N: usize>(
         is_trained: leaf.is_require_grad(),
     });
     let op = NativeBitLinear { backend, counts: counts.into(), outside: outside.collect() };
-    native(x, leaves, op)
-}
-
-fn native<const N: usize>(x: Tensor<3>, latents: [Tensor<2>; N], op: NativeBitLinear) -> Tensor<3> {
-    let x = x.into_dispatch();
-    let mut latents = latents.into_iter().map(Tensor::into_dispatch);
-    let y = match (latents.next(), latents.next(), latents.next(), latents.next()) {
-        (Some(a), None, None, None) => Dispatch::run2(x, a, op),
-        (Some(a), Some(b), None, None) => Dispatch::run3(x, a, b, op),
-        (Some(a), Some(b), Some(c), None) => Dispatch::run4(x, a, b, c, op),
-        _ => panic!("one to three matrices"),
-    };
-    Tensor::from_dispatch(y)
+    with_matrices(x, leaves, op)
 }
 
 /// With bf16 operands the codes are still exact, but a backend returns the product in bf16 too.

@@ -30,14 +30,14 @@ use bitnet_kernels::{
     GroupPanels, MatrixA, MatrixB, OperandLayout, Operands, Scale, Size, TernaryPanels,
     grouped_product, matmul,
 };
-use burn::backend::{Dispatch, TensorMetadata};
+use burn::backend::TensorMetadata;
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
 use crate::ops::OpBackend;
 use crate::ops::bit_linear::{activation_codes, quantised_product};
 use crate::ops::group_codes::{dequantised, group_codes, over_columns, quantised_rows};
-use crate::ops::native::{NativeDispatch, NativeOp, floats, product, tensor, with_last};
+use crate::ops::native::{NativeOp, floats, product, tensor, with_last, with_matrices};
 
 /// How the ternary layers of a model quantise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,16 +77,7 @@ pub fn grouped_linear<const N: usize>(
         let (codes, scales) = (Tensor::cat(codes, 0), Tensor::cat(scales, 0));
         return coded_product(x, codes, scales, quantiser, backend);
     }
-    let op = NativeGroupedLinear { quantiser, backend };
-    let x = x.into_dispatch();
-    let mut latents = latents.into_iter().map(Tensor::into_dispatch);
-    let y = match (latents.next(), latents.next(), latents.next(), latents.next()) {
-        (Some(a), None, None, None) => Dispatch::run2(x, a, op),
-        (Some(a), Some(b), None, None) => Dispatch::run3(x, a, b, op),
-        (Some(a), Some(b), Some(c), None) => Dispatch::run4(x, a, b, c, op),
-        _ => panic!("one to three matrices"),
-    };
-    Tensor::from_dispatch(y)
+    with_matrices(x, latents, NativeGroupedLinear { quantiser, backend })
 }
 
 /// The same of codes `[out, in]` that were packed before, with their scales `[out, groups]`.

@@ -26,7 +26,7 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, backend_extension};
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{Flex, FlexTensor, Layout};
 use rayon::prelude::*;
@@ -127,6 +127,29 @@ impl<C: CheckpointStrategy> NativeDispatch for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         tracked::<C, O, _>([a, b, c, d], op)
     }
+}
+
+/// Runs an operation of an input and one to three matrices.
+///
+/// # Panics
+/// With no matrix or more than three.
+pub(crate) fn with_matrices<const N: usize, O>(
+    x: Tensor<3>,
+    all: [Tensor<2>; N],
+    op: O,
+) -> Tensor<3>
+where
+    O: NativeOp<2> + NativeOp<3> + NativeOp<4>,
+{
+    let x = x.into_dispatch();
+    let mut all = all.into_iter().map(Tensor::into_dispatch);
+    let y = match (all.next(), all.next(), all.next(), all.next()) {
+        (Some(a), None, None, None) => Dispatch::run2(x, a, op),
+        (Some(a), Some(b), None, None) => Dispatch::run3(x, a, b, op),
+        (Some(a), Some(b), Some(c), None) => Dispatch::run4(x, a, b, c, op),
+        _ => panic!("one to three matrices"),
+    };
+    Tensor::from_dispatch(y)
 }
 
 /// Joins an operation to the autodiff graph, where any of its inputs is part of one.

@@ -2,10 +2,9 @@
 //! killed and resumed, on several threads; and every teacher that is refused.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Child, Command};
 
-use super::kill::{last_step, wait_for, wait_until};
+use super::kill::{kill_repeatedly, last_step};
 use super::lab::{Dice, Lab, assert_code, assert_same, metrics, result, stderr};
 
 const STUDENT: &str = r#"
@@ -125,28 +124,15 @@ fn kill(words: &[&str], seed: u64) {
     let straight = lab.path("straight");
     lab.finish_recipe("student.toml", &straight, &words);
     let resume = [&["--resume", "auto", "data.cache=another"], &words[..]].concat();
-    let (mut dice, mut kills) = (Dice(seed), 0);
     let out = lab.path("killed");
-    for kill in 0..4 {
-        let mut child = lab.spawn_recipe("student.toml", &out, &resume);
-        let alive = if kill == 0 {
-            // While words are computed, or soon after.
-            wait_until(&mut child, || {
-                let entries = fs_err::read_dir(lab.path("another")).into_iter().flatten().flatten();
-                let is_part = |path: PathBuf| path.extension().is_some_and(|it| it == "part");
-                entries.map(|entry| entry.path()).any(is_part) || last_step(&out).is_some()
-            })
-        } else {
-            let target = last_step(&out).unwrap_or(0) + 1 + dice.below(5);
-            wait_until(&mut child, || last_step(&out).is_some_and(|step| step >= target))
-                && wait_for(&mut child, Duration::from_micros(dice.below(30_000)))
-        };
-        if alive {
-            child.kill().unwrap();
-            kills += 1;
-        }
-        child.wait().unwrap();
-    }
+    let spawn = || lab.spawn_recipe("student.toml", &out, &resume);
+    // While words are computed, or soon after.
+    let computes = |_: &Child| {
+        let entries = fs_err::read_dir(lab.path("another")).into_iter().flatten().flatten();
+        let is_part = |path: PathBuf| path.extension().is_some_and(|it| it == "part");
+        entries.map(|entry| entry.path()).any(is_part) || last_step(&out).is_some()
+    };
+    let kills = kill_repeatedly((4, &mut Dice(seed), &out), spawn, computes);
     lab.finish_recipe("student.toml", &out, &resume);
     assert_same(&result(&out), &result(&straight), &format!("{words:?}"));
     assert!(kills >= 2, "only {kills} kills");

@@ -58,8 +58,12 @@ fn a_run_killed_at_any_moment_resumes_to_the_bit() {
 
 /// Polls until `condition`; false when the child ended before.
 pub(crate) fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> bool {
+    poll(child, |_| condition())
+}
+
+fn poll(child: &mut Child, condition: impl Fn(&Child) -> bool) -> bool {
     while child.try_wait().unwrap().is_none() {
-        if condition() {
+        if condition(child) {
             return true;
         }
         std::thread::sleep(Duration::from_micros(200));
@@ -70,6 +74,32 @@ pub(crate) fn wait_until(child: &mut Child, condition: impl Fn() -> bool) -> boo
 pub(crate) fn wait_for(child: &mut Child, time: Duration) -> bool {
     let end = Instant::now() + time;
     wait_until(child, || Instant::now() >= end)
+}
+
+/// Kills a run so many times: first when `first` holds, then a few steps on, at any moment within a step.
+/// How many were still alive.
+pub(crate) fn kill_repeatedly(
+    (times, dice, out): (u32, &mut Dice, &Path),
+    spawn: impl Fn() -> Child,
+    first: impl Fn(&Child) -> bool,
+) -> u32 {
+    let mut kills = 0;
+    for kill in 0..times {
+        let mut child = spawn();
+        let alive = if kill == 0 {
+            poll(&mut child, &first)
+        } else {
+            let target = last_step(out).unwrap_or(0) + 1 + dice.below(5);
+            wait_until(&mut child, || last_step(out).is_some_and(|step| step >= target))
+                && wait_for(&mut child, Duration::from_micros(dice.below(30_000)))
+        };
+        if alive {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        child.wait().unwrap();
+    }
+    kills
 }
 
 /// Whether process `pid` has a checkpoint under construction; leftovers of others do not count.

@@ -2,9 +2,10 @@
 //! uninterrupted ones to the bit, and every way a row can be wrong is told by its place.
 
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Duration;
 
-use super::kill::{last_step, wait_for, wait_until};
+use super::kill::{kill_repeatedly, last_step, wait_for, wait_until};
 use super::lab::{Dice, Lab, assert_code, assert_same, metrics, result, stderr};
 
 const SFT: &str = r#"
@@ -112,23 +113,9 @@ pub(crate) fn kill_stage(recipe: &str, seed: u64, words: &[&str]) {
     let (mut dice, mut kills) = (Dice(seed), 0);
     for run in 0..4 {
         let out = lab.path(&format!("killed-{run}"));
-        for kill in 0..3 {
-            let mut child = lab.spawn_recipe(recipe, &out, &resume);
-            let alive = if kill == 0 {
-                let staged = format!(".tmp-{}", child.id());
-                wait_until(&mut child, || holds(&out, &staged))
-            } else {
-                // A few steps on, and then at any moment within a step.
-                let target = last_step(&out).unwrap_or(0) + 1 + dice.below(5);
-                wait_until(&mut child, || last_step(&out).is_some_and(|step| step >= target))
-                    && wait_for(&mut child, Duration::from_micros(dice.below(30_000)))
-            };
-            if alive {
-                child.kill().unwrap();
-                kills += 1;
-            }
-            child.wait().unwrap();
-        }
+        let spawn = || lab.spawn_recipe(recipe, &out, &resume);
+        let is_saving = |child: &Child| holds(&out, &format!(".tmp-{}", child.id()));
+        kills += kill_repeatedly((3, &mut dice, &out), spawn, is_saving);
         lab.finish_recipe(recipe, &out, &resume);
         assert_same(&result(&out), &expected, &format!("{recipe}, run {run}"));
     }

@@ -5,9 +5,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::evaluate::Likelihood;
+use super::kept_file::{KeptKey, KeptWork};
 use super::objective::Objective;
 use super::preference::{DpoObjective, PairBatch};
-use super::reference::{self, ReferenceKey, ReferenceRequest};
+use super::reference;
 use super::{BatchRequest, Stage, StepGradients, described, list_dropped};
 use crate::data::{
     EpochPlan, Loader, LoaderSettings, PackedSequence, PairPlan, PreferencePair, SourceLocation,
@@ -146,17 +147,7 @@ impl Dpo {
     ) -> Result<(), TrainError> {
         let cache = if held_out { &self.validation[set] } else { &self.sets[set] };
         let plan = PairPlan::in_file_order(cache, self.settings, set);
-        let LoaderSettings { seq_len, policy, .. } = self.settings;
-        let recipe = work.context.recipe;
-        let key = ReferenceKey {
-            data: cache.key().to_owned(),
-            model: work.model_hash.clone(),
-            rows: format!(
-                "{seq_len} {policy:?} {} {}",
-                recipe.train.precision.name(),
-                recipe.device
-            ),
-        };
+        let key = KeptKey::new(cache, &work.model_hash, work.context.recipe, self.settings);
         let found = work.log_probs(&key, &plan, set)?;
         let mut by_index = vec![[f32::NAN; 2]; cache.documents() / 2];
         for (number, log_probs) in found.into_iter().enumerate() {
@@ -178,21 +169,19 @@ struct ReferenceWork<'a, 'b> {
 impl ReferenceWork<'_, '_> {
     fn log_probs(
         &mut self,
-        key: &ReferenceKey,
+        key: &KeptKey,
         plan: &PairPlan,
         set: &str,
     ) -> Result<LogProbs, TrainError> {
         let (context, monitor) = (self.context, RefCell::new(&mut *self.monitor));
         let what = format!("reference log-probabilities of {set}");
         let dir = cache_dir(context.recipe);
-        let request = ReferenceRequest {
-            dir: &dir,
-            key,
+        let work = KeptWork {
             context: context.step_context(&context.device),
             progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
         };
         let held = &mut self.model;
-        reference::open_or_compute(&request, plan, &mut || {
+        reference::open_or_compute((&dir, key), work, plan, &mut || {
             if held.is_none() {
                 *held = Some(context.initial_model(&mut **monitor.borrow_mut())?);
             }

@@ -19,6 +19,7 @@ use objective::Objective;
 pub(crate) mod distill;
 pub(crate) mod dpo;
 pub(crate) mod evaluate;
+mod kept_file;
 pub(crate) mod objective;
 pub(crate) mod preference;
 pub(crate) mod pretrain_sft;

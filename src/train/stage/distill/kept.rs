@@ -12,48 +12,33 @@
 //!                  BLAKE3 of all of them
 //! ```
 //!
-//! All numbers are little-endian. The file name is a hash of everything that the values depend on; a killed
-//! or interrupted computation goes on where it stopped.
+//! All numbers are little-endian.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bitnet_format::FileBytes;
 
-use super::kept_file::{KeptFile, KeptWriter};
 use crate::data::{LoaderSettings, LongDocuments, PackedSequence, Segment, TokenCache};
-use crate::distributed::{all_ok, first_only};
+use crate::distributed::all_ok;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
-use crate::ops::{HeadOperand, TopOutcomes, top_outcomes};
-use crate::train::context::StepContext;
+use crate::ops::{TopOutcomes, top_outcomes};
 use crate::train::stage::evaluate::batch_of;
-use rayon::prelude::*;
+use crate::train::stage::kept_file::{ItemComputation, KeptFile, KeptKey, KeptWork};
 
 /// Documents of a thread in a round, after each of which the file grows.
 const DOCUMENTS_AT_ONCE: usize = 8;
 
-/// What the words of a set depend on.
-#[derive(Clone, Debug)]
-pub(crate) struct KeptKey {
-    /// Data, tokenizer and template: the token cache's key.
-    pub(crate) data: String,
-    /// Hash of the teacher's files.
-    pub(crate) teacher: String,
-    /// Everything else that decides the rows and the arithmetic.
-    pub(crate) rows: String,
-}
-
-/// Where the words are kept, who computes them and who is told of progress.
+/// Where the words of a set are kept, who computes them and who is told of progress.
 pub(crate) struct KeptRequest<'a> {
     pub(crate) dir: &'a Path,
-    pub(crate) key: &'a KeptKey,
+    pub(super) key: &'a KeptKey,
     pub(crate) cache: &'a TokenCache,
     pub(crate) settings: LoaderSettings,
     /// Words of each token.
     pub(crate) count: usize,
-    pub(crate) context: StepContext<'a>,
-    pub(crate) progress: &'a dyn Fn(u64, u64),
+    pub(super) work: KeptWork<'a>,
 }
 
 /// The words of all sets.
@@ -155,11 +140,6 @@ impl TokenPlaces {
         self.firsts[segment.document] + self.trained(segment.document, segment.from) as u64
     }
 
-    /// Records of all documents.
-    fn all(&self) -> u64 {
-        *self.firsts.last().expect("there is the end")
-    }
-
     /// The pieces in which the teacher reads a document.
     fn pieces(&self, document: usize) -> Vec<Segment> {
         let (covered, row) = (self.covered(document), self.settings.seq_len);
@@ -176,87 +156,22 @@ pub(crate) fn open_or_compute(
     request: &KeptRequest<'_>,
     teacher: &mut dyn FnMut() -> Result<LanguageModel, TrainError>,
 ) -> Result<KeptWords, TrainError> {
-    let comm = request.context.comm;
+    let (comm, count) = (request.work.context.comm, request.count);
     let places = TokenPlaces::new(request.cache, request.settings);
-    let file = KeptFile { path: request.path(), bytes: places.all() * request.record() as u64 };
-    let writer = first_only(comm, || file.begin(request.context))?.flatten();
-    let done = writer.as_ref().map(|writer| request.documents(&places, writer));
-    let done = comm.broadcast(done.unwrap_or(places.documents()).to_le_bytes().to_vec());
-    let done = u64::from_le_bytes(done.try_into().expect("eight bytes"));
-    let mut writer = writer;
-    let kept = places.firsts[done as usize] * request.record() as u64;
-    all_ok(comm, writer.as_mut().map_or(Ok(()), |writer| writer.cut(kept)))?;
-    if done < places.documents() {
-        let teacher = all_ok(comm, teacher())?;
-        request.compute(&places, &teacher, done, writer.as_mut())?;
-    }
-    first_only(comm, || writer.map_or(Ok(()), KeptWriter::finish))?;
+    let starts = places.firsts.iter().map(|&first| first * record_bytes(count) as u64).collect();
+    let hash = request.key.hash("bitnet-train words of a teacher 1", &[&count.to_string()]);
+    let file = KeptFile { path: request.dir.join(format!("teacher-{hash}.top")), starts };
+    let whole = file.complete(request.work, || {
+        let (teacher, places) = (teacher()?, &places);
+        Ok(ItemComputation {
+            in_parallel: teacher.backend().is_native(),
+            of: move |document: u64| records(places, &teacher, count, document as usize),
+            at_once: DOCUMENTS_AT_ONCE,
+        })
+    })?;
     file.share(comm)?;
-    let bytes = all_ok(comm, file.open())?;
-    Ok(KeptWords { bytes, places, count: request.count })
-}
-
-impl TokenPlaces {
-    fn documents(&self) -> u64 {
-        self.firsts.len() as u64 - 1
-    }
-}
-
-impl KeptRequest<'_> {
-    fn path(&self) -> PathBuf {
-        let KeptKey { data, teacher, rows } = self.key;
-        let count = self.count.to_string();
-        let mut hasher = blake3::Hasher::new_derive_key("bitnet-train words of a teacher 1");
-        for part in [data.as_str(), teacher, rows, &count, env!("CARGO_PKG_VERSION")] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
-        }
-        self.dir.join(format!("teacher-{}.top", &hasher.finalize().to_hex()[..32]))
-    }
-
-    fn record(&self) -> usize {
-        record_bytes(self.count)
-    }
-
-    /// Documents whose records a writer has found; it goes on behind them.
-    fn documents(&self, places: &TokenPlaces, writer: &KeptWriter) -> u64 {
-        let records = writer.written() / self.record() as u64;
-        places.firsts.partition_point(|&first| first <= records) as u64 - 1
-    }
-
-    /// Computes documents from number `done` on, round after round, each rank its share of a round.
-    fn compute(
-        &self,
-        places: &TokenPlaces,
-        teacher: &LanguageModel,
-        done: u64,
-        mut writer: Option<&mut KeptWriter>,
-    ) -> Result<(), TrainError> {
-        let StepContext { comm, .. } = self.context;
-        let count = self.count;
-        let of = |document: u64| records(places, teacher, count, document as usize);
-        let shared = teacher.backend().is_native();
-        let threads = if shared { rayon::current_num_threads().min(255) as u8 } else { 1 };
-        // All ranks must make rounds of the same size, however many threads each has.
-        let threads = usize::from(comm.all_reduce_max(threads));
-        let at_once = (threads * comm.world_size() * DOCUMENTS_AT_ONCE) as u64;
-        let (mut from, all) = (done, places.documents());
-        while from < all {
-            let round = (all - from).min(at_once);
-            let share = comm.share(round as usize);
-            let own = from + share.start as u64..from + share.end as u64;
-            let own = (!self.context.interrupted()).then(|| -> Vec<Vec<u8>> {
-                if shared { own.into_par_iter().map(of).collect() } else { own.map(of).collect() }
-            });
-            let own = self.context.finish(own)?;
-            let all_ranks = comm.gather(&own.concat()).concat();
-            let written = writer.as_mut().map_or(Ok(()), |writer| writer.append(&all_ranks));
-            all_ok(comm, written)?;
-            from += round;
-            (self.progress)(from, all);
-        }
-        Ok(())
-    }
+    let bytes = all_ok(comm, whole.map_or_else(|| file.open(), Ok))?;
+    Ok(KeptWords { bytes, places, count })
 }
 
 /// The records of a document, `count` words each.
@@ -274,8 +189,7 @@ fn records(
             continue;
         }
         let hidden = batch.outputs(teacher, None, &teacher.device()).hidden;
-        let head = teacher.head_module();
-        let head = HeadOperand { tensor: head.operand(teacher.backend()), outside: head.outside() };
+        let head = teacher.head_operand();
         let targets = batch.targets(batch.loss_mask.clone());
         let found = top_outcomes(hidden, head, &targets, count, teacher.backend());
         for token in targets.trained() {

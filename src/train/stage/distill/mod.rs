@@ -9,7 +9,6 @@
 //! student, or its most likely words were kept before the first step (`kept`).
 
 mod kept;
-mod kept_file;
 pub(crate) mod relations;
 pub(crate) mod taught;
 
@@ -18,7 +17,7 @@ use burn::tensor::Tensor;
 use super::objective::{LossSum, Objective, TokenBatch};
 use crate::host::to_host;
 use crate::model::{ForwardOutputs, LanguageModel};
-use crate::ops::{self, DistillationTerms, HeadOperand, TeacherLogits, TopOutcomes};
+use crate::ops::{self, DistillationTerms, TeacherLogits, TopOutcomes};
 use relations::Relations;
 
 /// Rows, and what is known of their teacher where it is not there.
@@ -96,18 +95,19 @@ impl Distillation {
         let teacher = match (&self.teacher, theirs, &batch.known) {
             (Some(teacher), Some(theirs), _) => {
                 let hidden = theirs.hidden.clone();
-                TeacherLogits::Whole { hidden, head: operand(teacher) }
+                TeacherLogits::Whole { hidden, head: teacher.head_operand() }
             }
             (_, _, Some(known)) => TeacherLogits::Top(known.clone()),
             _ => unreachable!("a batch without a teacher has its words"),
         };
         let targets = batch.rows.targets(batch.rows.loss_mask.clone());
-        let head = operand(model);
-        ops::distillation(hidden, head, teacher, targets, self.terms, model.backend())
+        ops::distillation(
+            hidden,
+            model.head_operand(),
+            teacher,
+            targets,
+            self.terms,
+            model.backend(),
+        )
     }
-}
-
-fn operand(model: &LanguageModel) -> HeadOperand<'_> {
-    let head = model.head_module();
-    HeadOperand { tensor: head.operand(model.backend()), outside: head.outside() }
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use super::kept::{KeptKey, KeptRequest, KeptTeacher, KeptWords, open_or_compute};
+use super::kept::{KeptRequest, KeptTeacher, KeptWords, open_or_compute};
 use super::{Distillation, DistillationBatch};
 use crate::data::{LoaderSettings, PackedSequence, TokenCache};
 use crate::distributed::{all_ok, assert_equal_across_ranks};
@@ -13,6 +13,7 @@ use crate::model::LanguageModel;
 use crate::monitor::Monitor;
 use crate::train::context::{RunContext, cache_dir, hash_model};
 use crate::train::stage::evaluate::batch_of;
+use crate::train::stage::kept_file::{KeptKey, KeptWork};
 use crate::train::teacher::RunTeacher;
 
 /// The objective, and what is known of the rows where the teacher is not there.
@@ -47,7 +48,7 @@ impl Taught {
             return Ok(Some(Self { objective, kept: None }));
         };
         let hash = hash(context, teacher, monitor)?;
-        let mut work = KeptWork { context, teacher, settings, count, hash, monitor, model: None };
+        let mut work = WordsWork { context, teacher, settings, count, hash, monitor, model: None };
         let words = sets.iter().map(|(set, cache)| Ok((set.clone(), work.words(set, cache)?)));
         let words: Result<_, TrainError> = words.collect();
         Ok(Some(Self { objective, kept: Some(KeptTeacher(words?)) }))
@@ -72,7 +73,7 @@ fn hash(
 }
 
 /// What computing words needs beside the sets.
-struct KeptWork<'a, 'b> {
+struct WordsWork<'a, 'b> {
     context: &'a RunContext<'b>,
     teacher: &'a RunTeacher,
     settings: LoaderSettings,
@@ -82,17 +83,11 @@ struct KeptWork<'a, 'b> {
     model: Option<LanguageModel>,
 }
 
-impl KeptWork<'_, '_> {
+impl WordsWork<'_, '_> {
     fn words(&mut self, set: &str, cache: &TokenCache) -> Result<KeptWords, TrainError> {
         let (context, monitor) = (self.context, RefCell::new(&mut *self.monitor));
         let recipe = context.recipe;
-        let LoaderSettings { seq_len, policy, .. } = self.settings;
-        let precision = recipe.train.precision.name();
-        let key = KeptKey {
-            data: cache.key().to_owned(),
-            teacher: self.hash.clone(),
-            rows: format!("{seq_len} {policy:?} {precision} {}", recipe.device),
-        };
+        let key = KeptKey::new(cache, &self.hash, recipe, self.settings);
         let what = format!("the teacher's words of {set}");
         let request = KeptRequest {
             dir: &cache_dir(recipe),
@@ -100,8 +95,10 @@ impl KeptWork<'_, '_> {
             cache,
             settings: self.settings,
             count: self.count,
-            context: context.step_context(&context.device),
-            progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
+            work: KeptWork {
+                context: context.step_context(&context.device),
+                progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
+            },
         };
         let (held, teacher) = (&mut self.model, self.teacher);
         open_or_compute(&request, &mut || {
