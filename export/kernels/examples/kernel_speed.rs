@@ -38,9 +38,12 @@ fn panels(rows: usize, columns: usize, seed: &mut u64) -> TernaryPanels {
     TernaryPanels::stack(&[(packed, scale)])
 }
 
+fn floats(count: usize, columns: usize) -> Vec<f32> {
+    (0..count * columns).map(|i| (i * 37 % 255) as f32 - 127.0).collect()
+}
+
 fn tokens(kernel: Kernel, count: usize, columns: usize) -> Activations {
-    let values: Vec<f32> = (0..count * columns).map(|i| (i * 37 % 255) as f32 - 127.0).collect();
-    Activations::quantise(kernel, &values, columns)
+    Activations::quantise(kernel, &floats(count, columns), columns)
 }
 
 /// Seconds of the fastest of a few calls of `work(thread)` on all threads.
@@ -107,6 +110,22 @@ fn main() {
                 1.0 / seconds,
                 100.0 * rate / huge
             );
+            let one = [floats(1, 2560), floats(1, 6912)];
+            let seconds = best(threads, 6912, |thread, out| {
+                for matrix in &matrices {
+                    let x = &one[usize::from(matrix.columns() == 6912)];
+                    let rows = share(matrix.rows(), thread, threads);
+                    let count = rows.len();
+                    matrix.float_product(kernel, x, rows, &mut out[..count]);
+                }
+            });
+            let rate = bytes as f64 / seconds / 1e9;
+            println!(
+                "  {:<12} floats  {:6.1} passes/s {rate:6.1} GB/s = {:3.0} % of memory",
+                kernel.name(),
+                1.0 / seconds,
+                100.0 * rate / huge
+            );
             let seconds = best(threads, head.rows(), |thread, out| {
                 let rows = share(head.rows(), thread, threads);
                 let count = rows.len();
@@ -135,6 +154,19 @@ fn main() {
                     100.0 * rate / peak
                 );
             }
+            let (matrix, x) = (&matrices[0], floats(512, 2560));
+            let seconds = best(threads, 512 * matrix.rows(), |thread, out| {
+                let rows = share(matrix.rows(), thread, threads);
+                let count = 512 * rows.len();
+                matrix.float_product(kernel, &x, rows, &mut out[..count]);
+            });
+            println!(
+                "  {:<12} floats  {:>4} x {:<4} {:6.0} Gop/s",
+                kernel.name(),
+                matrix.rows(),
+                matrix.columns(),
+                2.0 * 512.0 * (matrix.rows() * matrix.columns()) as f64 / seconds / 1e9
+            );
         }
     }
 }

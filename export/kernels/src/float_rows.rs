@@ -1,15 +1,10 @@
-//! Ternary matrices as floats: a row dequantised, and products with tokens that are not quantised.
-//!
-//! The plain way, for models whose activations are floats: a row is unpacked and multiplied as a dense
-//! one is. It reads few bytes but unpacks each time it is asked.
-
-use std::ops::Range;
+//! Ternary matrices with a scale for each row: from float scales, and a row back as floats.
 
 use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::quant::WeightScale;
 
 use crate::layout::{CHUNK, ROWS_PER_PAIR};
-use crate::{Kernel, Pages, TernaryPanels};
+use crate::{Pages, TernaryPanels};
 
 impl TernaryPanels {
     /// A matrix with a scale for each row, from some of its rows after the other.
@@ -39,34 +34,6 @@ impl TernaryPanels {
                 let code = (bytes[column % 4] >> (2 * (column / 4))) & 3;
                 *out = (f32::from(code) - 1.0) * scale;
             }
-        }
-    }
-
-    /// `out [T, rows]` = the products of float tokens `x [T, K]` with some rows, in the order of
-    /// [`Kernel::dot`] over the weights.
-    pub fn float_product(&self, kernel: Kernel, x: &[f32], rows: Range<usize>, out: &mut [f32]) {
-        float_rows(kernel, self.columns(), x, rows, out, |row, weights| {
-            self.copy_row(row, weights);
-        });
-    }
-}
-
-/// The products of float tokens with rows whose weights `copy` writes.
-pub(crate) fn float_rows(
-    kernel: Kernel,
-    columns: usize,
-    x: &[f32],
-    rows: Range<usize>,
-    out: &mut [f32],
-    copy: impl Fn(usize, &mut [f32]),
-) {
-    let count = rows.len();
-    assert_eq!(out.len(), x.len() / columns * count, "one place for each token and row");
-    let mut weights = vec![0.0; columns];
-    for (at, row) in rows.enumerate() {
-        copy(row, &mut weights);
-        for (token, x) in x.chunks_exact(columns).enumerate() {
-            out[token * count + at] = kernel.dot(&weights, x);
         }
     }
 }

@@ -13,11 +13,10 @@ use std::ops::Range;
 
 use bitnet_format::grouped::GroupedTernary;
 
-use crate::float_rows::float_rows;
+use crate::Pages;
 use crate::groups::{GroupedPair, widen};
 use crate::layout::{CHUNK, Line, ROWS_PER_PAIR};
 use crate::memory::PageBuffer;
-use crate::{Kernel, Pages};
 
 /// Every field `u = 1`, which is the code 0.
 const ZEROS: Line = Line([0x55; 64]);
@@ -116,12 +115,6 @@ impl GroupPanels {
                 }
             }
         }
-    }
-
-    /// `out [T, rows]` = the products of float tokens `x [T, K]` with some rows, in the order of
-    /// [`Kernel::dot`] over the weights.
-    pub fn float_product(&self, kernel: Kernel, x: &[f32], rows: Range<usize>, out: &mut [f32]) {
-        float_rows(kernel, self.columns, x, rows, out, |row, weights| self.copy_row(row, weights));
     }
 
     /// The groups of rows `32 · pair ..`.

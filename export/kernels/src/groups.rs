@@ -31,7 +31,7 @@ impl<'a> GroupedPair<'a> {
     }
 
     #[inline(always)]
-    fn groups(self) -> impl Iterator<Item = (&'a Line, &'a [PairChunk])> {
+    pub(crate) fn groups(self) -> impl Iterator<Item = (&'a Line, &'a [PairChunk])> {
         let groups = self.lines.chunks_exact(Self::lines_of(self.chunks));
         groups.map(|lines| (&lines[0], pair_chunks(&lines[1..])))
     }
@@ -104,7 +104,7 @@ fn add_group(
 
 /// 32 f16 scales as f32.
 #[inline(always)]
-fn widened(line: &Line) -> [f32; ROWS_PER_PAIR] {
+pub(crate) fn widened(line: &Line) -> [f32; ROWS_PER_PAIR] {
     let halves = line.0.as_chunks::<2>().0;
     std::array::from_fn(|row| widen(u16::from_le_bytes(halves[row])))
 }

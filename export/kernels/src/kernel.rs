@@ -12,6 +12,9 @@ use crate::avx_vnni;
 use crate::avx2;
 #[cfg(target_arch = "x86_64")]
 use crate::avx512;
+use crate::float_codes::{self, RowValues, TokenFloats};
+#[cfg(target_arch = "x86_64")]
+use crate::float_codes_x86;
 use crate::gemm::{Tile, scalar_tile};
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{
@@ -148,6 +151,24 @@ impl Kernel {
             Self::Avx512Vnni => avx512::grouped(pair, tokens, tile),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => neon::grouped(pair, tokens, tile),
+        }
+    }
+
+    /// `sums [t][row]` = `Σ T·x` over a block of a pair of panels and float tokens ([`float_codes`]).
+    pub(crate) fn code_sums(
+        self,
+        block: &[PairChunk],
+        tokens: TokenFloats,
+        sums: &mut [RowValues],
+    ) {
+        match self {
+            Self::Scalar => float_codes::reference(block, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni => float_codes_x86::sums_avx2(block, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => float_codes_x86::sums_avx512(block, tokens, sums),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => float_codes::reference(block, tokens, sums),
         }
     }
 

@@ -20,6 +20,9 @@ mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dot4;
 mod float;
+mod float_codes;
+#[cfg(target_arch = "x86_64")]
+mod float_codes_x86;
 mod float_rows;
 #[cfg(target_arch = "x86_64")]
 mod float_tile;

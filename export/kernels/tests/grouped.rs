@@ -20,6 +20,10 @@ impl Draws {
         GroupedTernary::new(columns, width, codes, scales)
     }
 
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next() as f32 / 1e9 - 1.0).collect()
+    }
+
     fn activations(&mut self, tokens: usize, columns: usize) -> Activations {
         let codes: Vec<i8> = (0..tokens * columns).map(|_| self.next() as i8).collect();
         let scales: Vec<_> = (0..tokens)
@@ -50,6 +54,30 @@ fn defined(matrix: &GroupedTernary, x: &Activations) -> Vec<u32> {
     };
     let tokens = 0..x.tokens();
     tokens.flat_map(|token| (0..matrix.rows()).map(move |row| one(token, row))).collect()
+}
+
+/// The formula of the product with float tokens: blocks of so many columns, each with four sums.
+fn defined_in_floats(matrix: &GroupedTernary, block: usize, x: &[f32]) -> Vec<u32> {
+    let (columns, width) = (matrix.columns(), matrix.width());
+    let one = |x: &[f32], row: usize| {
+        let codes = &matrix.codes()[row * columns..][..columns];
+        let scales = &matrix.scales()[row * (columns / width)..][..columns / width];
+        let mut acc = 0.0f32;
+        for (index, (codes, x)) in codes.chunks(block).zip(x.chunks(block)).enumerate() {
+            let mut s = [0.0f32; 4];
+            for (column, (&code, x)) in codes.iter().zip(x).enumerate() {
+                s[column % 4] += f32::from(code) * x;
+            }
+            let sum = (s[0] + s[1]) + (s[2] + s[3]);
+            acc += if width == block { scales[index] * sum } else { sum };
+        }
+        if width == block { acc } else { acc * scales[0] }.to_bits()
+    };
+    x.chunks_exact(columns).flat_map(|x| (0..matrix.rows()).map(move |row| one(x, row))).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
 }
 
 fn panels(matrix: &GroupedTernary) -> GroupPanels {
@@ -146,20 +174,52 @@ proptest! {
     }
 
     #[test]
-    fn float_products_are_those_of_the_weights(rows in 1usize..70, tokens in 0usize..4, seed: u64) {
+    fn float_products_have_the_bits_of_their_definition(
+        rows in 1usize..100, groups in 1usize..5, size in 0usize..3, tokens in 0usize..15, seed: u64,
+    ) {
+        let width = [64, 128, 256][size];
         let mut draws = Draws(seed);
-        let matrix = draws.matrix(rows, 128, 64);
-        let x: Vec<f32> = (0..tokens * 128).map(|_| draws.next() as f32 / 1e9 - 1.0).collect();
-        let weights = matrix.values();
+        let matrix = draws.matrix(rows, groups * width, width);
+        let x = draws.floats(tokens * groups * width);
+        let expected = defined_in_floats(&matrix, width, &x);
         let panels = panels(&matrix);
         for kernel in Kernel::available() {
-            let mut out = vec![0.0; tokens * rows];
+            let mut out = vec![f32::NAN; tokens * rows];
             panels.float_product(kernel, &x, 0..rows, &mut out);
-            for (place, found) in out.iter().enumerate() {
-                let (token, row) = (place / rows, place % rows);
-                let expected = kernel.dot(&weights[row * 128..][..128], &x[token * 128..][..128]);
-                prop_assert_eq!(found.to_bits(), expected.to_bits());
-            }
+            prop_assert_eq!(&bits(&out), &expected, "{:?}", kernel);
+        }
+    }
+
+    #[test]
+    fn float_products_with_a_scale_a_row_have_the_bits_of_their_definition(
+        rows in 1usize..100, columns in 1usize..700, tokens in 0usize..15, seed: u64,
+    ) {
+        let mut draws = Draws(seed);
+        let codes: Vec<i8> = (0..rows * columns).map(|_| (draws.next() % 3) as i8 - 1).collect();
+        let scales = (0..rows).map(|row| 0.1 + row as f32).collect();
+        let matrix = GroupedTernary::new(columns, columns, codes, scales);
+        let x = draws.floats(tokens * columns);
+        let expected = defined_in_floats(&matrix, 256, &x);
+        let panels = TernaryPanels::of_rows(std::slice::from_ref(&matrix));
+        for kernel in Kernel::available() {
+            let mut out = vec![f32::NAN; tokens * rows];
+            panels.float_product(kernel, &x, 0..rows, &mut out);
+            prop_assert_eq!(&bits(&out), &expected, "{:?}", kernel);
+        }
+    }
+}
+
+#[test]
+fn float_products_of_many_tokens_and_of_ranges_of_rows_are_parts_of_the_whole() {
+    let mut draws = Draws(5);
+    let matrix = draws.matrix(70, 128, 64);
+    let x = draws.floats(131 * 128);
+    let (panels, expected) = (panels(&matrix), defined_in_floats(&matrix, 64, &x));
+    for kernel in Kernel::available() {
+        let mut out = vec![f32::NAN; 131 * 38];
+        panels.float_product(kernel, &x, 32..70, &mut out);
+        for (token, out) in out.chunks(38).enumerate() {
+            assert_eq!(bits(out), expected[token * 70 + 32..][..38], "{kernel:?}");
         }
     }
 }
