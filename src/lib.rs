@@ -56,6 +56,7 @@ mod run_dir;
 mod run_record;
 pub mod scaling;
 pub mod speed;
+pub mod story_tasks;
 pub mod train;
 
 pub use bitnet_data as data;

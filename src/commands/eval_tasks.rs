@@ -3,10 +3,12 @@
 
 use anyhow::Result;
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
-use bitnet_eval::{Benchmark, BenchmarkScore, EvalError};
+use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError};
 use bitnet_format::StoredModel;
 use bitnet_terminal::EtaLine;
+use bitnet_text::ChatTemplate;
 use bitnet_train::platform::Signals;
+use bitnet_train::story_tasks::{is_generated, open_benchmark};
 use bitnet_train::train::TrainError;
 
 use super::{print_json, print_line, set_threads};
@@ -23,7 +25,10 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let model = Model::from_stored(&folder, HeadPrecision::File).map_err(TrainError::from)?;
     let threads = ThreadPool::new(rayon::current_num_threads()).map_err(TrainError::from)?;
     let mut line: Option<(String, EtaLine)> = None;
-    let ran = benchmark.run(&model, &tokenizer, &threads, &mut |task, done, all| {
+    let chat = ChatTemplate::of_model(path, &tokenizer).map_err(TrainError::from)?;
+    let (tokenizer, chat) = (&tokenizer, Some(&chat));
+    let asked = AskedModel { model: &model, tokenizer, chat, threads: &threads };
+    let ran = benchmark.run(asked, &mut |task, done, all| {
         if line.as_ref().is_none_or(|(name, _)| name != task) {
             line.take().map(|(_, line)| line.finish());
         }
@@ -47,8 +52,10 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 
 /// Finds the tasks and all their rows before the model is read.
 fn open(args: &EvalArgs) -> Result<Benchmark> {
-    let [data] = args.data.as_slice() else {
-        return Err(Usage("--data: expected one folder with --tasks".to_owned()).into());
+    let data = match args.data.as_slice() {
+        [data] => Some(data.as_path()),
+        [] if args.tasks.iter().all(|name| is_generated(name)) => None,
+        _ => return Err(Usage("--data: expected one folder with --tasks".to_owned()).into()),
     };
-    Ok(Benchmark::open(&args.tasks, data, args.limit).map_err(TrainError::from)?)
+    Ok(open_benchmark(&args.tasks, data, args.limit).map_err(TrainError::from)?)
 }

@@ -31,6 +31,9 @@ pub(super) fn points(line: &Value) -> Option<(u64, Vec<(String, Point)>)> {
             |(set, it): (&String, &Value)| (format!("eval/{set}"), Point::Scalar(criterion(it)));
         return Some((step, sets.iter().map(value).collect()));
     }
+    if let Some(tasks) = line["tasks"].as_object() {
+        return Some((step, tasks.iter().flat_map(scores).collect()));
+    }
     if let Some(kinds) = line["ternary"].as_object() {
         return Some((step, ternary(kinds)));
     }
@@ -40,6 +43,16 @@ pub(super) fn points(line: &Value) -> Option<(u64, Vec<(String, Point)>)> {
 /// As `Evaluation::criterion`: the loss of preference pairs, else the loss of a token.
 fn criterion(evaluation: &Value) -> f64 {
     number(evaluation.get("loss").unwrap_or(&evaluation["nll_per_token"]))
+}
+
+/// The metrics of a benchmark, without their standard errors and the number of rows.
+fn scores((task, figures): (&String, &Value)) -> Vec<(String, Point)> {
+    let metrics = figures.as_object().into_iter().flatten();
+    let metrics = metrics.filter(|(name, _)| *name != "rows" && !name.ends_with("_stderr"));
+    let named = |(metric, value): (&String, &Value)| {
+        (format!("tasks/{task}/{metric}"), Point::Scalar(number(value)))
+    };
+    metrics.map(named).collect()
 }
 
 fn ternary(kinds: &serde_json::Map<String, Value>) -> Vec<(String, Point)> {
@@ -113,6 +126,10 @@ mod tests {
         let tags: Vec<_> = found.iter().map(|(tag, _)| tag.as_str()).collect();
         assert_eq!(tags, ["ternary/zero", "ternary/dead_rows", "codes/all"]);
         assert_eq!(found[2].1, Point::Codes([0.25, 0.5, 0.25]));
+        let tasks =
+            json!({"step": 6, "tasks": {"piqa": {"rows": 9, "acc": 0.5, "acc_stderr": 0.1}}});
+        let acc = ("tasks/piqa/acc".to_owned(), Point::Scalar(0.5));
+        assert_eq!(points(&tasks), Some((6, vec![acc])));
         assert_eq!(points(&json!({"event": "resume", "from_step": 2})), None);
     }
 

@@ -23,6 +23,7 @@ use super::ternary_warmup::TernaryWarmup;
 use super::tree::Node;
 use crate::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
 use crate::monitor::TrackerKind;
+use crate::story_tasks::is_generated;
 use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::LARGEST_RANK;
 
@@ -366,7 +367,7 @@ fn read_tasks(table: &mut Section<'_>, base: &Path) -> EvalTasks {
     let data = table.optional("task_data", |item| item.path(base));
     let limit = table.value("task_limit", |item| item.whole(0)) as usize;
     let every = table.value("task_every", |item| item.whole(0));
-    if data.is_none() && !names.is_empty() {
+    if data.is_none() && !names.iter().all(|name| is_generated(name)) {
         table.missing("task_data", "the folder with the rows of the tasks");
     }
     let (limit, every) = (Some(limit).filter(|&it| it > 0), Some(every).filter(|&it| it > 0));

@@ -2,7 +2,7 @@
 //! `bitnet eval` would ask it.
 
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
-use bitnet_eval::{Benchmark, BenchmarkScore, EvalError};
+use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError};
 
 use super::context::RunContext;
 use super::open::contradiction;
@@ -10,6 +10,7 @@ use crate::error::TrainError;
 use crate::model::{LanguageModel, LiveModel};
 use crate::monitor::Monitor;
 use crate::recipe::{EvalTasks, Recipe};
+use crate::story_tasks::open_benchmark;
 
 /// Finds the tasks of a recipe, with their rows.
 ///
@@ -17,8 +18,10 @@ use crate::recipe::{EvalTasks, Recipe};
 /// An unknown task, a task without data, a broken row.
 pub(super) fn open(recipe: &Recipe) -> Result<Option<Benchmark>, TrainError> {
     let EvalTasks { names, data, limit, .. } = &recipe.eval.tasks;
-    let Some(data) = data.as_ref().filter(|_| !names.is_empty()) else { return Ok(None) };
-    match Benchmark::open(names, data, *limit) {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    match open_benchmark(names, data.as_deref(), *limit) {
         Err(error) if error.is_usage() => {
             Err(contradiction(recipe, "eval.tasks", error.to_string()))
         }
@@ -44,7 +47,9 @@ pub(super) fn ask(
         monitor.progress(task, done as u64, all as u64);
         context.signals.flow()
     };
-    match benchmark.run(&packed, &context.tokenizer, &threads, &mut progress) {
+    let (tokenizer, chat) = (&context.tokenizer, Some(&context.chat));
+    let asked = AskedModel { model: &packed, tokenizer, chat, threads: &threads };
+    match benchmark.run(asked, &mut progress) {
         Err(EvalError::Interrupted) => Ok(None),
         ran => Ok(Some(ran?)),
     }

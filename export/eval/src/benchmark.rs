@@ -1,19 +1,26 @@
 //! Tasks that one model after another is asked: opened once, run in one call.
+//!
+//! Tasks of files are asked as texts. Rows in memory may be asked as conversations, in the model's template.
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bitnet_engine::{Model, ThreadPool};
-use bitnet_text::Tokenizer;
+use bitnet_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
+
+use crate::data::DataFile;
 
 use crate::encode::BosPolicy;
 use crate::error::EvalError;
 use crate::evaluate::{Evaluator, MetricResult};
 use crate::open::{OpenTask, open};
 use crate::registry::{Selection, TaskGroup};
+use crate::requests::ChatPrompts;
 use crate::results::{TaskRecord, group_metrics};
+use crate::task_data::TaskData;
+use crate::{task_file, yaml};
 
 /// A list of tasks with their rows in memory.
 ///
@@ -22,7 +29,7 @@ use crate::results::{TaskRecord, group_metrics};
 /// use std::ops::ControlFlow;
 ///
 /// use bitnet_engine::{Model, ThreadPool};
-/// use bitnet_eval::Benchmark;
+/// use bitnet_eval::{AskedModel, Benchmark};
 /// use bitnet_text::Tokenizer;
 ///
 /// let tasks = ["arc_easy".to_owned(), "mmlu_stem".to_owned()];
@@ -31,7 +38,8 @@ use crate::results::{TaskRecord, group_metrics};
 /// let model = Model::load("model".as_ref())?;
 /// let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
 /// let threads = ThreadPool::new(2)?;
-/// let scores = benchmark.run(&model, &tokenizer, &threads, &mut |task, done, all| {
+/// let asked = AskedModel { model: &model, tokenizer: &tokenizer, chat: None, threads: &threads };
+/// let scores = benchmark.run(asked, &mut |task, done, all| {
 ///     eprintln!("{task}: {done} of {all}");
 ///     ControlFlow::Continue(())
 /// })?;
@@ -46,8 +54,23 @@ use crate::results::{TaskRecord, group_metrics};
 #[derive(Clone, Debug)]
 pub struct Benchmark {
     tasks: Vec<OpenTask>,
+    /// Asked in the model's chat template.
+    conversations: Vec<OpenTask>,
     groups: Vec<TaskGroup>,
     limit: Option<usize>,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedModel<'a> {
+    /// A packed model.
+    pub model: &'a Model,
+    /// Its tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// How its conversations become tokens; only [`Benchmark::with_conversations`] needs it.
+    pub chat: Option<&'a ChatTemplate>,
+    /// Where it is computed.
+    pub threads: &'a ThreadPool,
 }
 
 /// The scores of a task, or of a group over its tasks.
@@ -70,7 +93,20 @@ impl Benchmark {
     pub fn open(names: &[String], data: &Path, limit: Option<usize>) -> Result<Self, EvalError> {
         let selection = Selection::of(names)?;
         let tasks = open(&selection, data, None)?;
-        Ok(Self { tasks, groups: selection.groups, limit })
+        Ok(Self { tasks, conversations: Vec::new(), groups: selection.groups, limit })
+    }
+
+    /// Adds a task that generates, with its rows; `file` is what its task file (YAML) would hold. Each
+    /// row is asked as the user's message in the model's chat template.
+    ///
+    /// # Errors
+    /// A task file that cannot be used, no row.
+    pub fn with_conversations(mut self, file: &str, rows: Vec<Value>) -> Result<Self, EvalError> {
+        let path = PathBuf::from("task in memory");
+        let task = task_file::task(&path, yaml::parse(&path, file)?)?;
+        let data = TaskData::of(DataFile::in_memory(task.name(), rows)?);
+        self.conversations.push(OpenTask { task, data });
+        Ok(self)
     }
 
     /// Asks a model all tasks: their scores, then those of groups. BOS is as the tokenizer has it.
@@ -80,17 +116,20 @@ impl Benchmark {
     /// [`EvalError::Interrupted`], a row or a template that cannot be used, a prompt that leaves no room for an answer.
     pub fn run(
         &self,
-        model: &Model,
-        tokenizer: &Tokenizer,
-        threads: &ThreadPool,
+        asked: AskedModel,
         progress: &mut dyn FnMut(&str, usize, usize) -> ControlFlow<()>,
     ) -> Result<Vec<BenchmarkScore>, EvalError> {
+        let AskedModel { model, tokenizer, chat, threads } = asked;
         let stop_ids = stop_ids(model, tokenizer);
-        let bos = BosPolicy::Auto;
-        let (stop_ids, chat, code) = (stop_ids.as_slice(), None, None);
-        let evaluator = Evaluator { model, tokenizer, threads, bos, stop_ids, chat, code };
+        let (bos, stop_ids) = (BosPolicy::Auto, stop_ids.as_slice());
+        let in_texts =
+            Evaluator { model, tokenizer, threads, bos, stop_ids, chat: None, code: None };
+        let template = |template| ChatPrompts { template, tokenizer, fewshot_as_multiturn: false };
+        let in_chats = Evaluator { chat: chat.map(template), ..in_texts };
+        let texts = self.tasks.iter().map(|task| (in_texts, task));
+        let chats = self.conversations.iter().map(|task| (in_chats, task));
         let mut records = Vec::new();
-        for OpenTask { task, data } in &self.tasks {
+        for (evaluator, OpenTask { task, data }) in texts.chain(chats) {
             let mut own = |done, all| progress(task.name(), done, all);
             let result = evaluator.run(task, data, self.limit, &mut own)?;
             records.push(TaskRecord::new(task, &result, data.rows(), Map::new()));
@@ -174,8 +213,10 @@ mod tests {
         let (model, tokenizer) = random_model(512);
         let mut seen = Vec::new();
         let threads = ThreadPool::new(1).unwrap();
+        let asked =
+            AskedModel { model: &model, tokenizer: &tokenizer, chat: None, threads: &threads };
         let scores = benchmark
-            .run(&model, &tokenizer, &threads, &mut |task, _, _| {
+            .run(asked, &mut |task, _, _| {
                 seen.push(task.to_owned());
                 ControlFlow::Continue(())
             })
@@ -185,10 +226,29 @@ mod tests {
         assert_eq!(names, [("own", 4), ("all", 4)]);
         assert_eq!(scores[0].metrics[0].score, scores[1].metrics[0].score);
         assert!(seen.iter().all(|task| task == "own") && !seen.is_empty());
-        let ended =
-            benchmark.run(&model, &tokenizer, &threads, &mut |_, _, _| ControlFlow::Break(()));
+        let ended = benchmark.run(asked, &mut |_, _, _| ControlFlow::Break(()));
         assert!(matches!(ended, Err(EvalError::Interrupted)), "{ended:?}");
         let missing = Benchmark::open(&["piqa".to_owned()], dir.path(), None).unwrap_err();
         assert!(missing.to_string().contains("no data for split"), "{missing}");
+    }
+    #[test]
+    fn rows_in_memory_are_asked_in_the_template() {
+        let file = "task: own\noutput_type: generate_until\ntest_split: rows\ndoc_to_text: q\n\
+                    doc_to_target: a\ngeneration_kwargs:\n  max_gen_toks: 3\n";
+        let rows = vec![json!({"q": "Where?", "a": "There."}), json!({"q": "Who?", "a": "Me."})];
+        let none = Benchmark::open(&[], "".as_ref(), Some(1)).unwrap();
+        let benchmark = none.with_conversations(file, rows).unwrap();
+        let ((model, tokenizer), chat) = (random_model(512), ChatTemplate::b158());
+        let threads = ThreadPool::new(1).unwrap();
+        let asked = AskedModel {
+            model: &model,
+            tokenizer: &tokenizer,
+            chat: Some(&chat),
+            threads: &threads,
+        };
+        let scores = benchmark.run(asked, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
+        let found: Vec<_> = scores.iter().map(|it| (it.name.as_str(), it.rows)).collect();
+        assert_eq!(found, [("own", 1)]);
+        assert_eq!(scores[0].metrics[0].metric, "exact_match");
     }
 }

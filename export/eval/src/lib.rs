@@ -50,7 +50,7 @@ mod task_file;
 mod task_keys;
 mod yaml;
 
-pub use benchmark::{Benchmark, BenchmarkScore, stop_ids};
+pub use benchmark::{AskedModel, Benchmark, BenchmarkScore, stop_ids};
 pub use code_runner::CodeRunner;
 pub use compare::{Difference, compare};
 pub use encode::{BosPolicy, RequestEncoder, TokenRequest};
