@@ -234,6 +234,7 @@ def continued(program, path, prompt):
     out = subprocess.run(
         [program, "-m", str(path), "-p", prompt, "-n", "48", "--temp", "0", "-t", "2"],
         check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
+        cwd=ROOT,  # some write a log where they are called
     ).stdout
     text = out[out.index(prompt) + len(prompt):].rstrip("\n")
     assert text, f"{program} wrote nothing after {prompt!r}"

@@ -17,11 +17,20 @@ dir=${1:-$(mktemp -d)}
 shift || true
 readers=${*:-gguf transformers peft llama}
 mkdir -p "$dir"
+# All paths are of the folder it was called in.
+dir=$(cd "$dir" && pwd)
+named=
+for reader in $readers; do
+    case $reader in
+        *=*)
+            [ -x "${reader#*=}" ] || { echo "$reader: no program there" >&2; exit 2; }
+            reader=${reader%%=*}=$(realpath "${reader#*=}")
+            ;;
+    esac
+    named="$named $reader"
+done
+readers=${named# }
 cd "$root"
-
-profile=${PROFILE:-release}
-if [ "$profile" = release ]; then cargo build --release --quiet -p bitnet-train -p bitnet; fi
-train=target/$profile/bitnet-train
 
 packages="numpy==2.4.6 safetensors==0.8.0 tokenizers==0.23.3"
 for reader in $readers; do
@@ -35,6 +44,10 @@ for reader in $readers; do
             "or ik_llama.cpp=PROGRAM" >&2; exit 2 ;;
     esac
 done
+profile=${PROFILE:-release}
+if [ "$profile" = release ]; then cargo build --release --quiet -p bitnet-train -p bitnet; fi
+train=target/$profile/bitnet-train
+
 if [ ! -x "$dir/venv/bin/python" ]; then python3 -m venv "$dir/venv"; fi
 # shellcheck disable=SC2086
 "$dir/venv/bin/pip" install --quiet $packages

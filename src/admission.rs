@@ -1,5 +1,5 @@
 //! Refuses a run that cannot fit into memory before it starts, with the table of `plan` and with what
-//! would make it fit.
+//! would make it fit. The memory is the machine's, or that of the card on which a run computes.
 
 use std::fmt::Write;
 
@@ -7,6 +7,7 @@ use bitnet_format::ModelSpec;
 use bitnet_format::figures::size;
 use burn::tensor::Device;
 
+use crate::card_memory::CardMemory;
 use crate::device;
 use crate::error::TrainError;
 use crate::estimate::{MemoryEstimate, RankLayout, RankWorkload, TeacherLoad, memory};
@@ -100,16 +101,54 @@ pub enum Settings {
     BenchFlags,
 }
 
-/// Refuses what needs more memory than this machine can give now. A device with memory of its own
-/// does not tell how much that is, and says so itself when it is full.
+/// The memory that a run may have now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeMemory {
+    /// So many bytes of this machine's.
+    Machine(u64),
+    /// Some of a card's. Ranks of a machine have a card each.
+    Card(CardMemory),
+    /// The system or the driver does not tell.
+    NotKnown,
+}
+
+impl FreeMemory {
+    /// That of a device.
+    pub fn of(device: &Device) -> Self {
+        if device::shares_memory(device) {
+            return free_memory().map_or(Self::NotKnown, Self::Machine);
+        }
+        device::own_memory(device).map_or(Self::NotKnown, Self::Card)
+    }
+
+    /// As many bytes as a run may have.
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Machine(free) => free,
+            Self::Card(card) => card.free,
+            Self::NotKnown => u64::MAX,
+        }
+    }
+
+    /// How much is free, and where.
+    fn in_words(self) -> String {
+        match self {
+            Self::Machine(free) => format!("free on this machine: {}", size(free)),
+            Self::Card(CardMemory { total, free }) => {
+                format!("free on the card: {} of its {}", size(free), size(total))
+            }
+            Self::NotKnown => "the memory of this device is not known".to_owned(),
+        }
+    }
+}
+
+/// Refuses what needs more memory than the machine, or its card, can give now. A device whose memory is
+/// not known says so itself when it is full.
 ///
 /// # Errors
 /// With the parts of the memory, and the settings that need less.
 pub fn require_memory(demand: MemoryDemand) -> Result<(), TrainError> {
-    match free_memory() {
-        Some(free) if device::shares_memory(demand.device) => demand.check(free),
-        _ => Ok(()),
-    }
+    demand.check(FreeMemory::of(demand.device))
 }
 
 impl MemoryDemand<'_> {
@@ -148,32 +187,52 @@ impl MemoryDemand<'_> {
         without.into_iter().map(|(key, load)| (key, saved(load))).collect()
     }
 
-    /// What is free on this machine, and where that is too little, the settings that need less.
-    pub fn outlook(&self, free: u64) -> String {
-        if self.bytes(self.load) <= free {
-            return format!("free on this machine: {}, enough", size(free));
+    /// What is free, and where that is too little, the settings that need less.
+    pub fn outlook(&self, free: FreeMemory) -> String {
+        let (needed, there) = (self.bytes(self.load, free), free.in_words());
+        match free {
+            FreeMemory::NotKnown => format!("{there}: whether this run fits shows when it runs"),
+            _ if needed <= free.bytes() => format!("{there}, enough"),
+            _ => format!("{there}, too little for this run\n{}", self.advice(free)),
         }
-        let advice = self.advice(free);
-        format!("free on this machine: {}, too little for this run\n{advice}", size(free))
     }
 
-    /// Bytes on this machine.
-    fn bytes(&self, load: RankWorkload) -> u64 {
-        self.estimate(load).total().saturating_mul(self.here as u64)
+    /// Whether it needs no more than this share of what is free.
+    pub fn fits(&self, free: FreeMemory, share: f64) -> bool {
+        self.bytes(self.load, free) as f64 <= share * free.bytes() as f64
     }
 
-    fn check(&self, free: u64) -> Result<(), TrainError> {
-        let needed = self.bytes(self.load);
-        if needed <= free {
+    /// What this memory must hold: on a machine all parts of all its ranks, on a card those of the rank
+    /// that computes there.
+    fn bytes(&self, load: RankWorkload, free: FreeMemory) -> u64 {
+        let estimate = self.estimate(load);
+        match free {
+            FreeMemory::Card(_) => estimate.on_a_card().total(),
+            FreeMemory::Machine(_) | FreeMemory::NotKnown => {
+                estimate.total().saturating_mul(self.here as u64)
+            }
+        }
+    }
+
+    fn check(&self, free: FreeMemory) -> Result<(), TrainError> {
+        let needed = self.bytes(self.load, free);
+        if needed <= free.bytes() {
             return Ok(());
         }
-        let ranks = if self.here > 1 { format!(" for {} ranks", self.here) } else { String::new() };
+        let estimate = self.estimate(self.load);
+        let (needs, estimate) = match free {
+            // Burn's own operations keep more there than ours do, so it is at least this.
+            FreeMemory::Card(_) => ("at least", estimate.on_a_card()),
+            FreeMemory::Machine(_) | FreeMemory::NotKnown => ("about", estimate),
+        };
+        let together = self.here > 1 && matches!(free, FreeMemory::Machine(_));
+        let ranks = if together { format!(" for {} ranks", self.here) } else { String::new() };
         let mut what = format!(
-            "this needs about {} of memory{ranks}, and {} are free here (--force starts it anyway)\n",
+            "this needs {needs} {} of memory{ranks}; {} (--force starts it anyway)\n",
             size(needed),
-            size(free)
+            free.in_words()
         );
-        for line in self.estimate(self.load).lines() {
+        for line in estimate.lines() {
             let _ = writeln!(what, "{line}");
         }
         what.push_str(&self.advice(free));
@@ -181,7 +240,7 @@ impl MemoryDemand<'_> {
     }
 
     /// The settings that need less, the mildest first.
-    fn advice(&self, free: u64) -> String {
+    fn advice(&self, free: FreeMemory) -> String {
         let micro_batches = match self.settings {
             Settings::Recipe => self.load.micro_batches.saturating_mul(self.load.items),
             Settings::BenchFlags => 1,
@@ -200,8 +259,8 @@ impl MemoryDemand<'_> {
             (again, recompute(self.load)),
             ("both of them", recompute(items)),
         ];
-        // The benches have no flag for it.
-        if self.settings == Settings::Recipe {
+        // The benches have no flag for it, and it runs on the CPU only.
+        if self.settings == Settings::Recipe && !matches!(free, FreeMemory::Card(_)) {
             let one = RankWorkload { items: 1, ..self.load };
             ways.push((
                 "train.memory = \"lean\" (and train.micro_batch = train.batch)",
@@ -211,13 +270,17 @@ impl MemoryDemand<'_> {
         }
         let mut text = String::new();
         for (setting, load) in ways {
-            let needed = self.bytes(load);
-            let fits = if needed <= free { ", which fits" } else { "" };
+            let needed = self.bytes(load, free);
+            let fits = if needed <= free.bytes() { ", which fits" } else { "" };
             let _ = writeln!(text, "with {setting}: {}{fits}", size(needed));
         }
-        format!(
-            "{text}otherwise: {otherwise}, a smaller model, fewer --threads, or a machine with more memory"
-        )
+        let larger = match free {
+            FreeMemory::Card(_) => "or a card with more memory (or the CPU, --device cpu)",
+            FreeMemory::Machine(_) | FreeMemory::NotKnown => {
+                "fewer --threads, or a machine with more memory"
+            }
+        };
+        format!("{text}otherwise: {otherwise}, a smaller model, {larger}")
     }
 }
 
@@ -262,8 +325,9 @@ mod tests {
         };
         let (ranks, device) = (RankLayout::SINGLE, &device::cpu());
         let demand = MemoryDemand { spec, frozen: &[], load, ranks, here: 1, device, settings };
-        let checked = demand.check(8_000_000_000);
-        assert_eq!(demand.outlook(8_000_000_000).ends_with("enough"), checked.is_ok());
+        let free = FreeMemory::Machine(8_000_000_000);
+        let checked = demand.check(free);
+        assert_eq!(demand.outlook(free).ends_with("enough"), checked.is_ok());
         checked
     }
 
@@ -301,7 +365,9 @@ mod tests {
         let error = demand(&spec, 256, 2048).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         let text = error.to_string();
-        for part in ["activations", "weights", "total", "8.00 GB are free", "which fits"] {
+        for part in
+            ["activations", "weights", "total", "free on this machine: 8.00 GB", "which fits"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
         let vast = demand(&spec, u64::from(u32::MAX), u64::from(u32::MAX)).unwrap_err();
@@ -316,5 +382,69 @@ mod tests {
         assert!(run.contains("train.micro_batch") && !run.contains("--batch"), "{run}");
         assert!(bench.contains("--batch 1") && bench.contains("which fits"), "{bench}");
         assert!(!bench.contains("train.") && !bench.contains("data."), "{bench}");
+    }
+
+    /// A card of 8 GB of which something else has one.
+    const CARD: FreeMemory =
+        FreeMemory::Card(CardMemory { total: 8_000_000_000, free: 7_000_000_000 });
+
+    /// `125m` with so many rows of 2,048 tokens a step, on one of two ranks.
+    fn on_a_rank(items: u64, look: impl Fn(&MemoryDemand)) {
+        let spec: ModelSpec = toml::from_str(include_str!("../configs/125m.toml")).unwrap();
+        let load = RankWorkload {
+            items,
+            rows_an_item: 1,
+            seq_len: 2048,
+            micro_batches: 1,
+            ..RankWorkload::default()
+        };
+        let ranks = RankLayout { ranks: 2, ..RankLayout::SINGLE };
+        let (device, settings) = (&device::cpu(), Settings::Recipe);
+        look(&MemoryDemand { spec: &spec, frozen: &[], load, ranks, here: 2, device, settings });
+    }
+
+    #[test]
+    fn what_does_not_fit_on_a_card_is_refused_with_the_parts_that_lie_there() {
+        on_a_rank(64, |demand| {
+            let error = demand.check(CARD).unwrap_err();
+            assert_eq!(error.exit_code(), 5);
+            let text = error.to_string();
+            let parts = ["weights", "gradients", "moments", "activations", "logits", "total"];
+            let words =
+                ["at least", "free on the card: 7.00 GB of its 8.00 GB", "--force", "which fits"];
+            for part in parts.iter().chain(&words) {
+                assert!(text.contains(part), "{part} in {text}");
+            }
+            // Those of the host, what runs on the CPU only, and what saves the host's memory.
+            for other in ["program", "exchange", "ranks", "lean", "--threads"] {
+                assert!(!text.contains(other), "{other} in {text}");
+            }
+            assert!(demand.outlook(CARD).contains("too little for this run"));
+            assert!(!demand.fits(CARD, 1.0));
+        });
+    }
+
+    #[test]
+    fn ranks_of_a_machine_have_a_card_each_and_share_its_own_memory() {
+        on_a_rank(2, |demand| {
+            let on_the_card = demand.memory().on_a_card().total();
+            assert_eq!(demand.bytes(demand.load, CARD), on_the_card);
+            let machine = FreeMemory::Machine(7_000_000_000);
+            assert_eq!(demand.bytes(demand.load, machine), 2 * demand.memory().total());
+            demand.check(CARD).unwrap();
+            assert!(demand.outlook(CARD).ends_with("7.00 GB of its 8.00 GB, enough"));
+            let full = FreeMemory::Card(CardMemory { total: 8_000_000_000, free: on_the_card });
+            assert!(demand.fits(full, 1.0) && !demand.fits(full, 0.8));
+        });
+    }
+
+    #[test]
+    fn memory_that_is_not_known_refuses_nothing_and_plan_says_so() {
+        on_a_rank(u64::from(u32::MAX), |demand| {
+            demand.check(FreeMemory::NotKnown).unwrap();
+            assert!(demand.fits(FreeMemory::NotKnown, 0.8));
+            let text = demand.outlook(FreeMemory::NotKnown);
+            assert!(text.starts_with("the memory of this device is not known"), "{text}");
+        });
     }
 }

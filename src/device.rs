@@ -11,6 +11,10 @@
 
 use burn::tensor::{Device, FloatDType};
 
+use crate::card_memory::CardMemory;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use crate::card_memory::{CardKind, card_memory};
+
 /// The requested device is not in this build or not on this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("device \"{asked}\" {why}; expected one of: {}", available.join(", "))]
@@ -124,6 +128,34 @@ pub fn shares_memory(device: &Device) -> bool {
         return true;
     }
     runs_native_ops(device)
+}
+
+/// The memory of a device that has its own; `None` where its driver does not tell.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub fn own_memory(device: &Device) -> Option<CardMemory> {
+    let address = device.identity()?.physical?.pci_address?;
+    card_memory(&address.to_string(), kind_of(&device.clone().inner()))
+}
+
+/// The memory of a device that has its own: this build has none.
+#[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+pub fn own_memory(_: &Device) -> Option<CardMemory> {
+    None
+}
+
+/// A card of CUDA is taken for a discrete one: where it is not, its driver tells all of its memory.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn kind_of(device: &Device) -> CardKind {
+    let families = FAMILIES.iter().filter(|(family, built)| *built && has_kinds(family));
+    let mut found = families.flat_map(|(family, _)| found_devices(family));
+    let is_integrated = |one: FoundDevice| KINDS[one.kind] == "integrated" && one.device == *device;
+    if found.any(is_integrated) { CardKind::Integrated } else { CardKind::Discrete }
+}
+
+/// Whether a family's devices are adapters of a graphics interface, which have kinds.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn has_kinds(family: &str) -> bool {
+    ["wgpu", "vulkan"].contains(&family)
 }
 
 /// Checks that a device can multiply bf16 operands.

@@ -34,6 +34,7 @@
 //! `F` feed-forward width, `V` vocabulary.
 
 pub mod admission;
+pub mod card_memory;
 pub mod checkpoint;
 pub mod device;
 pub mod distributed;

@@ -28,6 +28,7 @@ use crate::failure::Usage;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let mut request = request(args)?;
+    refuse_layout_of_a_folder(args)?;
     let signals = Signals::listen().map_err(TrainError::from)?;
     let model = StoredModel::open_as(args.model.path(), layout(args)).map_err(TrainError::from)?;
     let adapter = args.adapter.as_deref().map(|path| Adapter::open(path, model.spec()));
@@ -181,13 +182,24 @@ fn request(args: &ExportArgs) -> Result<ExportRequest<'_>> {
     if let Some(word) = &args.embedding {
         let found = EMBEDDING_TYPES.iter().find(|(known, _)| known == word);
         let words: Vec<_> = EMBEDDING_TYPES.iter().map(|(word, _)| *word).collect();
-        let expected = || Usage(format!("--embedding: expected {}", words.join(" or ")));
+        let expected =
+            || Usage(format!("--embedding: expected {}, got {word:?}", words.join(" or ")));
         request.embedding = found.ok_or_else(expected)?.1;
     }
     if args.linear_class == Some(LinearClass::Bitlinear) {
         request.scales = WeightForm::PackedDividing;
     }
     Ok(request)
+}
+
+/// A folder has no I2_S tensors.
+fn refuse_layout_of_a_folder(args: &ExportArgs) -> Result<()> {
+    let path = args.model.path();
+    if args.i2s_arm && path.is_dir() {
+        let what = format!("expected a GGUF file as model, got the folder {}", path.shown());
+        return Err(Usage(format!("--i2s-arm: {what}")).into());
+    }
+    Ok(())
 }
 
 fn layout(args: &ExportArgs) -> I2sLayout {

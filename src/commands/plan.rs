@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use bitnet_format::ModelSpec;
 use bitnet_format::figures::{grouped, significant, size};
-use bitnet_train::admission::{MemoryDemand, Settings};
+use bitnet_train::admission::{FreeMemory, MemoryDemand, Settings};
 use bitnet_train::device;
 use bitnet_train::estimate::{
     self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
@@ -26,7 +26,7 @@ const ROWS: u64 = 16;
 const DRAWN: u64 = 4096;
 /// Size of the plot of the learning rate.
 const PLOT: (usize, usize) = (72, 8);
-/// Share of the machine's free memory that a probe may take.
+/// Share of the free memory that a probe may take.
 const PROBE_SHARE: f64 = 0.8;
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
@@ -102,13 +102,10 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         size(one)
     ));
     let mut estimated = None;
-    let free = bitnet_train::platform::free_memory().filter(|_| device::shares_memory(place));
-    if let Some(free) = free {
-        print_line(&demand.outlook(free));
-    }
-    let fits = free.is_none_or(|free| (memory.total() as f64) < PROBE_SHARE * free as f64);
-    if !fits {
-        print_line("time: not probed, the run does not fit into this machine's free memory");
+    let free = FreeMemory::of(place);
+    print_line(&demand.outlook(free));
+    if !demand.fits(free, PROBE_SHARE) {
+        print_line("time: not probed, the run does not fit into what is free");
     } else if !args.no_probe {
         Signals::end_at_once().map_err(TrainError::from)?;
         let device = device.map_err(TrainError::from)?;

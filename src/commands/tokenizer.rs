@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bitnet_format::Shown;
 use bitnet_format::output::OutputClaim;
 use bitnet_format::staged::{OnExisting, write_file};
 use bitnet_text::{MAX_VOCAB, MIN_VOCAB, Tokenizer};
-use bitnet_train::data::{DocumentSource, Encoding, TrainingTexts};
+use bitnet_train::data::{DataError, DocumentSource, Encoding, TrainingTexts};
 use bitnet_train::platform::Signals;
 use bitnet_train::train::TrainError;
 use serde_json::json;
@@ -29,8 +30,13 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     let _claim = claim.map_err(TrainError::from)?;
     let sources = [DocumentSource::files(args.data.clone())];
     let mut texts = TrainingTexts::new(&sources, &Encoding::Text);
-    let trained = bitnet_text::train_bpe(texts.by_ref(), args.vocab_size);
+    let mut bytes = 0;
+    let counted = texts.by_ref().inspect(|text| bytes += text.len());
+    let trained = bitnet_text::train_bpe(counted, args.vocab_size);
     texts.finish().map_err(TrainError::from)?;
+    if bytes == 0 {
+        return Err(no_text(&args.data).into());
+    }
     let json = trained.map_err(TrainError::from)?;
     write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;
     let written = Tokenizer::from_file(&args.out).map_err(TrainError::from)?;
@@ -41,4 +47,11 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
         print_line(&format!("{out}: {entries} entries"));
     }
     Ok(())
+}
+
+/// A tokenizer of nothing would be one of single bytes, and nobody asks for that.
+fn no_text(files: &[PathBuf]) -> TrainError {
+    let names: Vec<String> = files.iter().map(|path| path.shown().to_string()).collect();
+    let (origin, others) = (names.join(", "), String::new());
+    DataError::NoDocuments { origin, empty: 0, others }.into()
 }

@@ -143,6 +143,13 @@ impl MemoryEstimate {
         self.parts().iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
+    /// The parts that lie on a device with memory of its own: all but those of the program and of the
+    /// ranks' exchange.
+    #[must_use]
+    pub fn on_a_card(self) -> Self {
+        Self { program: 0, exchange: 0, ..self }
+    }
+
     /// A line for each part that there is, and one for the total.
     pub fn lines(&self) -> Vec<String> {
         let parts = self.parts().into_iter().filter(|(_, bytes)| *bytes > 0);

@@ -99,15 +99,25 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<Problem>> {
         let entries = table_entries(table.get_ref(), &|offset| lines.place(offset));
         return Ok(Node { place: lines.place(0), content: TomlValue::Table(entries) });
     }
-    Err(syntax_problems(&lines, &errors))
+    Err(syntax_problems(text, &lines, &errors))
+}
+
+/// What is wrong, and of a key that stands twice which one.
+fn syntax_message(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    let place = error.span().filter(|_| message == "duplicate key");
+    match place.and_then(|span| text.get(span)) {
+        Some(key) => format!("{message} `{key}`"),
+        None => message,
+    }
 }
 
 /// The first error of every line; what follows it there is mostly its echo.
-fn syntax_problems(lines: &Lines<'_>, errors: &[toml::de::Error]) -> Vec<Problem> {
+fn syntax_problems(text: &str, lines: &Lines<'_>, errors: &[toml::de::Error]) -> Vec<Problem> {
     let problem = |error: &toml::de::Error| Problem {
         place: lines.place(error.span().map_or(0, |span| span.start)),
         key: String::new(),
-        message: format!("not valid TOML: {}", error.message().replace('\n', ", ")),
+        message: format!("not valid TOML: {}", syntax_message(text, error)),
         hint: None,
     };
     let mut problems: Vec<_> = errors.iter().map(problem).collect();

@@ -5,7 +5,7 @@ use bitnet_format::adapter::{Adapter, AdapterDescription};
 use std::path::{Path, PathBuf};
 
 use super::Resume;
-use crate::checkpoint::{self, CheckpointError, StoredMoments};
+use crate::checkpoint::{self, CheckpointError, MANIFEST_FILE, StoredMoments};
 use crate::distributed::first_only;
 use crate::error::TrainError;
 use crate::model::{LanguageModel, set_factors};
@@ -30,11 +30,21 @@ pub(super) fn choose(
         Resume::Never => Ok(None),
         Resume::Auto => dir.newest_verified(|reason| monitor.message(reason)),
         Resume::From(path) => {
+            require_checkpoint(path)?;
             checkpoint::verify(path)?;
             dir.refuse_stranger(path)?;
             Ok(Some(path.clone()))
         }
     }
+}
+
+/// Refuses what is no checkpoint at all: a file, a run, a step that was never saved.
+fn require_checkpoint(path: &Path) -> Result<(), CheckpointError> {
+    if path.join(MANIFEST_FILE).is_file() {
+        return Ok(());
+    }
+    let what = "is no checkpoint; expected a directory such as step-000100 in a run".to_owned();
+    Err(CheckpointError::Broken { path: path.to_owned(), what })
 }
 
 /// The refusal of a directory that holds a run.

@@ -197,3 +197,43 @@ fn no_name_and_no_key_of_a_file_commands_the_terminal() {
         assert!(words == flag || text.contains("u{1b}"), "the name is still to be read: {text:?}");
     }
 }
+
+#[test]
+fn what_has_nothing_in_it_or_changes_nothing_is_said() {
+    let lab = Lab::new();
+    let model = ["init", "--config", "shape.toml", "--out", "model"];
+    assert_code(&program(&lab, &model), 0);
+    fs_err::write(lab.path("empty.txt"), "").unwrap();
+    fs_err::write(lab.path("blank.jsonl"), "{\"text\": \"\"}\n").unwrap();
+    fs_err::write(lab.path("rows.parquet"), "not rows").unwrap();
+    let tokenizer = ["tokenizer", "--vocab-size", "300", "--out", "t.json", "--data"];
+    let export = ["export", "--model", "model", "--out", "x", "--format"];
+    let resumed = ["recipe.toml", "--out", "run", "--resume"];
+    for (words, more, code, parts) in [
+        (&tokenizer[..], &["empty.txt"][..], 4, ["empty.txt", "no documents"]),
+        (&tokenizer, &["blank.jsonl"], 4, ["blank.jsonl", "no documents"]),
+        (&tokenizer, &["rows.parquet"], 4, ["rows.parquet", "Parquet"]),
+        (&export, &["gguf-i2_s", "--embedding", "q4_0"], 2, ["--embedding", "got \"q4_0\""]),
+        (&export, &["hf-packed", "--i2s-arm"], 2, ["--i2s-arm", "got the folder model"]),
+        (&resumed, &["step-9"], 4, ["step-000009", "is no checkpoint"]),
+        (&resumed, &["recipe.toml"], 4, ["recipe.toml", "is no checkpoint"]),
+        (&resumed, &["model"], 4, ["model", "is no checkpoint"]),
+    ] {
+        let output = program(&lab, &[words, more].concat());
+        assert_code(&output, code);
+        let message = stderr(&output);
+        assert!(parts.iter().all(|part| message.contains(part)), "{parts:?}: {message}");
+    }
+    assert!(!lab.path("t.json").exists() && !lab.path("x").exists());
+}
+
+#[test]
+fn a_key_of_any_length_is_named_in_a_few_lines() {
+    let lab = Lab::new();
+    let recipe = fs_err::read_to_string(lab.path("recipe.toml")).unwrap();
+    fs_err::write(lab.path("long.toml"), format!("{} = 1\n{recipe}", "k".repeat(100_000))).unwrap();
+    let output = program(&lab, &["plan", "long.toml"]);
+    assert_code(&output, 3);
+    let message = stderr(&output);
+    assert!(message.len() < 5000 && message.contains("long.toml:1:1 [kkk"), "{message}");
+}

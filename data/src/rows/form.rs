@@ -58,6 +58,8 @@ impl FileForm {
             "tsv" | "tab" => Some(table(&file.head, Some(b'\t'))),
             "jsonl" | "ndjson" => Some(json(&file.head, options.field.as_deref(), false)),
             "json" => Some(json(&file.head, options.field.as_deref(), true)),
+            // Its reader says what is wrong with it.
+            "parquet" if !file.packed => Some(Self::Parquet),
             "txt" | "text" | "parquet" => None,
             _ if matches!(first(&file.head), Some(b'{' | b'[')) => {
                 Some(json(&file.head, options.field.as_deref(), false))

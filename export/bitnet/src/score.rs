@@ -40,7 +40,8 @@ fn read_sequences(path: &Path, model: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
             .map_err(|what| BadInput(format!("{}:{}: {what}", path.shown(), index + 1)).into())
     };
     if bytes.is_empty() {
-        return Ok(Vec::new());
+        let what = "is empty; expected a JSON array of token ids a line";
+        return Err(BadInput(format!("{}: {what}", path.shown())).into());
     }
     lines.enumerate().map(parse).collect()
 }

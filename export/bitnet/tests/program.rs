@@ -252,6 +252,16 @@ fn a_bad_line_of_ids_is_named_before_anything_is_printed() {
 }
 
 #[test]
+fn a_file_without_ids_is_refused() {
+    let model = model(CONFIG);
+    let ids = model.path().join("ids.jsonl");
+    fs_err::write(&ids, "").unwrap();
+    let args = ["score", "--ids", ids.to_str().unwrap()];
+    let message = refused(&bitnet(&args, model.path()), 4);
+    assert!(message.contains("ids.jsonl") && message.contains("is empty"), "{message}");
+}
+
+#[test]
 fn inspect_shows_config_tensors_and_shares() {
     let model = model(CONFIG);
     let inspect = |path: &Path| {

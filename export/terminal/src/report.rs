@@ -9,6 +9,8 @@ use serde::Serialize;
 use crate::facts::{ErrorFacts, in_our_form};
 use crate::{Stream, colours, printable, printable_json};
 
+/// Characters of a line of a message, at most: the names and values of foreign files have any length.
+const LONGEST_LINE: usize = 2000;
 /// Between the problems of one report.
 const NEXT_PROBLEM: &str = "\nerror: ";
 
@@ -36,7 +38,7 @@ pub fn wants_json() -> bool {
 /// Reports an error that ends the program with `code`. A message may hold several problems, each
 /// after the first with its own `error: `.
 pub fn report(message: &str, code: u8) {
-    let message = in_our_form(message);
+    let message = shortened(&in_our_form(message));
     let stopped = class(code) == "interrupted";
     let text = if stopped { message.clone() } else { format!("error: {message}") };
     show(&labelled(&printable(&text), colours(Stream::Stderr)));
@@ -45,6 +47,21 @@ pub fn report(message: &str, code: u8) {
     let facts = |problem| ErrorFacts::of(problem, &given);
     let problems: Vec<_> = message.split(NEXT_PROBLEM).map(facts).collect();
     report_json(code, problems);
+}
+
+/// The message with the middle of its overlong lines left out; what is expected stands at their ends.
+fn shortened(message: &str) -> String {
+    let line = |line: &str| {
+        let count = line.chars().count();
+        if count <= LONGEST_LINE {
+            return line.to_owned();
+        }
+        let (half, left_out) = (LONGEST_LINE / 2, count - LONGEST_LINE);
+        let first: String = line.chars().take(half).collect();
+        let last: String = line.chars().skip(count - half).collect();
+        format!("{first} [... {left_out} characters ...] {last}")
+    };
+    message.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn report_json(code: u8, problems: Vec<ErrorFacts>) {
@@ -130,6 +147,17 @@ mod tests {
         assert_eq!(two["error"]["class"], "recipe");
         assert_eq!(two["error"]["field"], "a");
         assert_eq!(two["error"]["problems"][1]["field"], "b");
+    }
+
+    #[test]
+    fn a_line_of_any_length_is_shown_by_its_ends() {
+        let usual = "a.toml:3:1 [a]: unknown key; expected b, got c\nhint: d";
+        assert_eq!(shortened(usual), usual);
+        let long =
+            format!("a.toml:3:1 [{}]: unknown key; expected é\nhint: d", "k".repeat(100_000));
+        let short = shortened(&long);
+        assert!(short.starts_with("a.toml:3:1 [kkk") && short.ends_with("expected é\nhint: d"));
+        assert!(short.len() < 2200 && short.contains("[... 98"), "{short}");
     }
 
     #[test]

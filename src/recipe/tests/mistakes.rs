@@ -72,7 +72,7 @@ fn toml_that_is_none_is_shown_where_it_breaks() {
     let found = problem("stage = \"pretrain\"\nseed = = 1\n", &[]);
     assert!(found.starts_with("2:8: not valid TOML: "), "{found}");
     let twice = problem(&format!("{SHORT}batch = 9\n"), &[]);
-    assert!(twice.starts_with("12:1: not valid TOML: duplicate key"), "{twice}");
+    assert!(twice.starts_with("12:1: not valid TOML: duplicate key `"), "{twice}");
 }
 
 #[test]
