@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_back_and_speaks_for_one_step_of_one_run() {
+    fn a_record_is_read_back_and_belongs_to_one_step_of_one_run() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(RunRecord::read(dir.path()), None);
         let published = Published { of: Some(("a".into(), 7)), exports: vec!["hf-packed".into()] };

@@ -27,7 +27,7 @@ pub(super) const LISTS: &[&str] = &[
 /// The keys of what the user says, where a row is one question and one answer.
 pub(super) const QUESTIONS: &[&str] =
     &["instruction", "question", "prompt", "query", "input", "inputs", "user", "human"];
-/// The keys of what stands behind the question: Alpaca's and Dolly's.
+/// The keys of the text that follows the question: Alpaca's and Dolly's.
 const CONTEXTS: &[&str] = &["input", "context"];
 const ANSWERS: &[&str] =
     &["output", "response", "completion", "answer", "assistant", "target", "targets"];
@@ -128,7 +128,7 @@ fn question_and_answer(
     Ok((format!("{question}, {answer}"), answer, messages))
 }
 
-/// What the user says, with what stands behind it.
+/// The question, and the text that follows it.
 pub(super) fn asked(
     object: &Object,
     question: &'static str,

@@ -68,7 +68,7 @@ impl DocumentStream {
         Self { input: Some(Input::Generator { generator, format, next: 0 }) }
     }
 
-    /// The next documents, up to the one that brings them to so many bytes; none at the end.
+    /// The next documents, up to the one that brings them to `bytes`; none at the end.
     pub(crate) fn batch(&mut self, bytes: usize) -> Result<Vec<Document>, DataError> {
         let (mut batch, mut length) = (Vec::new(), 0);
         while length < bytes {

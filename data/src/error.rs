@@ -33,7 +33,7 @@ pub enum DataError {
     /// A set without files, for example because a pattern matched nothing.
     #[error("the data set has no files; expected at least one file, got none")]
     NoFiles,
-    /// A file of a kind that is not read.
+    /// A kind of file that cannot be read.
     #[error("{}: unknown kind of file; expected {expected}, got {got:?}", .path.shown())]
     Extension {
         /// The file.

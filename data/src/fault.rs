@@ -34,7 +34,7 @@ pub(crate) enum RowFault {
     Field(FieldError),
     /// The tokenizer or the template failed.
     Text(TextError),
-    /// A token id that the vocabulary has not, so many bytes behind the place of the row.
+    /// A token id outside of the vocabulary, and how many bytes it lies behind the row's position.
     IdOutOfRange { vocab_size: usize, id: u32, behind: u64 },
 }
 

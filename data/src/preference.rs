@@ -77,7 +77,7 @@ pub(super) fn preference_by(
     let asked_in = first_of(object, QUESTIONS).or_else(|| list(object).map(|(key, _)| key));
     let prompt = match asked_in {
         Some(key) if LISTS.contains(&key) => turns(key, &object[key], rules)?,
-        Some(key) => spoken(asked(object, key, rules)?),
+        Some(key) => dialogue_prompt(asked(object, key, rules)?),
         None => Vec::new(),
     };
     let (shape, [chosen, rejected]) = sides(object, rules)?;
@@ -124,8 +124,8 @@ fn answer(text: &str) -> Message {
     Message::new(Role::Assistant, text)
 }
 
-/// A prompt that is a dialogue as text, up to where the assistant speaks next, as its turns.
-fn spoken(prompt: Vec<Message>) -> Vec<Message> {
+/// The turns of a prompt that is a dialogue as text and ends where the assistant answers next.
+fn dialogue_prompt(prompt: Vec<Message>) -> Vec<Message> {
     let [message] = &*prompt else { return prompt };
     let open = message.content.trim_end().strip_suffix("\n\nAssistant:");
     let Some(mut turns) = open.and_then(|open| dialogue(&format!("{open}\n\nAssistant:"))) else {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_may_say_more_before_the_answers_and_ties_are_told() {
+    fn a_prompt_may_say_more_before_the_answers_and_ties_are_reported() {
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
         let side =
             |text: &str| json!([turn("system", "s"), turn("user", "q "), turn("assistant", text)]);

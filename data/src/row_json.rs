@@ -23,7 +23,7 @@ pub(crate) fn object(content: &RowContent) -> Result<Cow<'_, Map<String, Value>>
     }
 }
 
-/// The row with its columns under the names of the fields that they stand for.
+/// The row with its columns renamed to the fields that they hold.
 pub(crate) fn renamed<'a>(
     content: &'a RowContent,
     columns: &BTreeMap<String, String>,

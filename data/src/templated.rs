@@ -17,7 +17,7 @@ pub(crate) fn text(row: &Object) -> Option<&str> {
     row.get(TEXT_FIELD).and_then(Value::as_str).filter(|_| !has_turns(row))
 }
 
-/// The sequence of such a text; none where it is empty.
+/// The sequence of such a text; `None` if it is empty.
 pub(crate) fn encode(
     tokenizer: &Tokenizer,
     text: &str,

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repeated_replaces_what_it_repeats() {
+    fn repeated_steps_replace_earlier_points() {
         let mut curve = Curve::default();
         for step in 1..=5 {
             curve.push(step, step as f64);

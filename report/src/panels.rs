@@ -5,7 +5,7 @@ use crate::folder::RunFolder;
 
 /// A smoothed point hangs on this share of the run's steps.
 const SMOOTHED_SHARE: f64 = 0.02;
-/// Histograms reach so many scales to both sides of 0.
+/// Scales that histograms reach to both sides of 0.
 const LATENTS_REACH: f64 = 3.0;
 
 /// What makes a chart of runs.

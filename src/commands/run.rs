@@ -107,7 +107,7 @@ impl<'a> Runner<'a> {
             if self.args.dry_run {
                 if self.comm.is_first() {
                     self.print_dry_run(&summary);
-                    note("the stages behind it need its model and are not rehearsed");
+                    note("the later stages need its model and are left out of a dry run");
                 }
                 return Ok(());
             }

@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_frozen_needs_its_weights_only() {
+    fn frozen_tensors_need_their_weights_only() {
         let spec: ModelSpec = toml::from_str(M).unwrap();
         let load = RankWorkload {
             items: 2,

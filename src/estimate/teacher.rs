@@ -29,7 +29,7 @@ impl TeacherLoad {
         }
     }
 
-    /// Bytes where so many parts of so many tokens are computed at the same time.
+    /// Bytes while `parts` of `tokens` each are computed at the same time.
     pub(super) fn memory(self, parts: u64, tokens: u64) -> u64 {
         let pass = self.matrix.saturating_add(self.token.saturating_mul(tokens));
         self.weights.saturating_add(pass.saturating_mul(parts))

@@ -195,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_a_neighbour_and_keeping_it_again_changes_nothing(
+        fn a_kept_value_is_a_neighbour_and_keeping_it_again_changes_nothing(
             values in prop::collection::vec(-4.0f32..4.0, 1..700), seed: u64,
         ) {
             let key = RoundingKey::new(seed, 1, 0).chunk(0);

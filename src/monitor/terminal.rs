@@ -15,7 +15,7 @@ use super::shown::shown;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
 use crate::output::note;
 
-/// Interval of lines where there is no bar.
+/// Interval of lines without a progress bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Columns of the bar itself.
 const BAR_COLUMNS: usize = 10;

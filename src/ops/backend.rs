@@ -180,12 +180,12 @@ impl OpBackend {
     }
 
     /// A float product of the references, its operands rounded first where that is asked for.
-    pub(crate) fn matmul<const D: usize>(self, left: Tensor<D>, right: Tensor<D>) -> Tensor<D> {
+    pub(crate) fn matmul<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         match self.operands {
-            Operands::F32 => left.matmul(right),
+            Operands::F32 => a.matmul(b),
             Operands::Bf16 => {
-                let [left, right] = [left, right].map(|tensor| tensor.cast(FloatDType::BF16));
-                left.matmul(right).cast(FloatDType::F32)
+                let [a, b] = [a, b].map(|tensor| tensor.cast(FloatDType::BF16));
+                a.matmul(b).cast(FloatDType::F32)
             }
         }
     }

@@ -57,7 +57,7 @@ pub(crate) fn quantiser_conflicts(
     all
 }
 
-/// What is computed by operations of the CPU's own says so.
+/// Adds a problem unless the device is `flex`, which alone has our own operations.
 fn require_flex(root: &Section<'_>, recipe: &Recipe, what: &str) {
     if recipe.device != "flex" {
         root.problem("device", format!("{what}, got {:?}", recipe.device));

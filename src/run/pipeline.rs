@@ -31,6 +31,7 @@ pub fn pipeline(
 ) -> Result<Vec<PipelineStage>, RecipeError> {
     let unreadable =
         |path: &Path, reason: String| RecipeError::Unreadable { path: path.to_owned(), reason };
+    // Recipes may lie in different folders, so the path of the stage before is written out in full.
     let absolute = std::path::absolute(out).map_err(|error| unreadable(out, error.to_string()))?;
     let mut stages: Vec<PipelineStage> = Vec::with_capacity(files.len());
     for (number, file) in (1..).zip(files) {

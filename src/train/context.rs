@@ -214,11 +214,11 @@ impl RunContext<'_> {
 
     /// Identifies the model that `model.init` names; its files are read once.
     pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
-        self.hash_init_aloud(&mut Silent)
+        self.hash_init_with_progress(&mut Silent)
     }
 
-    /// The same, telling how far it is.
-    pub(super) fn hash_init_aloud(
+    /// The same, with its progress shown by `monitor`.
+    pub(super) fn hash_init_with_progress(
         &self,
         monitor: &mut dyn Monitor,
     ) -> Result<Option<String>, TrainError> {

@@ -1,4 +1,4 @@
-//! Tasks that one model after another is asked: opened once, run in one call.
+//! Tasks that are opened once and run on any number of models, each in one call.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -26,7 +26,7 @@ use crate::results::{TaskRecord, group_metrics};
 /// use bitnet_text::Tokenizer;
 ///
 /// let tasks = ["arc_easy".to_owned(), "mmlu_stem".to_owned()];
-/// // Before a training begins: what is missing is told here.
+/// // Before a training begins: missing data is reported here.
 /// let benchmark = Benchmark::open(&tasks, "sets".as_ref(), Some(200))?;
 /// let model = Model::load("model".as_ref())?;
 /// let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
@@ -63,7 +63,7 @@ pub struct BenchmarkScore {
 
 impl Benchmark {
     /// Finds tasks, groups and task files (`.yaml`) by name, and reads their rows from below `data`, as
-    /// `bitnet eval --data` does; of each task the first `limit` rows are asked.
+    /// `bitnet eval --data` does; of each task the first `limit` rows are run.
     ///
     /// # Errors
     /// A name without a task, a split without a file, a file with a broken row.

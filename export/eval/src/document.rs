@@ -6,7 +6,7 @@ use crate::data::DataFile;
 use crate::error::EvalError;
 use crate::task::{Source, Task};
 
-/// What is asked.
+/// The question: a text, or the choices as contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RowQuestion {
     Text(String),

@@ -11,9 +11,9 @@ use crate::task_data::TaskData;
 /// A task whose rows are in memory.
 #[derive(Clone, Debug)]
 pub struct OpenTask {
-    /// What is asked.
+    /// The task.
     pub task: Task,
-    /// About what.
+    /// Its rows.
     pub data: TaskData,
 }
 

@@ -24,7 +24,7 @@ const CALL_SEQUENCES: usize = 64;
 pub struct ContinuationScore {
     /// `Σ ln p` over its tokens.
     pub loglikelihood: f64,
-    /// Whether every token is the likeliest one at its place.
+    /// Whether every token is the most likely one at its position.
     pub is_greedy: bool,
 }
 
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_likeliest_continuation_is_greedy() {
+    fn the_most_likely_continuation_is_greedy() {
         let (model, threads) = (model(), ThreadPool::new(1).unwrap());
         let context = ids(3, 10);
         let best = score(&model, &context, &threads).unwrap().argmax[9];

@@ -7,7 +7,7 @@ use crate::filters::{ExactMatch, FilterChain};
 use crate::functions::{ResultsFunction, RowFunction};
 use crate::metrics::Aggregation;
 
-/// What is asked of the model.
+/// The kind of request that a task makes of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputType {
     /// The log-likelihoods of several continuations.

@@ -20,9 +20,9 @@ pub(crate) struct Family {
     hidden_act: &'static str,
     rope_theta: f64,
     rms_norm_eps: f64,
-    /// As many as query heads where there is no number.
+    /// `None`: as many as query heads.
     num_key_value_heads: Option<usize>,
-    /// The width over the query heads where there is no number.
+    /// `None`: the width divided by the query heads.
     head_dim: Option<usize>,
     max_position_embeddings: usize,
 }

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn a_file_that_is_not_regular_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(refused(dir.path()), "is a directory; expected a regular file");
         if cfg!(unix) {

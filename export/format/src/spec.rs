@@ -339,7 +339,7 @@ impl ModelSpec {
 }
 
 impl ModelSpec {
-    /// Columns that share a scale in a ternary matrix of so many; `None` for one scale a matrix.
+    /// Columns that share a scale in a ternary matrix of `columns`; `None` for one scale a matrix.
     pub fn group_width(&self, columns: usize) -> Option<usize> {
         self.quantiser.group.width(columns)
     }

@@ -184,6 +184,7 @@ impl DenseMatrix {
         let (tokens, width) = (x.len() / self.columns, rows.len());
         assert_eq!(out.len(), tokens * width, "one place for each token and row");
         let values = &values[rows.start * self.columns..rows.end * self.columns];
+        // Rows outside: a weight is read from memory once and meets all tokens.
         for (row, w) in values.chunks_exact(self.columns).enumerate() {
             for (token, x) in x.chunks_exact(self.columns).enumerate() {
                 out[token * width + row] = dot(w, x);

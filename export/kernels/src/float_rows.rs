@@ -1,7 +1,7 @@
 //! Ternary matrices as floats: a row dequantised, and products with tokens that are not quantised.
 //!
 //! The plain way, for models whose activations are floats: a row is unpacked and multiplied as a dense
-//! one is. It reads few bytes but unpacks each time it is asked.
+//! one is. It reads few bytes but unpacks at every product.
 
 use std::ops::Range;
 

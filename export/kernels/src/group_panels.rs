@@ -1,6 +1,6 @@
 //! Ternary matrices with groups as the kernels read them: repacked at load, never written to a file.
 //!
-//! 32 rows lie together, one group behind the other, so that a decoder reads one linear stream:
+//! 32 rows lie together, one group after the other, so that a decoder reads one linear stream:
 //!
 //! ```text
 //! group of 128 columns, 1088 bytes:   | 32 f16 scales, 64 bytes | 8 chunks of 128 bytes |
@@ -49,6 +49,7 @@ impl GroupPanels {
         let lines = GroupedPair::lines_of(width / CHUNK);
         let mut data = PageBuffer::on_pages(Pages::Huge, ZEROS, groups * lines);
         for group in data.chunks_exact_mut(lines) {
+            // The fill value is right for codes only: a line of scales begins as zeros.
             group[0] = Line([0; 64]);
         }
         Self { rows, columns, width, data }
@@ -77,6 +78,8 @@ impl GroupPanels {
             for ((group, codes), scale) in groups.zip(codes.chunks_exact(self.width)).zip(scales) {
                 group[0].0[2 * place..][..2].copy_from_slice(&scale.to_le_bytes());
                 for (chunk, codes) in group[1..].chunks_exact_mut(2).zip(codes.as_chunks().0) {
+                    // A chunk of 32 rows is two lines: rows 0 to 15 in the first, 16 to 31 in the
+                    // second.
                     let bytes = &mut chunk[place / LINE_ROWS].0[4 * (place % LINE_ROWS)..][..4];
                     bytes.copy_from_slice(&chunk_bytes(codes));
                 }

@@ -38,6 +38,7 @@ pub(crate) async fn serve_connections(
             (Err(_), _) => tokio::time::sleep(REST).await,
         }
     }
+    // New connections are refused from here on; those that are open end by themselves.
     drop(listener);
     let _all_closed = places.acquire_many(MOST_CONNECTIONS as u32).await;
 }

@@ -52,7 +52,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Draws so many rows and returns how many are missing; tells of every set that is used up while others
+/// Draws `rows` and returns how many are missing; reports every set that is used up while others
 /// are left, with the rows drawn so far.
 fn draw(
     phase: &Phase,

@@ -245,14 +245,7 @@ impl Stage for Dpo {
         request: BatchRequest,
         context: StepContext,
     ) -> Result<StepGradients, TrainError> {
-        let share = context.comm.share(request.batch);
-        let (pairs, next) = self.loader.items(
-            request.phase,
-            request.mix,
-            request.position,
-            request.batch,
-            share,
-        )?;
+        let (pairs, next) = request.draw(&mut self.loader, context.comm)?;
         let batches = self.batches(false, &pairs, request.cut, model.backend());
         let sum = request.accumulate(model, &self.objective, &batches, context)?;
         let places: Vec<SourceLocation> =

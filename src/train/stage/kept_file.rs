@@ -75,7 +75,7 @@ pub(super) struct ItemComputation<F> {
     pub(super) at_once: usize,
 }
 
-/// Who computes, and who is told of progress: items that are done, and all.
+/// Who computes, and who gets the progress: items that are done, and all.
 #[derive(Clone, Copy)]
 pub(super) struct KeptWork<'a> {
     pub(super) context: StepContext<'a>,
@@ -171,7 +171,7 @@ impl KeptFile {
         self.starts.len() as u64 - 1
     }
 
-    /// Items that so many bytes hold whole.
+    /// Whole items in `n` bytes.
     fn items_before(&self, bytes: u64) -> u64 {
         self.starts.partition_point(|&start| start <= bytes) as u64 - 1
     }

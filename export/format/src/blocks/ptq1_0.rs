@@ -32,7 +32,7 @@ pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), Bloc
     super::unpack_ternary(bytes, elements, BLOCK, CODE_BYTES, unpack)
 }
 
-/// Blocks that share a scale, for tests: no program that reads them was to be had.
+/// Blocks that share a scale, for tests: we had no program that reads them.
 #[cfg(test)]
 pub(super) fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_is_unpacked(blocks in 0usize..6, seed: u64) {
+        fn packing_and_unpacking_gives_the_same_codes(blocks in 0usize..6, seed: u64) {
             let codes = random_codes(blocks * BLOCK, seed);
             let bytes = pack(&codes, f16::from_f32(0.375));
             prop_assert_eq!(bytes.len(), blocks * BLOCK_BYTES);

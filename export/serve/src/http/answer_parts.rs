@@ -1,4 +1,4 @@
-//! The text of an answer in parts: what is said, and calls of functions, as they come.
+//! The text of an answer in parts: text and calls of functions, as they come.
 
 use super::tool_form::ToolForm;
 
@@ -115,7 +115,7 @@ impl AnswerParts {
     }
 }
 
-/// A whole answer: what is said, and the calls that are complete.
+/// A whole answer: its text, and the calls that are complete.
 pub(crate) fn whole(form: Option<ToolForm>, text: &str) -> (String, Vec<ToolCall>) {
     let (mut said, mut calls, mut open) = (String::new(), Vec::new(), ToolCall::default());
     for part in AnswerParts::new(form).finish(text) {

@@ -1,4 +1,4 @@
-//! What the inference thread is asked for, and what it tells back.
+//! Requests to the inference thread, and the events it sends back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,7 +69,7 @@ pub(crate) struct ScoredToken {
     pub(crate) top: Vec<(u32, f64)>,
 }
 
-/// What becomes of a job, in order: the scored prompt if asked for, tokens, one end.
+/// The events of a job, in order: the scored prompt if asked for, tokens, one end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum JobEvent {
     /// All tokens of the prompt.

@@ -1,4 +1,4 @@
-//! An answer in the making: what is computed of it, how its next token is chosen, what is told.
+//! An answer in work: its tokens and cache, how its next token is chosen, and its events.
 
 use bitnet_chat::StopTexts;
 use bitnet_engine::{EngineError, KvCache, LogSoftmax, Sampler, Sequence};
@@ -17,7 +17,7 @@ pub(crate) enum SequenceProgress {
     Continues,
     /// The answer is complete, and told.
     Ended,
-    /// Nobody wants it any more.
+    /// Its client is gone.
     Abandoned,
     /// There is no answer.
     Broken,
@@ -73,6 +73,7 @@ impl<'a> RunningSequence<'a> {
 
     /// Takes over what is known of the beginning of the prompt.
     pub(crate) fn take(&mut self, (cache, scores): (KvCache, PromptScores)) {
+        // Called when it gets a slot and once more when it starts: more may be known by then.
         if cache.len() <= self.cache.len() {
             return;
         }
@@ -153,9 +154,12 @@ impl<'a> RunningSequence<'a> {
         let Some(id) = self.choose(logits) else { return SequenceProgress::Broken };
         let token = self.scored_token(id, logits);
         self.tokens.push(id);
+        // The stop id counts as a token and is no part of the text.
         if self.job.stop_ids.contains(&id) {
             return self.end(EndReason::StopId);
         }
+        // Text comes in whole characters, and what might be the beginning of a stop text is held
+        // back.
         let (text, reached) = self.stops.push(&self.stream.push(id));
         if !self.tell(JobEvent::Token { text, token }) {
             return SequenceProgress::Abandoned;
@@ -194,7 +198,7 @@ impl<'a> RunningSequence<'a> {
         if reached { shown } else { shown + &stops.finish() }
     }
 
-    /// Tells that there is no answer.
+    /// Reports that there is no answer.
     pub(crate) fn fail(&self) {
         self.tell(JobEvent::Failed);
     }

@@ -30,7 +30,7 @@ use crate::train::stage::kept_file::{ItemComputation, KeptFile, KeptKey, KeptWor
 /// Documents of a thread in a round, after each of which the file grows.
 const DOCUMENTS_AT_ONCE: usize = 8;
 
-/// Where the words of a set are kept, who computes them and who is told of progress.
+/// Where the words of a set are kept, who computes them and who gets the progress.
 pub(crate) struct KeptRequest<'a> {
     pub(crate) dir: &'a Path,
     pub(super) key: &'a KeptKey,
