@@ -26,7 +26,7 @@ impl RankLayout {
 }
 
 impl RankWorkload {
-    /// That of the rank with the largest share.
+    /// The workload of the rank with the largest share.
     pub fn of(recipe: &Recipe, ranks: usize) -> Self {
         let train = &recipe.train;
         let share = train.batch.div_ceil(ranks);

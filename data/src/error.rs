@@ -224,9 +224,9 @@ pub enum DataError {
         seq_len: usize,
         /// All documents of the set.
         documents: u64,
-        /// Those of fewer than two tokens.
+        /// Documents of fewer than two tokens.
         too_short: u64,
-        /// Those longer than a row, under [`super::LongDocuments::Drop`].
+        /// Documents longer than a row, under [`super::LongDocuments::Drop`].
         dropped: u64,
     },
     /// Stopped by a signal; nothing incomplete is left on disk.

@@ -50,7 +50,7 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         Self { settings, plans: EpochPlans::new(sets, settings) }
     }
 
-    /// Those of the next `count` items of `phase` whose number is in `share`, and the state after all
+    /// Of the next `count` items of `phase` the ones whose number is in `share`, and the state after all
     /// `count`.
     ///
     /// The set of item n of a phase is a random draw keyed by (seed, phase, n). Within a set, items

@@ -174,7 +174,7 @@ mod tests {
     fn a_long_prompt_loses_what_follows_its_first_token_and_equally_on_both_sides() {
         let plan = plan(&[side(6, 1, 2), side(6, 11, 4)], 6, LongDocuments::Truncate);
         let pair = plan.item(0);
-        // Nine inputs of which six fit: three tokens behind the first go.
+        // Nine inputs of which six fit: three tokens after the first go.
         assert_eq!(pair.rejected.tokens, [100, 104, 105, 11, 12, 13]);
         assert_eq!(pair.rejected.targets, [104, 105, 11, 12, 13, 14]);
         assert_eq!(pair.chosen.tokens, [100, 104, 105, 1, 0, 0]);

@@ -135,7 +135,7 @@ fn dialogue_prompt(prompt: Vec<Message>) -> Vec<Message> {
     turns
 }
 
-/// A dialogue as text: turns after `Human:` and `Assistant:`, each behind a blank line.
+/// A dialogue as text: turns after `Human:` and `Assistant:`, each after a blank line.
 fn dialogue(text: &str) -> Option<Vec<Message>> {
     let rest = text.trim_start().strip_prefix("Human:")?;
     let mut turns = Vec::new();
@@ -170,7 +170,7 @@ fn best_and_worst(key: &str, list: &Value) -> Result<[Vec<Message>; 2], FieldErr
     Ok([vec![answer(best.0)], vec![answer(worst.0)]])
 }
 
-/// All turns of a side: behind the prompt, unless they repeat it.
+/// All turns of a side: after the prompt, unless they repeat it.
 fn whole(prompt: &[Message], side: Vec<Message>, key: &str) -> Result<Vec<Message>, FieldError> {
     let expected = "the turns of `prompt` before the answer";
     if side.last().is_none_or(|last| last.role != Role::Assistant) {

@@ -37,7 +37,7 @@ pub(crate) fn encode(
 }
 
 impl TextMarkers {
-    /// What stands behind each `response`, up to the next `instruction`.
+    /// The text after each `response`, up to the next `instruction`.
     fn answers(&self, text: &str) -> Vec<Range<usize>> {
         let (mut answers, mut at) = (Vec::new(), 0);
         while let Some(found) = text[at..].find(&self.response) {

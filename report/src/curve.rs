@@ -11,7 +11,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Adds a point behind the others; one that is not finite is left out.
+    /// Adds a point at the end; one that is not finite is left out.
     pub(crate) fn push(&mut self, step: u64, value: f64) {
         if !value.is_finite() {
             return;

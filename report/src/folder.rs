@@ -179,7 +179,7 @@ fn entries(path: &Path) -> Vec<String> {
     names
 }
 
-/// Takes the whole lines behind `from` and moves it; true, with nothing taken, where the file is
+/// Takes the whole lines after `from` and moves it; true, with nothing taken, where the file is
 /// shorter than that and must be read anew.
 fn read_lines(
     path: &Path,

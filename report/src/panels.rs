@@ -102,7 +102,7 @@ pub(crate) fn training(runs: &[RunFolder]) -> String {
     charts.into_iter().map(|it| chart(&zero(it))).collect::<String>() + &objective(runs)
 }
 
-/// Of losses: preference runs count pairs.
+/// The unit of losses: preference runs count pairs.
 fn loss_unit(runs: &[RunFolder]) -> &'static str {
     let is_dpo =
         |run: &RunFolder| run.recipe.get("stage").and_then(|it| it.as_str()) == Some("dpo");

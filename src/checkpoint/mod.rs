@@ -1,7 +1,7 @@
 //! Checkpoints: a directory that exists under its final name only when complete and hashed.
 //!
-//! `step-000200/` holds the model with Hugging Face names and f32 or BF16 latents (a folder other tools
-//! read as it lies), the optimizer's state (`optimizer`), the state of the run, and last of all
+//! `step-000200/` holds the model with Hugging Face names and f32 or BF16 latents (a folder that other
+//! tools read directly), the optimizer's state (`optimizer`), the state of the run, and last of all
 //! `MANIFEST.json` with the size and BLAKE3 hash of every other file. That of an adapter run holds the
 //! adapter, as PEFT's folder, in place of the model. The training loop decides what to save and when.
 

@@ -153,7 +153,7 @@ impl<'a> Runner<'a> {
         stages.iter().try_for_each(|PipelineStage { recipe, out }| self.check(recipe, out))
     }
 
-    /// Runs a stage; `later` is the work behind it, in steps of this stage.
+    /// Runs a stage; `later` is the work after it, in steps of this stage.
     fn stage(
         &self,
         recipe: &Recipe,

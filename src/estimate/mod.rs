@@ -259,7 +259,7 @@ fn matrices(spec: &ModelSpec) -> u64 {
     of_blocks.map(TensorEntry::elements).sum::<usize>() as u64
 }
 
-/// Those of an adapter of this rank of all matrices of all blocks.
+/// Parameters of an adapter of this rank on all matrices of all blocks.
 fn adapter_parameters(spec: &ModelSpec, rank: u64) -> u64 {
     let table = tensor_table(spec);
     let adapted = table.iter().filter(|entry| entry.is_ternary(spec));

@@ -18,7 +18,7 @@ pub struct TeacherLoad {
 }
 
 impl TeacherLoad {
-    /// That of a model of this shape.
+    /// The load of a teacher of this shape.
     pub fn of(spec: &ModelSpec) -> Self {
         let dense = tensor_table(spec).into_iter().skip(1).filter(|entry| !entry.is_ternary(spec));
         let largest = dense.map(|entry| entry.elements()).max().unwrap_or(0) as u64;

@@ -196,7 +196,7 @@ impl LanguageModel {
     }
 
     /// Its parameters in the order in which modules are visited: the tensor table, and the factors of
-    /// an adapter behind their matrices.
+    /// an adapter after their matrices.
     pub(crate) fn table(&self) -> &[TensorEntry] {
         &self.table
     }

@@ -306,7 +306,7 @@ fn ones(entry: &TensorEntry) -> Matrix {
     Matrix::Latent(vec![1.0; entry.elements()])
 }
 
-/// A stored tensor with as many rows as `entry`; those behind the stored ones are their mean.
+/// A stored tensor with as many rows as `entry`; those after the stored ones are their mean.
 fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError> {
     let stored = model.spec().vocab_size;
     let is_table = matches!(entry.role, TensorRole::Embedding | TensorRole::Head);

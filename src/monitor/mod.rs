@@ -89,7 +89,7 @@ pub struct Evaluation {
     pub nll_per_token: f64,
     /// `exp(nll_per_token)`.
     pub perplexity: f64,
-    /// Of preference pairs; the other figures are then those of the chosen answers.
+    /// Figures of preference pairs; the others are then those of the chosen answers.
     #[serde(flatten)]
     pub preference: Option<PreferenceEvaluation>,
 }

@@ -52,7 +52,7 @@ impl Terminal {
         Self { verbosity, draws, bar: None, pace, last_line: None, codes }
     }
 
-    /// Says how much work stages behind this one hold, in steps of this one.
+    /// Says how much work the stages after this one hold, in steps of this one.
     #[must_use]
     pub fn followed_by(mut self, steps: Option<f64>) -> Self {
         self.pace.later_steps = steps;

@@ -48,9 +48,9 @@ use crate::ops::outside_latents::{OutsideLatents, quantise_outside};
 /// How layers are computed, and where they count what 8-bit gradients lose.
 #[derive(Clone, Debug)]
 pub struct LinearSettings<const N: usize> {
-    /// With what.
+    /// Kernel and number formats.
     pub backend: OpBackend,
-    /// Of each layer, added to in the backward pass.
+    /// Counts of each layer, which the backward pass adds to.
     pub counts: [Arc<RoundingCounts>; N],
 }
 

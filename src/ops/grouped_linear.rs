@@ -49,7 +49,7 @@ pub struct LinearQuantiser {
 }
 
 impl LinearQuantiser {
-    /// That of a model.
+    /// The quantiser of a model.
     pub fn of(spec: &ModelSpec) -> Self {
         Self { group: spec.quantiser.group, activations: spec.activations }
     }
@@ -134,7 +134,7 @@ struct NativeGroupedLinear {
 #[derive(Clone, Debug)]
 struct SavedGroupedLinear {
     input: MultipliedInput,
-    /// Of all matrices, one below the other.
+    /// Codes and scales of all matrices, one below the other.
     weights: Arc<GroupedTernary>,
     /// Rows of each matrix.
     heights: Vec<usize>,

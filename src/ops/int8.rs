@@ -58,7 +58,7 @@ impl Count {
 }
 
 impl RoundingCounts {
-    /// Those of the gradient of the input, then of the weights, since they were cleared.
+    /// Counts of the input's gradient, then of the weights', since they were cleared.
     pub fn read(&self) -> [RoundedAway; 2] {
         [self.input.read(), self.weights.read()]
     }
@@ -238,7 +238,7 @@ struct Block {
     row: usize,
     /// In its row.
     number: usize,
-    /// Of the first token in its block.
+    /// Position of the first token in its block.
     place: usize,
     tokens: Range<usize>,
 }

@@ -202,7 +202,7 @@ impl SavedInput {
 }
 
 impl SavedFactors {
-    /// Those of `X`, `A` and `B`, from that of all columns.
+    /// The gradients of `X`, `A` and `B`, from the gradient of all columns.
     fn gradients(&self, dy: &[f32]) -> (FlexTensor, Vec<f32>, Vec<f32>) {
         let LowRankJoin { backend, own, .. } = &self.op;
         let (rank, width) = (self.a.shape()[0], self.a.shape()[1]);

@@ -116,7 +116,7 @@ pub enum TokenizerSource {
 /// How a conversation becomes tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChatFormat {
-    /// That of the model the run starts from, else [`ChatFormat::B158`].
+    /// The format of the model the run starts from, else [`ChatFormat::B158`].
     Model,
     /// The template of `BitNet` b1.58 2B4T, each turn encoded as one string.
     B158,
@@ -176,7 +176,7 @@ impl Precision {
         }
     }
 
-    /// In what the backward products of ternary layers take gradients, rounded like this.
+    /// The format of gradients in the backward products of ternary layers, with this rounding.
     pub fn gradients(self, rounding: GradientRounding) -> GradientFormat {
         match self {
             Self::F32 | Self::Bf16 => GradientFormat::Operands,
@@ -191,7 +191,7 @@ pub const GRADIENT_ROUNDING_WORDS: &[(&str, GradientRounding)] = &[
     ("nearest", GradientRounding::Nearest),
 ];
 
-/// In what ranks may send each other gradients.
+/// Number formats of gradients between ranks.
 pub const REDUCE_PRECISION_WORDS: &[(&str, CommDType)] =
     &[("f32", CommDType::F32), ("bf16", CommDType::Bf16)];
 
@@ -222,7 +222,7 @@ pub struct Train {
     pub update: UpdateTime,
     /// Whether each rank holds only its part of the moments.
     pub shard_optimizer: bool,
-    /// In what several ranks send each other gradients; they are added in f32.
+    /// Number format of gradients between ranks; they are added in f32.
     pub reduce_precision: CommDType,
     /// Minutes after which the run saves and stops.
     pub max_minutes: Option<f64>,

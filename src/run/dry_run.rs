@@ -106,7 +106,7 @@ pub struct KnownRun {
     pub steps: u64,
     /// The architecture, if it can be known.
     pub spec: Option<ModelSpec>,
-    /// That of its teacher.
+    /// The shape of its teacher.
     pub teacher: Option<ModelSpec>,
 }
 

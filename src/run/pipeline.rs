@@ -51,7 +51,7 @@ pub fn pipeline(
     Ok(stages)
 }
 
-/// The work of the stages behind stage `at`, in steps of that stage; `None` where a number of steps
+/// The work of the stages after stage `at`, in steps of that stage; `None` where a number of steps
 /// is not known before the data is read. A token is taken to cost the same in every stage.
 pub fn later_steps(stages: &[PipelineStage], at: usize) -> Option<f64> {
     let later = stages[at + 1..].iter().map(|stage| {

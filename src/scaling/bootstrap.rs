@@ -15,7 +15,7 @@ const MOST_DRAWS: u64 = 200;
 /// Each sample is fitted from the result of the full fit and from every 20th of its starts.
 const START_STRIDE: usize = 20;
 
-/// From where to where 95 % of the samples lie.
+/// The interval that holds 95 % of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     /// The 2.5th percentile.

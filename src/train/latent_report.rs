@@ -71,7 +71,7 @@ impl MatrixLatents {
 }
 
 impl LatentReport {
-    /// Of all ternary matrices, of which this rank has counted `own`, by their numbers among them.
+    /// The report on all ternary matrices, of which this rank has counted `own`, by their numbers.
     pub(super) fn of(
         all: &[(usize, &TensorEntry)],
         drawn: &DrawnLayers,

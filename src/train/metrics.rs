@@ -130,7 +130,7 @@ pub(super) struct StepInFlight {
     pub(super) step: u64,
     /// Trained targets of the run up to this step.
     pub(super) tokens: u64,
-    /// Those of this rank.
+    /// Trained targets of this rank.
     pub(super) own_tokens: u64,
     pub(super) rates: StepRates,
     pub(super) pending: PendingStep,

@@ -99,7 +99,7 @@ fn differing(codes: &[i8], others: impl Iterator<Item = i8>) -> u64 {
     codes.iter().zip(others).filter(|(code, other)| *code != other).count() as u64
 }
 
-/// Codes of a matrix, and the scales of its groups, one behind the other.
+/// Codes of a matrix, and the scales of its groups, one after the other.
 fn quantised(spec: &ModelSpec, entry: &TensorEntry, latents: &[f32]) -> (Vec<i8>, Vec<f32>) {
     if entry.group_width(spec).is_none() {
         let scale = WeightScale::of_latents(latents);

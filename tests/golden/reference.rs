@@ -105,7 +105,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// This plan with the farther neighbour at one more near-tie, behind all of its choices.
+    /// This plan with the farther neighbour at one more near-tie, after all of its choices.
     fn with_another(&self, at: usize, distance: f64) -> Self {
         let mut choices = self.choices.clone();
         choices.resize(at, false);

@@ -55,7 +55,7 @@ impl TokenType {
 pub struct TokenFiles {
     /// The type of the ids; a file with a header names its own.
     pub dtype: Option<TokenType>,
-    /// The id that stands before or behind every document.
+    /// The id before or after every document.
     pub document_separator: Option<u32>,
 }
 

@@ -23,7 +23,7 @@ struct Completion {
     stop: FinishReason,
     /// Decoding speed: the tokens after the first over the time since it.
     tokens_per_second: f64,
-    /// Of a token, prompt and completion alike.
+    /// Energy of a token, prompt and completion alike.
     energy: PhaseEnergy,
 }
 

@@ -1,4 +1,4 @@
-//! One transformer block, as the paper reads: attention and feed-forward, each behind a norm and
+//! One transformer block, as the paper reads: attention and feed-forward, each after a norm and
 //! added to the residual stream (BitNet b1.58 2B4T, arXiv 2504.12285, section 2).
 
 use std::ops::Range;

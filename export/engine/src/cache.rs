@@ -225,7 +225,7 @@ impl KvCache {
         }))
     }
 
-    /// Puts a page in the place of one with the same tokens after the same beginning, or behind the last,
+    /// Puts a page in the place of one with the same tokens after the same beginning, or after the last,
     /// which is then full; `tokens` of it count.
     ///
     /// # Panics

@@ -12,9 +12,9 @@ use crate::metrics::Aggregation;
 pub enum OutputType {
     /// The log-likelihoods of several continuations.
     MultipleChoice,
-    /// That of one.
+    /// The log-likelihood of one continuation.
     Loglikelihood,
-    /// That of a whole text.
+    /// The log-likelihood of a whole text.
     LoglikelihoodRolling,
     /// A text.
     GenerateUntil,

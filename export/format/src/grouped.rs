@@ -52,6 +52,8 @@ impl GroupedTernary {
         let groups = latents.chunks_exact(width).zip(&scales);
         let codes = groups.flat_map(|(group, scale)| {
             let inverse = scale.inverse();
+            // With the inverse of the scale after it was rounded to f16: the one that every reader
+            // will see.
             group.iter().map(move |&latent| ternary_code(latent, inverse))
         });
         let codes = codes.collect();

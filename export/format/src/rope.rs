@@ -37,7 +37,7 @@ impl RopeFrequencies {
         Self { frequencies, attention_factor: 1.0, dynamic: None }
     }
 
-    /// Those of a model, scaled as its config says.
+    /// The frequencies of a model, scaled as its config says.
     pub fn of(spec: &ModelSpec) -> Self {
         let Some(scaling) = &spec.rope_scaling else {
             return Self::new(spec.rope_theta, spec.head_dim);

@@ -117,7 +117,7 @@ impl Activations {
         }
     }
 
-    /// Tokens from their parts: codes `[T, chunks]` with zeros behind the columns, their sums and scales.
+    /// Tokens from their parts: codes `[T, chunks]` with zeros after the columns, their sums and scales.
     /// They meet matrices with one scale a row only.
     pub(crate) fn from_parts(
         columns: usize,

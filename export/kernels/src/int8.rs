@@ -177,7 +177,7 @@ impl Int8Matrix {
 pub struct PanelGroup<'a> {
     /// The first row.
     first: usize,
-    /// Of the whole matrix.
+    /// Rows of the whole matrix.
     rows: usize,
     quads: usize,
     lines: &'a mut [Line],

@@ -354,7 +354,7 @@ impl PackWork for PackB<'_> {
 }
 
 /// Rows `[columns, depth]` become columns of a panel: sixteen words of a few rows at a time are
-/// made in order and then turned.
+/// made in order and then transposed.
 #[inline(always)]
 unsafe fn pack_transposed<P: RoundToBf16>(
     format: WordFormat,

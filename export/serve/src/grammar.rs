@@ -98,7 +98,7 @@ impl AnswerGrammar {
         Self(self.0.deep_clone())
     }
 
-    /// Chooses with `choose` among the tokens that may follow, and goes on behind the chosen one.
+    /// Chooses with `choose` among the tokens that may follow, and continues after the chosen one.
     pub(crate) fn next(
         &mut self,
         choose: impl FnOnce(&dyn Fn(u32) -> bool) -> u32,

@@ -76,7 +76,7 @@ pub enum TeacherLogits<'a> {
     Whole {
         /// Outside of any graph.
         hidden: Tensor<3>,
-        /// Of as many words as the student's.
+        /// The teacher's head, with as many words as the student's.
         head: HeadOperand<'a>,
     },
     /// Its most likely words.

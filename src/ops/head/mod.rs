@@ -130,9 +130,9 @@ pub(super) struct HeadPass<'a> {
 
 /// The gradients of a chunk while they are made.
 pub(super) struct ChunkGradients<'a> {
-    /// Of its hidden states, `[tokens, C]`.
+    /// Gradient of its hidden states, `[tokens, C]`.
     hidden: &'a mut [f32],
-    /// Of the head, `[V, C]`; empty where none is asked for.
+    /// Gradient of the head, `[V, C]`; empty if the head is not trained.
     head: &'a mut [f32],
     /// Whether chunks before have written that of the head.
     add: bool,

@@ -89,7 +89,7 @@ impl BatchRequest<'_, '_> {
 /// Loss and gradients of this rank's share of a batch.
 pub(crate) struct StepGradients {
     pub(crate) sum: GradAccumulator,
-    /// The loader's position behind the batch.
+    /// The loader's position after the batch.
     pub(crate) next: LoaderState,
     /// The documents in this rank's share.
     pub(crate) places: Vec<SourceLocation>,

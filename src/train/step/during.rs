@@ -65,7 +65,7 @@ pub(crate) struct Applied {
 }
 
 impl<'a> UpdateDuring<'a> {
-    /// Of one step with these rates.
+    /// The updates of one step with these rates.
     pub fn new(optimizer: &'a mut AdamW, settings: StepSettings, rates: StepRates) -> Self {
         let optimizer = RefCell::new(optimizer);
         Self { optimizer, settings, rates, divisor: Cell::new(1.0), applied: RefCell::default() }

@@ -141,7 +141,7 @@ impl MomentChunk<'_> {
     }
 }
 
-/// The mantissas of 2^((j + ½)/8): a ratio rounds to one more eighth behind each.
+/// The mantissas of 2^((j + ½)/8): a ratio rounds to one more eighth above each.
 const EIGHTHS: [u32; 8] =
     [0x5_aac3, 0x11_c3d3, 0x1e_f532, 0x2d_583f, 0x3d_08a4, 0x4e_248c, 0x60_ccdf, 0x75_257d];
 
@@ -177,7 +177,7 @@ fn level(code: u32) -> f32 {
 fn eighths(ratio: f32) -> u32 {
     let bits = ratio.to_bits();
     let mantissa = bits & 0x7f_ffff;
-    // Eight codes for each power of two, and one more behind each border that the mantissa passes.
+    // Eight codes for each power of two, and one more for each border that the mantissa passes.
     let mut code = ((bits >> 23) - 127) << 3;
     for border in EIGHTHS {
         code += u32::from(mantissa >= border);

@@ -257,7 +257,7 @@ impl OptimizerStep for DeviceStep {
     /// The host counted the update as made and takes it back when the device skipped it.
     fn sync(&self, pending: PendingStep, optimizer: &mut AdamW) -> StepReport {
         let report = pending.read();
-        // Steps in flight behind a skipped one took a count that is one too high for their bias
+        // Steps in flight after a skipped one took a count that is one too high for their bias
         // correction: a small difference, and only on devices that keep steps in flight.
         optimizer.updates -= u64::from(report.skipped.is_some());
         report

@@ -102,7 +102,7 @@ impl PageTree {
             }
             node.used = self.now;
             // The page is shared even if only its first `common` tokens fit: the cache counts no
-            // more of them, and writing behind them copies the page first.
+            // more of them, and writing after them copies the page first.
             cache.share_page(start / KvCache::PAGE, node.page.clone(), common);
             scores.tokens.extend(node.scores.part(0, common).tokens);
             level = &mut node.children;
@@ -202,7 +202,7 @@ impl Node {
         }
     }
 
-    /// Lists when each was used that can be dropped. `false`: a sequence holds this page or one behind it.
+    /// Lists the last use of each page that can be dropped. `false`: a sequence holds this page or one after it.
     fn list_free(&self, free: &mut Vec<u64>) -> bool {
         // A page goes only after all that follow it: a child without its beginning could never be
         // found again.

@@ -41,7 +41,7 @@ pub(crate) struct RunningSequence<'a> {
     sampler: Sampler,
     stream: TextStream<'a>,
     stops: StopTexts,
-    /// Of the prompt, as far as it is scored.
+    /// The scores of the prompt so far.
     pub(crate) scores: PromptScores,
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct KeptRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct KeptTeacher(pub(crate) BTreeMap<String, KeptWords>);
 
-/// Those of a set.
+/// The kept words of a set.
 #[derive(Debug)]
 pub(crate) struct KeptWords {
     bytes: FileBytes,
