@@ -51,7 +51,7 @@ pub struct ParsedConversation {
 /// answer is left out.
 ///
 /// # Errors
-/// If a role is unknown, if content is no text, if a question is empty, or if there is no answer.
+/// If a role is unknown, if content is not text, if a question is empty, or if there is no answer.
 pub fn conversation(
     object: &Object,
     unknown: UnknownRole,

@@ -22,7 +22,7 @@ pub struct FieldError {
 /// Why a row cannot be used.
 #[derive(Debug)]
 pub(crate) enum RowFault {
-    /// A byte that is no text, by its column from 1.
+    /// A byte that is not text, by its column from 1.
     NotUtf8 { column: usize, byte: u8 },
     /// The file ends within the row.
     Torn { bytes: usize },

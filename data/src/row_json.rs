@@ -95,7 +95,7 @@ fn describe(error: &serde_json::Error) -> String {
     format!("{what} at column {}", error.column())
 }
 
-/// The text with half surrogates and numbers that are none replaced; `None` where there are none.
+/// The text with half surrogates and invalid numbers replaced; `None` if it has neither.
 fn mended(text: &str) -> Option<String> {
     let mut mended = String::with_capacity(text.len());
     let (mut rest, mut in_string) = (text, false);

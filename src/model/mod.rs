@@ -75,7 +75,7 @@ pub struct LanguageModel {
     backend: OpBackend,
     #[module(skip)]
     activations: ActivationMemory,
-    /// The matrices that are no tensors, in the order of the parameters.
+    /// The matrices that are not tensors, in the order of the parameters.
     #[module(skip)]
     outside: Arc<[Option<Latents>]>,
     #[module(skip)]
@@ -220,7 +220,7 @@ impl LanguageModel {
         self.merge_scale.is_some()
     }
 
-    /// The matrices that are no tensors, in the order of the parameters, `None` for all others.
+    /// The matrices that are not tensors, in the order of the parameters, `None` for all others.
     pub fn outside(&self) -> &[Option<Latents>] {
         &self.outside
     }

@@ -131,7 +131,7 @@ pub fn frozen_linear(x: Tensor<3>, codes: Tensor<2>, weight: WeightScale) -> Ten
 
 /// 8-bit codes of activations `[B, T, C]` that carry their gradient, and their scales `[B, T, 1]`.
 pub fn activation_codes(x: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-    // `detach`: quantising is no part of the graph. Its gradient is joined below.
+    // `detach`: quantising is not part of the graph. Its gradient is joined below.
     let values = x.clone().detach();
     let scale = values.clone().abs().max_dim(2).clamp_min(SCALE_EPS).recip().mul_scalar(127.0);
     let codes = (values * scale.clone()).round().clamp(-128.0, 127.0);
@@ -181,7 +181,7 @@ pub(super) fn straight_through<const D: usize>(
 struct NativeBitLinear {
     backend: OpBackend,
     counts: Vec<Arc<RoundingCounts>>,
-    /// The latents, where they are no tensors.
+    /// The latents, where they are not tensors.
     outside: Vec<OutsideLatents>,
 }
 

@@ -20,7 +20,7 @@ const QUINTIC: [f32; 3] = [3.4445, -4.775, 2.0315];
 const CHUNK: usize = 4096;
 /// Rows of a strip, as the float products pack them.
 const STRIP: usize = 8;
-/// A norm is no smaller, as in torch.
+/// The least norm, as in torch.
 const TINY: f64 = 1e-7;
 
 /// Replaces `u [rows, columns]`, row-major, by what `iterations` make of it; uses all threads.

@@ -8,7 +8,7 @@ use super::stage::StageKind;
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 use bitnet_format::ModelSpec;
 
-/// Adds the mistakes that are none of a single section.
+/// Adds the mistakes that no single section can show.
 pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
     check_precision(root, recipe);
     check_lean(root, recipe);

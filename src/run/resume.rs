@@ -134,7 +134,7 @@ fn refuse_late_step(context: &RunContext, path: &Path, step: u64) -> Result<(), 
 }
 
 /// Compares the recipe of a checkpoint with that of the run. What a key names may lie elsewhere now:
-/// where the contents are known to be the same, another path is no change.
+/// where the contents are known to be the same, another path is not a change.
 fn refuse_recipe_drift(
     context: &RunContext,
     path: &Path,

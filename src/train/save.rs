@@ -285,7 +285,7 @@ impl FinalModel {
         Ok(Self { path, model, adapter })
     }
 
-    /// Its adapter, if that is no part of the written model.
+    /// Its adapter, if that is not part of the written model.
     fn side(&self) -> Option<&Adapter> {
         self.adapter.as_ref().filter(|one| one.description().kind == AdapterKind::Side)
     }

@@ -157,7 +157,7 @@ fn int8(source: &dyn TensorSource, entry: &TensorEntry) -> Result<(Int8Matrix, b
     Ok((matrix, zero))
 }
 
-/// Refuses scales of rows that are none, and codes that only groups may have.
+/// Refuses scales of rows that are not positive, and codes that only groups may have.
 fn check_rows(
     source: &dyn TensorSource,
     entry: &TensorEntry,

@@ -137,7 +137,7 @@ fn answer_of(found: Found, has_choices: bool) -> RightAnswer {
     }
 }
 
-/// Digits that a template wrote, and numbers that are no text, name a choice where there are choices.
+/// Digits that a template wrote, and numbers that are not text, name a choice where there are choices.
 fn as_index(found: &Found, has_choices: bool) -> Option<i64> {
     match &found.value {
         Value::String(text) => {

@@ -18,7 +18,7 @@ pub struct OpenTask {
 }
 
 /// Reads the rows of all tasks from below `dir`; `num_fewshot` replaces what the tasks say. A task takes
-/// `DIR/<name>.jsonl`, if that holds requests, and its dataset otherwise; a name that is no task stands for
+/// `DIR/<name>.jsonl`, if that holds requests, and its dataset otherwise; a name that is not a task stands for
 /// such a file.
 ///
 /// # Errors

@@ -98,7 +98,7 @@ impl Absmean {
     /// Adds the next latents.
     ///
     /// # Panics
-    /// When a piece before the last was no multiple of 16.
+    /// When a piece before the last was not a multiple of 16.
     pub fn add(&mut self, latents: &[f32]) {
         // A latent's lane is its index modulo 16; a piece that ended elsewhere would shift all
         // after it.

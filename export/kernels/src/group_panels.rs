@@ -41,7 +41,7 @@ impl GroupPanels {
     /// A matrix of zeros, to be filled by [`GroupPanels::write`].
     ///
     /// # Panics
-    /// If groups are no whole number of blocks of 64 columns, or do not fill a row.
+    /// If groups are not a whole number of blocks of 64 columns, or do not fill a row.
     pub fn zeros(rows: usize, columns: usize, width: usize) -> Self {
         assert!(width.is_multiple_of(64) && width > 0, "groups of 64, 128 or 256 columns");
         assert!(columns.is_multiple_of(width), "a row is made of whole groups");
@@ -58,7 +58,7 @@ impl GroupPanels {
     /// Fills rows from `first` on.
     ///
     /// # Panics
-    /// If the shapes do not fit, or a scale is no f16.
+    /// If the shapes do not fit, or a scale is not an f16.
     pub fn write(&mut self, first: usize, matrix: &GroupedTernary) {
         assert_eq!(
             (matrix.columns(), matrix.width()),

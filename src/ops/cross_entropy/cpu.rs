@@ -15,7 +15,7 @@ use crate::ops::native::{NativeOp, floats, tensor};
 #[derive(Clone, Debug)]
 pub(super) struct NativeCrossEntropy {
     pub(super) targets: Targets,
-    /// The head, where it is no tensor.
+    /// The head, where it is not a tensor.
     pub(super) outside: Option<OutsideHead>,
     pub(super) backend: OpBackend,
 }

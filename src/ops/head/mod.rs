@@ -61,7 +61,7 @@ impl Targets {
     }
 }
 
-/// A head that is no tensor.
+/// A head that is not a tensor.
 #[derive(Clone, Debug)]
 pub(super) struct OutsideHead {
     pub(super) latents: Latents,

@@ -41,7 +41,7 @@ impl Limits {
     }
 }
 
-/// Loss and gradient norm of the last steps, spikes included: a level that stays is no spike.
+/// Loss and gradient norm of the last steps, spikes included: a level that stays is not a spike.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SpikeWindow {

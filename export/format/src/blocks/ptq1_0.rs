@@ -25,7 +25,7 @@ const PARTS: Parts = [(16, 5), (8, 5), (2, 4)];
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
 ///
 /// # Errors
-/// If the values do not fill blocks, the length does not fit, a byte is none that five values
+/// If the values do not fill blocks, the length does not fit, a byte is not one that five values
 /// (or four, where there are four) make, or a scale is not finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
     let unpack = |bytes: &[u8], codes: &mut [i8]| tq1_0::unpack_parts(PARTS, bytes, codes);

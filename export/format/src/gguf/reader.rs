@@ -252,7 +252,7 @@ fn not_plain(name: &str) -> String {
     format!("is {shown:?}; expected plain printable ASCII")
 }
 
-/// ggml's dimensions are signed; what is negative there is none here either.
+/// ggml's dimensions are signed; one that is negative there is refused here too.
 fn extent(claimed: u64) -> Result<usize, String> {
     match i64::try_from(claimed).ok().and_then(|extent| usize::try_from(extent).ok()) {
         Some(extent @ 1..) => Ok(extent),

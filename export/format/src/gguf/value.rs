@@ -97,7 +97,7 @@ fn unknown_type(id: u32) -> String {
     format!("has the value type {id}; expected 0 to 12")
 }
 
-/// What a value that is no array can do.
+/// What a value that is not an array can do.
 trait Scalar {
     fn decode(cursor: &mut HeaderCursor) -> Result<Self, String>
     where

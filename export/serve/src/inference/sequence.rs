@@ -154,7 +154,7 @@ impl<'a> RunningSequence<'a> {
         let Some(id) = self.choose(logits) else { return SequenceProgress::Broken };
         let token = self.scored_token(id, logits);
         self.tokens.push(id);
-        // The stop id counts as a token and is no part of the text.
+        // The stop id counts as a token and is not part of the text.
         if self.job.stop_ids.contains(&id) {
             return self.end(EndReason::StopId);
         }

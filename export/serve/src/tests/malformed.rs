@@ -294,7 +294,7 @@ fn every_head_that_is_wrong_has_its_status_and_code() {
     assert_eq!(server.get("/health").status, 200);
 }
 
-/// What is no HTTP, or breaks it, with the beginning of the answer.
+/// What is not HTTP, or breaks it, with the beginning of the answer.
 const BYTES: [(&str, &str); 12] = [
     ("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nrubbish\r\n\r\n", "HTTP/1.1 200"),
     (
