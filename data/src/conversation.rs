@@ -68,6 +68,7 @@ pub(super) fn conversation_by(
         Some((key, list)) => (key.to_owned(), key, turns(key, list, rules)?),
         None => question_and_answer(object, rules)?,
     };
+    // A turn after the last answer trains nothing: it is left out, or refused under `strict`.
     let last = messages.iter().rposition(|message| message.role == Role::Assistant);
     let Some(last) = last else {
         let got = messages.last().map_or("an empty list", |last| last.role.name());
@@ -121,6 +122,7 @@ fn question_and_answer(
         return Err(field_error("messages", EXPECTED, keys(object)));
     };
     let answer = first_of(object, ANSWERS);
+    // An answer that is there without a value: the error then names the key that the row has.
     let answer = answer.or_else(|| ANSWERS.iter().copied().find(|key| object.contains_key(*key)));
     let answer = answer.unwrap_or("output");
     let mut messages = asked(object, question, rules)?;
@@ -154,6 +156,7 @@ pub(super) fn said(
         turn @ Value::Object(_) => turns(field, &Value::Array(vec![turn.clone()]), rules),
         value if role == Role::Assistant => {
             let mut answer = Message::new(role, text(field, value)?);
+            // Training on an empty answer would teach the model to say nothing.
             answer.trained = !answer.content.trim().is_empty();
             Ok(vec![answer])
         }
@@ -170,6 +173,8 @@ pub(super) fn after_introduction(
     let begins_with_system = messages.first().is_some_and(|first| first.role == Role::System);
     if let Some(key) = first_of(object, SYSTEMS) {
         let text = text(key, &object[key])?;
+        // Some data sets give the system's text twice, in a field and as the first turn: equal
+        // texts count once.
         let repeats = begins_with_system && messages[0].content.trim() == text.trim();
         if begins_with_system && !repeats && !text.trim().is_empty() {
             let got = "another text than that of the first turn";

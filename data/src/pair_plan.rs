@@ -102,9 +102,12 @@ impl PairPlan {
     fn shape(&self, pair: usize) -> Option<PairShape> {
         let [chosen, rejected] = self.lengths(pair);
         let inputs = chosen.max(rejected) - 1;
+        // Both sides lose the same tokens, as many as the longer one needs: the prompt stays
+        // common.
         let cut = inputs.saturating_sub(self.seq_len);
         let prompt = self.cache.first_trained(2 * pair)?;
         let length = (inputs - cut).next_multiple_of(LENGTH_STEP).min(self.seq_len);
+        // The cut may reach into the prompt only; the first token (BOS) always stays.
         (cut < prompt.max(1)).then_some(PairShape { length, cut })
     }
 }

@@ -78,6 +78,8 @@ impl LatentReport {
         own: &[(usize, MatrixLatents)],
         comm: &Comm,
     ) -> Self {
+        // One place for each matrix and bin, zero where another rank fills it in: their sum is the
+        // union.
         let mut numbers = vec![0.0; all.len() + drawn.0.len() * BINS];
         for (number, latents) in own {
             numbers[*number] = latents.scale;

@@ -45,6 +45,7 @@ impl Telemetry {
         let is_counted = |entry: &TensorEntry| entry.is_ternary(spec) && !is_factor(entry);
         let ternary: Vec<(usize, &TensorEntry)> =
             table.iter().enumerate().filter(|(_, entry)| is_counted(entry)).collect();
+        // Round robin over matrices: each rank quantises its share, and counts are added below.
         let own: Vec<usize> = (0..ternary.len()).filter(|number| comm.owns(*number)).collect();
         let last = self.last.as_deref();
         let drawn = DrawnLayers::of(ternary.iter().map(|(_, entry)| *entry));
@@ -76,6 +77,7 @@ impl Telemetry {
         }
         let compared = self.last.replace(packed).is_some();
         let adapted = model.merges_factors();
+        // `kinds` is sorted by name and complete on every rank, so the numbers line up.
         let numbers: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
         let all = comm.all_reduce_sum(&numbers);
         let (all, _) = all.as_chunks();

@@ -23,12 +23,12 @@ pub(crate) struct LogLine {
     text: String,
 }
 
-/// What came of an attempt to write what waits.
+/// The outcome of an attempt to write the lines that wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     /// Nothing waits, and nothing did.
     Written,
-    /// So many lines could be written that had waited.
+    /// This many lines had waited and are written now.
     Caught(usize),
     /// The disk is full since now, with this error.
     Full(String),

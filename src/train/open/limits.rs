@@ -66,6 +66,8 @@ fn draw(
         weights.map(|(set, &weight)| (&**set, (weight, limit(set)))).collect();
     drawn.retain(|_, (_, left)| left.is_none_or(|left| left > 0.0));
     let mut missing = rows;
+    // Sets are drawn in proportion until the first one is empty; then the rest shares what is
+    // missing. Each turn of the loop ends with the set that runs out next.
     while missing > 0.0 && !drawn.is_empty() {
         let total: f64 = drawn.values().map(|(weight, _)| weight).sum();
         let lasts =

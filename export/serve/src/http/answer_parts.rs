@@ -74,6 +74,8 @@ impl AnswerParts {
             Place::Text | Place::After => {
                 let says = matches!(self.place, Place::Text);
                 let found = self.held.find(form.open);
+                // Text that might be the beginning of a call's mark is held back until more of it
+                // is there.
                 let end = found.unwrap_or_else(|| certain(&self.held, form.open));
                 let rest = self.held.split_off(end);
                 let text = std::mem::replace(&mut self.held, rest);
@@ -87,6 +89,7 @@ impl AnswerParts {
                 found.is_some()
             }
             Place::Name => {
+                // A name is passed on whole: a client cannot begin a call with half of one.
                 let Some(end) = self.held.find(form.after_name) else { return false };
                 let name = self.held[..end].trim_start_matches(form.before_name).to_owned();
                 self.held.drain(..end + form.after_name.len());
@@ -95,6 +98,8 @@ impl AnswerParts {
                 true
             }
             Place::Arguments(object) => {
+                // Arguments stream as they come; counting braces outside of strings finds the end
+                // without parsing.
                 let end = object.find(&self.held);
                 let rest = end.map_or_else(String::new, |end| self.held.split_off(end));
                 let piece = std::mem::replace(&mut self.held, rest);

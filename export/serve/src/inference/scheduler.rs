@@ -345,7 +345,7 @@ impl<'a> Scheduler<'a> {
         let sequence = &mut self.running[index];
         if progress.is_some() && !sequence.is_prefilling() {
             let now = Instant::now();
-            match sequence.told.replace(now) {
+            match sequence.last_sent.replace(now) {
                 None => self.metrics.first_token(now - sequence.job.arrived),
                 Some(last) => self.metrics.next_token(now - last),
             }

@@ -5,7 +5,7 @@ use super::job::ScoredToken;
 /// Scores of neighbouring tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PromptScores {
-    /// How many of the most likely tokens are told with each; `None`: nothing was scored.
+    /// How many of the most likely tokens are sent with each; `None`: nothing was scored.
     pub(crate) top: Option<usize>,
     pub(crate) tokens: Vec<ScoredToken>,
 }

@@ -15,7 +15,7 @@ use super::scores::PromptScores;
 pub(crate) enum SequenceProgress {
     /// There is more to do.
     Continues,
-    /// The answer is complete, and told.
+    /// The answer is complete and sent.
     Ended,
     /// Its client is gone.
     Abandoned,
@@ -35,8 +35,8 @@ pub(crate) struct RunningSequence<'a> {
     pub(crate) started: bool,
     /// Tokens of the prompt that were there already.
     pub(crate) cached: usize,
-    /// When the last token was told.
-    pub(crate) told: Option<Instant>,
+    /// When the last token was sent.
+    pub(crate) last_sent: Option<Instant>,
     tokenizer: &'a Tokenizer,
     sampler: Sampler,
     stream: TextStream<'a>,
@@ -61,7 +61,7 @@ impl<'a> RunningSequence<'a> {
             stream: tokenizer.stream(),
             started: false,
             cached: 0,
-            told: None,
+            last_sent: None,
             job,
             cache,
             shared: 0,
