@@ -113,7 +113,7 @@ fn print(args: &Args, curve: &Curve) {
 
 /// What a run gave.
 struct Curve {
-    /// Of every step's batch.
+    /// The loss of every step's batch.
     losses: Vec<f32>,
     /// Steps, and the mean loss over the first windows after them.
     validation: Vec<(usize, f64)>,

@@ -49,7 +49,7 @@ TASKS = {
 }
 NEAR = 1e-3
 FLIP = 2e-2
-# A value that chance gives lies within so many spreads of the mean; rounding alone does no more than this.
+# A value within this many standard errors of the mean is chance; rounding alone does no more than this.
 SPREADS = 4
 ROUNDING = 1e-4
 TOSSES = 12

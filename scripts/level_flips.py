@@ -114,7 +114,7 @@ class LevelFlips:
 
     @torch.no_grad()
     def least_lead(self, prompt, text, decode, most=256):
-        """How far the two likeliest tokens lie apart where they are nearest, as long as `text` is the greedy one."""
+        """How far the two most likely tokens lie apart where they are nearest, as long as `text` is the greedy one."""
         self.quantiser.choose = torch.round
         made = self.floats.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=most,
                                     output_logits=True, return_dict_in_generate=True)

@@ -37,7 +37,7 @@ def ids_of(model, text):
 
 
 def our_logprobs(path, rows, adapter=None):
-    """Log-probability of each next id and the likeliest one, by our engine."""
+    """Log-probability of each next id and the most likely one, by our engine."""
     ids = ROOT / "ids.jsonl"
     ids.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = subprocess.run(
@@ -49,7 +49,7 @@ def our_logprobs(path, rows, adapter=None):
 
 
 def compare(what, path, rows, logits_of, limit, greedy, adapter=None):
-    """Differences of the next id's probability, and the share of likeliest ids that differ.
+    """Differences of the next id's probability, and the share of most likely ids that differ.
 
     transformers computes what we compute, up to the order of sums, and an activation between two
     8-bit levels. llama.cpp quantises activations in blocks of 256 instead of whole tokens, rounds
@@ -64,12 +64,12 @@ def compare(what, path, rows, logits_of, limit, greedy, adapter=None):
             theirs, mine = logps[at - 1, row[at]], ours["logprobs"][at]
             worst = max(worst, abs(np.exp(theirs) - np.exp(mine)))
             largest = max(largest, abs(theirs - mine) / (1 + abs(mine)))
-        likeliest = logits.argmax(-1)
-        other += sum(int(a != b) for a, b in zip(likeliest, ours["argmax"]))
+        most_likely = logits.argmax(-1)
+        other += sum(int(a != b) for a, b in zip(most_likely, ours["argmax"]))
         total += len(row)
     check(f"{what}: largest difference of a probability", worst, limit)
     check(f"{what}: largest difference of a log-probability l, by 1 + |l|", largest, 2 * limit)
-    check(f"{what}: likeliest ids that differ, of {total}", other, greedy * total)
+    check(f"{what}: most likely ids that differ, of {total}", other, greedy * total)
 
 
 def unpacked(path):
@@ -230,7 +230,7 @@ PROMPTS = [
 
 
 def continued(program, path, prompt):
-    """What a `llama-cli` writes after a prompt when it always takes the likeliest token."""
+    """What a `llama-cli` writes after a prompt when it always takes the most likely token."""
     out = subprocess.run(
         [program, "-m", str(path), "-p", prompt, "-n", "48", "--temp", "0", "-t", "2"],
         check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300,
@@ -261,7 +261,7 @@ def peer_reader(name, program):
 
 
 def compare_text(name, program, path, share, gap):
-    """Token by token: is what the other program took our likeliest token too, after the same text?
+    """Token by token: is what the other program took our most likely token too, after the same text?
 
     Where it is not, ours must be hardly likelier: an activation between two levels, or keys and
     values in F16, decided between the two.
@@ -286,7 +286,7 @@ def compare_text(name, program, path, share, gap):
     ]
     total = sum(len(row) - 1 - start for row, start in zip(rows, starts))
     print(f"     {name} continues {len(PROMPTS)} prompts by {total} tokens")
-    check(f"{name}: tokens of them that are not our likeliest", len(gaps), share * max(total, 100))
+    check(f"{name}: tokens of them that are not our most likely ones", len(gaps), share * max(total, 100))
     check(f"{name}: how much likelier ours were there, nats", max(gaps, default=0), gap)
 
 

@@ -18,7 +18,7 @@ use crate::recipe::{Recipe, StageKind};
 use crate::speed::TrainWorkload;
 
 impl RankLayout {
-    /// That of a recipe on so many ranks.
+    /// The demand of a recipe on `n` ranks.
     pub fn of(recipe: &Recipe, ranks: usize) -> Self {
         let train = &recipe.train;
         let sharded = train.shard_optimizer && ranks > 1;
@@ -27,7 +27,7 @@ impl RankLayout {
 }
 
 impl RankWorkload {
-    /// That of the rank with the largest share.
+    /// The workload of the rank with the largest share.
     pub fn of(recipe: &Recipe, ranks: usize) -> Self {
         let train = &recipe.train;
         let share = train.batch.div_ceil(ranks);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_benchmark_is_told_of_its_flags_and_a_run_of_its_keys() {
+    fn messages_name_flags_for_the_benchmark_and_keys_for_a_run() {
         let spec: ModelSpec = toml::from_str(include_str!("../configs/125m.toml")).unwrap();
         let text = |settings| demand_of(&spec, 256, 2048, settings).unwrap_err().to_string();
         let (run, bench) = (text(Settings::Recipe), text(Settings::BenchFlags));

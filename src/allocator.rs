@@ -21,7 +21,7 @@ pub(crate) fn keep_pages() {
     unsafe { mi_option_set_default(PURGE_DELAY, -1) }
 }
 
-/// Returns freed pages after a second: for runs that are asked to need little memory. What a model's
+/// Returns freed pages after a second: for runs that must get by with little memory. What a model's
 /// tensors took on their way in would stay otherwise; what a block uses is wanted again by the next.
 pub(crate) fn return_pages() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {

@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_a_recipe_nor_a_setting_is_named() {
+    fn a_word_that_is_neither_a_recipe_nor_a_setting_is_named() {
         assert!(recipe(&["r.toml", "seed"]).unwrap_err().contains("\"seed\""));
         assert!(recipe(&["seed=1"]).unwrap_err().contains("--recipe: missing"));
         assert!(recipe(&[]).unwrap_err().contains("--recipe: missing"));

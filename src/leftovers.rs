@@ -61,6 +61,9 @@ fn clean_folder(folder: &Path, writers: &[u32], names: &[&str]) -> std::io::Resu
         let Some(leftover) = leftover.filter(|leftover| leftover.is_of(writers, names)) else {
             continue;
         };
+        // Between the two renames of a publication (`staged`, steps 3 and 4) only the old version
+        // is left, under this name; it goes back to where it was. Everything else is unfinished and
+        // goes.
         let (path, target) = (entry.path(), folder.join(leftover.target));
         if leftover.suffix == OLD && target.symlink_metadata().is_err() {
             fs_err::rename(path, target)?;

@@ -62,7 +62,7 @@ const WRITTEN: [&str; 10] = [
 pub(crate) struct RunDir {
     path: PathBuf,
     lock: Option<FileLock>,
-    /// That of the directory when it was locked.
+    /// Device and inode of the directory when it was locked.
     identity: Option<(u64, u64)>,
 }
 
@@ -176,6 +176,7 @@ impl RunDir {
         self.require()?;
         let mut log = fs_err::OpenOptions::new().create(true).append(true).open(self.join(file))?;
         let length = log.metadata()?.len();
+        // One write of a whole line: a kill can tear the last line only, which `mend` removes.
         let written = log.write_all(format!("{line}\n").as_bytes());
         // A full disk takes a part of a line, and the next one would be joined to it.
         if written.is_err() && log.metadata()?.len() > length {
@@ -215,6 +216,7 @@ impl RunDir {
         pinned: &[u64],
     ) -> Result<(), TrainError> {
         let mut ours: Vec<(u64, PathBuf)> = checkpoint::list(&self.path)?;
+        // Checkpoints of other runs, copied here by hand, are neither counted nor removed.
         ours.retain(|(_, dir)| is_of_run(dir, run_id));
         let old = ours.len().saturating_sub(keep);
         for (step, dir) in ours.into_iter().take(old) {
@@ -236,6 +238,8 @@ impl RunDir {
         let found = checkpoint::list(&self.path)?;
         for (_, dir) in found.iter().rev() {
             match checkpoint::verify_files(dir) {
+                // Files first, then what they say: a checkpoint that is whole and yet wrong is an
+                // error, not a reason to fall back to an older one.
                 Ok(()) => {
                     checkpoint::verify_step(dir)?;
                     self.refuse_stranger(dir)?;

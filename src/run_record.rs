@@ -45,7 +45,7 @@ pub(crate) struct RunFacts {
 }
 
 impl RunFacts {
-    /// Those of this machine.
+    /// The facts of a run on this machine.
     pub(crate) fn here(steps: u64, parameters: u64, device: &str, ranks: usize) -> Self {
         let facts = [
             ("cpu", platform::cpu_name().unwrap_or_default()),
@@ -81,7 +81,7 @@ impl Published {
 }
 
 impl RunRecord {
-    /// That of a directory; `None` where there is none that can be read.
+    /// The record of a directory; `None` if there is none, or it cannot be read.
     pub(crate) fn read(dir: &Path) -> Option<Self> {
         let path = dir.join(RECORD_FILE);
         let meta = path.metadata().ok()?;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_back_and_speaks_for_one_step_of_one_run() {
+    fn a_record_is_read_back_and_belongs_to_one_step_of_one_run() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(RunRecord::read(dir.path()), None);
         let published = Published { of: Some(("a".into(), 7)), exports: vec!["hf-packed".into()] };

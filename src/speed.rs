@@ -90,7 +90,7 @@ pub fn measure(
     }
 }
 
-/// Rows of random tokens, cut into parts of so many.
+/// Rows of random tokens, cut into parts of `n` rows.
 pub(crate) fn random_parts(
     spec: &ModelSpec,
     rows: usize,

@@ -27,7 +27,7 @@ pub(super) const LISTS: &[&str] = &[
 /// The keys of what the user says, where a row is one question and one answer.
 pub(super) const QUESTIONS: &[&str] =
     &["instruction", "question", "prompt", "query", "input", "inputs", "user", "human"];
-/// The keys of what stands behind the question: Alpaca's and Dolly's.
+/// The keys of the text that follows the question: Alpaca's and Dolly's.
 const CONTEXTS: &[&str] = &["input", "context"];
 const ANSWERS: &[&str] =
     &["output", "response", "completion", "answer", "assistant", "target", "targets"];
@@ -51,7 +51,7 @@ pub struct ParsedConversation {
 /// answer is left out.
 ///
 /// # Errors
-/// If a role is unknown, if content is no text, if a question is empty, or if there is no answer.
+/// If a role is unknown, if content is not text, if a question is empty, or if there is no answer.
 pub fn conversation(
     object: &Object,
     unknown: UnknownRole,
@@ -68,6 +68,7 @@ pub(super) fn conversation_by(
         Some((key, list)) => (key.to_owned(), key, turns(key, list, rules)?),
         None => question_and_answer(object, rules)?,
     };
+    // A turn after the last answer trains nothing: it is left out, or refused under `strict`.
     let last = messages.iter().rposition(|message| message.role == Role::Assistant);
     let Some(last) = last else {
         let got = messages.last().map_or("an empty list", |last| last.role.name());
@@ -121,6 +122,7 @@ fn question_and_answer(
         return Err(field_error("messages", EXPECTED, keys(object)));
     };
     let answer = first_of(object, ANSWERS);
+    // An answer that is there without a value: the error then names the key that the row has.
     let answer = answer.or_else(|| ANSWERS.iter().copied().find(|key| object.contains_key(*key)));
     let answer = answer.unwrap_or("output");
     let mut messages = asked(object, question, rules)?;
@@ -128,7 +130,7 @@ fn question_and_answer(
     Ok((format!("{question}, {answer}"), answer, messages))
 }
 
-/// What the user says, with what stands behind it.
+/// The question, and the text that follows it.
 pub(super) fn asked(
     object: &Object,
     question: &'static str,
@@ -154,6 +156,7 @@ pub(super) fn said(
         turn @ Value::Object(_) => turns(field, &Value::Array(vec![turn.clone()]), rules),
         value if role == Role::Assistant => {
             let mut answer = Message::new(role, text(field, value)?);
+            // Training on an empty answer would teach the model to say nothing.
             answer.trained = !answer.content.trim().is_empty();
             Ok(vec![answer])
         }
@@ -170,6 +173,8 @@ pub(super) fn after_introduction(
     let begins_with_system = messages.first().is_some_and(|first| first.role == Role::System);
     if let Some(key) = first_of(object, SYSTEMS) {
         let text = text(key, &object[key])?;
+        // Some data sets give the system's text twice, in a field and as the first turn: equal
+        // texts count once.
         let repeats = begins_with_system && messages[0].content.trim() == text.trim();
         if begins_with_system && !repeats && !text.trim().is_empty() {
             let got = "another text than that of the first turn";

@@ -68,7 +68,7 @@ impl DocumentStream {
         Self { input: Some(Input::Generator { generator, format, next: 0 }) }
     }
 
-    /// The next documents, up to the one that brings them to so many bytes; none at the end.
+    /// The next documents, up to the one that brings them to `bytes`; none at the end.
     pub(crate) fn batch(&mut self, bytes: usize) -> Result<Vec<Document>, DataError> {
         let (mut batch, mut length) = (Vec::new(), 0);
         while length < bytes {
@@ -99,6 +99,7 @@ impl Iterator for DocumentStream {
                 generate(generator, *format, next).map(Ok)
             }
         };
+        // After an error the stream is over: rows after a broken one may be anything.
         if matches!(next, Some(Err(_))) {
             self.input = None;
         }
@@ -138,6 +139,7 @@ impl FileReader {
             }
             let Some(path) = self.files.get(self.next) else { return Ok(None) };
             self.next += 1;
+            // One file is open at a time, however many there are.
             self.rows = Some(FileRows::open(path, self.format, &self.options)?);
         }
     }

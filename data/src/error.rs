@@ -33,7 +33,7 @@ pub enum DataError {
     /// A set without files, for example because a pattern matched nothing.
     #[error("the data set has no files; expected at least one file, got none")]
     NoFiles,
-    /// A file of a kind that is not read.
+    /// A kind of file that cannot be read.
     #[error("{}: unknown kind of file; expected {expected}, got {got:?}", .path.shown())]
     Extension {
         /// The file.
@@ -224,9 +224,9 @@ pub enum DataError {
         seq_len: usize,
         /// All documents of the set.
         documents: u64,
-        /// Those of fewer than two tokens.
+        /// Documents of fewer than two tokens.
         too_short: u64,
-        /// Those longer than a row, under [`super::LongDocuments::Drop`].
+        /// Documents longer than a row, under [`super::LongDocuments::Drop`].
         dropped: u64,
     },
     /// Stopped by a signal; nothing incomplete is left on disk.

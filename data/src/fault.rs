@@ -22,7 +22,7 @@ pub struct FieldError {
 /// Why a row cannot be used.
 #[derive(Debug)]
 pub(crate) enum RowFault {
-    /// A byte that is no text, by its column from 1.
+    /// A byte that is not text, by its column from 1.
     NotUtf8 { column: usize, byte: u8 },
     /// The file ends within the row.
     Torn { bytes: usize },
@@ -34,7 +34,7 @@ pub(crate) enum RowFault {
     Field(FieldError),
     /// The tokenizer or the template failed.
     Text(TextError),
-    /// A token id that the vocabulary has not, so many bytes behind the place of the row.
+    /// A token id outside of the vocabulary, and how many bytes it lies behind the row's position.
     IdOutOfRange { vocab_size: usize, id: u32, behind: u64 },
 }
 

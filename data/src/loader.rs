@@ -50,7 +50,7 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         Self { settings, plans: EpochPlans::new(sets, settings) }
     }
 
-    /// Those of the next `count` items of `phase` whose number is in `share`, and the state after all
+    /// Of the next `count` items of `phase` the ones whose number is in `share`, and the state after all
     /// `count`.
     ///
     /// The set of item n of a phase is a random draw keyed by (seed, phase, n). Within a set, items
@@ -64,6 +64,8 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         count: usize,
         share: Range<usize>,
     ) -> Result<(Vec<E::Item>, LoaderState), DataError> {
+        // A set that was read as often as it may be leaves the mixture; the others keep their
+        // proportions.
         let mut left = mixture.clone();
         for (set, _) in &mixture.sets {
             self.drop_used_up(&mut left, set, state.sets.get(set))?;
@@ -72,7 +74,10 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         self.plans.sets.values().try_for_each(TokenCache::check_sizes)?;
         let mut state = state.clone();
         let mut items = Vec::with_capacity(share.len());
+        // All `count` items are counted on every rank, and only those in `share` are read: the next
+        // state is the same everywhere without a message.
         for at in 0..count {
+            // The draw is keyed by this number, so a resumed run draws the same sets.
             let number = state.next_item(phase);
             let set = sampler.draw(self.settings.seed, phase, number);
             let position = state.sets.entry(set.clone()).or_default();
@@ -120,6 +125,7 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         }
         let half = plan.items() / 2;
         position.row += 1;
+        // Halfway through an epoch there is time to make the plan of the next one.
         if position.row > half {
             self.plans.prepare(set, position.epoch + 1);
         }

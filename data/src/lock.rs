@@ -69,7 +69,7 @@ impl FileLock {
 }
 
 impl LockHolder {
-    /// The holder may be about to sign, so what cannot be read is no error.
+    /// The holder may be about to sign, so what cannot be read is not an error.
     fn read(file: &mut File) -> Self {
         let mut text = String::new();
         let read = file.read_to_string(&mut text);

@@ -40,6 +40,7 @@ impl WeightedSampler {
             weights.push((set.clone(), *weight));
         }
         weights.retain(|(_, weight)| *weight > 0.0);
+        // By name: the order in which a recipe lists its sets does not change the data of a run.
         weights.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut total = 0.0;
         for (_, weight) in &mut weights {

@@ -9,6 +9,7 @@ use crate::random;
 pub(crate) fn permutation(seed: u64, set: &str, epoch: u64, count: usize) -> Vec<usize> {
     let mut rng = random::keyed(seed, &format!("order {set}"), epoch, 0);
     let mut order: Vec<usize> = (0..count).collect();
+    // Fisher-Yates.
     for last in (1..count).rev() {
         order.swap(last, below(rng.next_u64(), last + 1));
     }
@@ -17,6 +18,7 @@ pub(crate) fn permutation(seed: u64, set: &str, epoch: u64, count: usize) -> Vec
 
 /// Maps a uniform draw to `0..bound`; the bias is below `bound / 2^64`.
 fn below(draw: u64, bound: usize) -> usize {
+    // Multiply and shift instead of `%`: no division, and one draw for each element whatever it is.
     ((u128::from(draw) * bound as u128) >> 64) as usize
 }
 

@@ -112,6 +112,8 @@ impl PackedLayout {
         }
         let mut packing = Self::empty(order.len(), seq_len);
         for &document in order {
+            // n tokens are n - 1 pairs: each token but the last is an input, each but the first a
+            // target.
             match lengths.tokens(document).saturating_sub(1) {
                 0 => packing.statistics.too_short += 1,
                 pairs => packing.push(Segment { document, from: 0, pairs }),
@@ -191,6 +193,7 @@ impl PackedLayout {
             }
             LongDocuments::Split => {
                 let pieces = (0..pairs).step_by(row).map(piece);
+                // A piece without a trained token would cost a pass and teach nothing.
                 wholes.extend(pieces.filter(|piece| lengths.trains(*piece)));
                 self.statistics.split += u64::from(pairs > row);
             }
@@ -211,10 +214,13 @@ impl PackedLayout {
         let mut rows: Vec<(usize, Vec<Segment>)> = Vec::new();
         let mut oldest = 0;
         for whole in wholes {
+            // seq_len 8, open rows [2 free] [5 free], a document of 4 pairs → the second; of 2 pairs → the first
             let fits = |row: &usize| rows[*row].0 >= whole.pairs;
             let best = (oldest..rows.len()).filter(fits).min_by_key(|row| rows[*row].0);
             let row = best.unwrap_or_else(|| {
                 rows.push((self.seq_len as usize, Vec::new()));
+                // Rows are closed and never emptied: their numbers stay in the order in which they
+                // were opened, so the layout depends on the order of the documents alone.
                 oldest = oldest.max(rows.len().saturating_sub(OPEN_ROWS));
                 rows.len() - 1
             });
@@ -264,6 +270,8 @@ impl PackedLayout {
 
     /// The segments of the pairs `from..to` of the stream.
     fn stream_segments(&self, from: u64, to: u64) -> Vec<Segment> {
+        // `ends` rises, so the first entry of a row is found by bisection: any row can be read on
+        // its own.
         let first = self.ends.partition_point(|&end| end <= from);
         let inside = |index: &usize| self.start(*index) < to;
         (first..self.entries.len())
@@ -275,6 +283,11 @@ impl PackedLayout {
     /// The part of an entry in the pairs `from..to` of the stream.
     fn segment(&self, index: usize, from: u64, to: u64) -> Segment {
         let start = self.start(index);
+        // A document of the stream cut at a row: the next row begins inside it, with the input that
+        // was the last target of this one.
+        //
+        //    document   t0 t1 t2 t3 t4 t5         pairs (t0,t1) (t1,t2) (t2,t3) | (t3,t4) (t4,t5)
+        //    rows of 3                             row 0                         | row 1
         let (first, end) = (start.max(from), self.ends[index].min(to));
         let (document, begin) = self.entries[index];
         let (document, begin) = (document as usize, begin as usize);

@@ -102,9 +102,12 @@ impl PairPlan {
     fn shape(&self, pair: usize) -> Option<PairShape> {
         let [chosen, rejected] = self.lengths(pair);
         let inputs = chosen.max(rejected) - 1;
+        // Both sides lose the same tokens, as many as the longer one needs: the prompt stays
+        // common.
         let cut = inputs.saturating_sub(self.seq_len);
         let prompt = self.cache.first_trained(2 * pair)?;
         let length = (inputs - cut).next_multiple_of(LENGTH_STEP).min(self.seq_len);
+        // The cut may reach into the prompt only; the first token (BOS) always stays.
         (cut < prompt.max(1)).then_some(PairShape { length, cut })
     }
 }
@@ -174,7 +177,7 @@ mod tests {
     fn a_long_prompt_loses_what_follows_its_first_token_and_equally_on_both_sides() {
         let plan = plan(&[side(6, 1, 2), side(6, 11, 4)], 6, LongDocuments::Truncate);
         let pair = plan.item(0);
-        // Nine inputs of which six fit: three tokens behind the first go.
+        // Nine inputs of which six fit: three tokens after the first go.
         assert_eq!(pair.rejected.tokens, [100, 104, 105, 11, 12, 13]);
         assert_eq!(pair.rejected.targets, [104, 105, 11, 12, 13, 14]);
         assert_eq!(pair.chosen.tokens, [100, 104, 105, 1, 0, 0]);

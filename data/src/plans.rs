@@ -57,6 +57,8 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
         }
         let (cache, settings, name) = (cache.clone(), self.settings, set.to_owned());
         let make = move || E::new(&cache, settings, &name, epoch);
+        // A plan is a pure function, so it does not matter whether this thread or the loader makes
+        // it.
         if let Ok(made) = thread::Builder::new().name("epoch".to_owned()).spawn(make) {
             self.next.insert(set.to_owned(), (epoch, made));
         }

@@ -77,7 +77,7 @@ pub(super) fn preference_by(
     let asked_in = first_of(object, QUESTIONS).or_else(|| list(object).map(|(key, _)| key));
     let prompt = match asked_in {
         Some(key) if LISTS.contains(&key) => turns(key, &object[key], rules)?,
-        Some(key) => spoken(asked(object, key, rules)?),
+        Some(key) => dialogue_prompt(asked(object, key, rules)?),
         None => Vec::new(),
     };
     let (shape, [chosen, rejected]) = sides(object, rules)?;
@@ -124,8 +124,8 @@ fn answer(text: &str) -> Message {
     Message::new(Role::Assistant, text)
 }
 
-/// A prompt that is a dialogue as text, up to where the assistant speaks next, as its turns.
-fn spoken(prompt: Vec<Message>) -> Vec<Message> {
+/// The turns of a prompt that is a dialogue as text and ends where the assistant answers next.
+fn dialogue_prompt(prompt: Vec<Message>) -> Vec<Message> {
     let [message] = &*prompt else { return prompt };
     let open = message.content.trim_end().strip_suffix("\n\nAssistant:");
     let Some(mut turns) = open.and_then(|open| dialogue(&format!("{open}\n\nAssistant:"))) else {
@@ -135,7 +135,7 @@ fn spoken(prompt: Vec<Message>) -> Vec<Message> {
     turns
 }
 
-/// A dialogue as text: turns after `Human:` and `Assistant:`, each behind a blank line.
+/// A dialogue as text: turns after `Human:` and `Assistant:`, each after a blank line.
 fn dialogue(text: &str) -> Option<Vec<Message>> {
     let rest = text.trim_start().strip_prefix("Human:")?;
     let mut turns = Vec::new();
@@ -170,7 +170,7 @@ fn best_and_worst(key: &str, list: &Value) -> Result<[Vec<Message>; 2], FieldErr
     Ok([vec![answer(best.0)], vec![answer(worst.0)]])
 }
 
-/// All turns of a side: behind the prompt, unless they repeat it.
+/// All turns of a side: after the prompt, unless they repeat it.
 fn whole(prompt: &[Message], side: Vec<Message>, key: &str) -> Result<Vec<Message>, FieldError> {
     let expected = "the turns of `prompt` before the answer";
     if side.last().is_none_or(|last| last.role != Role::Assistant) {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_may_say_more_before_the_answers_and_ties_are_told() {
+    fn a_prompt_may_say_more_before_the_answers_and_ties_are_reported() {
         let turn = |role: &str, text: &str| json!({"role": role, "content": text});
         let side =
             |text: &str| json!([turn("system", "s"), turn("user", "q "), turn("assistant", text)]);

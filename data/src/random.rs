@@ -9,6 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 /// The generator of one purpose, such as `("init", "model.norm.weight", 0)`.
 pub fn keyed(seed: u64, purpose: &str, step: u64, index: u64) -> ChaCha8Rng {
     let mut hasher = blake3::Hasher::new_derive_key("bitnet-train random stream v1");
+    // Fields of fixed length first and the text last: no two keys give the same bytes.
     hasher.update(&seed.to_le_bytes());
     hasher.update(&step.to_le_bytes());
     hasher.update(&index.to_le_bytes());

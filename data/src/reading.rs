@@ -32,7 +32,7 @@ pub struct ReadingRules {
 /// The texts between which conversations are trained that a template has already made text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TextMarkers {
-    /// An answer begins behind this.
+    /// An answer begins after this.
     pub response: String,
     /// What the user says begins with this; without it, an answer goes on to the end of the text.
     pub instruction: Option<String>,

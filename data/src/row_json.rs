@@ -23,7 +23,7 @@ pub(crate) fn object(content: &RowContent) -> Result<Cow<'_, Map<String, Value>>
     }
 }
 
-/// The row with its columns under the names of the fields that they stand for.
+/// The row with its columns renamed to the fields that they hold.
 pub(crate) fn renamed<'a>(
     content: &'a RowContent,
     columns: &BTreeMap<String, String>,
@@ -95,7 +95,7 @@ fn describe(error: &serde_json::Error) -> String {
     format!("{what} at column {}", error.column())
 }
 
-/// The text with half surrogates and numbers that are none replaced; `None` where there are none.
+/// The text with half surrogates and invalid numbers replaced; `None` if it has neither.
 fn mended(text: &str) -> Option<String> {
     let mut mended = String::with_capacity(text.len());
     let (mut rest, mut in_string) = (text, false);

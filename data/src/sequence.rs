@@ -49,6 +49,8 @@ impl PackedSequence {
     ) -> Self {
         let mut sequence = Self { set: Arc::clone(set), ..Self::default() };
         for segment in &segments {
+            // Inputs and targets are the same tokens, one place apart; the target after the last
+            // input lies outside of the segment's inputs and inside of the document.
             let (from, end) = (segment.from, segment.from + segment.pairs);
             cache.extend(segment.document, from..end, &mut sequence.tokens);
             cache.extend(segment.document, from + 1..end + 1, &mut sequence.targets);
@@ -90,6 +92,7 @@ impl PackedSequence {
     pub fn filled(&self) -> usize {
         let is_start = |at: &usize| self.segment_starts[*at] == *at as i32;
         let mut starts = (0..self.tokens.len()).filter(is_start);
+        // Padding is the segment after those of the documents.
         starts.nth(self.documents.len()).unwrap_or(self.tokens.len())
     }
 

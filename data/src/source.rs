@@ -124,6 +124,7 @@ impl DocumentSource {
                 }
                 for path in files {
                     let record = FileFingerprint::of(path, interrupted)?;
+                    // The name without its folder: data that was moved is still the same data.
                     hash_part(&mut hasher, record.name.as_bytes());
                     hash_part(&mut hasher, &record.bytes.to_le_bytes());
                     hash_part(&mut hasher, record.blake3.as_bytes());
@@ -161,6 +162,7 @@ impl DocumentGenerator {
         hash_part(hasher, &self.count.to_le_bytes());
         let samples = GENERATED_SAMPLES.min(self.count);
         for sample in 0..samples {
+            // In u128, since the product may not fit 64 bits.
             let index = u128::from(self.count) * u128::from(sample) / u128::from(samples);
             hash_part(hasher, (self.make)(index as u64).as_bytes());
         }

@@ -17,7 +17,7 @@ pub(crate) fn text(row: &Object) -> Option<&str> {
     row.get(TEXT_FIELD).and_then(Value::as_str).filter(|_| !has_turns(row))
 }
 
-/// The sequence of such a text; none where it is empty.
+/// The sequence of such a text; `None` if it is empty.
 pub(crate) fn encode(
     tokenizer: &Tokenizer,
     text: &str,
@@ -37,7 +37,7 @@ pub(crate) fn encode(
 }
 
 impl TextMarkers {
-    /// What stands behind each `response`, up to the next `instruction`.
+    /// The text after each `response`, up to the next `instruction`.
     fn answers(&self, text: &str) -> Vec<Range<usize>> {
         let (mut answers, mut at) = (Vec::new(), 0);
         while let Some(found) = text[at..].find(&self.response) {

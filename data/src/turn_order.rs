@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct TurnChanges {
     /// Left out: what follows the last answer, unknown roles, calls and results of tools, answers to nothing.
     pub dropped: u64,
-    /// Joined to the turn of the same speaker before them.
+    /// Joined to the preceding turn of the same role.
     pub merged: u64,
     /// Turns of the system that were moved to the beginning.
     pub moved: u64,
@@ -50,7 +50,7 @@ impl AddAssign for TurnChanges {
 
 /// The turns as one of the system, if there is any, and then the user and the assistant in alternation:
 /// turns of the system move to the beginning, answers before the first question are left out, and
-/// neighbours of one speaker are joined after a blank line. Calls and results of tools stay as they are, and
+/// neighbours of one role are joined after a blank line. Calls and results of tools stay as they are, and
 /// so do answers of which only one is trained. `None` where they are in order already or no answer is left.
 pub(crate) fn in_order(messages: &[Message]) -> Option<(Vec<Message>, TurnChanges)> {
     let mut changes = TurnChanges::default();

@@ -1,5 +1,5 @@
-//! The turns of a conversation, as the public sets write them: who speaks under `role` or `from`, what
-//! is said under `content`, `value` or `text`.
+//! The turns of a conversation, as the public sets write them: the role under `role` or `from`,
+//! the text under `content`, `value` or `text`.
 //!
 //! Nothing that a message says is dropped: lists of parts, calls of tools, thoughts, `weight: 0`, and all
 //! other fields, which a Jinja template may read.
@@ -51,7 +51,7 @@ const ROLES: &[(Role, &[&str])] = &[
         &["tool", "function", "observation", "tool_response", "function_response", "ipython"],
     ),
 ];
-/// A call of a tool that is a turn of its own.
+/// A tool call that is a separate turn.
 const CALLS: &[&str] = &["function_call", "function-call", "tool_call"];
 const PARTS: &str = "a part of type \"text\"";
 
@@ -111,7 +111,7 @@ pub(super) fn turns(
     for (at, turn) in list.iter().enumerate() {
         let field = format!("{field}.{at}");
         match turn {
-            // Speakers take turns.
+            // Roles alternate.
             Value::String(text) if list.iter().all(Value::is_string) => {
                 let role = if at % 2 == 0 { Role::User } else { Role::Assistant };
                 turns.push(Message::new(role, filled(&field, &text.as_str().into())?));
@@ -294,7 +294,7 @@ pub(super) fn text(field: &str, value: &Value) -> Result<String, FieldError> {
     }
 }
 
-/// Text that says something.
+/// Text that is not blank.
 pub(super) fn filled(field: &str, value: &Value) -> Result<String, FieldError> {
     let text = text(field, value)?;
     if text.trim().is_empty() {

@@ -11,7 +11,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Adds a point behind the others; one that is not finite is left out.
+    /// Adds a point at the end; one that is not finite is left out.
     pub(crate) fn push(&mut self, step: u64, value: f64) {
         if !value.is_finite() {
             return;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repeated_replaces_what_it_repeats() {
+    fn repeated_steps_replace_earlier_points() {
         let mut curve = Curve::default();
         for step in 1..=5 {
             curve.push(step, step as f64);

@@ -17,7 +17,7 @@ use crate::state::RunState;
 const MARKS: [&str; 3] = ["metrics.jsonl", "run.json", "recipe.resolved.toml"];
 /// Directories below the given one that are searched for runs.
 const DEPTH: usize = 3;
-/// A longer line is none of ours and ends the reading.
+/// A longer line is not ours and ends the reading.
 const LONGEST_LINE: u64 = 16 << 20;
 /// The same of the smaller files.
 const MOST_BYTES: u64 = 16 << 20;
@@ -50,7 +50,7 @@ impl RunFolder {
     /// Reads a run directory.
     ///
     /// # Errors
-    /// When it is none, or a file of it cannot be read.
+    /// When it is not a run, or a file of it cannot be read.
     pub fn open(path: &Path) -> Result<Self, ReportError> {
         if !is_run(path) {
             let what = "is no run directory; expected one with metrics.jsonl or run.json in it";
@@ -170,7 +170,7 @@ fn name_of(path: &Path) -> String {
     absolute.file_name().map_or_else(|| ".".to_owned(), |name| Path::new(name).shown().to_string())
 }
 
-/// Names in a directory, in order; none where there is no directory.
+/// Names in a directory, in order; none if there is no directory.
 fn entries(path: &Path) -> Vec<String> {
     let Ok(entries) = fs_err::read_dir(path) else { return Vec::new() };
     let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.to_owned()));
@@ -179,7 +179,7 @@ fn entries(path: &Path) -> Vec<String> {
     names
 }
 
-/// Takes the whole lines behind `from` and moves it; true, with nothing taken, where the file is
+/// Takes the whole lines after `from` and moves it; true, with nothing taken, where the file is
 /// shorter than that and must be read anew.
 fn read_lines(
     path: &Path,

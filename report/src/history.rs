@@ -26,7 +26,7 @@ pub struct RunHistory {
     pub(crate) scales: BTreeMap<String, Vec<f64>>,
     /// The last step.
     pub(crate) step: u64,
-    /// Whole lines that are no JSON objects.
+    /// Whole lines that are not JSON objects.
     pub(crate) bad_lines: u64,
 }
 

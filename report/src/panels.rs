@@ -5,7 +5,7 @@ use crate::folder::RunFolder;
 
 /// A smoothed point hangs on this share of the run's steps.
 const SMOOTHED_SHARE: f64 = 0.02;
-/// Histograms reach so many scales to both sides of 0.
+/// Scales that histograms reach to both sides of 0.
 const LATENTS_REACH: f64 = 3.0;
 
 /// What makes a chart of runs.
@@ -102,7 +102,7 @@ pub(crate) fn training(runs: &[RunFolder]) -> String {
     charts.into_iter().map(|it| chart(&zero(it))).collect::<String>() + &objective(runs)
 }
 
-/// Of losses: preference runs count pairs.
+/// The unit of losses: preference runs count pairs.
 fn loss_unit(runs: &[RunFolder]) -> &'static str {
     let is_dpo =
         |run: &RunFolder| run.recipe.get("stage").and_then(|it| it.as_str()) == Some("dpo");

@@ -75,7 +75,7 @@ pub fn differences(recipes: &[&Table]) -> Vec<KeyDifference> {
     all.filter(|it| it.values.iter().any(|value| *value != it.values[0])).collect()
 }
 
-/// Of each recipe the keys in which it is not like all others: `train.batch=8 seed=2`.
+/// For each recipe the keys in which it differs from any other: `train.batch=8 seed=2`.
 pub fn differing_keys(recipes: &[&Table]) -> Vec<Vec<(String, String)>> {
     let differing = differences(recipes);
     let of = |at: usize| {

@@ -1,7 +1,7 @@
 //! Checkpoints: a directory that exists under its final name only when complete and hashed.
 //!
-//! `step-000200/` holds the model with Hugging Face names and f32 or BF16 latents (a folder other tools
-//! read as it lies), the optimizer's state (`optimizer`), the state of the run, and last of all
+//! `step-000200/` holds the model with Hugging Face names and f32 or BF16 latents (a folder that other
+//! tools read directly), the optimizer's state (`optimizer`), the state of the run, and last of all
 //! `MANIFEST.json` with the size and BLAKE3 hash of every other file. That of an adapter run holds the
 //! adapter, as PEFT's folder, in place of the model. The training loop decides what to save and when.
 
@@ -119,6 +119,8 @@ pub fn write_model(
         return write_tokenizer(dir, parts);
     }
     let weights = dir.join(MODEL_FILE);
+    // At the end of a run `step-N`, `best` and `final` may hold the same parameters: one file on
+    // disk with three names. Removing one name leaves the others whole.
     let share = |folder: &Path| fs_err::hard_link(folder.join(MODEL_FILE), &weights);
     if same.is_none_or(|folder| share(folder).is_err()) {
         write_weights(&weights, parts.spec, model)?;
@@ -197,6 +199,8 @@ fn write_weights(
             continue;
         }
         let value = to_host(tensor);
+        // Never saved: a run could not go on from it, and it would push a good checkpoint out of
+        // `keep`.
         if value.iter().any(|value| !value.is_finite()) {
             return Err(CheckpointError::NotFinite { name });
         }
@@ -229,12 +233,17 @@ pub fn save<S: Serialize>(
     contents: Contents,
     state: &S,
 ) -> Result<(), CheckpointError> {
+    // The order matters for readers of a half-written folder only up to `publish`: until then
+    // everything lies under a temporary name. A kill at any line leaves either no checkpoint of
+    // this step or the complete old one, and `leftovers` removes the temporary folder at the next
+    // start.
     let staged = StagedDir::beside(target, OnExisting::Replace)?;
     write_model(staged.path(), contents.folder, contents.model, contents.same)?;
     let optimizer_file = &staged.path().join(OPTIMIZER_FILE);
     optimizer::write(optimizer_file, contents.model, contents.moments)?;
     write_json(&staged.path().join(STATE_FILE), state)?;
     fs_err::write(staged.path().join(RECIPE_FILE), contents.recipe)?;
+    // Last, over all files that are there: one that is added later must be written above this line.
     write_manifest(staged.path())?;
     Ok(staged.publish()?)
 }
@@ -261,6 +270,8 @@ pub fn verify(dir: &Path) -> Result<(), CheckpointError> {
 pub(crate) fn verify_step(dir: &Path) -> Result<(), CheckpointError> {
     let named = dir.file_name().and_then(|name| step_of(name.to_str()?));
     let state: serde_json::Value = read_state(dir)?;
+    // A folder that was renamed or copied under another number would else be taken for the newest
+    // one.
     let what = match (named, state["step"].as_u64()) {
         (Some(named), Some(step)) if named != step => {
             format!("is of step {step}; expected step {named}, as its directory says")
@@ -290,10 +301,12 @@ pub(crate) fn verify_files(dir: &Path) -> Result<(), CheckpointError> {
         }
     }
     for (name, expected) in &manifest.files {
+        // A manifest is input like any other: it must not lead the hash out of its folder.
         if name.contains(['/', '\\']) || name == ".." {
             return Err(broken(MANIFEST_FILE, format!("lists {name:?}; expected plain names")));
         }
         let found = record(&dir.join(name))?;
+        // The size first: it names a torn copy more plainly than two different hashes do.
         if found.bytes != expected.bytes {
             let what = format!("has {} bytes; expected {}", found.bytes, expected.bytes);
             return Err(broken(name, what));
@@ -385,5 +398,6 @@ fn name_of(step: u64) -> String {
 /// The step that the name of a checkpoint says; `None` for any other name.
 pub(crate) fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
+    // `step-5` and `step-+00005` parse too; only the name that we write counts.
     (name_of(step) == name).then_some(step)
 }

@@ -108,6 +108,9 @@ pub(super) fn write(
     moments: &dyn Moments,
 ) -> Result<(), CheckpointError> {
     let table = model.table();
+    // A safetensors header lists every tensor before the first byte of data: the plan first, from
+    // formats alone, then the values one after the other, so that no second copy of the moments is
+    // ever in memory.
     let mut plan = Vec::new();
     let formats = MOMENTS.map(|kind| (kind, moments.formats(kind)));
     for (index, entry) in table.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! `bitnet-train completions` and `man`: what a shell and `man` are told, made from the command line
+//! `bitnet-train completions` and `man`: files for a shell and for `man`, made from the command line
 //! itself.
 
 use std::path::Path;

@@ -107,7 +107,7 @@ impl<'a> Runner<'a> {
             if self.args.dry_run {
                 if self.comm.is_first() {
                     self.print_dry_run(&summary);
-                    note("the stages behind it need its model and are not rehearsed");
+                    note("the later stages need its model and are left out of a dry run");
                 }
                 return Ok(());
             }
@@ -153,7 +153,7 @@ impl<'a> Runner<'a> {
         stages.iter().try_for_each(|PipelineStage { recipe, out }| self.check(recipe, out))
     }
 
-    /// Runs a stage; `later` is the work behind it, in steps of this stage.
+    /// Runs a stage; `later` is the work after it, in steps of this stage.
     fn stage(
         &self,
         recipe: &Recipe,

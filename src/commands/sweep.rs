@@ -97,7 +97,7 @@ fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Re
     Ok(())
 }
 
-/// Refuses a choice among held-out sets that is not one.
+/// Requires `set` to be one of the held-out sets; without a name there may be one at most.
 fn require_set(base: &Recipe, set: Option<&str>) -> Result<()> {
     let names: BTreeSet<&str> = match &base.data.source {
         DataSource::Files { validation, .. } => validation.keys().map(String::as_str).collect(),

@@ -75,6 +75,8 @@ impl Comm {
     /// This rank's share of `total` items; the shares of all ranks follow each other without a gap.
     pub fn share(&self, total: usize) -> Range<usize> {
         let (rank, ranks) = (self.rank(), self.world_size());
+        // Rounding down at both ends with one formula: the end of a share is the beginning of the
+        // next.
         rank * total / ranks..(rank + 1) * total / ranks
     }
 
@@ -94,6 +96,8 @@ impl Comm {
         let Some(transport) = self.0.as_ref().filter(|_| !own.is_empty()) else {
             return own.to_vec();
         };
+        // Gathered and added here, not reduced by the transport, whose order of sums is its own
+        // affair.
         let mut all = vec![0.0; own.len() * transport.world_size()];
         transport.all_gather(bytemuck::cast_slice(own), bytemuck::cast_slice_mut(&mut all));
         let sum = |index: usize| all[index..].iter().step_by(own.len()).sum();
@@ -124,6 +128,7 @@ impl Comm {
     /// The bytes of rank 0; `own` of the other ranks is ignored.
     pub fn broadcast(&self, own: Vec<u8>) -> Vec<u8> {
         let Some(transport) = &self.0 else { return own };
+        // The others do not know how much comes.
         let mut length = [own.len() as u64];
         transport.broadcast(bytemuck::cast_slice_mut(&mut length));
         let mut bytes = own;

@@ -1,4 +1,4 @@
-//! How ranks fail or go on together.
+//! How all ranks fail or continue together.
 //!
 //! A rank that fails while the others wait in a collective would keep them waiting for ever. So all
 //! ranks learn of every step that can fail on one of them alone ([`all_ok`], [`first_only`]) before

@@ -90,6 +90,8 @@ impl ShardPlan {
 
     /// The part of a bucket that `rank` owns; the last parts may be shorter than the others.
     fn part(&self, bucket: &Range<usize>, rank: usize) -> Range<usize> {
+        // All parts of a bucket but the last ones are `length` long; those may be shorter, or
+        // empty.
         let length = bucket.len().div_ceil(self.comm.world_size());
         let at = |rank: usize| bucket.end.min(bucket.start + rank * length);
         at(rank)..at(rank + 1)
@@ -97,6 +99,8 @@ impl ShardPlan {
 
     /// The shards that lie in a part of the line.
     fn spans(&self, line: Range<usize>) -> impl Iterator<Item = Shard> + '_ {
+        // The last tensor that begins at or before the part. Frozen tensors have size 0 and are
+        // skipped below.
         let first = self.starts.partition_point(|&start| start <= line.start).max(1) - 1;
         let tensors = first..self.starts.len() - 1;
         let until = line.end;
@@ -143,6 +147,8 @@ impl ShardPlan {
             let length = bucket.len().div_ceil(ranks);
             send.resize(ranks * length, T::zeroed());
             receive.resize(ranks * length, T::zeroed());
+            // Messages of one size for all ranks: a short part is padded with whatever the buffer
+            // held before, and the receiver reads only what lies on the line.
             let parts = send.chunks_exact_mut(length).enumerate();
             for (to, part) in parts.filter(|(to, _)| *to != rank) {
                 self.fill(part, self.part(&bucket, to), tensors, &fill);
@@ -153,6 +159,8 @@ impl ShardPlan {
             for Shard { tensor, range } in self.spans(self.part(&bucket, rank)) {
                 let place = at..at + range.len();
                 let mut sum = vec![0.0; place.len()];
+                // Rank 0's terms first, then rank 1's, …: the transport may deliver in any order,
+                // the sum may not. The own terms take their turn like the others, unrounded.
                 for (from, part) in receive.chunks_exact(length).enumerate() {
                     if from == rank {
                         add(&mut sum, &tensors[tensor][range.clone()]);
@@ -203,6 +211,8 @@ impl ShardPlan {
                 open.0 = tensor;
                 open.1.extend_from_slice(own);
                 values = rest;
+                // Tensors are handed out one by one, so no more than one of them is whole in
+                // memory.
                 if open.1.len() == size(tensor) {
                     take(open.0, std::mem::take(&mut open.1));
                 }

@@ -266,7 +266,7 @@ fn matrices(spec: &ModelSpec) -> u64 {
     of_blocks.map(TensorEntry::elements).sum::<usize>() as u64
 }
 
-/// Those of an adapter of this rank of all matrices of all blocks.
+/// Parameters of an adapter of this rank on all matrices of all blocks.
 fn adapter_parameters(spec: &ModelSpec, rank: u64) -> u64 {
     let table = tensor_table(spec);
     let adapted = table.iter().filter(|entry| entry.is_ternary(spec));
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_frozen_needs_its_weights_only() {
+    fn frozen_tensors_need_their_weights_only() {
         let spec: ModelSpec = toml::from_str(M).unwrap();
         let load = RankWorkload {
             items: 2,

@@ -18,7 +18,7 @@ pub struct TeacherLoad {
 }
 
 impl TeacherLoad {
-    /// That of a model of this shape.
+    /// The load of a teacher of this shape.
     pub fn of(spec: &ModelSpec) -> Self {
         let dense = tensor_table(spec).into_iter().skip(1).filter(|entry| !entry.is_ternary(spec));
         let largest = dense.map(|entry| entry.elements()).max().unwrap_or(0) as u64;
@@ -29,7 +29,7 @@ impl TeacherLoad {
         }
     }
 
-    /// Bytes where so many parts of so many tokens are computed at the same time.
+    /// Bytes while `parts` of `tokens` each are computed at the same time.
     pub(super) fn memory(self, parts: u64, tokens: u64) -> u64 {
         let pass = self.matrix.saturating_add(self.token.saturating_mul(tokens));
         self.weights.saturating_add(pass.saturating_mul(parts))

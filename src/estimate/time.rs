@@ -53,7 +53,7 @@ pub struct Speeds {
 }
 
 impl StepEstimate {
-    /// Of a rank that makes `micro_batches` at this pace.
+    /// The step of a rank that makes `micro_batches` at this pace.
     pub fn new(
         pace: Pace,
         micro_batches: u64,

@@ -1,4 +1,4 @@
-//! A side adapter beside an export: its product is no part of the written model.
+//! A side adapter beside an export: its product is not part of the written model.
 
 use std::path::{Path, PathBuf};
 

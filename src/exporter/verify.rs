@@ -95,7 +95,7 @@ const LONG_TOKENS: usize = 2048;
 /// Logits of each program that are in memory at a time: 128 MB.
 const LOGITS_AT_ONCE: usize = 32 << 20;
 
-/// Compares the file at `written` with the model it was made from, then runs it. `signals` are asked
+/// Compares the file at `written` with the model it was made from, then runs it. `signals` are polled
 /// between matrices, blocks and chunks of positions.
 ///
 /// # Errors
@@ -272,7 +272,7 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn a_verification_is_said_in_one_short_line() {
+    fn a_verification_is_summed_up_in_one_short_line() {
         let whole = Verification {
             codes: 2_084_044_800,
             largest_logit_difference: 0.012_345,

@@ -4,6 +4,7 @@ mod server;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use super::*;
@@ -332,7 +333,7 @@ fn refusals_ask_for_a_token() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_files_are_named() {
     let message = bench(whole()).message("hf:owner/other");
     assert!(message.starts_with("hf:owner/other: no such repository or revision"), "{message}");
     let mut files = whole();

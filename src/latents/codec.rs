@@ -58,12 +58,17 @@ impl LatentChunk<'_> {
             Self::F32(kept) => kept.copy_from_slice(values),
             Self::Bf16(words) => {
                 for (index, (word, value)) in words.iter_mut().zip(values).enumerate() {
+                    // Stochastic rounding in integers: 16 random bits are added to the 16 that are
+                    // dropped, and the carry rounds up with exactly the probability that the
+                    // dropped part is of a step. It works on the sign and magnitude of a float, so
+                    // negative values round alike.
                     *word = (value.to_bits().wrapping_add(key.bits(index)) >> 16) as u16;
                 }
             }
             Self::Bf16Plus8(high, low) => {
                 let words = high.iter_mut().zip(low.iter_mut()).zip(values);
                 for (index, ((high, low), value)) in words.enumerate() {
+                    // The same eight bits further down: 24 bits stay, so eight random ones decide.
                     let random = key.bits(index) >> 8;
                     (*high, *low) = split(value.to_bits().wrapping_add(random) >> 8);
                 }
@@ -95,6 +100,8 @@ impl LatentChunk<'_> {
 /// 24 bits of an f32 as the nearest bf16 and the distance to it.
 #[inline(always)]
 fn split(word: u32) -> (u16, i8) {
+    // Not cut but rounded: `high` is then the bf16 that the model multiplies with, `low` a signed
+    // rest.
     let high = (word + 0x80) >> 8;
     (high as u16, word.wrapping_sub(high << 8) as i8)
 }
@@ -120,7 +127,7 @@ fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
-/// A whole number below 2²² as an integer: behind 1.5·2²³, an f32's last bit counts ones. (`as` saturates,
+/// A whole number below 2²² as an integer: added to 1.5·2²³, an f32's last bit counts ones. (`as` saturates,
 /// which no instruction set does sixteen times at once.)
 #[inline(always)]
 fn whole(value: f32) -> i32 {
@@ -132,6 +139,7 @@ fn whole(value: f32) -> i32 {
 #[inline(always)]
 fn exponent_of(values: &[f32]) -> i32 {
     let largest = values.iter().fold(0, |most: u32, value| most.max(value.abs().to_bits()));
+    // A power of two itself needs one exponent less than what lies above it.
     let above = i32::from(largest & 0x007f_ffff != 0);
     ((largest >> 23) as i32 - 127 + above - 15).max(SMALLEST)
 }
@@ -195,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_is_a_neighbour_and_keeping_it_again_changes_nothing(
+        fn a_kept_value_is_a_neighbour_and_keeping_it_again_changes_nothing(
             values in prop::collection::vec(-4.0f32..4.0, 1..700), seed: u64,
         ) {
             let key = RoundingKey::new(seed, 1, 0).chunk(0);

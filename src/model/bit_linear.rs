@@ -43,7 +43,7 @@ pub struct BitLinear {
     form: LinearWeight,
     #[module(skip)]
     quantiser: LinearQuantiser,
-    /// Of frozen codes `[out, in]`, one for each group.
+    /// Scales of frozen codes `[out, in]`, one for each group.
     #[module(skip)]
     scales: Arc<[f32]>,
     #[module(skip)]
@@ -124,9 +124,11 @@ impl BitLinear {
         backend: OpBackend,
     ) -> Tensor<3> {
         let all_ternary = layers.iter().all(|layer| layer.form == LinearWeight::Latent);
+        // The usual case. During a ternary warm-up (λ < 1) layers are computed one by one below.
         if all_ternary && backend.lambda == Lambda::ONE {
             let weights = layers.map(|layer| layer.weight.val());
             let (matrix, counts) = (layers[0].number, layers.map(|layer| layer.rounding.clone()));
+            // Random bits of 8-bit gradients are keyed by the layer's number, among others.
             let backend = backend.drawing(|place| DrawPlace { matrix, ..place });
             let settings = LinearSettings { backend, counts };
             if layers.iter().all(|layer| layer.outside.is_none()) {

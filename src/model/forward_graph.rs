@@ -78,8 +78,10 @@ impl LanguageModel {
         segments: &SegmentStarts,
     ) -> (Tensor<3>, ForwardGraph) {
         let context = self.model.attention_context(segments);
+        // Without autodiff nothing is recorded: only the inputs of blocks survive this pass.
         let plain = self.model.valid();
         let mut inputs = plain.residuals(tokens.clone().inner(), &context, self.backend);
+        // A new leaf: the loss has a small graph of its own that ends here.
         let last = leaf(inputs.pop().expect("residuals start with the embedding"));
         let hidden = self.final_norm(last.clone());
         let kept = BlockInputs { tokens, context, inputs, last };
@@ -125,6 +127,7 @@ impl BlockInputs {
         let transformer = &model.model;
         let mut top = gradients(&transformer.norm, &mut grads);
         top.extend(model.lm_head.iter().flat_map(|head| gradients(head, &mut grads)));
+        // A tied embedding gets gradients twice: now as head, and at the very end as embedding.
         let tied =
             model.lm_head.is_none().then(|| gradients(&transformer.embed_tokens, &mut grads));
         let tied = tied.into_iter().flatten().next().flatten();
@@ -132,10 +135,13 @@ impl BlockInputs {
         // Frees the graph of the loss before blocks are recorded again.
         drop((self.last, grads));
         let of_blocks = transformer.layers.iter().map(parameter_count);
+        // The table is embedding, blocks, final norm, head; the walk goes through it backwards.
         let mut first = 1 + of_blocks.sum::<usize>();
         sink(first, top);
         for (block, input) in transformer.layers.iter().zip(self.inputs).rev() {
             let input = leaf(input);
+            // The second forward pass of this block, recorded this time; the graph is dropped
+            // before the next one, so one block's activations are the most that is ever held.
             let output = block.forward(input.clone(), &self.context, model.backend);
             let mut grads = backward(output, upstream);
             let found = gradients(block, &mut grads);
@@ -182,7 +188,9 @@ fn take(leaf: &Tensor<3>, grads: &mut Gradients) -> Tensor<3> {
     leaf.grad_remove(grads).expect("the graph was built on this leaf")
 }
 
-/// The gradients of everything behind `output`, whose own gradient is `upstream`.
+/// The gradients of everything before `output`, whose own gradient is `upstream`.
 fn backward(output: Tensor<3>, upstream: Tensor<3>) -> Gradients {
+    // d/dx Σ output · upstream = upstream · d output/dx: the chain rule for an autodiff that starts
+    // at scalars.
     (output * upstream).sum().backward()
 }

@@ -27,7 +27,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The matrix, where it is no tensor.
+    /// The matrix, where it is not a tensor.
     pub(crate) fn outside(&self) -> Option<&Latents> {
         self.outside.as_ref()
     }

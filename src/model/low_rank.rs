@@ -73,7 +73,7 @@ impl LowRankFactors {
     }
 }
 
-/// `A ~ N(0, 1 / in)` from a stream of its own, and `B = 0`: the model is the base's at step 0.
+/// `A ~ N(0, 1 / in)` from its own random stream, and `B = 0`: the model is the base's at step 0.
 pub(crate) fn initial_factors(entry: &TensorEntry, rank: usize, seed: u64) -> LowRankValues {
     let [a, b] = LowRankFactor::BOTH.map(|factor| factor.shape(entry, rank));
     let deviation = (1.0 / entry.shape[1] as f64).sqrt() as f32;

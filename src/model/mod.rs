@@ -75,7 +75,7 @@ pub struct LanguageModel {
     backend: OpBackend,
     #[module(skip)]
     activations: ActivationMemory,
-    /// The matrices that are no tensors, in the order of the parameters.
+    /// The matrices that are not tensors, in the order of the parameters.
     #[module(skip)]
     outside: Arc<[Option<Latents>]>,
     #[module(skip)]
@@ -196,7 +196,7 @@ impl LanguageModel {
     }
 
     /// Its parameters in the order in which modules are visited: the tensor table, and the factors of
-    /// an adapter behind their matrices.
+    /// an adapter after their matrices.
     pub(crate) fn table(&self) -> &[TensorEntry] {
         &self.table
     }
@@ -220,7 +220,7 @@ impl LanguageModel {
         self.merge_scale.is_some()
     }
 
-    /// The matrices that are no tensors, in the order of the parameters, `None` for all others.
+    /// The matrices that are not tensors, in the order of the parameters, `None` for all others.
     pub fn outside(&self) -> &[Option<Latents>] {
         &self.outside
     }

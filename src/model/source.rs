@@ -49,7 +49,7 @@ impl LanguageModel {
         Self::read_noting_zeros(model, device).map(|(model, _)| model)
     }
 
-    /// [`LanguageModel::read`], and the names of the tensors that hold nothing but zeros.
+    /// [`LanguageModel::read`], and the names of the tensors that are all zeros.
     ///
     /// # Errors
     /// As there.
@@ -251,11 +251,11 @@ pub(crate) struct StartingModel {
     pub(crate) model: LanguageModel,
     /// Matrices that held ternary values already.
     pub(crate) kept_codes: usize,
-    /// Tensors that hold nothing but zeros.
+    /// Tensors that are all zeros.
     pub(crate) all_zero: Vec<String>,
 }
 
-/// Whether a tensor holds nothing but zeros, which is common in biases only.
+/// Whether a tensor is all zeros, which is normal for biases only.
 fn is_suspect(entry: &TensorEntry, values: &[f32]) -> bool {
     entry.role != TensorRole::Bias && values.iter().all(|&value| value == 0.0)
 }
@@ -306,7 +306,7 @@ fn ones(entry: &TensorEntry) -> Matrix {
     Matrix::Latent(vec![1.0; entry.elements()])
 }
 
-/// A stored tensor with as many rows as `entry`; those behind the stored ones are their mean.
+/// A stored tensor with as many rows as `entry`; those after the stored ones are their mean.
 fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError> {
     let stored = model.spec().vocab_size;
     let is_table = matches!(entry.role, TensorRole::Embedding | TensorRole::Head);

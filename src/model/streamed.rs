@@ -47,6 +47,7 @@ pub fn streamed_hidden<'a>(
         passes.push((embed(model, &table[0], rows, device)?, context));
     }
     let backend = OpBackend::of(device, Operands::F32);
+    // Layers outside, groups inside: each block is read from disk once for all groups.
     for layer in 0..model.spec().num_hidden_layers {
         going_on()?;
         let block = block(model, &table, layer, device)?;

@@ -17,7 +17,7 @@ pub(super) enum Point {
     Codes([f64; 3]),
 }
 
-/// Keys of a step's line that are no figures.
+/// Keys of a step's line that hold no figure.
 const NO_FIGURES: [&str; 7] =
     ["step", "phase", "loss_bits", "skipped", "rows", "ranks", "tokens_this_rank"];
 /// Figures under another name in the curves.
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_what_the_run_kept() {
+    fn missing_points_are_those_that_the_run_kept() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("metrics.jsonl");
         let lines = "{\"step\":1,\"loss\":1}\n{\"step\":2,\"loss\":2}\n{\"step\":3,\"loss\":3}\n\

@@ -136,7 +136,7 @@ fn last_step(dir: &Path) -> io::Result<u64> {
     Ok(last)
 }
 
-/// The next whole record; `None` at the end, at a torn one, and where this is no event file.
+/// The next whole record; `None` at the end, at a torn record, and in a file of another kind.
 fn next_payload(file: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut head = [0; 12];
     if !fill(file, &mut head)? {
@@ -213,7 +213,7 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// An `Event` with nothing but its `wall_time`.
+/// An `Event` with only its `wall_time`.
 fn event_at(time: Duration) -> Vec<u8> {
     let mut event = vec![1 << 3 | 1];
     event.extend(time.as_secs_f64().to_le_bytes());

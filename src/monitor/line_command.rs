@@ -1,7 +1,7 @@
 //! A command of the user's that reads every line of `metrics.jsonl` from its standard input.
 //!
 //! A thread writes, so that a command that is slow or dead never holds training up: what it does not
-//! take in time is dropped, and that is said once.
+//! take in time is dropped, with one warning.
 
 use std::io::{self, Write};
 use std::process::{Child, Stdio};
@@ -31,7 +31,7 @@ impl LineCommand {
         let mut input = child.stdin.take().expect("it is piped");
         let (lines, waiting) = sync_channel::<String>(MOST_WAITING);
         let writer = std::thread::Builder::new().name("metrics".into()).spawn(move || {
-            // A command that has ended takes no more; its end is told when the run ends.
+            // A command that has ended takes no more; its end is reported when the run ends.
             while let Ok(line) = waiting.recv() {
                 if input.write_all(line.as_bytes()).is_err() {
                     return;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_arrives_and_a_failure_is_told() {
+    fn every_line_arrives_and_a_failure_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("lines");
         let mut command = LineCommand::start(&format!("cat > '{}'", out.display())).unwrap();

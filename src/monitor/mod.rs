@@ -89,7 +89,7 @@ pub struct Evaluation {
     pub nll_per_token: f64,
     /// `exp(nll_per_token)`.
     pub perplexity: f64,
-    /// Of preference pairs; the other figures are then those of the chosen answers.
+    /// Figures of preference pairs; the others are then those of the chosen answers.
     #[serde(flatten)]
     pub preference: Option<PreferenceEvaluation>,
 }
@@ -159,6 +159,6 @@ pub struct TernaryShares {
     /// Share of codes that a latent adapter moved from those of its model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved: Option<f64>,
-    /// Rows of nothing but 0: outputs that are always 0.
+    /// Rows of zeros only: outputs that are always 0.
     pub dead_rows: u64,
 }

@@ -15,9 +15,9 @@ const SPEED_WINDOW: usize = 20;
 pub(super) struct StepPace {
     /// Steps of the run.
     pub(super) steps: u64,
-    /// The work of the stages behind this one, in steps of this one; `None` if it is not known.
+    /// The work of the stages after this one, in steps of this one; `None` if it is not known.
     pub(super) later_steps: Option<f64>,
-    /// Of the last steps: when each ended, and its speed.
+    /// When each of the last steps ended, and its speed.
     last: VecDeque<(Instant, f64)>,
 }
 

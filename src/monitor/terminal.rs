@@ -15,7 +15,7 @@ use super::shown::shown;
 use crate::monitor::{Evaluation, Monitor, PreferenceEvaluation, RunInfo, StepRecord};
 use crate::output::note;
 
-/// Interval of lines where there is no bar.
+/// Interval of lines without a progress bar.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Columns of the bar itself.
 const BAR_COLUMNS: usize = 10;
@@ -52,7 +52,7 @@ impl Terminal {
         Self { verbosity, draws, bar: None, pace, last_line: None, codes }
     }
 
-    /// Says how much work stages behind this one hold, in steps of this one.
+    /// Says how much work the stages after this one hold, in steps of this one.
     #[must_use]
     pub fn followed_by(mut self, steps: Option<f64>) -> Self {
         self.pace.later_steps = steps;

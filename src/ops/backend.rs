@@ -11,7 +11,7 @@ use crate::device;
 /// The number format of the output's gradient in the backward products of a ternary layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GradientFormat {
-    /// That of the operands of all other float products.
+    /// The format of the operands of all other float products.
     Operands,
     /// Eight bits: both products are of integers, with exact sums.
     Int8(GradientRounding),
@@ -30,11 +30,11 @@ pub enum GradientRounding {
 /// threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DrawPlace {
-    /// Of the run.
+    /// The seed of the run.
     pub seed: u64,
     /// The optimizer step.
     pub step: u64,
-    /// Of the process among those that make the step together.
+    /// The process among those that make the step together.
     pub rank: u64,
     /// The first row among those of the rank's share of the step.
     pub row: u64,
@@ -43,7 +43,7 @@ pub struct DrawPlace {
 }
 
 impl DrawPlace {
-    /// Of a run with seed 0 before its first step.
+    /// The place in a run with seed 0 before its first step.
     pub const ORIGIN: Self = Self { seed: 0, step: 0, rank: 0, row: 0, matrix: 0 };
 
     /// The bits of a part of a row, in its gradient along one of two axes.
@@ -106,7 +106,7 @@ pub struct OpBackend {
     pub kernel: Kernel,
     /// What the operands of float products are rounded to. Sums, weights and moments stay f32.
     pub operands: Operands,
-    /// In what the backward products of ternary layers take the gradient of the output.
+    /// The format of output gradients in the backward products of ternary layers.
     pub gradients: GradientFormat,
     /// How far ternary layers that are warmed up are from floats.
     pub lambda: Lambda,
@@ -180,12 +180,12 @@ impl OpBackend {
     }
 
     /// A float product of the references, its operands rounded first where that is asked for.
-    pub(crate) fn matmul<const D: usize>(self, left: Tensor<D>, right: Tensor<D>) -> Tensor<D> {
+    pub(crate) fn matmul<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         match self.operands {
-            Operands::F32 => left.matmul(right),
+            Operands::F32 => a.matmul(b),
             Operands::Bf16 => {
-                let [left, right] = [left, right].map(|tensor| tensor.cast(FloatDType::BF16));
-                left.matmul(right).cast(FloatDType::F32)
+                let [a, b] = [a, b].map(|tensor| tensor.cast(FloatDType::BF16));
+                a.matmul(b).cast(FloatDType::F32)
             }
         }
     }

@@ -48,9 +48,9 @@ use crate::ops::outside_latents::{OutsideLatents, quantise_outside};
 /// How layers are computed, and where they count what 8-bit gradients lose.
 #[derive(Clone, Debug)]
 pub struct LinearSettings<const N: usize> {
-    /// With what.
+    /// Kernel and number formats.
     pub backend: OpBackend,
-    /// Of each layer, added to in the backward pass.
+    /// Counts of each layer, which the backward pass adds to.
     pub counts: [Arc<RoundingCounts>; N],
 }
 
@@ -114,6 +114,7 @@ fn reference<const N: usize>(
     let matrices = latents.map(weight_codes);
     let of_rows =
         |(codes, scale): &(Tensor<2>, Tensor<2>)| scale.clone().expand([1, codes.dims()[0]]);
+    // Stacked matrices keep a scale each, so theirs are laid out by rows.
     let weight_scales = Tensor::cat(matrices.iter().map(of_rows).collect(), 1); // [1, Σ out]
     let weights = Tensor::cat(matrices.map(|(codes, _)| codes).into(), 0);
     let sums = backend.matmul(codes, weights.transpose().unsqueeze());
@@ -130,6 +131,7 @@ pub fn frozen_linear(x: Tensor<3>, codes: Tensor<2>, weight: WeightScale) -> Ten
 
 /// 8-bit codes of activations `[B, T, C]` that carry their gradient, and their scales `[B, T, 1]`.
 pub fn activation_codes(x: &Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    // `detach`: quantising is not part of the graph. Its gradient is joined below.
     let values = x.clone().detach();
     let scale = values.clone().abs().max_dim(2).clamp_min(SCALE_EPS).recip().mul_scalar(127.0);
     let codes = (values * scale.clone()).round().clamp(-128.0, 127.0);
@@ -141,6 +143,7 @@ pub fn weight_codes(latents: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
     let values = latents.clone().detach();
     let scale = absmean(&values);
     let inverse = scale.clone().recip();
+    // Burn rounds half to even, as the definition does.
     let codes = (values * inverse.clone()).round().clamp(-1.0, 1.0);
     (straight_through(codes, &latents, &inverse), scale)
 }
@@ -164,6 +167,13 @@ pub(super) fn straight_through<const D: usize>(
     x: &Tensor<D>,
     scale: &Tensor<D>,
 ) -> Tensor<D> {
+    // The form of the STE that keeps the codes exact:
+    //
+    //    forward    q + (x - x) · a = q + 0        the codes, to the bit
+    //    backward   d/dx = a                       as if q were x · a
+    //
+    // The usual `x + (q - x).detach()` rounds twice on the way forward, and codes would no longer
+    // be integers. (An infinite x gives NaN here, which training must see.)
     codes + (x.clone() - x.clone().detach()) * scale.clone()
 }
 
@@ -171,7 +181,7 @@ pub(super) fn straight_through<const D: usize>(
 struct NativeBitLinear {
     backend: OpBackend,
     counts: Vec<Arc<RoundingCounts>>,
-    /// The latents, where they are no tensors.
+    /// The latents, where they are not tensors.
     outside: Vec<OutsideLatents>,
 }
 
@@ -213,6 +223,7 @@ impl<const N: usize> NativeOp<N> for NativeBitLinear {
             quantise_outside(&self.outside, width, kernel)
         };
         let rows = panels.rows();
+        // The engine's own kernel: training and inference share the accumulator to the bit.
         let found = quantised_product(kernel, floats(x), [width, rows], |x, y| {
             matmul(kernel, &panels, x, 0..rows, y);
         });
@@ -251,6 +262,7 @@ pub(super) fn quantised_product(
     let mut scales = vec![0.0; tokens];
     let mut saved: Vec<_> = codes.chunks_mut(width).zip(&mut scales).collect();
     in_rows_with(&mut y, out, &mut saved, |first, y, saved| {
+        // Each thread quantises the tokens whose products it computes.
         let values = &values[first * width..][..saved.len() * width];
         let x = Activations::quantise(kernel, values, width);
         product(&x, y);
@@ -318,10 +330,11 @@ impl SavedBitLinear {
         let width = self.weights.len() / out;
         let mut dx = vec![0.0; tokens * width];
         let size = Size { rows: tokens, depth: out, columns: width };
+        // `dx[t,i] = Σ_o (dy[t,o] · m[o]) · T[o,i]`: the scale differs along the sum, so it goes
+        // into `dy`.
         let scale = Scale::Each(&self.weight_scales);
-        let left =
-            MatrixA { values: dy, layout: OperandLayout::KInner, stride: out, first: 0, scale };
-        product(self.backend, size, left, MatrixB::Codes(&self.weights), false, &mut dx);
+        let a = MatrixA { values: dy, layout: OperandLayout::KInner, stride: out, first: 0, scale };
+        product(self.backend, size, a, MatrixB::Codes(&self.weights), false, &mut dx);
         dx
     }
 
@@ -358,9 +371,11 @@ impl SavedBitLinear {
         let width = self.weights.len() / out;
         let mut dw = vec![0.0; rows.len() * width];
         let size = Size { rows: rows.len(), depth: tokens, columns: width };
+        // `dw[o,i] = Σ_t (dy[t,o] / a[t]) · q[t,i]`: here the sum runs over tokens, and so does the
+        // scale.
         let (scale, first) = (Scale::Each(&self.inverse_scales), rows.start);
-        let left = MatrixA { values: dy, layout: OperandLayout::KOuter, stride: out, first, scale };
-        product(self.backend, size, left, MatrixB::Codes(&self.activations), false, &mut dw);
+        let a = MatrixA { values: dy, layout: OperandLayout::KOuter, stride: out, first, scale };
+        product(self.backend, size, a, MatrixB::Codes(&self.activations), false, &mut dw);
         dw
     }
 }

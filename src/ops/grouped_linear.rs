@@ -49,7 +49,7 @@ pub struct LinearQuantiser {
 }
 
 impl LinearQuantiser {
-    /// That of a model.
+    /// The quantiser of a model.
     pub fn of(spec: &ModelSpec) -> Self {
         Self { group: spec.quantiser.group, activations: spec.activations }
     }
@@ -103,6 +103,8 @@ fn coded_product(
     let width = codes.dims()[1] / groups;
     let matmul = |x: Tensor<3>, w: Tensor<2>| backend.matmul(x, w.transpose().unsqueeze());
     if quantiser.activations == ActivationForm::None {
+        // Float inputs: there is no integer sum to keep exact, so weights are dequantised and
+        // multiplied.
         return matmul(x, codes * over_columns(scales, width));
     }
     let (activations, scale) = activation_codes(&x);
@@ -111,6 +113,8 @@ fn coded_product(
         // The order of `ActivationScale::rescale`.
         return matmul(activations, codes) * scales.unsqueeze() / scale;
     }
+    // Group after group in ascending order, `d · (step · s)` as the kernels do it; a single product
+    // over all columns would have other roundings.
     let step = scale.recip();
     let of_group = |group: usize| {
         let x = activations.clone().narrow(2, group * width, width);
@@ -130,7 +134,7 @@ struct NativeGroupedLinear {
 #[derive(Clone, Debug)]
 struct SavedGroupedLinear {
     input: MultipliedInput,
-    /// Of all matrices, one below the other.
+    /// Codes and scales of all matrices, one below the other.
     weights: Arc<GroupedTernary>,
     /// Rows of each matrix.
     heights: Vec<usize>,
@@ -188,16 +192,16 @@ impl NativeGroupedLinear {
             (ActivationForm::None, _) => {
                 let mut y = vec![0.0; values.len() / width * rows];
                 let size = Size { rows: values.len() / width, depth: width, columns: rows };
-                let left = MatrixA {
+                let a = MatrixA {
                     values,
                     layout: OperandLayout::KInner,
                     stride: width,
                     first: 0,
                     scale: Scale::All(1.0),
                 };
-                let right = dequantised(weights, backend);
-                let right = MatrixB::Floats(&right, OperandLayout::KInner);
-                product(backend, size, left, right, false, &mut y);
+                let b = dequantised(weights, backend);
+                let b = MatrixB::Floats(&b, OperandLayout::KInner);
+                product(backend, size, a, b, false, &mut y);
                 return (y, MultipliedInput::Floats(x.clone()));
             }
             (ActivationForm::Int8, Group::Columns(_)) => {
@@ -229,15 +233,16 @@ impl SavedGroupedLinear {
         let mut dx = vec![0.0; self.tokens() * columns];
         let size = Size { rows: self.tokens(), depth: out, columns };
         let values: Cow<[f32]>;
-        let (scale, right) = if self.weights.width() == columns {
+        // One scale a row goes into `dy`, which leaves B in exact codes. Scales of groups change
+        // along both axes, so there B is dequantised.
+        let (scale, b) = if self.weights.width() == columns {
             (Scale::Each(self.weights.scales()), MatrixB::Codes(self.weights.codes()))
         } else {
             values = dequantised(&self.weights, self.backend).into();
             (Scale::All(1.0), MatrixB::Floats(&values, OperandLayout::KOuter))
         };
-        let left =
-            MatrixA { values: dy, layout: OperandLayout::KInner, stride: out, first: 0, scale };
-        product(self.backend, size, left, right, false, &mut dx);
+        let a = MatrixA { values: dy, layout: OperandLayout::KInner, stride: out, first: 0, scale };
+        product(self.backend, size, a, b, false, &mut dx);
         dx
     }
 
@@ -246,15 +251,15 @@ impl SavedGroupedLinear {
         let (out, columns) = (self.weights.rows(), self.weights.columns());
         let mut dw = vec![0.0; rows.len() * columns];
         let size = Size { rows: rows.len(), depth: self.tokens(), columns };
-        let (scale, right) = match &self.input {
+        let (scale, b) = match &self.input {
             MultipliedInput::Codes(codes, inverse) => (Scale::Each(inverse), MatrixB::Codes(codes)),
             MultipliedInput::Floats(x) => {
                 (Scale::All(1.0), MatrixB::Floats(floats(x), OperandLayout::KOuter))
             }
         };
         let (layout, first) = (OperandLayout::KOuter, rows.start);
-        let left = MatrixA { values: dy, layout, stride: out, first, scale };
-        product(self.backend, size, left, right, false, &mut dw);
+        let a = MatrixA { values: dy, layout, stride: out, first, scale };
+        product(self.backend, size, a, b, false, &mut dw);
         dw
     }
 }

@@ -58,7 +58,7 @@ impl Count {
 }
 
 impl RoundingCounts {
-    /// Those of the gradient of the input, then of the weights, since they were cleared.
+    /// Counts of the input's gradient, then of the weights', since they were cleared.
     pub fn read(&self) -> [RoundedAway; 2] {
         [self.input.read(), self.weights.read()]
     }
@@ -119,7 +119,11 @@ impl<'a> Int8Backward<'a> {
     pub(super) fn input(&self, dy: &[f32]) -> Vec<f32> {
         let width = self.width();
         let mut dx = vec![0.0; self.inverse_scales.len() * width];
+        // Matrices with one input (q, k, v) differ in the size of their gradients: each is rounded
+        // with scales of its own, and their contributions to dx are added in f32, in order.
         for Matrix { rows, counts } in self.matrices(0..self.weight_scales.len()) {
+            // Codes [out, in] become panels of [in, out]: the kernels sum along a matrix's last
+            // axis, and this sum runs over the outputs.
             let panels = self.transposed_weights(rows.clone());
             in_rows(&mut dx, width, |first, dx| {
                 let tokens = first..first + dx.len() / width;
@@ -152,6 +156,8 @@ impl<'a> Int8Backward<'a> {
         if parts.iter().all(Range::is_empty) {
             return all;
         }
+        // Blocks outside: the transposed activations of a block serve all matrices, and the first
+        // block writes where later ones add.
         for block in self.blocks(0..self.inverse_scales.len()) {
             let panels = self.transposed_activations(block.tokens.clone());
             for (part, dw) in parts.iter().zip(&mut all) {
@@ -216,6 +222,8 @@ impl<'a> Int8Backward<'a> {
         let (time, mut next) = (self.time, tokens.start);
         std::iter::from_fn(move || {
             let (row, at) = (next / time, next % time);
+            // Where a block begins depends on the place in its row, not on which thread took which
+            // tokens.
             let (number, place) = (at / BLOCK, at % BLOCK);
             let end = (row * time + time.min((number + 1) * BLOCK)).min(tokens.end);
             let block = Block { row, number, place, tokens: next..end };
@@ -230,7 +238,7 @@ struct Block {
     row: usize,
     /// In its row.
     number: usize,
-    /// Of the first token in its block.
+    /// Position of the first token in its block.
     place: usize,
     tokens: Range<usize>,
 }

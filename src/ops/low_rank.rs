@@ -47,6 +47,8 @@ pub(crate) fn merged(latents: &Latents, factors: &FactorValues, kernel: Kernel) 
     in_rows(&mut merged, width, |first, rows| {
         let end = first + rows.len() / width;
         view.rows(first..end, rows);
+        // Rows are merged by the definition that exports follow (`merge_rows`), so the codes that
+        // training sees are those of the merged file.
         let b_rows = &factors.b[first * rank..end * rank];
         kernel.dispatch(Merge { rows, b_rows, factors, rank });
     });
@@ -104,6 +106,7 @@ impl LowRankJoin {
     fn add_product(&self, y: &mut [f32], x: &[f32], a: &FlexTensor, b: &FlexTensor) -> Vec<f32> {
         let (rank, width) = (a.shape()[0], a.shape()[1]);
         let (tokens, height) = (x.len() / width, self.own.len());
+        // `s` is applied once, at the narrow place: r numbers a token instead of `out`.
         let u = self.project(x, (a, OperandLayout::KInner), width);
         let right = MatrixB::Floats(floats(b), OperandLayout::KInner);
         let size = Size { rows: tokens, depth: rank, columns: height };
@@ -199,7 +202,7 @@ impl SavedInput {
 }
 
 impl SavedFactors {
-    /// Those of `X`, `A` and `B`, from that of all columns.
+    /// The gradients of `X`, `A` and `B`, from the gradient of all columns.
     fn gradients(&self, dy: &[f32]) -> (FlexTensor, Vec<f32>, Vec<f32>) {
         let LowRankJoin { backend, own, .. } = &self.op;
         let (rank, width) = (self.a.shape()[0], self.a.shape()[1]);
@@ -394,7 +397,7 @@ mod tests {
     fn check_side(tokens: usize, width: usize, heights: [usize; 2], rank: usize, seed: u64) {
         let (scale, kind, all) = (0.5, AdapterKind::Side, heights[0] + heights[1]);
         let own = heights[0]..all;
-        // Two products, one behind the other, round twice.
+        // Two products after each other round twice.
         compare("side", 2.0, seed, |backend, seed| {
             let x = leaf(draw(seed, "x", tokens * width), [1, tokens, width]);
             let y = leaf(draw(seed, "y", tokens * all), [1, tokens, all]);

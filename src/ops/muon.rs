@@ -18,9 +18,9 @@ use crate::ops::OpBackend;
 const QUINTIC: [f32; 3] = [3.4445, -4.775, 2.0315];
 /// Values whose squares are summed together; a constant, so that threads change no bit.
 const CHUNK: usize = 4096;
-/// The float products pack strips of so many rows.
+/// Rows of a strip, as the float products pack them.
 const STRIP: usize = 8;
-/// A norm is no smaller, as in torch.
+/// The least norm, as in torch.
 const TINY: f64 = 1e-7;
 
 /// Replaces `u [rows, columns]`, row-major, by what `iterations` make of it; uses all threads.
@@ -30,6 +30,7 @@ pub(crate) fn orthogonalise(
     iterations: usize,
     backend: OpBackend,
 ) -> Vec<f32> {
+    // On the shorter side: X·Xᵀ is then the smaller of the two Gram matrices.
     let is_tall = rows > columns;
     let mut x = if is_tall { transposed(&u, [rows, columns]) } else { u };
     let inverse = (1.0 / norm(&x).max(TINY)) as f32;
@@ -50,24 +51,26 @@ fn iterate(x: &[f32], [m, n]: [usize; 2], backend: OpBackend) -> Vec<f32> {
     let mut square = vec![0.0; m * m];
     let size = Size { rows: m, depth: m, columns: m };
     product(backend, size, &gram, MatrixB::Floats(&gram, OperandLayout::KOuter), &mut square);
+    // `b·A + c·A²` first, in place of A: then one product with X is enough.
     let pairs = gram.par_iter_mut().zip(&square);
     pairs.for_each(|(gram, square)| *gram = b * *gram + c * square);
+    // The product below adds to this: a·X + (…)·X.
     let mut next: Vec<f32> = x.par_iter().map(|value| a * value).collect();
     let size = Size { rows: m, depth: m, columns: n };
     product(backend, size, &gram, MatrixB::Floats(x, OperandLayout::KOuter), &mut next);
     next
 }
 
-/// Adds `left [rows, depth]` times `right` to `out [rows, columns]`, whose rows are shared among all
+/// Adds `a [rows, depth]` times `b` to `out [rows, columns]`, whose rows are shared among all
 /// threads.
-fn product(backend: OpBackend, size: Size, left: &[f32], right: MatrixB, out: &mut [f32]) {
+fn product(backend: OpBackend, size: Size, a: &[f32], b: MatrixB, out: &mut [f32]) {
     let share = size.rows.div_ceil(rayon::current_num_threads()).next_multiple_of(STRIP);
-    let shares = out.par_chunks_mut(share * size.columns).zip(left.par_chunks(share * size.depth));
+    let shares = out.par_chunks_mut(share * size.columns).zip(a.par_chunks(share * size.depth));
     shares.for_each(|(out, values)| {
         let size = Size { rows: out.len() / size.columns, ..size };
         let (layout, scale) = (OperandLayout::KInner, Scale::All(1.0));
-        let left = MatrixA { values, layout, stride: size.depth, first: 0, scale };
-        float_product(backend.kernel, backend.operands, size, left, right, true, out);
+        let a = MatrixA { values, layout, stride: size.depth, first: 0, scale };
+        float_product(backend.kernel, backend.operands, size, a, b, true, out);
     });
 }
 

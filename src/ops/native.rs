@@ -166,6 +166,8 @@ fn tracked<C: CheckpointStrategy, O: NativeOp<N>, const N: usize>(
     let mut nodes = nodes.into_iter();
     let nodes = std::array::from_fn(|_| nodes.next().expect("each input has a node"));
     match BackwardStep::<O>(PhantomData).prepare::<C>(nodes).compute_bound().stateful() {
+        // Only a graph needs what the backward pass saves; inference takes the other arm and keeps
+        // nothing.
         OpsKind::Tracked(prep) => {
             let (y, saved) = op.forward(values);
             prep.finish(saved, y)
@@ -196,7 +198,7 @@ thread_local! {
     static SHARE: Cell<usize> = const { Cell::new(1) };
 }
 
-/// Runs a part of a micro-batch on this thread of the pool; its operations use so many threads.
+/// Runs a part of a micro-batch on this thread of the pool; its operations use `n` threads.
 pub(crate) fn with_threads<R>(threads: usize, part: impl FnOnce() -> R) -> R {
     // A thread that waits for others may run another part meanwhile, to its end.
     let before = SHARE.replace(threads);
@@ -232,6 +234,7 @@ pub(crate) fn in_rows_with<E: Send>(
     if threads == 1 || rows <= STRIP {
         return work(0, out, extra);
     }
+    // Each row is computed alone and in one order, so where shares begin changes no bit.
     let share = rows.div_ceil(threads).next_multiple_of(STRIP);
     out.par_chunks_mut(share * width)
         .zip(extra.par_chunks_mut(share))
@@ -252,20 +255,19 @@ pub(crate) fn for_each_task<T: Send>(tasks: Vec<T>, work: impl Fn(T) + Sync + Se
 pub(crate) fn product(
     backend: OpBackend,
     size: Size,
-    left: MatrixA,
-    right: MatrixB,
+    a: MatrixA,
+    b: MatrixB,
     add: bool,
     out: &mut [f32],
 ) {
     in_rows(out, size.columns, |first, out| {
         let size = Size { rows: out.len() / size.columns, ..size };
-        let left = match left.layout {
-            OperandLayout::KInner => {
-                MatrixA { values: &left.values[first * left.stride..], ..left }
-            }
-            OperandLayout::KOuter => MatrixA { first: left.first + first, ..left },
+        let a = match a.layout {
+            OperandLayout::KInner => MatrixA { values: &a.values[first * a.stride..], ..a },
+            // Rows of the product are columns of `A [K, M]` here: only the offset moves.
+            OperandLayout::KOuter => MatrixA { first: a.first + first, ..a },
         };
-        float_product(backend.kernel, backend.operands, size, left, right, add, out);
+        float_product(backend.kernel, backend.operands, size, a, b, add, out);
     });
 }
 

@@ -44,7 +44,7 @@ pub(super) fn quantise_outside(
     (panels, codes, heights)
 }
 
-/// A matrix of a layer that is no tensor.
+/// A matrix of a layer that is not a tensor.
 #[derive(Clone, Debug)]
 pub(super) struct OutsideLatents {
     pub(super) latents: Latents,

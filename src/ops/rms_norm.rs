@@ -74,6 +74,7 @@ impl NativeOp<2> for NativeRmsNorm {
     fn backward(saved: SavedRmsNorm, dy: FlexTensor) -> [FlexTensor; 2] {
         let (x, gain, mut dx) = (floats(&saved.x), floats(&saved.gain), into_floats(dy));
         let (width, kernel) = (gain.len(), saved.backend.kernel);
+        // dgain is a sum over all tokens: 64 rows each in order, then the blocks in order.
         let block = ROW_BLOCK * width;
         let blocks = dx.par_chunks_mut(block).zip(x.par_chunks(block));
         let partial: Vec<Vec<f32>> = blocks
@@ -127,6 +128,7 @@ impl SimdWork for BackwardRows<'_> {
         let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
         for ((dx, x), inverse) in rows.zip(inverse) {
             for (((dx, dgain), x), gain) in dx.iter_mut().zip(&mut dgain).zip(x).zip(gain) {
+                // `dx` still holds dy here; the next line makes it dy · g.
                 *dgain += *dx * (x * inverse);
                 *dx *= gain;
             }

@@ -77,7 +77,7 @@ pub(crate) fn assert_within(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance
     }
 }
 
-/// The tensors of several draws of one shape, each tensor's draws one behind the other. A tensor of
+/// The tensors of several draws of one shape, each tensor's draws one after the other. A tensor of
 /// few elements may cancel to nearly nothing, and then what was rounded is large beside it; all
 /// draws do not cancel at once.
 pub(crate) fn of_draws(draws: u64, seed: u64, run: impl Fn(u64) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {

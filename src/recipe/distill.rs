@@ -22,7 +22,7 @@ pub struct DistillSettings {
     pub relations: f64,
     /// The block whose relations are compared, from the last where negative.
     pub relation_layer: i64,
-    /// That of the teacher; `None`: as far from its last block.
+    /// The teacher's layer; `None`: as far from its last block.
     pub teacher_relation_layer: Option<i64>,
     /// How relations are made of queries, keys and values.
     pub relation_form: RelationForm,

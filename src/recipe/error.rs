@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn printed_behind_error_every_problem_has_its_line() {
+    fn printed_after_error_every_problem_has_its_line() {
         let hint = Some("did you mean `seq_len`?");
         let error = RecipeError::Invalid { problems: vec![problem(3, hint), problem(7, None)] };
         assert_eq!(

@@ -15,6 +15,7 @@ mod conversion;
 mod data;
 mod distill;
 mod error;
+mod export_format;
 mod item;
 mod keys;
 mod model;
@@ -47,6 +48,7 @@ pub use data::{
 };
 pub use distill::{DistillSettings, RelationForm};
 pub use error::{Location, Problem, RecipeError};
+pub use export_format::ExportFormat;
 pub use model::{InitModel, ModelSource, ModelTable};
 pub use overrides::Overrides;
 pub use pattern::PathPattern;
@@ -56,7 +58,7 @@ pub use reference::reference;
 pub(crate) use rules::quantiser_conflicts;
 pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, Precision,
     REDUCE_PRECISION_WORDS, Recipe, ReportSettings, Sample, TelemetrySettings, TokenizerSource,
     Train,

@@ -263,7 +263,7 @@ fn refuse_shape(table: &mut Section<'_>, config: Option<&Item<'_>>) {
     }
 }
 
-/// A shape as far as it is read.
+/// A shape, read in part.
 #[derive(Default)]
 struct ModelKeys {
     values: toml::Table,

@@ -23,7 +23,7 @@ const REPLACES: &[(&[&str], &[&str])] = &[
     (&["data", "sets"], &["generate"]),
 ];
 
-/// Without any of these `[model]` is no shape, but says what becomes of the model that `init` names.
+/// Without any of these keys `[model]` describes no shape, only changes to the model that `init` names.
 const SHAPES: [&str; 2] = ["config", "hidden_size"];
 
 /// The words of a command line that change a recipe, in their order.

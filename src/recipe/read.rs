@@ -6,6 +6,7 @@ use super::batch_size::BatchWarmup;
 use super::data::read_data;
 use super::distill::read_distill;
 use super::error::Problems;
+use super::export_format::ExportFormat;
 use super::item::{Bound, Item};
 use super::model::{InitModel, ModelSource, Paths, read_model};
 use super::phase::read_phases;
@@ -13,7 +14,7 @@ use super::rules::check_rules;
 use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export, ExportFormat,
+    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, OptimizerKind, Precision,
     REDUCE_PRECISION_WORDS, Recipe, ReportSettings, Sample, TelemetrySettings, TokenizerSource,
     Train,

@@ -8,7 +8,7 @@ use super::stage::StageKind;
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 use bitnet_format::ModelSpec;
 
-/// Adds the mistakes that are none of a single section.
+/// Adds the mistakes that no single section can show.
 pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
     check_precision(root, recipe);
     check_lean(root, recipe);
@@ -57,7 +57,7 @@ pub(crate) fn quantiser_conflicts(
     all
 }
 
-/// What is computed by operations of the CPU's own says so.
+/// Adds a problem unless the device is `flex`, which alone has our own operations.
 fn require_flex(root: &Section<'_>, recipe: &Recipe, what: &str) {
     if recipe.device != "flex" {
         root.problem("device", format!("{what}, got {:?}", recipe.device));

@@ -11,11 +11,11 @@ use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
 use burn::tensor::Device;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::batch_size::{BatchSizes, BatchWarmup};
 use super::data::Data;
 use super::distill::DistillSettings;
+use super::export_format::ExportFormat;
 use super::item::word;
 use super::model::ModelSource;
 use super::stage::{LossReduction, StageKind};
@@ -116,7 +116,7 @@ pub enum TokenizerSource {
 /// How a conversation becomes tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChatFormat {
-    /// That of the model the run starts from, else [`ChatFormat::B158`].
+    /// The format of the model the run starts from, else [`ChatFormat::B158`].
     Model,
     /// The template of `BitNet` b1.58 2B4T, each turn encoded as one string.
     B158,
@@ -176,7 +176,7 @@ impl Precision {
         }
     }
 
-    /// In what the backward products of ternary layers take gradients, rounded like this.
+    /// The format of gradients in the backward products of ternary layers, with this rounding.
     pub fn gradients(self, rounding: GradientRounding) -> GradientFormat {
         match self {
             Self::F32 | Self::Bf16 => GradientFormat::Operands,
@@ -191,7 +191,7 @@ pub const GRADIENT_ROUNDING_WORDS: &[(&str, GradientRounding)] = &[
     ("nearest", GradientRounding::Nearest),
 ];
 
-/// In what ranks may send each other gradients.
+/// Number formats of gradients between ranks.
 pub const REDUCE_PRECISION_WORDS: &[(&str, CommDType)] =
     &[("f32", CommDType::F32), ("bf16", CommDType::Bf16)];
 
@@ -222,7 +222,7 @@ pub struct Train {
     pub update: UpdateTime,
     /// Whether each rank holds only its part of the moments.
     pub shard_optimizer: bool,
-    /// In what several ranks send each other gradients; they are added in f32.
+    /// Number format of gradients between ranks; they are added in f32.
     pub reduce_precision: CommDType,
     /// Minutes after which the run saves and stops.
     pub max_minutes: Option<f64>,
@@ -409,71 +409,6 @@ pub struct Export {
     pub formats: Vec<ExportFormat>,
 }
 
-/// A file format of finished models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// A Hugging Face folder in BF16.
-    HfBf16,
-    /// A Hugging Face folder with packed ternary matrices.
-    HfPacked,
-    /// GGUF as bitnet.cpp reads it.
-    GgufI2S,
-    /// GGUF with llama.cpp's 1.6875 bits a weight.
-    GgufTq1,
-    /// GGUF with llama.cpp's 2.0625 bits a weight.
-    GgufTq2,
-    /// GGUF of a dense model.
-    GgufBf16,
-    /// GGUF with llama.cpp's 2.25 bits a weight, for models whose scales belong to groups.
-    GgufQ2,
-}
-
-impl ExportFormat {
-    pub(super) const WORDS: &[(&str, Self)] = &[
-        ("hf-bf16", Self::HfBf16),
-        ("hf-packed", Self::HfPacked),
-        ("gguf-i2_s", Self::GgufI2S),
-        ("gguf-tq1_0", Self::GgufTq1),
-        ("gguf-tq2_0", Self::GgufTq2),
-        ("gguf-bf16", Self::GgufBf16),
-        ("gguf-q2_0", Self::GgufQ2),
-    ];
-
-    /// All of them.
-    pub fn all() -> impl Iterator<Item = Self> {
-        Self::WORDS.iter().map(|(_, format)| *format)
-    }
-
-    /// The word for it in a recipe and on the command line.
-    pub fn name(self) -> &'static str {
-        word(Self::WORDS, self)
-    }
-
-    /// The folder or file in a run's `export/`.
-    pub fn file_name(self) -> &'static str {
-        match self {
-            Self::HfBf16 | Self::HfPacked => self.name(),
-            Self::GgufI2S => "model-i2_s.gguf",
-            Self::GgufTq1 => "model-tq1_0.gguf",
-            Self::GgufTq2 => "model-tq2_0.gguf",
-            Self::GgufBf16 => "model-bf16.gguf",
-            Self::GgufQ2 => "model-q2_0.gguf",
-        }
-    }
-}
-
-impl FromStr for ExportFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::WORDS.iter().find(|(word, _)| *word == text);
-        found.map(|(_, format)| *format).ok_or_else(|| {
-            let words: Vec<_> = Self::WORDS.iter().map(|(word, _)| *word).collect();
-            format!("unknown format; expected {}, got {text:?}", words.join(" or "))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,10 +422,5 @@ mod tests {
         assert_eq!(Precision::Bf16.name(), "bf16");
         assert_eq!(Precision::Int8.name(), "int8");
         assert_eq!(LossReduction::Sum.name(), "sum");
-        for (word, format) in ExportFormat::WORDS {
-            assert_eq!(word.parse::<ExportFormat>().unwrap(), *format);
-            assert_eq!(format.name(), *word);
-        }
-        assert!("gguf".parse::<ExportFormat>().unwrap_err().contains("gguf-i2_s or gguf-tq1_0"));
     }
 }

@@ -53,12 +53,12 @@ impl TernaryWarmup {
         Some(Self { steps: steps.or(run.map(default_steps)), shape })
     }
 
-    /// The first step that is ternary throughout, of a run of so many.
+    /// The first step that is ternary throughout, in a run of `steps`.
     pub fn steps_of(&self, run: u64) -> u64 {
         self.steps.unwrap_or_else(|| default_steps(run))
     }
 
-    /// λ of `step`, which counts from 1, in a run of so many: above 0, and exactly 1 behind the warm-up.
+    /// λ of `step`, which counts from 1, in a run of `steps`: above 0, and exactly 1 after the warm-up.
     pub fn lambda(&self, step: u64, run: u64) -> f32 {
         let steps = self.steps_of(run);
         if step >= steps {

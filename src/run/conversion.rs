@@ -22,9 +22,9 @@ pub type SetLosses = BTreeMap<String, Evaluation>;
 /// A model that the held-out sets of a run are given to.
 #[derive(Clone, Copy, Debug)]
 pub enum MeasuredModel<'a> {
-    /// That of `model.init`, as it is stored.
+    /// The model of `model.init`, as it is stored.
     Stored,
-    /// That of step 0: converted, untrained.
+    /// The model of step 0: converted, untrained.
     Converted,
     /// The one in this folder.
     Trained(&'a Path),

@@ -1,4 +1,4 @@
-//! What is learned of a run without making it: a dry run, a preview of its data, its size.
+//! What can be known about a run before it starts: a dry run, a preview of its data, its size.
 
 use bitnet_format::ModelSpec;
 use bitnet_text::Tokenizer;
@@ -106,7 +106,7 @@ pub struct KnownRun {
     pub steps: u64,
     /// The architecture, if it can be known.
     pub spec: Option<ModelSpec>,
-    /// That of its teacher.
+    /// The shape of its teacher.
     pub teacher: Option<ModelSpec>,
 }
 

@@ -76,7 +76,7 @@ pub struct RunOptions {
     pub comm: Comm,
 }
 
-/// What a run left behind.
+/// The results of a run.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The run directory.
@@ -102,6 +102,7 @@ pub fn run(
     let comm = &options.comm;
     check_across_ranks(recipe, comm)?;
     all_ok(comm, own_files::check(recipe, &options.out))?;
+    // Only rank 0 sees the run directory: on a cluster the others may not share its disk.
     let opened = first_only(comm, || open_dir(options, monitor))?;
     let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::of_rank_0(&options.out), None));
     let made = run_in(&dir, checkpoint, recipe, options, monitor);
@@ -119,6 +120,14 @@ fn run_in(
     monitor: &mut dyn Monitor,
 ) -> Result<Summary, TrainError> {
     let comm = &options.comm;
+    // The order from here on is what makes a resumed run the same run:
+    //
+    //    1. what to continue from           rank 0 decides, all learn it
+    //    2. open what the recipe names      with the checkpoint's own tokenizer
+    //    3. all ranks found the same        or nothing starts
+    //    4. load, or make, the state        drift from the stored run is refused
+    //    5. claim the directory, mend logs  only now is anything written
+    //    6. the loop
     let start = Start::broadcast(comm, dir, checkpoint)?;
     let kept_tokenizer = start.tokenizer.as_deref();
     let allowed = &options.allow_change;
@@ -130,6 +139,8 @@ fn run_in(
         None => fresh_on_all_ranks(&context, monitor)?,
     };
     let trained = state.is_trained(context.steps);
+    // A run killed after its last step but before its exports comes here with `trained` and without
+    // all of them: it trains no more and only finishes.
     if trained && start.has_published(&context, &state) {
         monitor.message(&format!("{}: this run is finished", options.out.shown()));
         return Ok(summary(&context, dir, None));
@@ -220,6 +231,7 @@ pub fn check(recipe: &Recipe, comm: &Comm) -> Result<(), TrainError> {
 /// # Errors
 /// Names the key.
 pub fn check_batch(recipe: &Recipe, world_size: usize) -> Result<(), TrainError> {
+    // Batches grow during warm-up, so the first is the smallest.
     let least = recipe.train.batches().at(1);
     if least >= world_size {
         return Ok(());
@@ -330,18 +342,24 @@ fn begin(
     state: &TrainState,
     monitor: &mut dyn Monitor,
 ) -> Result<Trackers, TrainError> {
+    // But for its lock, nothing was written into the directory before this line.
     dir.claim(&state.progress.run_id, state.is_trained(context.steps))?;
     let (device, ranks) = (&context.recipe.device, context.comm.world_size());
     let parameters = context.spec.parameters() as u64;
     dir.note_facts(RunFacts::here(context.steps, parameters, device, ranks))?;
+    // A kill may have cut the last line in half; the half is removed before lines are appended.
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
+    // After mending and before the first step: a full disk is better known now than after an hour.
     space::require(context, dir, state)?;
     let resolved = context.recipe.resolved_toml();
     write_file(&dir.join(RESOLVED_FILE), resolved.as_bytes(), OnExisting::Replace)?;
     dir.append_line(COMMAND_FILE, &options.command)?;
+    // Lines that a full disk kept out of the logs travelled in the checkpoint.
     write_missing(dir, &state.progress.unwritten)?;
     let step = state.progress.step;
+    // Readers drop all lines after `from_step` that stand before this mark: those steps are made
+    // again.
     if dir.join(METRICS_FILE).exists() {
         dir.append(METRICS_FILE, &json!({"event": "resume", "from_step": step}))?;
     }

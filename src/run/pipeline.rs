@@ -31,6 +31,7 @@ pub fn pipeline(
 ) -> Result<Vec<PipelineStage>, RecipeError> {
     let unreadable =
         |path: &Path, reason: String| RecipeError::Unreadable { path: path.to_owned(), reason };
+    // Recipes may lie in different folders, so the path of the stage before is written out in full.
     let absolute = std::path::absolute(out).map_err(|error| unreadable(out, error.to_string()))?;
     let mut stages: Vec<PipelineStage> = Vec::with_capacity(files.len());
     for (number, file) in (1..).zip(files) {
@@ -50,7 +51,7 @@ pub fn pipeline(
     Ok(stages)
 }
 
-/// The work of the stages behind stage `at`, in steps of that stage; `None` where a number of steps
+/// The work of the stages after stage `at`, in steps of that stage; `None` where a number of steps
 /// is not known before the data is read. A token is taken to cost the same in every stage.
 pub fn later_steps(stages: &[PipelineStage], at: usize) -> Option<f64> {
     let later = stages[at + 1..].iter().map(|stage| {

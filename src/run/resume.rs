@@ -28,10 +28,12 @@ pub(super) fn choose(
     match resume {
         Resume::Never if holds_a_run(dir.path())? => Err(holds_a_run_already(dir.path())),
         Resume::Never => Ok(None),
+        // Damaged checkpoints are passed over with a message; the next older one stands in.
         Resume::Auto => dir.newest_verified(|reason| monitor.message(reason)),
         Resume::From(path) => {
             require_checkpoint(path)?;
             checkpoint::verify(path)?;
+            // A checkpoint of another run would continue its steps under this run's logs.
             dir.refuse_stranger(path)?;
             Ok(Some(path.clone()))
         }
@@ -64,6 +66,8 @@ pub(super) fn load(
     monitor: &mut dyn Monitor,
 ) -> Result<TrainState, TrainError> {
     let comm = context.comm;
+    // A state is model, moments and `Progress`. Nothing else is needed: random numbers are keyed by
+    // seed and step, and the position of the data is part of `Progress`.
     let read = first_only(comm, || read(context, path, allowed, monitor))?;
     let (progress, model, stored) = match read {
         Some((progress, model, stored)) => (Some(progress), Some(model), Some(stored)),
@@ -81,6 +85,7 @@ pub(super) fn load(
     let mut optimizer = context.new_optimizer();
     let stepper = &context.stepper;
     let model = stepper.load(model, &mut optimizer, stored.as_ref())?;
+    // AdamW's bias correction counts updates, which are fewer than steps where steps were skipped.
     optimizer.updates = progress.updates;
     optimizer.last_squares.clone_from(&progress.last_squares);
     monitor.message(&format!("continuing after step {} from {}", progress.step, path.shown()));
@@ -96,6 +101,7 @@ fn read(
     monitor: &mut dyn Monitor,
 ) -> Result<(Progress, LanguageModel, StoredMoments), TrainError> {
     let progress: Progress = checkpoint::read_state(path)?;
+    // All refusals come before model and moments are read.
     refuse_late_step(context, path, progress.step)?;
     refuse_recipe_drift(context, path, &progress, allowed, monitor)?;
     refuse_data_drift(context, path, &progress, allowed)?;
@@ -138,7 +144,7 @@ fn refuse_late_step(context: &RunContext, path: &Path, step: u64) -> Result<(), 
 }
 
 /// Compares the recipe of a checkpoint with that of the run. What a key names may lie elsewhere now:
-/// where the contents are known to be the same, another path is no change.
+/// where the contents are known to be the same, another path is not a change.
 fn refuse_recipe_drift(
     context: &RunContext,
     path: &Path,
@@ -148,6 +154,9 @@ fn refuse_recipe_drift(
 ) -> Result<(), TrainError> {
     let stored = stored_recipe(context.recipe, path)?;
     let mut refused = Vec::new();
+    // Three classes of keys: those that leave the steps the same (when to evaluate), those after
+    // which training differs (a learning rate: with --allow-change), and those that the checkpoint
+    // would not fit (the shape).
     for change in stored.diff(context.recipe) {
         let line = format!("  {}: {} -> {}", change.key, change.old, change.new);
         match change.class {
@@ -176,6 +185,7 @@ fn refuse_recipe_drift(
 /// the contents.
 fn stored_recipe(recipe: &Recipe, path: &Path) -> Result<Recipe, TrainError> {
     const TEMPLATE: &str = "tokenizer.chat_template";
+    // The stored path may be gone, and reading a recipe checks that its files exist.
     let template = recipe.settings().get(TEMPLATE).map(|value| format!("{TEMPLATE}={value}"));
     let words: Vec<String> = template.into_iter().collect();
     match recipe::load(&path.join(checkpoint::RECIPE_FILE), &words)? {

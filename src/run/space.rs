@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_already_is_not_needed_again() {
+    fn disk_space_in_use_already_is_not_needed_again() {
         let space = DiskSpace { checkpoint: 300, keep: 3, results: 200 };
         assert_eq!((space.checkpoints(0), space.results(0)), (1200, 200));
         assert_eq!(space.checkpoints(900), 300, "one more, then the oldest goes");

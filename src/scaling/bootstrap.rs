@@ -12,10 +12,10 @@ use crate::random::keyed;
 const COVERED: f64 = 0.95;
 /// Draws of one sample until it determines a law.
 const MOST_DRAWS: u64 = 200;
-/// Every how manieth start of the full fit is tried beside its result.
+/// Each sample is fitted from the result of the full fit and from every 20th of its starts.
 const START_STRIDE: usize = 20;
 
-/// From where to where 95 % of the samples lie.
+/// The interval that holds 95 % of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     /// The 2.5th percentile.

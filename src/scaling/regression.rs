@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn two_sizes_are_refused_with_what_is_missing() {
+    fn two_sizes_are_too_few_and_the_message_counts_them() {
         let few: Vec<_> = grid(LAW).into_iter().filter(|point| point.parameters < 2e6).collect();
         let reason = too_few(&few).unwrap();
         assert!(reason.starts_with("2 sizes, 3 amounts of tokens and 6 pairs"), "{reason}");

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_runs_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = |paths: &[PathBuf], set| {
             let error = read_runs(paths, set).unwrap_err();

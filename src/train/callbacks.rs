@@ -137,6 +137,8 @@ impl<'a> Callbacks<'a> {
         let saves = last || save || at(recipe.checkpoint.every);
         let tasks = &recipe.eval.tasks;
         let asks = !tasks.names.is_empty() && (last || at(tasks.every));
+        // Figures of steps in flight first: each of these needs the true optimizer state of this
+        // step.
         if evaluates || samples || saves || asks {
             self.sync_metrics(state)?;
         }
@@ -201,6 +203,7 @@ impl<'a> Callbacks<'a> {
             return Ok(());
         }
         self.log.append(&json!({"step": step, "eval": results}))?;
+        // A mean over sets, so that a large one does not drown a small one.
         let sum: f64 = results.values().map(Evaluation::criterion).sum();
         self.keep_best(state, sum / results.len() as f64)
     }
@@ -251,6 +254,7 @@ impl<'a> Callbacks<'a> {
         };
         for (number, prompt) in wanted.prompts.iter().enumerate() {
             let ids = context.prompt_ids(prompt)?;
+            // Samples are rank 0's alone; an interruption is then shared by `finish`.
             let interrupted = || context.signals.stop().is_some();
             let text = sample(&model, &context.tokenizer, &ids, settings, &interrupted);
             let Some(text) = text else { return Ok(None) };

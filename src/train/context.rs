@@ -149,6 +149,7 @@ impl RunContext<'_> {
                 init.shown()
             ));
         }
+        // A model that was made without sub-norms would start far from itself with gains of one.
         if self.spec.sub_norms && !folder.spec().sub_norms {
             model = self.with_sub_norms(model);
         }
@@ -207,6 +208,8 @@ impl RunContext<'_> {
 
     /// `model`, set to make an optimizer step: with that step's random bits and blend.
     pub(crate) fn at_step(&self, model: LanguageModel, step: u64) -> LanguageModel {
+        // A draw is a function of seed, step, rank and place: a resumed step draws the bits that it
+        // would have drawn, and no state of a generator has to be saved.
         let (seed, rank) = (self.recipe.seed, self.comm.rank() as u64);
         let backend = model.backend().drawing(|place| DrawPlace { seed, step, rank, ..place });
         model.with_backend(backend.blending(self.lambda(step)))
@@ -214,11 +217,11 @@ impl RunContext<'_> {
 
     /// Identifies the model that `model.init` names; its files are read once.
     pub(crate) fn hash_init(&self) -> Result<Option<String>, TrainError> {
-        self.hash_init_aloud(&mut Silent)
+        self.hash_init_with_progress(&mut Silent)
     }
 
-    /// The same, telling how far it is.
-    pub(super) fn hash_init_aloud(
+    /// The same, with its progress shown by `monitor`.
+    pub(super) fn hash_init_with_progress(
         &self,
         monitor: &mut dyn Monitor,
     ) -> Result<Option<String>, TrainError> {
@@ -236,6 +239,7 @@ impl RunContext<'_> {
     /// Identifies the model of step 0 and how it is computed.
     pub(crate) fn hash_initial_model(&self) -> Result<String, TrainError> {
         let recipe = self.recipe;
+        // Random weights have no file to hash: what they follow from identifies them.
         let Some(hash) = self.hash_init()? else {
             return Ok(format!("seed {} {}", recipe.seed, recipe.resolved_toml()));
         };
@@ -350,6 +354,7 @@ pub(crate) fn reading<'a>(
 ) -> impl FnMut(usize, usize) + use<'a> {
     let what = format!("reading {}", folder.shown());
     move |done, all| {
+        // Small models are read faster than a line could be.
         if all >= WORTH_A_LINE {
             monitor.progress(&what, done as u64, all as u64);
         }

@@ -71,13 +71,15 @@ impl MatrixLatents {
 }
 
 impl LatentReport {
-    /// Of all ternary matrices, of which this rank has counted `own`, by their numbers among them.
+    /// The report on all ternary matrices, of which this rank has counted `own`, by their numbers.
     pub(super) fn of(
         all: &[(usize, &TensorEntry)],
         drawn: &DrawnLayers,
         own: &[(usize, MatrixLatents)],
         comm: &Comm,
     ) -> Self {
+        // One place for each matrix and bin, zero where another rank fills it in: their sum is the
+        // union.
         let mut numbers = vec![0.0; all.len() + drawn.0.len() * BINS];
         for (number, latents) in own {
             numbers[*number] = latents.scale;

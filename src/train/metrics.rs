@@ -53,7 +53,7 @@ impl<'a> RunLog<'a> {
         self.draw(|trackers| trackers.line(&read))
     }
 
-    /// Appends a line to a log. Where the disk is full it waits in memory, and it is said once.
+    /// Appends a line to a log. Where the disk is full it waits in memory, with one warning.
     pub(super) fn write_line(&mut self, file: &str, line: String) -> Result<(), TrainError> {
         match self.waiting.append(self.dir, file, line)? {
             Attempt::Written | Attempt::StillFull => {}
@@ -130,7 +130,7 @@ pub(super) struct StepInFlight {
     pub(super) step: u64,
     /// Trained targets of the run up to this step.
     pub(super) tokens: u64,
-    /// Those of this rank.
+    /// Trained targets of this rank.
     pub(super) own_tokens: u64,
     pub(super) rates: StepRates,
     pub(super) pending: PendingStep,

@@ -79,6 +79,8 @@ impl Trainer<'_> {
         let context = self.context;
         loop {
             // Callbacks of the step before; a resumed run repeats those that a signal cut off.
+            // Asked once an iteration and exchanged between ranks, so that all of them save or stop
+            // at the same step.
             let requests = self.requests();
             if state.progress.unfinished {
                 self.callbacks.after_step(self.stage.as_mut(), &mut state, requests.save)?;
@@ -96,6 +98,7 @@ impl Trainer<'_> {
             let rates = context.schedule.at(step);
             let settings = context.step_settings(state.progress.spikes.limits(context.guard()));
             let TrainState { model, optimizer, progress, .. } = &mut state;
+            // Only with `train.update = "during"`: then the backward pass itself applies updates.
             let updates = context.updates_during(optimizer, settings, rates);
             let drawn =
                 next_gradients(context, self.stage.as_mut(), (model, progress), updates.as_ref());
@@ -115,6 +118,8 @@ impl Trainer<'_> {
             let (model, optimizer) = (state.model, &mut state.optimizer);
             let (model, pending) = context.stepper.step(sum, model, optimizer, settings, rates);
             state.model = model;
+            // From here the step counts as made: a checkpoint written now continues with the next
+            // batch.
             state.progress.advance(next, &pending);
 
             // A device that would have to wait for its figures makes a few steps first.
@@ -126,7 +131,7 @@ impl Trainer<'_> {
         }
     }
 
-    /// What is asked of this rank or another; all ranks get the same answer.
+    /// The requests (stop, save) made to any rank; all ranks get the same answer.
     fn requests(&self) -> Requests {
         let RunContext { signals, comm, .. } = self.context;
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -152,12 +157,15 @@ pub(crate) fn next_gradients(
     let phase = context.schedule.phase_of(step);
     let (mix, batch, cut) = (&context.mixes[phase], train.batches().at(step), train.cut());
     let request = BatchRequest { phase, mix, position, batch, cut, updates };
+    // The clone shares all tensors. It carries the step for stochastic rounding and the ternary
+    // warm-up.
     let model = context.at_step(model.clone(), step);
     let gradients = stage.gradients(&model, request, context.step_context(&context.device))?;
     if let Some(tensor) = gradients.sum.broken() {
         let tensor = context.table[tensor].name.clone();
         return Err(TrainError::HalfUpdated { step, tensor });
     }
+    // Step 1 only: later the policy has moved away from its reference.
     if let (1, Some(expected)) = (step, stage.first_loss()) {
         check_first_loss(gradients.sum.loss(), expected, context.backend.is_native())?;
     }

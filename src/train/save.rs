@@ -71,6 +71,7 @@ impl Callbacks<'_> {
             same: self.folder_of(state.progress.step),
         };
         let unwritten = self.log.unwritten();
+        // What a full disk keeps out of the logs is safe in the checkpoint, which found room.
         let progress = Progress { unwritten, ..state.progress.clone() };
         let began = Instant::now();
         checkpoint::save(&target, contents, &progress)?;
@@ -79,6 +80,8 @@ impl Callbacks<'_> {
         self.say_if_slow(&target, began.elapsed())?;
         // Ends of phases are kept, and the checkpoint that this run resumed from.
         let ends = (0..mixes.len()).map(|phase| schedule.phase_range(phase).end - 1);
+        // A phase's last checkpoint is where a changed next phase would start; the one that was
+        // resumed from is the proof of where this run came from.
         let pinned: Vec<u64> = ends.chain(state.resumed_from).collect();
         self.log.dir.prune(&state.progress.run_id, recipe.checkpoint.keep, &pinned)
     }
@@ -120,6 +123,8 @@ impl Callbacks<'_> {
                 published => published?,
             }
         }
+        // Only after the model is published: a best that is noted and was never written could not
+        // be found.
         state.progress.best = Some(best);
         Ok(())
     }
@@ -161,6 +166,8 @@ impl Callbacks<'_> {
 
     /// The error to end with, the steps before it saved where that takes no other rank.
     pub(super) fn save_before(&mut self, state: &mut TrainState, error: TrainError) -> TrainError {
+        // With several ranks saving is a collective, and after an error on this rank the others may
+        // be elsewhere.
         if self.context.comm.world_size() == 1
             && let Err(second) = self.save_if_missing(state)
         {
@@ -285,7 +292,7 @@ impl FinalModel {
         Ok(Self { path, model, adapter })
     }
 
-    /// Its adapter, if that is no part of the written model.
+    /// Its adapter, if that is not part of the written model.
     fn side(&self) -> Option<&Adapter> {
         self.adapter.as_ref().filter(|one| one.description().kind == AdapterKind::Side)
     }

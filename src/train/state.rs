@@ -74,7 +74,7 @@ impl TrainState {
         let model = context.initial_model(monitor)?;
         let optimizer = context.new_optimizer();
         let is_first = context.comm.is_first();
-        let init_blake3 = if is_first { context.hash_init_aloud(monitor)? } else { None };
+        let init_blake3 = if is_first { context.hash_init_with_progress(monitor)? } else { None };
         let progress = Progress { init_blake3, ..Progress::fresh(context) };
         Ok(Self { model, optimizer, progress, resumed_from: None })
     }
@@ -90,6 +90,7 @@ impl TrainState {
 impl Progress {
     fn fresh(context: &RunContext) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        // Only a name for the run; no number of it depends on the clock.
         let key = format!("{:?} {}", now.unwrap_or_default(), std::process::id());
         Self {
             run_id: blake3::hash(key.as_bytes()).to_hex()[..16].to_owned(),
@@ -118,6 +119,9 @@ impl Progress {
         self.step += 1;
         self.tokens += pending.tokens;
         self.own_tokens += pending.own_tokens;
+        // Set before the callbacks and cleared before the checkpoint that they write. A signal
+        // between the two saves it as true, and the resumed run runs the callbacks of this step
+        // again before the next step.
         self.unfinished = true;
     }
 
@@ -128,6 +132,7 @@ impl Progress {
                 self.skipped_in_a_row += 1;
                 self.skipped += 1;
             }
+            // A spike neither extends nor ends a row: the state is healthy, only the batch was not.
             Some(Skip::Spike) => {}
             None => self.skipped_in_a_row = 0,
         }

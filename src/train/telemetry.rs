@@ -45,6 +45,7 @@ impl Telemetry {
         let is_counted = |entry: &TensorEntry| entry.is_ternary(spec) && !is_factor(entry);
         let ternary: Vec<(usize, &TensorEntry)> =
             table.iter().enumerate().filter(|(_, entry)| is_counted(entry)).collect();
+        // Round robin over matrices: each rank quantises its share, and counts are added below.
         let own: Vec<usize> = (0..ternary.len()).filter(|number| comm.owns(*number)).collect();
         let last = self.last.as_deref();
         let drawn = DrawnLayers::of(ternary.iter().map(|(_, entry)| *entry));
@@ -76,6 +77,7 @@ impl Telemetry {
         }
         let compared = self.last.replace(packed).is_some();
         let adapted = model.merges_factors();
+        // `kinds` is sorted by name and complete on every rank, so the numbers line up.
         let numbers: Vec<f64> = kinds.values().flat_map(|counts| counts.numbers()).collect();
         let all = comm.all_reduce_sum(&numbers);
         let (all, _) = all.as_chunks();
@@ -99,7 +101,7 @@ fn differing(codes: &[i8], others: impl Iterator<Item = i8>) -> u64 {
     codes.iter().zip(others).filter(|(code, other)| *code != other).count() as u64
 }
 
-/// Codes of a matrix, and the scales of its groups, one behind the other.
+/// Codes of a matrix, and the scales of its groups, one after the other.
 fn quantised(spec: &ModelSpec, entry: &TensorEntry, latents: &[f32]) -> (Vec<i8>, Vec<f32>) {
     if entry.group_width(spec).is_none() {
         let scale = WeightScale::of_latents(latents);

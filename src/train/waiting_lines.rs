@@ -23,12 +23,12 @@ pub(crate) struct LogLine {
     text: String,
 }
 
-/// What came of an attempt to write what waits.
+/// The outcome of an attempt to write the lines that wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     /// Nothing waits, and nothing did.
     Written,
-    /// So many lines could be written that had waited.
+    /// This many lines had waited and are written now.
     Caught(usize),
     /// The disk is full since now, with this error.
     Full(String),
@@ -45,7 +45,7 @@ pub(super) struct WaitingLines {
 }
 
 impl WaitingLines {
-    /// Writes a line behind those that wait.
+    /// Writes a line after those that wait.
     ///
     /// # Errors
     /// Every error of the disk but that it is full.
@@ -56,6 +56,7 @@ impl WaitingLines {
         text: String,
     ) -> Result<Attempt, TrainError> {
         self.bytes += text.len();
+        // Every line takes the queue, also when nothing waits: lines never overtake each other.
         self.lines.push_back(LogLine { file: file.to_owned(), text });
         let waited = self.lines.len() - 1;
         match self.write(dir) {
@@ -73,7 +74,7 @@ impl WaitingLines {
     /// Writes all that waits.
     ///
     /// # Errors
-    /// When the disk refuses a line; that one and those behind it wait on.
+    /// When the disk refuses a line; that one and those after it wait on.
     pub(super) fn write(&mut self, dir: &RunDir) -> Result<(), TrainError> {
         while let Some(line) = self.lines.front() {
             dir.append_line(&line.file, &line.text)?;
@@ -108,6 +109,8 @@ pub(crate) fn write_missing(dir: &RunDir, carried: &[LogLine]) -> Result<(), Tra
             }
         }
     }
+    // Compared by their text: the process may have written some of them after the checkpoint was
+    // made.
     let lacks = |line: &&LogLine| !written.contains(&(&line.file, line.text.clone()));
     carried.iter().filter(lacks).try_for_each(|line| dir.append_line(&line.file, &line.text))
 }

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::scene::{ContainerId, PersonId, Scene, ThingId};
 
-/// What "it" can stand for.
+/// What "it" can refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Antecedent {
     Thing(ThingId),

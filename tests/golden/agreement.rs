@@ -81,7 +81,7 @@ pub(crate) struct Agreement {
 }
 
 impl Agreement {
-    /// That of several results.
+    /// The agreement of several results.
     pub(crate) fn of_all(all: impl Iterator<Item = Result<Self, String>>) -> Result<Self, String> {
         all.reduce(|a, b| {
             let (a, b) = (a?, b?);

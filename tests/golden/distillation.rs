@@ -19,7 +19,7 @@ use super::sets::{host, relative_distance};
 const KNOWN: usize = 6;
 const TERMS: DistillationTerms =
     DistillationTerms { cross_entropy: 0.7, logits: 1.3, temperature: 2.5 };
-/// Of f64 against sums in f32.
+/// How far f64 may be from sums in f32.
 const WITHIN: f64 = 2e-6;
 
 struct Fixture(TensorFile);

@@ -33,13 +33,13 @@ impl Reference {
         Self { errors, ..self }
     }
 
-    /// A pass over these `rows` for every choice at the near-ties, the likeliest first: the one that
+    /// A pass over these `rows` for every choice at the near-ties, the most likely first: the one that
     /// rounds to the nearest, then those with other choices where it is nearest to the middle.
     pub(crate) fn passes(&self, rows: &[Vec<i32>]) -> impl Iterator<Item = Pass<'_>> {
         let mut plans = vec![Plan::default()];
         let once = move || {
-            let likeliest = plans.iter().enumerate().min_by(|a, b| a.1.cost.total_cmp(&b.1.cost));
-            let plan = plans.swap_remove(likeliest?.0);
+            let cheapest = plans.iter().enumerate().min_by(|a, b| a.1.cost.total_cmp(&b.1.cost));
+            let plan = plans.swap_remove(cheapest?.0);
             let (pass, distances) = self.pass(rows, &plan.choices);
             for (other, distance) in distances.iter().enumerate().skip(plan.choices.len()) {
                 plans.push(plan.with_another(other, *distance));
@@ -105,7 +105,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// This plan with the farther neighbour at one more near-tie, behind all of its choices.
+    /// This plan with the farther neighbour at one more near-tie, after all of its choices.
     fn with_another(&self, at: usize, distance: f64) -> Self {
         let mut choices = self.choices.clone();
         choices.resize(at, false);

@@ -24,7 +24,7 @@ pub(crate) struct WeightError {
 }
 
 impl WeightError {
-    /// That of the weights both trajectories start from.
+    /// The error of the weights both trajectories start from: none.
     pub(crate) fn none(sizes: &[usize], settings: AdamWSettings) -> Self {
         let bounds: Vec<_> = sizes.iter().map(|&size| vec![0.0; size]).collect();
         Self { settings, likely: bounds.clone(), bounds }

@@ -177,7 +177,7 @@ fn ranks_agree_with_one_process_in_distillation() {
 }
 
 #[test]
-fn what_is_meant_for_several_ranks_changes_nothing_for_one() {
+fn settings_for_several_ranks_change_nothing_for_one() {
     let lab = Lab::new();
     let (plain, out) = (lab.path("plain"), lab.path("out"));
     run(&lab, ("recipe.toml", 1), &plain, &[]);

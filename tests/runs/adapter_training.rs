@@ -224,7 +224,7 @@ fn logits(model: &Model) -> Vec<f32> {
 }
 
 #[test]
-fn the_share_of_codes_that_an_adapter_moved_is_told() {
+fn the_share_of_codes_that_an_adapter_moved_is_reported() {
     let lab = lab();
     let out = lab.path("out");
     let words = [&ADAPTER[..], &["telemetry.every=6"]].concat();

@@ -206,7 +206,7 @@ fn an_export_stopped_by_a_signal_leaves_the_old_target() {
         if status.success() {
             break;
         }
-        // 143, or the signal itself before anybody listened.
+        // 143, or the signal itself before a handler was in place.
         stopped += 1;
         assert!(matches!(status.code(), Some(143) | None), "{status:?}");
         assert_eq!(fs_err::read(lab.path("x.gguf")).unwrap(), OLD);

@@ -123,7 +123,7 @@ fn threads_change_no_bit_of_a_run_with_groups() {
 }
 
 #[test]
-fn what_is_not_computed_for_groups_is_refused_at_its_line() {
+fn settings_that_groups_do_not_support_are_refused_at_their_line() {
     let lab = Lab::new();
     let refused = |words: &[&str], named: &str| {
         let output = lab.run(&lab.path("refused"), &with(words));

@@ -25,3 +25,4 @@ mod storage;
 mod surroundings;
 mod sweep;
 mod tasks;
+mod wrong_rows;

@@ -116,7 +116,7 @@ fn a_signal_in_the_middle_of_a_task_saves_and_the_resumed_run_asks_it_again() {
 }
 
 #[test]
-fn tasks_that_cannot_be_asked_are_named_before_the_first_step() {
+fn tasks_that_cannot_be_run_are_named_before_the_first_step() {
     let lab = lab(5);
     let refused = |words: &[&str], code: i32, named: &str| {
         let output = lab.run_recipe("recipe.toml", &lab.path("refused"), words);

@@ -48,6 +48,7 @@ fn checksum(bytes: &[u8], hashed: usize, blocks: usize) -> String {
         let block = hashed / blocks;
         let last = bytes.len() - block;
         for number in 0..blocks {
+            // The first block begins at 0 and the last ends with the file.
             let start = (last as u128 * number as u128 / (blocks - 1) as u128) as usize;
             hasher.update(&bytes[start..start + block]);
         }

@@ -109,7 +109,7 @@ impl CacheWriter {
         Ok(Self { dir, tokens, documents, token_bytes, marked: identity.marked, end: 0 })
     }
 
-    /// Appends a sequence of a document, which scores so many bytes of text. Its ids are below the
+    /// Appends a sequence of a document, which scores `n` bytes of text. Its ids are below the
     /// vocabulary size.
     pub(crate) fn append(
         &mut self,
@@ -118,6 +118,8 @@ impl CacheWriter {
         bytes: usize,
     ) -> Result<(), DataError> {
         for (id, trained) in of.ids.iter().zip(&of.trained) {
+            // The mark is the lowest bit: one read gives both, and only marked caches pay for it in
+            // vocabulary.
             let cell = if self.marked { id << 1 | u32::from(*trained) } else { *id };
             self.tokens.write_all(&cell.to_le_bytes()[..self.token_bytes])?;
         }
@@ -141,6 +143,7 @@ impl CacheWriter {
         self.documents.flush()?;
         let check =
             |name| Ok::<_, DataError>(FileCheck::of(&FileBytes::map(&self.dir.join(name))?));
+        // Sizes and checksums are of the files as they lie on disk, read back after the flush.
         let (tokens, documents) = (check(TOKENS_FILE)?, check(DOCUMENTS_FILE)?);
         let meta = CacheMeta { identity, report, tokens, documents };
         let text = serde_json::to_vec_pretty(&meta).expect("plain fields become JSON");
@@ -165,6 +168,7 @@ impl CacheFiles {
         let text = fs_err::read(dir.join(META_FILE)).map_err(|error| error.to_string())?;
         let meta: CacheMeta =
             serde_json::from_slice(&text).map_err(|error| format!("{META_FILE}: {error}"))?;
+        // The folder's name holds 32 digits of the key; the whole identity is compared here.
         if meta.identity != *identity {
             return Err(format!("{META_FILE}: it is of other data"));
         }
@@ -172,6 +176,8 @@ impl CacheFiles {
         let documents = meta.documents.open(dir, DOCUMENTS_FILE)?;
         let token_bytes = identity.token_bytes();
         let open = |name| File::open(dir.join(name)).map_err(|error| error.to_string());
+        // Held open beside the maps: a cut file is noticed by its size before a page of it is
+        // touched, which would end the process with SIGBUS.
         let opened = [open(TOKENS_FILE)?, open(DOCUMENTS_FILE)?];
         let files = Self { meta, tokens, documents, opened, token_bytes };
         files.check_index()?;
@@ -256,6 +262,8 @@ impl CacheFiles {
     /// The records must count up to exactly the tokens in the file.
     fn check_index(&self) -> Result<(), String> {
         let whole = self.documents.len().is_multiple_of(RECORD_BYTES);
+        // A checksum proves that the files are as they were written. This proves that they were
+        // written right: after it no read of a document can go beyond the map.
         let mut ends = self.records().map(|record| record.end);
         let mut last = 0;
         let rising = ends.all(|end| std::mem::replace(&mut last, end) <= end);

@@ -91,17 +91,20 @@ impl TokenCache {
     fn opened_or_built(request: &CacheRequest<'_>) -> Result<Self, DataError> {
         let identity = request.identify()?;
         let dir = request.cache_dir.join(&identity.key[..NAME_DIGITS]);
+        // Usually here, without a lock: a folder with the final name is complete.
         if let Ok(files) = CacheFiles::open(&dir, &identity) {
             return Ok(Self::new(request, identity, files, CacheOrigin::Reused));
         }
         fs_err::create_dir_all(request.cache_dir)?;
         let lock = FileLock::exclusive(&dir.with_extension("lock"), request.interrupted)?;
         let _lock = lock.ok_or(DataError::Interrupted)?;
+        // Once more under the lock: another process may have built it while this one waited.
         let origin = match CacheFiles::open(&dir, &identity) {
             Ok(files) => return Ok(Self::new(request, identity, files, CacheOrigin::Reused)),
             Err(why) if dir.exists() => CacheOrigin::Rebuilt { why },
             Err(_) => CacheOrigin::Built,
         };
+        // Only the holder of the lock builds, so any temporary folder is of a process that is gone.
         remove_leftovers(&dir)?;
         tokenise::build(request, identity.clone(), &dir)?;
         let files = CacheFiles::open(&dir, &identity).map_err(std::io::Error::other)?;

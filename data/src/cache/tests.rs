@@ -154,7 +154,7 @@ fn a_set_of_empty_documents_is_an_error() {
 }
 
 #[test]
-fn a_text_that_is_one_document_cannot_be_split_and_it_is_said_what_helps() {
+fn a_text_that_is_one_document_cannot_be_split_and_the_message_says_what_helps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.txt");
     fs_err::write(&path, "one document").unwrap();
@@ -275,7 +275,7 @@ fn a_set_uses_each_text_once_and_one_side_of_a_split() {
 }
 
 #[test]
-fn token_files_become_documents_and_a_wrong_id_is_told_with_its_byte() {
+fn token_files_become_documents_and_a_wrong_id_is_reported_with_its_byte() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.bin");
     let of = |ids: &[u16], document_separator| {

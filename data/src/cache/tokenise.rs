@@ -39,6 +39,7 @@ pub(super) fn build(
         let (empty, others) = (report.empty, report.left_out_words());
         return Err(DataError::NoDocuments { origin: origin(), empty, others });
     }
+    // A file that changed while it was read would give a cache of neither version.
     check_unchanged(request, &identity)?;
     writer.finish(identity, report)?;
     Ok(staged.publish()?)
@@ -69,6 +70,7 @@ fn write_all(
         // The next rows are unpacked and read while these are encoded.
         let (next, encoded): (_, Vec<_>) =
             rayon::join(|| documents.batch(size), || batch.par_iter().map(encode).collect());
+        // Written in the order of the files: the cache is the same for any number of threads.
         for (document, row) in batch.iter().zip(encoded) {
             match row {
                 Ok(UsedRow::Encoded(row, mark)) => {

@@ -205,7 +205,7 @@ fn calls_and_thoughts_of_share_gpt_reach_the_template() {
 }
 
 #[test]
-fn a_turn_of_an_unknown_role_is_left_out_where_that_is_asked_for() {
+fn a_turn_of_an_unknown_role_is_left_out_on_request() {
     let line = json!({"messages": [{"role": "narrator", "content": "x"},
         {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
     let kept = conversation(&json_object(line.clone()), UnknownRole::Drop).unwrap().conversation;

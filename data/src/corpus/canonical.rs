@@ -103,14 +103,15 @@ fn list(messages: &[Message]) -> Vec<Value> {
     messages.iter().map(message).collect()
 }
 
-/// A message with all its fields; an answer that speaks and is not trained says so.
+/// A message with all its fields; an answer with content that is not trained is marked so.
 fn message(message: &Message) -> Value {
     let mut turn = Map::new();
     turn.insert("role".to_owned(), message.role.name().into());
     turn.insert("content".to_owned(), message.content.as_str().into());
     turn.extend(message.fields.clone());
-    let speaks = !message.content.trim().is_empty() || message.fields.contains_key("tool_calls");
-    if message.role == Role::Assistant && !message.trained && speaks {
+    let has_content =
+        !message.content.trim().is_empty() || message.fields.contains_key("tool_calls");
+    if message.role == Role::Assistant && !message.trained && has_content {
         turn.insert("train".to_owned(), false.into());
     }
     turn.into()

@@ -23,7 +23,7 @@ pub struct ReferenceTexts {
 }
 
 impl ReferenceTexts {
-    /// No texts yet; runs of so many words.
+    /// No texts yet; runs of `n` words.
     pub fn new(words: usize) -> Self {
         Self { words, runs: HashMap::new(), names: Vec::new(), too_short: 0 }
     }
@@ -49,7 +49,7 @@ impl ReferenceTexts {
     /// Adds the rows of files: of each all texts, whatever its fields are called.
     ///
     /// # Errors
-    /// A row that is no object.
+    /// If a row is not an object.
     pub fn add_files(&mut self, source: &DocumentSource) -> Result<(), DataError> {
         let names = source.names();
         for document in source.documents(DocumentFormat::Either)? {

@@ -38,7 +38,7 @@ pub struct RowOutputs<'a> {
     pub left_out: Option<&'a Path>,
 }
 
-/// What became of the rows.
+/// Statistics of a pass that separates rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeparatedRows {
     /// What was read.

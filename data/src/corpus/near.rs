@@ -56,6 +56,7 @@ impl RowFilter for NearDuplicates {
 
     fn mark(&self, text: &str) -> Option<NearMark> {
         let words = word_hashes(text);
+        // Texts of fewer than five words are one run.
         let runs = words.windows(SHINGLE_WORDS.min(words.len()).max(1)).map(run_hash);
         let minima = minima(runs)?;
         let band = |at: usize| {
@@ -68,6 +69,7 @@ impl RowFilter for NearDuplicates {
 
     fn reason(&mut self, mark: Option<NearMark>, place: &SourceLocation) -> Option<String> {
         let NearMark { signature, bands } = mark?;
+        // At most 16 rows are compared, one a band, instead of all that were kept.
         let candidates = self.bands.iter().zip(bands).filter_map(|(rows, band)| rows.get(&band));
         let equal = |row: &u32| {
             let values = self.kept[*row as usize].0.iter().zip(&signature);
@@ -82,6 +84,8 @@ impl RowFilter for NearDuplicates {
         let place = SourceLocation { source: Arc::clone(&place.source), line: place.line };
         self.kept.push((signature, place));
         for (rows, band) in self.bands.iter_mut().zip(bands) {
+            // The first row of a band stays: later ones are like it, or another band tells them
+            // apart.
             rows.entry(band).or_insert(row);
         }
         None
@@ -109,6 +113,8 @@ fn minima(runs: impl Iterator<Item = u64>) -> Option<[u32; SIGNATURE_VALUES]> {
     for run in runs {
         let least = least.get_or_insert([u32::MAX; SIGNATURE_VALUES]);
         for at in 0..SIGNATURE_VALUES {
+            // Multiply and add: an odd factor loses no bit, and the high half depends on all lower
+            // ones.
             let value = run.wrapping_mul(FACTORS[at] | 1).wrapping_add(OFFSETS[at]) >> 32;
             least[at] = least[at].min(value as u32);
         }

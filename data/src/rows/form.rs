@@ -122,7 +122,7 @@ fn holds_list(head: &[u8], key: &str) -> bool {
     false
 }
 
-/// The place behind the string that begins at `at`.
+/// The position after the string that begins at `at`.
 fn string_end(text: &[u8], at: usize) -> usize {
     let mut end = at + 1;
     while end < text.len() && text[end] != b'"' {

@@ -184,7 +184,7 @@ impl ValueScan {
         (bytes.len(), false)
     }
 
-    /// Whether the file may end here: behind a number.
+    /// Whether the file may end here: after a number.
     fn may_end(&self) -> bool {
         self.depth == 0 && !self.in_string
     }

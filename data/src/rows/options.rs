@@ -31,7 +31,7 @@ impl TextSplit {
 pub struct FileOptions {
     /// The key of the list of rows in a `.json` file that is one object; `data` where it is not given.
     pub field: Option<String>,
-    /// Names of fields, each with the column that stands for it in the files.
+    /// Names of fields, each with the column that holds it in the files.
     pub columns: BTreeMap<String, String>,
     /// How text files are cut.
     pub text_split: TextSplit,
@@ -44,7 +44,7 @@ pub struct FileOptions {
 }
 
 impl FileOptions {
-    /// The column that stands for a field.
+    /// The column that holds a field.
     pub(crate) fn column<'a>(&'a self, field: &'a str) -> &'a str {
         self.columns.get(field).map_or(field, String::as_str)
     }

@@ -23,7 +23,7 @@ impl Folder {
     }
 }
 
-/// Line and content of each row; a row that is no object shows what is wrong.
+/// Line and content of each row; a row that is not an object shows what is wrong.
 fn rows_with(
     name: &str,
     bytes: &[u8],

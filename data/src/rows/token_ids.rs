@@ -55,7 +55,7 @@ impl TokenType {
 pub struct TokenFiles {
     /// The type of the ids; a file with a header names its own.
     pub dtype: Option<TokenType>,
-    /// The id that stands before or behind every document.
+    /// The id before or after every document.
     pub document_separator: Option<u32>,
 }
 
@@ -112,6 +112,8 @@ impl TokenIds {
                     ids.push(id);
                 }
             }
+            // Not one id was left: the end of the file. A separator alone is an empty document,
+            // which is left out.
             if ids.is_empty() && !separated {
                 return self.check_count().map(|()| None);
             }
@@ -137,7 +139,7 @@ impl TokenIds {
             }
         }
         if got == 0 || self.expected == Some(self.read) && got == width {
-            // Behind the last id a header may leave anything out, but nothing may follow.
+            // Nothing may follow the last id that the header promises.
             return if got == 0 { Ok(None) } else { Err(self.count_error("more")) };
         }
         if got < width {

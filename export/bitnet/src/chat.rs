@@ -14,7 +14,7 @@ use bitnet_text::ChatTemplate;
 use crate::chat_input::{ChatInput, HELP, Typed};
 use crate::chat_partner::{ChatPartner, PartnerReply};
 use crate::cli::ChatArgs;
-use crate::output::{note, spoken};
+use crate::output::{generated_text, note};
 use crate::server_chat::ServerChat;
 use crate::{generate as sampling, open};
 
@@ -83,7 +83,7 @@ fn answer(
 ) -> anyhow::Result<usize> {
     let mut written = Ok(());
     let answered = partner.answer(text, &mut |piece| {
-        written = spoken(piece);
+        written = generated_text(piece);
         let goes_on = written.is_ok() && !interrupt.is_asked();
         if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -95,7 +95,7 @@ fn answer(
             Answer { tokens: 0, forgotten: 0 }
         }
     };
-    spoken("\n")?;
+    generated_text("\n")?;
     if answer.forgotten > 0 {
         note(&format!("the context is full: the oldest {} turns are forgotten", answer.forgotten));
     }

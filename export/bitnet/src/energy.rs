@@ -113,7 +113,7 @@ pub(crate) fn prefill_estimate(
     InferenceWork { head: work.head / tokens, bytes, ..work }.estimate()
 }
 
-/// A token behind `context` others, decoded together with one of each other sequence.
+/// A token after `context` others, decoded together with one of each other sequence.
 pub(crate) fn decode_estimate(
     spec: &ModelSpec,
     head: HeadArg,

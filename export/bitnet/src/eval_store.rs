@@ -29,7 +29,7 @@ impl ResultStore {
         Ok(Self { folder: folder.map(Path::to_owned), log: log.map(begin).transpose()? })
     }
 
-    /// Identifies all that a task's scores depend on. Where a model lies is no part of it.
+    /// Identifies all that a task's scores depend on. Where a model lies is not part of it.
     pub(crate) fn key(
         settings: &Map<String, Value>,
         own: &Map<String, Value>,
@@ -52,7 +52,7 @@ impl ResultStore {
         if json["key"] == key { TaskRecord::from_json(&json["result"]) } else { None }
     }
 
-    /// Writes the scores of a task; a file that is no earlier result of ours is left alone.
+    /// Writes the scores of a task; a file that is not an earlier result of ours is left alone.
     pub(crate) fn save(&self, record: &TaskRecord, key: &str) -> anyhow::Result<()> {
         let Some(path) = self.file(&record.name) else { return Ok(()) };
         if path.exists() {

@@ -15,7 +15,7 @@ use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::energy::{self, PhaseEnergy, decode_estimate};
 use crate::failure::BadInput;
 use crate::open;
-use crate::output::{StdoutError, json_line, note, spoken};
+use crate::output::{StdoutError, generated_text, json_line, note};
 
 /// A completion and how long it took.
 struct Completion {
@@ -23,7 +23,7 @@ struct Completion {
     stop: FinishReason,
     /// Decoding speed: the tokens after the first over the time since it.
     tokens_per_second: f64,
-    /// Of a token, prompt and completion alike.
+    /// Energy of a token, prompt and completion alike.
     energy: PhaseEnergy,
 }
 
@@ -32,10 +32,10 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let tokenizer = open::tokenizer(args.model.path(), &model)?;
     let prompt = prompt_ids(&args.prompt, &tokenizer)?;
     if !args.json {
-        let completion = complete(args, &model, &tokenizer, &prompt, &mut spoken)?;
+        let completion = complete(args, &model, &tokenizer, &prompt, &mut generated_text)?;
         // The text is all there is in a pipe; on a terminal the prompt of the shell follows.
         if stdout().is_terminal() {
-            spoken("\n")?;
+            generated_text("\n")?;
         }
         if args.threads.verbose {
             note(&format!("{} tokens/s", significant(completion.tokens_per_second)));
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(json_line(&line)?)
 }
 
-/// The prompt's ids, after the token that the tokenizer puts before texts. Whoever starts the program writes
+/// The prompt's ids, after the token that the tokenizer puts before texts. The user of the program writes
 /// the prompt, so special tokens that it spells are those tokens.
 fn prompt_ids(prompt: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     let read;

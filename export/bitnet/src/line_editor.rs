@@ -143,7 +143,7 @@ impl LineEditor {
         before[..end].iter().rposition(|letter| letter.is_whitespace()).map_or(0, |at| at + 1)
     }
 
-    /// Shows an entry of the history, or the new line behind it.
+    /// Shows an entry of the history, or the new line after it.
     fn recall(&mut self, entry: usize) {
         if self.shown == self.history.len() {
             self.draft = self.text.iter().collect();

@@ -1,4 +1,4 @@
-//! `bitnet completions` and `man`: what a shell and `man` are told, made from the command line itself.
+//! `bitnet completions` and `man`: files for a shell and for `man`, made from the command line itself.
 
 use std::io::{Write, stdout};
 use std::path::Path;

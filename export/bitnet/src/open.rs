@@ -48,7 +48,7 @@ fn adapted(
     Ok(Model::from_stored(stored, precision(head))?.with_adapter(&adapter)?)
 }
 
-/// Packed and GGUF forms of one model have different hashes, so this is no error.
+/// Packed and GGUF forms of one model have different hashes, so this is not an error.
 fn other_base(path: &Path, adapter: &Adapter) -> String {
     format!(
         "warning: {}: was trained on other files ({}) than {}; right if these hold the same model in \

@@ -17,9 +17,9 @@ pub(crate) fn result(text: &str) -> Result<(), StdoutError> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
 }
 
-/// Writes a piece of what the model says: to a terminal with its control characters as escapes, so
+/// Writes a piece of generated text: to a terminal with its control characters as escapes, so
 /// that no model commands the terminal; to a pipe or a file as it is, because its readers are programs.
-pub(crate) fn spoken(text: &str) -> Result<(), StdoutError> {
+pub(crate) fn generated_text(text: &str) -> Result<(), StdoutError> {
     if io::stdout().is_terminal() { result(&printable(text)) } else { result(text) }
 }
 

@@ -1,4 +1,4 @@
-//! `bitnet serve`: the model behind HTTP. What is asked and answered there is `bitnet_serve`; this
+//! `bitnet serve`: the model behind HTTP. The endpoints are those of `bitnet_serve`; this
 //! opens the model, counts the memory and ends with the documented code.
 
 use std::path::Path;

@@ -77,7 +77,7 @@ impl ServerChat {
         ServerFailed(format!("{}: {what}", self.base))
     }
 
-    /// The object of an answer; the inner error is that of a status that is none of success.
+    /// The object of an answer; the inner error is for a status other than success.
     fn whole(&self, mut answer: Response<Body>) -> Result<Result<Value, Value>, ServerFailed> {
         let status = answer.status();
         let text = answer.body_mut().read_to_string().map_err(|error| self.failed(&error))?;

@@ -126,7 +126,7 @@ fn a_finished_task_is_kept_as_long_as_it_depends_on_the_same() {
 }
 
 #[test]
-fn what_cannot_be_run_is_told_before_anything_ran() {
+fn a_task_that_cannot_be_run_is_refused_before_anything_ran() {
     let dir = workplace();
     let base = ["model", "--data", "data", "--tasks"];
     let write = |name: &str, text: &str| fs_err::write(dir.path().join(name), text).unwrap();
@@ -174,7 +174,7 @@ fn what_cannot_be_run_is_told_before_anything_ran() {
 }
 
 #[test]
-fn prompts_are_conversations_where_that_is_asked_for() {
+fn prompts_are_conversations_on_request() {
     let dir = workplace();
     write_rows(
         &dir.path().join("data/own/train.jsonl"),

@@ -168,7 +168,7 @@ fn wrong_arguments_are_usage() {
 }
 
 #[test]
-fn every_error_is_an_object_where_json_is_asked_for() {
+fn every_error_is_an_object_when_json_was_requested() {
     let model = model(CONFIG);
     let broken = model.path().join("broken.toml");
     fs_err::write(&broken, "hidden_size = ").unwrap();
@@ -304,7 +304,7 @@ fn a_chat_in_a_pipe_answers_every_turn_and_repeats() {
 }
 
 #[test]
-fn reset_forgets_what_was_said_and_exit_leaves() {
+fn reset_forgets_the_conversation_and_exit_leaves() {
     let model = model(LONG);
     let alone = stdout(&talk(model.path(), &[], "on the log\n"));
     let after =

@@ -9,9 +9,9 @@ use crate::prices::{
 /// Estimated joules of a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EnergyEstimate {
-    /// Of the arithmetic alone.
+    /// Joules of the arithmetic alone.
     pub arithmetic: f64,
-    /// Of the bytes that come from memory.
+    /// Joules of the bytes that come from memory.
     pub memory: f64,
 }
 

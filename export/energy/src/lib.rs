@@ -3,7 +3,7 @@
 //! * [`EnergyMeter`] adds up the counters that this machine lets a program read: Linux powercap (the
 //!   RAPL domains `package` and `dram`) and, with the feature `nvml`, NVIDIA cards.
 //! * [`InferenceWork`] and [`TrainingWork`] count operations and bytes of a token, and
-//!   [`InferenceWork::estimate`] prices them with published energies. An estimate is no measurement:
+//!   [`InferenceWork::estimate`] prices them with published energies. An estimate is not a measurement:
 //!   it leaves out caches, control, leakage and the power supply.
 
 mod estimate;

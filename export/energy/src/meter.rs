@@ -12,7 +12,7 @@ pub(crate) trait Counter: Send {
     fn name(&self) -> String;
     /// Its value now; nothing where it can no longer be read.
     fn microjoules(&self) -> Option<u64>;
-    /// The value behind which it starts at 0 again.
+    /// The value after which it starts at 0 again.
     fn range(&self) -> u64;
 }
 

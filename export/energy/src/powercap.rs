@@ -1,7 +1,7 @@
 //! Linux powercap: the running energy counters of the processor's packages and of its memory.
 //!
 //! `/sys/class/powercap/intel-rapl:0` is a package and `intel-rapl:0:2` a part of it (AMD's driver uses
-//! the same names). Each folder has `name`, `energy_uj` and `max_energy_range_uj`, behind which the
+//! the same names). Each folder has `name`, `energy_uj` and `max_energy_range_uj`, after which the
 //! counter starts at 0 again. The parts `core` and `uncore` lie within their package, and `psys` holds
 //! everything, so only packages and `dram` are added up.
 

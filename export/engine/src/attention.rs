@@ -58,6 +58,8 @@ fn attend_layer<E: Element>(
     out: &mut [f32],
 ) {
     let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
+    // One token: its key heads are shared out, as there is nothing else to split. Several tokens:
+    // tokens are shared out, so that a thread reads each key once for a whole run of them.
     if queries.len() == width {
         let cost = 2 * cache.len() * group;
         compute.threads.split(out, group, cost, |first, out| {
@@ -78,6 +80,8 @@ fn attend_layer<E: Element>(
             let start = first * together;
             for (run, out) in out.chunks_mut(together).enumerate() {
                 let at = start + run * together;
+                // The cache holds the new tokens already: the token at `at` sees all but those
+                // after it.
                 let before = cache.len() - (queries.len() - at) / width;
                 let queries = &queries[at..][..out.len()];
                 with_thread_scratch(|scratch| {
@@ -112,6 +116,10 @@ fn run_of_tokens<E: Element>(
     let tokens = queries.len() / width;
     let (rows, results) =
         scratch_slice(&mut gathered, 2 * tokens * group).split_at_mut(tokens * group);
+    // Query heads that share a key head become rows of one pass, token after token:
+    //
+    //    queries  [ t0: h0 h1 h2 h3 | t1: h0 h1 h2 h3 ]     2 key heads, 2 query heads each
+    //    rows     key head 0: t0h0 t0h1 t1h0 t1h1           a key is loaded once for all four
     for head in 0..heads.keys {
         let here = |token: usize| token * width + head * group..token * width + (head + 1) * group;
         for (token, rows) in rows.chunks_exact_mut(group).enumerate() {
@@ -141,6 +149,8 @@ fn group_of_heads<E: Element>(
         let mut rows = [QueryRow { query: &[], visible: 0 }; QUERIES];
         let count = queries.len() / heads.width;
         for (i, query) in queries.chunks_exact(heads.width).enumerate() {
+            // Rows come `group` a token, so row i belongs to token i / group; each sees one token
+            // more.
             let visible = seen.before + (pass * QUERIES + i) / heads.group() + 1;
             rows[i] = QueryRow { query, visible };
         }

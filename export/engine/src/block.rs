@@ -1,4 +1,4 @@
-//! One transformer block, as the paper reads: attention and feed-forward, each behind a norm and
+//! One transformer block, as the paper reads: attention and feed-forward, each after a norm and
 //! added to the residual stream (BitNet b1.58 2B4T, arXiv 2504.12285, section 2).
 
 use std::ops::Range;
@@ -92,6 +92,7 @@ impl PackedBlock {
         self.normalise_heads(compute, qkv);
         let (queries, attended) =
             (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
+        // Matrices see all tokens of the batch at once; attention sees one sequence at a time.
         batch.each(|rows, cache| {
             let places = rows.start * width..rows.end * width;
             let seen = cache.len() + rows.len();
@@ -132,6 +133,8 @@ impl PackedBlock {
         let keys_end = queries_end + self.heads.keys * self.heads.width;
         for (position, row) in (cache.len()..).zip(rows) {
             let qkv = &mut qkv[row * width..][..width];
+            // Queries and keys lie first and are rotated in place; values are not. Keys enter the
+            // cache rotated, so that a cached key is never touched again.
             rotary.rotate(row, &mut qkv[..keys_end]);
             queries[row * queries_end..][..queries_end].copy_from_slice(&qkv[..queries_end]);
             cache.write(layer, position, &qkv[queries_end..keys_end], &qkv[keys_end..]);

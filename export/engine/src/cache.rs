@@ -1,7 +1,7 @@
 //! The KV cache: keys and values of the tokens seen so far, in pages that sequences share.
 //!
 //! A page holds some tokens of all layers and heads; `bitnet_kernels::attention` says what lies where in
-//! the part of a head. Copies of a cache share its pages. Whoever writes into a page that others hold
+//! the part of a head. Copies of a cache share its pages. A cache that writes into a page that others hold
 //! gets a copy of it first, so no sequence sees another.
 
 use std::sync::Arc;
@@ -86,10 +86,13 @@ impl KvShape {
         let (page, at) = (position / PAGE, position % PAGE);
         self.reserve(pages, position + 1);
         let HeadLayout { width } = self.head;
+        // `make_mut` copies the page first if another sequence or the tree of prefixes holds it
+        // too.
         let parts = Arc::make_mut(&mut pages[page])[layer * self.layer()..][..self.layer()]
             .chunks_exact_mut(self.head.elements());
         let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
         for (part, (keys, values)) in parts.zip(new) {
+            // A key goes down a column of its block `[D, 16]`, a value along a row: see `pages`.
             let columns = part[self.head.keys(at / LANES)].chunks_exact_mut(LANES);
             for (column, key) in columns.zip(keys) {
                 column[at % LANES] = E::nearest(*key);
@@ -103,6 +106,8 @@ impl KvShape {
     /// Adds pages for `len` tokens in all.
     fn reserve<E: Element>(self, pages: &mut Vec<Arc<Vec<E>>>, len: usize) {
         while pages.len() < len.div_ceil(PAGE) {
+            // Blocks of keys are scored whole: keys that no token has written yet are read too, and
+            // the scores of them are dropped.
             pages.push(Arc::new(E::zeros(self.layers * self.layer())));
         }
     }
@@ -220,7 +225,7 @@ impl KvCache {
         }))
     }
 
-    /// Puts a page in the place of one with the same tokens after the same beginning, or behind the last,
+    /// Puts a page in the place of one with the same tokens after the same beginning, or after the last,
     /// which is then full; `tokens` of it count.
     ///
     /// # Panics
@@ -261,6 +266,8 @@ impl KvCache {
 
     /// States that every layer took `tokens` more.
     pub(crate) fn advance(&mut self, tokens: usize) {
+        // Once for all layers, after the last: while layers write, `len` is still where this pass
+        // begins.
         self.len += tokens;
     }
 }

@@ -125,7 +125,7 @@ impl EmbeddingOrHead {
         }
     }
 
-    /// `x [T, C]` → logits `[T, V]`: the head is no `BitLinear`, unless it is ternary.
+    /// `x [T, C]` → logits `[T, V]`: the head is not a `BitLinear`, unless it is ternary.
     pub(crate) fn logits(
         &self,
         compute: KernelChoice,
@@ -164,6 +164,9 @@ fn floats(
     out: &mut [f32],
     product: impl Fn(&[f32], Range<usize>, &mut [f32]) + Sync,
 ) {
+    // Few tokens: threads take rows, so that each weight is read by one of them. Many tokens:
+    // threads take tokens, because then the weights are read often anyway and every thread can
+    // quantise its own input.
     if x.len() <= FEW_TOKENS * shape.columns {
         by_rows(compute, shape, tiles, out, |rows, out| product(x, rows, out));
     } else {
@@ -231,6 +234,8 @@ fn by_rows(
 ) {
     let MatrixShape { rows, columns, unit } = shape;
     let (tokens, threads) = (out.len() / rows, compute.threads);
+    // One token: the outputs of a range of rows lie together, so each thread writes straight into
+    // `out`.
     if tokens == 1 {
         return threads.split(out, unit, unit * columns, |group, out| {
             product(group * unit..group * unit + out.len(), out);
@@ -239,6 +244,11 @@ fn by_rows(
     if threads.count() == 1 {
         return product(0..rows, out);
     }
+    // Several tokens: rows of `out [T, N]` interleave what threads compute. Each writes a tile `[T,
+    // its rows]`, and a second pass copies the tiles into place:
+    //
+    //    tiles  [ t0: r0 r1 | t1: r0 r1 ] [ t0: r2 r3 | t1: r2 r3 ]
+    //    out    [ t0: r0 r1 r2 r3 ] [ t1: r0 r1 r2 r3 ]
     let tiles = scratch_slice(tiles, out.len());
     threads.split(tiles, unit * tokens, unit * columns * tokens, |first, tiles| {
         for (group, tile) in (first..).zip(tiles.chunks_mut(unit * tokens)) {

@@ -83,6 +83,7 @@ impl Model {
         let spec = weights.spec().clone();
         let mut reader = Reader::new(weights);
         // A tied embedding is the head: one table serves both.
+        // The order of these calls is the order of the tensor table; `Reader::next` relies on it.
         let tied = spec.tie_word_embeddings;
         let embedding = reader.table(if tied { precision } else { HeadPrecision::File })?;
         let blocks =
@@ -156,7 +157,7 @@ fn int8(source: &dyn TensorSource, entry: &TensorEntry) -> Result<(Int8Matrix, b
     Ok((matrix, zero))
 }
 
-/// Refuses scales of rows that are none, and codes that only groups may have.
+/// Refuses scales of rows that are not positive, and codes that only groups may have.
 fn check_rows(
     source: &dyn TensorSource,
     entry: &TensorEntry,
@@ -178,7 +179,7 @@ struct Reader<'a> {
     weights: &'a dyn TensorSource,
     spec: &'a ModelSpec,
     entries: Peekable<IntoIter<TensorEntry>>,
-    /// Tensors of nothing but zeros.
+    /// Tensors that are all zeros.
     all_zero: Vec<String>,
 }
 
@@ -236,6 +237,8 @@ impl<'a> Reader<'a> {
         let (mut entries, mut bias) = (Vec::with_capacity(count), Vec::new());
         for _ in 0..count {
             entries.push(self.next());
+            // The table lists a bias right after its matrix. Biases of q, k and v are joined like
+            // the matrices.
             if let Some(entry) = self.entries.next_if(|entry| entry.role == TensorRole::Bias) {
                 let values = self.weights.floats(&entry)?;
                 bias.extend(values);

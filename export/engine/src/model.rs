@@ -45,7 +45,7 @@ impl Model {
         Self { kernel, ..self }
     }
 
-    /// The tensors that hold nothing but zeros, as a file does that was not written completely.
+    /// The tensors that are all zeros, which hints at a file that was not written completely.
     pub fn all_zero(&self) -> &[String] {
         &self.all_zero
     }
@@ -99,6 +99,8 @@ impl Model {
         let (width, count) = (self.spec.hidden_size, sequences.len());
         let compute = KernelChoice { kernel: self.kernel, threads: workspace.threads };
         let Workspace { buffers, last, logits, chunks, .. } = workspace;
+        // Only the last token of each sequence meets the head: it is the largest matrix, and
+        // decoding needs no other logits.
         scratch_slice(last, count * width);
         self.passes(compute, buffers, chunks, sequences, |sequences, chunks, buffers| {
             keep_last(sequences, chunks, &buffers.x, last, width);
@@ -153,6 +155,8 @@ impl Model {
         mut after: impl FnMut(&[Sequence], &[Chunk], &mut Buffers),
     ) {
         chunks.clear();
+        // Sequences are cut where a pass is full, so one pass may hold the end of one and the
+        // beginning of the next. A token's result does not depend on its neighbours in a pass.
         let mut free = MAX_BATCH_TOKENS;
         let count = sequences.len();
         for sequence in 0..count {
@@ -229,6 +233,7 @@ impl Model {
         for (x, token) in x.chunks_exact_mut(width).zip(batch.ids()) {
             self.embedding.copy_row(token as usize, x);
         }
+        // Once for all layers: positions are the same in each.
         buffers.rotary.set(&self.rope, batch.positions());
         for (layer, block) in self.blocks.iter().enumerate() {
             block.forward(compute, buffers, layer, &mut batch);

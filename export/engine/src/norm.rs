@@ -31,6 +31,7 @@ impl NormWeights {
         for token in x.chunks_exact_mut(self.gain.len()) {
             let inverse = inverse_rms(token, self.eps);
             for (x, gain) in token.iter_mut().zip(&self.gain) {
+                // Two roundings in transformers' order: first the normalised value, then the gain.
                 *x = *x * inverse * gain;
             }
         }

@@ -25,6 +25,8 @@ impl RotaryCache {
         self.cosines.clear();
         self.sines.clear();
         for (positions, length) in runs {
+            // Dynamic scaling depends on the length of the whole sequence; other kinds return the
+            // same table.
             let rope = rope.for_length(length);
             for (cos, sin) in positions.flat_map(|position| rope.at(position)) {
                 self.cosines.push(cos);

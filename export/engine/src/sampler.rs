@@ -122,7 +122,7 @@ impl Sampler {
         Ok(Self { settings, random, prompt: 0, penalised, seen, candidates: Candidates::default() })
     }
 
-    /// The same sampler after a prompt of so many tokens, to which the presence and the frequency
+    /// The same sampler after a prompt of `n` tokens, to which the presence and the frequency
     /// penalty do not apply.
     #[must_use]
     pub fn after_prompt(self, tokens: usize) -> Self {
@@ -141,15 +141,18 @@ impl Sampler {
         seen: &[u32],
         allowed: Option<&dyn Fn(u32) -> bool>,
     ) -> u32 {
+        // The usual case copies nothing: the logits of a large vocabulary are half a megabyte.
         let logits = if self.settings.changes_logits() || allowed.is_some() {
             self.change(logits, seen, allowed);
             &self.penalised
         } else {
             logits
         };
+        // Greedy draws no random number, so a seed cannot matter.
         if self.settings.temperature == 0.0 {
             return most_likely(logits);
         }
+        // After bias and penalties: temperature, top-k, top-p, min-p, in this order.
         self.candidates.narrow(logits, &self.settings);
         let at = draw(&mut self.random);
         self.candidates.choose(at)
@@ -166,6 +169,7 @@ impl Sampler {
         }
         self.penalise(seen);
         self.penalise_generated(seen);
+        // Last, so that no bias can bring a token back that a grammar excludes.
         let Some(allowed) = allowed else { return };
         for (id, logit) in (0u32..).zip(&mut self.penalised) {
             if !allowed(id) {
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_keep_the_likeliest() {
+    fn filters_keep_the_most_likely_tokens() {
         let all = SamplerSettings::default();
         assert_eq!(ids(&all), [0, 1, 2, 3, 4]);
         assert_eq!(ids(&SamplerSettings { top_k: 2, ..all.clone() }), [1, 3]);

@@ -55,7 +55,7 @@ pub struct LogSoftmax<'a> {
 }
 
 impl<'a> LogSoftmax<'a> {
-    /// Of `logits [V]`.
+    /// The distribution that `logits [V]` give.
     pub fn of(logits: &'a [f32]) -> Self {
         let (largest, log_sum) = normaliser(logits);
         Self { logits, largest, log_sum }

@@ -119,6 +119,8 @@ impl SimdWork for Up<'_> {
         let Self { side, hidden, first, out } = self;
         let end = first + out.len();
         for (part, hidden) in side.parts.iter().zip(hidden.chunks_exact(side.rank)) {
+            // A tile of outputs may begin in one matrix (q) and end in the next (k), or meet one
+            // without factors.
             let here = part.rows.start.max(first)..part.rows.end.min(end);
             if !here.is_empty() {
                 let places = &mut out[here.start - first..here.end - first];
@@ -135,6 +137,8 @@ impl AdaptedRows {
         let (tiles, rest) = out.as_chunks_mut::<TILE>();
         let whole = tiles.len() * TILE;
         for (at, tile) in tiles.iter_mut().enumerate() {
+            // The sum is complete before it is scaled and added: k ascending, whatever the tile or
+            // thread.
             let mut sums = [0.0; TILE];
             self.sum(hidden, first + at * TILE, &mut sums);
             tile.iter_mut().zip(sums).for_each(|(out, sum)| *out += scale * sum);

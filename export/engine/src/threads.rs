@@ -2,7 +2,7 @@
 //!
 //! A token is some two hundred short products, one after the other, so what counts is how fast a
 //! piece of work starts and ends. Between two pieces the others spin for a moment and only
-//! then sleep. A piece is cut into a few parts, always in the same places; whoever is free takes
+//! then sleep. A piece is cut into a few parts, always in the same places; a free thread takes
 //! the next. The caller waits for parts that were begun and never for a thread that did not come,
 //! so another program on a core costs its time and not a multiple of it. Each part is computed by
 //! one thread in one order: the number of threads never shows in a result.
@@ -53,7 +53,7 @@ struct Shared {
 
 // SAFETY: `work` is written only by the thread that holds `turn`, while `open` is false and after
 // `inside` was 0; the others read it only between raising and lowering `inside`, if they find it
-// open. All of these are `SeqCst`: whoever finds it open raised `inside` before it was closed, so
+// open. All of these are `SeqCst`: a thread that finds it open raised `inside` before it was closed, so
 // the writer sees that and waits.
 unsafe impl Sync for Shared {}
 
@@ -101,6 +101,8 @@ impl ThreadPool {
             self.others.iter().for_each(|other| other.thread().unpark());
         }
         let own = catch_unwind(AssertUnwindSafe(work));
+        // From here no other thread can enter; those inside still finish their part. Closing comes
+        // before waiting, or a thread could slip in after the count was read.
         shared.open.store(false, Ordering::SeqCst);
         shared.wait_for_all();
         finish(own, shared.panicked.swap(false, Ordering::SeqCst));
@@ -117,6 +119,9 @@ impl ThreadPool {
         compute: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let units = out.len().div_ceil(unit);
+        // More parts than threads, so that a thread that comes late leaves its share to the others.
+        // A unit is computed by one thread alone, so neither the cut nor who takes a part shows in
+        // a result.
         let parts = (units * cost / SMALLEST_PART).min(units).min(PARTS * self.count());
         if parts <= 1 || self.others.is_empty() {
             return compute(0, out);
@@ -169,6 +174,7 @@ impl Shared {
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
+            // Announce first, then look: the other order would let the caller leave in between.
             self.inside.fetch_add(1, Ordering::SeqCst);
             if self.open.load(Ordering::SeqCst) {
                 // SAFETY: it is open and we are inside: see `Sync` above.
@@ -183,6 +189,8 @@ impl Shared {
 
     /// Waits for a piece after `seen`.
     fn next_piece(&self, seen: usize) -> usize {
+        // The next piece of the same token comes within microseconds; waking a sleeping thread
+        // takes longer.
         for _ in 0..SPINS_BEFORE_SLEEP {
             let piece = self.piece.load(Ordering::Acquire);
             if piece != seen {
@@ -191,7 +199,7 @@ impl Shared {
             std::hint::spin_loop();
         }
         self.sleeping.fetch_add(1, Ordering::SeqCst);
-        // Whoever begins a piece looks at `sleeping` afterwards, so no wake-up is lost.
+        // A thread that begins a piece looks at `sleeping` afterwards, so no wake-up is lost.
         let piece = loop {
             let piece = self.piece.load(Ordering::SeqCst);
             if piece != seen {

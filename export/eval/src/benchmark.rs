@@ -1,6 +1,6 @@
-//! Tasks that one model after another is asked: opened once, run in one call.
+//! Tasks that are opened once and run on any number of models, each in one call.
 //!
-//! Tasks of files are asked as texts. Rows in memory may be asked as conversations, in the model's template.
+//! Tasks of files are asked as texts; rows in memory may be asked as conversations, in the model's chat template.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -33,7 +33,7 @@ use crate::{task_file, yaml};
 /// use bitnet_text::Tokenizer;
 ///
 /// let tasks = ["arc_easy".to_owned(), "mmlu_stem".to_owned()];
-/// // Before a training begins: what is missing is told here.
+/// // Before a training begins: missing data is reported here.
 /// let benchmark = Benchmark::open(&tasks, "sets".as_ref(), Some(200))?;
 /// let model = Model::load("model".as_ref())?;
 /// let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
@@ -86,7 +86,7 @@ pub struct BenchmarkScore {
 
 impl Benchmark {
     /// Finds tasks, groups and task files (`.yaml`) by name, and reads their rows from below `data`, as
-    /// `bitnet eval --data` does; of each task the first `limit` rows are asked.
+    /// `bitnet eval --data` does; of each task the first `limit` rows are run.
     ///
     /// # Errors
     /// A name without a task, a split without a file, a file with a broken row.

@@ -95,7 +95,7 @@ impl CodeRunner {
 mod tests {
     use super::*;
 
-    /// Without a Python there is nothing to run; what a missing one says is asked everywhere.
+    /// Without a Python there is nothing to run; the message about a missing one is tested everywhere.
     #[test]
     fn programs_pass_that_end_well_and_in_time() {
         let error = CodeRunner::new("no-such-python".as_ref()).unwrap_err().to_string();

@@ -64,7 +64,7 @@ pub(crate) struct SplitName<'a> {
     /// The configuration.
     pub(crate) name: Option<&'a str>,
     pub(crate) split: &'a str,
-    /// Whether its rows are asked; only these may lie in a file with the task's own name.
+    /// Whether its rows are evaluated; only these may lie in a file with the task's own name.
     pub(crate) is_evaluated: bool,
 }
 
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_rows_are_told_with_their_line() {
+    fn broken_rows_are_reported_with_their_line() {
         let dir = tempfile::tempdir().unwrap();
         for (name, text, place) in [
             ("a.jsonl", "{}\n{\n", ":2 [line]"),

@@ -6,7 +6,7 @@ use crate::data::DataFile;
 use crate::error::EvalError;
 use crate::task::{Source, Task};
 
-/// What is asked.
+/// The question: a text, or the choices as contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RowQuestion {
     Text(String),
@@ -137,7 +137,7 @@ fn answer_of(found: Found, has_choices: bool) -> RightAnswer {
     }
 }
 
-/// Digits that a template wrote, and numbers that are no text, name a choice where there are choices.
+/// Digits that a template wrote, and numbers that are not text, name a choice where there are choices.
 fn as_index(found: &Found, has_choices: bool) -> Option<i64> {
     match &found.value {
         Value::String(text) => {

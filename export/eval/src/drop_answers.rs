@@ -61,7 +61,7 @@ fn words(text: &str) -> BTreeSet<&str> {
     text.split(python::is_space).filter(|word| !word.is_empty()).collect()
 }
 
-/// Over different words; 0 where numbers are asked for and none of them is said.
+/// Over different words; 0 where the gold answer has numbers and the prediction has none of them.
 fn word_f1(said: &str, right: &str) -> f64 {
     let (said, right) = (words(said), words(right));
     let numbers: BTreeSet<&str> =

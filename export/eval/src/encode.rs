@@ -145,7 +145,7 @@ impl RequestEncoder<'_> {
         Ok(windows)
     }
 
-    /// The ids of a prompt that leaves room for so many new tokens, cut from the left; whether it was cut.
+    /// The ids of a prompt that leaves room for `new` tokens, cut from the left; whether it was cut.
     ///
     /// # Errors
     /// No room.
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn bos_stands_where_it_is_asked_for_and_never_twice() {
+    fn bos_is_written_on_request_and_never_twice() {
         let tokenizer = tokenizer();
         let bos = tokenizer.bos().unwrap();
         let ids = |policy, text: &str| encoder(&tokenizer, policy, 64).text(text).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut_from_the_left_and_counted() {
+    fn a_prompt_that_is_too_long_is_cut_from_the_left_and_counted() {
         let tokenizer = tokenizer();
         let encoder = encoder(&tokenizer, BosPolicy::Never, 8);
         let ids = tokenizer.encode("the key in the box, on the mat, where is the key").unwrap();

@@ -1,5 +1,5 @@
 //! What `IFEval` asks libraries of Python about a text: its language, its sentences, its words in capitals.
-//! These three are near to langdetect and NLTK and not equal to them; all else of it is exact.
+//! These three are close to langdetect and NLTK, not equal to them; everything else is exact.
 
 use fancy_regex::Regex;
 use whatlang::Lang;

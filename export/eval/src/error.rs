@@ -21,7 +21,7 @@ pub enum EvalError {
     /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Whoever watches the progress asked for the end.
+    /// The watcher of the progress asked to stop.
     #[error("interrupted")]
     Interrupted,
     /// No task has this name.

@@ -16,7 +16,7 @@ const WORTH_COPYING: usize = 32;
 pub struct PromptRequest {
     /// At least one token; with `max_tokens` it fits the model's context.
     pub prompt: Vec<u32>,
-    /// Texts that end the continuation and are no part of it.
+    /// Texts that end the continuation and are not part of it.
     pub until: Vec<String>,
     /// The most new tokens.
     pub max_tokens: usize,

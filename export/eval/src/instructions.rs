@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_row_lacks_is_told() {
+    fn a_field_that_a_row_lacks_is_named() {
         let row = |id: &str| json!({"instruction_id_list": [id], "kwargs": [{}]});
         let error = followed(&row("keywords:existence"), "a").unwrap_err();
         assert_eq!(error.1, "keywords of keywords:existence: expected a list of texts");

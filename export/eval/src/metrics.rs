@@ -78,7 +78,7 @@ impl Aggregation {
         }
     }
 
-    /// Its standard error: of a mean by the formula, of what is no mean by the harness's own bootstrap
+    /// Its standard error: of a mean by the formula, of anything else by the harness's own bootstrap
     /// samples; `None` where the harness has none.
     pub fn stderr(self, values: &[MetricValue]) -> Option<f64> {
         match self {

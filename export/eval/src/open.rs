@@ -11,14 +11,14 @@ use crate::task_data::TaskData;
 /// A task whose rows are in memory.
 #[derive(Clone, Debug)]
 pub struct OpenTask {
-    /// What is asked.
+    /// The task.
     pub task: Task,
-    /// About what.
+    /// Its rows.
     pub data: TaskData,
 }
 
 /// Reads the rows of all tasks from below `dir`; `num_fewshot` replaces what the tasks say. A task takes
-/// `DIR/<name>.jsonl`, if that holds requests, and its dataset otherwise; a name that is no task stands for
+/// `DIR/<name>.jsonl`, if that holds requests, and its dataset otherwise; a name that is not a task stands for
 /// such a file.
 ///
 /// # Errors

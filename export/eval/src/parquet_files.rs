@@ -154,7 +154,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_file_that_was_cut_is_told() {
+    fn a_file_that_was_cut_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("test.parquet");
         write(&path, &["a"; 50], Compression::SNAPPY);

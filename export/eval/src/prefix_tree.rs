@@ -33,6 +33,8 @@ impl PrefixNode {
 /// The trees of some sequences, none of them empty; those with the most tokens come first.
 pub(crate) fn prefix_trees(sequences: &[Vec<u32>]) -> Vec<PrefixNode> {
     let mut order: Vec<usize> = (0..sequences.len()).collect();
+    // Sorted, sequences that begin alike are neighbours, and what the first and the last of a run
+    // have in common, all of them have.
     order.sort_by(|a, b| sequences[*a].cmp(&sequences[*b]));
     let mut trees = Vec::new();
     grow(sequences, &order, 0, 0, &mut trees);
@@ -54,6 +56,7 @@ fn grow(
         let count = rest.iter().take_while(|index| next(**index) == next(first)).count();
         let (group, after) = rest.split_at(count);
         rest = after;
+        // How far the whole group agrees; those that end there come first in sorted order.
         let end = common(&sequences[first], &sequences[group[count - 1]]);
         let ending = group.iter().take_while(|index| sequences[**index].len() == end).count();
         let (here, longer) = group.split_at(ending);

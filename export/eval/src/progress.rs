@@ -1,4 +1,4 @@
-//! How whoever waits for a task is told how far it is, and may end it.
+//! Progress of a task for its caller, who may end it.
 
 use std::ops::ControlFlow;
 

@@ -110,7 +110,7 @@ pub(crate) fn question(document: &RowDocument) -> Result<&str, String> {
     }
 }
 
-/// What is asked about a row after its examples.
+/// The question about a row after its examples.
 pub(crate) fn request(
     task: &Task,
     document: &RowDocument,

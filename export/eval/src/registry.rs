@@ -46,7 +46,7 @@ pub struct TaskGroup {
     pub version: Value,
 }
 
-/// What was asked for.
+/// The requested tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Each task once, in the order of the names.
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_task_file_may_not_say_is_told_with_its_key() {
+    fn a_forbidden_key_of_a_task_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.yaml");
         let base = "task: t\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n";

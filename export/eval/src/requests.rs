@@ -1,4 +1,4 @@
-//! What is asked about the rows of a task, with the examples before each; as text or as a conversation.
+//! The requests about the rows of a task, with examples before each; as text or as a conversation.
 
 use bitnet_text::{ChatTemplate, Conversation, Message, Role, Tokenizer};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub struct ChatPrompts<'a> {
     pub fewshot_as_multiturn: bool,
 }
 
-/// What is asked about each row, with its examples.
+/// The requests about each row, with its examples.
 pub(crate) fn row_requests(
     task: &Task,
     data: &TaskData,

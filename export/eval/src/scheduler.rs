@@ -24,7 +24,7 @@ const CALL_SEQUENCES: usize = 64;
 pub struct ContinuationScore {
     /// `Σ ln p` over its tokens.
     pub loglikelihood: f64,
-    /// Whether every token is the likeliest one at its place.
+    /// Whether every token is the most likely one at its position.
     pub is_greedy: bool,
 }
 
@@ -109,6 +109,8 @@ fn next_jobs<'t>(waiting: &mut Vec<Job<'t>>) -> Vec<Job<'t>> {
         if !jobs.is_empty() && (tokens > CALL_TOKENS || jobs.len() == CALL_SEQUENCES) {
             break;
         }
+        // From the end of a stack: children that were just pushed come first, so their parent's
+        // cache is soon free again.
         jobs.extend(waiting.pop());
     }
     jobs
@@ -148,6 +150,8 @@ impl Run<'_, '_> {
         for (owned, found) in owned.iter().zip(found) {
             for ((_, request), TargetScore { logprob, is_greedy }) in owned.iter().zip(found) {
                 let score = &mut self.scores[*request];
+                // A continuation may lie in several nodes; its parts arrive in order, since
+                // children wait for parents.
                 score.loglikelihood += logprob;
                 score.is_greedy &= is_greedy;
             }
@@ -165,6 +169,8 @@ impl Run<'_, '_> {
         let mut all = Vec::new();
         for &index in &job.requests {
             let continuation = &self.requests[index].continuation;
+            // A target is scored by the node that holds the token *before* it: the logits after
+            // token i predict token i + 1.
             let first = self.inputs[index].len() - continuation.len();
             for (place, &token) in (first..).zip(continuation) {
                 if here.contains(&place) {
@@ -210,6 +216,8 @@ impl CachePool {
     fn take(&mut self) -> KvCache {
         self.waiting -= 1;
         match self.spare.pop() {
+            // The last child, or one with a spare, takes a cache as it is; otherwise it gets a
+            // copy, which shares pages and costs little.
             Some(cache) if self.waiting == 0 || !self.spare.is_empty() => cache,
             Some(kept) => {
                 let copy = kept.clone();
@@ -304,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_likeliest_continuation_is_greedy() {
+    fn the_most_likely_continuation_is_greedy() {
         let (model, threads) = (model(), ThreadPool::new(1).unwrap());
         let context = ids(3, 10);
         let best = score(&model, &context, &threads).unwrap().argmax[9];

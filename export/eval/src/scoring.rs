@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_out_of_range_are_told() {
+    fn labels_out_of_range_are_reported() {
         let wrong = |answer| {
             let found =
                 of_scores(&choice_task(), &Value::Null, &document(answer), &scores([0.0; 3]));

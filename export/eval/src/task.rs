@@ -7,14 +7,14 @@ use crate::filters::{ExactMatch, FilterChain};
 use crate::functions::{ResultsFunction, RowFunction};
 use crate::metrics::Aggregation;
 
-/// What is asked of the model.
+/// The kind of request that a task makes of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputType {
     /// The log-likelihoods of several continuations.
     MultipleChoice,
-    /// That of one.
+    /// The log-likelihood of one continuation.
     Loglikelihood,
-    /// That of a whole text.
+    /// The log-likelihood of a whole text.
     LoglikelihoodRolling,
     /// A text.
     GenerateUntil,

@@ -14,7 +14,7 @@ pub const GENERATION_CONFIG_FILE: &str = "generation_config.json";
 /// The keys of a folder's file; empty without one.
 ///
 /// # Errors
-/// When the file is no JSON object.
+/// When the file is not a JSON object.
 pub fn read(folder: &Path) -> Result<Map<String, Value>, FormatError> {
     let path = folder.join(GENERATION_CONFIG_FILE);
     if path.exists() { read_object(&path) } else { Ok(Map::new()) }

@@ -16,7 +16,7 @@ pub enum Group {
     Matrix,
     /// One f32 scale a row (an output).
     Row,
-    /// One f16 scale for so many consecutive columns (inputs) of a row.
+    /// One f16 scale for `n` consecutive columns (inputs) of a row.
     Columns(usize),
 }
 
@@ -24,7 +24,7 @@ pub enum Group {
 pub const GROUP_COLUMNS: [usize; 3] = [64, 128, 256];
 
 impl Group {
-    /// Columns that share a scale in a matrix of so many; `None` for one scale a matrix.
+    /// Columns that share a scale in a matrix of `columns`; `None` for one scale a matrix.
     pub fn width(self, columns: usize) -> Option<usize> {
         match self {
             Self::Matrix => None,
@@ -33,7 +33,7 @@ impl Group {
         }
     }
 
-    /// Whether a row of so many columns is made of whole groups.
+    /// Whether a row of `columns` is made of whole groups.
     pub fn divides(self, columns: usize) -> bool {
         self.width(columns).is_none_or(|width| columns.is_multiple_of(width))
     }

@@ -31,7 +31,7 @@ impl GroupedTernary {
     /// Rows from their parts.
     ///
     /// # Panics
-    /// If a code or a scale is none, or their numbers do not fit.
+    /// If a code or a scale is invalid, or their numbers do not fit.
     pub fn new(columns: usize, width: usize, codes: Vec<i8>, scales: Vec<f32>) -> Self {
         assert!(width > 0 && columns.is_multiple_of(width), "a row is made of whole groups");
         assert!(codes.len().is_multiple_of(columns), "whole rows");
@@ -52,6 +52,8 @@ impl GroupedTernary {
         let groups = latents.chunks_exact(width).zip(&scales);
         let codes = groups.flat_map(|(group, scale)| {
             let inverse = scale.inverse();
+            // With the inverse of the scale after it was rounded to f16: the one that every reader
+            // will see.
             group.iter().map(move |&latent| ternary_code(latent, inverse))
         });
         let codes = codes.collect();
@@ -106,7 +108,7 @@ impl GroupedTernary {
         &self.scales
     }
 
-    /// The scales as f16; `None` if one is none, as those of rows are.
+    /// The scales as f16; `None` if one does not fit, as with scales of rows.
     #[expect(clippy::float_cmp, reason = "a scale is an f16 or it is not")]
     pub fn half_scales(&self) -> Option<Vec<f16>> {
         let half = |&scale: &f32| {

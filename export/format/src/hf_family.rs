@@ -20,9 +20,9 @@ pub(crate) struct Family {
     hidden_act: &'static str,
     rope_theta: f64,
     rms_norm_eps: f64,
-    /// As many as query heads where there is no number.
+    /// `None`: as many as query heads.
     num_key_value_heads: Option<usize>,
-    /// The width over the query heads where there is no number.
+    /// `None`: the width divided by the query heads.
     head_dim: Option<usize>,
     max_position_embeddings: usize,
 }
@@ -89,7 +89,7 @@ const FAMILIES: [Family; 6] = [BITNET, LLAMA, MISTRAL, QWEN2, QWEN3, OWN];
 const OWN_KEYS: [&str; 3] = ["sub_norms", "query_key_value_bias", "qk_norm"];
 
 impl Family {
-    /// That of a `config.json`.
+    /// The family of a `config.json`.
     pub(crate) fn of(keys: &Map<String, Value>) -> Result<&'static Self, Refused> {
         let expected = "expected \"bitnet\", \"llama\", \"mistral\", \"qwen2\" or \"qwen3\"";
         let name = keys.get("model_type").and_then(Value::as_str);

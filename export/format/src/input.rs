@@ -45,7 +45,7 @@ pub fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, FormatError> {
 /// The same as text.
 ///
 /// # Errors
-/// Bytes that are no UTF-8, too.
+/// As [`read_bytes`], and bytes that are not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String, FormatError> {
     String::from_utf8(read_bytes(path, limit)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn a_file_that_is_not_regular_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(refused(dir.path()), "is a directory; expected a regular file");
         if cfg!(unix) {

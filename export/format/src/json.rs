@@ -12,7 +12,7 @@ use crate::input::{LARGEST_TEXT, read_bytes};
 /// The object in a file.
 ///
 /// # Errors
-/// When the file is none that can be read, or holds anything else.
+/// When the file cannot be read, or holds anything else.
 pub fn read_object(path: &Path) -> Result<Map<String, Value>, FormatError> {
     refuse(path, FileRole::Json)?;
     object_of(path, &read_bytes(path, LARGEST_TEXT)?)

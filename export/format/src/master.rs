@@ -41,9 +41,12 @@ pub fn keep_codes(latents: &[f32]) -> Master {
     if latents.iter().zip(&nearest).all(|(&w, b)| b.to_f32().to_bits() == w.to_bits()) {
         return Master { values: nearest, adjusted: 0, lost: Vec::new() };
     }
+    // The codes to keep: those of the f32 latents, which training saw.
     let codes = ternary_codes(latents, WeightScale::of_latents(latents));
     let mut values = nearest.clone();
     let mut edges = Edges::around(scale_of(&values));
+    // Corrections move the mean, the mean moves the threshold, and that may ask for other
+    // corrections. Each round starts from the nearest values again, so corrections do not pile up.
     for round in 0..ROUNDS {
         values = nearest.iter().zip(&codes).map(|(&b, &code)| edges.correct(b, code)).collect();
         let next = Edges::around(scale_of(&values));
@@ -66,6 +69,7 @@ fn scale_of(values: &[bf16]) -> WeightScale {
 /// The scales that readers may find where ours is `scale`.
 fn nearby_scales(scale: WeightScale) -> impl Iterator<Item = WeightScale> {
     let bits = scale.multiplier().to_bits();
+    // Neighbouring positive floats have neighbouring bit patterns.
     let around = bits.saturating_sub(SLACK)..=bits.saturating_add(SLACK);
     around.filter_map(|bits| WeightScale::from_stored(f32::from_bits(bits)))
 }
@@ -82,6 +86,7 @@ impl Edges {
     fn around(scale: WeightScale) -> Self {
         let edges = nearby_scales(scale).map(|scale| {
             let is_zero = |value: bf16| ternary_code(value.to_f32(), scale.inverse()) == 0;
+            // Near the threshold; two short walks find the last value that still becomes 0.
             let mut zero = bf16::from_f32(scale.multiplier() / 2.0);
             while !is_zero(zero) {
                 zero = bf16::from_bits(zero.to_bits() - 1);
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bf16_already_stays_whatever_a_reader_makes_of_it() {
+    fn values_that_are_bf16_already_stay_whatever_a_reader_makes_of_them() {
         // 0.5 lies exactly on the threshold of mean 1.
         let latents = [0.5, -0.5, 1.5, -1.5, 0.0, -0.0];
         let master = keep_codes(&latents);

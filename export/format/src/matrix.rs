@@ -81,6 +81,8 @@ fn latents_for_groups(matrix: &GroupedTernary) -> Vec<f32> {
 /// anything else: other magnitudes, only zeros, NaN or infinity. Where no value is 0, such as in
 /// a matrix of one element, both readings agree: the absmean is s.
 pub fn ternary_values(values: &[f32]) -> Option<(Vec<i8>, WeightScale)> {
+    // The first value that is not 0 fixes s; a single other magnitude proves that these are
+    // latents.
     let magnitude = values.iter().find(|&&value| value != 0.0)?.abs();
     let scale = WeightScale::from_stored(magnitude)?;
     let code = |value: &f32| match value.abs().to_bits() {
@@ -110,9 +112,11 @@ pub fn latents_for(codes: &[i8], scale: WeightScale) -> Vec<f32> {
     }
     let mean = scale.multiplier().max(SCALE_EPS);
     let mark = if zeros == 0 { 0.0 } else { mean * MARK };
+    // absmean divides by all n, zeros included: `v · (n - z) + mark = mean · n`.
     let sum = f64::from(mean) * codes.len() as f64 - f64::from(mark);
     let nearest = ((sum / (codes.len() - zeros) as f64) as f32).min(f32::MAX);
     let gives_scale = |&v: &f32| WeightScale::of_latents(&spread(codes, v, mark)) == scale;
+    // Rounding v may move the mean by one ulp; one of the neighbours usually gives it exactly.
     let nearby = [nearest, nearest.next_down(), nearest.next_up()];
     spread(codes, nearby.into_iter().find(gives_scale).unwrap_or(nearest), mark)
 }

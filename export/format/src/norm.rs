@@ -14,6 +14,14 @@ const ACCUMULATORS: usize = 4;
 /// `Σ a·b` over two rows of one length in the fixed order.
 #[inline(always)]
 fn fixed_order_sum(a: &[f32], b: &[f32]) -> f32 {
+    // The order, for a row of 43 values:
+    //
+    //    sums[0]   x0 … x7   + x32 … x39     four vectors at a time, the rest into the first
+    //    sums[1]   x8 … x15
+    //    sums[2]   x16 … x23
+    //    sums[3]   x24 … x31
+    //    tail      x40 + x41 + x42
+    //    then sums[0] + sums[1] + sums[2] + sums[3] lane by lane, then tail + lane 0 + lane 1 + …
     let mut sums = [[0.0f32; LANES]; ACCUMULATORS];
     let (a_whole, a_rest) = a.as_chunks::<{ LANES * ACCUMULATORS }>();
     let (b_whole, b_rest) = b.as_chunks::<{ LANES * ACCUMULATORS }>();

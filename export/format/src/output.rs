@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_result_is_kept() {
+    fn files_that_are_not_results_are_kept() {
         let place = Place::new();
         place.model("notes");
         fs_err::write(place.path("notes/notes.txt"), "mine").unwrap();

@@ -120,6 +120,7 @@ impl PackedTernary {
     /// Writes the codes of one row `[K]`.
     pub fn row_codes(&self, row: usize, codes: &mut [i8]) {
         assert!(row < self.rows && codes.len() == self.columns, "a row of this matrix");
+        // Rows of a quarter share a field of every byte: row r is in field r / R of byte row r % R.
         let (quarter, byte_row) = (row / (self.rows / 4), row % (self.rows / 4));
         let bytes = &self.bytes[byte_row * self.columns..][..self.columns];
         for (code, byte) in codes.iter_mut().zip(bytes) {

@@ -54,7 +54,7 @@ struct ControlGroup {
     path: PathBuf,
     limit: &'static str,
     used: &'static str,
-    /// Of `memory.stat`: file cache that makes room.
+    /// The key in `memory.stat` of file cache that makes room.
     cache: &'static str,
 }
 

@@ -54,6 +54,7 @@ impl ActivationScale {
 
     /// The scale for a row whose largest magnitude is known.
     pub fn from_absmax(absmax: f32) -> Self {
+        // Two roundings, because torch computes `127 / tensor` as a reciprocal and a product.
         Self(1.0 / absmax.max(SCALE_EPS) * 127.0)
     }
 
@@ -97,12 +98,15 @@ impl Absmean {
     /// Adds the next latents.
     ///
     /// # Panics
-    /// When a piece before the last was no multiple of 16.
+    /// When a piece before the last was not a multiple of 16.
     pub fn add(&mut self, latents: &[f32]) {
+        // A latent's lane is its index modulo 16; a piece that ended elsewhere would shift all
+        // after it.
         assert!(self.count.is_multiple_of(Self::LANES), "only the last piece may have a rest");
         self.count += latents.len();
         let (whole, rest) = latents.as_chunks::<{ Self::LANES }>();
         for chunk in whole {
+            // f64 lanes: the mean of a billion values has no error that rounding to f32 would show.
             for (lane, &w) in self.lanes.iter_mut().zip(chunk) {
                 *lane += f64::from(w.abs());
             }

@@ -122,7 +122,7 @@ fn overview(model: &StoredModel) -> Map<String, Value> {
     all
 }
 
-/// What is hardly meant in a model that was read, a sentence each: tensors of nothing but zeros
+/// Suspicious findings in a model that was read, a sentence each: tensors of zeros only
 /// (`zeros` are their names), and files that no index lists.
 pub fn reading_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
     let more = zeros.len().saturating_sub(1);
@@ -138,7 +138,7 @@ pub fn reading_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
     zero.into_iter().chain(unread).collect()
 }
 
-/// Tensors of nothing but zeros, and files that belong to no tensor.
+/// Tensors that are all zeros, and files that belong to no tensor.
 fn content_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
     let zero = zeros.iter().map(|name| format!("{name} holds nothing but zeros"));
     let unread = model.unread_files().into_iter();
@@ -155,7 +155,7 @@ pub fn compatibility_warnings(model: &StoredModel) -> Vec<String> {
         {
             all.push(folder_warning(folder.form()).to_owned());
         }
-        // A dense model has none; another quantiser is said with itself.
+        // Dense models have none; those of other quantisers are added below.
         StoredModel::Folder(_) => {}
         StoredModel::Gguf(gguf) => gguf_warnings(gguf, &mut all),
     }

@@ -37,7 +37,7 @@ impl RopeFrequencies {
         Self { frequencies, attention_factor: 1.0, dynamic: None }
     }
 
-    /// Those of a model, scaled as its config says.
+    /// The frequencies of a model, scaled as its config says.
     pub fn of(spec: &ModelSpec) -> Self {
         let Some(scaling) = &spec.rope_scaling else {
             return Self::new(spec.rope_theta, spec.head_dim);
@@ -55,10 +55,10 @@ impl RopeFrequencies {
         self.dynamic.is_some()
     }
 
-    /// Those of a sequence of so many tokens, which count for all of its positions.
+    /// The frequencies of a sequence of `n` tokens; they hold for all of its positions.
     ///
-    /// As in transformers, a token that is generated turns by the frequencies of the sequence up to it,
-    /// and keys that were cached before stay as they were turned.
+    /// As in transformers, a generated token is rotated by the frequencies of the sequence up to it,
+    /// and keys that were cached before keep their rotation.
     pub fn for_length(&self, tokens: usize) -> Cow<'_, Self> {
         match &self.dynamic {
             Some((scaling, shape)) if tokens > shape.context => {
@@ -98,6 +98,8 @@ impl RopeFrequencies {
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], direction: f32) {
+    // Component j is paired with j + D/2 (Hugging Face), not with its neighbour (llama.cpp's other
+    // form).
     let (low, high) = head.split_at_mut(cosines.len());
     for (((low, high), cos), sin) in low.iter_mut().zip(high).zip(cosines).zip(sines) {
         let sin = direction * sin;
@@ -107,6 +109,7 @@ pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], direction: f32) 
 
 /// Cosine and sine of an f32 angle, correctly rounded: computed in f64 and rounded once.
 fn cos_sin(angle: f32) -> (f32, f32) {
+    // The error of f64 is far below half an ulp of f32, so every platform rounds to the same value.
     let (sin, cos) = f64::from(angle).sin_cos();
     (cos as f32, sin as f32)
 }

@@ -204,6 +204,11 @@ fn llama3(frequency: f32, [factor, low, high]: [f64; 3], original: f64) -> f32 {
     let factor32 = factor as f32;
     // torch divides a number by a tensor as its reciprocal times the number.
     let wave = (1.0 / frequency) * (2.0 * std::f64::consts::PI) as f32;
+    // Three ranges of wavelengths, against the context the model was made for:
+    //
+    //    short (many turns in it)    frequency                    unchanged
+    //    between                     a mix of both, by `smooth`
+    //    long (not one turn)         frequency / factor           as with linear scaling
     let is_long = wave > (original / low) as f32;
     let divided = if is_long { frequency / factor32 } else { frequency };
     if wave < (original / high) as f32 || is_long {

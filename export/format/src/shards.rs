@@ -29,6 +29,8 @@ impl TensorFile {
         let files = shards.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         let mut all = Self::empty(index);
         for (file, shard) in files.into_iter().zip(shards.keys()) {
+            // One direction was checked when the shard was opened (listed, but not there), this is
+            // the other.
             refuse_unlisted(index, &file, shard, &weight_map)?;
             all.append(file);
         }
@@ -90,6 +92,8 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, FormatError> {
     let text = read_bytes(path, LARGEST_TEXT)?;
     let Index { weight_map: OrderedMap(pairs) } = serde_json::from_slice(&text)
         .map_err(|error| FormatError::config(path, "", error.to_string()))?;
+    // A plain map would keep the last of two equal names, and a shard would be read that nobody
+    // checked.
     check_names(pairs.iter().map(|(name, _)| name.as_str()))
         .map_err(|what| FormatError::container(path, what))?;
     if let Some((tensor, file)) = pairs.iter().find(|(_, file)| !is_shard_name(file)) {

@@ -54,7 +54,7 @@ pub struct ModelSpec {
     pub rope_scaling: Option<RopeScaling>,
     /// Whether the projections to queries, keys and values have biases (Qwen2).
     pub attention_bias: bool,
-    /// Whether the queries and the keys of each head are normalised before they are turned (Qwen3).
+    /// Whether the queries and the keys of each head are normalised before they are rotated (Qwen3).
     pub qk_norm: bool,
     /// Added to the mean square in every `RMSNorm`.
     pub rms_norm_eps: f64,
@@ -339,7 +339,7 @@ impl ModelSpec {
 }
 
 impl ModelSpec {
-    /// Columns that share a scale in a ternary matrix of so many; `None` for one scale a matrix.
+    /// Columns that share a scale in a ternary matrix of `columns`; `None` for one scale a matrix.
     pub fn group_width(&self, columns: usize) -> Option<usize> {
         self.quantiser.group.width(columns)
     }

@@ -44,6 +44,7 @@ impl StagedDir {
         if let Some(parent) = target.parent() {
             fs_err::create_dir_all(parent)?;
         }
+        // A leftover under this name is of an earlier process with the same id, and is gone.
         remove_any(&staged)?;
         fs_err::create_dir(&staged)?;
         Ok(Self { staged, target: target.to_owned(), on_existing, published: false })
@@ -57,6 +58,7 @@ impl StagedDir {
     /// Flushes every file and gives the directory its final name.
     pub fn publish(mut self) -> Result<(), FormatError> {
         sync_tree(&self.staged)?;
+        // Asked again: something may have appeared while the content was being written.
         refuse_existing(&self.target, self.on_existing)?;
         // A directory cannot be renamed onto a full one: step the old one aside first.
         let old = self.staged.with_added_extension("old");
@@ -65,6 +67,7 @@ impl StagedDir {
             fs_err::rename(&self.target, &old)?;
         }
         if let Err(error) = fs_err::rename(&self.staged, &self.target) {
+            // The old version gets its name back.
             if had_old {
                 fs_err::rename(&old, &self.target)?;
             }

@@ -62,6 +62,8 @@ impl TensorFile {
         let path = file.path().to_owned();
         let broken = |what: String| FormatError::container(&path, what);
         let (header_len, header) = read_header(&file)?;
+        // The header must account for every byte of data: a file that was cut, or has something
+        // hidden behind its tensors, is refused here. After this no read can leave the file.
         let data = file.len() - header_len;
         if data != header.data_len() as u64 {
             let described = header.data_len();
@@ -78,6 +80,8 @@ impl TensorFile {
                 FormatError::tensor(&path, name, what)
             })?;
             let (start, end) = info.data_offsets;
+            // Offsets in a header count from the end of the header; here they count from the start
+            // of the file.
             let bytes = header_len + start as u64..header_len + end as u64;
             let tensor = StoredTensor { dtype, shape: info.shape.clone(), file: 0, bytes };
             tensors.insert(name.clone(), tensor);
@@ -99,6 +103,7 @@ impl TensorFile {
         self.files.extend(shard.files);
         self.names.extend(shard.names);
         self.tensors.extend(shard.tensors.into_iter().map(|(name, mut tensor)| {
+            // Shards are numbered in the order in which they are added.
             tensor.file += first;
             (name, tensor)
         }));
@@ -238,6 +243,7 @@ impl TensorFile {
 
 /// Where some rows of a tensor lie, a row being what the first index picks.
 fn bytes_of_rows(tensor: &StoredTensor, shape: &[usize], rows: Range<usize>) -> Range<u64> {
+    // Row-major: rows that follow each other are one range of bytes.
     let width = shape.iter().skip(1).product::<usize>() as u64;
     let at = |row: usize| {
         let bytes = tensor.dtype.bytes_of(row as u64 * width, 1);

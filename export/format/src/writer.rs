@@ -51,7 +51,7 @@ impl TensorWriter {
     /// Creates the file with its header; its tensors follow in any order.
     ///
     /// # Panics
-    /// If a name occurs twice or a type is none of safetensors.
+    /// If a name occurs twice or safetensors has no such type.
     pub fn create(path: &Path, tensors: Vec<TensorPlan>) -> Result<Self, FormatError> {
         Self::create_with(path, tensors, &[])
     }

@@ -51,16 +51,16 @@ impl Layer {
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let (values, stride, columns) = (&self.dy[..], out, self.width);
         let (layout, scale) = (OperandLayout::KInner, Scale::Each(&self.weight_scales));
-        let left = MatrixA { values, layout, stride, first: 0, scale };
+        let a = MatrixA { values, layout, stride, first: 0, scale };
         let size = Size { rows: tokens, depth: out, columns };
-        let (right, start) = (MatrixB::Codes(&self.weights), Instant::now());
-        float_product(self.kernel, operands, size, left, right, false, dx);
+        let (b, start) = (MatrixB::Codes(&self.weights), Instant::now());
+        float_product(self.kernel, operands, size, a, b, false, dx);
         let input = start.elapsed().as_secs_f64();
         let (layout, scale) = (OperandLayout::KOuter, Scale::Each(&self.inverse_scales));
-        let left = MatrixA { values, layout, stride, first: 0, scale };
+        let a = MatrixA { values, layout, stride, first: 0, scale };
         let size = Size { rows: out, depth: tokens, columns };
-        let (right, start) = (MatrixB::Codes(&self.activations), Instant::now());
-        float_product(self.kernel, operands, size, left, right, false, dw);
+        let (b, start) = (MatrixB::Codes(&self.activations), Instant::now());
+        float_product(self.kernel, operands, size, a, b, false, dw);
         [input, start.elapsed().as_secs_f64()]
     }
 

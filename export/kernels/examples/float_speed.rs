@@ -16,18 +16,18 @@ const REPEATS: usize = 20;
 struct Case {
     name: &'static str,
     size: Size,
-    left: OperandLayout,
+    a: OperandLayout,
     /// `None`: codes.
-    right: Option<OperandLayout>,
+    b: Option<OperandLayout>,
 }
 
 const fn case(
     name: &'static str,
     [rows, depth, columns]: [usize; 3],
-    left: OperandLayout,
-    right: Option<OperandLayout>,
+    a: OperandLayout,
+    b: Option<OperandLayout>,
 ) -> Case {
-    Case { name, size: Size { rows, depth, columns }, left, right }
+    Case { name, size: Size { rows, depth, columns }, a, b }
 }
 
 const CASES: [Case; 8] = [
@@ -48,15 +48,14 @@ fn seconds(kernel: Kernel, operands: Operands, case: &Case) -> f64 {
     };
     let (values, floats) = (noise(rows * depth), noise(depth * columns));
     let codes: Vec<i8> = (0..depth * columns).map(|i| (i * 31 % 255) as u8 as i8).collect();
-    let stride = if case.left == OperandLayout::KInner { depth } else { rows };
-    let (layout, scale) = (case.left, Scale::All(1.0));
-    let left = MatrixA { values: &values, layout, stride, first: 0, scale };
-    let right =
-        case.right.map_or(MatrixB::Codes(&codes), |layout| MatrixB::Floats(&floats, layout));
+    let stride = if case.a == OperandLayout::KInner { depth } else { rows };
+    let (layout, scale) = (case.a, Scale::All(1.0));
+    let a = MatrixA { values: &values, layout, stride, first: 0, scale };
+    let b = case.b.map_or(MatrixB::Codes(&codes), |layout| MatrixB::Floats(&floats, layout));
     let mut out = vec![0.0; rows * columns];
     let mut once = || {
         let start = Instant::now();
-        float_product(kernel, operands, case.size, left, right, false, &mut out);
+        float_product(kernel, operands, case.size, a, b, false, &mut out);
         start.elapsed().as_secs_f64()
     };
     (0..REPEATS).map(|_| once()).fold(f64::INFINITY, f64::min)

@@ -96,6 +96,8 @@ impl Activations {
         self.scales.clear();
         for (token, codes) in self.codes.chunks_exact_mut(chunks).enumerate() {
             let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
+            // Kernels run over whole chunks. A padded code of 0 adds nothing, whatever the weights
+            // there are.
             padding.fill(0);
             self.scales.push(fill(token, codes));
         }
@@ -110,11 +112,12 @@ impl Activations {
         let tokens = self.codes.chunks_exact(self.chunks);
         for (codes, sums) in tokens.zip(self.block_sums.chunks_exact_mut(blocks)) {
             kernel.dispatch(BlockSums { codes, sums: &mut *sums });
+            // Both kinds of sums come from one pass: groups need those of blocks, rows the whole.
             self.sums.push(sums.iter().sum());
         }
     }
 
-    /// Tokens from their parts: codes `[T, chunks]` with zeros behind the columns, their sums and scales.
+    /// Tokens from their parts: codes `[T, chunks]` with zeros after the columns, their sums and scales.
     /// They meet matrices with one scale a row only.
     pub(crate) fn from_parts(
         columns: usize,

@@ -54,7 +54,7 @@ impl Lanes for __m512i {
     }
 
     #[inline(always)]
-    unsafe fn spread(codes: [i8; 4]) -> Self {
+    unsafe fn broadcast(codes: [i8; 4]) -> Self {
         // SAFETY: AVX-512, says the caller.
         unsafe { _mm512_set1_epi32(i32::from_ne_bytes(codes.map(i8::cast_unsigned))) }
     }
@@ -131,7 +131,7 @@ impl FloatLanes for __m512 {
     }
 
     #[inline(always)]
-    unsafe fn spread(word: u32) -> Self {
+    unsafe fn broadcast(word: u32) -> Self {
         // SAFETY: AVX-512, says the caller.
         unsafe { _mm512_set1_ps(f32::from_bits(word)) }
     }
@@ -169,7 +169,7 @@ impl FloatLanes for Bf16Pairs {
     }
 
     #[inline(always)]
-    unsafe fn spread(word: u32) -> Self {
+    unsafe fn broadcast(word: u32) -> Self {
         // SAFETY: AVX-512, says the caller.
         unsafe { Self(_mm512_castsi512_ps(_mm512_set1_epi32(word.cast_signed()))) }
     }

@@ -38,7 +38,7 @@ impl Lanes for __m256i {
     }
 
     #[inline(always)]
-    unsafe fn spread(codes: [i8; 4]) -> Self {
+    unsafe fn broadcast(codes: [i8; 4]) -> Self {
         // SAFETY: AVX, says the caller.
         unsafe { _mm256_set1_epi32(i32::from_ne_bytes(codes.map(i8::cast_unsigned))) }
     }

@@ -50,7 +50,7 @@ impl DenseMatrix {
     /// a row of which is unpacked when it is used.
     ///
     /// # Panics
-    /// If `dtype` is no float type, or a row does not fill whole blocks.
+    /// If `dtype` is not a float type, or a row does not fill whole blocks.
     pub fn empty(columns: usize, dtype: DType) -> Self {
         assert!(columns > 0, "a matrix has columns");
         let values = match dtype {
@@ -86,7 +86,7 @@ impl DenseMatrix {
     /// Appends rows as the blocks they are stored in.
     ///
     /// # Errors
-    /// When the bytes are no such blocks.
+    /// When the bytes are not valid blocks.
     ///
     /// # Panics
     /// If this matrix holds no blocks.
@@ -184,6 +184,7 @@ impl DenseMatrix {
         let (tokens, width) = (x.len() / self.columns, rows.len());
         assert_eq!(out.len(), tokens * width, "one place for each token and row");
         let values = &values[rows.start * self.columns..rows.end * self.columns];
+        // Rows outside: a weight is read from memory once and meets all tokens.
         for (row, w) in values.chunks_exact(self.columns).enumerate() {
             for (token, x) in x.chunks_exact(self.columns).enumerate() {
                 out[token * width + row] = dot(w, x);

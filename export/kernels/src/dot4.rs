@@ -23,6 +23,7 @@
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
 use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
+use crate::prefetch::prefetch_after;
 use crate::reference::chunks_of;
 
 /// A vector of bytes, seen as 32-bit lanes that belong to a row each.
@@ -41,7 +42,7 @@ pub(crate) trait Lanes: Copy {
     /// The first bytes of `bytes`.
     unsafe fn load(bytes: &[u8]) -> Self;
     /// Four codes in every lane.
-    unsafe fn spread(codes: [i8; 4]) -> Self;
+    unsafe fn broadcast(codes: [i8; 4]) -> Self;
     unsafe fn and(self, mask: u8) -> Self;
     /// Every byte shifted right by `2 · F` bits; what comes in from above may be anything.
     unsafe fn shifted<const F: usize>(self) -> Self;
@@ -89,17 +90,22 @@ unsafe fn one_token<L: Lanes, const V: usize, const U: usize>(
 ) {
     // SAFETY: the caller has the instructions of `L`.
     unsafe {
+        // Fields 0 and 2 into `ones`, 1 and 3 into `fours`; U independent chains of additions per
+        // vector, because one product takes several cycles and the next into the same sum must wait
+        // for it.
         let mut ones = [[L::zero(); V]; U];
         let mut fours = ones;
         let ((pairs, pairs_rest), (xs, xs_rest)) = (pair.as_chunks::<U>(), token.as_chunks::<U>());
         for (chunks, xs) in pairs.iter().zip(xs) {
             for i in 0..U {
+                prefetch_after(&chunks[i]);
                 add_chunk(&chunks[i], &xs[i], &mut ones[i], &mut fours[i]);
             }
         }
         for (chunk, x) in pairs_rest.iter().zip(xs_rest) {
             add_chunk(chunk, x, &mut ones[0], &mut fours[0]);
         }
+        // The sums are integers, so adding the chains in any order gives the same bits.
         for (v, sums) in sums.chunks_exact_mut(ROWS_PER_PAIR / V).enumerate() {
             let mut total = L::zero();
             for i in 0..U {
@@ -122,9 +128,13 @@ unsafe fn add_chunk<L: Lanes, const V: usize>(
     // SAFETY: the caller has the instructions of `L`.
     unsafe {
         let x = x.as_chunks::<4>().0;
-        let x = [L::spread(x[0]), L::spread(x[1]), L::spread(x[2]), L::spread(x[3])];
+        let x = [L::broadcast(x[0]), L::broadcast(x[1]), L::broadcast(x[2]), L::broadcast(x[3])];
         for v in 0..V {
             let line = L::load(&chunk.0[v * L::BYTES..]);
+            // Shifting once by four bits brings fields 2 and 3 to where 0 and 1 were:
+            //
+            //    byte   [ f3 f2 f1 f0 ]      & 0x03 → f0      & 0x0c → 4 · f1
+            //    >> 4   [  .  . f3 f2 ]      & 0x03 → f2      & 0x0c → 4 · f3
             let upper = line.shifted::<2>();
             ones[v] = ones[v].add_products(line.and(0x03), x[0]);
             fours[v] = fours[v].add_products(line.and(0x0c), x[1]);
@@ -148,6 +158,7 @@ unsafe fn many_tokens<L: Lanes, const V: usize>(
         let tokens = tokens.behind(tile * L::TOKENS, 0);
         // SAFETY: the caller has the instructions of `L`.
         unsafe {
+            // A constant number of tokens keeps all sums in registers; the last tile has fewer.
             match sums.len() {
                 8 => tile_of::<L, V, 8>(pair, tokens, sums),
                 7 => tile_of::<L, V, 7>(pair, tokens, sums),
@@ -205,6 +216,8 @@ unsafe fn products<L: Lanes, const V: usize, const T: usize>(
     unsafe {
         let mut totals = [[L::zero(); V]; T];
         for (c, chunk) in pair.iter().enumerate() {
+            // A line is loaded once and meets all T tokens, field after field: unpacking costs the
+            // same for one token as for eight.
             let mut lines = [L::zero(); V];
             for (v, line) in lines.iter_mut().enumerate() {
                 *line = L::load(&chunk.0[(first + v) * L::BYTES..]);
@@ -234,7 +247,7 @@ unsafe fn add_field<L: Lanes, const V: usize, const T: usize, const F: usize>(
             *u = u.shifted::<F>().and(0x03);
         }
         for t in 0..T {
-            let x = L::spread(rows[t][c].as_chunks::<4>().0[F]);
+            let x = L::broadcast(rows[t][c].as_chunks::<4>().0[F]);
             for v in 0..V {
                 totals[t][v] = totals[t][v].add_products(u[v], x);
             }
@@ -291,6 +304,7 @@ unsafe fn wide_products<L: Lanes, const V: usize, const T: usize, const U: usize
     unsafe {
         let mut totals = [[[L::zero(); V]; U]; T];
         // Every row is as long as the panel: the compiler sees that no index needs a check.
+        // U lines side by side hide the latency of the product where a token is alone.
         let (mut k, last) = (0, panel.len());
         while U > 1 && k + U <= last {
             for i in 0..U {
@@ -309,6 +323,8 @@ unsafe fn wide_products<L: Lanes, const V: usize, const T: usize, const U: usize
                 }
                 total.store(places);
             }
+            // Arm has only signed products: `u` was flipped to `u - 128` there, and `128 · Σ q`
+            // comes back here.
             if L::WIDE_OFFSET != 0 {
                 let codes: i32 = row.as_flattened().iter().map(|&code| i32::from(code)).sum();
                 for sum in sums.iter_mut() {
@@ -333,12 +349,15 @@ unsafe fn add_line<L: Lanes, const V: usize, const U: usize, const T: usize>(
 ) {
     // SAFETY: the caller has the instructions of `L`.
     unsafe {
+        if T == 1 {
+            prefetch_after(line);
+        }
         let mut u = [L::zero(); V];
         for (v, u) in u.iter_mut().enumerate() {
             *u = L::load(&line.0[v * L::BYTES..]);
         }
         for t in 0..T {
-            let x = L::spread(rows[t][k]);
+            let x = L::broadcast(rows[t][k]);
             for v in 0..V {
                 totals[t][i][v] = totals[t][i][v].add_wide_products(u[v], x);
             }

@@ -35,11 +35,11 @@ impl PackedB {
         operands: Operands,
         depth: usize,
         columns: usize,
-        right: MatrixB,
+        b: MatrixB,
     ) -> Self {
         let format = WordFormat::new(kernel.multiplies_bf16(), operands);
         let size = Size { rows: 0, depth, columns };
-        check_right(format, size, right);
+        check_b(format, size, b);
         let panels = panels(columns);
         let width: usize = panels.iter().map(|columns| columns.width).sum();
         let length = blocks(format, depth).map(|block| block.steps(format) * width).sum();
@@ -49,7 +49,7 @@ impl PackedB {
             for &columns in &panels {
                 let panel;
                 (panel, rest) = rest.split_at_mut(block.steps(format) * columns.width);
-                kernel.packed(PackB { format, size, right, block, columns, panel });
+                kernel.packed(PackB { format, size, b, block, columns, panel });
             }
         }
         Self { format, depth, columns, words }
@@ -60,6 +60,8 @@ impl PackedB {
         let steps = block.steps(self.format);
         let width = panels(self.columns).iter().map(|columns| columns.width).sum::<usize>();
         // Every block but the last is whole, and so is every panel but the last.
+        // Whole panels before this one are `steps` long and together `columns[0].first` columns
+        // wide.
         let before = block.first * self.format.width() * width + steps * columns[0].first;
         &self.words[before..][..columns.iter().map(|columns| steps * columns.width).sum()]
     }
@@ -81,21 +83,29 @@ pub fn float_product(
     kernel: Kernel,
     operands: Operands,
     size: Size,
-    left: MatrixA,
-    right: MatrixB,
+    a: MatrixA,
+    b: MatrixB,
     add: bool,
     out: &mut [f32],
 ) {
     let format = WordFormat::new(kernel.multiplies_bf16(), operands);
-    check(size, left, out.len());
-    check_right(format, size, right);
+    check(size, a, out.len());
+    check_b(format, size, b);
     if size.depth == 0 && !add {
         out.fill(0.0);
     }
-    let product = Product { kernel, format, size, left, right };
+    let product = Product { kernel, format, size, a, b };
     let columns = panels(size.columns);
     SCRATCH.with_borrow_mut(|scratch| {
+        // Every output adds k = 0, 1, 2, … in this order, whatever the panels and groups are: the
+        // blocks are the outermost loop, and `out` carries the sums from one block to the next.
+        //
+        //    for block of K          256 words: strips and panels fit the caches
+        //      for 15 panels of B    packed once, used by all rows
+        //        for 128 rows of A   packed once, used by all 15 panels
+        //          tile 8 x 48
         for block in blocks(format, size.depth) {
+            // A fresh block starts its sums at 0 and does not read `out`, which may hold anything.
             let block = KBlock { fresh: block.fresh && !add, ..block };
             for columns in columns.chunks(PANELS) {
                 product.some_columns(block, columns, scratch, out);
@@ -121,8 +131,8 @@ struct Product<'a> {
     kernel: Kernel,
     format: WordFormat,
     size: Size,
-    left: MatrixA<'a>,
-    right: MatrixB<'a>,
+    a: MatrixA<'a>,
+    b: MatrixB<'a>,
 }
 
 impl Product<'_> {
@@ -134,10 +144,10 @@ impl Product<'_> {
         scratch: &mut Scratch,
         out: &mut [f32],
     ) {
-        let Self { kernel, format, size, left, right } = self;
+        let Self { kernel, format, size, a, b } = self;
         let Scratch { strips, panels } = scratch;
         let steps = block.steps(format);
-        let panels = if let MatrixB::PackedB(packed) = right {
+        let panels = if let MatrixB::PackedB(packed) = b {
             packed.panels(block, columns)
         } else {
             let panels =
@@ -146,7 +156,7 @@ impl Product<'_> {
             for &columns in columns {
                 let panel;
                 (panel, rest) = rest.split_at_mut(steps * columns.width);
-                kernel.packed(PackB { format, size, right, block, columns, panel });
+                kernel.packed(PackB { format, size, b, block, columns, panel });
             }
             panels
         };
@@ -154,7 +164,7 @@ impl Product<'_> {
             let first = group * GROUP;
             let rows = first..size.rows.min(first + GROUP);
             let strips = scratch_words(strips, rows.len().div_ceil(ROWS) * block.strip(format));
-            kernel.packed(PackA { format, left, block, rows, strips });
+            kernel.packed(PackA { format, a, block, rows, strips });
             let mut rest = panels;
             for &columns in columns {
                 let panel;
@@ -174,7 +184,7 @@ impl Product<'_> {
         out: &mut [f32],
     ) {
         let PanelColumns { first, count, width } = columns;
-        let (by_rows, pairs) = (self.left.layout == OperandLayout::KInner, self.format.pairs());
+        let (by_rows, pairs) = (self.a.layout == OperandLayout::KInner, self.format.pairs());
         let (length, stride) = (block.steps(self.format) * ROWS, self.size.columns);
         let rows = out.chunks_mut(ROWS * stride);
         for (strip, out) in strips.chunks_exact(block.strip(self.format)).zip(rows) {
@@ -184,6 +194,8 @@ impl Product<'_> {
                 self.kernel.float_tile(tile, &mut out[first..], stride);
                 continue;
             }
+            // Tiles at the edge: fewer rows or columns than a whole one. They are computed in a
+            // whole tile aside, so the kernel needs no case for them.
             let mut sums = [0.0; ROWS * PANEL];
             for (sums, out) in sums.chunks_exact_mut(PANEL).zip(out.chunks_exact(stride)) {
                 sums[..count].copy_from_slice(&out[first..first + count]);
@@ -204,23 +216,23 @@ fn scratch_words(words: &mut Vec<u32>, count: usize) -> &mut [u32] {
     &mut words[..count]
 }
 
-fn check(size: Size, left: MatrixA, places: usize) {
+fn check(size: Size, a: MatrixA, places: usize) {
     let Size { rows, depth, columns } = size;
-    let held = match left.layout {
-        OperandLayout::KInner => rows <= 1 || left.stride >= depth,
-        OperandLayout::KOuter => left.first + rows <= left.stride,
+    let held = match a.layout {
+        OperandLayout::KInner => rows <= 1 || a.stride >= depth,
+        OperandLayout::KOuter => a.first + rows <= a.stride,
     };
-    let outer = if left.layout == OperandLayout::KInner { rows } else { depth };
-    let inner = if left.layout == OperandLayout::KInner { depth } else { left.first + rows };
-    assert!(held && (outer == 0 || left.values.len() >= (outer - 1) * left.stride + inner));
+    let outer = if a.layout == OperandLayout::KInner { rows } else { depth };
+    let inner = if a.layout == OperandLayout::KInner { depth } else { a.first + rows };
+    assert!(held && (outer == 0 || a.values.len() >= (outer - 1) * a.stride + inner));
     assert_eq!(places, rows * columns, "a place for each product");
-    if let Scale::Each(factors) = left.scale {
+    if let Scale::Each(factors) = a.scale {
         assert_eq!(factors.len(), depth, "a factor for each place of the reduction");
     }
 }
 
-fn check_right(format: WordFormat, size: Size, right: MatrixB) {
-    let values = match right {
+fn check_b(format: WordFormat, size: Size, b: MatrixB) {
+    let values = match b {
         MatrixB::Codes(codes) => codes.len(),
         MatrixB::Floats(values, _) => values.len(),
         MatrixB::PackedB(packed) => {
@@ -229,7 +241,7 @@ fn check_right(format: WordFormat, size: Size, right: MatrixB) {
             return;
         }
     };
-    assert_eq!(values, size.depth * size.columns, "a right operand of this size");
+    assert_eq!(values, size.depth * size.columns, "a B of this size");
 }
 
 /// Panels of 48 columns; a rest of up to 64 as two of up to 32, so that none is narrow.

@@ -19,6 +19,7 @@ use std::arch::x86_64::{
 use crate::float_codes::{RowValues, TokenFloats};
 use crate::float_tile::FloatLanes;
 use crate::layout::{PairChunk, ROWS_PER_PAIR};
+use crate::prefetch::prefetch_after;
 use crate::{avx2, avx512};
 
 /// Floats that two bits of each row's lane stand for.
@@ -123,7 +124,7 @@ unsafe fn part<F: CodeLanes, const T: usize, const V: usize>(
     unsafe {
         let low = two_bytes::<F, T, V, 0>(block, x, row);
         let high = two_bytes::<F, T, V, 2>(block, x, row);
-        let one = F::spread(1f32.to_bits());
+        let one = F::broadcast(1f32.to_bits());
         for t in 0..T {
             for v in 0..V {
                 // A product with 1 is exact: this is a sum.
@@ -146,18 +147,21 @@ unsafe fn two_bytes<F: CodeLanes, const T: usize, const V: usize, const BYTE: us
 ) -> [[F; V]; T] {
     // SAFETY: the caller has the instructions of `F`.
     unsafe {
-        let mut totals = [[[F::spread(0); V]; T]; 2];
+        let mut totals = [[[F::broadcast(0); V]; T]; 2];
         for (index, chunk) in block.iter().enumerate() {
+            if T == 1 && BYTE == 0 {
+                prefetch_after(chunk);
+            }
             let bytes = &chunk.0[4 * row..][..4 * V * F::LANES];
             for field in 0..4 {
                 for (byte, totals) in (BYTE..).zip(&mut totals) {
                     let shift = (8 * byte + 2 * field) as i32;
-                    let mut codes = [F::spread(0); V];
+                    let mut codes = [F::broadcast(0); V];
                     for (v, codes) in codes.iter_mut().enumerate() {
                         *codes = F::codes(&bytes[4 * v * F::LANES..], shift);
                     }
                     for (t, totals) in totals.iter_mut().enumerate() {
-                        let x = F::spread(x[t][index][4 * field + byte].to_bits());
+                        let x = F::broadcast(x[t][index][4 * field + byte].to_bits());
                         for (total, codes) in totals.iter_mut().zip(codes) {
                             *total = total.add_product(codes, x);
                         }
@@ -165,7 +169,7 @@ unsafe fn two_bytes<F: CodeLanes, const T: usize, const V: usize, const BYTE: us
                 }
             }
         }
-        let ([mut low, high], one) = (totals, F::spread(1f32.to_bits()));
+        let ([mut low, high], one) = (totals, F::broadcast(1f32.to_bits()));
         for (low, high) in low.as_flattened_mut().iter_mut().zip(high.as_flattened()) {
             *low = low.add_product(*high, one);
         }

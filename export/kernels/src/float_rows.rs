@@ -10,7 +10,7 @@ impl TernaryPanels {
     /// A matrix with a scale for each row, from some of its rows after the other.
     ///
     /// # Panics
-    /// If a scale is none of a row, or a code is none in {-1, 0, +1}.
+    /// If a scale is not positive, or a code is not in {-1, 0, +1}.
     pub fn of_rows(parts: &[GroupedTernary]) -> Self {
         let columns = parts.first().map_or(0, GroupedTernary::columns);
         let scales = parts.iter().flat_map(GroupedTernary::scales);

@@ -18,7 +18,7 @@ pub(crate) trait FloatLanes: Copy {
     /// The first of `words`.
     unsafe fn words(words: &[u32]) -> Self;
     /// One word in every lane.
-    unsafe fn spread(word: u32) -> Self;
+    unsafe fn broadcast(word: u32) -> Self;
     /// `self` and the products of the values of two words, each rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// To the first places of `sums`.
@@ -63,7 +63,13 @@ unsafe fn part<F: FloatLanes, const R: usize, const V: usize, const BY_ROWS: boo
     const STRIP: usize = LINE * ROWS;
     // SAFETY: the caller has the instructions of `F`.
     unsafe {
-        let mut totals = [[F::spread(0); V]; R];
+        // R · V sums stay in registers over the whole block; a step loads V vectors of B and
+        // broadcasts R words of A:
+        //
+        //                  b[0]      b[1]     … V vectors of a panel's step
+        //    a of row 0   total     total
+        //    a of row 1   total     total      total += a · b, fused, one chain an output
+        let mut totals = [[F::broadcast(0); V]; R];
         for (i, totals) in totals.iter_mut().enumerate().filter(|_| !tile.fresh) {
             for (v, total) in totals.iter_mut().enumerate() {
                 *total = F::load(&sums[(row + i) * stride + column + v * F::LANES..]);
@@ -73,13 +79,14 @@ unsafe fn part<F: FloatLanes, const R: usize, const V: usize, const BY_ROWS: boo
         for (line, words) in lines.iter().zip(tile.panel.chunks_exact(LINE * tile.width)) {
             for (p, words) in words.chunks_exact(tile.width).enumerate() {
                 let words = &words[column..][..V * F::LANES];
-                let mut b = [F::spread(0); V];
+                let mut b = [F::broadcast(0); V];
                 for (v, b) in b.iter_mut().enumerate() {
                     *b = F::words(&words[v * F::LANES..]);
                 }
                 for (i, totals) in totals.iter_mut().enumerate() {
+                    // Line [8 rows][16 steps] or [16 steps][8 rows], as `PackA` wrote it.
                     let at = if BY_ROWS { (row + i) * LINE + p } else { p * ROWS + row + i };
-                    let a = F::spread(line[at]);
+                    let a = F::broadcast(line[at]);
                     for (total, b) in totals.iter_mut().zip(b) {
                         *total = total.add_product(a, b);
                     }

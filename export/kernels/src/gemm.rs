@@ -153,7 +153,7 @@ impl WordFormat {
 pub(crate) struct KBlock {
     pub(crate) first: usize,
     pub(crate) words: usize,
-    /// Of the whole reduction, in values.
+    /// Length of the whole reduction, in values.
     pub(crate) depth: usize,
     /// Whether nothing was summed before.
     pub(crate) fresh: bool,

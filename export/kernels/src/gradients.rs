@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The sums are exact integers, so every kernel gives the same bits. A value that is not finite makes all
-//! results of its scale NaN; values so small that their scale is no number count as zeros.
+//! results of its scale NaN; values so small that their scale would be infinite count as zeros.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::ops::Range;
@@ -75,6 +75,8 @@ pub fn input_gradient(
     let mut sums = vec![0.0; if add { dx.len().min(TOKENS_PER_PASS * width) } else { 0 }];
     for (pass, dx) in dx.chunks_mut(TOKENS_PER_PASS * width).enumerate() {
         let (first, mut broken) = (pass * TOKENS_PER_PASS, Vec::new());
+        // `m[o]` is multiplied in before rounding, because the sum runs over `o`: a factor that
+        // differs within the sum cannot be taken out of it.
         codes.fill(kernel, [dx.len() / width, depth], |token, codes| {
             let at = (first + token) * dy.stride + columns.start;
             let (values, place) = (&dy.values[at..][..depth], dy.place + at);
@@ -84,6 +86,7 @@ pub fn input_gradient(
                 broken.push(token);
             }
             away += RoundedAway { entries: depth as u64, lost: u64::from(row.lost) };
+            // `broken` rows get codes 0 here and NaN below: an integer sum cannot carry a NaN.
             row.scale()
         });
         if add {
@@ -117,6 +120,8 @@ pub fn weight_gradient(
     for first in columns.clone().step_by(STRIP) {
         let strip = first..columns.end.min(first + STRIP);
         let dw = &mut dw[(first - columns.start) * width..][..strip.len() * width];
+        // The same gradient once more, with scales along the other axis: this sum runs over the
+        // tokens.
         let work = QuantiseColumns { dy, strip, factors };
         let (codes, largest, lost) = kernel.dispatch(work);
         away += RoundedAway { entries: (codes.tokens() * factors.len()) as u64, lost };
@@ -166,12 +171,15 @@ fn divisor(multiplier: f32) -> ActivationScale {
 fn code(scaled: f32, noise: f32) -> i8 {
     // A sum that has no room for fractions: its low byte is the integer.
     const NO_FRACTIONS: f32 = 12_582_912.0; // 1.5 · 2²³
+    // 1.5 · 2²³ + x with |x| < 2²²: the unit of such a float is 1, so the addition itself rounds
+    // half to even, and the fraction's low byte is x in two's complement.
     (scaled.clamp(-127.0, 127.0) + noise + NO_FRACTIONS).to_bits() as u8 as i8
 }
 
 /// Turns nearest into stochastic rounding when it is added before.
 #[inline(always)]
 fn noise(bits: u32) -> f32 {
+    // 16 bits, centred: the 65,536 values are symmetric about 0, so rounding is right on average.
     (bits as f32 + 0.5) * (1.0 / 65536.0) - 0.5
 }
 
@@ -298,6 +306,11 @@ impl QuantiseColumns<'_> {
         noise: impl Fn(usize) -> f32 + Copy,
     ) -> u64 {
         let (depth, chunks) = (self.factors.len(), self.factors.len().div_ceil(CHUNK));
+        // A transposition in two steps. Tokens arrive row by row; byte t % 4 of word [t /
+        // 4][column] collects four of them, and when 64 are there each column's 64 codes are
+        // written in one go:
+        //
+        //    dy row t   c0 c1 c2 …       words[t / 4]   [ t0 t1 t2 t3 ] of c0 | … of c1 | …
         let (mut words, mut lost) = ([[0u32; STRIP]; QUADS], 0);
         for first in (0..depth).step_by(4 * QUADS) {
             let tokens = first..depth.min(first + 4 * QUADS);
@@ -334,9 +347,12 @@ impl QuantiseColumns<'_> {
         let places = words.iter_mut().zip(sums).zip(multipliers);
         for (i, (((word, sum), multiplier), value)) in places.zip(self.row(token)).enumerate() {
             let product = value * factor;
+            // Random bits are named by the place in `dy`, not by the order of work: neither strips
+            // nor threads change them.
             let code = code(product * multiplier, noise(place + i));
             lost += u32::from(code == 0 && product != 0.0);
             *sum += i32::from(code);
+
             *word |= u32::from(code.cast_unsigned()) << (8 * at);
         }
         lost

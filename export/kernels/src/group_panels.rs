@@ -1,6 +1,6 @@
 //! Ternary matrices with groups as the kernels read them: repacked at load, never written to a file.
 //!
-//! 32 rows lie together, one group behind the other, so that a decoder reads one linear stream:
+//! 32 rows lie together, one group after the other, so that a decoder reads one linear stream:
 //!
 //! ```text
 //! group of 128 columns, 1088 bytes:   | 32 f16 scales, 64 bytes | 8 chunks of 128 bytes |
@@ -40,7 +40,7 @@ impl GroupPanels {
     /// A matrix of zeros, to be filled by [`GroupPanels::write`].
     ///
     /// # Panics
-    /// If groups are no whole number of blocks of 64 columns, or do not fill a row.
+    /// If groups are not a whole number of blocks of 64 columns, or do not fill a row.
     pub fn zeros(rows: usize, columns: usize, width: usize) -> Self {
         assert!(width.is_multiple_of(64) && width > 0, "groups of 64, 128 or 256 columns");
         assert!(columns.is_multiple_of(width), "a row is made of whole groups");
@@ -48,6 +48,7 @@ impl GroupPanels {
         let lines = GroupedPair::lines_of(width / CHUNK);
         let mut data = PageBuffer::on_pages(Pages::Huge, ZEROS, groups * lines);
         for group in data.chunks_exact_mut(lines) {
+            // The fill value is right for codes only: a line of scales begins as zeros.
             group[0] = Line([0; 64]);
         }
         Self { rows, columns, width, data }
@@ -56,7 +57,7 @@ impl GroupPanels {
     /// Fills rows from `first` on.
     ///
     /// # Panics
-    /// If the shapes do not fit, or a scale is no f16.
+    /// If the shapes do not fit, or a scale is not an f16.
     pub fn write(&mut self, first: usize, matrix: &GroupedTernary) {
         assert_eq!(
             (matrix.columns(), matrix.width()),
@@ -76,6 +77,8 @@ impl GroupPanels {
             for ((group, codes), scale) in groups.zip(codes.chunks_exact(self.width)).zip(scales) {
                 group[0].0[2 * place..][..2].copy_from_slice(&scale.to_le_bytes());
                 for (chunk, codes) in group[1..].chunks_exact_mut(2).zip(codes.as_chunks().0) {
+                    // A chunk of 32 rows is two lines: rows 0 to 15 in the first, 16 to 31 in the
+                    // second.
                     let bytes = &mut chunk[place / LINE_ROWS].0[4 * (place % LINE_ROWS)..][..4];
                     bytes.copy_from_slice(&chunk_bytes(codes));
                 }

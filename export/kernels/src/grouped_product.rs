@@ -27,6 +27,8 @@ pub fn grouped_product(
     panels.check(x.columns(), x.tokens(), &rows, out.len());
     match x.tokens() {
         0 => {}
+        // `T` is the size of two arrays on the stack. Decoding one token clears 256 bytes of them,
+        // not 16 KB.
         1 => pass::<1>(kernel, panels, x, 0..1, rows, out),
         2..=8 => pass::<8>(kernel, panels, x, 0..x.tokens(), rows, out),
         tokens => {
@@ -52,6 +54,8 @@ fn pass<const T: usize>(
     let mut steps = [0.0; T];
     let (sums, found) = (&mut sums[..tokens.len()], &mut found[..tokens.len()]);
     for (step, scale) in steps.iter_mut().zip(&x.scales()[tokens.clone()]) {
+        // Rounded once a token: the definition multiplies by this inverse and does not divide by
+        // `a`.
         *step = 1.0 / scale.multiplier();
     }
     let blocks = x.block_sums().len() / x.tokens();

@@ -25,7 +25,7 @@ pub(crate) struct GroupedPair<'a> {
 }
 
 impl<'a> GroupedPair<'a> {
-    /// Lines of a group of so many chunks.
+    /// Lines of a group of `n` chunks.
     pub(crate) const fn lines_of(chunks: usize) -> usize {
         1 + 2 * chunks
     }
@@ -77,6 +77,8 @@ pub(crate) fn each_group(
     let GroupTile { sums, out } = tile;
     out.fill([0.0; ROWS_PER_PAIR]);
     let blocks = pair.chunks / BLOCK_CHUNKS;
+    // Groups in ascending order for every token: float sums depend on it, and it is the definition
+    // (`bitnet_format::grouped`).
     for (group, (scales, chunks)) in pair.groups().enumerate() {
         sum_codes(chunks, tokens.codes.behind(0, group * pair.chunks), sums);
         let scales = widened(scales);
@@ -98,6 +100,8 @@ fn add_group(
     out: &mut [f32; ROWS_PER_PAIR],
 ) {
     for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(scales) {
+        // Two products and a sum, each rounded: Rust never fuses them, so every kernel gives these
+        // bits.
         *out += scale * (step * (sum - offset) as f32);
     }
 }

@@ -99,6 +99,7 @@ impl Int8Matrix {
         let lines = &mut self.lines[row / ROWS * quads..][..quads];
         for (line, values) in lines.iter_mut().zip(values.chunks(4)) {
             for (place, value) in line.0[at..at + 4].iter_mut().zip(values) {
+                // XOR of the sign bit is `code + 128` in two's complement.
                 *place = (round(value / scale).clamp(-127.0, 127.0) as i8 as u8) ^ 0x80;
             }
         }
@@ -151,6 +152,7 @@ impl Int8Matrix {
             let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
             for first in rows.clone().step_by(ROWS) {
                 kernel.int8_tile(self.panel(first / ROWS), codes, tile);
+                // `Σ code·q = Σ u·q - 128 · Σ q`: 128 is the offset of `u`.
                 let terms = RescaleTerms {
                     offsets: &x.sums()[tokens.clone()],
                     factor: 128,
@@ -175,7 +177,7 @@ impl Int8Matrix {
 pub struct PanelGroup<'a> {
     /// The first row.
     first: usize,
-    /// Of the whole matrix.
+    /// Rows of the whole matrix.
     rows: usize,
     quads: usize,
     lines: &'a mut [Line],
@@ -205,6 +207,7 @@ impl SimdWork for Transpose<'_> {
             for (panel, lines) in lines.chunks_exact_mut(quads).enumerate() {
                 let first = first + panel * ROWS;
                 let columns = first..rows.min(first + ROWS);
+                // Padding is u = 128, the code 0; XOR with a code turns it into that code + 128.
                 let mut words = [0x8080_8080u32; ROWS];
                 for (at, codes) in codes.chunks_exact(rows).enumerate() {
                     for (word, code) in words.iter_mut().zip(&codes[columns.clone()]) {
@@ -220,7 +223,7 @@ impl SimdWork for Transpose<'_> {
 }
 
 /// To the nearest integer, half to even, for magnitudes far below 2²²; without an instruction or a
-/// call of its own: the sum has no room for fractions.
+/// separate call: the sum has no room for fractions.
 fn round(x: f32) -> f32 {
     const NO_FRACTIONS: f32 = 12_582_912.0; // 1.5 · 2²³
     x + NO_FRACTIONS - NO_FRACTIONS

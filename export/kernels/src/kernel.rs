@@ -93,6 +93,7 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
+            // One order of sums on all of x86-64, so AVX-512 runs the 256-bit code too.
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot(w, x),
         }
     }

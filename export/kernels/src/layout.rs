@@ -44,7 +44,7 @@ pub(crate) struct TokenCodes<'a> {
 }
 
 impl<'a> TokenCodes<'a> {
-    /// Tokens of so many chunks, one behind the other.
+    /// Tokens in `chunks`, one every `stride`.
     pub(crate) fn dense(chunks: &'a [[i8; CHUNK]], stride: usize) -> Self {
         Self { chunks, stride }
     }
@@ -63,7 +63,7 @@ impl<'a> TokenCodes<'a> {
         Self { chunks: &self.chunks[tokens * self.stride + chunks..], ..self }
     }
 
-    /// Panics unless there are so many tokens of so many chunks.
+    /// Panics unless there are `tokens` of `width` chunks.
     pub(crate) fn check(self, tokens: usize, width: usize) {
         let needed = tokens.checked_sub(1).map_or(0, |before| before * self.stride + width);
         assert!(

@@ -41,6 +41,7 @@ mod neon;
 mod pack;
 mod pages;
 mod panels;
+mod prefetch;
 mod product;
 mod reference;
 mod rounding;

@@ -4,14 +4,17 @@
 use std::time::Instant;
 
 use crate::Pages;
+use crate::layout::{PairChunk, ROWS_PER_PAIR};
 use crate::memory::PageBuffer;
+use crate::prefetch::prefetch_after;
 
 /// Bytes a second that `threads` threads together read from memory, each in one linear stream;
 /// the best of a few passes over `bytes` in all.
 pub fn memory_read(bytes: usize, pages: Pages, threads: usize) -> f64 {
-    let words = bytes / 8 / threads;
-    let parts: Vec<PageBuffer<u64>> =
-        (0..threads).map(|_| PageBuffer::on_pages(pages, 1u64, words)).collect();
+    let chunks = bytes / size_of::<PairChunk>() / threads;
+    let ones = PairChunk([1; 4 * ROWS_PER_PAIR]);
+    let parts: Vec<PageBuffer<PairChunk>> =
+        (0..threads).map(|_| PageBuffer::on_pages(pages, ones, chunks)).collect();
     let mut best = f64::INFINITY;
     for _ in 0..5 {
         let start = Instant::now();
@@ -22,15 +25,17 @@ pub fn memory_read(bytes: usize, pages: Pages, threads: usize) -> f64 {
         });
         best = best.min(start.elapsed().as_secs_f64());
     }
-    (words * 8 * threads) as f64 / best
+    (chunks * size_of::<PairChunk>() * threads) as f64 / best
 }
 
-fn sum(words: &[u64]) -> u64 {
-    // Eight sums, so that reading is what takes time.
-    let mut sums = [0u64; 8];
-    for words in words.as_chunks::<8>().0 {
-        for (sum, word) in sums.iter_mut().zip(words) {
-            *sum = sum.wrapping_add(*word);
+/// Reads as the kernels do, ahead of what is needed: without that, less arrives.
+fn sum(chunks: &[PairChunk]) -> u64 {
+    // Sixteen sums, so that reading is what takes time.
+    let mut sums = [0u64; 16];
+    for chunk in chunks {
+        prefetch_after(chunk);
+        for (sum, word) in sums.iter_mut().zip(chunk.0.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
         }
     }
     sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))

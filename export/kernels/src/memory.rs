@@ -2,8 +2,8 @@
 //!
 //! A decoder reads every weight once a token, so the rate at which memory streams is its speed. In
 //! a virtual machine 2 MiB pages stream up to 1.7 times as fast as 4 KiB pages. Linux gives them to
-//! whoever asks before the memory is first touched; where it does not, nothing else changes.
-//! Matrices lie one behind the other in large regions, so that no end of one is left on small
+//! a process that asks before the memory is first touched; where it does not, nothing else changes.
+//! Matrices follow each other in large regions, so that no end of one is left on small
 //! pages and no huge page is held for a few bytes.
 #![expect(unsafe_code, reason = "memory that must be advised before it is written")]
 
@@ -76,6 +76,8 @@ impl Region {
 
     /// Room for `bytes`: in the open region, or in a new one.
     fn with_room(pages: Pages, bytes: usize) -> (Arc<Self>, NonNull<u8>) {
+        // Large matrices have a region each; small ones share, so that few of them end on small
+        // pages.
         if pages != Pages::Huge || bytes > REGION / 2 {
             let region = Arc::new(Self::new(pages, bytes));
             let start = region.start;
@@ -88,6 +90,8 @@ impl Region {
         };
         // SAFETY: `taken + bytes` lies inside the region.
         let start = unsafe { region.start.add(taken) };
+        // Only grows: memory of a dropped slice is not handed out again. Weights are loaded once
+        // and live as long as the model.
         *open = Some((Arc::clone(&region), (taken + bytes).next_multiple_of(ALIGNMENT)));
         (region, start)
     }
@@ -119,7 +123,7 @@ impl<T: Copy> PageBuffer<T> {
 #[cfg(target_os = "linux")]
 fn ask_for(pages: Pages, start: NonNull<u8>, bytes: usize) {
     let (advice, bytes) = match pages {
-        // The end of a region of its own keeps small pages, so that none is held in vain.
+        // The end of a region of its own keeps small pages, so that none is wasted.
         Pages::Huge => (rustix::mm::Advice::LinuxHugepage, bytes / HUGE_PAGE * HUGE_PAGE),
         Pages::Small => (rustix::mm::Advice::LinuxNoHugepage, bytes),
         Pages::Any => return,

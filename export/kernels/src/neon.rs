@@ -57,7 +57,7 @@ impl Lanes for uint8x16_t {
     }
 
     #[inline(always)]
-    unsafe fn spread(codes: [i8; 4]) -> Self {
+    unsafe fn broadcast(codes: [i8; 4]) -> Self {
         let four = i32::from_ne_bytes(codes.map(i8::cast_unsigned));
         // SAFETY: NEON, says the caller.
         unsafe { vreinterpretq_u8_s32(vdupq_n_s32(four)) }

@@ -23,7 +23,7 @@ use crate::gemm::{
 };
 use crate::layout::SimdWork;
 
-/// One f32 as the operand it stands for.
+/// One f32 as an operand word.
 #[inline(always)]
 fn rounded(operands: Operands, x: f32) -> f32 {
     match operands {
@@ -36,7 +36,10 @@ fn rounded(operands: Operands, x: f32) -> f32 {
 #[inline(always)]
 fn round_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
+    // Adding just under half of the last kept bit, and 1 more where that bit is odd, carries into
+    // it exactly when half-to-even rounds up.
     let up = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    // The upper half of a NaN may have no fraction bit set, which would be an infinity.
     let quiet = (bits >> 16) | 0x40;
     (if x.is_nan() { quiet } else { up }) as u16
 }
@@ -50,7 +53,7 @@ pub(crate) trait RoundToBf16 {
     unsafe fn of_rows(rows: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE];
     /// Two values of each word are neighbours, each with a factor.
     unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE];
-    /// These values will be asked for soon.
+    /// Prefetches values that are needed soon.
     #[inline(always)]
     unsafe fn soon(_values: &[f32]) {}
 }
@@ -125,12 +128,12 @@ fn padded<const N: usize>(values: &[f32]) -> [f32; N] {
     whole
 }
 
-/// Strips of a block, one behind the other, each of `steps / 16` lines of eight rows. Where the
+/// Strips of a block, one after the other, each of `steps / 16` lines of eight rows. Where the
 /// reduction is inner, a line holds sixteen words of a row: `[8][16]`; else a word of each row lies
 /// beside those of the others: `[16][8]`.
 pub(crate) struct PackA<'a> {
     pub(crate) format: WordFormat,
-    pub(crate) left: MatrixA<'a>,
+    pub(crate) a: MatrixA<'a>,
     pub(crate) block: KBlock,
     pub(crate) rows: Range<usize>,
     pub(crate) strips: &'a mut [u32],
@@ -139,16 +142,16 @@ pub(crate) struct PackA<'a> {
 impl PackWork for PackA<'_> {
     #[inline(always)]
     unsafe fn run<P: RoundToBf16>(self) {
-        let Self { format, left, block, rows, strips } = self;
+        let Self { format, a, block, rows, strips } = self;
         // SAFETY: says the caller.
         unsafe {
-            match left.layout {
-                OperandLayout::KOuter => pack_outer::<P>(format, left, block, rows, strips),
+            match a.layout {
+                OperandLayout::KOuter => pack_outer::<P>(format, a, block, rows, strips),
                 OperandLayout::KInner => {
                     let strips = strips.chunks_exact_mut(block.strip(format));
                     for (first, words) in rows.clone().step_by(ROWS).zip(strips) {
                         let rows = first..rows.end.min(first + ROWS);
-                        pack_inner::<P>(format, left, block, rows, words);
+                        pack_inner::<P>(format, a, block, rows, words);
                     }
                 }
             }
@@ -159,7 +162,7 @@ impl PackWork for PackA<'_> {
 #[inline(always)]
 unsafe fn pack_inner<P: RoundToBf16>(
     format: WordFormat,
-    left: MatrixA,
+    a: MatrixA,
     block: KBlock,
     rows: Range<usize>,
     words: &mut [u32],
@@ -170,20 +173,21 @@ unsafe fn pack_inner<P: RoundToBf16>(
     let per_word = format.operands.per_word();
     let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
     for (i, row) in rows.enumerate() {
-        let source = &left.values[row * left.stride..][values.clone()];
+        let source = &a.values[row * a.stride..][values.clone()];
         if !format.swapped || format.operands == Operands::F32 {
             // Words and values lie in the same order: whole lines at a time.
             let lines = words[i * LINE..].chunks_mut(ROWS * LINE);
             // SAFETY: says the caller.
-            unsafe { pack_lines::<P>(format, source, left.scale.part(values.clone()), lines) };
+            unsafe { pack_lines::<P>(format, source, a.scale.part(values.clone()), lines) };
             continue;
         }
         for step in 0..block.used(format) {
             let (low, high) = block.values(format, step);
             let value = |place: Option<usize>| match place {
-                Some(at) => source[at - values.start] * left.scale.at(at),
+                Some(at) => source[at - values.start] * a.scale.at(at),
                 None => 0.0,
             };
+            // Swapped pairs: `values` names the odd place first, so neighbours trade their words.
             words[step / LINE * LINE * ROWS + i * LINE + step % LINE] =
                 word(format, value(low), value(high));
         }
@@ -241,14 +245,14 @@ fn each_line<'a, const N: usize>(
     }
 }
 
-/// Steps whose rows are asked for beforehand: they lie too far apart for the CPU to foresee.
+/// Steps whose rows are prefetched: they lie too far apart for the hardware prefetcher.
 const AHEAD: usize = 8;
 
 /// A place of the reduction after the other, over all strips, so that memory is read in order.
 #[inline(always)]
 unsafe fn pack_outer<P: RoundToBf16>(
     format: WordFormat,
-    left: MatrixA,
+    a: MatrixA,
     block: KBlock,
     rows: Range<usize>,
     strips: &mut [u32],
@@ -259,11 +263,13 @@ unsafe fn pack_outer<P: RoundToBf16>(
     }
     let row = |place: Option<usize>| match place {
         Some(at) => {
-            let values = &left.values[at * left.stride + left.first..];
-            (&values[rows.clone()], left.scale.at(at))
+            let values = &a.values[at * a.stride + a.first..];
+            (&values[rows.clone()], a.scale.at(at))
         }
         None => (&[][..], 0.0),
     };
+    // `A [K, M]` is read along its rows, the way it lies, and scattered to all strips: step k of a
+    // strip gets the eight values of its rows.
     for step in 0..used {
         let (low, high) = block.values(format, step + AHEAD);
         // SAFETY: says the caller.
@@ -296,7 +302,7 @@ fn vector(values: &[f32], first: usize) -> [f32; LINE] {
 pub(crate) struct PackB<'a> {
     pub(crate) format: WordFormat,
     pub(crate) size: Size,
-    pub(crate) right: MatrixB<'a>,
+    pub(crate) b: MatrixB<'a>,
     pub(crate) block: KBlock,
     pub(crate) columns: PanelColumns,
     pub(crate) panel: &'a mut [u32],
@@ -305,23 +311,25 @@ pub(crate) struct PackB<'a> {
 impl PackWork for PackB<'_> {
     #[inline(always)]
     unsafe fn run<P: RoundToBf16>(self) {
-        let Self { format, size, right, block, columns, panel } = self;
+        let Self { format, size, b, block, columns, panel } = self;
         let PanelColumns { first, count, width } = columns;
         if count < width {
             panel.fill(0);
         } else {
             panel[block.used(format) * width..].fill(0);
         }
-        if let (MatrixB::Floats(values, OperandLayout::KInner), false) = (right, format.swapped) {
+        if let (MatrixB::Floats(values, OperandLayout::KInner), false) = (b, format.swapped) {
             let rows = &values[first * size.depth..][..count * size.depth];
             // SAFETY: says the caller.
             return unsafe { pack_transposed::<P>(format, rows, block, width, panel) };
         }
+        // A step of a panel is one place of the reduction (two for bf16 pairs) over all its
+        // columns.
         for (step, words) in panel.chunks_exact_mut(width).take(block.used(format)).enumerate() {
             let (low, high) = block.values(format, step);
             let words = &mut words[..count];
             let place = |at: usize| at * size.columns + first;
-            match right {
+            match b {
                 MatrixB::Codes(codes) => {
                     let row = |at: Option<usize>| at.map(|at| &codes[place(at)..][..count]);
                     pack_codes(format, row(low), row(high), words);
@@ -346,7 +354,7 @@ impl PackWork for PackB<'_> {
 }
 
 /// Rows `[columns, depth]` become columns of a panel: sixteen words of a few rows at a time are
-/// made in order and then turned.
+/// made in order and then transposed.
 #[inline(always)]
 unsafe fn pack_transposed<P: RoundToBf16>(
     format: WordFormat,
@@ -361,6 +369,8 @@ unsafe fn pack_transposed<P: RoundToBf16>(
     for (group, rows) in rows.chunks(TOGETHER * block.depth).enumerate() {
         let columns = rows.len() / block.depth;
         for start in (0..values.len()).step_by(LINE * per_word) {
+            // Sixteen rows of B are packed along the reduction, where they lie in order, into a
+            // square of 16 x 16 words in the first cache; writing its columns is the transposition.
             let mut lines = [[0; LINE]; TOGETHER];
             for (line, row) in lines.iter_mut().zip(rows.chunks_exact(block.depth)) {
                 let source = &row[values.clone()][start..];

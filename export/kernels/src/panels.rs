@@ -75,6 +75,8 @@ impl TernaryPanels {
         let mut panels = Self::for_rows(columns, of_rows.collect());
         let mut codes = vec![0; panels.rows() * columns];
         let (mut rest, mut matrices) = (&mut codes[..], matrices.iter().copied());
+        // A pair of panels may begin in one matrix and end in the next: each loop fills what both
+        // have left.
         let mut matrix: &[f32] = &[];
         for mut group in panels.groups() {
             let Range { mut start, end } = group.rows();
@@ -215,8 +217,11 @@ impl SimdWork for Transpose<'_> {
         for (chunk, codes) in self.data.iter_mut().zip(self.codes.chunks(CHUNK * self.stride)) {
             let mut words = [0x5555_5555u32; ROWS_PER_PAIR];
             for (column, codes) in codes.chunks_exact(self.stride).enumerate() {
+                // A row's four bytes as one word: column c is field c / 4 of byte c % 4.
                 let shift = 8 * (column % 4) + 2 * (column / 4);
                 for (word, code) in words.iter_mut().zip(&codes[self.rows.clone()]) {
+                    // All fields begin as 1 (the code 0); XOR with `u ^ 1` turns a 1 into `u`
+                    // without clearing it.
                     *word ^= u32::from((code + 1).cast_unsigned() ^ 1) << shift;
                 }
             }
@@ -245,6 +250,8 @@ impl SimdWork for Quantise<'_> {
         let Self { data, first, columns, latents, scales, codes } = self;
         let rows = latents.chunks_exact(columns).zip(codes.chunks_exact_mut(columns)).zip(scales);
         for (row, ((latents, codes), scale)) in (first..).zip(rows) {
+            // The definition (`quant`) divides by m through its inverse; a true division rounds
+            // otherwise.
             let inverse = 1.0 / scale;
             for (code, latent) in codes.iter_mut().zip(latents) {
                 // Half to even: a half becomes 0, and so does NaN.

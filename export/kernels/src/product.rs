@@ -81,9 +81,13 @@ fn each_tile<O>(
     for first in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
         let tokens = first..x.tokens().min(first + TOKENS_PER_PASS);
         let (codes, tile) = (x.token_codes(tokens.clone()), &mut sums[..tokens.len()]);
+        // Tokens outside, panels inside: at most 64 tokens stay in the cache while the whole matrix
+        // streams past them once.
         for row in rows.clone().step_by(ROWS_PER_PAIR) {
             kernel.tile(panels.pair(row / ROWS_PER_PAIR), codes, tile);
             let here = row..rows.end.min(row + ROWS_PER_PAIR);
+            // `out` is [T, rows of this call], a tile [t][32]: token `t` of the tile goes to
+            // `places[t * stride ..]`, as many of its 32 sums as there are rows.
             let places = &mut out[first * stride + row - rows.start..];
             write(tile, tokens.clone(), here, stride, places);
         }

@@ -74,6 +74,7 @@ pub(crate) fn finish_dot<W: Copy + Into<f32>>(
     x_rest: &[f32],
 ) -> f32 {
     add_products(&mut lanes, w_rest, x_rest);
+    // 32 lanes, 16, 8, 4, 2, 1: the order in which vector registers are folded in halves.
     let mut width = LANES / 2;
     while width > 0 {
         let (low, high) = lanes.split_at_mut(width);

@@ -1,5 +1,6 @@
 //! Random bits for stochastic rounding: a pure function of two random words and a place, so neither
-//! threads nor resuming change a bit. Whoever rounds derives the words from what names the place.
+//! threads nor resuming change a bit. The caller derives the words from what identifies the
+//! place.
 #![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 /// The bits of one stretch of elements. A 32-bit mixer (two multiplications, which vectorise) turns the

@@ -203,7 +203,7 @@ fn rounding_is_right_on_average_only_when_it_is_stochastic() {
 }
 
 #[test]
-fn what_is_not_finite_stays_and_what_is_too_small_is_zero() {
+fn values_that_are_not_finite_stay_and_too_small_ones_become_zero() {
     let mut case = Case::random([3, 5, 4], true, 9);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         case.dy[4 + 2] = bad;

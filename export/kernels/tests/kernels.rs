@@ -332,8 +332,8 @@ proptest! {
 fn check_product(
     size: Size,
     operands: Operands,
-    left_layout: OperandLayout,
-    right_layout: Option<OperandLayout>,
+    a_layout: OperandLayout,
+    b_layout: Option<OperandLayout>,
     each: bool,
     seed: u64,
 ) {
@@ -343,16 +343,16 @@ fn check_product(
         (0..count).map(|_| draws.next() as f32 / (1u64 << 30) as f32 - 1.0).collect()
     };
     let (before, first) = (small(rows * columns), 3);
-    let (stride, count) = match left_layout {
+    let (stride, count) = match a_layout {
         OperandLayout::KInner => (depth + 2, rows * (depth + 2)),
         OperandLayout::KOuter => (rows + 5, depth * (rows + 5)),
     };
     let (values, factors, floats) = (small(count), small(depth), small(depth * columns));
     let codes: Vec<i8> = floats.iter().map(|x| (x * 128.0) as i8).collect();
     let scale = if each { Scale::Each(&factors) } else { Scale::All(0.75) };
-    let first = if left_layout == OperandLayout::KOuter { first } else { 0 };
-    let left = MatrixA { values: &values, layout: left_layout, stride, first, scale };
-    let right = match right_layout {
+    let first = if a_layout == OperandLayout::KOuter { first } else { 0 };
+    let matrix_a = MatrixA { values: &values, layout: a_layout, stride, first, scale };
+    let matrix_b = match b_layout {
         Some(order) => MatrixB::Floats(&floats, order),
         None => MatrixB::Codes(&codes),
     };
@@ -361,13 +361,13 @@ fn check_product(
         Operands::Bf16 => bf16::from_f32(x).to_f64(),
     };
     let a = |row: usize, at: usize| {
-        let value = match left_layout {
+        let value = match a_layout {
             OperandLayout::KInner => values[row * stride + at],
             OperandLayout::KOuter => values[at * stride + first + row],
         };
         round(value * if each { factors[at] } else { 0.75 })
     };
-    let b = |at: usize, column: usize| match right_layout {
+    let b = |at: usize, column: usize| match b_layout {
         Some(OperandLayout::KOuter) => round(floats[at * columns + column]),
         Some(OperandLayout::KInner) => round(floats[column * depth + at]),
         None => f64::from(codes[at * columns + column]),
@@ -376,11 +376,11 @@ fn check_product(
     for kernel in Kernel::available() {
         for add in [false, true] {
             let mut out = before.clone();
-            float_product(kernel, operands, size, left, right, add, &mut out);
-            let packed = PackedB::new(kernel, operands, depth, columns, right);
+            float_product(kernel, operands, size, matrix_a, matrix_b, add, &mut out);
+            let packed = PackedB::new(kernel, operands, depth, columns, matrix_b);
             let mut shared = before.clone();
-            let right = MatrixB::PackedB(&packed);
-            float_product(kernel, operands, size, left, right, add, &mut shared);
+            let matrix_b = MatrixB::PackedB(&packed);
+            float_product(kernel, operands, size, matrix_a, matrix_b, add, &mut shared);
             assert_eq!(out, shared, "{kernel:?}: packed beforehand");
             if add {
                 let bits: &Vec<u32> =
@@ -419,11 +419,11 @@ fn a_value_that_is_no_number_stays_one() {
         for operands in [Operands::F32, Operands::Bf16] {
             for kernel in Kernel::available() {
                 let (scale, order) = (Scale::All(1.0), OperandLayout::KInner);
-                let left =
+                let a =
                     MatrixA { values: &[value, other], layout: order, stride: 2, first: 0, scale };
                 let mut out = [0.0];
-                let right = MatrixB::Codes(&[1, 1]);
-                float_product(kernel, operands, size, left, right, false, &mut out);
+                let b = MatrixB::Codes(&[1, 1]);
+                float_product(kernel, operands, size, a, b, false, &mut out);
                 assert!(out[0].is_nan(), "{kernel:?} {operands:?}: {}", out[0]);
             }
         }
@@ -434,13 +434,13 @@ proptest! {
     #[test]
     fn float_products_are_those_of_the_definition_and_have_the_same_bits(
         rows in 1usize..20, depth in 1usize..90, columns in 1usize..150,
-        bf16: bool, left_outer: bool, right in 0..3, each: bool, seed: u64,
+        bf16: bool, a_outer: bool, b in 0..3, each: bool, seed: u64,
     ) {
         let size = Size { rows, depth, columns };
         let operands = if bf16 { Operands::Bf16 } else { Operands::F32 };
-        let left = if left_outer { OperandLayout::KOuter } else { OperandLayout::KInner };
-        let right = [None, Some(OperandLayout::KOuter), Some(OperandLayout::KInner)][right as usize];
-        check_product(size, operands, left, right, each, seed);
+        let a = if a_outer { OperandLayout::KOuter } else { OperandLayout::KInner };
+        let b = [None, Some(OperandLayout::KOuter), Some(OperandLayout::KInner)][b as usize];
+        check_product(size, operands, a, b, each, seed);
     }
 }
 

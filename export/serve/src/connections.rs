@@ -38,11 +38,12 @@ pub(crate) async fn serve_connections(
             (Err(_), _) => tokio::time::sleep(REST).await,
         }
     }
+    // New connections are refused from here on; those that are open end by themselves.
     drop(listener);
     let _all_closed = places.acquire_many(MOST_CONNECTIONS as u32).await;
 }
 
-/// Serves one connection; after `ending` it is closed behind the answer in work.
+/// Serves one connection; after `ending` it is closed after the answer in work.
 async fn serve_one(
     stream: TcpStream,
     router: Router,

@@ -66,6 +66,7 @@ impl Grammars {
     fn factory(&self) -> Result<ParserFactory, String> {
         let end = self.ends.first().copied().ok_or("no token of this model ends an answer")?;
         let words: Vec<Vec<u8>> = (0..self.vocab_size as u32).map(|id| self.word(id)).collect();
+        // Building the trie reads every token once; it is shared by all grammars of the server.
         let trie = TokTrie::from(&TokRxInfo::new(self.vocab_size as u32, end), &words);
         let trie = trie.with_eos_tokens(&self.ends);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
@@ -97,11 +98,13 @@ impl AnswerGrammar {
         Self(self.0.deep_clone())
     }
 
-    /// Chooses with `choose` among the tokens that may follow, and goes on behind the chosen one.
+    /// Chooses with `choose` among the tokens that may follow, and continues after the chosen one.
     pub(crate) fn next(
         &mut self,
         choose: impl FnOnce(&dyn Fn(u32) -> bool) -> u32,
     ) -> Result<u32, GrammarFailed> {
+        // The mask comes before sampling, so temperature and penalties act among allowed tokens
+        // only.
         let mask = self.0.compute_mask_or_eos().map_err(|_| GrammarFailed)?;
         let id = choose(&|id| mask.is_allowed(id));
         self.0.consume_token(id).map_err(|_| GrammarFailed)?;

@@ -32,7 +32,7 @@ pub(crate) const MOST_TOOLS: usize = 128;
 pub(crate) const MOST_STOPS: usize = 8;
 /// Characters of a stop text.
 pub(crate) const LONGEST_STOP: usize = 64;
-/// Most likely tokens that are told for a place.
+/// Most likely tokens that are sent for each token.
 pub(crate) const MOST_LOGPROBS: u64 = 20;
 
 /// Whether a prompt of `/v1/completions` begins with the token that begins a document.

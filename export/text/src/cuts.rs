@@ -24,7 +24,7 @@ use crate::tokenizer_json::VocabEntries;
 pub(crate) enum Cuts {
     /// Between words.
     Words,
-    /// Before a space. `taken`: the piece behind it begins after the space, which the tokenizer puts
+    /// Before a space. `taken`: the next piece begins after the space, which the tokenizer puts
     /// before every text.
     Spaces { taken: bool },
     /// Nowhere for certain.
@@ -52,6 +52,8 @@ const SPACE: char = '\u{2581}';
 impl Cuts {
     /// How the texts of this tokenizer may be cut.
     pub(crate) fn of(tokenizer: &Tokenizer, vocab: &VocabEntries) -> Self {
+        // Tokens never cross the words that a pre-tokenizer finds, so a cut between words changes
+        // no id.
         if words(tokenizer, "a b").is_some_and(|words| words.len() > 1) {
             return Self::Words;
         }
@@ -59,6 +61,8 @@ impl Cuts {
             let letters = token.chars().zip(token.chars().skip(1));
             letters.into_iter().any(|(one, two)| one != SPACE && two == SPACE)
         };
+        // Without words the tokenizer itself is asked: does "a b" have the ids of "a" and " b", or
+        // of "a" and "b" (where it puts a space before every text)?
         let parts = |behind| Some([ids(tokenizer, "a")?, ids(tokenizer, behind)?].concat());
         match ids(tokenizer, "a b") {
             None => Self::Nowhere,
@@ -69,7 +73,7 @@ impl Cuts {
         }
     }
 
-    /// The next piece of `text`, which is not empty, ends at the first number; the one behind it
+    /// The next piece of `text`, which is not empty, ends at the first number; the next one
     /// begins at the second.
     pub(crate) fn next(
         self,
@@ -80,6 +84,8 @@ impl Cuts {
         if text.len() <= sizes.piece {
             return Ok((text.len(), text.len()));
         }
+        // Backwards from the wanted size first, then forwards: most texts have a place to cut
+        // nearby.
         let middle = text.floor_char_boundary(sizes.piece);
         let back = text[..middle].char_indices().rev().map(|(at, _)| at);
         let limit = text.floor_char_boundary(sizes.longest);
@@ -126,6 +132,8 @@ impl Cuts {
 
     /// Whether the text around a cut has the same words and ids with it.
     fn holds(self, tokenizer: &Tokenizer, text: &str, at: usize, context: usize) -> bool {
+        // Trying out beats reasoning: patterns and normalisers are the file's own and may do
+        // anything.
         let from = text.floor_char_boundary(at.saturating_sub(context));
         let to = text.floor_char_boundary((at + context).min(text.len()));
         let (left, whole) = (&text[from..at], &text[from..to]);

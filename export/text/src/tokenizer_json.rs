@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_object_is_told_with_line_and_column() {
+    fn a_value_that_is_not_an_object_is_reported_with_line_and_column() {
         let at = "t.json: not a tokenizer at line";
         assert_eq!(
             message(b"\xef\xbb\xbf{}"),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_json_is_told_with_line_and_column() {
+    fn truncated_json_is_reported_with_line_and_column() {
         assert_eq!(
             message(b"{\"model\":\n{\"type\":\"BPE\""),
             "t.json: not a tokenizer at line 2, column 13: EOF while parsing an object"
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_id_is_told_with_line_and_column() {
+    fn a_negative_id_is_reported_with_line_and_column() {
         assert_eq!(
             message(br#"{"model":{"type":"BPE","vocab":{"a":-1},"merges":[]}}"#),
             "t.json: not a tokenizer at line 1, column 38: \
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_merge_is_told_with_line_and_column() {
+    fn a_malformed_merge_is_reported_with_line_and_column() {
         let text = message(br#"{"model":{"type":"BPE","vocab":{"a":1},"merges":[["a","b","c"]]}}"#);
         assert!(text.contains("expected a merge as \"a b\""), "{text}");
     }

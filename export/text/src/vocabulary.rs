@@ -59,7 +59,7 @@ pub enum TokenKind {
     UserDefined,
     /// An unused id.
     Unused,
-    /// One byte of a letter that is no token: `<0x0A>`.
+    /// One byte of a letter that is not a token: `<0x0A>`.
     Byte,
 }
 

@@ -43,9 +43,9 @@ impl ChartLine {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chart {
     pub(crate) title: String,
-    /// Of the values: `nats a token`.
+    /// Unit of the values: `nats a token`.
     pub(crate) unit: String,
-    /// Of the other axis; steps where empty.
+    /// Unit of the other axis; steps where empty.
     pub(crate) across: String,
     pub(crate) lines: Vec<ChartLine>,
     /// Where phases begin.

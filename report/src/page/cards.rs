@@ -1,4 +1,4 @@
-//! The parts of a page that are no charts, for one run.
+//! The parts of a page besides the charts, for one run.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub(super) fn facts(run: &RunFolder) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Of a run that goes on.
+/// For a run that is still going.
 fn left(run: &RunFolder) -> String {
     let seconds = remaining(run).filter(|_| run.state == RunState::Running);
     seconds.map(duration).unwrap_or_default()

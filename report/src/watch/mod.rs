@@ -1,4 +1,4 @@
-//! A terminal screen that follows runs from their files. Nothing is asked of the process that trains,
+//! A terminal screen that follows runs from their files. The training process is not contacted,
 //! so a run on another machine's disk can be watched, and one that is over.
 
 mod draw;
@@ -55,7 +55,7 @@ fn follow(
     Ok(())
 }
 
-/// What the terminal sends, read by a thread of its own: where the terminal is gone, `event::read` never
+/// What the terminal sends, read by its own thread: where the terminal is gone, `event::read` never
 /// returns. The next drawing fails then, and ends the process with that thread.
 fn terminal_events() -> Receiver<io::Result<Event>> {
     let (sender, events) = channel();

@@ -63,6 +63,8 @@ impl NativeOp<1> for NativeAttention {
         let (values, out_width) = (floats(&qkv), shape.heads * shape.head_dim);
         let mut out = vec![0.0; shape.batch * shape.time * out_width];
         let mut log_sums = vec![0.0; shape.batch * shape.heads * shape.time];
+        // Three levels run in parallel: sequences, key heads, tiles. A small batch of long rows and
+        // a large batch of short ones then both fill all threads.
         let sequences = out
             .par_chunks_mut(shape.time * out_width)
             .zip(log_sums.par_chunks_mut(shape.heads * shape.time));
@@ -178,18 +180,19 @@ impl<'a> Sequence<'a> {
         self.backend.kernel.dispatch(Rotate { values, heads, half, cos, sin, direction });
     }
 
-    fn product(&self, size: [usize; 3], left: MatrixA, right: MatrixB, add: bool, out: &mut [f32]) {
+    fn product(&self, size: [usize; 3], a: MatrixA, b: MatrixB, add: bool, out: &mut [f32]) {
         let size = Size { rows: size[0], depth: size[1], columns: size[2] };
         let OpBackend { kernel, operands, .. } = self.backend;
-        float_product(kernel, operands, size, left, right, add, out);
+        float_product(kernel, operands, size, a, b, add, out);
     }
 
     /// `q·k / sqrt(D)` of a tile, `[queries, keys]`.
     fn scores(&self, q: &[f32], k: &[f32], scores: &mut [f32]) {
         let width = self.shape.head_dim;
+        // `1 / sqrt(D)` is multiplied into the queries while they are packed.
         let size = [q.len() / width, width, k.len() / width];
-        let right = MatrixB::Floats(k, OperandLayout::KInner);
-        self.product(size, rows(q, width, self.scale), right, false, scores);
+        let b = MatrixB::Floats(k, OperandLayout::KInner);
+        self.product(size, rows(q, width, self.scale), b, false, scores);
     }
 
     fn tile_rows(&self, tile: &ScoreTile) -> TileRows<'a> {
@@ -213,6 +216,8 @@ impl<'a> Sequence<'a> {
     fn forward(&self, kv_head: usize, log_sums: &mut [f32]) -> Vec<f32> {
         let (width, group) = (self.shape.head_dim, self.shape.group());
         let [mut q, mut k, v] = self.group(kv_head).map(|heads| self.heads(heads));
+        // Queries and keys are kept unrotated in the graph and rotated here, once more in the
+        // backward pass: no second copy of them has to be kept.
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
         let (mut mixed, tokens) = (vec![0.0; q.len()], self.tile_tokens());
@@ -228,9 +233,9 @@ impl<'a> Sequence<'a> {
             self.scores(q, k, scores);
             let rows_of_tile = self.tile_rows(&tile);
             self.backend.kernel.dispatch(Softmax { scores, rows: rows_of_tile, log_sums });
-            let right = MatrixB::Floats(part(&v, &tile.keys, width), OperandLayout::KOuter);
-            let left = rows(scores, columns, 1.0);
-            self.product([height, columns, width], left, right, false, mixed);
+            let b = MatrixB::Floats(part(&v, &tile.keys, width), OperandLayout::KOuter);
+            let a = rows(scores, columns, 1.0);
+            self.product([height, columns, width], a, b, false, mixed);
         });
         mixed
     }
@@ -255,9 +260,14 @@ impl<'a> Sequence<'a> {
         for (index, dq) in dq.chunks_mut(self.tile_tokens() * group * width).enumerate() {
             groups[index % count].push((self.tile(index), dq));
         }
+        // Order of sums of dk and dv: inside a group tile after tile, then group 0 + group 1 + …
+        //
+        //    tile    0 1 2 3 4 5 6 7
+        //    group   0 1 2 3 0 1 2 3      the number of groups depends on the length alone
         let sums: Vec<_> =
             groups.into_par_iter().map(|tiles| self.group_gradients(&inputs, tiles)).collect();
         let [mut dk, dv] = sums.into_iter().reduce(add_both).expect("at least one group");
+        // A rotation's gradient is the rotation back.
         self.rotate(&mut dq, -1.0);
         self.rotate(&mut dk, -1.0);
         [dq, dk, dv]
@@ -281,8 +291,8 @@ impl<'a> Sequence<'a> {
             weights.resize(height * columns, 0.0);
             score_grads.resize(height * columns, 0.0);
             self.scores(q, k, &mut weights);
-            let (left, right) = (rows(dy, width, 1.0), MatrixB::Floats(v, OperandLayout::KInner));
-            self.product([height, width, columns], left, right, false, &mut score_grads);
+            let (a, b) = (rows(dy, width, 1.0), MatrixB::Floats(v, OperandLayout::KInner));
+            self.product([height, width, columns], a, b, false, &mut score_grads);
             self.backend.kernel.dispatch(SoftmaxBackward {
                 scores: &mut weights,
                 score_grads: &mut score_grads,
@@ -292,12 +302,12 @@ impl<'a> Sequence<'a> {
             let [dk, dv] = [&mut dk, &mut dv].map(|gradient| part_mut(gradient, &tile.keys, width));
             let [q, k, dy] =
                 [q, k, dy].map(|values| MatrixB::Floats(values, OperandLayout::KOuter));
-            let left = transposed(&weights, columns, 1.0);
-            self.product([columns, height, width], left, dy, true, dv);
-            let left = transposed(&score_grads, columns, self.scale);
-            self.product([columns, height, width], left, q, true, dk);
-            let left = rows(&score_grads, columns, self.scale);
-            self.product([height, columns, width], left, k, false, dq);
+            let a = transposed(&weights, columns, 1.0);
+            self.product([columns, height, width], a, dy, true, dv);
+            let a = transposed(&score_grads, columns, self.scale);
+            self.product([columns, height, width], a, q, true, dk);
+            let a = rows(&score_grads, columns, self.scale);
+            self.product([height, columns, width], a, k, false, dq);
         }
         [dk, dv]
     }
@@ -346,7 +356,7 @@ fn part_mut<'v>(values: &'v mut [f32], rows: &Range<usize>, width: usize) -> &'v
     &mut values[rows.start * width..rows.end * width]
 }
 
-/// A matrix times `scale` as left operand.
+/// A matrix times `scale` as matrix A.
 fn rows(values: &[f32], stride: usize, scale: f32) -> MatrixA<'_> {
     MatrixA { values, layout: OperandLayout::KInner, stride, first: 0, scale: Scale::All(scale) }
 }

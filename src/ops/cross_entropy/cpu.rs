@@ -15,7 +15,7 @@ use crate::ops::native::{NativeOp, floats, tensor};
 #[derive(Clone, Debug)]
 pub(super) struct NativeCrossEntropy {
     pub(super) targets: Targets,
-    /// The head, where it is no tensor.
+    /// The head, where it is not a tensor.
     pub(super) outside: Option<OutsideHead>,
     pub(super) backend: OpBackend,
 }
@@ -49,6 +49,8 @@ impl NativeOp<2> for NativeCrossEntropy {
 
     fn forward(self, [hidden, head]: [FlexTensor; 2]) -> (FlexTensor, SavedHead) {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
+        // Both gradients are made on the way forward, while a block of logits is in the cache: no
+        // tensor `[B, T, V]` ever exists, and the backward pass only multiplies by `dy`.
         let (mut loss, mut scratch) = (0.0, Scratch::default());
         let saved = self.pass(&hidden, &head).gradients(|chunk, tokens, gradients| {
             let targets = &ChunkTargets::new(&self.targets, tokens);
@@ -56,6 +58,8 @@ impl NativeOp<2> for NativeCrossEntropy {
             let (columns, losses) = first_pass(&mut passes, chunk, targets);
             loss += targets.weighted(losses.into_iter());
             let factors = |shift: &[f32]| factors(targets, &columns, shift);
+            // `dlogit = weight · (p - 1 at the target)`: `factors` makes `weight · p`, this takes
+            // the 1 off.
             let at_target = |words: &_, grads: &mut [f32]| {
                 for (column, place) in targets.within(words) {
                     grads[place] -= targets.weights[column];

@@ -21,7 +21,7 @@ use crate::ops::native::{NativeOp, floats, tensor};
 #[derive(Clone, Debug)]
 pub(super) struct NativeDistillation {
     pub(super) targets: Targets,
-    /// The student's head, where it is no tensor.
+    /// The student's head, where it is not a tensor.
     pub(super) outside: Option<OutsideHead>,
     pub(super) teacher: NativeTeacher,
     pub(super) terms: DistillationTerms,

@@ -59,12 +59,12 @@ pub struct DistillationTerms {
     pub temperature: f64,
 }
 
-/// A head `[V, C]`: a tensor, or latents that are none beside an empty leaf that gets their gradient.
+/// A head `[V, C]`: a tensor, or latents outside of tensors with an empty leaf that gets their gradient.
 #[derive(Clone, Debug)]
 pub struct HeadOperand<'a> {
     /// The matrix, or the leaf.
     pub tensor: Tensor<2>,
-    /// The matrix, where it is no tensor.
+    /// The matrix, where it is not a tensor.
     pub outside: Option<&'a Latents>,
 }
 
@@ -76,7 +76,7 @@ pub enum TeacherLogits<'a> {
     Whole {
         /// Outside of any graph.
         hidden: Tensor<3>,
-        /// Of as many words as the student's.
+        /// The teacher's head, with as many words as the student's.
         head: HeadOperand<'a>,
     },
     /// Its most likely words.

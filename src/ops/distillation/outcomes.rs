@@ -77,7 +77,7 @@ struct BestWords {
     count: usize,
     /// Up to twice as many as are wanted.
     words: Vec<RankedWord>,
-    /// A logit that is below this is none of them.
+    /// A logit below this is not among them.
     bar: f32,
 }
 

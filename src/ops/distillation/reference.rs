@@ -103,7 +103,7 @@ fn top(
     let ids = TensorData::new(ids.collect::<Vec<_>>(), [count, k]);
     let ids = Tensor::<2, Int>::from_data(ids, &device);
     let stored = outcomes.log_probs[tokens.start * (k + 1)..tokens.end * (k + 1)].iter();
-    // Where there are no other words, an outcome that neither of the two has.
+    // Without other words, an outcome that has no probability on either side.
     let stored: Vec<f32> = stored.map(|&value| value.max(NOWHERE)).collect();
     let theirs = Tensor::<2>::from_data(TensorData::new(stored, [count, k + 1]), &device);
     let nowhere = Tensor::full([count, k], NOWHERE, &device);

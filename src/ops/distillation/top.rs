@@ -52,7 +52,7 @@ impl KnownWords {
         Self { words, columns: count }
     }
 
-    /// Those of a block, and where their logits are in it.
+    /// The known words of a block, and where their logits are in it.
     fn within(&self, block: &Range<usize>) -> impl Iterator<Item = (KnownWord, usize)> + '_ {
         let first = self.words.partition_point(|known| known.id < block.start);
         let end = self.words.partition_point(|known| known.id < block.end);

@@ -33,7 +33,7 @@ pub(super) struct WholeChunk<'a> {
 
 /// The sums of each column, every exponential with the maximum of its model subtracted.
 struct JointColumns {
-    /// Of the student's logits, and of the teacher's.
+    /// The largest of the student's logits, and of the teacher's.
     largest: [Vec<f32>; 2],
     /// `Σ exp(z)`, `Σ exp(z/τ)`, `Σ exp(y/τ)`, `Σ exp(y/τ) · (y − z)`
     sums: [Vec<f64>; 4],

@@ -18,6 +18,8 @@ impl SimdWork for ColumnMax<'_> {
     fn run(self) {
         for row in self.values.chunks_exact(self.largest.len()) {
             for (largest, value) in self.largest.iter_mut().zip(row) {
+                // Not `f32::max`, which treats NaN in its own way and does not become one
+                // instruction.
                 *largest = if *value > *largest { *value } else { *largest };
             }
         }

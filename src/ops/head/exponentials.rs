@@ -95,6 +95,8 @@ impl<'a> Exponentials<'a> {
             let values = &mut self.scratch.exponentials[place];
             chunk.logits(&words, values);
             see(&words, values);
+            // When a block brings a larger maximum, the sum so far is rescaled: `Σ exp(x - m₁)`
+            // becomes `Σ exp(x - m₁) · exp(m₁ - m₂)`.
             let before = largest.clone();
             chunk.backend.kernel.dispatch(ColumnMax { values, largest: &mut largest });
             for (sum, (before, largest)) in sums.iter_mut().zip(before.iter().zip(&largest)) {
@@ -125,6 +127,8 @@ impl<'a> Exponentials<'a> {
         for (block, words) in chunk.blocks().enumerate() {
             let place = self.place(&words);
             let grads = &mut self.scratch.exponentials[place];
+            // Kept exponentials had the maximum so far subtracted, which differs from block to
+            // block; `factors` makes up for the difference to the final one.
             let mut shift = &self.scratch.shifts[block * count..][..count];
             if !self.keeps {
                 shift = &columns.largest;

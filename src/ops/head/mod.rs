@@ -61,7 +61,7 @@ impl Targets {
     }
 }
 
-/// A head that is no tensor.
+/// A head that is not a tensor.
 #[derive(Clone, Debug)]
 pub(super) struct OutsideHead {
     pub(super) latents: Latents,
@@ -130,9 +130,9 @@ pub(super) struct HeadPass<'a> {
 
 /// The gradients of a chunk while they are made.
 pub(super) struct ChunkGradients<'a> {
-    /// Of its hidden states, `[tokens, C]`.
+    /// Gradient of its hidden states, `[tokens, C]`.
     hidden: &'a mut [f32],
-    /// Of the head, `[V, C]`; empty where none is asked for.
+    /// Gradient of the head, `[V, C]`; empty if the head is not trained.
     head: &'a mut [f32],
     /// Whether chunks before have written that of the head.
     add: bool,
@@ -154,6 +154,8 @@ impl HeadPass<'_> {
         let HeadMatrix { vocab, width, is_trained, .. } = self.head;
         let mut dhidden = vec![0.0; self.hidden.len()];
         let mut dhead = if is_trained { vec![0.0; vocab * width] } else { Vec::new() };
+        // Only trained tokens: those without weight (prompts, padding) have no loss and meet no
+        // head.
         for (index, tokens) in self.trained.chunks(TOKENS).enumerate() {
             let mut found = vec![0.0; tokens.len() * width];
             let (hidden, head, add) = (&mut *found, &mut *dhead, index > 0);
@@ -220,6 +222,10 @@ impl<'a> HeadChunk<'a> {
             let rows = MatrixB::Floats(&rows, layout);
             PackedB::new(backend.kernel, backend.operands, depth, columns, rows)
         };
+        // The hidden states of a chunk are packed once and meet every block of words:
+        //
+        //    logits [words, tokens] = head [words, C] · hiddenᵀ [C, tokens]      to_logits
+        //    dhead  [words, C]     += dlogits [words, tokens] · hidden            to_head
         let to_logits = packed(OperandLayout::KInner, width, count);
         let to_head = of_head.then(|| packed(OperandLayout::KOuter, count, width));
         Self { head, backend, count, to_logits, to_head }
@@ -238,8 +244,8 @@ impl<'a> HeadChunk<'a> {
     pub(super) fn logits(&self, words: &Range<usize>, logits: &mut [f32]) {
         let size = Size { rows: words.len(), depth: self.head.width, columns: self.count };
         let rows = self.head.get(words);
-        let left = left(&rows, OperandLayout::KInner, self.head.width);
-        product(self.backend, size, left, MatrixB::PackedB(&self.to_logits), false, logits);
+        let a = matrix_a(&rows, OperandLayout::KInner, self.head.width);
+        product(self.backend, size, a, MatrixB::PackedB(&self.to_logits), false, logits);
     }
 
     /// Takes the gradients of the logits of a block, `[words, tokens]`, back to both operands. Blocks come
@@ -249,17 +255,19 @@ impl<'a> HeadChunk<'a> {
         let size = Size { rows: count, depth: words.len(), columns: width };
         let rows = self.head.get(words);
         let head_rows = MatrixB::Floats(&rows, OperandLayout::KOuter);
-        let by_token = left(grads, OperandLayout::KOuter, count);
+        let by_token = matrix_a(grads, OperandLayout::KOuter, count);
+        // The first block overwrites, later ones add: words in ascending order, whatever the
+        // threads.
         product(backend, size, by_token, head_rows, words.start > 0, to.hidden);
         let Some(to_head) = &self.to_head else { return };
         let size = Size { rows: words.len(), depth: count, columns: width };
         let dhead = &mut to.head[words.start * width..words.end * width];
-        let by_word = left(grads, OperandLayout::KInner, count);
+        let by_word = matrix_a(grads, OperandLayout::KInner, count);
         product(backend, size, by_word, MatrixB::PackedB(to_head), to.add, dhead);
     }
 }
 
-fn left(values: &[f32], layout: OperandLayout, stride: usize) -> MatrixA<'_> {
+fn matrix_a(values: &[f32], layout: OperandLayout, stride: usize) -> MatrixA<'_> {
     MatrixA { values, layout, stride, first: 0, scale: Scale::All(1.0) }
 }
 

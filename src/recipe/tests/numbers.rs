@@ -101,7 +101,7 @@ fn no_number_in_any_key_makes_a_recipe_panic() {
 }
 
 #[test]
-fn absurd_numbers_are_refused_with_what_is_expected() {
+fn absurd_numbers_are_refused_with_the_expected_range() {
     for (word, expected) in [
         ("train.steps=9223372036854775807", "up to 1000000000000"),
         ("train.max_minutes=1e20", "minutes from 0"),

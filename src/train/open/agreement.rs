@@ -72,7 +72,7 @@ fn another_tokenizer(recipe: &Recipe, init: &Path, what: &str) -> TrainError {
     contradiction(recipe, TOKENIZER, what)
 }
 
-/// Gives tokens behind the model's rows rows of their own.
+/// Gives rows to the tokens after the model's last row.
 pub(crate) fn grow_vocabulary(
     spec: &mut ModelSpec,
     tokenizer: &Tokenizer,

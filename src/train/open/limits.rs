@@ -52,7 +52,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Draws so many rows and returns how many are missing; tells of every set that is used up while others
+/// Draws `rows` and returns how many are missing; reports every set that is used up while others
 /// are left, with the rows drawn so far.
 fn draw(
     phase: &Phase,
@@ -66,6 +66,8 @@ fn draw(
         weights.map(|(set, &weight)| (&**set, (weight, limit(set)))).collect();
     drawn.retain(|_, (_, left)| left.is_none_or(|left| left > 0.0));
     let mut missing = rows;
+    // Sets are drawn in proportion until the first one is empty; then the rest shares what is
+    // missing. Each turn of the loop ends with the set that runs out next.
     while missing > 0.0 && !drawn.is_empty() {
         let total: f64 = drawn.values().map(|(weight, _)| weight).sum();
         let lasts =

@@ -228,7 +228,7 @@ fn loader_settings(recipe: &Recipe) -> LoaderSettings {
     LoaderSettings { seed: recipe.seed, seq_len: data.seq_len, policy: data.long_rows }
 }
 
-/// The number of steps; says when epochs are no whole number of batches, or a batch is larger than
+/// The number of steps; says when epochs are not a whole number of batches, or a batch is larger than
 /// what there is.
 fn total_steps(
     recipe: &Recipe,

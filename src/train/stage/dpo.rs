@@ -63,6 +63,7 @@ impl Dpo {
     ) -> Vec<Vec<PairBatch>> {
         let mut by_length: BTreeMap<usize, Vec<PreferencePair>> = BTreeMap::new();
         for pair in pairs {
+            // A sorted map: the order of batches, and so of sums, follows from the pairs alone.
             by_length.entry(pair.chosen.tokens.len()).or_default().push(pair.clone());
         }
         let batch =
@@ -149,6 +150,8 @@ impl Dpo {
         let plan = PairPlan::in_file_order(cache, self.settings, set);
         let key = KeptKey::new(cache, &work.model_hash, work.context.recipe, self.settings);
         let found = work.log_probs(&key, &plan, set)?;
+        // Found in the order of the plan, looked up by the number of the pair. Pairs that the plan
+        // leaves out stay NaN: a use of one would show at once.
         let mut by_index = vec![[f32::NAN; 2]; cache.documents() / 2];
         for (number, log_probs) in found.into_iter().enumerate() {
             by_index[plan.index(number as u64)] = log_probs;
@@ -182,6 +185,7 @@ impl ReferenceWork<'_, '_> {
         };
         let held = &mut self.model;
         reference::open_or_compute((&dir, key), work, plan, &mut || {
+            // A model is read only if some set is not in the cache, and once for all sets.
             if held.is_none() {
                 *held = Some(context.initial_model(&mut **monitor.borrow_mut())?);
             }
@@ -245,14 +249,7 @@ impl Stage for Dpo {
         request: BatchRequest,
         context: StepContext,
     ) -> Result<StepGradients, TrainError> {
-        let share = context.comm.share(request.batch);
-        let (pairs, next) = self.loader.items(
-            request.phase,
-            request.mix,
-            request.position,
-            request.batch,
-            share,
-        )?;
+        let (pairs, next) = request.draw(&mut self.loader, context.comm)?;
         let batches = self.batches(false, &pairs, request.cut, model.backend());
         let sum = request.accumulate(model, &self.objective, &batches, context)?;
         let places: Vec<SourceLocation> =

@@ -75,7 +75,7 @@ pub(super) struct ItemComputation<F> {
     pub(super) at_once: usize,
 }
 
-/// Who computes, and who is told of progress: items that are done, and all.
+/// Who computes, and who gets the progress: items that are done, and all.
 #[derive(Clone, Copy)]
 pub(super) struct KeptWork<'a> {
     pub(super) context: StepContext<'a>,
@@ -107,6 +107,7 @@ impl KeptFile {
     ) -> Result<Option<FileBytes>, TrainError> {
         let comm = work.context.comm;
         let begun = first_only(comm, || self.begin(work.context))?;
+        // Rank 0 alone knows the file; all ranks need the same number to compute the same rounds.
         let done = match &begun {
             Some(BegunFile::Unfinished(writer)) => self.items_before(writer.written),
             _ => self.items(),
@@ -118,6 +119,7 @@ impl KeptFile {
             Some(BegunFile::Unfinished(writer)) => (None, Some(writer)),
             None => (None, None),
         };
+        // A kill may have cut the last item in half: it goes, and work continues at a whole one.
         let kept = self.starts[done as usize];
         all_ok(comm, writer.as_mut().map_or(Ok(()), |writer| writer.cut(kept)))?;
         if done < self.items() {
@@ -149,6 +151,8 @@ impl KeptFile {
         while from < all {
             let round = (all - from).min(at_once);
             let share = comm.share(round as usize);
+            // A round's items are dealt out in blocks, so that joining what the ranks send gives
+            // them in order.
             let own = from + share.start as u64..from + share.end as u64;
             let own = (!context.interrupted()).then(|| -> Vec<Vec<u8>> {
                 if in_parallel {
@@ -159,6 +163,7 @@ impl KeptFile {
             });
             let own = context.finish(own)?;
             let of_all = comm.gather(&own.concat()).concat();
+            // After each round the file is longer: a kill loses one round at most.
             let written = writer.as_mut().map_or(Ok(()), |writer| writer.append(&of_all));
             all_ok(comm, written)?;
             from += round;
@@ -171,7 +176,7 @@ impl KeptFile {
         self.starts.len() as u64 - 1
     }
 
-    /// Items that so many bytes hold whole.
+    /// Whole items in `n` bytes.
     fn items_before(&self, bytes: u64) -> u64 {
         self.starts.partition_point(|&start| start <= bytes) as u64 - 1
     }
@@ -198,6 +203,7 @@ impl KeptFile {
         let path = partial_path(&self.path);
         let mut options = fs_err::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        // Not truncated when opened: this is where work is taken up again.
         let written = file.metadata()?.len().min(self.values().end as u64);
         let (path, hasher) = (self.path.clone(), blake3::Hasher::new());
         let writer = KeptWriter { path, file, written, hasher, _lock: lock };
@@ -252,12 +258,14 @@ fn partial_path(path: &Path) -> PathBuf {
 }
 
 impl KeptWriter {
-    /// Leaves the first bytes of what is there, to go on behind them.
+    /// Leaves the first bytes of what is there, to continue after them.
     fn cut(&mut self, bytes: u64) -> Result<(), TrainError> {
         self.file.file_mut().set_len(bytes)?;
         self.file.seek(SeekFrom::End(0))?;
         self.written = bytes;
         self.hasher = blake3::Hasher::new();
+        // The hash covers the file from its beginning, so what a former process wrote is read once
+        // more.
         self.hasher.update(&FileBytes::map(&partial_path(&self.path))?);
         Ok(())
     }

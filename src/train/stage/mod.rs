@@ -6,7 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::{DataMixture, LoaderState, PackedSequence, SourceLocation, TokenCache};
+use crate::data::{
+    DataError, DataMixture, EpochPlan, Loader, LoaderState, PackedSequence, SourceLocation,
+    TokenCache,
+};
+use crate::distributed::Comm;
 use crate::error::TrainError;
 use crate::model::LanguageModel;
 use crate::monitor::{Evaluation, Monitor};
@@ -38,6 +42,15 @@ pub(crate) struct BatchRequest<'a, 'o> {
 }
 
 impl BatchRequest<'_, '_> {
+    /// This rank's items of the batch, and where the loader stands after the whole of it.
+    fn draw<E: EpochPlan + Send + 'static>(
+        &self,
+        loader: &mut Loader<E>,
+        comm: &Comm,
+    ) -> Result<(Vec<E::Item>, LoaderState), DataError> {
+        loader.items(self.phase, self.mix, self.position, self.batch, comm.share(self.batch))
+    }
+
     /// Items of each part of a micro-batch. One that updates as it goes is one part.
     fn part_size(&self, items: usize, backend: OpBackend) -> usize {
         if self.updates.is_some() { items.max(1) } else { self.cut.part_size(items, backend) }
@@ -52,6 +65,8 @@ impl BatchRequest<'_, '_> {
         context: StepContext,
     ) -> Result<GradAccumulator, TrainError> {
         if let Some(updates) = self.updates {
+            // Gradients are used up as they are made, so there is nothing to add a second micro-
+            // batch to.
             let [micro_batch] = micro_batches else {
                 unreachable!("such a step is one micro-batch");
             };
@@ -74,7 +89,7 @@ impl BatchRequest<'_, '_> {
 /// Loss and gradients of this rank's share of a batch.
 pub(crate) struct StepGradients {
     pub(crate) sum: GradAccumulator,
-    /// The loader's position behind the batch.
+    /// The loader's position after the batch.
     pub(crate) next: LoaderState,
     /// The documents in this rank's share.
     pub(crate) places: Vec<SourceLocation>,

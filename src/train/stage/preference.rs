@@ -60,6 +60,7 @@ impl Objective for DpoObjective {
         let policy = answers(rows, rows.log_probs(model, hidden.clone())); // [2P]
         let ratio: Vec<f32> = policy.iter().zip(&batch.reference).map(|(p, r)| p - r).collect();
         let metrics = self.metrics(&policy, &ratio);
+        // Margins and weights are computed on the host: P numbers, while logits stay in blocks.
         let margins = self.margins(&ratio);
         let sum: f64 = margins.iter().map(|margin| softplus(-margin)).sum();
         let sum = Tensor::from_data(TensorData::new(vec![sum as f32], [1]), &hidden.device());
@@ -82,10 +83,14 @@ impl DpoObjective {
 
     /// The weight of each target's cross-entropy, `[2P, T]`.
     fn weights(self, rows: &TokenBatch, margins: &[f64]) -> Vec<f32> {
-        let slopes = margins.iter().map(|margin| (self.beta / (1.0 + margin.exp())) as f32);
-        let slopes: Vec<f32> = slopes.clone().chain(slopes.map(|slope| -slope)).collect();
+        // The loss is `softplus(-margin)`, and cross-entropy is -log p: so DPO's gradient is that
+        // of a cross-entropy whose targets weigh β·σ(-margin) in the chosen answer and as much
+        // below 0 in the rejected one.
+        let gradients = margins.iter().map(|margin| (self.beta / (1.0 + margin.exp())) as f32);
+        let gradients: Vec<f32> =
+            gradients.clone().chain(gradients.map(|gradient| -gradient)).collect();
         let time = rows.documents.dims()[1];
-        let weight = |(at, trained): (usize, &f32)| trained * slopes[at / time];
+        let weight = |(at, trained): (usize, &f32)| trained * gradients[at / time];
         rows.loss_mask.iter().enumerate().map(weight).collect()
     }
 

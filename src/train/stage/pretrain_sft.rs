@@ -116,14 +116,7 @@ impl Stage for PretrainSft {
         request: BatchRequest,
         context: StepContext,
     ) -> Result<StepGradients, TrainError> {
-        let share = context.comm.share(request.batch);
-        let (rows, next) = self.loader.items(
-            request.phase,
-            request.mix,
-            request.position,
-            request.batch,
-            share,
-        )?;
+        let (rows, next) = request.draw(&mut self.loader, context.comm)?;
         let sum = self.accumulate(model, &rows, request, context)?;
         let places = rows.into_iter().flat_map(|row| row.documents).collect();
         Ok(StepGradients { sum, next, places })

@@ -43,6 +43,8 @@ impl GradAccumulator {
         device: &Device,
     ) -> Self {
         model.clear_rounding_counts();
+        // `row` counts the rows of this rank's share over all micro-batches: the random bits of a
+        // row belong to its place in the step, however the step is cut.
         let (mut total, mut row) = (Self::default(), 0);
         for batch in micro_batches {
             total.add(Self::one(&at_row(model.clone(), row), objective, batch, device));
@@ -91,9 +93,17 @@ impl GradAccumulator {
                     // Where there are more threads than parts, the operations of a part share some.
                     let threads = rayon::current_num_threads().div_ceil(parts.len());
                     let one = |part| with_threads(threads, || apart(part));
+                    // `collect` keeps the order of the parts, whichever ends first; the sums below
+                    // depend on it.
                     parts.par_iter().map(one).collect()
                 }
             };
+            // Gradients are added in one fixed order:
+            //
+            //    micro-batch 0: part 0 + part 1, then micro-batch 1: + part 0 + part 1, …
+            //
+            // Float sums depend on it, so the cut into parts is part of the recipe and threads are
+            // not.
             for sum in sums {
                 total.add(sum);
             }
@@ -120,6 +130,8 @@ impl GradAccumulator {
         };
         model.clear_rounding_counts();
         let begin = |total: &Self| updates.begin(total.loss(), total.count);
+        // The first step has no step before it whose norm says how much to clip: its backward pass
+        // runs twice, once to measure and once to update.
         if updates.knows_no_norm() {
             pass(&begin, &mut |first, gradients| updates.measure(model, first, &gradients));
             updates.measured();
@@ -142,6 +154,7 @@ impl GradAccumulator {
     /// A loss without its gradients.
     fn of_loss(loss: &LossSum) -> Self {
         let LossSum { ref sum, count, tokens, ref metrics, .. } = *loss;
+        // Kept as a tensor: reading a number makes the host wait for the device.
         let (losses, metrics) = (vec![sum.clone().inner()], metrics.clone());
         Self { losses, count, tokens, own_tokens: tokens, metrics, ..Self::default() }
     }
@@ -159,6 +172,7 @@ impl GradAccumulator {
         let metrics = self.metrics.iter().zip(other.metrics);
         self.metrics = metrics.map(|((name, sum), (_, more))| (*name, sum + more)).collect();
         let old = std::mem::take(&mut self.gradients);
+        // The old vector is taken apart, so that the sum can be made in the memory of `a`.
         self.gradients = old.into_iter().zip(other.gradients).map(|(a, b)| Some(a? + b?)).collect();
     }
 
@@ -177,6 +191,7 @@ impl GradAccumulator {
         if comm.world_size() == 1 {
             return self;
         }
+        // In f64: counts stay whole numbers, and a sum of losses loses hardly anything.
         let mut own = vec![self.own_total(), self.count, self.tokens as f64];
         own.extend(self.metrics.iter().map(|(_, sum)| sum));
         let sums = comm.all_reduce_sum(&own);
@@ -219,6 +234,8 @@ impl GradAccumulator {
         let (loss, grad_norm) = (self.loss(), norm / divisor);
         let passed = settings.limits.check(loss, grad_norm).is_none();
         let figures = StepFigures::OnHost { loss, grad_norm, passed };
+        // One factor does both: from a sum to the mean, and from too long to the longest allowed.
+        // Gradients are read once more only in the update itself.
         let factor = clip_factor(grad_norm, settings.grad_clip) / divisor;
         (self.into_pending(figures, settings.limits), passed.then_some(factor))
     }

@@ -195,6 +195,7 @@ impl AdamW {
         (factor, rates): (f64, StepRates),
         backend: OpBackend,
     ) -> Vec<Tensor<1>> {
+        // One count for all parameters: the bias correction of a step is the same everywhere.
         self.updates += 1;
         each(values, gradients, |index, [value, gradient]| match outside.get(index) {
             Some(Some(latents)) => {

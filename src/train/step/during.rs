@@ -49,7 +49,7 @@ pub struct UpdateDuring<'a> {
     applied: RefCell<Applied>,
 }
 
-/// What became of a step in its backward pass.
+/// What a step has done by the end of its backward pass.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     /// Squares of the gradients of each tensor, of the reduced loss; 0 of those not seen. In f32, which a
@@ -65,7 +65,7 @@ pub(crate) struct Applied {
 }
 
 impl<'a> UpdateDuring<'a> {
-    /// Of one step with these rates.
+    /// The updates of one step with these rates.
     pub fn new(optimizer: &'a mut AdamW, settings: StepSettings, rates: StepRates) -> Self {
         let optimizer = RefCell::new(optimizer);
         Self { optimizer, settings, rates, divisor: Cell::new(1.0), applied: RefCell::default() }
@@ -75,6 +75,8 @@ impl<'a> UpdateDuring<'a> {
     pub(super) fn begin(&self, loss: f32, count: f64) -> bool {
         self.divisor.set(self.settings.reduction.divisor(count));
         let mut applied = self.applied.borrow_mut();
+        // The norm is not known before the backward pass ends, so only the loss can skip such a
+        // step.
         applied.skipped = self.settings.limits.check(loss, 0.0);
         applied.skipped.is_none()
     }
@@ -97,6 +99,8 @@ impl<'a> UpdateDuring<'a> {
             return;
         }
         let optimizer = &mut **self.optimizer.borrow_mut();
+        // Counted with the first update, so that a step without any leaves the bias correction
+        // alone.
         if !applied.updated {
             optimizer.updates += 1;
             applied.updated = true;
@@ -165,6 +169,8 @@ impl Applied {
 
     /// The norm of the step, as far as it can be told; `before` has the squares of the step before.
     pub(super) fn estimated_norm(&self, before: &[f32]) -> f64 {
+        // The part that was seen grew by `seen / same` since the last step; the rest is taken to
+        // have grown alike. Never less than what was seen.
         let seen = sum(&self.squares);
         let same = before.iter().zip(&self.squares).filter(|(_, found)| **found > 0.0);
         let same: f64 = same.map(|(before, _)| f64::from(*before)).sum();
@@ -174,6 +180,7 @@ impl Applied {
     }
 
     fn refuse(&mut self, tensor: usize) {
+        // Before the first update a step can still be skipped; after it, it cannot be undone.
         if self.updated {
             self.broken = Some(tensor);
         } else {

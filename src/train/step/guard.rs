@@ -33,6 +33,7 @@ impl Limits {
 
     /// Why a step with these figures must be skipped; `None` when it passes.
     pub(crate) fn check(self, loss: f32, grad_norm: f64) -> Option<Skip> {
+        // Before the limits: a comparison with NaN is false and would let the step pass.
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Some(Skip::NotFinite);
         }
@@ -40,7 +41,7 @@ impl Limits {
     }
 }
 
-/// Loss and gradient norm of the last steps, spikes included: a level that stays is no spike.
+/// Loss and gradient norm of the last steps, spikes included: a level that stays is not a spike.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SpikeWindow {
@@ -66,6 +67,7 @@ impl SpikeWindow {
         for (values, value) in
             [(&mut self.losses, f64::from(loss)), (&mut self.grad_norms, grad_norm)]
         {
+            // Also a spike: if the loss stays there, the window follows and the run goes on.
             values.push_back(value);
             while values.len() > guard.spike_window {
                 values.pop_front();

@@ -56,6 +56,7 @@ impl SimdWork for LeanChunk<'_> {
         let (mut value, mut first, mut second) = ([0.0; CHUNK], [0.0; CHUNK], [0.0; CHUNK]);
         let (value, first, second) =
             (&mut value[..count], &mut first[..count], &mut second[..count]);
+        // Load, update in f32, store rounded: one chunk at a time, in the first cache.
         latents.load(value);
         firsts.load(first);
         seconds.load(second);

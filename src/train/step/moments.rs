@@ -128,6 +128,8 @@ impl MomentChunk<'_> {
             Self::EightBit { kind, codes, scales } => {
                 let blocks = codes.chunks_mut(BLOCK).zip(&mut **scales).zip(values.chunks(BLOCK));
                 for ((codes, scale), values) in blocks {
+                    // The block's scale is that of the new values: a block whose gradients fade
+                    // keeps its resolution.
                     *scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
                     match kind {
                         MomentKind::First => encode_first(values, *scale, codes),
@@ -139,7 +141,7 @@ impl MomentChunk<'_> {
     }
 }
 
-/// The mantissas of 2^((j + ½)/8): a ratio rounds to one more eighth behind each.
+/// The mantissas of 2^((j + ½)/8): a ratio rounds to one more eighth above each.
 const EIGHTHS: [u32; 8] =
     [0x5_aac3, 0x11_c3d3, 0x1e_f532, 0x2d_583f, 0x3d_08a4, 0x4e_248c, 0x60_ccdf, 0x75_257d];
 
@@ -160,6 +162,8 @@ const POWERS: [u32; 8] = [
 #[inline(always)]
 fn level(code: u32) -> f32 {
     let eighth = code & 7;
+    // Whole powers of two go straight into the exponent; the remaining eighths pick one of eight
+    // mantissas.
     let mut bits = POWERS[0] - ((code >> 3) << 23);
     for step in 1..POWERS.len() {
         let passed = 0u32.wrapping_sub(u32::from(eighth >= step as u32));
@@ -173,6 +177,7 @@ fn level(code: u32) -> f32 {
 fn eighths(ratio: f32) -> u32 {
     let bits = ratio.to_bits();
     let mantissa = bits & 0x7f_ffff;
+    // Eight codes for each power of two, and one more for each border that the mantissa passes.
     let mut code = ((bits >> 23) - 127) << 3;
     for border in EIGHTHS {
         code += u32::from(mantissa >= border);

@@ -117,6 +117,7 @@ impl SimdWork for TakeIn<'_> {
         let mut values = [0.0; CHUNK];
         let values = &mut values[..gradient.len()];
         momentum.load(values);
+        // Nesterov: the direction looks one step ahead of the momentum that is stored.
         let (keep, take) = (update.momentum, 1.0 - update.momentum);
         for ((value, gradient), direction) in values.iter_mut().zip(gradient).zip(direction) {
             let new = take * (gradient * update.gradient);

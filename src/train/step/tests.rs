@@ -164,7 +164,7 @@ fn a_loss_that_is_not_finite_or_a_spike_changes_nothing() {
 }
 
 #[test]
-fn a_gradient_that_is_not_finite_behind_an_update_is_told_by_its_tensor() {
+fn a_gradient_that_is_not_finite_after_an_update_names_its_tensor() {
     let run = Run::new(false, Some(LatentFormat::F32), UpdateTime::During);
     let (model, mut optimizer, _) = run.start();
     let rates = StepRates { learning_rate: 1e-2, weight_decay: 0.0 };

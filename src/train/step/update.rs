@@ -191,6 +191,8 @@ impl OptimizerStep for DuringStep {
         let Applied { squares, skipped, rest, .. } = sum.take_applied();
         let loss = sum.loss();
         // The loss alone skips a step; a norm that is not finite shows in what is reported.
+        // A finite loss with a skipped step means that a gradient was not finite; the report says
+        // so.
         let not_finite = skipped == Some(Skip::NotFinite) && loss.is_finite();
         let norm = during::sum(&squares).sqrt();
         let grad_norm = if not_finite { f64::NAN } else { norm };
@@ -236,6 +238,7 @@ impl OptimizerStep for DeviceStep {
         rates: StepRates,
     ) -> (LanguageModel, PendingStep) {
         let gradients = sum.take_gradients();
+        // Everything from here to `figures` is queued on the device; the host reads none of it.
         let divisor = sum.divisor(settings.reduction);
         let squares = |g: &Tensor<1>| ops::sum_of_squares(g.clone(), model.backend());
         let squares = Tensor::cat(gradients.iter().flatten().map(squares).collect(), 0);
@@ -254,6 +257,8 @@ impl OptimizerStep for DeviceStep {
     /// The host counted the update as made and takes it back when the device skipped it.
     fn sync(&self, pending: PendingStep, optimizer: &mut AdamW) -> StepReport {
         let report = pending.read();
+        // Steps in flight after a skipped one took a count that is one too high for their bias
+        // correction: a small difference, and only on devices that keep steps in flight.
         optimizer.updates -= u64::from(report.skipped.is_some());
         report
     }
@@ -282,5 +287,6 @@ pub fn optimizer_step(
 
 /// [`Limits::check`] of one figure `[1]`; false for NaN, because no comparison with it holds.
 fn within(figure: &Tensor<1>, limit: f64) -> Tensor<1, Bool> {
+    // An infinite limit becomes the largest f32: infinity itself must not pass.
     figure.clone().lower_equal_scalar(limit.min(f64::from(f32::MAX)) as f32)
 }

@@ -33,7 +33,7 @@ fn one_seed_gives_one_continuation() {
 }
 
 #[test]
-fn greedy_takes_the_likeliest_token_each_time() {
+fn greedy_takes_the_most_likely_token_each_time() {
     let (model, pool) = (model(SMALL), threads(1));
     let generated =
         continued(&model, &GenerateRequest { sampler: SamplerSettings::greedy(), ..request(8) });

@@ -31,7 +31,7 @@ enum Targets {
     Pattern(String),
 }
 
-/// No rank is larger: a matrix of this one is no small one any more.
+/// The largest rank: a matrix of this one is not small any more.
 pub const LARGEST_RANK: u64 = 1 << 16;
 
 /// Keys that must be absent, null or this, because anything else changes the arithmetic.

@@ -7,7 +7,7 @@
 //! W[i,j] = W0[i,j] + s·sum[j]
 //! ```
 //!
-//! So the codes of a merged model are those that training saw, whoever merges.
+//! So a merged model has exactly the codes that training saw.
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
 use std::ops::Range;
@@ -22,22 +22,13 @@ use crate::{
 const TILE: usize = 16;
 const ROWS: usize = 4;
 
-/// Turns a row `W0[i, :] [in]` into `W[i, :]`, with `B[i, :] [r]` and the whole of `A [r, in]`.
-///
-/// # Panics
-/// If the lengths do not fit each other.
-#[inline(always)]
-pub fn merge_row(row: &mut [f32], b_row: &[f32], a: &[f32], scale: f32) {
-    merge_rows(row, b_row, a, b_row.len(), scale);
-}
-
-/// [`merge_row`] for neighbouring rows `[n, in]`, with their rows of B `[n, r]`.
+/// Turns rows `W0 [n, in]` into those of `W`, with their rows of `B [n, r]` and the whole of `A [r, in]`.
 ///
 /// All of it is inlined, so that a caller can compile it for the instructions of its CPU; the bits are the
 /// same.
 ///
 /// # Panics
-/// As there.
+/// If the lengths do not fit each other.
 #[inline(always)]
 pub fn merge_rows(rows: &mut [f32], b_rows: &[f32], a: &[f32], rank: usize, scale: f32) {
     let width = a.len() / rank;

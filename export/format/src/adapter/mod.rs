@@ -152,6 +152,8 @@ impl Adapter {
     /// is not followed, targets that match no matrix, a factor that is missing or of another rank or
     /// shape, a tensor of something else, NaN and infinity.
     pub fn open(path: &Path, spec: &ModelSpec) -> Result<Self, FormatError> {
+        // The folder, the config and the names are checked before the factors, which may be large,
+        // are read.
         refuse_other_contents(path)?;
         let config_path = path.join(ADAPTER_CONFIG_FILE);
         let config = AdapterConfig::read(&config_path)?;
@@ -265,6 +267,7 @@ fn read_matrix(
 ) -> Result<LowRank, FormatError> {
     let read = |factor: LowRankFactor| {
         let name = factor.tensor_name(entry);
+        // Before the shape is compared: "another rank" tells the user more than "another shape".
         let found = factor.rank_of(&file.info(&name)?.shape);
         if let Some(found) = found.filter(|&found| found != rank) {
             let what = format!("has rank {found}; {ADAPTER_CONFIG_FILE} says r = {rank}");

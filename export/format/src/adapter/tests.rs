@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::merge::{merge_row, merge_rows};
+use super::merge::merge_rows;
 use super::*;
 use crate::convert::gguf::{GgufForm, write_gguf};
 use crate::convert::hf::{write_master, write_packed, write_packed_form};
@@ -302,7 +302,7 @@ fn a_folder_without_an_adapter_says_what_is_missing() {
 }
 
 #[test]
-fn forms_that_peft_writes_are_read_as_they_are_meant() {
+fn forms_that_peft_writes_are_read_with_their_meaning() {
     let dir = written(&description(AdapterKind::Side), &["q_proj", "v_proj"], DType::F32);
     set(dir.path(), "target_modules", json!(".*\\.(q|v)_proj"));
     set(dir.path(), "use_rslora", json!(true));
@@ -339,7 +339,7 @@ proptest! {
             }
         }
         let mut first = w0[..width].to_vec();
-        merge_row(&mut first, &b[..rank], &a, scale);
+        merge_rows(&mut first, &b[..rank], &a, rank, scale);
         prop_assert_eq!(first, &merged[..width]);
     }
 }

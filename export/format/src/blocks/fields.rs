@@ -2,7 +2,7 @@
 
 /// A layout of two-bit fields, each `T + 1`. The value 3 is never written.
 ///
-/// Of each `4 · lane` codes, byte `p` holds the codes `p`, `p + lane`, `p + 2·lane` and
+/// In each run of `4 · lane` codes, byte `p` holds the codes `p`, `p + lane`, `p + 2·lane` and
 /// `p + 3·lane`, the first of them at the first shift. So a vector load of `lane` bytes, shifted
 /// and masked, gives `lane` consecutive codes.
 pub(crate) struct Fields {

@@ -99,6 +99,7 @@ pub fn unpack(
     check_whole(elements, layout.block())?;
     check_length(bytes, elements, packed_len(elements))?;
     let (packed, tail) = bytes.split_at(elements / 4);
+    // Two bits hold four codes and three are used: the fourth means damage, or another format.
     if let Some(offset) = unused_code(packed) {
         return Err(BlockError::UnusedCode { offset, byte: packed[offset] });
     }

@@ -73,7 +73,7 @@ pub enum BlockError {
 /// The values of a float type, plain or in blocks, as f32.
 ///
 /// # Errors
-/// If the length does not fit, a block has no finite scale, or the type is no float type.
+/// If the length does not fit, a block has no finite scale, or the type is not a float type.
 pub fn dequantise(dtype: DType, bytes: &[u8], elements: usize) -> Result<Vec<f32>, BlockError> {
     match dtype {
         DType::F32 => plain(bytes, elements, f32::from_le_bytes),
@@ -126,7 +126,7 @@ fn plain<const N: usize>(
 /// The bytes of values in a float type: whole blocks where it has blocks.
 ///
 /// # Panics
-/// If the type is no float type, or the values do not fill blocks.
+/// If the type is not a float type, or the values do not fill blocks.
 pub fn quantise(dtype: DType, values: &[f32]) -> Vec<u8> {
     match dtype {
         DType::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),

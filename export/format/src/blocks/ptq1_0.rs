@@ -25,14 +25,14 @@ const PARTS: Parts = [(16, 5), (8, 5), (2, 4)];
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
 ///
 /// # Errors
-/// If the values do not fill blocks, the length does not fit, a byte is none that five values
+/// If the values do not fill blocks, the length does not fit, a byte is not one that five values
 /// (or four, where there are four) make, or a scale is not finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
     let unpack = |bytes: &[u8], codes: &mut [i8]| tq1_0::unpack_parts(PARTS, bytes, codes);
     super::unpack_ternary(bytes, elements, BLOCK, CODE_BYTES, unpack)
 }
 
-/// Blocks that share a scale, for tests: no program that reads them was to be had.
+/// Blocks that share a scale, for tests: we had no program that reads them.
 #[cfg(test)]
 pub(super) fn pack(codes: &[i8], scale: f16) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_packed_is_unpacked(blocks in 0usize..6, seed: u64) {
+        fn packing_and_unpacking_gives_the_same_codes(blocks in 0usize..6, seed: u64) {
             let codes = random_codes(blocks * BLOCK, seed);
             let bytes = pack(&codes, f16::from_f32(0.375));
             prop_assert_eq!(bytes.len(), blocks * BLOCK_BYTES);

@@ -16,7 +16,7 @@ use super::{BlockError, assert_whole, check_blocks, finite_scale};
 /// Four neighbours share a byte.
 const FIELDS: Fields = Fields { lane: 1, shifts: [0, 2, 4, 6] };
 
-/// Bytes of a block of so many values.
+/// Bytes of a block of `n` values.
 pub const fn block_bytes(block: usize) -> usize {
     2 + block / 4
 }
@@ -24,7 +24,7 @@ pub const fn block_bytes(block: usize) -> usize {
 /// The bytes of whole blocks of `block` codes, each in {-1, 0, +1, +2}, with a scale for each block.
 ///
 /// # Panics
-/// If the codes do not fill blocks, there is not one scale for each, or a code is none.
+/// If the codes do not fill blocks, there is not one scale for each, or a code is out of range.
 pub fn pack(codes: &[i8], scales: &[f16], block: usize) -> Vec<u8> {
     assert_whole(codes.len(), block);
     assert_eq!(scales.len(), codes.len() / block, "one scale for each block");

@@ -98,10 +98,13 @@ fn quantise_block(values: &[f32], block: &mut [u8]) {
     let scale = f16::from_f32(1.0 / inverse);
     let mut levels = [0; BLOCK];
     for (index, fit) in fits.iter().enumerate() {
+        // Scales of groups are themselves 8-bit codes, in units of the block's `d`.
         let step = (inverse * fit.scale()).round_ties_even().min(127.0);
         block[STEPS_AT + index] = step as i8 as u8;
         let at = index * GROUP;
         let group = &values[at..][..GROUP];
+        // Values are rounded once more with the scale that a reader will see, after both roundings
+        // of it.
         levels[at..][..GROUP].copy_from_slice(&fit.levels_at(group, scale.to_f32() * step));
     }
     write_levels(&levels, block);

@@ -135,9 +135,9 @@ fn q2_0_layout_is_frozen() {
     assert_eq!(summary(&bytes), frozen(576, head, "a564ee5c"));
 }
 
-/// Bytes of another program that follows the fork's description; none of its own were to be had.
+/// Bytes of another program that follows the fork's description; we had none of its own.
 #[test]
-fn ptq1_0_is_read_as_it_is_described() {
+fn ptq1_0_is_read_as_its_description_says() {
     let codes = golden_codes();
     let bytes = ptq1_0::pack(&codes, f16::from_f32(0.375));
     let head = "82e9aa910f37be1a52561ebcbb4e1edd6e26896a7d9ce00b9b230036fe9f1e08";

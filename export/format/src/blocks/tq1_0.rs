@@ -54,7 +54,7 @@ pub fn pack_groups(codes: &[i8], scales: &[f16]) -> Vec<u8> {
 /// The codes of `elements` values and the scale of each block, finite but of either sign or 0.
 ///
 /// # Errors
-/// If the values do not fill blocks, the length does not fit, a byte is none that five values
+/// If the values do not fill blocks, the length does not fit, a byte is not one that five values
 /// (or four, where there are four) make, or a scale is not finite.
 pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), BlockError> {
     let unpack = |bytes: &[u8], codes: &mut [i8]| unpack_parts(PARTS, bytes, codes);
@@ -64,6 +64,8 @@ pub fn unpack(bytes: &[u8], elements: usize) -> Result<(Vec<i8>, Vec<f16>), Bloc
 pub(super) fn pack_parts(parts: Parts, mut codes: &[i8], out: &mut Vec<u8>) {
     for (width, count) in parts {
         let (part, rest) = codes.split_at(width * count);
+        // Byte m takes one code from each run of `width`: a vector of bytes then unpacks whole runs
+        // at once.
         for m in 0..width {
             let mut digits = [0; 5];
             for (digit, code) in digits.iter_mut().zip(part[m..].iter().step_by(width)) {
@@ -94,6 +96,7 @@ pub(super) fn unpack_parts(parts: Parts, bytes: &[u8], mut codes: &mut [i8]) -> 
 
 fn encode(digits: [u8; 5]) -> u8 {
     let number = digits.iter().fold(0, |number, &digit| number * 3 + u16::from(digit));
+    // Rounded up, so that multiplying by 3 and dropping bits below never falls short of a digit.
     (number * 256).div_ceil(243) as u8
 }
 
@@ -105,6 +108,7 @@ fn decode(byte: u8, count: usize) -> Option<[u8; 5]> {
         let tripled = u16::from(fraction) * 3;
         (*digit, fraction) = ((tripled >> 8) as u8, tripled as u8);
     }
+    // 256 bytes, 243 numbers: thirteen bytes are no code, and one of them means a broken file.
     (encode(digits) == byte).then_some(digits)
 }
 

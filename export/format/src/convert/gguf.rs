@@ -100,6 +100,7 @@ pub fn write_gguf(
         .iter()
         .map(|entry| TensorPlan::new(tensor_name(entry), form.dtype(spec, entry), &entry.shape))
         .collect();
+    // Scaled frequencies are a tensor of their own in GGUF, after those of the model.
     let factors = rope::factors(spec);
     plan.extend(factors.iter().map(|all| TensorPlan::new(rope::FACTORS, DType::F32, &[all.len()])));
     let mut writer = GgufWriter::create(path, &metadata(spec, architecture, form), &plan)?;
@@ -116,6 +117,8 @@ pub fn write_gguf(
             writer.write(&ternary_bytes(path, entry, form.matrices, &codes, scale)?)?;
             written.ternary += codes.len();
             counter.add(codes.len())?;
+        // llama.cpp's `llama` rotates neighbouring components, Hugging Face halves of a head: rows
+        // of q and k are reordered, so that each program finds its pairs.
         } else if architecture.is_interleaved(entry) {
             write_interleaved(&mut writer, path, source, entry, form.dtype(spec, entry))?;
             counter.add(entry.elements())?;
@@ -255,6 +258,8 @@ fn ternary_bytes(
     if dtype == DType::I2S {
         return Ok(i2_s::pack(codes, scale, I2sLayout::Blocks128));
     }
+    // The other ternary types keep an f16 scale in each block, where the model has f32: a scale
+    // that f16 cannot hold is an error, not a zero.
     let half = f16::from_f32(scale.multiplier());
     if half == f16::ZERO || half.is_infinite() {
         let what = format!("has the scale {}, which F16 does not hold", scale.multiplier());
@@ -273,13 +278,15 @@ fn write_groups(
     architecture: Architecture,
     dtype: DType,
 ) -> Result<(), FormatError> {
-    let turned = |row| architecture.source_row(entry, source.spec(), row);
-    let in_order = (0..entry.shape[0]).all(|row| turned(row) == row);
+    let source_row = |row| architecture.source_row(entry, source.spec(), row);
+    let in_order = (0..entry.shape[0]).all(|row| source_row(row) == row);
+    // Reordered rows may come from anywhere, so the whole matrix is read; otherwise a few rows at a
+    // time.
     let whole = if in_order { None } else { Some(source.grouped(entry, 0..entry.shape[0])?) };
     for rows in row_chunks(entry) {
         let matrix = match &whole {
             None => source.grouped(entry, rows)?,
-            Some(whole) => whole.rows_in(rows.map(turned)),
+            Some(whole) => whole.rows_in(rows.map(source_row)),
         };
         writer.write(&group_bytes(path, entry, dtype, &matrix)?)?;
     }

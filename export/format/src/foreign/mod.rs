@@ -1,6 +1,6 @@
 //! Files of other programs, recognised by their content and named with what to do about them.
 //!
-//! Whoever is about to read a file asks [`refuse`] first. Only the beginning of the file is read;
+//! Every reader of a file calls [`refuse`] first. Only the beginning of the file is read;
 //! nothing is unpacked, run or followed.
 
 mod advice;

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_described_is_read() {
+    fn a_written_description_is_read_back() {
         let path = Path::new("x.gguf");
         for extra in [
             "bos_token_id = 1\neos_token_id = [2, 3]\nrms_norm_eps = 1e-6",

@@ -47,7 +47,7 @@ impl<'a> HeaderCursor<'a> {
         Ok(bytes.as_chunks().0.iter().map(|&bytes| from_le_bytes(bytes)).collect())
     }
 
-    /// Text of at most `longest` bytes behind its length.
+    /// Text of at most `longest` bytes, after its length.
     pub(super) fn text(&mut self, longest: u64) -> Result<&'a str, String> {
         let length = self.u64()?;
         if length > longest {

@@ -52,6 +52,8 @@ impl Metadata {
         let (key, value) = (key.into(), value.into());
         assert!(is_key(&key), "{key:?} is a key");
         match self.pairs.iter_mut().find(|(other, _)| *other == key) {
+            // Order is part of a file's bytes: a replaced value keeps its place, so equal models
+            // make equal files.
             Some((_, old)) => *old = value,
             None => self.pairs.push((key, value)),
         }

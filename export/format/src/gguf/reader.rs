@@ -73,6 +73,12 @@ impl GgufFile {
     fn checked(file: FileParts, bytes: &[u8]) -> Result<Self, FormatError> {
         let path = file.path();
         let header = &bytes[..bytes.len().min(LARGEST_HEADER)];
+        // The parts of a file, in order:
+        //
+        //    magic, version, counts | key-value pairs | tensors: name, shape, type, offset | padding | data
+        //
+        // Each is read and checked before the next, because where it begins follows from the one
+        // before.
         let mut header = Header { path, cursor: HeaderCursor::new(header) };
         header.check_version()?;
         let (tensor_count, pair_count) = header.counts()?;
@@ -82,6 +88,7 @@ impl GgufFile {
         let data = DataSection::behind(header_len, &metadata, file.len() as usize)?;
         let ends =
             SectionEnds { start: data.start, file_len: data.file_len, alignment: data.alignment };
+        // Two types share an id; only where the next tensor begins tells which of them it is.
         let claims = resolved(path, claims, ends)?;
         let tensors = data.place(path, claims)?;
         let places = named_places(path, &tensors)?;
@@ -139,6 +146,8 @@ impl<'a> Header<'a> {
         if readable(version) {
             return Ok(());
         }
+        // Version 3 read backwards is 50,331,648: naming the byte order helps more than that
+        // number.
         let found = if readable(version.swap_bytes()) {
             format!("{} in big-endian byte order", version.swap_bytes())
         } else {
@@ -152,6 +161,8 @@ impl<'a> Header<'a> {
     fn counts(&mut self) -> Result<(u64, u64), FormatError> {
         let tensors = self.count("the number of tensors", MOST_TENSORS)?;
         let pairs = self.count("the number of metadata pairs", MOST_PAIRS)?;
+        // A count is only a claim: a file too short for that many entries is refused before memory
+        // is reserved for them.
         let fits = self.cursor.expect_items(pairs, LEAST_PAIR_BYTES);
         fits.map_err(|what| self.broken("the metadata", &what))?;
         let fits = self.cursor.expect_items(tensors, LEAST_TENSOR_BYTES);
@@ -225,6 +236,8 @@ impl<'a> Header<'a> {
             return Err(format!("has {dimensions} dimensions; expected 1 to {MOST_DIMENSIONS}"));
         }
         let extents = self.cursor.scalars(dimensions.into(), u64::from_le_bytes)?;
+        // ggml counts dimensions from the one that lies densest in memory; we count as PyTorch
+        // does.
         extents.into_iter().rev().map(extent).collect()
     }
 
@@ -239,7 +252,7 @@ fn not_plain(name: &str) -> String {
     format!("is {shown:?}; expected plain printable ASCII")
 }
 
-/// ggml's dimensions are signed; what is negative there is none here either.
+/// ggml's dimensions are signed; one that is negative there is refused here too.
 fn extent(claimed: u64) -> Result<usize, String> {
     match i64::try_from(claimed).ok().and_then(|extent| usize::try_from(extent).ok()) {
         Some(extent @ 1..) => Ok(extent),

@@ -97,7 +97,7 @@ fn unknown_type(id: u32) -> String {
     format!("has the value type {id}; expected 0 to 12")
 }
 
-/// What a value that is no array can do.
+/// What a value that is not an array can do.
 trait Scalar {
     fn decode(cursor: &mut HeaderCursor) -> Result<Self, String>
     where
@@ -180,6 +180,8 @@ impl Scalar for String {
     }
 
     fn decode_many(cursor: &mut HeaderCursor, count: u64) -> Result<Vec<Self>, String> {
+        // The count comes from the file: a text takes at least the 8 bytes of its length, so a
+        // count that cannot be true is refused before anything is reserved for it.
         cursor.expect_items(count, 8)?;
         let within = |index| move |what| format!("element {index} {what}");
         (0..count).map(|index| Self::decode(cursor).map_err(within(index))).collect()
@@ -211,6 +213,7 @@ impl std::fmt::Display for Value {
         match self.scalar() {
             Ok(scalar) => f.write_str(&scalar.shown()),
             Err(Array::String(texts)) => write!(f, "[{} strings]", texts.len()),
+            // A vocabulary has a hundred thousand elements; reports show how many, not which.
             Err(array) => write!(f, "[{} numbers]", array.len()),
         }
     }

@@ -69,7 +69,7 @@ mod tests {
     use super::PAGE;
 
     #[test]
-    fn the_page_asks_nobody_else_and_makes_no_markup_of_text() {
+    fn the_page_requests_nothing_elsewhere_and_escapes_text() {
         for way in
             ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
         {

@@ -46,6 +46,7 @@ impl Answered {
 pub(crate) async fn collect(mut events: Events, count: usize) -> Result<Vec<Answered>, ApiError> {
     let mut all = vec![Answered::default(); count];
     while all.iter().any(|answer| answer.end.is_none()) {
+        // Events of several answers arrive mixed, each with the number of its answer.
         let (choice, event) = events.recv().await.ok_or_else(ApiError::internal)?;
         all[choice].take(event)?;
     }
@@ -140,6 +141,7 @@ impl<F: StreamFormat> Streaming<F> {
     /// The next event; `None` after the last.
     async fn next(&mut self) -> Option<StreamEvent> {
         loop {
+            // One event of the engine may become several of the stream, or none.
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }

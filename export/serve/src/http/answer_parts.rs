@@ -1,4 +1,4 @@
-//! The text of an answer in parts: what is said, and calls of functions, as they come.
+//! The text of an answer in parts: text and calls of functions, as they come.
 
 use super::tool_form::ToolForm;
 
@@ -74,6 +74,8 @@ impl AnswerParts {
             Place::Text | Place::After => {
                 let says = matches!(self.place, Place::Text);
                 let found = self.held.find(form.open);
+                // Text that might be the beginning of a call's mark is held back until more of it
+                // is there.
                 let end = found.unwrap_or_else(|| certain(&self.held, form.open));
                 let rest = self.held.split_off(end);
                 let text = std::mem::replace(&mut self.held, rest);
@@ -87,6 +89,7 @@ impl AnswerParts {
                 found.is_some()
             }
             Place::Name => {
+                // A name is passed on whole: a client cannot begin a call with half of one.
                 let Some(end) = self.held.find(form.after_name) else { return false };
                 let name = self.held[..end].trim_start_matches(form.before_name).to_owned();
                 self.held.drain(..end + form.after_name.len());
@@ -95,6 +98,8 @@ impl AnswerParts {
                 true
             }
             Place::Arguments(object) => {
+                // Arguments stream as they come; counting braces outside of strings finds the end
+                // without parsing.
                 let end = object.find(&self.held);
                 let rest = end.map_or_else(String::new, |end| self.held.split_off(end));
                 let piece = std::mem::replace(&mut self.held, rest);
@@ -115,7 +120,7 @@ impl AnswerParts {
     }
 }
 
-/// A whole answer: what is said, and the calls that are complete.
+/// A whole answer: its text, and the calls that are complete.
 pub(crate) fn whole(form: Option<ToolForm>, text: &str) -> (String, Vec<ToolCall>) {
     let (mut said, mut calls, mut open) = (String::new(), Vec::new(), ToolCall::default());
     for part in AnswerParts::new(form).finish(text) {

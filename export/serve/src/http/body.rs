@@ -29,7 +29,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
 /// A form of some page may come without being asked for; JSON may not.
 fn check_type(request: &Request) -> Result<(), ApiError> {
-    // A header that stands twice, or is no text, says nothing that can be trusted.
+    // A header that stands twice, or is not text, says nothing that can be trusted.
     let header = |name| {
         let all: Vec<_> = request.headers().get_all(name).iter().map(|it| it.to_str()).collect();
         match all[..] {

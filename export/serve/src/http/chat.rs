@@ -96,7 +96,7 @@ struct ChatFormat {
     stream_usage: bool,
     /// How calls are written, if there may be some.
     form: Option<ToolForm>,
-    /// What of each answer is said, and what calls a function.
+    /// The text of each answer, and its calls of functions.
     answers: Vec<AnswerParts>,
     /// How many calls each answer made.
     calls: Vec<usize>,
@@ -205,7 +205,7 @@ impl ChatFormat {
     }
 }
 
-/// OpenAI's word for how an answer ended that made so many calls.
+/// OpenAI's word for how an answer with `n` calls ended.
 fn reason(reason: EndReason, calls: usize) -> &'static str {
     match reason {
         EndReason::StopId if calls > 0 => "tool_calls",

@@ -27,7 +27,7 @@ struct Completion {
     question: AnswerRequest,
     /// The prompts as text, where they are repeated.
     echo: Option<Vec<String>>,
-    /// Tokens at the beginning of each prompt that are not told.
+    /// Tokens at the beginning of each prompt that the client does not see.
     hidden: Vec<usize>,
 }
 
@@ -53,6 +53,8 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<Completion, ApiError
     let settings = AnswerSettings::read(&mut fields, state.vocab_size)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
     let top = fields.count("logprobs", 0..=MOST_LOGPROBS)?;
+    // An answer of no tokens makes sense only where the prompt is echoed: evaluation tools ask so
+    // for its scores.
     let shortest = u64::from(!echo);
     let max_tokens = fields.count("max_tokens", shortest..=1 << 32)?.unwrap_or(DEFAULT_TOKENS);
     fields.only("best_of", &[settings.choices.into()])?;
@@ -60,6 +62,8 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<Completion, ApiError
     fields.finish()?;
     let texts = echo.then(|| prompts.iter().map(|ids| state.tokenizer.decode(ids)).collect());
     let bos: Vec<_> = prompts.iter().map(|prompt| state.hidden_bos(prompt)).collect();
+    // The model needs its BOS before a prompt; the client did not write it, and does not see it in
+    // the scores.
     let with_bos = |(bos, ids): (&Option<u32>, Vec<u32>)| bos.iter().copied().chain(ids).collect();
     let question = AnswerRequest {
         prompts: bos.iter().zip(prompts).map(with_bos).collect(),
@@ -82,6 +86,8 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<Completion, ApiError
 fn read_prompts(state: &AppState, value: Value) -> Result<Vec<Vec<u32>>, ApiError> {
     let wanted = "a string, a list of strings, a list of token ids, or a list of such lists";
     let list = match value {
+        // A list of numbers is one prompt of token ids; a list of anything else is a list of
+        // prompts.
         Value::Array(list) if list.first().is_some_and(|first| !first.is_number()) => list,
         one => vec![one],
     };
@@ -147,7 +153,7 @@ impl CompletionFormat {
     }
 
     /// The prompt's tokens without the one that was put before them.
-    fn told<'a>(&self, choice: usize, prompt: &'a [ScoredToken]) -> &'a [ScoredToken] {
+    fn visible<'a>(&self, choice: usize, prompt: &'a [ScoredToken]) -> &'a [ScoredToken] {
         prompt.get(self.completion.hidden[self.prompt_of(choice)]..).unwrap_or_default()
     }
 
@@ -156,7 +162,7 @@ impl CompletionFormat {
         for (index, answer) in answers.iter().enumerate() {
             let Some(end) = &answer.end else { continue };
             self.usage.add(end);
-            let tokens = self.told(index, &answer.prompt).iter().chain(&answer.tokens);
+            let tokens = self.visible(index, &answer.prompt).iter().chain(&answer.tokens);
             let lists = || logprobs::lists(&self.state.tokenizer, tokens, 0);
             choices.push(json!({
                 "index": index, "text": format!("{}{}", self.echo_of(index), answer.text),
@@ -195,6 +201,7 @@ impl CompletionFormat {
 
 impl StreamFormat for CompletionFormat {
     fn begin(&mut self) -> Vec<StreamEvent> {
+        // An echo with scores waits for them: it is sent with the event that brings them.
         if self.completion.echo.is_none() || self.completion.question.scores_prompt {
             return Vec::new();
         }
@@ -205,8 +212,8 @@ impl StreamFormat for CompletionFormat {
     fn next(&mut self, choice: usize, event: JobEvent) -> Vec<StreamEvent> {
         match event {
             JobEvent::Prompt(prompt) => {
-                let told = self.told(choice, &prompt).to_vec();
-                let lists = self.lists(choice, &told);
+                let visible = self.visible(choice, &prompt).to_vec();
+                let lists = self.lists(choice, &visible);
                 vec![self.chunk(choice, self.echo_of(choice), lists, None)]
             }
             JobEvent::Token { text, token } => {

@@ -113,7 +113,7 @@ impl BodyFields {
         }
     }
 
-    /// Drops fields that change nothing here: notes for whoever keeps records of requests.
+    /// Drops fields that change nothing here: notes for those who keep records of requests.
     pub(crate) fn drop_notes(&mut self, fields: &[&str]) {
         for field in fields {
             self.map.shift_remove(*field);

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
 
-/// What is asked of a request before anything else.
+/// Checks on a request before anything else.
 #[derive(Debug)]
 pub(crate) struct RequestGuard {
     /// Hashes of the keys, so that comparing takes the same time whatever is wrong.

@@ -27,7 +27,7 @@ pub(crate) fn lists<'a>(
     json!({"tokens": texts, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets})
 }
 
-/// Of tokens with one text the most likely stays.
+/// Where several tokens have one text, the most likely stays.
 fn top_map(tokenizer: &Tokenizer, token: &ScoredToken, logprob: f64) -> Map<String, Value> {
     let mut map = Map::new();
     for (id, logprob) in token.top.iter().copied().chain([(token.id, logprob)]) {

@@ -126,6 +126,7 @@ impl MessageFormat {
         let (said, calls) = whole(self.form, text);
         let text = json!({"type": "text", "text": said});
         let mut blocks = Vec::new();
+        // An answer has at least one block: an empty text, if there is nothing else.
         blocks.extend((!said.is_empty() || calls.is_empty()).then_some(text));
         for call in calls {
             let mut block = self.call_block(&call.name);
@@ -151,6 +152,8 @@ impl MessageFormat {
             "stop_reason": end.map(|end| stop_reason(end, self.calls)),
             "stop_sequence": end.and_then(|end| end.stop_text.clone()),
             "usage": {
+                // Anthropic counts cached tokens apart from the others; OpenAI counts them as part
+                // of the prompt.
                 "input_tokens": self.prompt - cached, "cache_read_input_tokens": cached,
                 "cache_creation_input_tokens": 0,
                 "output_tokens": end.map_or(0, |end| end.generated),
@@ -178,6 +181,8 @@ impl MessageFormat {
         for part in parts {
             match part {
                 AnswerPart::Text(text) => {
+                    // Blocks of a stream have the order: start, deltas, stop; the next text opens
+                    // one, a call closes it.
                     if !self.open {
                         events.push(self.begin_block(json!({"type": "text", "text": ""})));
                     }
@@ -228,6 +233,7 @@ impl StreamFormat for MessageFormat {
             JobEvent::End(end) => {
                 let parts = self.parts.finish(&end.text);
                 let mut events = self.events(parts);
+                // As in a whole answer: at least one block.
                 if self.blocks == 0 && !self.open {
                     events.push(self.begin_block(json!({"type": "text", "text": ""})));
                 }

@@ -44,7 +44,7 @@ impl AnswerSettings {
     }
 }
 
-/// Reads what is for whoever keeps records of requests; it changes nothing.
+/// Reads the fields that only serve records of requests; they change nothing.
 pub(crate) fn read_notes(fields: &mut BodyFields) -> Result<(), ApiError> {
     for name in ["user", "safety_identifier", "prompt_cache_key"] {
         fields.text(name)?;

@@ -41,7 +41,7 @@ const BARE: ToolForm = ToolForm {
 
 /// Before the descriptions of functions, one a line, in the system's message.
 const DESCRIBED: &str = "You may call these functions:";
-/// Behind them.
+/// After the calls.
 const ASKED: &str = "To call one, answer with its name and arguments as JSON between tags:\n<tool_call>\n\
     {\"name\": \"NAME\", \"arguments\": {\"ARGUMENT\": \"VALUE\"}}\n</tool_call>\n\
     The result follows between <tool_response> and </tool_response>.";

@@ -209,6 +209,7 @@ fn read_choice(fields: &mut BodyFields, layout: ToolLayout) -> Result<ToolChoice
         _ => {}
     }
     let wanted = "none, auto, required, or a function with its name";
+    // Made now, while the value is still here: it is taken apart below.
     let wrong = expected("tool_choice", wanted, &value);
     let Ok(mut choice) = BodyFields::inside("tool_choice", value) else { return Err(wrong) };
     if choice.take("type").is_none_or(|kind| kind != "function") {

@@ -1,4 +1,4 @@
-//! What the inference thread is asked for, and what it tells back.
+//! Requests to the inference thread, and the events it sends back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,17 +27,17 @@ pub(crate) struct GenerationJob {
     pub(crate) stop_texts: Vec<String>,
     /// What the answer must be.
     pub(crate) grammar: Option<AnswerGrammar>,
-    /// How many of the most likely tokens are told with each token; `None`: no log-probabilities.
+    /// How many of the most likely tokens are sent with each token; `None`: no log-probabilities.
     pub(crate) top: Option<usize>,
     /// Whether the tokens of the prompt are scored too.
     pub(crate) scores_prompt: bool,
-    /// Where the answer goes. When nobody listens any more, the work ends.
+    /// Where the answer goes. When its receiver is gone, the work ends.
     pub(crate) events: mpsc::Sender<(usize, JobEvent)>,
     pub(crate) arrived: Instant,
 }
 
 impl GenerationJob {
-    /// How many of the most likely tokens are told with each of the prompt; `None` if it is not scored.
+    /// How many of the most likely tokens are sent with each token of the prompt; `None` if it is not scored.
     pub(crate) fn scored_top(&self) -> Option<usize> {
         self.top.filter(|_| self.scores_prompt)
     }
@@ -69,7 +69,7 @@ pub(crate) struct ScoredToken {
     pub(crate) top: Vec<(u32, f64)>,
 }
 
-/// What becomes of a job, in order: the scored prompt if asked for, tokens, one end.
+/// The events of a job, in order: the scored prompt if asked for, tokens, one end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum JobEvent {
     /// All tokens of the prompt.

@@ -16,7 +16,7 @@ const MOST_BESIDE: usize = 64;
 /// Tokens of the first chunk beside answers, before any was measured.
 const FIRST_BESIDE: usize = 2;
 
-/// Of so many steps with a chunk one goes without: contexts grow, and with them the time of a step.
+/// After this many steps with a chunk comes one without: contexts grow, and so does the time of a plain step.
 const MEASURED: usize = 16;
 
 /// What a new measurement counts.
@@ -40,6 +40,7 @@ impl Pacing {
             return PREFILL_ALONE;
         }
         match (self.undisturbed(decoding), self.a_token) {
+            // Measure first: without `u` nobody knows what a chunk adds.
             (None, _) => 0,
             _ if self.disturbed >= MEASURED => 0,
             (Some(_), None) => FIRST_BESIDE,
@@ -49,7 +50,7 @@ impl Pacing {
         }
     }
 
-    /// A step with `decoding` answers and `beside` tokens of prompts took so many seconds.
+    /// A step with `decoding` answers and `beside` tokens of prompts took `seconds`.
     pub(super) fn took(&mut self, decoding: usize, beside: usize, seconds: f64) {
         if decoding == 0 {
             return;

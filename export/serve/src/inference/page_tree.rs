@@ -49,7 +49,7 @@ pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 }
 
 impl PageTree {
-    /// An empty tree of pages that take so many bytes each.
+    /// An empty tree of pages of `n` bytes each.
     pub(crate) fn new(page_bytes: usize) -> Self {
         Self { roots: Vec::new(), page_bytes, pages: 0, score_bytes: 0, dropped: 0, now: 0 }
     }
@@ -93,17 +93,22 @@ impl PageTree {
         {
             let (start, rest) = (cache.len(), &prompt[cache.len()..]);
             let common = |node: &Node| common_prefix(&node.tokens, rest);
+            // Siblings may begin alike (they differ inside the page), so the longest match is
+            // taken.
             let Some(node) = level.iter_mut().max_by_key(|node| common(node)) else { break };
             let common = common(node);
             if common == 0 || (scored.is_some() && node.scores.top != scored) {
                 break;
             }
             node.used = self.now;
+            // The page is shared even if only its first `common` tokens fit: the cache counts no
+            // more of them, and writing after them copies the page first.
             cache.share_page(start / KvCache::PAGE, node.page.clone(), common);
             scores.tokens.extend(node.scores.part(0, common).tokens);
             level = &mut node.children;
         }
         let known = scores.usable(cache.len(), scored).min(limit);
+        // A short match would only hold a page in memory.
         let known = if known < SHORTEST_PREFIX { 0 } else { known };
         cache.truncate(known);
         (cache, scores.part(0, known + 1))
@@ -123,9 +128,13 @@ impl PageTree {
         let mut level = &mut self.roots;
         for (index, tokens) in held.chunks(KvCache::PAGE).enumerate() {
             let is_full = tokens.len() == KvCache::PAGE;
+            // A page that still grows is not shared: its sequence would have to copy it at the next
+            // token.
             let Some(page) = cache.page(index).filter(|_| is_full || ended) else { return };
             let scores = scores.part(index * KvCache::PAGE, tokens.len());
             let known = level.iter().position(|node| node.is_alike(tokens));
+            // A partly filled page of a finished sequence and its full version are one node;
+            // `merge` keeps the longer one.
             let place = known.unwrap_or(level.len());
             if known.is_none() {
                 self.pages += 1;
@@ -137,6 +146,8 @@ impl PageTree {
             self.score_bytes += node.scores.bytes();
             node.used = self.now;
             if is_full {
+                // Two sequences may have computed the same page at the same time; from here on they
+                // hold one.
                 cache.share_page(index, node.page.clone(), KvCache::PAGE);
             }
             level = &mut node.children;
@@ -152,6 +163,8 @@ impl PageTree {
                 node.list_free(&mut free);
             }
             free.sort_unstable();
+            // The `over`-th oldest of the pages that may go is the newest that must; two walks then
+            // drop them.
             let over = (self.bytes() - limit).div_ceil(self.page_bytes.max(1)).min(free.len());
             let Some(newest) = over.checked_sub(1).map(|last| free[last]) else { return };
             let mut dropping = Dropping { newest, left: over, score_bytes: 0 };
@@ -189,9 +202,12 @@ impl Node {
         }
     }
 
-    /// Lists when each was used that can be dropped. `false`: a sequence holds this page or one behind it.
+    /// Lists the last use of each page that can be dropped. `false`: a sequence holds this page or one after it.
     fn list_free(&self, free: &mut Vec<u64>) -> bool {
+        // A page goes only after all that follow it: a child without its beginning could never be
+        // found again.
         let children = self.children.iter().filter(|child| !child.list_free(free)).count();
+        // One holder is the tree itself; more are sequences in work.
         let is_free = children == 0 && self.page.holders() == 1;
         free.extend(is_free.then_some(self.used));
         is_free

@@ -67,6 +67,7 @@ impl<'a> Scheduler<'a> {
     pub(super) fn run(mut self, queue: &JobQueue) {
         loop {
             let idle = self.running.is_empty() && self.waiting.is_empty();
+            // Waits only when there is nothing to do; otherwise it takes what has come and goes on.
             match queue.next(idle) {
                 Some(job) => self.waiting.push_back(job),
                 None if idle => return,
@@ -75,6 +76,8 @@ impl<'a> Scheduler<'a> {
             while let Some(job) = queue.next(false) {
                 self.waiting.push_back(job);
             }
+            // One iteration: free slots of clients that left, fill them, compute one step, publish
+            // the gauges.
             self.drop_unwanted(queue);
             self.admit(queue);
             self.step();
@@ -90,6 +93,7 @@ impl<'a> Scheduler<'a> {
             queue.taken();
             self.metrics.cancelled();
         }
+        // Backwards, because `release` removes.
         for index in (0..self.running.len()).rev() {
             if !self.running[index].is_wanted() {
                 self.metrics.cancelled();
@@ -121,9 +125,15 @@ impl<'a> Scheduler<'a> {
     /// What is known of the beginning of a waiting job, if there is memory for the rest of it.
     fn make_room(&mut self, index: usize) -> Option<(KvCache, PromptScores)> {
         let (job, empty) = (&self.waiting[index], self.new_cache());
+        // Memory for the longest possible answer is set aside before the first token, so that an
+        // answer that has begun never has to be thrown away.
         let all = (job.prompt.len() + job.max_tokens).div_ceil(KvCache::PAGE);
         let mut found = self.tree.find(&job.prompt, job.prompt.len() - 1, job.scored_top(), &empty);
+        // Full pages from the tree are shared and cost nothing; a partly used page is copied when
+        // it is written.
         let own = all - found.0.len() / KvCache::PAGE;
+        // The budget has three parts: what running sequences may grow to, this job, and the tree,
+        // which gives way to both.
         let in_work: usize = self.running.iter().map(RunningSequence::own_pages).sum();
         let free = self.limits.cache_bytes.checked_sub((in_work + own) * self.tree.page_bytes());
         if let Some(free) = free {
@@ -143,6 +153,7 @@ impl<'a> Scheduler<'a> {
 
     /// The job whose request has the fewest sequences in work; of equals the oldest.
     fn next_waiting(&self) -> Option<usize> {
+        // A request for many answers (`n`) does not push out those of others.
         let in_work = |job: &GenerationJob| {
             self.running.iter().filter(|sequence| sequence.job.request == job.request).count()
         };
@@ -162,6 +173,7 @@ impl<'a> Scheduler<'a> {
             self.compute(&plan.tokens);
         }
         // The places of the running may have changed since.
+        // So the sequence is looked up by its name, not by its index in the plan.
         let is_scored = |it: &RunningSequence| Some((it.job.request, it.job.choice)) == plan.scored;
         if let Some(index) = self.running.iter().position(is_scored) {
             self.score_chunk(index, plan.beside);
@@ -179,6 +191,8 @@ impl<'a> Scheduler<'a> {
         let decoding: usize = tokens.iter().sum();
         let beside = self.pacing.beside(decoding);
         let (mut left, mut scored) = (beside, None);
+        // What is left of the chunk goes to prompts in turn; a long prompt cannot hold up the
+        // others for ever.
         for index in self.prefill_order() {
             if left == 0 || !self.start(index) {
                 continue;
@@ -218,6 +232,7 @@ impl<'a> Scheduler<'a> {
         let (limit, empty) = (prompt.len() - 1, self.new_cache());
         let mut found = self.tree.find(&prompt, limit, scored, &empty);
         let mut coming = 0;
+        // Pages still in work are not in the tree yet, so running sequences are searched too.
         for sequence in self.running.iter().filter(|it| it.started) {
             let common = common_prefix(&sequence.tokens, &prompt).min(limit);
             let computed = sequence.scores.usable(common.min(sequence.cache.len()), scored);
@@ -228,6 +243,8 @@ impl<'a> Scheduler<'a> {
             let comes = sequence.is_prefilling() && will_serve;
             coming = coming.max(if comes { common } else { 0 });
         }
+        // Another sequence is computing a longer common beginning right now. Waiting for it is
+        // cheaper than computing it twice.
         if coming >= found.0.len().max(1) + SHORTEST_PREFIX {
             return false;
         }
@@ -257,6 +274,8 @@ impl<'a> Scheduler<'a> {
         metrics.pass(count, first);
         let done = catch_unwind(AssertUnwindSafe(|| {
             let next = sequence.next(count);
+            // Scoring needs logits of all tokens, decoding of the last only: hence a pass of its
+            // own.
             let logits = model.forward_all(workspace, next.cache, next.tokens).ok()?;
             sequence.score_prompt(first, logits, vocab_size);
             let last = &logits[(count - 1) * vocab_size..];
@@ -273,9 +292,11 @@ impl<'a> Scheduler<'a> {
     /// Computes the next `tokens[i]` tokens of sequence `i`, all in one pass.
     fn compute(&mut self, tokens: &[usize]) {
         let before: Vec<usize> = self.running.iter().map(|it| it.cache.len()).collect();
+        // A panic is caught: the thread serves all clients, and one bad request must not end it.
         let together = self.pass(tokens);
         let mut progress = together.unwrap_or_else(|| {
             // One of them is at fault; each is tried alone, so that only that one fails.
+            // The broken pass may have advanced some caches; all go back to where they were.
             for (sequence, len) in self.running.iter_mut().zip(&before) {
                 sequence.cache.truncate(*len);
             }
@@ -288,6 +309,7 @@ impl<'a> Scheduler<'a> {
             }
             each
         });
+        // Backwards, because sequences that end are removed.
         for index in (0..progress.len()).rev() {
             match progress.pop() {
                 Some(Outcome::Untouched) | None => {}
@@ -318,12 +340,12 @@ impl<'a> Scheduler<'a> {
         all.ok().flatten()
     }
 
-    /// Acts on what became of a sequence.
+    /// Acts on the outcome of a step for one sequence.
     fn after(&mut self, index: usize, progress: Option<SequenceProgress>) {
         let sequence = &mut self.running[index];
         if progress.is_some() && !sequence.is_prefilling() {
             let now = Instant::now();
-            match sequence.told.replace(now) {
+            match sequence.last_sent.replace(now) {
                 None => self.metrics.first_token(now - sequence.job.arrived),
                 Some(last) => self.metrics.next_token(now - last),
             }

@@ -5,14 +5,14 @@ use super::job::ScoredToken;
 /// Scores of neighbouring tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PromptScores {
-    /// How many of the most likely tokens are told with each; `None`: nothing was scored.
+    /// How many of the most likely tokens are sent with each; `None`: nothing was scored.
     pub(crate) top: Option<usize>,
     pub(crate) tokens: Vec<ScoredToken>,
 }
 
 impl PromptScores {
     /// How many of `common` first tokens a request can take over that wants `top` of the most likely
-    /// tokens with each; `None`: it wants no scores. The token behind the last score is computed again,
+    /// tokens with each; `None`: it wants no scores. The token after the last score is computed again,
     /// since the next score comes from it.
     pub(crate) fn usable(&self, common: usize, wanted: Option<usize>) -> usize {
         match wanted {

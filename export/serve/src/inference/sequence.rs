@@ -1,4 +1,4 @@
-//! An answer in the making: what is computed of it, how its next token is chosen, what is told.
+//! An answer in work: its tokens and cache, how its next token is chosen, and its events.
 
 use bitnet_chat::StopTexts;
 use bitnet_engine::{EngineError, KvCache, LogSoftmax, Sampler, Sequence};
@@ -15,9 +15,9 @@ use super::scores::PromptScores;
 pub(crate) enum SequenceProgress {
     /// There is more to do.
     Continues,
-    /// The answer is complete, and told.
+    /// The answer is complete and sent.
     Ended,
-    /// Nobody wants it any more.
+    /// Its client is gone.
     Abandoned,
     /// There is no answer.
     Broken,
@@ -35,13 +35,13 @@ pub(crate) struct RunningSequence<'a> {
     pub(crate) started: bool,
     /// Tokens of the prompt that were there already.
     pub(crate) cached: usize,
-    /// When the last token was told.
-    pub(crate) told: Option<Instant>,
+    /// When the last token was sent.
+    pub(crate) last_sent: Option<Instant>,
     tokenizer: &'a Tokenizer,
     sampler: Sampler,
     stream: TextStream<'a>,
     stops: StopTexts,
-    /// Of the prompt, as far as it is scored.
+    /// The scores of the prompt so far.
     pub(crate) scores: PromptScores,
 }
 
@@ -61,7 +61,7 @@ impl<'a> RunningSequence<'a> {
             stream: tokenizer.stream(),
             started: false,
             cached: 0,
-            told: None,
+            last_sent: None,
             job,
             cache,
             shared: 0,
@@ -73,6 +73,7 @@ impl<'a> RunningSequence<'a> {
 
     /// Takes over what is known of the beginning of the prompt.
     pub(crate) fn take(&mut self, (cache, scores): (KvCache, PromptScores)) {
+        // Called when it gets a slot and once more when it starts: more may be known by then.
         if cache.len() <= self.cache.len() {
             return;
         }
@@ -153,9 +154,12 @@ impl<'a> RunningSequence<'a> {
         let Some(id) = self.choose(logits) else { return SequenceProgress::Broken };
         let token = self.scored_token(id, logits);
         self.tokens.push(id);
+        // The stop id counts as a token and is not part of the text.
         if self.job.stop_ids.contains(&id) {
             return self.end(EndReason::StopId);
         }
+        // Text comes in whole characters, and what might be the beginning of a stop text is held
+        // back.
         let (text, reached) = self.stops.push(&self.stream.push(id));
         if !self.tell(JobEvent::Token { text, token }) {
             return SequenceProgress::Abandoned;
@@ -194,7 +198,7 @@ impl<'a> RunningSequence<'a> {
         if reached { shown } else { shown + &stops.finish() }
     }
 
-    /// Tells that there is no answer.
+    /// Reports that there is no answer.
     pub(crate) fn fail(&self) {
         self.tell(JobEvent::Failed);
     }

@@ -129,7 +129,7 @@ fn the_next_turn_computes_only_what_is_new() {
 }
 
 #[test]
-fn what_nobody_waits_for_is_dropped_and_the_next_is_served() {
+fn a_request_without_a_waiting_client_is_dropped_and_the_next_is_served() {
     let (inference, metrics) = start(model(1 << 16), 1, 256 << 20);
     let (endless, answers) = job(&[1, 2, 3], 1, 60_000);
     let (waiting, unread) = job(&[1, 2, 3], 1, 60_000);

@@ -179,7 +179,7 @@ fn bodies_paths_and_headers_that_are_wrong_have_their_status() {
 }
 
 #[test]
-fn keys_are_asked_for_everywhere_but_at_the_page_and_the_health() {
+fn keys_are_required_everywhere_but_at_the_page_and_the_health_check() {
     let server =
         TestServer::with(256, ServeOptions { keys: vec!["secret-key".into()], ..options() });
     for path in ["/v1/models", "/metrics", "/tokenizer_info", "/nothing"] {

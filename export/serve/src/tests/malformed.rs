@@ -190,7 +190,7 @@ const BODIES: [(&str, &str, &str); 103] = [
 const TOOL: &str = "{\"type\": \"function\", \"function\": {\"name\": \"look\"}}";
 
 #[test]
-fn every_body_that_is_wrong_is_told_what_is() {
+fn every_wrong_body_is_refused_with_what_is_wrong() {
     let server = TestServer::with(256, ServeOptions { bos: PromptBos::Never, ..options() });
     let mut wrong = Vec::new();
     for (told, path, body) in BODIES {
@@ -294,7 +294,7 @@ fn every_head_that_is_wrong_has_its_status_and_code() {
     assert_eq!(server.get("/health").status, 200);
 }
 
-/// What is no HTTP, or breaks it, with the beginning of the answer.
+/// What is not HTTP, or breaks it, with the beginning of the answer.
 const BYTES: [(&str, &str); 12] = [
     ("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nrubbish\r\n\r\n", "HTTP/1.1 200"),
     (
@@ -321,7 +321,7 @@ const BYTES: [(&str, &str); 12] = [
 ];
 
 #[test]
-fn what_is_no_http_is_refused_and_nothing_of_it_is_taken_for_another_request() {
+fn bytes_that_are_not_http_are_refused_and_never_taken_for_another_request() {
     let server = TestServer::usual();
     for (bytes, expected) in BYTES {
         let mut stream = server.connect();

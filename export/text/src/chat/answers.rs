@@ -188,7 +188,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Another answer of the same speaker: one mark, no thoughts and no calls.
+/// Another answer of the assistant: one mark, no thoughts and no calls.
 fn replacement(message: &Message, marks: Marks) -> serde_json::Value {
     let name = message.fields.get("name").cloned();
     let mut other = Message::new(message.role, marks.answer);

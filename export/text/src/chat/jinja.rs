@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_templates_are_told_with_their_line() {
+    fn broken_templates_are_reported_with_their_line() {
         for (source, expected) in [
             ("a\n{% for m in messages %}\nb", "t.jinja:3: syntax error: "),
             ("a\n\n{{ m. }}", "t.jinja:3: syntax error: "),

@@ -33,6 +33,7 @@ pub(super) struct Marks {
 impl Marks {
     /// Marks that no text of `texts` contains; `None` if there are no such characters left.
     pub(super) fn absent_from(texts: &[&str]) -> Option<Self> {
+        // Private-use characters: no text should have them, and a set that does is passed over.
         let plane = (0xf_0000_u32..0xf_fff0).step_by(4).map(|first| {
             [0, 1, 2, 3].map(|at| char::from_u32(first + at).expect("private use, no surrogate"))
         });
@@ -61,6 +62,8 @@ impl Marks {
         for (at, letter) in text.char_indices() {
             guarded.push(letter);
             if tokenizer.special_at(&text[at..]).is_some() {
+                // After the first character of the spelling: `<⊘|eot_id|>` is no special token
+                // wherever a template puts it, and removing the guard later gives the text back.
                 guarded.push(self.guard);
             }
         }
@@ -85,6 +88,8 @@ impl Rendered {
         let mut rendered = Self::default();
         let (mut at, mut plain, mut opened) = (0, 0, None);
         while let Some(letter) = raw[at..].chars().next() {
+            // A special token here was written by the template: those of messages were broken
+            // before.
             if let Some(token) = special_at(&raw[at..], marks, tokenizer) {
                 rendered.push_plain(plain);
                 let begin = rendered.text.len();
@@ -125,6 +130,8 @@ impl Rendered {
         let adds_bos = tokenizer.adds_bos() && !self.begins_with_bos(tokenizer);
         dialogue.push(tokenizer.bos().filter(|_| adds_bos), false);
         let trained = |range: Range<usize>| {
+            // A token that lies across the border of an answer is trained: the model has to produce
+            // it.
             spans.iter().any(|span| range.start < span.end && range.end > span.start)
         };
         for (part, special) in &self.parts {

@@ -60,7 +60,7 @@ fn write_value(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Err
     written.map_err(Error::from)
 }
 
-/// `None` is no list in Python.
+/// `None` is not a list in Python.
 fn is_iterable(value: &Value) -> bool {
     !value.is_none() && !value.is_undefined() && value.try_iter().is_ok()
 }

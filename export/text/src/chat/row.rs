@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_does_not_end_is_told() {
+    fn a_missing_value_or_an_endless_template_is_reported() {
         for (source, expected) in [
             ("{{question", "t.yaml:1: syntax error"),
             ("{{question}}", "undefined value"),

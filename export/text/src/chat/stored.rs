@@ -62,7 +62,7 @@ impl ChatTemplate {
     /// The Jinja template in a file.
     ///
     /// # Errors
-    /// When the file is none that can be read or the template does not work.
+    /// When the file cannot be read or the template does not work.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
         Self::jinja(path, &read_source(path)?)
     }

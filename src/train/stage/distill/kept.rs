@@ -30,7 +30,7 @@ use crate::train::stage::kept_file::{ItemComputation, KeptFile, KeptKey, KeptWor
 /// Documents of a thread in a round, after each of which the file grows.
 const DOCUMENTS_AT_ONCE: usize = 8;
 
-/// Where the words of a set are kept, who computes them and who is told of progress.
+/// Where the words of a set are kept, who computes them and who gets the progress.
 pub(crate) struct KeptRequest<'a> {
     pub(crate) dir: &'a Path,
     pub(super) key: &'a KeptKey,
@@ -45,7 +45,7 @@ pub(crate) struct KeptRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct KeptTeacher(pub(crate) BTreeMap<String, KeptWords>);
 
-/// Those of a set.
+/// The kept words of a set.
 #[derive(Debug)]
 pub(crate) struct KeptWords {
     bytes: FileBytes,
@@ -74,6 +74,8 @@ impl KeptTeacher {
             for segment in &row.segments {
                 let mut record = words.places.record(segment);
                 for at in token..token + segment.pairs {
+                    // Only trained tokens have a record, and records of a segment follow each
+                    // other: counting trained tokens finds them all.
                     if row.loss_mask[at - number * time] > 0.0 {
                         let ids = &mut ids[at * count..][..count];
                         words.read(record, ids, &mut log_probs[at * (count + 1)..][..=count]);
@@ -107,6 +109,8 @@ impl TokenPlaces {
         let mut places = Self { cache: cache.clone(), settings, firsts: vec![0] };
         let mut end = 0;
         for document in 0..cache.documents() {
+            // Records are laid out document by document in the order of the cache, whatever the
+            // order of an epoch: shuffling, packing and resuming find the same ones.
             let covered = places.covered(document);
             end += places.trained(document, covered) as u64;
             places.firsts.push(end);
@@ -144,6 +148,7 @@ impl TokenPlaces {
     fn pieces(&self, document: usize) -> Vec<Segment> {
         let (covered, row) = (self.covered(document), self.settings.seq_len);
         let piece = |from| Segment { document, from, pairs: row.min(covered - from) };
+        // The teacher reads pieces of at most a row, as rows of the run hold them.
         (0..covered).step_by(row).map(piece).collect()
     }
 }

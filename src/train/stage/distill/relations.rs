@@ -106,7 +106,7 @@ impl Relations {
         ((own.clone() - own.detach()) * gradient).sum() + sum.autodiff()
     }
 
-    /// Of one document: projections `[n, …]` of both, and the weight of each row.
+    /// The divergence over one document: projections `[n, …]` of both, and the weight of each row.
     fn divergence(&self, x: &Tensor<2>, y: &Tensor<2>, weights: &[f32]) -> Tensor<1> {
         let device = x.device();
         let mut sum = Tensor::<1>::zeros([1], &device);
