@@ -27,8 +27,6 @@ mod error;
 mod request;
 mod settings;
 mod snapshot;
-#[cfg(test)]
-mod tests;
 
 /// How long an interruption may go unnoticed.
 const TICK: Duration = Duration::from_millis(100);

@@ -3,6 +3,8 @@
 
 mod golden;
 mod groups;
+#[cfg(feature = "hub")]
+mod hub;
 mod model;
 mod parity;
 mod policy;

@@ -33,7 +33,11 @@ impl HubSettings {
         Self::from_variables(&|name| std::env::var(name).ok(), std::env::home_dir())
     }
 
-    pub(super) fn from_variables(
+    /// [`HubSettings::from_env`] of other variables, for a user with that home folder.
+    ///
+    /// # Errors
+    /// Neither a home folder nor a variable that takes its place.
+    pub fn from_variables(
         variable: &dyn Fn(&str) -> Option<String>,
         user: Option<PathBuf>,
     ) -> Result<Self, HubError> {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::process::Command;
 
 use bitnet_engine::{Model, ThreadPool};
-use bitnet_eval::Benchmark;
+use bitnet_eval::{AskedModel, Benchmark};
 use bitnet_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -62,9 +62,8 @@ fn check_scores(model: &[&str]) {
     let names = [lab.path("own.yaml").to_string_lossy().into_owned()];
     let benchmark = Benchmark::open(&names, &lab.path("sets"), Some(4)).unwrap();
     let threads = ThreadPool::new(1).unwrap();
-    let scores = benchmark
-        .run(&model, &tokenizer, &threads, &mut |_, _, _| ControlFlow::Continue(()))
-        .unwrap();
+    let asked = AskedModel { model: &model, tokenizer: &tokenizer, chat: None, threads: &threads };
+    let scores = benchmark.run(asked, &mut |_, _, _| ControlFlow::Continue(())).unwrap();
     let last = &found[2].1;
     assert_eq!(last["rows"], 4);
     // The checkpoint, packed by the command.
@@ -88,6 +87,33 @@ fn check_scores(model: &[&str]) {
     for metric in &scores[0].metrics {
         assert_eq!(last[&metric.metric].as_f64(), Some(metric.score), "{}", metric.metric);
     }
+}
+
+#[test]
+fn questions_about_stories_need_no_data() {
+    let lab = lab(6);
+    let out = lab.path("run");
+    let words = [
+        "eval.tasks=[\"stories_one\", \"stories_three\"]",
+        "eval.task_limit=2",
+        "train.steps=2",
+        "optimizer.warmup_steps=1",
+    ];
+    lab.finish_recipe("recipe.toml", &out, &words);
+    let tasks = metrics(&out).into_iter().find_map(|line| line.get("tasks").cloned()).unwrap();
+    let folder = out.join("final");
+    let folder = folder.to_string_lossy();
+    let asked = ["eval", &folder, "--tasks", "stories_one,stories_three", "--limit", "2", "--json"];
+    let program = || Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    let output = program().args(asked).output().unwrap();
+    assert_code(&output, 0);
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), tasks);
+    assert_eq!(
+        (&tasks["stories_one"]["rows"], &tasks["stories_three"]["rows"]),
+        (&json!(2), &json!(2))
+    );
+    let other = program().args(["eval", &folder, "--tasks", "stories_one,piqa"]).output().unwrap();
+    assert_code(&other, 2);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dot4;
 mod float;
+mod float_code_product;
 mod float_codes;
 #[cfg(target_arch = "x86_64")]
 mod float_codes_x86;

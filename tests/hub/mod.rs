@@ -4,10 +4,10 @@ mod server;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::*;
+use bitnet_train::hub::{HubError, HubModel, HubSettings, fetch, fetch_with};
 use server::{COMMIT, Server};
 
 fn model(text: &str) -> HubModel {
