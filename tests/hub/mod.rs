@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bitnet_train::hub::{HubError, HubModel, HubSettings, fetch, fetch_with};
+use bitnet_train::hub::{HubError, HubModel, HubSettings, fetch_with};
 use server::{COMMIT, Server};
 
 fn model(text: &str) -> HubModel {
@@ -195,7 +195,9 @@ fn a_shard_that_is_no_plain_name_is_never_asked_for() {
         let asked = bench.server.asked();
         assert!(asked.last().unwrap().contains("index.json"), "{asked:?}");
         // The list stays in the cache and is not trusted there either.
-        assert!(cached(&bench.settings, &model("hf:owner/name")).is_none());
+        let offline = HubSettings { offline: true, ..bench.settings.clone() };
+        let again = fetch_with(&offline, &model("hf:owner/name"), &|| false, &|_, _, _| {});
+        assert!(matches!(again, Err(HubError::Unreachable { .. })), "{again:?}");
     }
 }
 

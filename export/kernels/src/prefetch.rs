@@ -4,7 +4,6 @@
 //! the end of each 4 KiB, so the codes arrive at three quarters of the memory's rate; asked for one page ahead,
 //! they arrive at all of it (`examples/kernel_speed.rs`). A matrix is one stream, so the page ahead is the next rows'.
 #![expect(unsafe_code, reason = "the instruction takes an address")]
-#![expect(clippy::inline_always, reason = "a call would cost more than it does")]
 
 /// Bytes ahead. From 2 to 16 KiB there is little difference.
 const AHEAD: usize = 4096;
