@@ -177,7 +177,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     staged("dpo", key("dpo.beta", "number above 0", Value("0.1"), "How closely the model is held to its reference.")),
     key("eval.every", "whole number of steps; 0 = off", Value("0"), "Steps between two evaluations of `data.validation`."),
     key("eval.tasks", "list of tasks, groups and task files", Value("[]"), "Benchmarks that the packed model is asked after the last step, as `bitnet eval` asks them: see [Evaluation](evaluation.md). The model must be ternary."),
-    key("eval.task_data", "folder", Chosen("required beside `tasks`"), "Where the rows of the tasks are."),
+    key("eval.task_data", "folder", Chosen("required beside `tasks` that read rows"), "Where the rows of the tasks are."),
     key("eval.task_limit", "whole number of rows; 0 = all", Value("200"), "Rows of each task that are asked, from the first."),
     key("eval.task_every", "whole number of steps; 0 = after the last step only", Value("0"), "Steps between two rounds of the tasks."),
     key("checkpoint.every", "whole number of steps; 0 = off", Value("0"), "Steps between two checkpoints. There is always one at the end and on signals."),
