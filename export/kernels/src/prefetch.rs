@@ -3,7 +3,10 @@
 //! One token's product reads each code once and does little with it. CPUs guess what is read next, but stop at
 //! the end of each 4 KiB, so the codes arrive at three quarters of the memory's rate; asked for one page ahead,
 //! they arrive at all of it (`examples/kernel_speed.rs`). A matrix is one stream, so the page ahead is the next rows'.
-#![expect(unsafe_code, reason = "the instruction takes an address")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "the instruction takes an address")
+)]
 
 /// Bytes ahead. From 2 to 16 KiB there is little difference.
 const AHEAD: usize = 4096;
