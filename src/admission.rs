@@ -18,7 +18,7 @@ use crate::recipe::{Recipe, StageKind};
 use crate::speed::TrainWorkload;
 
 impl RankLayout {
-    /// The demand of a recipe on `n` ranks.
+    /// The layout of a recipe on `ranks` ranks.
     pub fn of(recipe: &Recipe, ranks: usize) -> Self {
         let train = &recipe.train;
         let sharded = train.shard_optimizer && ranks > 1;

@@ -90,7 +90,7 @@ pub fn measure(
     }
 }
 
-/// Rows of random tokens, cut into parts of `n` rows.
+/// Rows of random tokens, cut into parts of at most `rows` rows.
 pub(crate) fn random_parts(
     spec: &ModelSpec,
     rows: usize,

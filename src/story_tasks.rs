@@ -14,7 +14,7 @@ const NAMES: [(&str, Difficulty); 2] =
 /// The same questions for every run, so that runs compare.
 const SEED: u64 = 1;
 
-/// Rows where no limit is given.
+/// Rows of a task.
 const ALL: usize = 1000;
 
 /// Whether a task's rows are generated.
@@ -35,7 +35,7 @@ pub fn open_benchmark(
     let mut benchmark = Benchmark::open(&others, data.unwrap_or(Path::new("")), limit)?;
     for (name, difficulty) in NAMES {
         if names.iter().any(|wanted| wanted == name) {
-            let rows = rows(difficulty, limit.unwrap_or(ALL));
+            let rows = rows(difficulty, limit.unwrap_or(ALL).min(ALL));
             benchmark = benchmark.with_conversations(&task_file(name), rows)?;
         }
     }
@@ -45,7 +45,10 @@ pub fn open_benchmark(
 /// The first question about each held-out story of a difficulty.
 fn rows(difficulty: Difficulty, count: usize) -> Vec<Value> {
     let stories = (0..).map(|index| dialogue(SEED, Split::HeldOut, index));
-    let row = |story: StoryDialogue| json!({"question": story.user_message(0), "answer": story.turns[0].answer});
+    let row = |story: StoryDialogue| {
+        let (question, answer) = (story.user_message(0), &story.turns[0].answer);
+        json!({"question": question, "answer": answer})
+    };
     stories.filter(|story| story.difficulty == difficulty).take(count).map(row).collect()
 }
 
@@ -84,6 +87,8 @@ mod tests {
     fn they_open_without_data_and_others_do_not() {
         let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
         open_benchmark(&names(&["stories_one", "stories_three"]), None, Some(2)).unwrap();
+        // No more than there are, whatever the limit.
+        open_benchmark(&names(&["stories_one"]), None, Some(usize::MAX)).unwrap();
         let error = open_benchmark(&names(&["stories_one", "piqa"]), None, Some(2)).unwrap_err();
         assert!(error.to_string().contains("piqa"), "{error}");
     }

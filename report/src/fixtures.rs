@@ -15,7 +15,7 @@ pub(crate) fn step_line(step: u64) -> String {
     .to_string()
 }
 
-/// A run after `n` of its 20 steps, with every file that runs write.
+/// A run after `steps` of its 20 steps, with every file that runs write.
 pub(crate) fn small_run(steps: u64) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut lines = Vec::new();

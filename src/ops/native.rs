@@ -198,7 +198,7 @@ thread_local! {
     static SHARE: Cell<usize> = const { Cell::new(1) };
 }
 
-/// Runs a part of a micro-batch on this thread of the pool; its operations use `n` threads.
+/// Runs a part of a micro-batch on this thread of the pool; its operations use `threads` threads.
 pub(crate) fn with_threads<R>(threads: usize, part: impl FnOnce() -> R) -> R {
     // A thread that waits for others may run another part meanwhile, to its end.
     let before = SHARE.replace(threads);

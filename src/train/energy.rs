@@ -22,7 +22,7 @@ impl StepEnergy {
         self.last = self.meter.joules();
     }
 
-    /// Joules per token of the steps that end now, with `n` trained tokens.
+    /// Joules per token of the steps that end now, with `tokens` trained tokens.
     pub(super) fn per_token(&mut self, tokens: u64) -> Option<f64> {
         let now = self.meter.joules();
         let used = now - std::mem::replace(&mut self.last, now);

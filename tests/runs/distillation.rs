@@ -42,7 +42,7 @@ fn lab() -> Lab {
     lab_with("train.steps=12")
 }
 
-/// With a teacher trained for `n` steps.
+/// With a teacher trained for `steps` steps.
 fn lab_with(steps: &str) -> Lab {
     let lab = Lab::new();
     let teacher = ["model.quantise=false", steps, "train.batch=8", "eval.every=0"];

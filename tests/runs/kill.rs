@@ -76,7 +76,7 @@ pub(crate) fn wait_for(child: &mut Child, time: Duration) -> bool {
     wait_until(child, || Instant::now() >= end)
 }
 
-/// Kills a run `n` times: first when `first` holds, then a few steps on, at any moment within a step.
+/// Kills a run `times` times: first when `first` holds, then a few steps on, at any moment within a step.
 /// How many were still alive.
 pub(crate) fn kill_repeatedly(
     (times, dice, out): (u32, &mut Dice, &Path),

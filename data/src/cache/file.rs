@@ -109,7 +109,7 @@ impl CacheWriter {
         Ok(Self { dir, tokens, documents, token_bytes, marked: identity.marked, end: 0 })
     }
 
-    /// Appends a sequence of a document, which scores `n` bytes of text. Its ids are below the
+    /// Appends a sequence of a document, which scores `bytes` bytes of text. Its ids are below the
     /// vocabulary size.
     pub(crate) fn append(
         &mut self,

@@ -23,7 +23,7 @@ pub struct ReferenceTexts {
 }
 
 impl ReferenceTexts {
-    /// No texts yet; runs of `n` words.
+    /// No texts yet; runs of `words` words.
     pub fn new(words: usize) -> Self {
         Self { words, runs: HashMap::new(), names: Vec::new(), too_short: 0 }
     }

@@ -152,7 +152,7 @@ impl<'a> ChatSession<'a> {
         Ok(Answer { tokens, forgotten })
     }
 
-    /// The request for the next answer after a prompt of `n` tokens.
+    /// The request for the next answer after a prompt of `prompt` tokens.
     fn request(&mut self, prompt: usize) -> GenerateRequest {
         let free = self.model.spec().context_length() - prompt;
         let ChatSettings { sampler, max_tokens } = self.settings.clone();

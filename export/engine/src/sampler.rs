@@ -122,7 +122,7 @@ impl Sampler {
         Ok(Self { settings, random, prompt: 0, penalised, seen, candidates: Candidates::default() })
     }
 
-    /// The same sampler after a prompt of `n` tokens, to which the presence and the frequency
+    /// The same sampler after a prompt of `tokens` tokens, to which the presence and the frequency
     /// penalty do not apply.
     #[must_use]
     pub fn after_prompt(self, tokens: usize) -> Self {

@@ -67,7 +67,7 @@ pub struct AskedModel<'a> {
     pub model: &'a Model,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// How its conversations become tokens; only [`Benchmark::with_conversations`] needs it.
+    /// How its conversations become tokens ([`Benchmark::with_conversations`]); without it they are texts.
     pub chat: Option<&'a ChatTemplate>,
     /// Where it is computed.
     pub threads: &'a ThreadPool,

@@ -5,7 +5,7 @@ use std::path::Path;
 use bitnet_engine::{HeadPrecision, Model};
 use bitnet_text::{Tokenizer, train_bpe};
 
-/// A model of random weights with a context of `n` tokens.
+/// A model of random weights with a context of `context` tokens.
 pub(crate) fn random_model(context: usize) -> (Model, Tokenizer) {
     let text = ["where is the key in the box ".repeat(40)].into_iter();
     let file = train_bpe(text, 280).unwrap();

@@ -16,7 +16,7 @@ pub enum Group {
     Matrix,
     /// One f32 scale a row (an output).
     Row,
-    /// One f16 scale for `n` consecutive columns (inputs) of a row.
+    /// One f16 scale for this many consecutive columns (inputs) of a row.
     Columns(usize),
 }
 

@@ -55,7 +55,7 @@ impl RopeFrequencies {
         self.dynamic.is_some()
     }
 
-    /// The frequencies of a sequence of `n` tokens; they hold for all of its positions.
+    /// The frequencies of a sequence of `tokens` tokens; they hold for all of its positions.
     ///
     /// As in transformers, a generated token is rotated by the frequencies of the sequence up to it,
     /// and keys that were cached before keep their rotation.

@@ -25,7 +25,7 @@ pub(crate) struct GroupedPair<'a> {
 }
 
 impl<'a> GroupedPair<'a> {
-    /// Lines of a group of `n` chunks.
+    /// Lines of a group of `chunks` chunks.
     pub(crate) const fn lines_of(chunks: usize) -> usize {
         1 + 2 * chunks
     }

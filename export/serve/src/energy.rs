@@ -40,7 +40,7 @@ impl ServerEnergy {
         }
     }
 
-    /// Counts a pass over the weights for `n` tokens, after `context` others in all.
+    /// Counts a pass over the weights for `tokens` tokens, after `context` others in all.
     pub(crate) fn pass(&self, tokens: usize, context: usize) {
         self.passes.fetch_add(1, Ordering::Relaxed);
         self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);

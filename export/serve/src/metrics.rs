@@ -103,7 +103,7 @@ impl Metrics {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a pass over the weights for `n` tokens, after `context` others in all.
+    /// Counts a pass over the weights for `tokens` tokens, after `context` others in all.
     pub(crate) fn pass(&self, tokens: usize, context: usize) {
         self.energy.pass(tokens, context);
     }

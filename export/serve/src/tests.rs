@@ -15,7 +15,7 @@ use bitnet_text::{ChatTemplate, Tokenizer, train_bpe};
 
 use crate::options::{PromptBos, ServeOptions, ServedModel};
 
-/// Random weights with a context of `n` tokens.
+/// Random weights with a context of `context` tokens.
 pub(crate) fn model(context: usize) -> Model {
     let spec: ModelSpec = toml::from_str(&format!(
         "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 2\n\

@@ -93,7 +93,7 @@ impl WatchScreen {
         }
     }
 
-    /// The figure `n` places further on.
+    /// The figure `by` places further on.
     fn turn(&mut self, by: isize) {
         let names = self.all_series();
         let at = names.iter().position(|name| *name == self.series).unwrap_or(0);

@@ -176,7 +176,7 @@ impl KeptFile {
         self.starts.len() as u64 - 1
     }
 
-    /// Whole items in `n` bytes.
+    /// Whole items in `bytes` bytes.
     fn items_before(&self, bytes: u64) -> u64 {
         self.starts.partition_point(|&start| start <= bytes) as u64 - 1
     }

@@ -16,7 +16,7 @@ use super::{BlockError, assert_whole, check_blocks, finite_scale};
 /// Four neighbours share a byte.
 const FIELDS: Fields = Fields { lane: 1, shifts: [0, 2, 4, 6] };
 
-/// Bytes of a block of `n` values.
+/// Bytes of a block of `block` values.
 pub const fn block_bytes(block: usize) -> usize {
     2 + block / 4
 }

@@ -205,7 +205,7 @@ impl ChatFormat {
     }
 }
 
-/// OpenAI's word for how an answer with `n` calls ended.
+/// OpenAI's word for how an answer with `calls` calls ended.
 fn reason(reason: EndReason, calls: usize) -> &'static str {
     match reason {
         EndReason::StopId if calls > 0 => "tool_calls",

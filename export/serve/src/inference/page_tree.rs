@@ -49,7 +49,7 @@ pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 }
 
 impl PageTree {
-    /// An empty tree of pages of `n` bytes each.
+    /// An empty tree of pages of `page_bytes` bytes each.
     pub(crate) fn new(page_bytes: usize) -> Self {
         Self { roots: Vec::new(), page_bytes, pages: 0, score_bytes: 0, dropped: 0, now: 0 }
     }
