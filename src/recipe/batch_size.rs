@@ -68,6 +68,7 @@ impl BatchSizes {
 
     /// The fewest steps, at least one, that take `rows` rows.
     pub fn steps_for(&self, rows: u64) -> u64 {
+        // The steps of the warm-up one by one, then whole batches.
         let mut left = rows;
         for step in 1..=self.warmup_steps() {
             left = left.saturating_sub(self.at(step) as u64);

@@ -31,6 +31,7 @@ pub enum ChangeClass {
 /// The class of every setting by the beginning of its key, the first that fits; others need to be
 /// allowed.
 const CLASSES: &[(&str, ChangeClass)] = &[
+    // What gives a checkpoint its meaning: shapes, token ids, random draws, what the state is of.
     ("stage", ChangeClass::Fatal),
     ("seed", ChangeClass::Fatal),
     ("model", ChangeClass::Fatal),
@@ -41,6 +42,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("train.gradient_rounding", ChangeClass::Fatal),
     ("optimizer.kind", ChangeClass::Fatal),
     ("data.seq_len", ChangeClass::Fatal),
+    // How a step is cut and kept in memory, and what is written, shown and kept beside it.
     ("name", ChangeClass::Safe),
     ("train.micro_batch", ChangeClass::Safe),
     ("train.gradient_copies", ChangeClass::Safe),
@@ -57,6 +59,7 @@ const CLASSES: &[(&str, ChangeClass)] = &[
     ("export", ChangeClass::Safe),
     ("telemetry", ChangeClass::Safe),
     ("report", ChangeClass::Safe),
+    // When a run gives up changes none of its steps; a spike that is skipped does.
     ("guard.max_skipped", ChangeClass::Safe),
     ("guard.max_skipped_in_a_row", ChangeClass::Safe),
 ];

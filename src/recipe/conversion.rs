@@ -33,6 +33,7 @@ impl Conversion {
         shape.extend(self.quantiser.clone());
         let spec: Result<ModelSpec, toml::de::Error> = shape.try_into();
         let mut spec = spec.map_err(|error| wrong(error.message().to_owned()))?;
+        // Before the sub-norms, which a ternary model may be given too.
         if stored.quantise && spec != *stored {
             let what =
                 "changes how matrices are quantised; expected a dense model, got a ternary one";

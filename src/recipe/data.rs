@@ -150,6 +150,7 @@ impl Data {
 
 /// The mix of phases that name none: sets by their own weights, else `data.train`.
 fn default_mix(sets: &FileSets) -> BTreeMap<String, f64> {
+    // All sets have a weight here, or none: `read_train` refuses a mixture.
     let weights = sets.iter().filter_map(|(name, set)| Some((name.clone(), set.weight?)));
     let weights: BTreeMap<_, _> = weights.collect();
     if !weights.is_empty() {
@@ -161,6 +162,7 @@ fn default_mix(sets: &FileSets) -> BTreeMap<String, f64> {
 /// Reads `[data]`; `base` is the folder that relative paths start from.
 pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -> Data {
     let mut table = root.section("data");
+    // Before the sets: what a set does not say of its files holds as `[data]` says it.
     let reading = read_reading(&mut table, None);
     let reader = SetReader { base, reading: &reading, stage };
     let source = read_source(&mut table, &reader);
@@ -220,6 +222,7 @@ struct SetReader<'a> {
 }
 
 fn read_source(table: &mut Section<'_>, reader: &SetReader<'_>) -> DataSource {
+    // All four are asked for, whichever are there, so that all four are known keys.
     let generate = table.item("generate");
     let train = table.item("train");
     let sets = table.item("sets");
@@ -286,6 +289,7 @@ impl SetReader<'_> {
         if named.is_empty() {
             item.problem("no set; expected at least one named list of files, got none".into());
         }
+        // Only what is evaluated has a usual name; sets without one are those of `data.sets`.
         let is_mixed = name.is_none();
         let read = |item: &Item<'_>| {
             if item.is_table() {

@@ -57,12 +57,13 @@ impl DistillSettings {
     }
 }
 
-/// Blocks of the largest model.
+/// Far beyond the blocks of any model; whether there is such a block shows when both are open.
 const MOST_LAYERS: i64 = 100_000;
 
 /// Reads the section, where the recipe has it.
 pub(super) fn read_distill(root: &mut Section<'_>, base: &Path) -> Option<DistillSettings> {
     if !root.has("distill") {
+        // Asked for all the same: a message about an unknown key lists those that were asked for.
         root.item("distill");
         return None;
     }

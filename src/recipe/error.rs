@@ -105,6 +105,8 @@ impl Problems {
     /// All of them, files first and each in its order.
     pub(super) fn into_sorted(self) -> Vec<Problem> {
         let mut problems = self.0.into_inner();
+        // `Location` orders files before the command line and, within a file, by line. Equal
+        // problems come from a table that two readers open: both find that it is none.
         problems.sort();
         problems.dedup();
         problems

@@ -40,6 +40,7 @@ impl Bound {
             && match self {
                 Self::Positive => (LEAST..=MOST).contains(&x),
                 Self::NonNegative => x == 0.0 || (LEAST..=MOST).contains(&x),
+                // 0.99999999 is 1 as an f32, and an average with that decay never moves.
                 Self::BelowOne => x >= 0.0 && (x as f32) < 1.0,
                 Self::Factor => (1e-6..=1e6).contains(&x),
                 Self::Epochs => (1e-9..=1e6).contains(&x),
@@ -124,6 +125,7 @@ impl<'a> Item<'a> {
     /// word of the command line the working directory, if there is such a file.
     pub(super) fn folder_of(&self, name: &str, recipe: &Path) -> PathBuf {
         let here = if self.node.place == Location::CommandLine { current_dir().ok() } else { None };
+        // Exactly this name, or a pattern that matches something there.
         let has = |folder: &PathBuf| {
             let pattern = PathPattern::new(folder, name);
             folder.join(name).exists() || pattern.is_ok_and(|it| it.expand(&self.key).is_ok())
@@ -216,6 +218,7 @@ impl<'a> Item<'a> {
     }
 
     fn element(&self, node: &'a Node) -> Self {
+        // Elements have no names: a message shows the key of the list and the element's place.
         Self { node, key: self.key.clone(), place: &node.place, problems: self.problems }
     }
 

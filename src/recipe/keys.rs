@@ -208,6 +208,7 @@ pub(super) fn default_of(name: &str) -> &'static Node {
         };
         KEYS.iter().filter_map(value).collect()
     });
+    // Both rates of a phase have the keys of `phase.*`.
     let rate = ["phase.learning_rate.", "phase.weight_decay."];
     let name = match rate.iter().find_map(|rate| name.strip_prefix(rate)) {
         Some(key) => format!("phase.*.{key}"),

@@ -91,6 +91,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeError> {
 /// Reads a recipe as if this text stood at `path`.
 pub fn load_text(text: &str, path: &Path, overrides: &[String]) -> Result<Plan, RecipeError> {
     let unreadable = |reason| RecipeError::Unreadable { path: path.to_owned(), reason };
+    // Keys that name paths become absolute with it; messages show the path as the user named it.
     let absolute = std::path::absolute(path).map_err(|error| unreadable(error.to_string()))?;
     let problems = Problems::default();
     let plan = match tree::parse(path, text) {
@@ -101,6 +102,7 @@ pub fn load_text(text: &str, path: &Path, overrides: &[String]) -> Result<Plan, 
         }
     };
     match plan {
+        // Readers go on with stand-ins after a mistake, so a plan counts only without any.
         Some(plan) if problems.is_empty() => Ok(plan),
         _ => Err(RecipeError::Invalid { problems: problems.into_sorted() }),
     }
@@ -113,8 +115,11 @@ fn read_plan(
     overrides: &[String],
     problems: &Problems,
 ) -> Option<Plan> {
+    // Before the file is asked what it is: a word that is no setting is wrong for a pipeline too.
     let overrides = Overrides::parse(overrides).map_err(|wrong| problems.extend(wrong));
     let overrides = overrides.unwrap_or_default();
+    // The words are for its stages (`run::pipeline` hands them on): this file has none of
+    // their keys.
     if Section::root(&tree, problems).has("pipeline") {
         return read_pipeline(&tree, path, problems).map(Plan::Pipeline);
     }
@@ -139,6 +144,7 @@ fn read_pipeline(tree: &Node, path: &Path, problems: &Problems) -> Option<Vec<Pa
 fn read_stage_path(item: &Item<'_>, base: &Path) -> Option<PathBuf> {
     let name = item.word()?;
     let path = base.join(&name);
+    // Only that it is there: `run::pipeline` reads all of them before the first one runs.
     if !path.is_file() {
         item.problem(format!("no such recipe; expected a TOML file, got {name:?}"));
     }

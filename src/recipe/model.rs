@@ -67,6 +67,7 @@ impl ModelTable {
     pub fn complete(&self, vocab_size: usize) -> Result<ModelSpec, String> {
         let mut spec = self.spec.clone();
         spec.vocab_size = self.vocab_size().unwrap_or(vocab_size);
+        // Reading the table checks the shape again: only now is it known which token ids exist.
         let table = toml::Table::try_from(&spec).map_err(|error| error.to_string())?;
         table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
     }
@@ -110,6 +111,7 @@ const SHAPE: &[(&str, Reader)] = &[
     ("embedding", embedding),
     ("activations", inputs),
 ];
+// Up to `num_key_value_heads`; a config without any of these is no shape.
 const REQUIRED: usize = 5;
 
 fn size(item: &Item<'_>) -> Option<toml::Value> {
@@ -166,6 +168,7 @@ fn flat_table<T: DeserializeOwned + Serialize>(
         };
         table.insert(name.to_owned(), value);
     }
+    // `T` checks itself. What it writes back holds its defaults, as the resolved recipe must.
     match toml::Value::Table(table).try_into::<T>() {
         Ok(found) => toml::Value::try_from(found).ok(),
         Err(error) => {
@@ -188,11 +191,12 @@ fn tokens(item: &Item<'_>) -> Option<toml::Value> {
     items.iter().map(token).collect::<Option<Vec<_>>>().map(toml::Value::Array)
 }
 
-/// Reads `[model]`; `file` is the recipe, `base` the folder that relative paths start from.
+/// Reads `[model]`; relative paths start from the folder of the recipe.
 pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<ModelSource> {
     let mut table = root.section("model");
     let init = table.item("init");
     let config = table.item("config");
+    // Either way every key is asked for: by a reader, or by what says why it may not stand here.
     let model = if let Some(init) = init {
         let conversion = read_conversion(&mut table);
         refuse_shape(&mut table, config.as_ref());
@@ -221,6 +225,7 @@ pub(super) fn read_model_name(item: &Item<'_>, base: &Path) -> Option<String> {
     let Some(repository) = text.strip_prefix("hf:") else {
         return Some(item.folder_of(&text, base).join(text).display().to_string());
     };
+    // Its form only. `hub` checks each part before it becomes part of a path or an address.
     let name = repository.split_once('@').map_or(repository, |(name, _)| name);
     match name.split('/').collect::<Vec<_>>()[..] {
         [owner, name] if !owner.is_empty() && !name.is_empty() => Some(text),
@@ -277,10 +282,13 @@ impl ModelKeys {
     fn read(&mut self, table: &mut Section<'_>) {
         for (key, read) in SHAPE {
             let Some(item) = table.item(key) else { continue };
+            // The recipe is read after the config, so its place takes that of the config's key.
             self.written.retain(|(name, ..)| name != key);
             self.written.push((key, item.node.place.clone(), item.key.clone()));
             match read(&item) {
                 Some(value) => drop(self.values.insert((*key).into(), value)),
+                // It has its message; a shape without it would bring another, about a key that is
+                // missing.
                 None => self.wrong = true,
             }
         }
@@ -290,6 +298,7 @@ impl ModelKeys {
     fn read_config(&mut self, item: &Item<'_>, paths: Paths<'_>) -> Option<()> {
         let name = item.word()?;
         let folder = item.folder_of(&name, paths.base);
+        // A config that was found from the working directory is shown as it was typed there.
         let shown =
             if folder == paths.base { paths.shown.join(&name) } else { PathBuf::from(&name) };
         let text = tree::read_text(&folder.join(&name)).map_err(|reason| {
@@ -306,6 +315,7 @@ impl ModelKeys {
 
     /// The shape, if its keys fit together.
     fn build(mut self, table: &Section<'_>) -> Option<ModelTable> {
+        // With a stand-in for the vocabulary the other sizes can be checked now, at their lines.
         let vocab_known = self.values.contains_key("vocab_size");
         let vocab_size = toml::Value::Integer(UNKNOWN_VOCAB as i64);
         self.values.entry("vocab_size").or_insert(vocab_size);
@@ -321,6 +331,8 @@ impl ModelKeys {
     /// Adds a contradiction at the first key it names.
     fn blame(&self, table: &Section<'_>, reason: &str) {
         let message = format!("not a model; expected sizes that fit together, got: {reason}");
+        // The one named first: `initializer_range` lies within `embedding_initializer_range`
+        // too, but further on.
         let named = self.written.iter().filter_map(|key| Some((reason.find(key.0)?, key)));
         match named.min_by_key(|(at, _)| *at) {
             Some((_, (_, place, key))) => table.problem_at(place.clone(), key.clone(), message),
@@ -335,6 +347,7 @@ fn read_new(
     paths: Paths<'_>,
 ) -> Option<ModelTable> {
     let mut shape = ModelKeys::default();
+    // The keys beside an unreadable config are read on, for their own mistakes.
     let readable = config.is_none_or(|item| shape.read_config(item, paths).is_some());
     shape.read(table);
     if config.is_none() && shape.written.is_empty() {

@@ -3,7 +3,8 @@
 //! A word acts as if its key were in the file. A relative path in it counts from the working
 //! directory, where people type it; if there is nothing of that name, from the recipe's folder, like
 //! the key in the file.
-//! Where keys exclude each other, a word for one removes the others of the file, so that `train.tokens=…` is enough to change a recipe that counts steps.
+//! Where keys exclude each other, a word for one removes the others of the file: `train.tokens=…` is
+//! enough to change a recipe that counts steps.
 
 use super::error::{Location, Problem, Problems};
 use super::tree::{Entry, Node, TomlValue, parse_word};
@@ -62,6 +63,7 @@ impl Overrides {
 }
 
 fn parse_override(word: &str) -> Option<Override> {
+    // At the first one: a value may be a table, with more of them.
     let (key, value) = word.split_once('=')?;
     let path: Vec<String> = key.split('.').map(|part| part.trim().to_owned()).collect();
     let named = path.iter().all(|part| !part.is_empty());
@@ -89,8 +91,12 @@ fn remove_excluded(tree: &mut Node, path: &[String]) {
         let Some(table) = tables.iter_mut().find(|entry| entry.name == parent) else { return };
         if let TomlValue::Table(entries) = &mut table.node.content {
             let named = |name: &str| entries.iter().any(|entry| entry.name == name);
+            // A table that describes a shape goes as a whole; one that only says how a stored model
+            // is changed (`quantise = true`) still holds for the new `init`.
             let all = beside.contains(&"*") && SHAPES.iter().any(|key| named(key));
             let goes = |name: &str| name != last && (all || beside.contains(&name));
+            // Words replace keys of the file only. Two words that exclude each other both stay, so
+            // that the reader refuses them.
             entries.retain(|entry| entry.place == Location::CommandLine || !goes(&entry.name));
         }
     }
@@ -142,6 +148,7 @@ fn element<'a>(items: &'a mut [Node], name: &str) -> Option<&'a mut Node> {
         let own = entries.find(|entry| entry.name == "name").map(|entry| &entry.node.content);
         matches!(own, Some(TomlValue::Text(text)) if text == name)
     };
+    // By name first: a phase may be called `1`.
     let at = items.iter().position(called).or_else(|| name.parse().ok())?;
     items.get_mut(at)
 }

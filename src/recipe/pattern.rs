@@ -37,6 +37,8 @@ impl PathPattern {
         for found in matches {
             files.push(found.map_err(|error| unlistable(error.to_string()))?);
         }
+        // `data/*` matches files and folders: a folder stands for its files only where no file
+        // matches.
         let folders: Vec<_> = files.iter().filter(|path| path.is_dir()).cloned().collect();
         files.retain(|path| !path.is_dir());
         if files.is_empty() {
@@ -45,6 +47,7 @@ impl PathPattern {
                 .try_for_each(|folder| add_data_files(folder, &mut files))
                 .map_err(|error| unlistable(error.to_string()))?;
         }
+        // A folder is listed in no order, and the order of files is that of the documents.
         files.sort();
         if files.is_empty() {
             let (key, pattern) = (key.to_owned(), self.0.clone());
@@ -58,6 +61,8 @@ impl PathPattern {
 
     /// Whether a file of this absolute name would be among them, were it there.
     pub fn matches(&self, file: &Path) -> bool {
+        // `expand` goes folder by folder, so its `*` never crosses a slash. By default it would
+        // here.
         let options =
             glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         let pattern = glob::Pattern::new(&self.0).expect("it was checked when it was made");
@@ -73,6 +78,7 @@ fn add_data_files(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
+        // A link to a folder is no folder here, so a loop of links has an end.
         if entry.file_type()?.is_dir() {
             add_data_files(&path, files)?;
         } else if is_data_name(&path) {

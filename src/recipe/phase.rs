@@ -66,6 +66,7 @@ fn read_all(list: &Item<'_>, items: &[Item<'_>], stage: StageKind, sets: &Sets) 
     let alone = items.len() == 1;
     let read = |item: &Item<'_>| read_phase(item, stage, sets, alone);
     let phases: Vec<Phase> = items.iter().filter_map(read).collect();
+    // The shares of some phases say nothing about the sum of all.
     if phases.len() == items.len() {
         check_shares(list, &phases);
         check_names(items, &phases);
@@ -78,6 +79,7 @@ fn read_phase(item: &Item<'_>, stage: StageKind, sets: &Sets, alone: bool) -> Op
     let name = table.required("name", "the phase's name", Item::word);
     let share = |item: &Item<'_>| item.number(Bound::Share);
     let share = if alone && !table.has("share") {
+        // Asked for all the same: a message about an unknown key lists those that were asked for.
         table.item("share");
         Some(1.0)
     } else {

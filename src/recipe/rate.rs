@@ -104,6 +104,7 @@ enum Kind {
     Curve(CurveShape),
 }
 
+// The words of `shape`: a constant takes other keys than a curve, so it is read as one of them.
 const KINDS: &[(&str, Kind)] = &[
     ("constant", Kind::Constant),
     ("linear", Kind::Curve(CurveShape::Linear)),
@@ -115,6 +116,7 @@ const KINDS: &[(&str, Kind)] = &[
 pub(super) fn read_rate(item: &Item<'_>) -> Option<Rate> {
     let mut table = Section::of(item, "a table such as { shape = \"linear\", peak = 1.5e-3 }")?;
     let words = "\"constant\" or \"linear\" or \"cosine\" or \"1-sqrt\"";
+    // Without `finish`: which keys are known depends on the shape.
     let kind = table.required("shape", words, |item| item.choice(KINDS))?;
     let amount = |item: &Item<'_>| item.number(Bound::NonNegative);
     let rate = match kind {

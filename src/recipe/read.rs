@@ -42,6 +42,9 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
     let base = path.parent().unwrap_or(nowhere);
     let paths = Paths { shown: shown.parent().unwrap_or(nowhere), base };
     let mut root = Section::root(tree, problems);
+    // Four sections come first, for what later ones ask of them: of the stage its defaults,
+    // of the model its rows for the tokenizer, of the data its sets for the phases, of
+    // `[train]` the length.
     let stage = root.required("stage", "\"pretrain\", \"sft\" or \"dpo\"", |item| {
         item.choice(StageKind::WORDS)
     });
@@ -86,6 +89,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
 /// The adapter to train, where the recipe has that section.
 fn read_adapter(root: &mut Section<'_>) -> Option<AdapterSettings> {
     if !root.has("adapter") {
+        // Asked for all the same: a message about an unknown key lists those that were asked for.
         root.item("adapter");
         return None;
     }
@@ -116,6 +120,7 @@ fn stem(path: &Path) -> String {
 /// A name that can be a folder's.
 fn read_name(item: &Item<'_>) -> Option<String> {
     let name = item.word()?;
+    // It becomes a part of a path: `runs/NAME`, or `2-NAME` for a stage of a pipeline.
     if name.contains(['/', '\\', '\0']) || name == "." || name == ".." {
         item.problem(format!("not a name; expected one without slashes, got {name:?}"));
     }
@@ -131,6 +136,7 @@ fn read_tokenizer(
         Some(ModelSource::New { spec }) => spec.vocab_size(),
         _ => None,
     };
+    // Asked of the tree and not of `model`, which is `None` too where `init` is there and wrong.
     let from_init = root.section("model").has("init");
     if from_init && !root.has("tokenizer") {
         root.item("tokenizer");
@@ -195,7 +201,7 @@ fn read_tokenizer_size(item: &Item<'_>, rows: Option<usize>) -> Option<Tokenizer
 
 /// The section, and whether it asks for little memory.
 fn read_train(root: &mut Section<'_>) -> (Train, bool) {
-    // An adapter's own parameters are few: neither needs to be lean.
+    // An adapter's own parameters are few, so `lean` leaves latents and updates as they are.
     let adapted = root.has("adapter");
     let mut table = root.section("train");
     let length = read_length(&mut table);
@@ -206,6 +212,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let copies = |item: &Item<'_>| Some(item.whole_between(1, MOST_COPIES)? as usize);
     let lean = table.optional("memory", |item| item.choice(&[("normal", false), ("lean", true)]));
     let lean = lean.unwrap_or(false);
+    // What a key says wins over what `memory` chooses for it.
     let recompute = table.optional("recompute", Item::boolean);
     let latents = table.optional("latents", |item| item.choice(LatentFormat::WORDS));
     let update = table.optional("update", |item| item.choice(UpdateTime::WORDS));
@@ -305,6 +312,7 @@ fn read_muon(table: &mut Section<'_>, is_muon: bool) -> Option<MuonSettings> {
             table.problem(key, message.to_owned());
         }
     }
+    // Read without Muon too, so that the keys are known; the values are dropped then.
     let mut number = |key, bound| table.value(key, |item| item.number(bound));
     let momentum = number("momentum", Bound::BelowOne);
     let rate_ratio = number("rate_ratio", Bound::Positive);
@@ -315,6 +323,7 @@ fn read_muon(table: &mut Section<'_>, is_muon: bool) -> Option<MuonSettings> {
 
 fn read_warmup(item: &Item<'_>, length: Length) -> Option<u64> {
     let warmup = item.whole(0)?;
+    // Tokens and epochs become steps only later; `Schedule::new` checks the warm-up again.
     if let Length::Steps(steps) = length
         && warmup >= steps
     {
@@ -368,6 +377,7 @@ fn read_tasks(table: &mut Section<'_>, base: &Path) -> EvalTasks {
     let data = table.optional("task_data", |item| item.path(base));
     let limit = table.value("task_limit", |item| item.whole(0)) as usize;
     let every = table.value("task_every", |item| item.whole(0));
+    // The program makes the rows of its story tasks itself. No task at all needs none either.
     if data.is_none() && !names.iter().all(|name| is_generated(name)) {
         table.missing("task_data", "the folder with the rows of the tasks");
     }
@@ -388,6 +398,7 @@ fn read_checkpoint(root: &mut Section<'_>) -> Checkpoint {
 
 fn read_guard(root: &mut Section<'_>) -> Guard {
     let mut table = root.section("guard");
+    // `Item::count` ends at `u32::MAX`, so the casts cut nothing off.
     let guard = Guard {
         max_skipped_in_a_row: table.value("max_skipped_in_a_row", Item::count) as u32,
         max_skipped: table.value("max_skipped", Item::count) as u32,

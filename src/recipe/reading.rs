@@ -93,10 +93,12 @@ fn read_selection(table: &mut Section<'_>, outer: Option<&RowSelection>) -> RowS
         deduplicated: value_or(table, "dedup", outer.map(|outer| outer.deduplicated), |item| {
             item.choice(DEDUP_WORDS)
         }),
+        // Which side of `validation_share` is chosen where the sources are opened.
         side: None,
         min_chars: value_or(table, "min_chars", outer.map(|outer| outer.min_chars), |item| {
             item.whole(0)
         }),
+        // From here on there is no constant default, which `value_or` would take from `keys`.
         max_chars: table
             .optional("max_chars", |item| item.whole(1))
             .or_else(|| outer.and_then(|outer| outer.max_chars)),

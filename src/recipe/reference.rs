@@ -9,6 +9,7 @@ const INTRODUCTION: &str = "# Recipe reference\n\nGenerated from `src/recipe/key
 
 /// The reference of all recipe keys as Markdown, a table for each section.
 pub fn reference() -> String {
+    // Chunks are neighbours, and the table holds every section in one piece.
     let sections = KEYS.chunk_by(|a, b| section_of(a) == section_of(b)).map(section_table);
     std::iter::once(INTRODUCTION.to_owned()).chain(sections).collect()
 }

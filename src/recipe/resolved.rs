@@ -29,6 +29,7 @@ impl Recipe {
 
     /// The complete recipe as a tree.
     pub(super) fn table(&self) -> Table {
+        // A section that is `None` is left out: being there is what switches it on.
         let mut entries = table([
             ("name", text(&self.name)),
             ("stage", text(self.stage.name())),
@@ -148,6 +149,7 @@ impl Recipe {
             ("grad_clip", Value::Float(optimizer.grad_clip)),
             ("moments", text(word(MomentFormat::WORDS, optimizer.moments))),
         ]);
+        // Without `kind` it is AdamW, beside which Muon's own keys are refused.
         if let Some(muon) = optimizer.muon {
             let kind = word(OptimizerKind::WORDS, OptimizerKind::Muon);
             entries.extend(table([
@@ -229,6 +231,7 @@ fn reading(rules: &ReadingRules) -> Table {
         Value::Table(selection.fields.iter().map(field).collect())
     };
     let pattern = |pattern: &TextPattern| text(pattern.as_str());
+    // TOML has no null: what is not set is not named.
     let optional = [
         ("max_chars", selection.max_chars.map(whole)),
         ("keep_regex", selection.keep_regex.as_ref().map(pattern)),
@@ -300,6 +303,7 @@ fn text(text: &str) -> Value {
 }
 
 fn whole(number: u64) -> Value {
+    // Every whole number of a recipe was an i64 of TOML or is far smaller.
     Value::Integer(number as i64)
 }
 
@@ -310,7 +314,7 @@ fn model(source: &ModelSource) -> Value {
     }
 }
 
-/// Runs of versions without conversions go on: what is not asked for is not named.
+/// Only what the recipe asks for: a key of the shape beside `init` asks for a conversion.
 fn init_model(InitModel { path, conversion }: &InitModel) -> Table {
     let mut entries = table([("init", text(path))]);
     entries.extend(conversion.quantiser.clone());

@@ -21,6 +21,7 @@ pub(super) fn check_rules(root: &mut Section<'_>, recipe: &Recipe) {
 
 /// What a new model with another quantiser asks of the rest of the recipe.
 fn check_quantiser(root: &mut Section<'_>, recipe: &Recipe) {
+    // The quantiser of a stored model is known when its files are open; `train::open` asks then.
     let ModelSource::New { spec } = &recipe.model else { return };
     let conflicts = quantiser_conflicts(recipe, spec.blocks());
     for (key, message) in conflicts {
@@ -188,6 +189,7 @@ fn check_distill(root: &mut Section<'_>, recipe: &Recipe) {
     let DistillSettings { logits, cross_entropy, relations, top_k, .. } = *settings;
     let message =
         "nothing to learn: logits, cross_entropy and relations are all 0; expected one above 0";
+    // None is negative (`Bound::NonNegative`), so only three zeros add up to 0.
     refuse(logits + cross_entropy + relations == 0.0, "logits", message);
     if relations == 0.0 {
         return;

@@ -102,6 +102,8 @@ impl Schedule {
                 ((steps.start - 1).max(warmup), steps.end - 1)
             }
         };
+        // `begin < step <= end`: a step lies in its phase, and after the warm-up where one
+        // counts. So no span is empty, and nothing is divided by 0.
         rate.after(step - begin, end - begin)
     }
 
@@ -134,6 +136,8 @@ fn phase_ends(phases: &[Phase], steps: u64) -> Vec<u64> {
         })
         .collect();
     if let Some(last) = ends.last_mut() {
+        // Each end is rounded and the shares sum to 1 only about; no step may be left without a
+        // phase.
         *last = steps;
     }
     ends

@@ -66,6 +66,8 @@ impl<'a> Section<'a> {
         key: &'static str,
         read: impl Fn(&Item<'a>) -> Option<T>,
     ) -> T {
+        // A default goes through the reader of its key, so it is parsed and checked like any
+        // value. After a mistake it stands in for the value; the problem is noted by then.
         let found = self.item(key).and_then(|item| read(&item));
         found.or_else(|| read(&self.default(key))).expect("tests read every default")
     }
@@ -95,6 +97,7 @@ impl<'a> Section<'a> {
         let expected = format!("a table [{}]", dotted(&self.key, key));
         let found = self.item(key).and_then(|item| Self::of(&item, &expected));
         found.unwrap_or_else(|| {
+            // What is missing in it is then reported where the table around it begins.
             Self::new(&[], dotted(&self.key, key), self.place.clone(), self.problems)
         })
     }
@@ -140,6 +143,7 @@ impl<'a> Section<'a> {
 
 /// The known key that `name` was most likely meant to be.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // From 0 to 1, and higher where the beginnings agree, which few people mistype.
     let score = |key: &str| strsim::jaro_winkler(name, key);
     let best = known.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))?;
     (score(best) > 0.75).then_some(best)

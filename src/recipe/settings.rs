@@ -187,6 +187,7 @@ impl Precision {
 
 /// How gradients are rounded to eight bits.
 pub const GRADIENT_ROUNDING_WORDS: &[(&str, GradientRounding)] = &[
+    // A stand-in for the place: seed and step are put in when a step is made.
     ("stochastic", GradientRounding::Stochastic(DrawPlace::ORIGIN)),
     ("nearest", GradientRounding::Nearest),
 ];

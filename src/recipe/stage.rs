@@ -37,6 +37,7 @@ impl StageKind {
     }
 
     pub(super) fn default_reduction(self) -> LossReduction {
+        // Summed over the batch, as 2B4T was fine-tuned (docs/src/fine-tune.md).
         if self == Self::Sft { LossReduction::Sum } else { LossReduction::Mean }
     }
 }

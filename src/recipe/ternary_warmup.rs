@@ -42,6 +42,8 @@ impl TernaryWarmup {
     /// Reads the section, if the recipe has it; `run` are the steps of the run where they are known.
     pub(super) fn read(root: &mut Section<'_>, run: Option<u64>) -> Option<Self> {
         if !root.has("ternary_warmup") {
+            // Asked for all the same: a message about an unknown key lists those that were asked
+            // for.
             root.item("ternary_warmup");
             return None;
         }
@@ -69,6 +71,8 @@ impl TernaryWarmup {
         let share = match self.shape {
             WarmupShape::Linear => passed,
             WarmupShape::Sigmoid => {
+                // A sigmoid reaches neither 0 nor 1: stretched so that its flank does, at both
+                // ends.
                 let (low, high) = (sigmoid(-FLANK), sigmoid(FLANK));
                 (sigmoid(FLANK * (2.0 * passed - 1.0)) - low) / (high - low)
             }

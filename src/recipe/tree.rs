@@ -69,6 +69,7 @@ impl Node {
 
 /// The text of a recipe or config, refused beyond any sensible size.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    // "a zip archive" says more than the UTF-8 error that reading one as text would give.
     if let Some(kind) = recognise(path) {
         return Err(kind.name().to_owned());
     }
@@ -78,6 +79,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, String> {
         return Err("no file".to_owned());
     }
     let file = fs_err::File::open(path).map_err(|error| reason(&error))?;
+    // One byte above the limit tells a file that is too long from one that just fits.
     file.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(|error| reason(&error))?;
     if text.len() as u64 > LARGEST_FILE {
         return Err(format!("a file of more than {} KiB", LARGEST_FILE >> 10));
@@ -104,6 +106,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<Problem>> {
 
 /// What is wrong, and of a key that stands twice which one.
 fn syntax_message(text: &str, error: &toml::de::Error) -> String {
+    // The parser's message may have several lines; a problem is one.
     let message = error.message().replace('\n', ", ");
     let place = error.span().filter(|_| message == "duplicate key");
     match place.and_then(|span| text.get(span)) {
@@ -121,6 +124,7 @@ fn syntax_problems(text: &str, lines: &Lines<'_>, errors: &[toml::de::Error]) ->
         hint: None,
     };
     let mut problems: Vec<_> = errors.iter().map(problem).collect();
+    // By place: `dedup_by_key` sees only neighbours, and keeps the first.
     problems.sort();
     problems.dedup_by_key(|problem| problem.place.line());
     problems
@@ -177,6 +181,8 @@ impl<'a> Lines<'a> {
     }
 
     fn place(&self, offset: usize) -> Location {
+        // `starts` begins with 0, so at least one of them is not after the offset: lines count
+        // from 1.
         let line = self.starts.partition_point(|&start| start <= offset);
         let start = self.starts[line - 1];
         let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
