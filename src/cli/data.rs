@@ -140,11 +140,13 @@ pub(crate) struct DecontaminateDataArgs {
 
 /// Parses a share from 0 to 1.
 fn share(word: &str) -> Result<f64, String> {
+    // NaN parses too, and lies in no range.
     let number = word.parse().ok().filter(|number: &f64| (0.0..=1.0).contains(number));
     number.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 fn pair(word: &str) -> Result<(String, String), String> {
+    // At the first `=`: the name of a column may hold others.
     let pair =
         word.split_once('=').filter(|(field, column)| !field.is_empty() && !column.is_empty());
     let (field, column) = pair.ok_or("expected FIELD=COLUMN, such as instruction=Question")?;

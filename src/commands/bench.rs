@@ -24,6 +24,7 @@ use crate::failure::Usage;
 const WARM_UP: usize = 2;
 
 pub(crate) fn run(args: &TrainBenchArgs) -> Result<()> {
+    // It leaves no file, so a signal needs to wait for nothing.
     platform::Signals::end_at_once().map_err(TrainError::from)?;
     with_ranks(args.threads, args.oversubscribe, |comm| run_on(args, comm))
 }
@@ -32,10 +33,12 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     let mut work = workload(args, comm)?;
     let hosts = Hosts::gather(comm, platform::cores());
     let (place, here) = (hosts.local_rank(), hosts.local_world_size());
+    // Ranks of one machine share its cards: each takes the card of its place among them.
     let device = device::open_one_of(&args.device, place, here).map_err(TrainError::from)?;
     if work.backend.operands == Precision::Bf16.operands() {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
     }
+    // From here on it is not native if the device has none of our own operations.
     work.backend = work.backend.on(&device);
     if !work.backend.is_native() && work.backend.gradients != GradientFormat::Operands {
         let message = format!("--precision int8 runs on the CPU; --device {}", args.device);
@@ -63,12 +66,14 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
         steps.push(step);
     });
     let peak = peak_memory().unwrap_or_default() as f64;
+    // A sum to which one rank alone adds is that rank's figure, known to all.
     let memory: Vec<f64> = (0..comm.world_size())
         .map(|rank| comm.all_reduce_sum(&[if rank == comm.rank() { peak } else { 0.0 }])[0])
         .collect();
     if !comm.is_first() {
         return Ok(());
     }
+    // The rows of all ranks, by the clock of this one: a step ends on all of them together.
     let tokens = (args.batch * args.seq_len) as f64;
     let speed = |step: &StepTime| tokens / step.time.as_secs_f64();
     let mut speeds: Vec<f64> = steps[WARM_UP..].iter().map(speed).collect();
@@ -109,6 +114,7 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
     if let Some(size) = args.vocab_size {
         spec.vocab_size = size;
     }
+    // Divided first: fewer rows than ranks would leave a rank without work.
     let positive = [("--batch", args.batch / comm.world_size())];
     if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
         let each = if comm.world_size() == 1 { "" } else { " for each rank" };

@@ -48,6 +48,8 @@ impl StoryQuestion {
 
     /// How it asks: `Where`, `Who`, `What`.
     fn kind(&self) -> &str {
+        // The message is the story and then the question, so that its last sentence begins with
+        // the kind.
         let question = self.message.trim_end_matches('?').rsplit(". ").next();
         question.and_then(|question| question.split(' ').next()).unwrap_or_default()
     }
@@ -129,6 +131,7 @@ impl ChatModel {
         }
         let mut stop_ids = spec.eos_token_id.clone();
         stop_ids.extend(self.chat.stop_ids(&self.tokenizer));
+        // Greedy, so that a model has the same score every time.
         let request = GenerateRequest { sampler: SamplerSettings::greedy(), stop_ids, max_tokens };
         let mut cache = self.model.new_cache();
         let each = |_| ControlFlow::Continue(());
@@ -151,6 +154,8 @@ impl ChatModel {
             for (at, exchange) in dialogue.turns.iter().enumerate() {
                 messages.push(turn(Role::User, &dialogue.user_message(at)));
                 let limit = self.token_count(&exchange.answer)? + SPARE_TOKENS;
+                // A question that does not fit into the context is not asked, and not counted as
+                // wrong.
                 if let Some(answer) = self.answer(&messages, limit)? {
                     let score: &mut ExactMatches = scores.entry(dialogue.difficulty).or_default();
                     score.count(answer.trim() == exchange.answer);
@@ -166,7 +171,9 @@ impl ChatModel {
         let mut score = ExactMatches::default();
         for index in 0..stories {
             for Probe { prompt, answer } in story(seed, Split::HeldOut, style, index).probes {
+                // Only the beginning has to be the answer, so little more is generated than that.
                 let limit = self.token_count(&answer)? + 2;
+                // One more for the token that a document begins with.
                 let total = self.token_count(&prompt)? + limit + 1;
                 if total <= self.model.spec().context_length() {
                     score.count(self.continue_text(&prompt, limit)?.starts_with(&answer));

@@ -79,6 +79,7 @@ struct PackedExport {
 
 impl PackedExport {
     fn of(recipe: &Recipe, summary: &Summary) -> Option<Self> {
+        // `ChatModel` reads a folder, and only this format is a folder and packed.
         let mut exports = summary.exports.iter();
         let (_, model) = exports.find(|(format, _)| format == "hf-packed")?;
         let side = recipe.adapter.as_ref().filter(|adapter| adapter.kind == AdapterKind::Side);
@@ -103,6 +104,7 @@ impl PackedExport {
 /// Scores the packed model on held-out stories, if it was trained on the synthetic ones.
 fn exact_match(recipe: &Recipe, summary: &Summary) -> Result<BTreeMap<Difficulty, ExactMatches>> {
     match (PackedExport::of(recipe, summary), &recipe.data.source) {
+        // The worlds are those of the run's own seed; no scene of them is in the training stories.
         (Some(packed), DataSource::Generate(_)) => {
             packed.open()?.exact_match(recipe.seed, EVALUATED_STORIES)
         }
@@ -193,6 +195,7 @@ fn print_progress(finished: &[FinishedStage]) -> Result<()> {
 /// The beginning of a text as one line.
 fn shortened(text: &str, most: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // By characters: a cut within one would panic.
     match line.char_indices().nth(most) {
         Some((end, _)) => format!("{} …", &line[..end]),
         None => line,
@@ -253,6 +256,7 @@ pub(crate) fn print_next_steps(stage: &FinishedStage) -> Result<()> {
 
 /// Prints questions that the model was just seen to answer, and what it cannot do.
 fn print_suggestions(packed: &PackedExport, seed: u64) -> Result<()> {
+    // The first ones were shown as conversations already.
     let stories = SHOWN_CONVERSATIONS..EVALUATED_STORIES;
     let answered = packed.open()?.answered(seed, stories, SUGGESTIONS)?;
     if !answered.is_empty() {

@@ -33,6 +33,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         runner.alone(&recipe, &args.out)?;
         return Ok(());
     }
+    // Before anything is measured: a refusal should not come after two evaluations.
     runner.check(&recipe, &args.out)?;
     let untrained = [MeasuredModel::Stored, MeasuredModel::Converted];
     let mut losses = held_out_losses(&recipe, &untrained, &runner.signals, &mut runner.terminal())?;
@@ -75,12 +76,14 @@ fn load(args: &ConvertArgs) -> Result<Recipe> {
     ];
     if !args.validation.is_empty() {
         words.push(format!("data.validation={}", list(&args.validation)));
+        // The built-in recipe holds out a share, which must not stand beside files.
         words.push("data.validation_share=0".to_owned());
     }
     if args.recipe.is_none() {
         // It is taught by the model that it is made of.
         words.push(format!("distill.teacher={}", text(&args.model)));
     }
+    // The user's own come after: of two words for a key the later one counts.
     words.extend(args.settings.iter().cloned());
     let words = overrides_with_device(&words, args.flags.device.as_deref());
     let plan = match &args.recipe {

@@ -106,6 +106,7 @@ fn reference_texts(args: &DecontaminateDataArgs) -> Result<ReferenceTexts> {
     let mut texts = ReferenceTexts::new(args.words as usize);
     if let Some(dir) = &args.task_data {
         let selection = Selection::of(&args.tasks).map_err(TrainError::from)?;
+        // Without examples before each row: what is compared is the rows, not their prompts.
         for task in open(&selection, dir, Some(0)).map_err(TrainError::from)? {
             for (place, row) in task.data.places() {
                 texts.add(format!("{} {place}", task.task.name()), corpus::texts_of(row));
@@ -153,12 +154,15 @@ impl Job {
         let signals = Signals::listen().map_err(TrainError::from)?;
         let inputs = expanded(&files.data, "--data")?;
         let on_existing = if force { OnExisting::Replace } else { OnExisting::Refuse };
+        // Held while the command works, so that no other process writes to the same names.
         let mut claims = Vec::new();
         for (at, out) in outputs.iter().enumerate() {
             if outputs[..at].contains(out) {
                 let what = format!("{}: expected a file for each output", out.shown());
                 return Err(Usage(what).into());
             }
+            // A file of rows has no mark of its own, so with --force any file would be replaced.
+            // The ending keeps a mistyped option from hitting a model or a tokenizer.
             if out.extension().is_none_or(|end| end != "jsonl") {
                 let what = format!("{}: expected a name that ends in .jsonl", out.shown());
                 return Err(Usage(what).into());
@@ -183,6 +187,7 @@ impl Job {
             interrupted: &|| self.signals.stop().is_some(),
             progress: &|done, total| terminal.borrow_mut().progress(what, done, total),
         };
+        // After a signal, whatever went wrong counts as the stop that was asked for.
         let stopped =
             |error| self.signals.stop().map_or(TrainError::from(error), TrainError::ExportStopped);
         Ok(work(&request).map_err(stopped)?)
@@ -268,6 +273,7 @@ impl LeftOutList {
 
     fn add(&mut self, LeftOut { place, reason }: LeftOut) {
         let row = json!({"place": place.to_string(), "reason": reason});
+        // Nobody takes an error for a single row: the first one waits for `finish`.
         if let (Some(file), None) = (&mut self.file, &self.failed) {
             self.failed = file.write(row.to_string().as_bytes()).err();
         }

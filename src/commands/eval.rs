@@ -51,6 +51,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     } else {
         Encoding::Text
     };
+    // Not the cache of training: text that is measured once would stay there for good.
     let scratch = std::env::temp_dir().join(format!("bitnet-eval-{}", std::process::id()));
     let cache = TokenCache::open_or_build(&CacheRequest {
         cache_dir: &scratch,
@@ -76,6 +77,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let (sum, bytes) = measured?;
     let sum = sum.expect("only a signal interrupts");
     let evaluation = sum.evaluation();
+    // Nats over ln 2 are bits. A byte is the same for every tokenizer, a token is not.
     let bits_per_byte = sum.nll / std::f64::consts::LN_2 / bytes.max(1) as f64;
     if args.json {
         let quantised = folder.spec().quantise;

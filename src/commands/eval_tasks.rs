@@ -29,6 +29,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let (tokenizer, chat) = (&tokenizer, Some(&chat));
     let asked = AskedModel { model: &model, tokenizer, chat, threads: &threads };
     let ran = benchmark.run(asked, &mut |task, done, all| {
+        // Another task has begun: the line of the one before gets its end.
         if line.as_ref().is_none_or(|(name, _)| name != task) {
             line.take().map(|(_, line)| line.finish());
         }

@@ -27,6 +27,7 @@ use crate::cli::{ExportArgs, LinearClass};
 use crate::failure::Usage;
 
 pub(crate) fn run(args: &ExportArgs) -> Result<()> {
+    // What can be refused is refused before anything is written: flags, layout, adapter, outputs.
     let mut request = request(args)?;
     refuse_layout_of_a_folder(args)?;
     let signals = Signals::listen().map_err(TrainError::from)?;
@@ -34,11 +35,14 @@ pub(crate) fn run(args: &ExportArgs) -> Result<()> {
     let adapter = args.adapter.as_deref().map(|path| Adapter::open(path, model.spec()));
     let adapter = adapter.transpose().map_err(TrainError::from)?;
     let side = adapter.as_ref().filter(|one| one.description().kind == AdapterKind::Side);
+    // Only now is it known whether an adapter's folder will lie beside the output. Kept to
+    // the end: dropping a claim lets another process write there.
     let _claims = claims(args, request.on_existing, side.is_some()).map_err(TrainError::from)?;
     let merged =
         adapter.as_ref().map(|adapter| merged(args, &model, adapter)).transpose()?.flatten();
     request.merged = merged.as_ref();
     let exported = write(args, &model, &request, &signals)?;
+    // After the export, whose hash it carries.
     let beside = side.map(|side| write_adapter_beside(side, &args.out, request.on_existing));
     show(args, &exported, adapter.as_ref(), beside.transpose()?.as_deref())
 }
@@ -151,6 +155,7 @@ fn as_json(
         "out": args.out.display().to_string(), "format": args.format, "bytes": bytes,
         "seconds": seconds, "peak_rss_bytes": peak_memory(), "verification": verification,
     });
+    // The report's keys stand beside the others, not below one of their own.
     let mut parts = serde_json::to_value(report)?;
     if let Some(adapter) = adapter {
         let description = adapter.description();

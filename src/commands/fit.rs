@@ -46,6 +46,7 @@ pub(crate) fn run(args: &FitArgs) -> Result<()> {
     let fits = fit_all(args, &found)?;
     if let Some(path) = &args.svg {
         let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
+        // --force replaces an earlier drawing, and nothing else.
         let is_svg = |path: &std::path::Path| {
             read_text(path, 1 << 24).is_ok_and(|text| text.starts_with("<svg"))
         };
@@ -112,6 +113,8 @@ impl KindFit {
     /// The mean distance between law and runs, as a share of the loss.
     fn residual(&self) -> f64 {
         let share = |point: &LossPoint| {
+            // The logarithm of a ratio near 1 is the relative difference, and the same either way
+            // round.
             (self.fit.law.loss(point.parameters, point.tokens) / point.loss).ln().abs()
         };
         self.points.iter().map(share).sum::<f64>() / self.points.len() as f64
@@ -171,6 +174,7 @@ impl KindFit {
 fn print_drawing(fits: &[KindFit]) {
     let marks = fits.iter().flat_map(|fit| {
         let mark = if fit.kind == WeightKind::Ternary { 't' } else { 'd' };
+        // 6 N D: two operations a parameter and token forward, four backward.
         fit.points.iter().map(move |p| (6.0 * p.parameters * p.tokens, p.loss, mark))
     });
     print_line("\nloss (nats a token) over training compute (6 N D floating-point operations):");
@@ -197,6 +201,7 @@ impl KindFit {
             points: self
                 .points
                 .iter()
+                // `n` is one of these very numbers, so its bits are equal where the size is.
                 .filter(|p| p.parameters.to_bits() == n.to_bits())
                 .map(|p| (p.tokens, p.loss))
                 .collect(),

@@ -38,6 +38,7 @@ pub(crate) fn run(args: &InitArgs) -> Result<()> {
         monitor.progress("drawing", done as u64, total as u64);
         signals.stop().map_or(Ok(()), |_| Err(bitnet_format::FormatError::Interrupted))
     };
+    // Values are drawn as they are written: a model larger than the memory can be made.
     hf::write_master(staged.path(), &fresh, &mut progress).map_err(|error| {
         signals.stop().map_or(TrainError::from(error), TrainError::ExportStopped)
     })?;

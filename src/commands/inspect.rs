@@ -37,6 +37,7 @@ pub(crate) fn data(args: &InspectDataArgs) -> Result<()> {
     match recipe::load(&recipe, &settings).map_err(TrainError::from)? {
         Plan::Single(recipe) => show_data(&recipe, args),
         Plan::Pipeline(files) => {
+            // Any directory does: it gives the stages' paths, and nothing is run there.
             let stages = run::pipeline(&files, &settings, "runs".as_ref());
             let stages = stages.map_err(TrainError::from)?;
             if !args.json {
@@ -108,10 +109,12 @@ fn places(documents: &[SourceLocation]) -> String {
 /// The parts of a row that do not see each other; padding is left out.
 fn segments(row: &PackedSequence) -> Vec<std::ops::Range<usize>> {
     let length = row.tokens.len();
+    // A segment's first token is the one whose segment begins at itself.
     let mut starts: Vec<usize> =
         (0..length).filter(|&at| row.segment_starts[at] as usize == at).collect();
     starts.push(length);
     let ranges = starts.windows(2).map(|ends| ends[0]..ends[1]);
+    // Padding is a segment too: zeros that are not trained.
     let read = |range: &std::ops::Range<usize>| {
         range
             .clone()
@@ -129,6 +132,7 @@ fn rendered(
 ) -> String {
     let last = segment.clone().rev().find(|&at| row.tokens[at] != 0 || row.targets[at] != 0);
     let end = last.map_or(segment.start, |last| last + 1);
+    // Targets are the inputs one token further on: the first input and all targets are the text.
     let mut text = spelled(tokenizer, row.tokens[segment.start]);
     let mut open = false;
     for at in segment.start..end {
@@ -152,8 +156,10 @@ fn rendered(
 /// One token as text on one line.
 fn spelled(tokenizer: &Tokenizer, id: i32) -> String {
     let text = tokenizer.decode(&[id as u32]);
+    // Control tokens decode to nothing; they are shown under their own names.
     let text =
         if text.is_empty() { tokenizer.spelling(id as u32).unwrap_or_default() } else { text };
+    // Quotes stay as they are: nothing is put between quotes here.
     text.escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
 }
 

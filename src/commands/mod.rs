@@ -75,6 +75,7 @@ fn set_threads(threads: Option<usize>) -> Result<()> {
         let what = format!("--threads {threads}: expected a number from 1 to {MOST_THREADS}");
         return Err(Usage(what).into());
     }
+    // 0 leaves it to rayon: the cores that this process may run on.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
     let failed = |error| std::io::Error::other(format!("cannot start worker threads: {error}"));
     Ok(pool.map_err(|error| TrainError::Io(failed(error)))?)
@@ -95,6 +96,7 @@ fn tokenizer_of(model: &Path) -> Result<Tokenizer> {
 /// The recipe keys of a command line, `--device` among them.
 fn overrides_with_device(overrides: &[String], device: Option<&str>) -> Vec<String> {
     let device = device.map(|name| format!("device={}", toml::Value::String(name.to_owned())));
+    // Last, so that the flag wins over a `device=` among the words.
     overrides.iter().cloned().chain(device).collect()
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     match recipe::load(&recipe, &overrides).map_err(TrainError::from)? {
         Plan::Single(recipe) => show(&recipe, args, None),
         Plan::Pipeline(files) => {
+            // Any directory does: it gives the stages' paths, and nothing is run there.
             let stages = run::pipeline(&files, &overrides, "runs".as_ref());
             let mut known = None;
             for stage in stages.map_err(TrainError::from)? {
@@ -84,6 +85,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         frozen: &frozen,
         load,
         ranks,
+        // `--ranks` is planned as one rank a machine.
         here: 1,
         device: place,
         settings: Settings::Recipe,
@@ -107,10 +109,13 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     if !demand.fits(free, PROBE_SHARE) {
         print_line("time: not probed, the run does not fit into what is free");
     } else if !args.no_probe {
+        // A probe asks for no signal and has nothing to save.
         Signals::end_at_once().map_err(TrainError::from)?;
         let device = device.map_err(TrainError::from)?;
         let backend = recipe.train.backend(&device);
         let pace = estimate::probe(&spec, teacher.as_ref(), load, backend, &device);
+        // Gbit/s to bytes a second. Bytes over infinity take no time: a part that is not known,
+        // or not there, adds nothing.
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);
         let alone = args.ranks == 1;
         let reduction = if alone { f64::INFINITY } else { estimate::reduction_rate() };
@@ -266,6 +271,7 @@ fn in_words(seconds: f64) -> String {
         0.0..120.0 => format!("{seconds:.0} s"),
         120.0..7200.0 => format!("{:.0} min", (seconds / 60.0).floor()),
         7200.0..1e8 => format!("{:.1} h", seconds / 3600.0),
+        // Of 365.25 days.
         _ => format!("{:.0} years", seconds / 31_557_600.0),
     }
 }

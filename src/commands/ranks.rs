@@ -24,6 +24,7 @@ pub(super) fn with_ranks(
         set_threads(share_cores(threads, oversubscribe, &comm)?)?;
         work(&comm)
     };
+    // Nothing looks at what a panic left half-done: it goes on, or ends the process.
     match catch_unwind(AssertUnwindSafe(all)) {
         Ok(done) => done.map_err(|error| leave(&comm, error)),
         Err(panic) => {
@@ -43,6 +44,8 @@ fn join() -> Result<Comm> {
     let Some(launched) = distributed::launched() else { return Ok(Comm::single()) };
     let mpi = distributed::Mpi::join();
     let found = mpi.map_or_else(Comm::single, |mpi| Comm::new(std::rc::Rc::new(mpi)));
+    // Started by another MPI than the one that is linked, each process takes itself for the
+    // only one.
     if found.world_size() == 1 && launched > 1 {
         return Err(TrainError::OtherMpi { ranks: launched }.into());
     }
@@ -70,6 +73,7 @@ fn share_cores(
     let hosts = Hosts::gather(comm, platform::cores());
     let threads = threads.unwrap_or_else(|| hosts.threads());
     let enough = if oversubscribe { Ok(()) } else { hosts.check(threads) };
+    // One machine may be short of cores and another not.
     all_ok(comm, enough.map_err(TrainError::from))?;
     Ok(Some(threads))
 }
@@ -85,6 +89,7 @@ fn leave(comm: &Comm, error: Error) -> Error {
             comm.abort(code_of(&error));
             error
         }
+        // The rank where it happened says so; the others have `OtherRank`, which is not printed.
         Some(TrainError::OnRank { .. }) => error,
         Some(_) if comm.is_first() => error,
         Some(known) => {

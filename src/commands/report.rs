@@ -28,6 +28,7 @@ const MOST_BYTES: u64 = 1 << 28;
 /// Writes the page of runs.
 pub(crate) fn report(args: &ReportArgs) -> Result<()> {
     let runs = open_all(&args.runs).map_err(failed)?;
+    // The default name is overwritten without asking, so only a page of ours may be.
     let is_ours = |path: &Path| read_text(path, MOST_BYTES).is_ok_and(|text| is_page(&text));
     let claim = OutputClaim::of(&args.out, OnExisting::Replace, &[], is_ours);
     let _claim = claim.map_err(TrainError::from)?;
@@ -60,6 +61,7 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<()> {
 pub(crate) fn runs(args: &RunsArgs) -> Result<()> {
     let paths = find_runs(&args.dir);
     if paths.is_empty() {
+        // For its error, which says what was expected there.
         open_all(std::slice::from_ref(&args.dir)).map_err(failed)?;
     }
     let opened = paths.iter().filter_map(|path| {
@@ -100,6 +102,7 @@ fn columns(rows: &[RunRow]) -> Vec<String> {
     let line = |line: &[String; 8]| {
         let cell = |(at, text): (usize, &String)| {
             let room = widths[at];
+            // Steps, losses, tokens and time are figures; name, state and keys are words.
             if (2..7).contains(&at) { format!("{text:>room$}") } else { format!("{text:<room$}") }
         };
         let cells: Vec<String> = line.iter().enumerate().map(cell).collect();

@@ -27,6 +27,7 @@ fn run_on(args: &RunArgs, comm: &Comm) -> Result<()> {
     let (path, settings) = args.recipe.read()?;
     let overrides = overrides_with_device(&settings, args.flags.device.as_deref());
     let plan = recipe::load(&path, &overrides).map_err(TrainError::from);
+    // Every rank reads the files itself, which can fail on one of them alone.
     let plan = all_ok(comm, plan)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(name(&path, &plan)));
     let runner = Runner::new(&args.flags, comm)?;
@@ -150,6 +151,7 @@ impl<'a> Runner<'a> {
         };
         let known: Vec<String> = stages.iter().filter_map(name).collect();
         first_only(self.comm, || run::refuse_foreign(out, &known, self.args.force))?;
+        // A later stage that cannot start should not be found after hours of an earlier one.
         stages.iter().try_for_each(|PipelineStage { recipe, out }| self.check(recipe, out))
     }
 
@@ -162,6 +164,7 @@ impl<'a> Runner<'a> {
         later: Option<f64>,
     ) -> Result<Summary> {
         let args = self.args;
+        // Freed pages kept for the next step are memory that such a run is meant to do without.
         if recipe.lean().is_lean() || recipe.adapter.is_some() {
             crate::allocator::return_pages();
         }
@@ -183,6 +186,7 @@ impl<'a> Runner<'a> {
             return Ok(run::dry_run(recipe, &options, monitor.as_mut())?);
         }
         if self.comm.is_first() {
+            // From here on a bug leaves its `crash.json` there.
             bug::note_run_dir(out);
         }
         Ok(run::run(recipe, &options, monitor.as_mut())?)
@@ -215,6 +219,7 @@ pub(super) fn command_line() -> String {
 
 /// `step-N` names a checkpoint of the run directory; anything else is a path.
 fn checkpoint_path(out: &Path, given: &str) -> PathBuf {
+    // `step-200` as a person writes it is `step-000200` on disk.
     match given.strip_prefix("step-").and_then(|number| number.parse().ok()) {
         Some(step) => bitnet_train::checkpoint::path_of(out, step),
         None => PathBuf::from(given),

@@ -51,6 +51,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
             note(&format!("\n== run {} of {}: {}", at + 1, rungs.len(), rung.name));
         }
         train(args, recipe, &args.out.join(&rung.name), &signals)?;
+        // After every run: a ladder takes long, and its first rows are of use before the last.
         write_table(&args.out, args.set.as_deref())?;
     }
     let found = read(&args.out, args.set.as_deref())?;
@@ -83,6 +84,7 @@ fn evaluated(base: &Recipe, rung: &Rung) -> Vec<String> {
 fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Result<()> {
     let options = RunOptions {
         out: out.to_owned(),
+        // A run that is finished says so and returns; one that was cut goes on.
         resume: Resume::Auto,
         allow_change: Vec::new(),
         force: false,

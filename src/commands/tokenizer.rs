@@ -33,6 +33,7 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     let mut bytes = 0;
     let counted = texts.by_ref().inspect(|text| bytes += text.len());
     let trained = bitnet_text::train_bpe(counted, args.vocab_size);
+    // First: where a file could not be read, what was learned from those before it means nothing.
     texts.finish().map_err(TrainError::from)?;
     if bytes == 0 {
         return Err(no_text(&args.data).into());
