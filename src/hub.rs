@@ -69,6 +69,7 @@ pub fn fetch_with(
     if watch(&received, interrupted, progress) {
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     } else {
+        // Not joined: the thread may sit in a read that no flag can end.
         stop.store(true, Ordering::Relaxed);
         Err(HubError::Interrupted { model: model.clone() })
     }

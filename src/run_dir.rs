@@ -101,8 +101,8 @@ impl RunDir {
         self.path.join(name)
     }
 
-    /// Makes the directory that of run `run_id`, without what a killed process left half-written. What
-    /// was published of another training than that of the state to come (`trained`) is of no account.
+    /// Makes the directory that of run `run_id`, without what a killed process left half-written. A run
+    /// that is not `trained` yet will publish another model: what was published before counts no more.
     pub(crate) fn claim(&self, run_id: &str, trained: bool) -> Result<(), TrainError> {
         let mut record = RunRecord::read(&self.path).unwrap_or_default();
         leftovers::clean(&self.path, &record.writers, &WRITTEN)?;
@@ -114,7 +114,7 @@ impl RunDir {
         record.write(&self.path)
     }
 
-    /// What there is of the model of this step, under its final name and from this very run.
+    /// What the record says was published, as far as it is still there under its final name.
     pub(crate) fn published(&self) -> Published {
         let mut published = RunRecord::read(&self.path).unwrap_or_default().published;
         if !self.join(FINAL_DIR).exists() {

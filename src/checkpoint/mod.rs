@@ -102,9 +102,8 @@ pub struct FolderParts<'a> {
 }
 
 /// Writes model, config and tokenizer as a Hugging Face folder into `dir`, with f32 values, or BF16 ones
-/// where latents are kept in fewer bits. A folder
-/// that holds the `same` parameters shares its file of weights, where the file system can: such a file
-/// is never written again, only replaced.
+/// where latents are kept in fewer bits. A folder that holds the `same` parameters shares its file of
+/// weights, where the file system can: such a file is never written again, only replaced.
 ///
 /// # Errors
 /// When a value is not finite or the disk refuses.
@@ -259,8 +258,8 @@ pub fn read_state<S: DeserializeOwned>(dir: &Path) -> Result<S, CheckpointError>
 /// Checks every file of a checkpoint against its manifest.
 ///
 /// # Errors
-/// Names the first file that is missing, has another size or another hash, or is not listed; and a
-/// state of another step than the directory's name says.
+/// Names the first file that is missing, has another size or another hash, or that every checkpoint
+/// lists and this one does not; and a state of another step than the directory's name says.
 pub fn verify(dir: &Path) -> Result<(), CheckpointError> {
     verify_files(dir)?;
     verify_step(dir)
@@ -282,7 +281,7 @@ pub(crate) fn verify_step(dir: &Path) -> Result<(), CheckpointError> {
     Err(CheckpointError::Broken { path: dir.join(STATE_FILE), what })
 }
 
-/// Checks every file of a checkpoint against its manifest.
+/// Checks every file that the manifest of a checkpoint lists; files beside them are let be.
 pub(crate) fn verify_files(dir: &Path) -> Result<(), CheckpointError> {
     let manifest: Manifest = read_json(&dir.join(MANIFEST_FILE))?;
     let broken = |name: &str, what: String| CheckpointError::Broken { path: dir.join(name), what };

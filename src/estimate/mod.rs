@@ -1,9 +1,8 @@
 //! Estimates what a run will need: memory by part, time from a short probe (`time`), joules
-//! (`energy`). Nothing here
-//! reads data or writes anything.
+//! (`energy`). Nothing here reads data or writes anything.
 //!
 //! The factors of the memory estimate were fitted to measured peaks (docs/src/log.md, "What a run
-//! needs, again"); they change with the operations in `ops` and `model`.
+//! needs, a fifth time"); they change with the operations in `ops` and `model`.
 
 mod energy;
 mod teacher;
@@ -33,8 +32,8 @@ const F32: u64 = 4;
 const PROGRAM_BYTES: u64 = 64_000_000;
 /// The same of each thread.
 const THREAD_BYTES: u64 = 25_000_000;
-/// Share of the gradients of all parts that is there at the same time, and of a tied embedding's second
-/// one: parts are not at their ends together.
+/// Share of the gradients of all parts that is there at the same time, and of a tied embedding's
+/// second one: parts are not at their ends together.
 const GRADIENTS_AT_ONCE: f64 = 0.85;
 const SECOND_AT_ONCE: f64 = 0.5;
 /// Their sum over micro-batches.
@@ -319,9 +318,8 @@ pub fn checkpoint_files(spec: &ModelSpec, frozen: &[bool], load: RankWorkload) -
 
 /// What a token keeps: in each block two residual streams, queries, keys and values, what attention
 /// gives, gate, up and their product in f32, and the inputs of the products in 8 bits, or in f32 where a
-/// ternary model does not quantise them; the gradients
-/// of the block that is on its way back come on top. Where blocks are computed again, one block's
-/// of these, and what enters each.
+/// ternary model does not quantise them; the gradients of the block that is on its way back come on
+/// top. Where blocks are computed again, one block's of these, and what enters each.
 fn bytes_of_a_token(spec: &ModelSpec, activations: ActivationMemory) -> u64 {
     let (width, ffn) = (spec.hidden_size as u64, spec.intermediate_size as u64);
     let heads = (spec.num_attention_heads * spec.head_dim) as u64;

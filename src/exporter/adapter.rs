@@ -35,6 +35,7 @@ pub fn write_adapter_beside(
     };
     let entries = adapter.entries(written.spec());
     let factors = |entry: &TensorEntry| adapter.of(entry).expect("an adapted matrix");
+    // As the factors are stored: one in f32 keeps all of them from being rounded.
     let all_bf16 = entries.iter().all(|entry| factors(entry).dtype == DType::Bf16);
     let dtype = if all_bf16 { DType::Bf16 } else { DType::F32 };
     let target = adapter_path(out);

@@ -173,6 +173,7 @@ pub fn export(
         }
         (error, _) => error,
     })?;
+    // From the written file, which is what the other programs will read.
     remarks.extend(compatibility_warnings(&StoredModel::open(request.out)?));
     Ok(ExportReport {
         ternary_parameters: written.ternary,
@@ -195,6 +196,7 @@ fn write_file(
     if spec.quantise && spec.activations == ActivationForm::None {
         remarks.push(FLOAT_ACTIVATIONS.to_owned());
     }
+    // GGUF's `general.name`, for people; nothing is found by it.
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
     let form = GgufForm { matrices, embedding: request.embedding, name, tokenizer };
     let staged = StagedFile::beside(request.out, request.on_existing)?;
@@ -216,6 +218,7 @@ fn write_folder(
     let staged = StagedDir::beside(request.out, request.on_existing)?;
     let written = if request.format == ExportFormat::HfPacked {
         hf::write_packed_form(staged.path(), request.weights(model), request.scales, progress)?
+    // The sums with an adapter are new values: there is no file to copy.
     } else if request.merged.is_some() {
         hf::write_master(staged.path(), request.weights(model), progress)?
     } else {
@@ -245,9 +248,11 @@ fn write_master(
     let index = source.join(bitnet_format::folder::INDEX_FILE);
     let weights = model.weight_files();
     let total = model.spec().parameters();
+    // An index names shards: a single file is copied without.
     let index = (weights.len() > 1 && index.exists()).then_some(index);
     for file in std::iter::once(config).chain(index).chain(weights) {
         let name = file.file_name().expect("a file of the folder has a name").to_owned();
+        // A weight has two bytes.
         copy(&file, &to.join(name), &mut |bytes| progress((bytes / 2).min(total), total))?;
     }
     let table = tensor_table(model.spec());

@@ -22,6 +22,7 @@ pub(super) fn for_folder(
 ) -> Result<Vec<String>, TrainError> {
     let is_folder = source.is_dir();
     let keys = is_folder.then(|| generation_config::read(source)).transpose()?.unwrap_or_default();
+    // Also without keys of its own: transformers finds the token that ends a text there.
     if !keys.is_empty() || !spec.eos_token_id.is_empty() {
         fs_err::write(to.join(GENERATION_CONFIG_FILE), generation_config::to_json(&keys, spec))?;
     }
@@ -43,6 +44,7 @@ pub(super) fn for_folder(
     let config = tokenizer.hf_config(chat.as_ref(), spec.context_length())?;
     fs_err::write(to.join(TOKENIZER_CONFIG_FILE), config)?;
     let Some(chat) = chat else { return Ok(Vec::new()) };
+    // transformers prefers this file to the key in the config, so both get the same template.
     if source.join(CHAT_TEMPLATE_FILE).exists() {
         fs_err::write(to.join(CHAT_TEMPLATE_FILE), chat.source_for(&tokenizer)?)?;
     }
@@ -64,6 +66,7 @@ pub(super) fn for_gguf(
 ) -> Result<(Metadata, Vec<String>), TrainError> {
     let mut metadata = Metadata::default();
     let Some(tokenizer) = Tokenizer::of_model(source)? else {
+        // llama.cpp's word for a file without a tokenizer.
         metadata.insert("tokenizer.ggml.model", Value::String("no_vocab".to_owned()));
         let remark = format!("no tokenizer: {} has none, so the file holds none", source.shown());
         return Ok((metadata, vec![remark]));

@@ -148,6 +148,7 @@ impl Verification {
             let differ = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
             self.codes += ours.len();
             self.code_differences += differ;
+            // Some forms store what to divide by; compared is what both multiply with.
             let ratio = their_scale / our_scale.multiplier();
             self.largest_scale_difference = self.largest_scale_difference.max((ratio - 1.0).abs());
         }
@@ -168,6 +169,7 @@ impl Verification {
             let pairs = ours.codes().iter().zip(theirs.codes());
             self.codes += ours.codes().len();
             self.code_differences += pairs.filter(|(a, b)| a != b).count();
+            // Block by block of the smaller width, each block being within one of the larger.
             let smaller = ours.width().min(theirs.width());
             for first in (0..ours.codes().len()).step_by(smaller) {
                 let ours = ours.scales()[first / ours.width()];
@@ -202,6 +204,7 @@ impl Verification {
         let mut workspace = Workspace::new(&threads);
         for (group, hidden) in groups.iter().zip(&hidden) {
             for (index, tokens) in group.iter().enumerate() {
+                // Hidden states of a group lie one sequence behind the other.
                 let positions = index * tokens.len()..(index + 1) * tokens.len();
                 let expected = Expected { hidden, positions, going_on };
                 self.compare_sequence(&engine, &mut workspace, tokens, &expected)?;
@@ -221,6 +224,7 @@ impl Verification {
         let vocab = engine.spec().vocab_size;
         let mut cache = engine.new_cache();
         let mut first = expected.positions.start;
+        // Logits of the long sequence with a vocabulary of 128,256 would take a gigabyte at once.
         for tokens in tokens.chunks((LOGITS_AT_ONCE / vocab).max(1)) {
             (expected.going_on)()?;
             let logits = expected.hidden.logits(first..first + tokens.len())?;
@@ -254,6 +258,7 @@ struct Expected<'a> {
 fn sequences(spec: &ModelSpec, indices: Range<usize>, tokens: usize) -> Vec<Vec<u32>> {
     let sequence = |index| {
         let mut draw = random::keyed(0, "verify", 0, index as u64);
+        // A remainder draws small ids a little more often, which changes nothing that is compared.
         (0..tokens).map(|_| draw.next_u32() % spec.vocab_size as u32).collect()
     };
     indices.map(sequence).collect()

@@ -22,6 +22,7 @@ impl HubModel {
         let (repository, revision) = rest.split_once('@').unwrap_or((rest, DEFAULT_REVISION));
         let named = repository.split('/').count() == 2 && repository.split('/').all(is_plain);
         let model = Self { repository: repository.to_owned(), revision: revision.to_owned() };
+        // A revision may have parts, as `refs/pr/1` has.
         Some(if named && revision.split('/').all(is_plain) {
             Ok(model)
         } else {

@@ -32,6 +32,8 @@ pub(super) struct Event {
 pub(super) fn download_model(request: Request, events: Sender<Event>) -> Result<PathBuf, HubError> {
     let api = open(&request)?;
     let named = api.repo(request.model.at(&request.model.revision));
+    // The config is asked for first: its answer names the commit, and the branch is not
+    // asked again.
     let found = request.retried(|| metadata(&request, &api, &named, CONFIG));
     let commit = found.map_err(no_repository)?.commit_hash().to_owned();
     request.check_plain(CONFIG, "X-Repo-Commit", &commit)?;
@@ -93,6 +95,7 @@ impl Download {
     fn attempt(&self, name: &str) -> Result<(), HubError> {
         let found = metadata(&self.request, &self.api, &self.there, name)?;
         self.request.check_plain(name, "ETag", found.etag())?;
+        // A blob is named by its ETag, so what lies there with this size is this file.
         let (blob, size) = (self.here.blob_path(found.etag()), found.size() as u64);
         self.tidy(name, &blob, size).map_err(|source| self.request.io(source))?;
         if length(&blob) == Some(size) {
@@ -122,6 +125,7 @@ impl Download {
     fn link(&self, name: &str, etag: &str) -> io::Result<()> {
         fs_err::create_dir_all(&self.snapshot)?;
         let pointer = self.snapshot.join(name);
+        // `snapshots/COMMIT/NAME` points to `blobs/ETAG`, relative so that the cache can be moved.
         #[cfg(unix)]
         return fs_err::os::unix::fs::symlink(Path::new("../../blobs").join(etag), pointer);
         #[cfg(not(unix))]

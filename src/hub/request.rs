@@ -59,6 +59,7 @@ impl Request {
         for attempt in 1..ATTEMPTS {
             self.check_stop()?;
             match work() {
+                // The pause grows with every attempt. Other errors would only come again.
                 Err(HubError::Broken { .. }) => thread::sleep(self.settings.pause * attempt),
                 result => return result,
             }
@@ -117,6 +118,7 @@ impl Request {
                 HubError::Refused { model, status, token: self.settings.token.is_some() }
             }
             Error::StatusCode(404) => HubError::NoFile { model, file: file.to_owned() },
+            // Too many requests, or trouble of the server's: both pass.
             Error::StatusCode(status @ (429 | 500..)) => {
                 self.broken(file, format!("status {status}"))
             }

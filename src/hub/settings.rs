@@ -43,6 +43,7 @@ impl HubSettings {
     ) -> Result<Self, HubError> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let folder = |name: &str| set(name).map(PathBuf::from);
+        // Cache and token each have a variable of their own, which wins over the home of both.
         let home = folder("HF_HOME")
             .or_else(|| Some(folder("XDG_CACHE_HOME")?.join("huggingface")))
             .or_else(|| Some(user?.join(".cache").join("huggingface")));
@@ -71,5 +72,6 @@ impl HubSettings {
 }
 
 fn is_yes(value: &str) -> bool {
+    // The words that huggingface_hub takes for yes.
     ["1", "on", "yes", "true"].contains(&value.trim().to_lowercase().as_str())
 }

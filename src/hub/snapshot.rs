@@ -15,9 +15,11 @@ use super::settings::HubSettings;
 pub(super) fn cached(settings: &HubSettings, model: &HubModel) -> Option<PathBuf> {
     let folder = settings.cache.join(model.at(DEFAULT_REVISION).folder_name());
     let commit = fs_err::read_to_string(folder.join("refs").join(&model.revision));
+    // A revision without a ref may be a commit itself.
     let commit = commit.unwrap_or_else(|_| model.revision.clone());
     let commit = commit.trim();
     let snapshot = settings.repository(model, commit).pointer_path(commit);
+    // What a ref says becomes part of a path, so it is checked like an answer of the hub.
     (is_plain(commit) && is_whole(&snapshot)).then_some(snapshot)
 }
 

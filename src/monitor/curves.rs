@@ -26,6 +26,7 @@ const RENAMED: [(&str, &str); 1] = [("lr", "learning_rate")];
 /// The step of a line with everything to draw of it, by tag.
 pub(super) fn points(line: &Value) -> Option<(u64, Vec<(String, Point)>)> {
     let step = line["step"].as_u64()?;
+    // The key beside the step is a line's kind; without one of these it is a training step.
     if let Some(sets) = line["eval"].as_object() {
         let value =
             |(set, it): (&String, &Value)| (format!("eval/{set}"), Point::Scalar(criterion(it)));
@@ -69,6 +70,7 @@ fn ternary(kinds: &serde_json::Map<String, Value>) -> Vec<(String, Point)> {
 
 fn figures(line: &Value) -> Vec<(String, Point)> {
     let keys = line.as_object().into_iter().flatten();
+    // A null was a NaN; texts and lists are no figures.
     let figures = keys.filter(|(key, value)| {
         !NO_FIGURES.contains(&key.as_str()) && (value.is_number() || value.is_null())
     });
@@ -90,6 +92,8 @@ pub(super) fn missing(log: &Path, after: u64, last: u64) -> io::Result<Vec<Value
     let mut steps: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
     for line in BufReader::new(File::open(log)?).lines() {
         let Ok(line) = serde_json::from_str::<Value>(&line?) else { continue };
+        // A resume: steps after this one were made again, and their lines before this mark are
+        // void.
         if let Some(step) = line["from_step"].as_u64() {
             steps.retain(|&made, _| made <= step);
         }

@@ -128,6 +128,8 @@ fn last_step(dir: &Path) -> io::Result<u64> {
         let mut file = BufReader::new(File::open(path)?);
         while let Some(payload) = next_payload(&mut file)? {
             last = match parsed(&payload) {
+                // As a viewer does: the session that starts at a step makes earlier ones from there
+                // void.
                 ParsedEvent { step, restart: true } => last.min(step.saturating_sub(1)),
                 ParsedEvent { step, restart: false } => last.max(step),
             };
@@ -174,9 +176,11 @@ struct ParsedEvent {
 
 /// Reads the fields that we write, in our order: the time, a step, then what happened.
 fn parsed(event: &[u8]) -> ParsedEvent {
+    // A byte of key and eight of time.
     let after_time = event.get(9..).unwrap_or_default();
     let (mut step, mut shift, mut at) = (0, 0, 1);
     if after_time.first() == Some(&(2 << 3)) {
+        // 64 bits, seven in each byte.
         for &byte in after_time[1..].iter().take(10) {
             step |= u64::from(byte & 0x7f) << shift;
             (shift, at) = (shift + 7, at + 1);
@@ -280,6 +284,7 @@ fn text_value(tag: &str, text: &str) -> Vec<u8> {
     const DT_STRING: u8 = 7;
     let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
     let mut tensor = vec![1 << 3, DT_STRING];
+    // An empty shape is that of a single value.
     put_bytes(&mut tensor, 2, &[]);
     put_bytes(&mut tensor, 8, lines.join("\n").as_bytes());
     let (mut plugin, mut metadata, mut value) = (Vec::new(), Vec::new(), Vec::new());

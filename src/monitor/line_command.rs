@@ -26,6 +26,7 @@ pub(super) struct LineCommand {
 impl LineCommand {
     /// Starts `text` in the system's shell, out of reach of the terminal's Ctrl-C.
     pub(super) fn start(text: &str) -> io::Result<Self> {
+        // What it prints would run into the results that this program prints there.
         let mut child =
             crate::platform::shell(text).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let mut input = child.stdin.take().expect("it is piped");
@@ -49,6 +50,7 @@ impl LineCommand {
             Err(TrySendError::Full(_)) => "does not read its input",
             Err(TrySendError::Disconnected(_)) => "has ended",
         };
+        // Ends the thread, and with it the command's input.
         self.lines = None;
         Some(format!("report.command `{}` {why}; it gets no more lines", self.text))
     }
@@ -57,6 +59,7 @@ impl LineCommand {
     pub(super) fn finish(&mut self) -> Option<String> {
         self.lines = None;
         let start = Instant::now();
+        // Polled, because a wait for a child has no limit of time.
         while start.elapsed() < PATIENCE {
             match self.child.try_wait() {
                 Ok(Some(status)) if status.success() => return None,

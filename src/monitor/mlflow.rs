@@ -80,6 +80,7 @@ impl MlflowRun {
             "last_update_time": now, "lifecycle_stage": "active", "name": run.name,
         });
         write_yaml(&home.join("meta.yaml"), &of_experiment)?;
+        // The fields of MLflow's `RunInfo`; a source of type 4 is a local program.
         let meta = json!({
             "artifact_uri": address(&folder.join("artifacts"))?, "end_time": null, "entry_point_name": "",
             "experiment_id": experiment, "lifecycle_stage": "active", "run_id": id, "run_uuid": id,
@@ -122,6 +123,7 @@ impl MlflowRun {
         let now = milliseconds();
         let mut keep = |name: &str, value: f64| {
             let lines = self.unwritten.entry(file_name(name)).or_default();
+            // `{:?}` writes what Python's `float` reads: NaN, inf, 1e-7.
             let _ = writeln!(lines, "{now} {value:?} {step}");
         };
         for (name, point) in points {
@@ -139,6 +141,7 @@ impl MlflowRun {
     /// Passes what is kept to the operating system.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.flushed = Instant::now();
+        // A metric leaves the map once it is on disk: what a full disk refuses is tried again.
         while let Some((name, lines)) = self.unwritten.first_key_value() {
             let path = self.folder.join("metrics").join(name);
             if let Some(folder) = path.parent() {
@@ -171,6 +174,8 @@ fn file_name(name: &str) -> String {
 
 /// Eighteen digits, as `MLflow` numbers experiments.
 fn number_of(name: &str) -> String {
+    // From the name, so that runs of one recipe share an experiment; from 10^17 on, so that
+    // none begins with a zero.
     let hash = blake3::hash(name.as_bytes());
     let bytes = hash.as_bytes().first_chunk::<8>().expect("a hash has 32 bytes");
     format!(

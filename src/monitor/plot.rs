@@ -131,6 +131,7 @@ fn resample(series: &[f64], columns: usize) -> Vec<f64> {
         0 | 1 => series.iter().copied().take(columns).collect(),
         length if length >= columns => average(series, columns),
         length => {
+            // The first and the last value fall on the first and the last column.
             let scale = (length - 1) as f64 / (columns - 1) as f64;
             (0..columns).map(|column| interpolate(series, column as f64 * scale)).collect()
         }
@@ -139,6 +140,7 @@ fn resample(series: &[f64], columns: usize) -> Vec<f64> {
 
 /// Means of the finite values of `buckets` equal parts.
 fn average(series: &[f64], buckets: usize) -> Vec<f64> {
+    // There are no more buckets than values, so none is empty.
     let start = |bucket| bucket * series.len() / buckets;
     (0..buckets).map(|bucket| mean(&series[start(bucket)..start(bucket + 1)])).collect()
 }
@@ -146,6 +148,7 @@ fn average(series: &[f64], buckets: usize) -> Vec<f64> {
 fn mean(values: &[f64]) -> f64 {
     let finite = || values.iter().filter(|value| value.is_finite());
     let count = finite().count();
+    // Divided before they are added: the sum of two finite numbers need not be finite.
     if count == 0 { f64::NAN } else { finite().map(|value| value / count as f64).sum() }
 }
 
@@ -180,6 +183,7 @@ fn draw(
         for y in here.map(|here| stroke(before, here)).into_iter().flatten() {
             cells[y / down * width + x / across] |= dot(x % across, y % down);
         }
+        // Nothing is joined across a gap.
         before = here;
     }
     cells

@@ -44,6 +44,7 @@ impl StepPace {
     /// `ETA 54 s`, and that of all stages where there are more.
     fn eta(&self, step: u64) -> Vec<String> {
         let left = self.steps - step;
+        // A run of one step never has a pace, but nothing is left of it.
         let Some(seconds) = self.seconds_a_step().or((left == 0).then_some(0.0)) else {
             return vec!["ETA unknown".to_owned()];
         };
@@ -73,6 +74,7 @@ pub(super) fn short_line(
     let mut line = String::new();
     for part in parts {
         let gap = usize::from(!line.is_empty());
+        // A part that is too long is left out; a shorter one behind it may still fit.
         if line.chars().count() + gap + part.chars().count() <= columns {
             line.push_str(if gap > 0 { " " } else { "" });
             line.push_str(&part);

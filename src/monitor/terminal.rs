@@ -62,6 +62,7 @@ impl Terminal {
     fn line(&self, text: &str) {
         match (&self.bar, self.verbosity) {
             (_, Verbosity::Quiet) => {}
+            // Without the bar for a moment: both are on stderr, and would share a row.
             (Some(bar), _) => bar.suspend(|| note(text)),
             (None, _) => note(text),
         }
@@ -90,6 +91,7 @@ fn new_bar(steps: u64) -> ProgressBar {
 
 /// Columns beside the bar and its numbers.
 fn message_columns(steps: u64) -> usize {
+    // The three are the space behind the bar, the slash and the space behind the numbers.
     COLUMNS - BAR_COLUMNS - 2 * steps.to_string().len() - 3
 }
 
@@ -131,6 +133,7 @@ impl Monitor for Terminal {
 
     fn step(&mut self, record: &StepRecord) {
         self.pace.stepped(record.tokens_per_second);
+        // A bar is drawn at its own rate; a log gets a line now and then, and all that matter.
         if let Some(bar) = &self.bar {
             let columns = message_columns(self.pace.steps);
             bar.set_message(short_line(record, &self.pace, &self.codes, columns));

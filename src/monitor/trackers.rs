@@ -73,6 +73,7 @@ impl Trackers {
                 }
             }
         }
+        // Last, when nothing else can fail: a started command is not taken back.
         this.command = command.map(LineCommand::start).transpose()?;
         Ok(this)
     }
