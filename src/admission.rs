@@ -30,6 +30,7 @@ impl RankWorkload {
     /// The workload of the rank with the largest share.
     pub fn of(recipe: &Recipe, ranks: usize) -> Self {
         let train = &recipe.train;
+        // Ranks that do not divide the batch have shares that differ by one.
         let share = train.batch.div_ceil(ranks);
         let micro_batch = train.micro_batch.min(share);
         Self {
@@ -126,6 +127,7 @@ impl FreeMemory {
         match self {
             Self::Machine(free) => free,
             Self::Card(card) => card.free,
+            // Nothing is refused then.
             Self::NotKnown => u64::MAX,
         }
     }
@@ -166,6 +168,7 @@ impl MemoryDemand<'_> {
         let RankWorkload { lean, update, activations, .. } = self.load;
         let with_lean = |lean| RankWorkload { lean, ..self.load };
         let mut without = Vec::new();
+        // Updates in the backward pass need recomputed blocks: the two are not taken apart.
         if activations == ActivationMemory::Recomputed && update == UpdateTime::After {
             let kept = RankWorkload { activations: ActivationMemory::Kept, ..self.load };
             without.push(("train.recompute", kept));
@@ -245,10 +248,12 @@ impl MemoryDemand<'_> {
             Settings::Recipe => self.load.micro_batches.saturating_mul(self.load.items),
             Settings::BenchFlags => 1,
         };
+        // As many micro-batches as there were items: their gradients are then summed.
         let items = RankWorkload { items: 1, micro_batches, ..self.load };
         let recompute = |load| RankWorkload { activations: ActivationMemory::Recomputed, ..load };
         let lean = |load| RankWorkload {
             micro_batches: 1,
+            // What `memory = "lean"` chooses, and the one micro-batch a step that it needs.
             lean: LeanSettings::PRESET,
             update: UpdateTime::During,
             ..recompute(load)

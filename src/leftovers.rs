@@ -48,6 +48,7 @@ pub(crate) fn is_unfinished_record(name: &str) -> bool {
 /// version that had already made room for a new one gets its name back.
 pub(crate) fn clean(run_dir: &Path, writers: &[u32], names: &[&str]) -> std::io::Result<()> {
     clean_folder(run_dir, writers, names)?;
+    // `run_dir::EXPORT_DIR`; that file imports this one.
     let exports = run_dir.join("export");
     let formats: Vec<&str> = ExportFormat::all().map(ExportFormat::file_name).collect();
     if exports.is_dir() { clean_folder(&exports, writers, &formats) } else { Ok(()) }

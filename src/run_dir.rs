@@ -44,6 +44,7 @@ const CRASH_FILE: &str = "crash.json";
 const LOCK_FILE: &str = "run.lock";
 
 /// What a run writes under these names replaces or continues what is there.
+// Event files and MLflow's runs are not among them: each gets a name of its own.
 const WRITTEN: [&str; 10] = [
     METRICS_FILE,
     SAMPLES_FILE,
@@ -104,6 +105,7 @@ impl RunDir {
     /// Makes the directory that of run `run_id`, without what a killed process left half-written. A run
     /// that is not `trained` yet will publish another model: what was published before counts no more.
     pub(crate) fn claim(&self, run_id: &str, trained: bool) -> Result<(), TrainError> {
+        // The lock is held, so none of the processes that the record names still writes.
         let mut record = RunRecord::read(&self.path).unwrap_or_default();
         leftovers::clean(&self.path, &record.writers, &WRITTEN)?;
         record.writers = vec![std::process::id()];
@@ -205,6 +207,7 @@ impl RunDir {
 
     /// Whether somebody touched `SAVE_NOW`; the file is taken away.
     pub(crate) fn take_save_request(&self) -> bool {
+        // To remove it is to ask: there is no moment at which a second touch could be lost.
         self.lock.is_some() && fs_err::remove_file(self.join(SAVE_NOW_FILE)).is_ok()
     }
 
@@ -278,6 +281,7 @@ impl RunDir {
 
 /// The length of a log of `length` bytes without what follows its last line.
 fn end_of_last_line(log: &mut (impl Read + Seek), length: u64) -> std::io::Result<u64> {
+    // Piece by piece from the end: a log of gigabytes is not read for its last line.
     const PIECE: u64 = 1 << 16;
     let mut end = length;
     while end > 0 {

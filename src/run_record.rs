@@ -29,6 +29,8 @@ pub(crate) struct RunRecord {
     #[serde(default)]
     pub(crate) published: Published,
     /// What trains, and where; none before the first step.
+    // Flattened, so that `steps` and the others are keys of the file itself. `None` where
+    // one of them is not there.
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
     pub(crate) facts: Option<RunFacts>,
 }
@@ -55,6 +57,7 @@ impl RunFacts {
             ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
+        // No cores are listed where the system does not tell.
         let known = facts.into_iter().filter(|(_, fact)| !fact.is_empty() && fact != "0");
         let machine = known.map(|(name, fact)| (name.to_owned(), fact)).collect();
         Self { steps, parameters, machine }
@@ -85,6 +88,8 @@ impl RunRecord {
     pub(crate) fn read(dir: &Path) -> Option<Self> {
         let path = dir.join(RECORD_FILE);
         let meta = path.metadata().ok()?;
+        // A broken record counts as none: then the other contents decide whether the directory
+        // is ours.
         if !meta.is_file() || meta.len() > MAX_BYTES {
             return None;
         }

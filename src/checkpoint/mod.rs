@@ -163,6 +163,7 @@ fn write_factors(
     let place = |entry: &TensorEntry| model.table().iter().position(|known| known == entry);
     Ok(write_adapter(dir, description, spec, adapted, DType::F32, |entry, factor| {
         let matrix = place(entry).expect("an adapted matrix is a parameter");
+        // In the table of an adapted model a matrix is followed by its A and its B.
         let behind = match factor {
             LowRankFactor::A => 1,
             LowRankFactor::B => 2,

@@ -190,6 +190,7 @@ impl StoredMoments {
         kind: MomentKind,
         entry: &TensorEntry,
     ) -> Result<Vec<f32>, CheckpointError> {
+        // Both or none: where one alone is there, looking up the other by its name is the error.
         if MOMENTS.iter().all(|kind| !self.0.contains(&moment_name(*kind, entry))) {
             return Ok(vec![0.0; entry.elements()]);
         }

@@ -15,6 +15,7 @@ pub fn energy(
     load: RankWorkload,
     memory: &MemoryEstimate,
 ) -> EnergyEstimate {
+    // What an update reads and writes; activations are counted from the shape.
     let state = memory.weights + memory.gradients + memory.moments;
     let micro_batches = load.micro_batches as f64;
     let work = TrainingWork {

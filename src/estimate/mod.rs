@@ -190,6 +190,7 @@ pub fn memory(
     let threads = rayon::current_num_threads() as u64;
     let at_once = parts.min(threads);
     let tokens = load.rows().saturating_mul(load.seq_len);
+    // As the head takes them: some tokens at a time and, of a large vocabulary, some words.
     let logits = logits_at_once(spec.vocab_size, tokens.div_ceil(parts) as usize) as u64;
     let logits = of(1.0, at_once.saturating_mul(logits + dequantised_head(spec)));
     let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
@@ -286,6 +287,7 @@ fn bytes_under_an_adapter(spec: &ModelSpec, kind: AdapterKind, parts: u64) -> u6
             let table = tensor_table(spec);
             let ternary = table.iter().filter(|entry| entry.is_ternary(spec));
             let codes = ternary.map(TensorEntry::elements).sum::<usize>() as u64;
+            // Two bits a code.
             LatentFormat::Bf16.bytes(all - codes) + codes / 4
         }
     }
@@ -303,6 +305,7 @@ pub fn checkpoint_files(spec: &ModelSpec, frozen: &[bool], load: RankWorkload) -
     let (parameters, lean) = (spec.parameters() as u64, load.lean);
     if let Some((_, rank)) = load.adapter {
         let trained = adapter_parameters(spec, rank);
+        // Factors are stored in f32 (`checkpoint::write_factors`).
         return [4 * trained, 2 * lean.moments.bytes(trained)];
     }
     let (model, extra) = match lean.latents {

@@ -23,6 +23,8 @@ impl TeacherLoad {
         let dense = tensor_table(spec).into_iter().skip(1).filter(|entry| !entry.is_ternary(spec));
         let largest = dense.map(|entry| entry.elements()).max().unwrap_or(0) as u64;
         Self {
+            // It is read as the model under a side adapter: codes, and BF16 for the rest. No part
+            // of a micro-batch has anything of its own.
             weights: bytes_under_an_adapter(spec, AdapterKind::Side, 0),
             matrix: F32 * largest,
             token: bytes_of_a_token(spec, ActivationMemory::Recomputed),

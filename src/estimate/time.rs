@@ -61,6 +61,7 @@ impl StepEstimate {
         parameters: u64,
         speeds: Speeds,
     ) -> Self {
+        // Without sharding every rank makes the whole update.
         let part = if ranks.sharded { ranks.ranks as f64 } else { 1.0 };
         let bytes = ranks.bytes_a_step(parameters) as f64;
         Self {
@@ -116,8 +117,10 @@ pub fn probe(
     let Some(teacher) = teacher.filter(|_| load.teacher.is_some()) else {
         return pace(spec, &CrossEntropy, &[parts], load, (backend, device));
     };
+    // As a stored teacher is kept: outside of Burn's tensors, in two bytes a weight.
     let latents = backend.is_native().then_some(LatentFormat::Bf16);
     let teacher = LanguageModel::initial_with(teacher, 1, &device.clone().inner(), latents);
+    // What the terms weigh takes no time.
     let terms = DistillationTerms { cross_entropy: 1.0, logits: 1.0, temperature: 1.0 };
     let teacher = Some(teacher.with_backend(backend));
     let objective = Distillation { terms, relations: None, teacher };
@@ -154,6 +157,7 @@ fn pace<O: Objective>(
     let (settings, rates) =
         (StepSettings::default(), StepRates { learning_rate: 1e-6, weight_decay: 0.0 });
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };
+    // The first round also pays for memory that the second finds there.
     for _ in 0..2 {
         let began = Instant::now();
         let sum = if load.update == UpdateTime::During {

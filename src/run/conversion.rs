@@ -61,6 +61,7 @@ pub fn held_out_losses(
     let (context, mut stage) = open(recipe, opener, monitor)?;
     let device = context.device.clone().inner();
     let mut losses = |model: &MeasuredModel| {
+        // `valid` takes it out of autodiff: nothing is recorded for a backward pass.
         let model = model.open(&context, monitor)?.with_backend(context.backend).valid();
         stage.evaluate(&model, context.step_context(&device))
     };

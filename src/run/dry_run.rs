@@ -32,6 +32,7 @@ pub fn dry_run(
 ) -> Result<Summary, TrainError> {
     let comm = &options.comm;
     check_across_ranks(recipe, comm)?;
+    // Asked without a lock, which would leave a directory behind.
     first_only(comm, || {
         refuse_others(&options.out, &[], options.force)?;
         match options.resume {
@@ -131,6 +132,8 @@ pub fn known_run(
         let teacher = known_teacher(recipe)?;
         return Ok(Some(KnownRun { steps, spec, teacher }));
     }
+    // Passes over data are counted in tokens, by a tokenizer that the stage before has yet
+    // to write.
     if before.is_some() {
         return Ok(None);
     }

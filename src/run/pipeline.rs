@@ -39,6 +39,7 @@ pub fn pipeline(
         if let Some(before) = stages.last() {
             words.retain(|word| !FIRST_STAGE_ONLY.iter().any(|table| word.starts_with(table)));
             let folder = absolute.join(before.out.file_name().expect("a stage has a name"));
+            // As the last word: whatever file and user say, this stage starts from the one before.
             words.push(format!("model.init={}", quoted(&final_dir(&folder))));
         }
         let Plan::Single(recipe) = recipe::load(file, &words)? else {

@@ -79,6 +79,7 @@ pub(super) fn require(
 
 /// Bytes of a file, or of all files in a folder; 0 where there is none.
 fn size(path: &Path) -> u64 {
+    // A link is not followed: what it names may lie on another disk, or around it.
     let Ok(meta) = path.symlink_metadata() else { return 0 };
     if !meta.is_dir() {
         return meta.len();
