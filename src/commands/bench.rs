@@ -57,6 +57,7 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
         };
         all_ok(comm, require_memory(demand))?;
     }
+    // All ranks make the steps, and one tells of them.
     let mut steps = Vec::new();
     measure(&work, WARM_UP + args.steps, &device, |step| {
         let (number, time) = (steps.len() + 1, step.time.as_secs_f64());

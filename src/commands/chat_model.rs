@@ -160,6 +160,7 @@ impl ChatModel {
                     let score: &mut ExactMatches = scores.entry(dialogue.difficulty).or_default();
                     score.count(answer.trim() == exchange.answer);
                 }
+                // The expected answer: a wrong one would spoil the questions that follow.
                 messages.push(turn(Role::Assistant, &exchange.answer));
             }
         }

@@ -140,6 +140,7 @@ pub(crate) fn show(stage: &FinishedStage) -> Result<()> {
             print_line(&format!("User: {prompt}\nAssistant: {answer}"));
         }
     }
+    // A stage on questions is shown in a conversation, one on plain text by sentences it finishes.
     if stage.answers_questions() {
         return show_conversations(&model, recipe.seed);
     }

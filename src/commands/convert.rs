@@ -35,6 +35,7 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     }
     // Before anything is measured: a refusal should not come after two evaluations.
     runner.check(&recipe, &args.out)?;
+    // What the conversion alone costs is shown before the hours of training.
     let untrained = [MeasuredModel::Stored, MeasuredModel::Converted];
     let mut losses = held_out_losses(&recipe, &untrained, &runner.signals, &mut runner.terminal())?;
     let table = |names: &[&str], losses: &[SetLosses]| {

@@ -167,6 +167,7 @@ impl Job {
                 let what = format!("{}: expected a name that ends in .jsonl", out.shown());
                 return Err(Usage(what).into());
             }
+            // No output may be one of the files that are read.
             let inputs: Vec<_> = inputs.iter().map(PathBuf::as_path).collect();
             let claim = OutputClaim::of(out, on_existing, &inputs, Path::is_file);
             claims.push(claim.map_err(TrainError::from)?);

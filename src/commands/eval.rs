@@ -61,6 +61,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         interrupted: &|| signals.stop().is_some(),
         progress: &|_, _| {},
     });
+    // No `?` before the scratch folder is gone.
     let measured = cache.map_err(TrainError::from).map(|cache| {
         let context = folder.spec().context_length();
         let seq_len = args.seq_len.unwrap_or_else(|| context.min(512)).min(context);

@@ -101,6 +101,7 @@ fn write(
     let mut watch = |done, total| monitor.progress(&what, done as u64, total as u64);
     let report = exporter::export(model, args.model.path(), request, signals, &mut watch)?;
     let seconds = start.elapsed().as_secs_f64();
+    // Against what was written from: with a latent adapter, the merged weights.
     let verify = || exporter::verify(request.weights(model), &args.out, signals);
     let verification = if args.no_verify { None } else { Some(verify()?) };
     Ok(Exported { report, seconds, bytes: size_of(&args.out)?, verification })

@@ -71,6 +71,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
     };
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
     print_schedule(recipe, &schedule, steps);
+    // The schedule is all that can be said of a model that is not on this machine yet.
     let Some(spec) = spec else { return Ok(()) };
     let ranks = args.ranks as usize;
     let load = RankWorkload::of(recipe, ranks).taught(recipe, teacher.as_ref());
@@ -104,6 +105,7 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         size(one)
     ));
     let mut estimated = None;
+    // The time last, and only where the probe itself would fit.
     let free = FreeMemory::of(place);
     print_line(&demand.outlook(free));
     if !demand.fits(free, PROBE_SHARE) {

@@ -98,6 +98,7 @@ impl<'a> Runner<'a> {
     fn pipeline(&self, stages: &[PipelineStage], out: &Path) -> Result<()> {
         let resume = self.resume(out);
         self.check_pipeline(stages, out, &resume)?;
+        // Each stage in its own directory, so that resuming skips those that are finished.
         let mut finished = Vec::with_capacity(stages.len());
         for (at, PipelineStage { recipe, out }) in stages.iter().enumerate() {
             if !self.args.quiet && self.comm.is_first() {
@@ -177,6 +178,7 @@ impl<'a> Runner<'a> {
             signals: self.signals.clone(),
             comm: self.comm.clone(),
         };
+        // One rank tells of the run: the others would say the same.
         let mut monitor: Box<dyn Monitor> = if self.comm.is_first() {
             Box::new(self.terminal().followed_by(later))
         } else {

@@ -29,6 +29,7 @@ const AT_THE_END: &str = "eval.every=1000000000";
 
 pub(crate) fn run(args: &SweepArgs) -> Result<()> {
     set_threads(args.threads)?;
+    // The recipe without a rung, for its shape and its held-out sets.
     let base = load(args, &[])?;
     let ModelSource::New { spec } = &base.model else {
         let what = "expected a recipe with a new model, got model.init";
@@ -77,6 +78,7 @@ fn load(args: &SweepArgs, words: &[String]) -> Result<Recipe> {
 
 /// The settings of a run; without an evaluation it would be of no use.
 fn evaluated(base: &Recipe, rung: &Rung) -> Vec<String> {
+    // A recipe that evaluates by itself keeps its own steps.
     let at_the_end = base.eval.every.is_none().then(|| AT_THE_END.to_owned());
     rung.words.iter().cloned().chain(at_the_end).collect()
 }

@@ -199,6 +199,7 @@ fn write_file(
     // GGUF's `general.name`, for people; nothing is found by it.
     let name = source.file_stem().unwrap_or(source.as_os_str()).to_string_lossy().into_owned();
     let form = GgufForm { matrices, embedding: request.embedding, name, tokenizer };
+    // Under a temporary name until it is whole; dropped before that, it is removed.
     let staged = StagedFile::beside(request.out, request.on_existing)?;
     let written = gguf::write_gguf(staged.path(), request.weights(model), &form, progress)?;
     staged.publish()?;

@@ -194,6 +194,7 @@ fn parsed(event: &[u8]) -> ParsedEvent {
 
 /// The first free name of this second, host and process.
 fn create_new(dir: &Path, seconds: u64) -> io::Result<File> {
+    // TensorBoard takes a file for one of events by `tfevents` in its name.
     let prefix =
         format!("events.out.tfevents.{seconds:010}.{}.{}", host_in_file_name(), std::process::id());
     let mut number = 0_u32;

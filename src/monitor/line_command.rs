@@ -30,6 +30,7 @@ impl LineCommand {
         let mut child =
             crate::platform::shell(text).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         let mut input = child.stdin.take().expect("it is piped");
+        // Bounded: `try_send` then fails where a command lags behind, and nothing waits.
         let (lines, waiting) = sync_channel::<String>(MOST_WAITING);
         let writer = std::thread::Builder::new().name("metrics".into()).spawn(move || {
             // A command that has ended takes no more; its end is reported when the run ends.

@@ -100,6 +100,7 @@ impl MlflowRun {
     /// Writes what the log says up to step `last` in place of what is there.
     fn write_anew(&mut self, log: &Path, last: u64) -> io::Result<()> {
         let metrics = self.folder.join("metrics");
+        // A kill may have cut a line in half, and lines after step `last` are void.
         fs::remove_dir_all(&metrics)?;
         fs::create_dir_all(&metrics)?;
         if last > 0 && log.exists() {

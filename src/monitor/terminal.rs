@@ -47,6 +47,7 @@ pub struct Terminal {
 impl Terminal {
     /// Draws a bar if stderr is a terminal.
     pub fn new(verbosity: Verbosity) -> Self {
+        // Verbose has a line for every step instead.
         let draws = verbosity == Verbosity::Normal && animated();
         let (pace, codes) = (StepPace::default(), String::new());
         Self { verbosity, draws, bar: None, pace, last_line: None, codes }

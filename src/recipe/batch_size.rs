@@ -63,6 +63,7 @@ impl BatchSizes {
     pub fn rows(&self, steps: u64) -> u64 {
         let fewer = self.warmup_steps().min(steps);
         let first: u64 = (1..=fewer).map(|step| self.at(step) as u64).sum();
+        // 10^12 steps of 2^32 rows, which a recipe may ask for, are more than 64 bits hold.
         (steps - fewer).saturating_mul(self.batch as u64).saturating_add(first)
     }
 

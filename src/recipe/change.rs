@@ -107,6 +107,7 @@ fn class(key: &str) -> ChangeClass {
 }
 
 fn is_under(key: &str, beginning: &str) -> bool {
+    // Up to a dot: `data.validation` is not the beginning of `data.validation_share`.
     let rest = key.strip_prefix(beginning);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }

@@ -201,6 +201,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
 
 /// The constant default of a key, as the recipe would hold it; a rate's keys are those of `phase.*`.
 pub(super) fn default_of(name: &str) -> &'static Node {
+    // Parsed once for the whole program: a reader borrows the node of a value.
     static DEFAULTS: LazyLock<BTreeMap<&str, Node>> = LazyLock::new(|| {
         let value = |key: &RecipeKey| match key.default {
             Value(text) => Some((key.name, parse_word(text))),

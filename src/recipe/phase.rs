@@ -63,6 +63,7 @@ fn default_phase(root: &Section<'_>, stage: StageKind, sets: &Sets) -> Phase {
 }
 
 fn read_all(list: &Item<'_>, items: &[Item<'_>], stage: StageKind, sets: &Sets) -> Vec<Phase> {
+    // The share of the only phase need not be said: it is all.
     let alone = items.len() == 1;
     let read = |item: &Item<'_>| read_phase(item, stage, sets, alone);
     let phases: Vec<Phase> = items.iter().filter_map(read).collect();

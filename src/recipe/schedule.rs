@@ -85,6 +85,7 @@ impl Schedule {
     pub fn at(&self, step: u64) -> StepRates {
         let phase = &self.phases[self.phase_of(step)];
         let learning_rate = if step <= self.warmup {
+            // To the first phase's peak also where the warm-up reaches into a later one.
             self.phases[0].learning_rate.peak() * step as f64 / self.warmup as f64
         } else {
             self.value(phase.learning_rate, step, self.warmup)

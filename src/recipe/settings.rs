@@ -273,6 +273,7 @@ impl Train {
     pub fn frozen(&self, spec: &ModelSpec) -> Vec<bool> {
         let pattern = |text: &String| glob::Pattern::new(text).expect("the recipe was checked");
         let patterns: Vec<_> = self.freeze.iter().map(pattern).collect();
+        // Names have dots and no slash, so `*` goes across all of their parts.
         let named = |entry: TensorEntry| patterns.iter().any(|one| one.matches(&entry.name));
         tensor_table(spec).into_iter().map(named).collect()
     }

@@ -96,6 +96,7 @@ fn reason(error: &std::io::Error) -> String {
 /// A whole TOML file; every syntax error of it where it is not one.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<Problem>> {
     let lines = Lines::new(path, text);
+    // It goes on after an error, so that one reading shows all of them.
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         let entries = table_entries(table.get_ref(), &|offset| lines.place(offset));
@@ -141,6 +142,7 @@ pub(super) fn parse_word(word: &str) -> Node {
 fn node(value: &Spanned<DeValue<'_>>, place: &dyn Fn(usize) -> Location) -> Node {
     let content = match value.get_ref() {
         DeValue::String(text) => TomlValue::Text(text.to_string()),
+        // TOML has whole numbers in base 2, 8 and 16 too.
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => TomlValue::Integer(number),
             Err(_) => TomlValue::Other(number.to_string()),
