@@ -21,8 +21,8 @@ pub(crate) use training::{RunArgs, TrainingFlags};
 
 use crate::failure::Usage;
 
-// Here and in the files below, doc comments of commands and fields are the text of `--help` and of the
-// manual pages.
+// Here and in the files below, doc comments of commands and fields are the text of `--help` and of
+// the manual pages.
 /// Train and fine-tune BitNet b1.58 ternary language models.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]

@@ -102,8 +102,9 @@ impl RunDir {
         self.path.join(name)
     }
 
-    /// Makes the directory that of run `run_id`, without what a killed process left half-written. A run
-    /// that is not `trained` yet will publish another model: what was published before counts no more.
+    /// Makes the directory that of run `run_id`, without what a killed process left half-written. A
+    /// run that is not `trained` yet will publish another model: what was published before counts no
+    /// more.
     pub(crate) fn claim(&self, run_id: &str, trained: bool) -> Result<(), TrainError> {
         // The lock is held, so none of the processes that the record names still writes.
         let mut record = RunRecord::read(&self.path).unwrap_or_default();

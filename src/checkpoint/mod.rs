@@ -101,9 +101,9 @@ pub struct FolderParts<'a> {
     pub adapter: Option<(&'a AdapterDescription, &'a [TensorEntry])>,
 }
 
-/// Writes model, config and tokenizer as a Hugging Face folder into `dir`, with f32 values, or BF16 ones
-/// where latents are kept in fewer bits. A folder that holds the `same` parameters shares its file of
-/// weights, where the file system can: such a file is never written again, only replaced.
+/// Writes model, config and tokenizer as a Hugging Face folder into `dir`, with f32 values, or BF16
+/// ones where latents are kept in fewer bits. A folder that holds the `same` parameters shares its
+/// file of weights, where the file system can: such a file is never written again, only replaced.
 ///
 /// # Errors
 /// When a value is not finite or the disk refuses.

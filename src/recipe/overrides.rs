@@ -3,8 +3,8 @@
 //! A word acts as if its key were in the file. A relative path in it counts from the working
 //! directory, where people type it; if there is nothing of that name, from the recipe's folder, like
 //! the key in the file.
-//! Where keys exclude each other, a word for one removes the others of the file: `train.tokens=…` is
-//! enough to change a recipe that counts steps.
+//! Where keys exclude each other, a word for one removes the others of the file: `train.tokens=…`
+//! is enough to change a recipe that counts steps.
 
 use super::error::{Location, Problem, Problems};
 use super::tree::{Entry, Node, TomlValue, parse_word};
