@@ -125,6 +125,8 @@ impl Benchmark {
         let in_texts =
             Evaluator { model, tokenizer, threads, bos, stop_ids, chat: None, code: None };
         let template = |template| ChatPrompts { template, tokenizer, fewshot_as_multiturn: false };
+        // Tasks of files stay texts for a chat model too, as the harness asks them without
+        // `--apply_chat_template`.
         let in_chats = Evaluator { chat: chat.map(template), ..in_texts };
         let texts = self.tasks.iter().map(|task| (in_texts, task));
         let chats = self.conversations.iter().map(|task| (in_chats, task));
@@ -167,6 +169,7 @@ impl BenchmarkScore {
 
 fn with_groups(records: Vec<TaskRecord>, groups: &[TaskGroup]) -> Vec<BenchmarkScore> {
     let of_group = |group: &TaskGroup| {
+        // Only members that ran count, so the rows are those that the mean was made of.
         let members = records.iter().filter(|record| group.members.contains(&record.name));
         let rows = members.map(|record| record.rows.0).sum();
         BenchmarkScore { name: group.name.clone(), rows, metrics: group_metrics(group, &records) }

@@ -12,6 +12,7 @@ use crate::error::EvalError;
 
 /// As the harness's `code_eval` has it.
 const LONGEST: Duration = Duration::from_secs(3);
+// The standard library has no wait with a limit, so the child is asked again and again.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Limits of the shell: KiB of memory, seconds of CPU, blocks of a file.
 const LIMITS: &str = r#"ulimit -v 4194304; ulimit -t 4; ulimit -f 2048; exec "$@""#;
@@ -38,6 +39,8 @@ impl CodeRunner {
     pub fn new(python: &Path) -> Result<Self, EvalError> {
         for has_no_network in [true, false] {
             let runner = Self { python: python.to_owned(), has_no_network, longest: LONGEST };
+            // Trying is the only sure test: whether a user may make a namespace is a setting of the
+            // kernel, and `unshare` may be missing.
             if runner.passes("x = 1").is_ok_and(|passes| passes) {
                 return Ok(runner);
             }
@@ -63,12 +66,17 @@ impl CodeRunner {
     }
 
     fn command(&self, folder: &Path) -> Command {
+        // The shell, `unshare` and Python replace each other (`exec`), so one process is the
+        // program itself: killing it leaves no Python behind.
         let mut command = Command::new("sh");
         command.args(["-c", LIMITS, "sh"]);
         if self.has_no_network {
             command.args(NO_NETWORK);
         }
+        // `-I`: no user's site-packages and no modules from the folder.
         command.arg(&self.python).args(["-I", "-c", RUN]);
+        // PATH alone stays, to find `unshare` and a Python that is given by name; tokens and keys
+        // of the user's environment do not reach the program.
         let path = std::env::var_os("PATH").unwrap_or_default();
         command.env_clear().env("PATH", path).current_dir(folder);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -79,6 +87,8 @@ impl CodeRunner {
         let begin = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {
+                // Not 0: a program may end itself with that (`os._exit`) before its tests. A signal
+                // has no code.
                 return Ok(status.code() == Some(PASSED));
             }
             if begin.elapsed() > self.longest {

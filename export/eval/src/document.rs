@@ -46,6 +46,8 @@ pub(crate) fn documents(
     rows: &DataFile,
     at: &[usize],
 ) -> Result<Vec<RowDocument>, EvalError> {
+    // All rows are rendered in one call: it runs on a thread with limits of its own, which a call a
+    // row would start for each.
     let chosen: Vec<Value> = at.iter().map(|index| rows.rows[*index].clone()).collect();
     let view = View { rows, chosen: &chosen, at };
     let questions = view.values(&task.text, "doc_to_text")?;
@@ -94,6 +96,8 @@ impl View<'_> {
                 };
                 self.chosen.iter().zip(self.at).map(call).collect()
             }
+            // The harness asks the data set's columns whether `doc_to_text` names one; the first
+            // row stands for them here.
             Source::Text(name, _) if self.rows.rows[0].get(name).is_some() => {
                 let field = |(row, at): (&Value, &usize)| {
                     let missing = || self.rows.wrong(*at, name, "is missing; the first row has it");

@@ -76,6 +76,7 @@ impl RequestEncoder<'_> {
             Some(bos) => (self.tokenizer.bos(), &text[bos.len()..]),
             None => (self.first(), text),
         };
+        // The spelled BOS was taken off: `encode` would read it as plain letters.
         let ids = self.tokenizer.encode(text)?;
         Ok(first.into_iter().chain(ids).collect())
     }
@@ -89,10 +90,14 @@ impl RequestEncoder<'_> {
         if context.is_empty() {
             return after.iter().map(|after| self.after_nothing(after)).collect();
         }
+        // Most tokenizers put a space at the beginning of a word's token (`Ġyes`). A context that
+        // keeps its space would end in a token that no training text has there.
         let trimmed = context.trim_end_matches(python::is_space);
         let ids = self.text(trimmed)?;
         let pair = |after: &&str| {
             let whole = self.text(&format!("{context}{after}"))?;
+            // Cut by number, not by content: where a token reaches across the border, `whole` does
+            // not begin with `ids`. The harness cuts there all the same.
             self.request(ids.clone(), whole.get(ids.len()..).unwrap_or_default().to_vec())
         };
         after.iter().map(pair).collect()
@@ -100,6 +105,7 @@ impl RequestEncoder<'_> {
 
     fn after_nothing(&self, after: &str) -> Result<TokenRequest, EvalError> {
         let (prefix, ids) = (self.prefix()?, self.tokenizer.encode(after)?);
+        // A continuation that begins with the prefix brings its own.
         if ids.first() == Some(&prefix) {
             return self.request(vec![prefix], ids[1..].to_vec());
         }
@@ -169,6 +175,7 @@ impl TokenRequest {
     /// What the model reads: all but the last token, cut from the left to `max_length`; and whether
     /// something was cut.
     pub(crate) fn input(&self, max_length: usize) -> (Vec<u32>, bool) {
+        // The last token is only predicted, so one token more than `max_length` fits.
         let mut all = [self.context.as_slice(), &self.continuation].concat();
         all.pop();
         let cut = all.len().saturating_sub(max_length);

@@ -68,11 +68,14 @@ pub(crate) fn sentences(text: &str) -> usize {
 
 fn ends_sentence(word: &str, next: &str) -> bool {
     let word = word.trim_end_matches(['"', '\'', ')', ']', '”', '’', '*']);
+    // Closing quotes and brackets were taken off: `"Go."` ends as `Go.` does.
     let Some(stem) = word.strip_suffix('.') else { return word.ends_with(['?', '!']) };
     if stem.ends_with('.') {
+        // An ellipsis ends a sentence only where another one begins.
         return next.starts_with(char::is_uppercase);
     }
     let stem = stem.trim_start_matches(['"', '\'', '(', '[', '“', '‘', '*']);
+    // `J. Smith` is one sentence.
     let is_initial = stem.chars().count() == 1 && stem.chars().all(char::is_alphabetic);
     !is_initial && !ABBREVIATIONS.contains(&stem.to_lowercase().as_str())
 }

@@ -68,10 +68,14 @@ fn extract(regex: &Regex, select: i64, text: &str) -> Option<String> {
         let group = |i: usize| found.get(i).map_or("", |it| it.as_str());
         all.push(match found.len() {
             1 => Some(group(0)),
+            // `len` counts the whole match as group 0. A group that took no part is "" in Python
+            // too.
             2 => Some(group(1)),
             groups => (1..groups).map(group).find(|it| !it.is_empty()),
         });
     }
+    // Python's negative index. Beyond the list the harness would stop with an error; here the
+    // answer counts as not found.
     let at = if select < 0 { all.len() as i64 + select } else { select };
     let chosen = *all.get(usize::try_from(at).ok()?)?;
     chosen.map(|text| python::strip(text).to_owned())
@@ -93,6 +97,8 @@ impl ExactMatch {
 
     fn normalised(&self, text: &str) -> String {
         let mut text = text.to_owned();
+        // The order is the harness's: patterns, case, punctuation, digits. A pattern may need the
+        // capitals or the signs that go afterwards.
         for regex in &self.ignored {
             text = regex.replace_all(&text, "").into_owned();
         }

@@ -21,6 +21,8 @@ pub(crate) fn find(stem: &Path) -> Result<Vec<PathBuf>, Vec<PathBuf>> {
     if single.is_file() {
         return Ok(vec![single]);
     }
+    // One numbered file says how many there must be: a download that is not finished is an error
+    // and not a smaller data set.
     let Some(count) = declared(stem) else { return Ok(inside(stem)) };
     let part = |at| with_end(stem, &format!("-{at:05}-of-{count:05}.parquet"));
     let (found, missing): (Vec<_>, Vec<_>) = (0..count).map(part).partition(|path| path.is_file());
@@ -55,6 +57,7 @@ fn inside(stem: &Path) -> Vec<PathBuf> {
         name.strip_suffix(".parquet").is_some_and(|stem| stem.parse::<usize>().is_ok())
     };
     let mut found: Vec<String> = names(stem).into_iter().filter(is_number).collect();
+    // Numbers have leading zeros: their order is that of the letters.
     found.sort();
     found.iter().map(|name| stem.join(name)).collect()
 }
@@ -65,6 +68,7 @@ pub(crate) fn read(
     hasher: &mut blake3::Hasher,
     rows: &mut Vec<Value>,
 ) -> Result<(), EvalError> {
+    // The file is read twice, once for its hash: Parquet is read from its end.
     hasher.update_reader(open_file(path)?)?;
     let damaged = |error: ParquetError| {
         let what = format!("cannot be read; expected a whole Parquet file, got: {error}");

@@ -17,6 +17,7 @@ pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, E
         return Ok(None);
     }
     let mut rows = read_file(&path)?;
+    // The first row decides for the file; another row that lacks a field is named when it is read.
     let has = |field: &str| rows.rows[0].get(field).is_some();
     let (kind, text, target, choice, metrics): (_, _, _, _, &[&str]) = match () {
         () if has("contexts") => ("multiple_choice", "gold", "continuation", "contexts", &["acc"]),
@@ -34,6 +35,7 @@ pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, E
         }
     }
     let metrics: Vec<Value> = metrics.iter().map(|name| json!({"metric": name})).collect();
+    // Written as a task file would say it, and read by the one reader of those: no second way in.
     let mut config = json!({"task": name, "test_split": "rows", "output_type": kind,
         "doc_to_text": text, "doc_to_target": target, "metric_list": metrics,
         "metadata": {"version": "requests"}});

@@ -64,6 +64,7 @@ impl Splits {
 
     /// The split that few-shot examples come from.
     pub(crate) fn shots(&self) -> Option<&str> {
+        // The harness's order of preference; examples from the evaluated split come last.
         let known = [&self.fewshot, &self.training, &self.validation, &self.test];
         known.into_iter().find_map(|split| split.as_deref())
     }
