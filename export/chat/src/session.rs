@@ -114,6 +114,7 @@ impl<'a> ChatSession<'a> {
         text: &str,
         out: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, ChatError> {
+        // `fitting_prompt` forgets messages as it goes; a failed turn must bring them back.
         let before = self.messages.clone();
         self.messages.push(Message::new(Role::User, text));
         let answered = self.answer_last(out);
@@ -132,6 +133,7 @@ impl<'a> ChatSession<'a> {
         let request = self.request(prompt.len());
         let (mut stream, mut answer) = (self.tokenizer.stream(), String::new());
         let mut emit = |piece: &str| {
+            // The space after `Assistant:` is the model's to say (see `b158`) and nothing to show.
             let piece = if answer.is_empty() { piece.trim_start() } else { piece };
             answer.push_str(piece);
             out(piece)
@@ -156,6 +158,7 @@ impl<'a> ChatSession<'a> {
     fn request(&mut self, prompt: usize) -> GenerateRequest {
         let free = self.model.spec().context_length() - prompt;
         let ChatSettings { sampler, max_tokens } = self.settings.clone();
+        // The same question twice should have two answers.
         self.settings.sampler.seed = sampler.seed.wrapping_add(1);
         GenerateRequest {
             sampler,
@@ -168,10 +171,12 @@ impl<'a> ChatSession<'a> {
     /// how many those are.
     fn fitting_prompt(&mut self) -> Result<(Vec<u32>, usize), ChatError> {
         let limit = self.model.spec().context_length();
+        // The system's message stays: without it the rest would be another conversation.
         let first = usize::from(self.messages.first().is_some_and(|it| it.role == Role::System));
         let mut forgotten = 0;
         loop {
             let prompt = self.template.prompt(self.tokenizer, &self.messages.clone().into())?;
+            // Less, not at most: the answer needs a place.
             if prompt.len() < limit {
                 return Ok((prompt, forgotten));
             }

@@ -41,6 +41,7 @@ impl Tokenizer {
         let rendered = self.read_special(text)?;
         let mut dialogue = rendered.tokens(self, answers)?;
         let is_blank = |part: &Range<usize>| rendered.text[part.clone()].trim().is_empty();
+        // A line end after the last special token does not make the text one without an end.
         let last = rendered.parts.iter().rfind(|(part, id)| id.is_some() || !is_blank(part));
         if last.is_none_or(|(_, id)| id.is_none()) {
             dialogue.push(self.eos(), answers.last().is_some_and(|one| one.end >= text.len()));

@@ -55,6 +55,7 @@ impl ChatTemplate {
 
     fn stored_in_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
         let source = file.metadata().optional_str(GGUF_KEY)?;
+        // What `describe` put before it goes again, so that our own templates are recognised.
         let ours = |source: &str| source.strip_prefix(WITHOUT_BOS).unwrap_or(source).to_owned();
         source.map(|source| Self::from_source(file.path(), &ours(source), tokenizer)).transpose()
     }
