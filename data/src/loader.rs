@@ -101,6 +101,7 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
     ) -> Result<bool, DataError> {
         let Some(&most) = mixture.max_epochs.get(set) else { return Ok(false) };
         let EpochPosition { epoch, row } = position.copied().unwrap_or_default();
+        // The plan is asked only in the last epoch: making one takes a pass over all documents.
         let used_up = epoch >= most || epoch + 1 == most && row >= self.plan(set, epoch)?.items();
         if used_up {
             mixture.sets.retain(|(name, _)| name != set);
@@ -116,6 +117,8 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
     /// Advances by one item and returns its number in the epoch.
     fn advance(&mut self, set: &str, position: &mut EpochPosition) -> Result<u64, DataError> {
         if position.row >= self.plan(set, position.epoch)?.items() {
+            // Here and not after the last item: the state then says that all of an epoch was read,
+            // which `drop_used_up` asks.
             *position = EpochPosition { epoch: position.epoch + 1, row: 0 };
         }
         let seq_len = self.settings.seq_len;

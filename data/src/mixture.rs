@@ -59,6 +59,7 @@ impl WeightedSampler {
 
     pub(crate) fn draw(&self, seed: u64, phase: usize, number: u64) -> String {
         let draw = random::keyed(seed, "mix", phase as u64, number).next_u64();
+        // The upper 53 bits, all that a double holds exactly.
         let target = (draw >> 11) as f64 / (1_u64 << 53) as f64 * self.total;
         let drawn = self.cumulative.iter().find(|(_, sum)| target < *sum);
         // Rounding can make the target equal to the last sum.

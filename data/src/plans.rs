@@ -34,6 +34,8 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
         if self.current.get(set).is_none_or(|(planned, _)| *planned != epoch) {
             let plan = match self.next.remove(set) {
                 Some((planned, made)) if planned == epoch => {
+                    // Waits where it is not ready: the plan is needed now, and it began half an
+                    // epoch ago.
                     made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 }
                 _ => {
@@ -56,6 +58,7 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
             return;
         }
         let (cache, settings, name) = (cache.clone(), self.settings, set.to_owned());
+        // A clone of a cache shares its maps.
         let make = move || E::new(&cache, settings, &name, epoch);
         // A plan is a pure function, so it does not matter whether this thread or the loader makes
         // it.

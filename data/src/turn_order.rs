@@ -54,6 +54,7 @@ impl AddAssign for TurnChanges {
 /// so do answers of which only one is trained. `None` where they are in order already or no answer is left.
 pub(crate) fn in_order(messages: &[Message]) -> Option<(Vec<Message>, TurnChanges)> {
     let mut changes = TurnChanges::default();
+    // A stable partition: turns of one kind keep their order.
     let (systems, turns): (Vec<_>, Vec<_>) =
         messages.iter().cloned().partition(|turn| turn.role == Role::System);
     let leading = messages.iter().take_while(|turn| turn.role == Role::System).count();
@@ -77,6 +78,7 @@ pub(crate) fn in_order(messages: &[Message]) -> Option<(Vec<Message>, TurnChange
 fn joins(last: &Message, turn: &Message) -> bool {
     let of_tools =
         |turn: &Message| turn.role == Role::Tool || turn.fields.contains_key("tool_calls");
+    // Half of a joined answer cannot be trained, and a call belongs to its own turn.
     last.role == turn.role && last.trained == turn.trained && !of_tools(last) && !of_tools(turn)
 }
 

@@ -246,6 +246,7 @@ impl CacheFiles {
         if !self.is_marked() {
             return out.resize(out.len() + (to - from) as usize, 1.0);
         }
+        // Read a second time: ids and mask go to vectors of their own, and the pages are in memory.
         let mut cells = Vec::with_capacity((to - from) as usize);
         self.extend_cells(from, to, &mut cells);
         out.extend(cells.iter().map(|cell| (cell & 1) as f32));

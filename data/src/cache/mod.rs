@@ -84,6 +84,8 @@ impl TokenCache {
     pub fn open_or_build(request: &CacheRequest<'_>) -> Result<Self, DataError> {
         let cache = Self::opened_or_built(request)?;
         let origin = request.source.names().join(", ");
+        // Here too and not only when it is built: the largest share of bad rows is no part of the
+        // key, so a cache may have been built under a laxer one.
         cache.report().check(&request.source.rules(), &origin)?;
         Ok(cache)
     }

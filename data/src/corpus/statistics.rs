@@ -73,6 +73,7 @@ pub fn statistics(
             (file.rows, file.bytes, file.tokens) =
                 (file.rows + 1, file.bytes + bytes, file.tokens + tokens);
             let length = if tokenizer.is_some() { tokens } else { bytes };
+            // Bin n has the lengths of n bits: 0, 1, 2–3, 4–7, …
             bins[(u64::BITS - length.leading_zeros()) as usize] += 1;
             longest = longest.max(length);
         }
