@@ -45,6 +45,7 @@ impl KeptPanic {
 /// From now on panics are kept, and not printed.
 pub fn keep_panics() {
     std::panic::set_hook(Box::new(|info| {
+        // A hook that panicked itself would end the process before anything is written.
         let mut kept = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == KEPT {
             kept.remove(0);
@@ -93,6 +94,7 @@ fn write(folder: Option<&Path>, program: &str, text: &str) -> Option<PathBuf> {
     }
     let name = format!("{program}-{}-crash.json", std::process::id());
     let path = std::env::temp_dir().join(name);
+    // The folder is everybody's: a new file only, so that no link of somebody else is followed.
     let mut file = fs_err::File::create_new(&path).ok()?;
     file.write_all(text.as_bytes()).ok()?;
     Some(path)

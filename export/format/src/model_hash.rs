@@ -34,6 +34,8 @@ pub fn model_hash_watched(
     let paths: Vec<PathBuf> = config.into_iter().chain(model.weight_files()).collect();
     let (mut files, mut total, mut done) = (Vec::new(), 0, 0);
     for path in paths {
+        // All are opened before the first is hashed: a file that is missing is said at once and not
+        // after gigabytes.
         total += fs_err::metadata(&path)?.len();
         files.push(open_file(&path)?);
     }

@@ -194,6 +194,8 @@ impl RopeScaling {
 
 /// The base of a long sequence under `dynamic`, in f32 as torch computes it from a length.
 fn grown_base(shape: RopeShape, factor: f64, tokens: usize) -> f32 {
+    // `θ · (factor · n / context − (factor − 1)) ^ (D / (D − 2))`: 1 at the end of the context, so
+    // that the frequencies go on from the unscaled ones without a jump.
     let stretched = factor as f32 * tokens as f32 / shape.context as f32 - (factor - 1.0) as f32;
     let dim = shape.head_dim as f64;
     let power = f64::from(stretched).powf(f64::from((dim / (dim - 2.0)) as f32)) as f32;
@@ -251,6 +253,7 @@ impl YarnScaling {
     /// What cosines and sines are multiplied by.
     pub fn attention_factor(&self) -> f64 {
         let of = |mscale: f64| {
+            // The paper's `√(1/t) = 0.1 · ln(s) + 1`.
             if self.factor <= 1.0 { 1.0 } else { 0.1 * mscale * self.factor.ln() + 1.0 }
         };
         self.attention_factor.unwrap_or_else(|| match (self.mscale, self.mscale_all_dim) {
@@ -261,6 +264,7 @@ impl YarnScaling {
 
     fn frequencies(&self, shape: RopeShape) -> Vec<f32> {
         let (low, high) = self.bounds(shape);
+        // As in transformers: bounds that fall together must not divide by 0.
         let span = if (high - low).abs() > 0.0 { high - low } else { 0.001 };
         let all = powers(shape.theta as f32, shape.head_dim).enumerate();
         let mixed = all.map(|(pair, power)| {
@@ -275,6 +279,8 @@ impl YarnScaling {
     fn bounds(&self, shape: RopeShape) -> (f64, f64) {
         let (dim, original) = (shape.head_dim as f64, self.original(shape.context) as f64);
         let pair = |turns: f64| {
+            // Solves `turns · wavelength = original` for the pair: `j = D · ln(original / (2π ·
+            // turns)) / (2 ln θ)`.
             let wave = original / (turns * 2.0 * std::f64::consts::PI);
             dim * wave.ln() / (2.0 * shape.theta.ln())
         };

@@ -66,6 +66,7 @@ pub trait TensorSource {
             return Ok(Matrix::Ternary { codes, scale });
         }
         let values = finite_values(self, entry, rows, view)?;
+        // A norm may well hold one magnitude only; its values are never codes.
         let may_be_codes = entry.is_ternary(self.spec());
         Ok(if may_be_codes { Matrix::from_floats(values) } else { Matrix::Latent(values) })
     }
@@ -229,6 +230,7 @@ impl<F: FnMut(&TensorEntry) -> Result<Vec<f32>, FormatError>> TensorSource for F
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         let mut values = (self.values.borrow_mut())(entry)?;
         let width = entry.row_length();
+        // Behind first: the other way round the end would have moved.
         values.truncate(rows.end * width);
         values.drain(..rows.start * width);
         Ok(TensorView::floats(values))

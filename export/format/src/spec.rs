@@ -252,6 +252,7 @@ impl TryFrom<SpecTable> for ModelSpec {
             embedding: table.embedding,
             activations: table.activations,
         };
+        // Sizes first: the checks after them divide and multiply by these.
         spec.check_sizes()?;
         spec.check_groups()?;
         spec.check_numbers()?;

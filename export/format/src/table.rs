@@ -111,6 +111,7 @@ fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
         ("self_attn.v_proj", keys, LinearKind::V),
     ] {
         table.push(linear(part, rows, width, kind));
+        // The bias stands behind its matrix, as in the modules of transformers.
         if spec.attention_bias {
             table.push(bias(&at(part), rows));
         }

@@ -102,6 +102,7 @@ impl AdapterConfig {
         file: &TensorFile,
     ) -> Result<Vec<TensorEntry>, FormatError> {
         let wrong = |what| FormatError::config(path, TARGETS, what);
+        // A pattern is Python's regular expression; what it matched shows in the file.
         let pattern = match &self.targets {
             Targets::Named(names) => return matching_entries(spec, names).map_err(wrong),
             Targets::Pattern(pattern) => pattern,
@@ -213,6 +214,7 @@ fn names_of(spec: &ModelSpec, adapted: &[TensorEntry]) -> Vec<String> {
     let mut names = Vec::new();
     for entry in adapted {
         let count = adapted.iter().filter(|other| leaf(other) == leaf(entry)).count();
+        // A leaf's name would adapt the other blocks too, where PEFT finds no factors for them.
         let everywhere = count == spec.num_hidden_layers;
         let name = if everywhere { leaf(entry) } else { module_of(entry) };
         if !names.iter().any(|known| known == name) {

@@ -36,6 +36,8 @@ pub fn merge_rows(rows: &mut [f32], b_rows: &[f32], a: &[f32], rank: usize, scal
     assert_eq!(rows.len() * rank, b_rows.len() * width, "B has a row for each row");
     let product = Product { a, rank, width, scale };
     let groups = rows.chunks_mut(ROWS * width).zip(b_rows.chunks(ROWS * rank));
+    // Four rows share each load of A. A tile changes which sums are in registers, not the order
+    // within one.
     for (rows, b_rows) in groups {
         if rows.len() == ROWS * width {
             product.merge::<ROWS>(rows, b_rows);
@@ -77,6 +79,7 @@ impl Product<'_> {
             let a = &self.a[k * self.width + first..][..C];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let b = b_rows[i * self.rank + k];
+                // Two roundings: Rust fuses no product and sum by itself, whatever the CPU has.
                 sums.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
             }
         }

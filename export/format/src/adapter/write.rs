@@ -47,6 +47,7 @@ pub fn write_adapter(
         writer.write_whole(&factor.tensor_name(entry), &quantise(dtype, &values))?;
     }
     writer.finish()?;
+    // The config last: a folder without it is no adapter, so a torn one is not taken for one.
     let config = to_json(description, spec, adapted);
     Ok(fs_err::write(dir.join(ADAPTER_CONFIG_FILE), config)?)
 }

@@ -191,6 +191,7 @@ fn pack_ternary(
     let mut bytes = Vec::with_capacity(codes.len() / 3);
     for (index, block) in codes.chunks_exact(tq2_0::BLOCK).enumerate() {
         pack_block(block, &mut bytes);
+        // Not left as the matrix's: bytes must be those that llama.cpp makes of the same values.
         let scale = if block.iter().all(|&code| code == 0) { f16::ZERO } else { scale(index) };
         bytes.extend(scale.to_le_bytes());
     }

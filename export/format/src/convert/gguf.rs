@@ -45,6 +45,8 @@ fn file_type(ternary: DType) -> u32 {
 fn largest(dtype: DType) -> f32 {
     match dtype {
         DType::F16 => f16::MAX.to_f32(),
+        // The scale of a block is about the largest magnitude over 127 (here) or 4096 (below) and
+        // is an f16; a little is left for its rounding.
         DType::Q8_0 => f16::MAX.to_f32() * 126.0,
         DType::Q6K => f16::MAX.to_f32() * 4000.0,
         _ => f32::MAX,
@@ -198,6 +200,7 @@ fn metadata(spec: &ModelSpec, architecture: Architecture, form: &GgufForm) -> Me
     for (key, value) in form.tokenizer.iter() {
         metadata.insert(key, value.clone());
     }
+    // After the tokenizer's keys, which it replaces: the model's ids decide where it stops.
     describe_ids(&mut metadata, spec);
     metadata
 }
@@ -304,6 +307,7 @@ fn group_bytes(
         return Err(refused(format!("holds the code +2, which {} does not hold", dtype.name())));
     }
     let halves: Vec<f16> = matrix.scales().iter().map(|&scale| f16::from_f32(scale)).collect();
+    // A scale that becomes 0 would turn its weights off; one that was 0 before has none.
     let lost =
         |(half, scale): (&f16, &f32)| half.is_infinite() || *half == f16::ZERO && *scale != 0.0;
     if let Some(at) = halves.iter().zip(matrix.scales()).position(lost) {

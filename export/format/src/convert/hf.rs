@@ -133,6 +133,8 @@ pub fn write_master(
             continue;
         }
         let values = match source.matrix(entry)? {
+            // Latents would have to be invented for codes; 0 and ±s are read as the same codes
+            // again.
             Matrix::Ternary { codes, scale } => {
                 let dequantised = |code| bf16::from_f32(f32::from(code) * scale.multiplier());
                 codes.into_iter().map(dequantised).collect()

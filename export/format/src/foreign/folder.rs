@@ -100,6 +100,7 @@ fn other_weights(folder: &Path) -> Option<String> {
     for entry in candidates {
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kind = recognise(&entry);
+        // The content before the name: a `.bin` may well be a web page or a pointer.
         let known = kind.is_some_and(|kind| {
             !matches!(kind, ForeignKind::Safetensors | ForeignKind::LfsPointer)
         });

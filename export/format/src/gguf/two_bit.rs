@@ -28,6 +28,7 @@ pub(super) fn resolved(
         return Ok(claims);
     };
     let fits = [DType::Q2_0, DType::Q2_0Of128].map(|dtype| fits(&claims, dtype, ends));
+    // A guess would shuffle weights without a word.
     if fits == [true, true] {
         let what = "has the type id 42, which is groups of 64 or of 128 values: both fit the sizes \
                     in this file; expected one with larger matrices";
@@ -60,6 +61,7 @@ fn fits(claims: &[Claim], two_bit: DType, ends: SectionEnds) -> bool {
             Some(next) => next.offset == padded,
             None => {
                 let at = |offset: u64| ends.start.checked_add(offset);
+                // Some writers pad the last tensor and some do not.
                 (at(end)?..=at(padded)?).contains(&ends.file_len)
             }
         })

@@ -149,6 +149,7 @@ fn header(
 fn encode_tensor(out: &mut Vec<u8>, tensor: &TensorPlan, offset: u64) {
     encode_text(out, &tensor.name);
     out.extend((tensor.shape.len() as u32).to_le_bytes());
+    // ggml has the dimension that lies densest in memory first.
     out.extend(tensor.shape.iter().rev().flat_map(|&extent| (extent as u64).to_le_bytes()));
     let id = tensor.dtype.gguf_id().expect("a type of GGUF");
     out.extend(id.to_le_bytes());
