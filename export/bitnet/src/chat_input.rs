@@ -42,6 +42,7 @@ pub(crate) enum Typed<'a> {
 impl ChatInput {
     pub(crate) fn open() -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        // Both: keys cannot be read from a file, and a line is not edited into one.
         let terminal = stdin().is_terminal() && stdout().is_terminal() && !dumb;
         if terminal { Self::Terminal(LineEditor::default()) } else { Self::Pipe }
     }
@@ -80,6 +81,7 @@ fn typed(line: &str) -> Typed<'_> {
     if text.is_empty() {
         return Typed::Empty;
     }
+    // The untrimmed line: a space before the slash makes it a message.
     if !line.starts_with('/') {
         return Typed::Message(text);
     }

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crate::cli::Cli;
 
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    // Into memory first: the generator panics where it cannot write.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "bitnet", &mut script);
     Ok(stdout().lock().write_all(&script)?)

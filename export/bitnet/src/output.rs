@@ -14,6 +14,7 @@ pub(crate) struct StdoutError(pub(crate) io::Error);
 /// Writes a part of the results, at once.
 pub(crate) fn result(text: &str) -> Result<(), StdoutError> {
     let mut stdout = io::stdout().lock();
+    // Flushed each time: text is read as it comes, also behind a pipe.
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
 }
 

@@ -87,6 +87,7 @@ impl PromptBosArg {
 }
 
 fn parse_host(text: &str) -> Result<IpAddr, String> {
+    // No names are resolved: what is listened on must not depend on a resolver.
     let text = if text == "localhost" { "127.0.0.1" } else { text };
     text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1 or 0.0.0.0".to_owned())
 }

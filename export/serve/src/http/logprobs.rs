@@ -30,6 +30,7 @@ pub(crate) fn lists<'a>(
 /// Where several tokens have one text, the most likely stays.
 fn top_map(tokenizer: &Tokenizer, token: &ScoredToken, logprob: f64) -> Map<String, Value> {
     let mut map = Map::new();
+    // The chosen token comes last: it is added where it is not among the most likely.
     for (id, logprob) in token.top.iter().copied().chain([(token.id, logprob)]) {
         map.entry(token_text(tokenizer, id)).or_insert_with(|| logprob.into());
     }

@@ -94,6 +94,7 @@ fn read_result(name: &str, block: Value) -> Result<Message, ApiError> {
     }
     let content = fields.take("content").unwrap_or_else(|| "".into());
     let content = read_content(&fields.name("content"), content)?;
+    // The text of the result says it too; templates have no place for the flag.
     fields.flag("is_error")?;
     fields.drop_notes(&["type", "cache_control"]);
     fields.finish()?;

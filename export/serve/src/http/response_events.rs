@@ -96,6 +96,7 @@ impl ResponseFormat {
             Some(_) if cut => "incomplete",
             Some(_) => "completed",
         };
+        // While it is in progress the items come as events of their own.
         let count = end.map_or(0, |_| self.items.len());
         let output: Vec<Value> = (0..count).map(|index| self.item(index, status)).collect();
         json!({
@@ -236,6 +237,7 @@ impl StreamFormat for ResponseFormat {
 
     fn end(&mut self) -> Vec<StreamEvent> {
         let mut events = Vec::new();
+        // A response has at least one item, also where the model said nothing.
         if self.items.is_empty() {
             events = self.begin_item(OutputItem::Message(String::new()));
         }

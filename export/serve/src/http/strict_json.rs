@@ -68,6 +68,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
                     "the name {name:.60?} stands twice in an object"
                 )));
             }
+            // Values inside are strict as well.
             let StrictValue(value) = fields.next_value()?;
             map.insert(name, value);
         }

@@ -43,8 +43,10 @@ impl Pacing {
             // Measure first: without `u` nobody knows what a chunk adds.
             (None, _) => 0,
             _ if self.disturbed >= MEASURED => 0,
+            // Small: nobody knows yet how slow a token is here.
             (Some(_), None) => FIRST_BESIDE,
             (Some(step), Some(token)) => {
+                // At least one: a prompt that never got a token would wait as long as others talk.
                 ((SHARE * step / token).round() as usize).clamp(1, MOST_BESIDE)
             }
         }

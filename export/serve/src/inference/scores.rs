@@ -17,6 +17,7 @@ impl PromptScores {
     pub(crate) fn usable(&self, common: usize, wanted: Option<usize>) -> usize {
         match wanted {
             None => common,
+            // With more or fewer of the most likely tokens they are other scores.
             Some(_) if self.top != wanted => 0,
             Some(_) => common.min(self.tokens.len().saturating_sub(1)),
         }
