@@ -1,5 +1,5 @@
-//! Parses rows of fine-tuning data: conversations. `preference` reads prompts with two answers; `turns`
-//! the messages of both. Errors name the field.
+//! Parses rows of fine-tuning data: conversations. `preference` reads prompts with two answers;
+//! `turns` the messages of both. Errors name the field.
 //!
 //! What a row says beside its turns is used, not dropped: a `system` text, an earlier `history` and
 //! `tools`.
@@ -44,11 +44,12 @@ pub struct ParsedConversation {
     pub conversation: Conversation,
 }
 
-/// A conversation in one of the shapes in use: a list of messages under `messages` or `conversations`
-/// (`ShareGPT`), or a question and its answer, such as Alpaca's `instruction`, `input` and `output`.
+/// A conversation in one of the shapes in use: a list of messages under `messages` or
+/// `conversations` (`ShareGPT`), or a question and its answer, such as Alpaca's `instruction`,
+/// `input` and `output`.
 ///
-/// An answer without text or calls stays in the conversation and is not trained. What follows the last
-/// answer is left out.
+/// An answer without text or calls stays in the conversation and is not trained. What follows the
+/// last answer is left out.
 ///
 /// # Errors
 /// If a role is unknown, if content is not text, if a question is empty, or if there is no answer.

@@ -95,8 +95,8 @@ impl Encoding {
         Ok(EncodedRow { shape, sequences, turns: changes })
     }
 
-    /// The text that a tokenizer is trained on: that of the document or of all its messages; `None` where the
-    /// selection of the source leaves it out. Duplicates are not looked for.
+    /// The text that a tokenizer is trained on: that of the document or of all its messages; `None`
+    /// where the selection of the source leaves it out. Duplicates are not looked for.
     pub(crate) fn training_text(
         &self,
         source: &DocumentSource,
@@ -166,8 +166,8 @@ fn encode_text(
     Ok(EncodedRow { shape, sequences, turns: TurnChanges::default() })
 }
 
-/// The tokens of another trainer. Where its separators show a whole document, it begins and ends as one that
-/// was text.
+/// The tokens of another trainer. Where its separators show a whole document, it begins and ends as
+/// one that was text.
 fn encode_tokens(tokenizer: &Tokenizer, document: &TokenDocument) -> EncodedRow {
     let around = |token: Option<u32>| token.filter(|_| document.whole);
     // Without separators the file is one stream that was cut somewhere: a token that begins a
@@ -217,8 +217,8 @@ impl RowEncoder<'_> {
         Ok(EncodedSequence { dialogue: self.dialogue(conversation)?, bytes })
     }
 
-    /// The tokens that the template makes; where it refuses the order of the turns, those of the order that
-    /// strict templates demand.
+    /// The tokens that the template makes; where it refuses the order of the turns, those of the
+    /// order that strict templates demand.
     fn dialogue(&mut self, mut conversation: Conversation) -> Result<Dialogue, RowFault> {
         let encode =
             |conversation: &Conversation| self.template.encode(self.tokenizer, conversation);
@@ -235,8 +235,8 @@ impl RowEncoder<'_> {
         Ok(dialogue)
     }
 
-    /// Both sides, which are equal up to the answer and trained on it alone. Where there is nothing to
-    /// prefer no token is trained, and the pair is left out.
+    /// Both sides, which are equal up to the answer and trained on it alone. Where there is nothing
+    /// to prefer no token is trained, and the pair is left out.
     fn encode_pair(
         &mut self,
         preference: &PreferenceExample,

@@ -16,8 +16,8 @@ use super::mixture::{DataMixture, WeightedSampler};
 use super::packing::PackingStatistics;
 use super::plans::EpochPlans;
 
-/// How far a run has read; part of every checkpoint. It counts items instead of steps or batches, so
-/// that a change of the batch size does not change their order.
+/// How far a run has read; part of every checkpoint. It counts items instead of steps or batches,
+/// so that a change of the batch size does not change their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
@@ -50,8 +50,8 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         Self { settings, plans: EpochPlans::new(sets, settings) }
     }
 
-    /// Of the next `count` items of `phase` the ones whose number is in `share`, and the state after all
-    /// `count`.
+    /// Of the next `count` items of `phase` the ones whose number is in `share`, and the state
+    /// after all `count`.
     ///
     /// The set of item n of a phase is a random draw keyed by (seed, phase, n). Within a set, items
     /// continue where earlier phases stopped: no item repeats before the epoch of its set ends, and

@@ -13,8 +13,8 @@ use crate::random;
 pub struct DataMixture {
     /// Names and weights. The weights are relative and need not sum to 1.
     pub sets: Vec<(String, f64)>,
-    /// How often sets are read at most, by their names. A set that was read so often is drawn no more,
-    /// and the others are drawn in its place, in proportion to their weights.
+    /// How often sets are read at most, by their names. A set that was read so often is drawn no
+    /// more, and the others are drawn in its place, in proportion to their weights.
     pub max_epochs: BTreeMap<String, u64>,
 }
 

@@ -209,8 +209,8 @@ impl PackedLayout {
         }
     }
 
-    /// Best fit: each document goes into the open row in which it leaves the least space. If too many
-    /// rows are open, the oldest is closed. Rows are ordered by when they were opened.
+    /// Best fit: each document goes into the open row in which it leaves the least space. If too
+    /// many rows are open, the oldest is closed. Rows are ordered by when they were opened.
     fn fill(&mut self, wholes: &[Segment]) {
         let mut rows: Vec<(usize, Vec<Segment>)> = Vec::new();
         let mut oldest = 0;

@@ -1,5 +1,5 @@
-//! The preference pairs of one epoch of one set: a prompt with a chosen and a rejected answer, as two
-//! sequences of equal length.
+//! The preference pairs of one epoch of one set: a prompt with a chosen and a rejected answer, as
+//! two sequences of equal length.
 //!
 //! ```text
 //! chosen     p p p p | c c c . . .

@@ -1,5 +1,5 @@
-//! The plans of the epochs that are drawn from. That of the next epoch of a large set is made meanwhile, so
-//! that no step waits for it.
+//! The plans of the epochs that are drawn from. That of the next epoch of a large set is made
+//! meanwhile, so that no step waits for it.
 
 use std::collections::BTreeMap;
 use std::thread::{self, JoinHandle};
@@ -48,8 +48,8 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
         Ok(&self.current[set].1)
     }
 
-    /// Begins to make the plan of an epoch that will be asked for, if the set is large. Where no thread can
-    /// be had it is made when it is needed.
+    /// Begins to make the plan of an epoch that will be asked for, if the set is large. Where no
+    /// thread can be had it is made when it is needed.
     pub(crate) fn prepare(&mut self, set: &str, epoch: u64) {
         let Some(cache) = self.sets.get(set).filter(|cache| cache.documents() >= self.large) else {
             return;

@@ -55,9 +55,9 @@ pub(super) fn has_two_answers(object: &Object) -> bool {
     SIDES.iter().any(both) || SCORED.iter().any(scored)
 }
 
-/// A preference: a prompt and two answers, each text or a list of messages. The lists of `chosen` and
-/// `rejected` may repeat the prompt, and must if there is none. Of a list of answers with scores, the
-/// best stands against the worst.
+/// A preference: a prompt and two answers, each text or a list of messages. The lists of `chosen`
+/// and `rejected` may repeat the prompt, and must if there is none. Of a list of answers with
+/// scores, the best stands against the worst.
 ///
 /// # Errors
 /// As [`super::conversation::conversation`]; also if the prompts differ.

@@ -125,8 +125,8 @@ impl RowTally {
         self.first.get_or_insert(error);
     }
 
-    /// Under [`BadRows::Error`], refuses the rows once ten bad ones are known, so that files of another
-    /// kind are not read to their end.
+    /// Under [`BadRows::Error`], refuses the rows once ten bad ones are known, so that files of
+    /// another kind are not read to their end.
     pub(crate) fn check_so_far(&mut self, rules: &ReadingRules) -> Result<(), DataError> {
         if self.report.examples.len() < LISTED { Ok(()) } else { self.refuse(rules, " so far") }
     }

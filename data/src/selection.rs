@@ -1,5 +1,5 @@
-//! Which rows of a set are used: by what their fields and their text say, on one side of a split, and each
-//! text once.
+//! Which rows of a set are used: by what their fields and their text say, on one side of a split,
+//! and each text once.
 
 use std::collections::BTreeMap;
 
@@ -131,7 +131,8 @@ impl RowSelection {
     }
 }
 
-/// A field by its own name, else by its dotted one: `meta.language` is `language` in the object `meta`.
+/// A field by its own name, else by its dotted one: `meta.language` is `language` in the object
+/// `meta`.
 fn field<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     // A column may have a dot in its own name.
     row.get(name).or_else(|| {

@@ -1,8 +1,8 @@
 //! The turns of a conversation, as the public sets write them: the role under `role` or `from`,
 //! the text under `content`, `value` or `text`.
 //!
-//! Nothing that a message says is dropped: lists of parts, calls of tools, thoughts, `weight: 0`, and all
-//! other fields, which a Jinja template may read.
+//! Nothing that a message says is dropped: lists of parts, calls of tools, thoughts, `weight: 0`,
+//! and all other fields, which a Jinja template may read.
 
 use std::cell::Cell;
 
@@ -260,8 +260,8 @@ fn is_trained(turn: &Object, place: &dyn Fn(&str) -> String) -> Result<bool, Fie
     }
 }
 
-/// The texts of a list of parts, one after the other. The parts stay for a template that reads them;
-/// a thought becomes the message's `reasoning_content`.
+/// The texts of a list of parts, one after the other. The parts stay for a template that reads
+/// them; a thought becomes the message's `reasoning_content`.
 fn parts_of(field: &str, parts: &[Value], fields: &mut Object) -> Result<String, FieldError> {
     let (mut joined, mut thoughts, mut texts) = (String::new(), String::new(), Vec::new());
     for (at, part) in parts.iter().enumerate() {

@@ -7,8 +7,8 @@
 //! meta.json      the identity of the cache; size and checksum of the other two
 //! ```
 //!
-//! A document's tokens run from the `end` before it to its own. In a marked cache an id is stored as
-//! `2 * id + trained`, so ids and loss mask are read in one pass.
+//! A document's tokens run from the `end` before it to its own. In a marked cache an id is stored
+//! as `2 * id + trained`, so ids and loss mask are read in one pass.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -11,8 +11,8 @@ use crate::normal::spaced;
 /// 128 bits of a text's hash.
 type Digest = [u8; 16];
 
-/// Leaves out rows whose text, with white space as single spaces, stood in a row before. It holds about
-/// 100 bytes for each different text.
+/// Leaves out rows whose text, with white space as single spaces, stood in a row before. It holds
+/// about 100 bytes for each different text.
 #[derive(Debug, Default)]
 pub struct ExactDuplicates {
     /// Where each text stood first.

@@ -20,8 +20,8 @@ pub struct RowFile {
 }
 
 impl RowFile {
-    /// A file beside the path, which it takes the place of when it is published: the caller has made
-    /// sure of what may be replaced.
+    /// A file beside the path, which it takes the place of when it is published: the caller has
+    /// made sure of what may be replaced.
     ///
     /// # Errors
     /// When the file cannot be made.

@@ -16,8 +16,8 @@ pub struct CorpusStatistics {
     pub reordering: TurnChanges,
     /// The files in order.
     pub files: Vec<FileShare>,
-    /// Rows by length, the shortest first: in tokens with a tokenizer, else in bytes. Lengths double
-    /// from one to the next.
+    /// Rows by length, the shortest first: in tokens with a tokenizer, else in bytes. Lengths
+    /// double from one to the next.
     pub lengths: Vec<LengthBin>,
     /// The longest row.
     pub longest: u64,

@@ -1,7 +1,8 @@
-//! Objects of a JSON file one after the other: the items of a list, or values that follow each other.
+//! Objects of a JSON file one after the other: the items of a list, or values that follow each
+//! other.
 //!
-//! Only strings and brackets are looked at, to find where an object ends; so a file of any size on one
-//! line needs the memory of its largest object.
+//! Only strings and brackets are looked at, to find where an object ends; so a file of any size on
+//! one line needs the memory of its largest object.
 
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,8 @@
 //! unpack (gzip, zstd) → form (what it is) → lines | items | table | parquet_rows | token_ids | whole_text
 //! ```
 //!
-//! One row is in memory at a time. Nothing is parsed that need not be to find the end of a row: that is
-//! done later, on all cores.
+//! One row is in memory at a time. Nothing is parsed that need not be to find the end of a row:
+//! that is done later, on all cores.
 
 mod form;
 mod items;

@@ -142,8 +142,8 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
     Ok(model.with_kernel(found))
 }
 
-/// Bytes that random weights of this shape and the contexts take at least: 2 bits a ternary weight, an
-/// 8-bit embedding.
+/// Bytes that random weights of this shape and the contexts take at least: 2 bits a ternary weight,
+/// an 8-bit embedding.
 fn least_memory(spec: &ModelSpec, args: &BenchArgs) -> u128 {
     let elements = |entry: &TensorEntry| entry.elements() as u128;
     let table = tensor_table(spec);

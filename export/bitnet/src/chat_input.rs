@@ -1,5 +1,5 @@
-//! What is typed in a chat: lines with editing and history on a terminal, plain lines in a pipe, and
-//! the commands among them.
+//! What is typed in a chat: lines with editing and history on a terminal, plain lines in a pipe,
+//! and the commands among them.
 
 use std::io::{BufRead, ErrorKind, IsTerminal, Read, stdin, stdout};
 
@@ -67,7 +67,8 @@ impl ChatInput {
         }
     }
 
-    /// What `line` asks for. In a pipe, where nobody reads an explanation, only a known command is one.
+    /// What `line` asks for. In a pipe, where nobody reads an explanation, only a known command is
+    /// one.
     pub(crate) fn typed<'a>(&self, line: &'a str) -> Typed<'a> {
         match typed(line) {
             Typed::Unknown(_) if !self.is_terminal() => Typed::Message(line.trim()),

@@ -35,7 +35,8 @@ pub(crate) struct TooLarge(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct WrongFlag(pub(crate) String);
 
-/// A server that cannot be reached, or does not answer as asked; the message begins with its address.
+/// A server that cannot be reached, or does not answer as asked; the message begins with its
+/// address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ServerFailed(pub(crate) String);

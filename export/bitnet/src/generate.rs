@@ -63,8 +63,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(json_line(&line)?)
 }
 
-/// The prompt's ids, after the token that the tokenizer puts before texts. The user of the program writes
-/// the prompt, so special tokens that it spells are those tokens.
+/// The prompt's ids, after the token that the tokenizer puts before texts. The user of the program
+/// writes the prompt, so special tokens that it spells are those tokens.
 fn prompt_ids(prompt: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     let read;
     let text = if prompt == "-" {

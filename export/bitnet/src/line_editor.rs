@@ -1,7 +1,7 @@
 //! One line typed on a terminal: editing with the usual keys, and a history of earlier lines.
 //!
-//! `console` reads the keys. It was chosen over a whole readline, because those that can be had change
-//! features of `libc`, with which everything else would be compiled a second time.
+//! `console` reads the keys. It was chosen over a whole readline, because those that can be had
+//! change features of `libc`, with which everything else would be compiled a second time.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,5 @@
-//! `bitnet completions` and `man`: files for a shell and for `man`, made from the command line itself.
+//! `bitnet completions` and `man`: files for a shell and for `man`, made from the command line
+//! itself.
 
 use std::io::{Write, stdout};
 use std::path::Path;

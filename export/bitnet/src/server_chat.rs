@@ -1,5 +1,6 @@
-//! A conversation with a running server, over `/v1/chat/completions` of `bitnet serve` or of another
-//! program that has it. Plain HTTP: a server elsewhere is reached through a tunnel or a proxy.
+//! A conversation with a running server, over `/v1/chat/completions` of `bitnet serve` or of
+//! another program that has it. Plain HTTP: a server elsewhere is reached through a tunnel or a
+//! proxy.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -218,8 +219,8 @@ impl ChatPartner for ServerChat {
     }
 }
 
-/// Reads the events of a stream on a thread of their own, so that waiting for one can be given up: when
-/// the receiver goes, the thread ends with the next event, and with it the connection.
+/// Reads the events of a stream on a thread of their own, so that waiting for one can be given up:
+/// when the receiver goes, the thread ends with the next event, and with it the connection.
 fn events(stream: impl Read + Send + 'static) -> Receiver<Result<Value, String>> {
     // Bounded: a server that sends without end fills no memory.
     let (sender, receiver) = sync_channel(64);

@@ -43,8 +43,8 @@ pub struct Answer {
     pub forgotten: usize,
 }
 
-/// A conversation with a model. The cache is kept between turns: only what follows the longest common
-/// beginning of the old and the new prompt is computed.
+/// A conversation with a model. The cache is kept between turns: only what follows the longest
+/// common beginning of the old and the new prompt is computed.
 pub struct ChatSession<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
@@ -59,8 +59,8 @@ pub struct ChatSession<'a> {
 }
 
 impl<'a> ChatSession<'a> {
-    /// A conversation that nobody has begun. An answer ends with a token that the model's config, the
-    /// tokenizer or the template names as an end.
+    /// A conversation that nobody has begun. An answer ends with a token that the model's config,
+    /// the tokenizer or the template names as an end.
     pub fn new(
         model: &'a Model,
         tokenizer: &'a Tokenizer,
@@ -104,8 +104,8 @@ impl<'a> ChatSession<'a> {
         }
     }
 
-    /// Adds the user's message and passes the answer to `out`, piece by piece, until its end or until
-    /// `out` breaks; what came until then stays part of the conversation.
+    /// Adds the user's message and passes the answer to `out`, piece by piece, until its end or
+    /// until `out` breaks; what came until then stays part of the conversation.
     ///
     /// # Errors
     /// When the template refuses the message, or the context is too small for it.
@@ -167,8 +167,8 @@ impl<'a> ChatSession<'a> {
         }
     }
 
-    /// The prompt for the conversation, without its oldest messages if it would fill the context, and
-    /// how many those are.
+    /// The prompt for the conversation, without its oldest messages if it would fill the context,
+    /// and how many those are.
     fn fitting_prompt(&mut self) -> Result<(Vec<u32>, usize), ChatError> {
         let limit = self.model.spec().context_length();
         // The system's message stays: without it the rest would be another conversation.
@@ -188,8 +188,8 @@ impl<'a> ChatSession<'a> {
         }
     }
 
-    /// Truncates the cache to its common beginning with `prompt` and returns the length of that. The
-    /// last token is always computed again, since its logits are needed.
+    /// Truncates the cache to its common beginning with `prompt` and returns the length of that.
+    /// The last token is always computed again, since its logits are needed.
     fn reuse(&mut self, prompt: &[u32]) -> usize {
         let same = self.cached.iter().zip(prompt).take_while(|(held, new)| held == new).count();
         let held = same.min(prompt.len() - 1);

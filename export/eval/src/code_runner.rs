@@ -1,6 +1,7 @@
-//! Runs programs that a model wrote, where a user allowed it: each in a process of its own with limits on
-//! time and memory, in an empty folder, without the user's environment, and without a network where the
-//! system lets a user make a network namespace. It is no sandbox against somebody who means harm.
+//! Runs programs that a model wrote, where a user allowed it: each in a process of its own with
+//! limits on time and memory, in an empty folder, without the user's environment, and without a
+//! network where the system lets a user make a network namespace. It is no sandbox against somebody
+//! who means harm.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,8 @@ impl CodeRunner {
 mod tests {
     use super::*;
 
-    /// Without a Python there is nothing to run; the message about a missing one is tested everywhere.
+    /// Without a Python there is nothing to run; the message about a missing one is tested
+    /// everywhere.
     #[test]
     fn programs_pass_that_end_well_and_in_time() {
         let error = CodeRunner::new("no-such-python".as_ref()).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! Two models on the same rows: the difference of each metric with its standard error, paired by row, and
-//! `McNemar`'s test where rows are right or wrong.
+//! Two models on the same rows: the difference of each metric with its standard error, paired by
+//! row, and `McNemar`'s test where rows are right or wrong.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,8 +26,8 @@ pub struct Difference {
     pub rows: usize,
     /// The means over these rows.
     pub means: [f64; 2],
-    /// Standard error of the second mean less the first, from the differences of the rows; `None` with
-    /// one row.
+    /// Standard error of the second mean less the first, from the differences of the rows; `None`
+    /// with one row.
     pub stderr: Option<f64>,
     /// Rows that only the first, and only the second, got right, and the two-sided probability of a
     /// split at least as uneven; `None` where values are not 0 and 1.

@@ -1,4 +1,5 @@
-//! Rows as prompts: what a task's file makes of each, with the harness's rules for texts that are numbers.
+//! Rows as prompts: what a task's file makes of each, with the harness's rules for texts that are
+//! numbers.
 
 use serde_json::Value;
 
@@ -33,8 +34,8 @@ pub(crate) struct RowDocument {
     pub(crate) description: String,
 }
 
-/// A value with where it came from: the harness reads digits of a template as a number, and those of a
-/// field as they are.
+/// A value with where it came from: the harness reads digits of a template as a number, and those
+/// of a field as they are.
 struct Found {
     value: Value,
     from_template: bool,
@@ -141,7 +142,8 @@ fn answer_of(found: Found, has_choices: bool) -> RightAnswer {
     }
 }
 
-/// Digits that a template wrote, and numbers that are not text, name a choice where there are choices.
+/// Digits that a template wrote, and numbers that are not text, name a choice where there are
+/// choices.
 fn as_index(found: &Found, has_choices: bool) -> Option<i64> {
     match &found.value {
         Value::String(text) => {

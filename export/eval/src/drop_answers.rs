@@ -1,5 +1,5 @@
-//! Answers of DROP: numbers, dates or spans, and their F1 over words (`drop/utils.py`). A model gives one
-//! text, so the best pairing of its words with several spans is the best single one.
+//! Answers of DROP: numbers, dates or spans, and their F1 over words (`drop/utils.py`). A model
+//! gives one text, so the best pairing of its words with several spans is the best single one.
 
 use std::collections::BTreeSet;
 

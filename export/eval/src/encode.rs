@@ -81,8 +81,9 @@ impl RequestEncoder<'_> {
         Ok(first.into_iter().chain(ids).collect())
     }
 
-    /// A context and its continuations: spaces at the end of the context belong to the continuation, and
-    /// both are encoded as one text that is cut after as many tokens as the context alone has.
+    /// A context and its continuations: spaces at the end of the context belong to the
+    /// continuation, and both are encoded as one text that is cut after as many tokens as the
+    /// context alone has.
     ///
     /// # Errors
     /// A continuation without a token.
@@ -151,7 +152,8 @@ impl RequestEncoder<'_> {
         Ok(windows)
     }
 
-    /// The ids of a prompt that leaves room for `new` tokens, cut from the left; whether it was cut.
+    /// The ids of a prompt that leaves room for `new` tokens, cut from the left; whether it was
+    /// cut.
     ///
     /// # Errors
     /// No room.
@@ -233,8 +235,8 @@ mod tests {
         assert_eq!((pair.context, pair.continuation), (vec![bos], plain));
     }
 
-    /// Context and continuation lengths as `get_rolling_token_windows` and `make_disjoint_window` of the
-    /// harness give them for 10 tokens and a context of 4.
+    /// Context and continuation lengths as `get_rolling_token_windows` and `make_disjoint_window`
+    /// of the harness give them for 10 tokens and a context of 4.
     #[test]
     fn a_whole_text_is_read_in_windows_that_count_each_token_once() {
         let tokenizer = tokenizer();

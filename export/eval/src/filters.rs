@@ -1,5 +1,5 @@
-//! What is done to a generated text before it is compared, and the comparison: the harness's filters and
-//! its exact match, on Python's regular expressions.
+//! What is done to a generated text before it is compared, and the comparison: the harness's
+//! filters and its exact match, on Python's regular expressions.
 
 use fancy_regex::Regex;
 
@@ -59,8 +59,8 @@ impl Filter {
     }
 }
 
-/// One of `re.findall`'s results: the whole match without groups, the group with one, the first group
-/// that holds something with several.
+/// One of `re.findall`'s results: the whole match without groups, the group with one, the first
+/// group that holds something with several.
 fn extract(regex: &Regex, select: i64, text: &str) -> Option<String> {
     let mut all = Vec::new();
     for found in regex.captures_iter(text) {

@@ -1,4 +1,5 @@
-//! Greedy continuations of many prompts: several decode together, and a new one begins where one ends.
+//! Greedy continuations of many prompts: several decode together, and a new one begins where one
+//! ends.
 
 use bitnet_engine::{KvCache, Model, Sampler, SamplerSettings, Sequence, ThreadPool, Workspace};
 use bitnet_text::{TextStream, Tokenizer};
@@ -142,7 +143,8 @@ impl<'a> Slot<'a> {
     }
 }
 
-/// Fills free slots from the end of `waiting`; a beginning that another slot holds is copied from it.
+/// Fills free slots from the end of `waiting`; a beginning that another slot holds is copied from
+/// it.
 fn begin_waiting<'a>(
     slots: &mut [Slot<'a>],
     waiting: &mut Vec<usize>,

@@ -1,5 +1,5 @@
-//! Answers of the MATH sets: the last box of a solution, and equality after the harness's replacements
-//! (`hendrycks_math/utils.py`). Only texts are compared; nothing is simplified.
+//! Answers of the MATH sets: the last box of a solution, and equality after the harness's
+//! replacements (`hendrycks_math/utils.py`). Only texts are compared; nothing is simplified.
 
 use crate::python;
 
@@ -30,7 +30,8 @@ pub(crate) fn asked(text: &str) -> &str {
     }
 }
 
-/// Whether two answers are the same after the replacements; where one cannot be replaced, as they are.
+/// Whether two answers are the same after the replacements; where one cannot be replaced, as they
+/// are.
 pub(crate) fn equal(a: &str, b: &str) -> bool {
     match (normalised(a), normalised(b)) {
         (Some(a), Some(b)) => a == b,

@@ -1,5 +1,5 @@
-//! Python's `random.Random`: the Mersenne Twister with Python's ways to seed it and to draw from it. The
-//! harness draws few-shot examples and bootstrap samples with it.
+//! Python's `random.Random`: the Mersenne Twister with Python's ways to seed it and to draw from
+//! it. The harness draws few-shot examples and bootstrap samples with it.
 
 use rand_mt::Mt;
 

@@ -1,4 +1,5 @@
-//! From the values of single rows to a score with its standard error, as the harness aggregates them.
+//! From the values of single rows to a score with its standard error, as the harness aggregates
+//! them.
 
 use std::thread;
 
@@ -79,8 +80,8 @@ impl Aggregation {
         }
     }
 
-    /// Its standard error: of a mean by the formula, of anything else by the harness's own bootstrap
-    /// samples; `None` where the harness has none.
+    /// Its standard error: of a mean by the formula, of anything else by the harness's own
+    /// bootstrap samples; `None` where the harness has none.
     pub fn stderr(self, values: &[MetricValue]) -> Option<f64> {
         match self {
             _ if values.len() < 2 => None,

@@ -1,4 +1,5 @@
-//! Splits in Parquet as the hub lays them out: one file or several numbered ones, row by row into JSON.
+//! Splits in Parquet as the hub lays them out: one file or several numbered ones, row by row into
+//! JSON.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,9 @@ use serde_json::Value;
 
 use crate::error::EvalError;
 
-/// The files of a split whose path without an ending is `stem`: `stem.parquet`, `stem-00000-of-00002.parquet`
-/// with all that belong to it, or `stem/0000.parquet`, `stem/0001.parquet`, …. Empty where there are none.
+/// The files of a split whose path without an ending is `stem`: `stem.parquet`,
+/// `stem-00000-of-00002.parquet` with all that belong to it, or `stem/0000.parquet`,
+/// `stem/0001.parquet`, …. Empty where there are none.
 ///
 /// # Errors
 /// The names of numbered files that are missing.

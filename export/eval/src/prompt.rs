@@ -1,5 +1,5 @@
-//! Contexts as the harness writes them: description, few-shot examples, question; and what is asked of
-//! the model after them.
+//! Contexts as the harness writes them: description, few-shot examples, question; and what is asked
+//! of the model after them.
 
 use crate::data::DataFile;
 use crate::document::{RightAnswer, RowDocument, RowQuestion};

@@ -1,5 +1,5 @@
-//! Data that already is requests: `context` and `choices` with the right one's number as `gold`, `contexts`
-//! with a `continuation`, or `context` and `target`.
+//! Data that already is requests: `context` and `choices` with the right one's number as `gold`,
+//! `contexts` with a `continuation`, or `context` and `target`.
 
 use std::path::Path;
 
@@ -46,7 +46,8 @@ pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, E
     Ok(Some((task, rows)))
 }
 
-/// Takes away the space before what continues: the task adds it, and lengths are counted without it.
+/// Takes away the space before what continues: the task adds it, and lengths are counted without
+/// it.
 fn without_delimiter(rows: &mut DataFile, at: usize) -> Result<(), EvalError> {
     let field = if rows.rows[at].get("contexts").is_some() { "continuation" } else { "choices" };
     let expected = || rows.wrong(at, field, "expected texts that begin with a space");

@@ -98,8 +98,8 @@ mod tests {
     use super::*;
     use crate::registry::Selection;
 
-    /// Contexts, continuations and drawn examples are the texts that the harness wrote for the same rows
-    /// (`scripts/eval_prompts.py`).
+    /// Contexts, continuations and drawn examples are the texts that the harness wrote for the same
+    /// rows (`scripts/eval_prompts.py`).
     #[test]
     fn the_prompts_are_those_of_the_harness() {
         let cases: Value = serde_json::from_str(include_str!("../tests/prompts.json")).unwrap();

@@ -1,5 +1,6 @@
-//! Results in the shape of the harness, so that what reads its files reads ours: `results`, `groups`,
-//! `versions`, `n-shot`, `n-samples`; and beside them, under `bitnet`, what a number depends on.
+//! Results in the shape of the harness, so that what reads its files reads ours: `results`,
+//! `groups`, `versions`, `n-shot`, `n-samples`; and beside them, under `bitnet`, what a number
+//! depends on.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +93,8 @@ fn metric_of(json: &Value) -> Option<MetricResult> {
     })
 }
 
-/// The scores of a group over those of its tasks that ran: the harness's mean and its standard error.
+/// The scores of a group over those of its tasks that ran: the harness's mean and its standard
+/// error.
 pub fn group_metrics(group: &TaskGroup, records: &[TaskRecord]) -> Vec<MetricResult> {
     let members: Vec<&TaskRecord> =
         records.iter().filter(|record| group.members.contains(&record.name)).collect();

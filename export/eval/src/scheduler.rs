@@ -1,5 +1,5 @@
-//! Scores many continuations: beginnings once, several sequences through the weights in one pass, what is
-//! long first.
+//! Scores many continuations: beginnings once, several sequences through the weights in one pass,
+//! what is long first.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -165,8 +165,8 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// What is asked for after the tokens of a node. A target of several requests that go on differently
-    /// below is scored for each of them.
+    /// What is asked for after the tokens of a node. A target of several requests that go on
+    /// differently below is scored for each of them.
     fn targets(&self, job: &Job) -> Vec<Owned> {
         let here = &job.node.tokens;
         let mut all = Vec::new();

@@ -69,8 +69,8 @@ impl Splits {
         known.into_iter().find_map(|split| split.as_deref())
     }
 
-    /// Whether an example that equals the row in question is left out: where the harness compares the
-    /// two splits and finds them equal, which it does if neither is named.
+    /// Whether an example that equals the row in question is left out: where the harness compares
+    /// the two splits and finds them equal, which it does if neither is named.
     pub(crate) fn shots_may_hold_the_row(&self) -> bool {
         self.fewshot == self.test
     }

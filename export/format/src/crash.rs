@@ -1,5 +1,6 @@
-//! What is left of a bug: panics are kept as they happen, and written to `crash.json` by the program
-//! that gives up over one. Most panics never get that far: a library's are caught and become errors.
+//! What is left of a bug: panics are kept as they happen, and written to `crash.json` by the
+//! program that gives up over one. Most panics never get that far: a library's are caught and
+//! become errors.
 
 use crate::Shown;
 use std::backtrace::Backtrace;

@@ -1,4 +1,5 @@
-//! Numbers as people read them: thousands in groups, three significant digits, sizes with their unit.
+//! Numbers as people read them: thousands in groups, three significant digits, sizes with their
+//! unit.
 
 /// A whole number with its thousands in groups: `4,000,000`.
 pub fn grouped(number: u64) -> String {

@@ -236,14 +236,16 @@ impl TensorSource for ModelFolder {
     }
 }
 
-/// A tensor's name without the wrappers that torch leaves in it (`module.`, `_orig_mod.`). `None` for
-/// the rotary frequencies that old versions of transformers stored: they follow from the config.
+/// A tensor's name without the wrappers that torch leaves in it (`module.`, `_orig_mod.`). `None`
+/// for the rotary frequencies that old versions of transformers stored: they follow from the
+/// config.
 fn plain_name(stored: &str) -> Option<String> {
     let parts: Vec<_> = stored.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
     (!parts.ends_with(&["rotary_emb", "inv_freq"])).then(|| parts.join("."))
 }
 
-/// A tensor of several matrices in one, as some programs store them, and what is expected in its place.
+/// A tensor of several matrices in one, as some programs store them, and what is expected in its
+/// place.
 fn foreign(name: &str) -> Option<(String, String)> {
     let (_, apart) = FUSED.iter().find(|(part, _)| name.split('.').any(|one| one == *part))?;
     Some((name.to_owned(), format!("holds several matrices in one; expected {apart} apart")))

@@ -1,10 +1,10 @@
 //! Hugging Face's `config.json`, read and written.
 //!
-//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms, biases
-//! and norms of heads follow from `model_type` (`hf_family`), quantisation from the presence
+//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms,
+//! biases and norms of heads follow from `model_type` (`hf_family`), quantisation from the presence
 //! of `quantization_config`, and the meaning of `weight_scale` from its `linear_class`
-//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that would
-//! change the arithmetic in a way that we do not follow are refused (`neutral`).
+//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that
+//! would change the arithmetic in a way that we do not follow are refused (`neutral`).
 
 use std::path::Path;
 

@@ -85,8 +85,8 @@ impl StoredModel {
         }
     }
 
-    /// Files beside the weights whose names say that they are weights of this model, and that are not
-    /// read: no index lists them.
+    /// Files beside the weights whose names say that they are weights of this model, and that are
+    /// not read: no index lists them.
     pub fn unread_files(&self) -> Vec<PathBuf> {
         match self {
             Self::Folder(folder) => folder.unread_files(),

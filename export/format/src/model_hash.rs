@@ -7,8 +7,8 @@ use crate::folder::CONFIG_FILE;
 use crate::input::open_file;
 use crate::{FormatError, StoredModel};
 
-/// BLAKE3 over the files of the model at `path`, in hexadecimal: `config.json` and the files of weights
-/// in order of their names, or the GGUF file.
+/// BLAKE3 over the files of the model at `path`, in hexadecimal: `config.json` and the files of
+/// weights in order of their names, or the GGUF file.
 ///
 /// Another stored form of the same model has another hash.
 ///

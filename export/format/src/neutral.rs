@@ -49,8 +49,9 @@ pub(crate) fn check(keys: &Map<String, Value>) -> Result<(), Refused> {
     sliding_window(keys)
 }
 
-/// A window does nothing in a context that is not longer. Qwen's configs name one that they do not use
-/// unless `use_sliding_window` says so; Mistral's class has one of 4,096 where a config does not say.
+/// A window does nothing in a context that is not longer. Qwen's configs name one that they do not
+/// use unless `use_sliding_window` says so; Mistral's class has one of 4,096 where a config does
+/// not say.
 fn sliding_window(keys: &Map<String, Value>) -> Result<(), Refused> {
     let set = |key: &str| keys.get(key).filter(|value| !value.is_null());
     let kind = set("model_type").and_then(Value::as_str).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Where a command writes: what may be replaced there, and by one process at a time.
 //!
-//! `staged` writes and publishes. A result that is already there is replaced only when the user says
-//! so, only when it is a result of that kind, and never when the command reads from it.
+//! `staged` writes and publishes. A result that is already there is replaced only when the user
+//! says so, only when it is a result of that kind, and never when the command reads from it.
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What Linux reports about memory in `/proc` and in the control groups of this process. Other systems
-//! report nothing here.
+//! What Linux reports about memory in `/proc` and in the control groups of this process. Other
+//! systems report nothing here.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,8 @@ pub fn resident_memory() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmRSS:")
 }
 
-/// Memory in bytes that this process can still have; `None` where unknown. The machine may have more
-/// than the process is allowed: the smallest limit counts.
+/// Memory in bytes that this process can still have; `None` where unknown. The machine may have
+/// more than the process is allowed: the smallest limit counts.
 pub fn free_memory() -> Option<u64> {
     let swap = proc_bytes("/proc/meminfo", "SwapFree:").unwrap_or(0);
     // Available and not free: the kernel's own guess of what page cache would give back.

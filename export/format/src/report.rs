@@ -1,5 +1,5 @@
-//! A stored model described, as text or JSON, for `inspect`: its config, its tensors, the shares of its
-//! ternary codes, and which other programs are known not to read it.
+//! A stored model described, as text or JSON, for `inspect`: its config, its tensors, the shares of
+//! its ternary codes, and which other programs are known not to read it.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Scaled rotary frequencies: how a model that was trained on short texts turns the positions of longer
-//! ones. The kinds, their keys and the order of every operation are those of transformers 5
+//! Scaled rotary frequencies: how a model that was trained on short texts turns the positions of
+//! longer ones. The kinds, their keys and the order of every operation are those of transformers 5
 //! (`modeling_rope_utils.py`), in f32 as torch computes them.
 //!
 //! | kind | frequency `f` becomes |
@@ -124,8 +124,8 @@ impl RopeScaling {
         }
     }
 
-    /// The longest context of a model that was made for `context` positions: the factor times as many
-    /// where the kind counts `context` without it.
+    /// The longest context of a model that was made for `context` positions: the factor times as
+    /// many where the kind counts `context` without it.
     pub(crate) fn longest_context(&self, context: usize) -> usize {
         let times = |tokens: usize| (tokens as f64 * self.factor()) as usize;
         match self {
@@ -170,7 +170,8 @@ impl RopeScaling {
         }
     }
 
-    /// The frequencies of a sequence of `tokens` tokens, and what cosines and sines are multiplied by.
+    /// The frequencies of a sequence of `tokens` tokens, and what cosines and sines are multiplied
+    /// by.
     pub(crate) fn frequencies(&self, shape: RopeShape, tokens: usize) -> (Vec<f32>, f32) {
         let RopeShape { theta, head_dim, context } = shape;
         let base = unscaled(theta as f32, head_dim);

@@ -49,8 +49,8 @@ pub trait TensorSource {
     }
 
     /// A whole tensor: codes and scale of a ternary matrix that is stored as such, or as
-    /// dequantised floats; the values of any other tensor ([`Matrix`]). Where a model has a scale for
-    /// each row or group of columns, its ternary matrices always come with them.
+    /// dequantised floats; the values of any other tensor ([`Matrix`]). Where a model has a scale
+    /// for each row or group of columns, its ternary matrices always come with them.
     ///
     /// # Errors
     /// As [`TensorSource::rows`].
@@ -71,8 +71,8 @@ pub trait TensorSource {
         Ok(if may_be_codes { Matrix::from_floats(values) } else { Matrix::Latent(values) })
     }
 
-    /// Some rows of a ternary matrix with a scale for each row or group of columns: its own codes and
-    /// scales, or those of its latents.
+    /// Some rows of a ternary matrix with a scale for each row or group of columns: its own codes
+    /// and scales, or those of its latents.
     ///
     /// # Errors
     /// As [`TensorSource::rows`].

@@ -54,7 +54,8 @@ pub struct ModelSpec {
     pub rope_scaling: Option<RopeScaling>,
     /// Whether the projections to queries, keys and values have biases (Qwen2).
     pub attention_bias: bool,
-    /// Whether the queries and the keys of each head are normalised before they are rotated (Qwen3).
+    /// Whether the queries and the keys of each head are normalised before they are rotated
+    /// (Qwen3).
     pub qk_norm: bool,
     /// Added to the mean square in every `RMSNorm`.
     pub rms_norm_eps: f64,

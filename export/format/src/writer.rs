@@ -56,8 +56,8 @@ impl TensorWriter {
         Self::create_with(path, tensors, &[])
     }
 
-    /// The same with facts, keys and values, that the file says of itself (`__metadata__`) after its
-    /// `format`.
+    /// The same with facts, keys and values, that the file says of itself (`__metadata__`) after
+    /// its `format`.
     ///
     /// # Panics
     /// As [`TensorWriter::create`].

@@ -1,5 +1,5 @@
-//! Gives a body to the errors that the HTTP library answers by itself, before any handler sees a request:
-//! broken heads, too many headers, too long addresses.
+//! Gives a body to the errors that the HTTP library answers by itself, before any handler sees a
+//! request: broken heads, too many headers, too long addresses.
 
 use std::io;
 use std::pin::Pin;

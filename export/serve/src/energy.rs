@@ -1,5 +1,5 @@
-//! Joules of the server: by the machine's counters where they can be read, else an estimate from what
-//! was computed.
+//! Joules of the server: by the machine's counters where they can be read, else an estimate from
+//! what was computed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

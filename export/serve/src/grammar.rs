@@ -1,7 +1,7 @@
 //! Answers that must be JSON or calls of functions: which tokens may come next.
 //!
-//! The masks are those of the `llguidance` crate. White space between values is bounded, so that a model
-//! cannot go on with it forever.
+//! The masks are those of the `llguidance` crate. White space between values is bounded, so that a
+//! model cannot go on with it forever.
 
 use std::sync::{Arc, OnceLock};
 

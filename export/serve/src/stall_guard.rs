@@ -1,5 +1,5 @@
-//! A connection whose reader may not stop reading: a write that makes no progress for some time ends
-//! it.
+//! A connection whose reader may not stop reading: a write that makes no progress for some time
+//! ends it.
 
 use std::io;
 use std::pin::Pin;

@@ -7,8 +7,8 @@
 //!          AD                    U+0143
 //! ```
 
-/// The bytes of a byte-level token. A token with any other letter (an added token) is its own UTF-8,
-/// as in the `tokenizers` library.
+/// The bytes of a byte-level token. A token with any other letter (an added token) is its own
+/// UTF-8, as in the `tokenizers` library.
 pub(crate) fn token_bytes(token: &str) -> Vec<u8> {
     let spelled: Option<Vec<u8>> = token.chars().map(letter_byte).collect();
     spelled.unwrap_or_else(|| token.as_bytes().to_vec())

@@ -1,7 +1,7 @@
 //! Cuts a long text into pieces that give the ids of the whole.
 //!
-//! The `tokenizers` library holds a hundred bytes for every byte of a text that it encodes. So a long
-//! text is encoded piece by piece. A cut is made only where it changes nothing:
+//! The `tokenizers` library holds a hundred bytes for every byte of a text that it encodes. So a
+//! long text is encoded piece by piece. A cut is made only where it changes nothing:
 //!
 //! ```text
 //! the tokenizer finds words    after a sign that ends its run, where a word ends in the whole text

@@ -30,7 +30,8 @@ impl Tokenizer {
         Self::of_gguf(&GgufFile::open(path)?)
     }
 
-    /// The tokenizer of a GGUF file, from memory too ([`GgufFile::from_bytes`]); `None` if there is none.
+    /// The tokenizer of a GGUF file, from memory too ([`GgufFile::from_bytes`]); `None` if there is
+    /// none.
     ///
     /// # Errors
     /// When it is broken or of another kind.

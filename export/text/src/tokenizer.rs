@@ -1,5 +1,6 @@
 //! The tokenizer: text to ids and ids to text. `check` validates its file, `library` loads it,
-//! `control` finds the tokens that begin and end, `stream` decodes id by id, `train` makes new ones.
+//! `control` finds the tokens that begin and end, `stream` decodes id by id, `train` makes new
+//! ones.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! A chart as SVG that needs no script: axes with units, curves, phases, marks. The page's few lines
-//! of script find the values for hovering in the drawn points themselves.
+//! A chart as SVG that needs no script: axes with units, curves, phases, marks. The page's few
+//! lines of script find the values for hovering in the drawn points themselves.
 
 mod draw;
 mod frame;

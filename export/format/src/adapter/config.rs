@@ -1,7 +1,7 @@
 //! PEFT's `adapter_config.json`, read and written.
 //!
-//! What decides the arithmetic is rank, alpha and the targets. A setting that would change it in another
-//! way is refused rather than left out.
+//! What decides the arithmetic is rank, alpha and the targets. A setting that would change it in
+//! another way is refused rather than left out.
 
 use std::path::Path;
 
@@ -181,8 +181,8 @@ fn leaf(entry: &TensorEntry) -> &str {
     module_of(entry).rsplit('.').next().unwrap_or_default()
 }
 
-/// The matrices of blocks that `targets` name, in the order of the table. As in PEFT, a target is the
-/// path of a module or the end of one, such as `q_proj`.
+/// The matrices of blocks that `targets` name, in the order of the table. As in PEFT, a target is
+/// the path of a module or the end of one, such as `q_proj`.
 ///
 /// # Errors
 /// Says which target matches none, or that there is no target.
@@ -208,8 +208,8 @@ pub fn matching_entries(spec: &ModelSpec, targets: &[String]) -> Result<Vec<Tens
 /// Matrices of a block.
 const MATRICES: usize = 7;
 
-/// The targets that match exactly these matrices: the name that all blocks share where all of them are
-/// adapted, else the path.
+/// The targets that match exactly these matrices: the name that all blocks share where all of them
+/// are adapted, else the path.
 fn names_of(spec: &ModelSpec, adapted: &[TensorEntry]) -> Vec<String> {
     let mut names = Vec::new();
     for entry in adapted {

@@ -22,10 +22,11 @@ use crate::{
 const TILE: usize = 16;
 const ROWS: usize = 4;
 
-/// Turns rows `W0 [n, in]` into those of `W`, with their rows of `B [n, r]` and the whole of `A [r, in]`.
+/// Turns rows `W0 [n, in]` into those of `W`, with their rows of `B [n, r]` and the whole of `A [r,
+/// in]`.
 ///
-/// All of it is inlined, so that a caller can compile it for the instructions of its CPU; the bits are the
-/// same.
+/// All of it is inlined, so that a caller can compile it for the instructions of its CPU; the bits
+/// are the same.
 ///
 /// # Panics
 /// If the lengths do not fit each other.
@@ -143,8 +144,8 @@ impl TensorSource for MergedModel<'_> {
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         let Some(factors) = self.adapter.of(entry) else { return self.base.read(entry, rows) };
-        // A whole matrix: whether its values are latents, or codes that were dequantised, is a property
-        // of all of them, and training starts from latents in both cases.
+        // A whole matrix: whether its values are latents, or codes that were dequantised, is a
+        // property of all of them, and training starts from latents in both cases.
         let mut values = self.base.matrix(entry)?.into_latents();
         let width = entry.row_length();
         values.truncate(rows.end * width);

@@ -13,9 +13,9 @@ use crate::{DType, FormatError, ModelSpec, TensorEntry};
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing directory `dir`.
 ///
-/// `adapted` are the matrices, of a model of this shape; `values` gives `A [r, in]` and `B [out, r]` of
-/// each, row-major, and is asked once for each. They are stored as `dtype`: [`DType::F32`], or
-/// [`DType::Bf16`], rounded to nearest.
+/// `adapted` are the matrices, of a model of this shape; `values` gives `A [r, in]` and `B [out,
+/// r]` of each, row-major, and is asked once for each. They are stored as `dtype`: [`DType::F32`],
+/// or [`DType::Bf16`], rounded to nearest.
 ///
 /// # Errors
 /// Whatever `values` or the disk reports.

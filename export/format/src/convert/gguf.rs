@@ -56,9 +56,10 @@ fn largest(dtype: DType) -> f32 {
 /// What to write.
 #[derive(Clone, Debug)]
 pub struct GgufForm {
-    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or of
-    /// llama.cpp [`DType::Tq1_0`] (1.6875 bits), [`DType::Tq2_0`] (2.0625 bits) or [`DType::Q2_0`] (2.25
-    /// bits). Of a dense one: [`DType::Bf16`], [`DType::F16`] or [`DType::F32`].
+    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a
+    /// weight), or of llama.cpp [`DType::Tq1_0`] (1.6875 bits), [`DType::Tq2_0`] (2.0625 bits) or
+    /// [`DType::Q2_0`] (2.25 bits). Of a dense one: [`DType::Bf16`], [`DType::F16`] or
+    /// [`DType::F32`].
     pub matrices: DType,
     /// Embedding and head, unless they are ternary: one of [`EMBEDDING_TYPES`].
     pub embedding: DType,
@@ -168,7 +169,8 @@ pub fn check(
     Ok(())
 }
 
-/// Whether blocks of a type can hold the scales of a model: each of its groups is made of whole blocks.
+/// Whether blocks of a type can hold the scales of a model: each of its groups is made of whole
+/// blocks.
 fn check_group(path: &Path, group: Group, ternary: DType) -> Result<(), FormatError> {
     let holds = match (group, ternary) {
         (Group::Matrix, DType::Q2_0) => false,
@@ -271,8 +273,8 @@ fn ternary_bytes(
     Ok(if dtype == DType::Tq1_0 { tq1_0::pack(codes, half) } else { tq2_0::pack(codes, half) })
 }
 
-/// A matrix with groups, a block of the type after the other; a group of several blocks has its scale
-/// in each of them.
+/// A matrix with groups, a block of the type after the other; a group of several blocks has its
+/// scale in each of them.
 fn write_groups(
     writer: &mut GgufWriter,
     path: &Path,

@@ -25,8 +25,8 @@ use crate::{DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, te
 /// rounded to BF16.
 ///
 /// # Errors
-/// A matrix whose rows do not fill bytes is refused by name before anything is written; so are scales
-/// of groups that should divide.
+/// A matrix whose rows do not fill bytes is refused by name before anything is written; so are
+/// scales of groups that should divide.
 pub fn write_packed_form(
     dir: &Path,
     source: &dyn TensorSource,

@@ -36,7 +36,8 @@ impl Architecture {
     /// The architecture of a model.
     ///
     /// # Errors
-    /// Combinations that no program knows, such as relu² without sub-norms; `path` is for the message.
+    /// Combinations that no program knows, such as relu² without sub-norms; `path` is for the
+    /// message.
     pub fn of(path: &Path, spec: &ModelSpec) -> Result<Self, FormatError> {
         let wrong = |field, what: &str| Err(FormatError::config(path, field, what));
         if let Some(what) = rope::unwritable(spec) {
@@ -203,8 +204,8 @@ fn stop_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
     Ok(stops)
 }
 
-/// What a file says its model is. `tied` is whether it has no head of its own, `has_codes` whether any of
-/// its tensors is ternary.
+/// What a file says its model is. `tied` is whether it has no head of its own, `has_codes` whether
+/// any of its tensors is ternary.
 pub(crate) fn read(
     metadata: &Metadata,
     vocab_size: usize,

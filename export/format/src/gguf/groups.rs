@@ -69,8 +69,8 @@ pub(super) fn holds_groups(dtype: DType, group: Group) -> bool {
     matches!(group, Group::Columns(width) if dtype.is_grouped() && dtype.block() == width as u64)
 }
 
-/// Whether blocks of TQ1_0 or TQ2_0 have scales of their own: those of a matrix with one scale agree,
-/// but for blocks of zeros.
+/// Whether blocks of TQ1_0 or TQ2_0 have scales of their own: those of a matrix with one scale
+/// agree, but for blocks of zeros.
 fn scales_differ(file: &GgufFile, table: &[TensorEntry]) -> Result<bool, FormatError> {
     for entry in table {
         let Some(info) = file.tensor(&tensor_name(entry)) else { continue };

@@ -193,8 +193,8 @@ impl GgufModel {
     }
 }
 
-/// Reads [`rope::FACTORS`], if the file has them: they must be those of the scaling that it states, or of
-/// a published one.
+/// Reads [`rope::FACTORS`], if the file has them: they must be those of the scaling that it states,
+/// or of a published one.
 fn read_factors(file: &GgufFile, spec: &mut ModelSpec) -> Result<(), FormatError> {
     let Some(info) = file.tensor(rope::FACTORS) else { return Ok(()) };
     let wrong = |what: &str| FormatError::tensor(file.path(), rope::FACTORS, what);

@@ -1,8 +1,9 @@
 //! The rotary keys of a GGUF file.
 //!
-//! llama.cpp has the kinds `linear` and `yarn` under `rope.scaling.*`. What `llama3` does to each pair
-//! stands in a tensor, `rope_freqs.weight [D/2]`, by which frequencies are divided; we write the numbers
-//! that it follows from beside it, under keys that no other program reads. `dynamic` has no place.
+//! llama.cpp has the kinds `linear` and `yarn` under `rope.scaling.*`. What `llama3` does to each
+//! pair stands in a tensor, `rope_freqs.weight [D/2]`, by which frequencies are divided; we write
+//! the numbers that it follows from beside it, under keys that no other program reads. `dynamic`
+//! has no place.
 
 use serde_json::{Map, Value as Json, json};
 

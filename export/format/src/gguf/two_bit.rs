@@ -1,5 +1,6 @@
-//! Type id 42 means two layouts: `Q2_0` of llama.cpp in groups of 64, and of a fork in groups of 128.
-//! Tensors follow each other without gaps, so offsets and the end of the file tell which is meant.
+//! Type id 42 means two layouts: `Q2_0` of llama.cpp in groups of 64, and of a fork in groups of
+//! 128. Tensors follow each other without gaps, so offsets and the end of the file tell which is
+//! meant.
 
 use std::path::Path;
 
@@ -17,8 +18,8 @@ pub(super) struct SectionEnds {
 /// The claims, with [`DType::Q2_0Of128`] where the sizes say so.
 ///
 /// # Errors
-/// Names the first tensor of id 42 where both layouts fit the file. Where neither does, the common one
-/// is kept, and its offsets are then found to be wrong.
+/// Names the first tensor of id 42 where both layouts fit the file. Where neither does, the common
+/// one is kept, and its offsets are then found to be wrong.
 pub(super) fn resolved(
     path: &Path,
     mut claims: Vec<Claim>,
@@ -51,7 +52,8 @@ fn length(claim: &Claim, two_bit: DType) -> Option<u64> {
     }
 }
 
-/// Whether what follows each tensor of id 42, a tensor or the end of the file, is where it should be.
+/// Whether what follows each tensor of id 42, a tensor or the end of the file, is where it should
+/// be.
 fn fits(claims: &[Claim], two_bit: DType, ends: SectionEnds) -> bool {
     let each = |(at, claim): (usize, &Claim)| {
         let end = claim.offset.checked_add(length(claim, two_bit)?)?;

@@ -97,8 +97,8 @@ fn host(request: &Request) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Whether a `Host` is a name of this machine that no other can take: `localhost:8080`, `127.0.0.1`,
-/// `[::1]:8080`.
+/// Whether a `Host` is a name of this machine that no other can take: `localhost:8080`,
+/// `127.0.0.1`, `[::1]:8080`.
 fn is_own_name(host: &str) -> bool {
     let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (name, port) =

@@ -1,7 +1,7 @@
 //! Log-probabilities in OpenAI's two forms.
 //!
-//! A number is written as the shortest text that reads back as the same f64. A token's own number and
-//! the same token's among the most likely are one value, so programs may compare them exactly.
+//! A number is written as the shortest text that reads back as the same f64. A token's own number
+//! and the same token's among the most likely are one value, so programs may compare them exactly.
 
 use bitnet_text::Tokenizer;
 use serde_json::{Map, Value, json};

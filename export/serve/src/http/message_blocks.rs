@@ -1,5 +1,5 @@
-//! Reads conversations in Anthropic's form, where calls of functions and their results are blocks of a
-//! message's content.
+//! Reads conversations in Anthropic's form, where calls of functions and their results are blocks
+//! of a message's content.
 
 use bitnet_text::{Message, Role};
 use serde_json::Value;

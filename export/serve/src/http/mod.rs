@@ -1,5 +1,5 @@
-//! The endpoints. Each file reads one kind of request and writes its answer; `guard` decides who may
-//! ask, `state` leads to the inference thread.
+//! The endpoints. Each file reads one kind of request and writes its answer; `guard` decides who
+//! may ask, `state` leads to the inference thread.
 
 mod about;
 mod answer;

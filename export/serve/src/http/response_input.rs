@@ -1,5 +1,5 @@
-//! Reads the `input` of `/v1/responses`: a text, or messages with calls of functions and their results
-//! among them.
+//! Reads the `input` of `/v1/responses`: a text, or messages with calls of functions and their
+//! results among them.
 
 use bitnet_text::{Conversation, Message, Role};
 use serde_json::Value;

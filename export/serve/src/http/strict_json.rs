@@ -1,5 +1,5 @@
-//! JSON that means the same to every reader: a name twice in one object is an error, where most readers
-//! take one of the values and others the other.
+//! JSON that means the same to every reader: a name twice in one object is an error, where most
+//! readers take one of the values and others the other.
 
 use std::fmt;
 

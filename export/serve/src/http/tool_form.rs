@@ -1,8 +1,8 @@
 //! How a call of a function is written by a model and read from it.
 //!
-//! A template that knows tools says itself how: between tags as Hermes and Qwen do, or as bare JSON as
-//! Llama 3 does. For any other the functions are described in the system's message, calls are those
-//! with tags, and results come back as the user's.
+//! A template that knows tools says itself how: between tags as Hermes and Qwen do, or as bare JSON
+//! as Llama 3 does. For any other the functions are described in the system's message, calls are
+//! those with tags, and results come back as the user's.
 
 use bitnet_text::{ChatTemplate, Conversation, Message, Role};
 use serde_json::Value;

@@ -222,8 +222,8 @@ impl<'a> Scheduler<'a> {
         order
     }
 
-    /// Looks for the beginning of a prompt among what is computed. `false`: another sequence is about
-    /// to compute it, so this one waits for the pages.
+    /// Looks for the beginning of a prompt among what is computed. `false`: another sequence is
+    /// about to compute it, so this one waits for the pages.
     fn start(&mut self, index: usize) -> bool {
         if self.running[index].started {
             return true;

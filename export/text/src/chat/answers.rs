@@ -134,8 +134,8 @@ impl<'a> Search<'a> {
         ]
     }
 
-    /// The answers by the texts of [`Search::all_replaced`]. `None` where what stands around an answer
-    /// depends on the answer.
+    /// The answers by the texts of [`Search::all_replaced`]. `None` where what stands around an
+    /// answer depends on the answer.
     fn all_at_once(
         &self,
         full: &Rendered,

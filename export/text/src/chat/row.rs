@@ -1,5 +1,6 @@
 //! Jinja templates over rows of data, as evaluation tasks write their prompts: with the settings of
-//! lm-evaluation-harness (undefined names are errors, line ends stay), in the sandbox of chat templates.
+//! lm-evaluation-harness (undefined names are errors, line ends stay), in the sandbox of chat
+//! templates.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

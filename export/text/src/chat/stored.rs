@@ -19,8 +19,9 @@ pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 
 const GGUF_KEY: &str = "tokenizer.chat_template";
 
-/// Begins a template in a GGUF whose tokenizer has no BOS. llama.cpp takes token 11 for the BOS of such
-/// a file, a comma in GPT-2's order, and would write it wherever the template asks for `bos_token`.
+/// Begins a template in a GGUF whose tokenizer has no BOS. llama.cpp takes token 11 for the BOS of
+/// such a file, a comma in GPT-2's order, and would write it wherever the template asks for
+/// `bos_token`.
 const WITHOUT_BOS: &str = "{% set bos_token = '' %}";
 
 impl ChatTemplate {

@@ -1,7 +1,7 @@
 //! From a conversation to token ids through a Jinja template.
 //!
-//! `renderer` runs the template and encodes the text, `answers` finds what is trained. Questions about a
-//! template are answered with a short conversation.
+//! `renderer` runs the template and encodes the text, `answers` finds what is trained. Questions
+//! about a template are answered with a short conversation.
 
 use super::answers;
 use super::jinja::{Jinja, RenderInputs};
