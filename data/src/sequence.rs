@@ -90,7 +90,7 @@ impl PackedSequence {
         sequence
     }
 
-    /// Tokens before the padding.
+    /// Tokens of packed documents before the padding.
     pub fn filled(&self) -> usize {
         let is_start = |at: &usize| self.segment_starts[*at] == *at as i32;
         let mut starts = (0..self.tokens.len()).filter(is_start);

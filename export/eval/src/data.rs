@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::EvalError;
 use crate::parquet_files;
 
-/// A row of a dataset is a page of text at most.
+/// A longer line is no row of a data set.
 const LARGEST_LINE: usize = 64 << 20;
 
 /// The rows of one split, with the file that they came from.

@@ -1,5 +1,5 @@
-//! Type id 42 means two layouts: `Q2_0` of llama.cpp in groups of 64, and of a fork in groups of
-//! 128. Tensors follow each other without gaps, so offsets and the end of the file tell which is
+//! Type id 42 means two layouts: groups of 64 values (`Q2_0` of llama.cpp), and groups of 128 (a
+//! fork). Tensors follow each other without gaps, so offsets and the end of the file tell which is
 //! meant.
 
 use std::path::Path;
