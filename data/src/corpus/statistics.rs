@@ -59,6 +59,7 @@ pub fn statistics(
     let mut files: Vec<FileShare> = rows.names().iter().map(named).collect();
     let mut bins = [0_u64; u64::BITS as usize + 1];
     let mut longest = 0;
+    // Without a template: lengths of the text itself, whatever it will be trained with.
     let tokens = |text: &str| tokenizer.map_or(Ok(0), |one| one.encode(text).map(|ids| ids.len()));
     while let Some(batch) = rows.next(|_, row| {
         let text = row.text();

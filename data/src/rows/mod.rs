@@ -91,6 +91,7 @@ impl FileRows {
     /// Bytes of the file that its rows so far took.
     pub(crate) fn done(&self) -> u64 {
         match &self.rows {
+            // Its reader opens the file by itself, so that nothing goes through the counter.
             Rows::Parquet(rows) => rows.done(),
             _ => self.read.get(),
         }

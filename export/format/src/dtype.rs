@@ -170,6 +170,8 @@ impl DType {
     }
 
     fn description(self) -> &'static Description {
+        // The table is in the order of the enum, so the discriminant is the row; a test compares
+        // them.
         &TYPES[self as usize]
     }
 }

@@ -39,6 +39,8 @@ impl StoredModel {
         if !path.exists() {
             return Err(missing_model(path));
         }
+        // A file of another program gets a word of its own, before the GGUF reader says "no magic
+        // number".
         refuse(path, FileRole::Model)?;
         Ok(Self::Gguf(GgufModel::open(path, i2_s)?))
     }

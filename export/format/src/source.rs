@@ -60,6 +60,7 @@ pub trait TensorSource {
             return Ok(Matrix::Grouped(self.grouped(entry, rows)?));
         }
         let view = self.read(entry, rows.clone())?;
+        // Only codes have a scale beside them.
         if let Some(scale) = view.scale {
             let codes = view.into_codes(entry);
             let codes = codes.map_err(|error| self.error(entry, error.to_string()))?;

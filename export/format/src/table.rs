@@ -91,6 +91,7 @@ pub fn tensor_table(spec: &ModelSpec) -> Vec<TensorEntry> {
         push_block(&mut table, spec, layer);
     }
     table.push(norm("model.norm", width));
+    // A tied head is the embedding and no tensor of its own.
     if !spec.tie_word_embeddings {
         table.push(matrix("lm_head", spec.vocab_size, width, TensorRole::Head));
     }
@@ -116,6 +117,7 @@ fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
             table.push(bias(&at(part), rows));
         }
     }
+    // One gain for all heads: Qwen3 norms each head by itself with the same weights.
     if spec.qk_norm {
         table.push(norm(&at("self_attn.q_norm"), spec.head_dim));
         table.push(norm(&at("self_attn.k_norm"), spec.head_dim));

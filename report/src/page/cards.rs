@@ -103,6 +103,7 @@ fn skipped(run: &RunFolder) -> String {
 /// Held-out loss and tasks at every evaluation, newest first.
 pub(super) fn evaluation(run: &RunFolder) -> String {
     let figures = run.history.below("eval/").chain(run.history.below("tasks/"));
+    // The number of rows is the same in every line.
     let figures: Vec<_> = figures.filter(|(name, _)| !name.ends_with("/rows")).collect();
     if figures.is_empty() {
         return String::new();

@@ -84,6 +84,7 @@ impl AdapterConfig {
             alpha.ok_or_else(|| ("lora_alpha", expected(keys, "lora_alpha", "a number")))?;
         // Rank-stabilised: the scale is alpha / √r.
         let stabilised = present(keys, "use_rslora").and_then(Value::as_bool).unwrap_or(false);
+        // Kept as an alpha whose `alpha / r` is that scale: `α / √r = (α · √r) / r`.
         let alpha = if stabilised { alpha * (rank as f32).sqrt() } else { alpha };
         let base_path = present(keys, "base_model_name_or_path").and_then(Value::as_str);
         Ok(Self {
@@ -231,6 +232,7 @@ pub(super) fn to_json(
     adapted: &[TensorEntry],
 ) -> String {
     let alpha = description.alpha;
+    // PEFT's own files have an integer here.
     let whole = alpha.fract() == 0.0 && alpha.abs() < 1e9;
     let config = json!({
         "peft_type": "LORA",

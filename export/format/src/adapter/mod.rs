@@ -173,6 +173,7 @@ impl Adapter {
             base_hash: file.fact(HASH_KEY).map(str::to_owned),
         };
         let adapter = Self { path: path.to_owned(), description, matrices };
+        // Last, since it needs the kind.
         adapter.check_hash()?;
         Ok(adapter)
     }
@@ -254,6 +255,7 @@ fn short(hash: &str) -> &str {
 }
 
 fn kind_of(file: &TensorFile) -> Result<AdapterKind, FormatError> {
+    // PEFT's own files name no kind: LoRA adds to the output, which is what we call a side adapter.
     let Some(word) = file.fact(KIND_KEY) else { return Ok(AdapterKind::Side) };
     AdapterKind::named(word).ok_or_else(|| {
         let what = format!("is {word:?}; expected \"latent\" or \"side\"");

@@ -57,6 +57,7 @@ pub fn write_packed_form(
             continue;
         }
         let (codes, scale) = source.matrix(entry)?.quantised();
+        // One matrix at a time: the floats of the whole model need not fit into memory.
         let packed = PackedTernary::from_codes(entry.shape[0], entry.shape[1], &codes)
             .map_err(|error| FormatError::tensor(&path, &entry.name, error.to_string()))?;
         let stored = match form {
@@ -149,6 +150,7 @@ pub fn write_master(
             }
             Matrix::Grouped(_) => unreachable!("refused above"),
         };
+        // Not `write_bf16`: rounding to nearest again would undo what `keep_codes` moved.
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         writer.write_whole(&entry.name, &bytes)?;
         written.ternary += values.len();

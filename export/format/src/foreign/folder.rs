@@ -74,6 +74,7 @@ fn other_contents(path: &Path) -> Option<String> {
         return Some(format!("give the file: {}", model.shown()));
     }
     if path.join("snapshots").is_dir() {
+        // models--owner--name/snapshots/REVISION: people give the outer folder.
         let snapshot = entries(&path.join("snapshots")).into_iter().next()?;
         return Some(format!("this is the hub's cache; the model is {}", snapshot.shown()));
     }

@@ -41,6 +41,8 @@ impl GgufWriter {
     ) -> Result<Self, FormatError> {
         let alignment = metadata.alignment()?;
         let lengths = lengths(path, tensors)?;
+        // Offsets are known before a tensor is: types and shapes give all lengths, so one pass is
+        // enough.
         let header = header(path, metadata, tensors, &lengths)?;
         let mut file = BufWriter::new(fs_err::File::create(path)?);
         file.write_all(&header)?;

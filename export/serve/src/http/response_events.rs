@@ -132,6 +132,7 @@ impl ResponseFormat {
         let index = self.items.len() - 1;
         let mut data = json!({"item_id": self.item_id(index), "output_index": index});
         if let OutputItem::Message(_) = self.items[index] {
+            // A message has one part here, and calls have none.
             data["content_index"] = 0.into();
         }
         if name.ends_with("text.delta") || name.ends_with("text.done") {

@@ -153,6 +153,7 @@ impl ChatTemplate {
     /// there are none.
     pub fn stop_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let mut ids = Vec::new();
+        // A model may end the document where it should end its turn: both stop it.
         let document = [tokenizer.eos(), tokenizer.eos_token()];
         for id in document.into_iter().chain([self.turn_end(tokenizer)]).flatten() {
             if !ids.contains(&id) {
@@ -189,6 +190,7 @@ impl ChatTemplate {
             Message::new(Role::Assistant, "Good day"),
         ]);
         let ids = |template: &Self| template.encode(tokenizer, &conversation).ok();
+        // A tokenizer that splits at the colon anyway makes the same ids both ways.
         matches!(self.kind, TemplateKind::B158(HeaderEncoding::Apart))
             && ids(self) != ids(&Self::b158())
     }

@@ -101,6 +101,7 @@ impl ChatTemplate {
         metadata: &mut Metadata,
     ) -> Result<(), TextError> {
         let mut source = self.source_for(tokenizer)?;
+        // Only where the template asks for it.
         if tokenizer.bos().is_none() && source.contains("bos_token") {
             source.insert_str(0, WITHOUT_BOS);
         }
@@ -124,6 +125,7 @@ fn in_folder(folder: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
     }
     let file = folder.join(TOKENIZER_CONFIG_FILE);
     let config = control::object(&file)?;
+    // Older models have it here; newer versions of transformers write a file of its own.
     let Some(value) = config.get("chat_template") else { return Ok(None) };
     Ok(default_of(value).map_err(|what| broken(&file, what))?.map(|source| (file, source)))
 }
