@@ -1,5 +1,5 @@
-//! Parses rows of fine-tuning data: conversations. `preference` reads prompts with two answers; `turns`
-//! the messages of both. Errors name the field.
+//! Parses rows of fine-tuning data: conversations. `preference` reads prompts with two answers;
+//! `turns` the messages of both. Errors name the field.
 //!
 //! What a row says beside its turns is used, not dropped: a `system` text, an earlier `history` and
 //! `tools`.
@@ -44,11 +44,12 @@ pub struct ParsedConversation {
     pub conversation: Conversation,
 }
 
-/// A conversation in one of the shapes in use: a list of messages under `messages` or `conversations`
-/// (`ShareGPT`), or a question and its answer, such as Alpaca's `instruction`, `input` and `output`.
+/// A conversation in one of the shapes in use: a list of messages under `messages` or
+/// `conversations` (`ShareGPT`), or a question and its answer, such as Alpaca's `instruction`,
+/// `input` and `output`.
 ///
-/// An answer without text or calls stays in the conversation and is not trained. What follows the last
-/// answer is left out.
+/// An answer without text or calls stays in the conversation and is not trained. What follows the
+/// last answer is left out.
 ///
 /// # Errors
 /// If a role is unknown, if content is not text, if a question is empty, or if there is no answer.
@@ -137,6 +138,8 @@ pub(super) fn asked(
     rules: &TurnRules,
 ) -> Result<Vec<Message>, FieldError> {
     let mut messages = said(object, question, Role::User, rules)?;
+    // `input` is the context beside `instruction` and the question where it stands alone. Alpaca
+    // writes an empty one where there is none.
     let context = first_of(object, CONTEXTS).filter(|key| *key != question && object[*key] != "");
     if let (Some(key), [message]) = (context, messages.as_mut_slice()) {
         message.content = format!("{}\n\n{}", message.content, filled(key, &object[key])?);
@@ -170,6 +173,7 @@ pub(super) fn after_introduction(
     messages: Vec<Message>,
 ) -> Result<Vec<Message>, FieldError> {
     let mut all = Vec::with_capacity(messages.len() + 1);
+    // Two different texts of the system cannot both be meant, and the row does not say which is.
     let begins_with_system = messages.first().is_some_and(|first| first.role == Role::System);
     if let Some(key) = first_of(object, SYSTEMS) {
         let text = text(key, &object[key])?;
@@ -185,6 +189,7 @@ pub(super) fn after_introduction(
         }
     }
     let history = history(object)?;
+    // Templates take the system's turn first only, and the history would come before it.
     if !history.is_empty() && begins_with_system {
         let got = "it before a turn of the system";
         return Err(field_error("history", "the turns before those of the line", got));
@@ -219,6 +224,7 @@ fn tools(object: &Object) -> Result<Vec<Value>, FieldError> {
     match present(object, "tools") {
         None => Ok(Vec::new()),
         Some(Value::Array(tools)) => Ok(tools.clone()),
+        // Tables have an empty cell where there are no tools.
         Some(Value::String(json)) if json.trim().is_empty() => Ok(Vec::new()),
         Some(Value::String(json)) => serde_json::from_str(json)
             .map_err(|error| field_error("tools", expected, error.to_string())),

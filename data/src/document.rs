@@ -64,6 +64,7 @@ fn size(value: &Value) -> usize {
         Value::String(text) => text.len(),
         Value::Array(items) => items.iter().map(size).sum(),
         Value::Object(object) => object.iter().map(|(key, value)| key.len() + size(value)).sum(),
+        // About what a number or a word such as `true` takes.
         _ => 8,
     }
 }

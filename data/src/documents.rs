@@ -73,6 +73,8 @@ impl DocumentStream {
         let (mut batch, mut length) = (Vec::new(), 0);
         while length < bytes {
             let Some(document) = self.next().transpose()? else { break };
+            // At least one: documents without text must fill a batch too, or a file of them would
+            // be one batch.
             length += document.content.bytes().max(1);
             batch.push(document);
         }

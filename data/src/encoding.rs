@@ -42,6 +42,8 @@ impl Encoding {
     pub fn identity(&self) -> String {
         match self {
             Self::Text => "text".to_owned(),
+            // The number grows when the same rows become other tokens, so that no older cache is
+            // taken.
             Self::Conversations(template) => format!("conversations 3 {}", template.identity()),
             Self::Preferences(template) => format!("preferences 3 {}", template.identity()),
         }
@@ -93,8 +95,8 @@ impl Encoding {
         Ok(EncodedRow { shape, sequences, turns: changes })
     }
 
-    /// The text that a tokenizer is trained on: that of the document or of all its messages; `None` where the
-    /// selection of the source leaves it out. Duplicates are not looked for.
+    /// The text that a tokenizer is trained on: that of the document or of all its messages; `None`
+    /// where the selection of the source leaves it out. Duplicates are not looked for.
     pub(crate) fn training_text(
         &self,
         source: &DocumentSource,
@@ -164,12 +166,15 @@ fn encode_text(
     Ok(EncodedRow { shape, sequences, turns: TurnChanges::default() })
 }
 
-/// The tokens of another trainer. Where its separators show a whole document, it begins and ends as one that
-/// was text.
+/// The tokens of another trainer. Where its separators show a whole document, it begins and ends as
+/// one that was text.
 fn encode_tokens(tokenizer: &Tokenizer, document: &TokenDocument) -> EncodedRow {
     let around = |token: Option<u32>| token.filter(|_| document.whole);
+    // Without separators the file is one stream that was cut somewhere: a token that begins a
+    // document there would teach a border that is none.
     let (first, last) = (around(tokenizer.first()), around(tokenizer.eos()));
     let ids: Vec<u32> = first.into_iter().chain(document.ids.iter().copied()).chain(last).collect();
+    // For bits per byte: the text itself is not there, but its tokens say how long it was.
     let bytes = document.ids.iter().map(|id| tokenizer.token_bytes(*id).len()).sum();
     let dialogue = Dialogue { trained: vec![true; ids.len()], ids };
     let sequences = vec![EncodedSequence { dialogue, bytes }];
@@ -200,6 +205,8 @@ impl RowEncoder<'_> {
         let reads_parts = ["'text'", "\"text\"", ".text"].iter().any(|word| template.reads(word));
         let trained = |message: &&Message| message.role == Role::Assistant && message.trained;
         let answers = conversation.messages.iter().filter(trained);
+        // Counted before the template runs: what it writes around an answer is trained and is no
+        // text.
         let bytes = answers.map(|message| message.content.len()).sum();
         if !reads_parts {
             // The text alone, for a template that would print a list of parts as a list.
@@ -210,8 +217,8 @@ impl RowEncoder<'_> {
         Ok(EncodedSequence { dialogue: self.dialogue(conversation)?, bytes })
     }
 
-    /// The tokens that the template makes; where it refuses the order of the turns, those of the order that
-    /// strict templates demand.
+    /// The tokens that the template makes; where it refuses the order of the turns, those of the
+    /// order that strict templates demand.
     fn dialogue(&mut self, mut conversation: Conversation) -> Result<Dialogue, RowFault> {
         let encode =
             |conversation: &Conversation| self.template.encode(self.tokenizer, conversation);
@@ -228,16 +235,19 @@ impl RowEncoder<'_> {
         Ok(dialogue)
     }
 
-    /// Both sides, which are equal up to the answer and trained on it alone. Where there is nothing to
-    /// prefer no token is trained, and the pair is left out.
+    /// Both sides, which are equal up to the answer and trained on it alone. Where there is nothing
+    /// to prefer no token is trained, and the pair is left out.
     fn encode_pair(
         &mut self,
         preference: &PreferenceExample,
     ) -> Result<Vec<EncodedSequence>, RowFault> {
+        // A tie keeps its two sequences, untrained: documents 2n and 2n + 1 are always pair n.
         let tie = preference.is_tie();
         let mut side = |answer: &[Message]| {
             let mut messages = [&*preference.prompt, answer].concat();
             for (at, message) in messages.iter_mut().enumerate() {
+                // Earlier answers are part of the prompt: both sides have them, and their
+                // difference is 0.
                 message.trained &= at >= preference.prompt.len() && !tie;
             }
             self.encode(messages.into())
@@ -272,6 +282,7 @@ fn refuse_unread(template: &ChatTemplate, conversation: &Conversation) -> Result
         return Err(refused("tools".to_owned(), tool));
     }
     for (at, message) in conversation.messages.iter().enumerate() {
+        // Other fields may be notes; these two are what the model itself would have to say.
         for field in ["tool_calls", "reasoning_content"] {
             let value = message.fields.get(field).filter(|value| !is_empty(value));
             if let Some(value) = value.filter(|_| !template.reads(field)) {

@@ -21,6 +21,7 @@ impl HeldOutShare {
     pub fn holds_out(&self, text: &str) -> bool {
         let mut hasher = blake3::Hasher::new_derive_key("bitnet-train held-out rows");
         hasher.update(&self.seed.to_le_bytes());
+        // White space as duplicates have it: two rows that count as equal must not part here.
         hasher.update(spaced(text).as_bytes());
         let first: [u8; 8] = hasher.finalize().as_bytes()[..8].try_into().expect("32 bytes");
         u64::from_le_bytes(first) < self.limit

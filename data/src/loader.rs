@@ -16,8 +16,8 @@ use super::mixture::{DataMixture, WeightedSampler};
 use super::packing::PackingStatistics;
 use super::plans::EpochPlans;
 
-/// How far a run has read; part of every checkpoint. It counts items instead of steps or batches, so
-/// that a change of the batch size does not change their order.
+/// How far a run has read; part of every checkpoint. It counts items instead of steps or batches,
+/// so that a change of the batch size does not change their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {
@@ -50,8 +50,8 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
         Self { settings, plans: EpochPlans::new(sets, settings) }
     }
 
-    /// Of the next `count` items of `phase` the ones whose number is in `share`, and the state after all
-    /// `count`.
+    /// Of the next `count` items of `phase` the ones whose number is in `share`, and the state
+    /// after all `count`.
     ///
     /// The set of item n of a phase is a random draw keyed by (seed, phase, n). Within a set, items
     /// continue where earlier phases stopped: no item repeats before the epoch of its set ends, and
@@ -101,6 +101,7 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
     ) -> Result<bool, DataError> {
         let Some(&most) = mixture.max_epochs.get(set) else { return Ok(false) };
         let EpochPosition { epoch, row } = position.copied().unwrap_or_default();
+        // The plan is asked only in the last epoch: making one takes a pass over all documents.
         let used_up = epoch >= most || epoch + 1 == most && row >= self.plan(set, epoch)?.items();
         if used_up {
             mixture.sets.retain(|(name, _)| name != set);
@@ -116,6 +117,8 @@ impl<E: EpochPlan + Send + 'static> Loader<E> {
     /// Advances by one item and returns its number in the epoch.
     fn advance(&mut self, set: &str, position: &mut EpochPosition) -> Result<u64, DataError> {
         if position.row >= self.plan(set, position.epoch)?.items() {
+            // Here and not after the last item: the state then says that all of an epoch was read,
+            // which `drop_used_up` asks.
             *position = EpochPosition { epoch: position.epoch + 1, row: 0 };
         }
         let seq_len = self.settings.seq_len;

@@ -43,6 +43,7 @@ impl FileLock {
     /// Takes the lock, or tells who has it.
     pub fn try_exclusive(path: &Path) -> io::Result<Result<Self, LockHolder>> {
         let mut file =
+            // Not truncated: the file may be somebody's who holds the lock, and says who.
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.file().try_lock() {
             Ok(()) => {
@@ -95,6 +96,7 @@ fn sign(file: &mut File) -> io::Result<()> {
     };
     let mut line = serde_json::to_vec(&identity).expect("plain fields become JSON");
     line.push(b'\n');
+    // Only now, under the lock: what an earlier holder wrote may be longer.
     file.set_len(0)?;
     file.write_all(&line)?;
     file.flush()

@@ -13,8 +13,8 @@ use crate::random;
 pub struct DataMixture {
     /// Names and weights. The weights are relative and need not sum to 1.
     pub sets: Vec<(String, f64)>,
-    /// How often sets are read at most, by their names. A set that was read so often is drawn no more,
-    /// and the others are drawn in its place, in proportion to their weights.
+    /// How often sets are read at most, by their names. A set that was read so often is drawn no
+    /// more, and the others are drawn in its place, in proportion to their weights.
     pub max_epochs: BTreeMap<String, u64>,
 }
 
@@ -59,6 +59,7 @@ impl WeightedSampler {
 
     pub(crate) fn draw(&self, seed: u64, phase: usize, number: u64) -> String {
         let draw = random::keyed(seed, "mix", phase as u64, number).next_u64();
+        // The upper 53 bits, all that a double holds exactly.
         let target = (draw >> 11) as f64 / (1_u64 << 53) as f64 * self.total;
         let drawn = self.cumulative.iter().find(|(_, sum)| target < *sum);
         // Rounding can make the target equal to the last sum.

@@ -20,6 +20,8 @@ pub(super) fn word_hashes(text: &str) -> Vec<u64> {
 
 /// FNV-1a over the small letters.
 fn word_hash(word: &str) -> u64 {
+    // FNV's offset and prime for 64 bits. Not keyed and not the standard library's hasher: hashes
+    // of one text are equal in every process and version.
     let mut hash = 0xcbf2_9ce4_8422_2325;
     let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     if word.is_ascii() {
@@ -34,6 +36,7 @@ fn word_hash(word: &str) -> u64 {
 
 /// A hash of several words in their order.
 pub(super) fn run_hash(words: &[u64]) -> u64 {
+    // Mixed after each word, so that the order counts: `a b` is another run than `b a`.
     words.iter().fold(0, |hash, word| mixed(hash.wrapping_add(*word)))
 }
 

@@ -184,6 +184,7 @@ impl PackedLayout {
     ) {
         let (pairs, row) = (lengths.tokens(document).saturating_sub(1), self.seq_len as usize);
         let before = wholes.len();
+        // Pieces share no pair: the last target of one is the first input of the next.
         let piece = |from: usize| Segment { document, from, pairs: row.min(pairs - from) };
         match policy {
             _ if pairs == 0 => return self.statistics.too_short += 1,
@@ -208,13 +209,14 @@ impl PackedLayout {
         }
     }
 
-    /// Best fit: each document goes into the open row in which it leaves the least space. If too many
-    /// rows are open, the oldest is closed. Rows are ordered by when they were opened.
+    /// Best fit: each document goes into the open row in which it leaves the least space. If too
+    /// many rows are open, the oldest is closed. Rows are ordered by when they were opened.
     fn fill(&mut self, wholes: &[Segment]) {
         let mut rows: Vec<(usize, Vec<Segment>)> = Vec::new();
         let mut oldest = 0;
         for whole in wholes {
-            // seq_len 8, open rows [2 free] [5 free], a document of 4 pairs → the second; of 2 pairs → the first
+            // Rows with 2 and with 5 pairs free: a document of 4 pairs goes into the second, one of
+            // 2 into the first.
             let fits = |row: &usize| rows[*row].0 >= whole.pairs;
             let best = (oldest..rows.len()).filter(fits).min_by_key(|row| rows[*row].0);
             let row = best.unwrap_or_else(|| {
@@ -238,6 +240,7 @@ impl PackedLayout {
     }
 
     fn push(&mut self, segment: Segment) {
+        // Eight bytes an entry instead of 16: sets have millions of documents.
         let small = |number: usize| u32::try_from(number).expect("fewer than 2^32");
         self.entries.push((small(segment.document), small(segment.from)));
         self.ends.push(self.pairs() + segment.pairs as u64);

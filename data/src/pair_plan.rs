@@ -1,5 +1,5 @@
-//! The preference pairs of one epoch of one set: a prompt with a chosen and a rejected answer, as two
-//! sequences of equal length.
+//! The preference pairs of one epoch of one set: a prompt with a chosen and a rejected answer, as
+//! two sequences of equal length.
 //!
 //! ```text
 //! chosen     p p p p | c c c . . .
@@ -88,6 +88,7 @@ impl PairPlan {
         };
         let [chosen, rejected] = self.lengths(pair);
         self.statistics.truncated += u64::from(cut > 0);
+        // A pair is two rows of a pass.
         self.statistics.rows += 2;
         self.statistics.pairs += (chosen + rejected - 2 - 2 * cut) as u64;
         self.statistics.capacity += 2 * length as u64;

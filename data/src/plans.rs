@@ -1,5 +1,5 @@
-//! The plans of the epochs that are drawn from. That of the next epoch of a large set is made meanwhile, so
-//! that no step waits for it.
+//! The plans of the epochs that are drawn from. That of the next epoch of a large set is made
+//! meanwhile, so that no step waits for it.
 
 use std::collections::BTreeMap;
 use std::thread::{self, JoinHandle};
@@ -34,6 +34,8 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
         if self.current.get(set).is_none_or(|(planned, _)| *planned != epoch) {
             let plan = match self.next.remove(set) {
                 Some((planned, made)) if planned == epoch => {
+                    // Waits where it is not ready: the plan is needed now, and it began half an
+                    // epoch ago.
                     made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 }
                 _ => {
@@ -46,8 +48,8 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
         Ok(&self.current[set].1)
     }
 
-    /// Begins to make the plan of an epoch that will be asked for, if the set is large. Where no thread can
-    /// be had it is made when it is needed.
+    /// Begins to make the plan of an epoch that will be asked for, if the set is large. Where no
+    /// thread can be had it is made when it is needed.
     pub(crate) fn prepare(&mut self, set: &str, epoch: u64) {
         let Some(cache) = self.sets.get(set).filter(|cache| cache.documents() >= self.large) else {
             return;
@@ -56,6 +58,7 @@ impl<E: EpochPlan + Send + 'static> EpochPlans<E> {
             return;
         }
         let (cache, settings, name) = (cache.clone(), self.settings, set.to_owned());
+        // A clone of a cache shares its maps.
         let make = move || E::new(&cache, settings, &name, epoch);
         // A plan is a pure function, so it does not matter whether this thread or the loader makes
         // it.

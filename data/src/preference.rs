@@ -55,9 +55,9 @@ pub(super) fn has_two_answers(object: &Object) -> bool {
     SIDES.iter().any(both) || SCORED.iter().any(scored)
 }
 
-/// A preference: a prompt and two answers, each text or a list of messages. The lists of `chosen` and
-/// `rejected` may repeat the prompt, and must if there is none. Of a list of answers with scores, the
-/// best stands against the worst.
+/// A preference: a prompt and two answers, each text or a list of messages. The lists of `chosen`
+/// and `rejected` may repeat the prompt, and must if there is none. Of a list of answers with
+/// scores, the best stands against the worst.
 ///
 /// # Errors
 /// As [`super::conversation::conversation`]; also if the prompts differ.
@@ -74,6 +74,7 @@ pub(super) fn preference_by(
             "two answers to one prompt: a label on one answer is for KTO, which is not trained";
         return Err(field_error("label", expected, "one answer with a label"));
     }
+    // A question before a list: rows of UltraFeedback have `prompt` beside `messages`.
     let asked_in = first_of(object, QUESTIONS).or_else(|| list(object).map(|(key, _)| key));
     let prompt = match asked_in {
         Some(key) if LISTS.contains(&key) => turns(key, &object[key], rules)?,
@@ -102,6 +103,7 @@ fn sides(
     rules: &TurnRules,
 ) -> Result<([&'static str; 2], [Vec<Message>; 2]), FieldError> {
     let has = |key: &&str| object.contains_key(*key);
+    // A row with one key alone gives the error of that shape, which names what is missing.
     let both = SIDES.iter().find(|keys| keys.iter().all(&has));
     let keys = both.or_else(|| SIDES.iter().find(|keys| keys.iter().any(&has)));
     if let (None, Some(key)) = (keys, first_of(object, SCORED)) {
@@ -166,6 +168,8 @@ fn best_and_worst(key: &str, list: &Value) -> Result<[Vec<Message>; 2], FieldErr
     let order = |a: &&(&str, f64), b: &&(&str, f64)| a.1.total_cmp(&b.1);
     let (worst, best) = (scored.iter().min_by(order), scored.iter().max_by(order));
     let (Some(worst), Some(best)) = (worst, best) else { return Err(wrong("none with a score")) };
+    // With equal scores the two would be the first and the last of the list, which nobody
+    // preferred.
     let worst = if worst.1 < best.1 { worst } else { best };
     Ok([vec![answer(best.0)], vec![answer(worst.0)]])
 }
@@ -176,6 +180,7 @@ fn whole(prompt: &[Message], side: Vec<Message>, key: &str) -> Result<Vec<Messag
     if side.last().is_none_or(|last| last.role != Role::Assistant) {
         return Err(field_error(key, "the assistant's answer at its end", "another turn"));
     }
+    // A side that begins with the answer does not repeat the prompt.
     if side[0].role == Role::Assistant {
         return Ok([prompt, &side].concat());
     }
@@ -200,6 +205,7 @@ fn parted(
 ) -> Result<Parted, FieldError> {
     let same = |(a, b): &(&Message, &Message)| is_same(a, b);
     let shared = chosen.iter().zip(&rejected).take_while(same).count();
+    // At least one turn is left on each side, also where one says all that the other does.
     let shared = shared.min(chosen.len() - 1).min(rejected.len() - 1);
     if [&chosen, &rejected].iter().any(|side| side[shared].role != Role::Assistant) {
         let got = "another one than that of `chosen`";

@@ -74,6 +74,7 @@ impl RowReport {
     /// Refuses more bad rows than the rules allow.
     pub(crate) fn check(&self, rules: &ReadingRules, origin: &str) -> Result<(), DataError> {
         let limit = rules.max_bad_share;
+        // As a product and not a quotient: no rows are no bad share.
         if self.bad as f64 <= limit * self.rows as f64 {
             return Ok(());
         }
@@ -124,8 +125,8 @@ impl RowTally {
         self.first.get_or_insert(error);
     }
 
-    /// Under [`BadRows::Error`], refuses the rows once ten bad ones are known, so that files of another
-    /// kind are not read to their end.
+    /// Under [`BadRows::Error`], refuses the rows once ten bad ones are known, so that files of
+    /// another kind are not read to their end.
     pub(crate) fn check_so_far(&mut self, rules: &ReadingRules) -> Result<(), DataError> {
         if self.report.examples.len() < LISTED { Ok(()) } else { self.refuse(rules, " so far") }
     }
@@ -147,6 +148,7 @@ impl RowTally {
             return Ok(());
         };
         let RowReport { bad, rows, ref examples, .. } = self.report;
+        // The first is shown as the error itself; the other nine follow it.
         let others = examples[1..].join("\n");
         match bad {
             1 => Err(first),

@@ -30,6 +30,7 @@ pub(crate) fn renamed<'a>(
 ) -> Result<Cow<'a, Map<String, Value>>, RowFault> {
     let mut row = object(content)?;
     for (field, column) in columns {
+        // Moved and not copied: under its old name the column would be read as well.
         let value = row.to_mut().swap_remove(column).ok_or_else(|| {
             field_error(column, "the column that data.columns names", "no such column")
         })?;
@@ -76,6 +77,7 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, RowFault> {
         let at = error.valid_up_to();
         RowFault::NotUtf8 { column: at + 1, byte: bytes[at] }
     })?;
+    // Mending takes a pass over the row, so it is tried only where the parser refused.
     let parsed = serde_json::from_str(text).or_else(|error| {
         let mended = mended(text).ok_or(error)?;
         serde_json::from_str(&mended)
@@ -105,6 +107,7 @@ fn mended(text: &str) -> Option<String> {
             (false, 'N' | 'I' | '-') => number(rest),
             _ => (first.len_utf8(), None),
         };
+        // An escaped quote never comes here: `escape` takes it together with its backslash.
         in_string ^= first == '"';
         mended.push_str(put.unwrap_or(&rest[..taken]));
         rest = &rest[taken..];

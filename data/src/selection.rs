@@ -1,5 +1,5 @@
-//! Which rows of a set are used: by what their fields and their text say, on one side of a split, and each
-//! text once.
+//! Which rows of a set are used: by what their fields and their text say, on one side of a split,
+//! and each text once.
 
 use std::collections::BTreeMap;
 
@@ -96,6 +96,7 @@ impl RowSelection {
     }
 
     pub(crate) fn fate(&self, text: &str) -> RowFate {
+        // The cheap question first: patterns and languages take much longer than counting.
         if !(self.takes_length(text) && self.takes_text(text)) {
             return RowFate::Filtered;
         }
@@ -130,8 +131,10 @@ impl RowSelection {
     }
 }
 
-/// A field by its own name, else by its dotted one: `meta.language` is `language` in the object `meta`.
+/// A field by its own name, else by its dotted one: `meta.language` is `language` in the object
+/// `meta`.
 fn field<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    // A column may have a dot in its own name.
     row.get(name).or_else(|| {
         let (first, rest) = name.split_once('.')?;
         field(row.get(first)?.as_object()?, rest)

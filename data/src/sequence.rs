@@ -78,6 +78,8 @@ impl PackedSequence {
     ) -> Self {
         let (first, end) = (cut + 1, cache.length(document) as usize);
         let mut sequence = Self::default();
+        // The first token (BOS) stays whatever is cut; its target is then the first token after the
+        // cut.
         cache.extend(document, 0..1, &mut sequence.tokens);
         cache.extend(document, first..end - 1, &mut sequence.tokens);
         cache.extend(document, first..end, &mut sequence.targets);
@@ -88,7 +90,7 @@ impl PackedSequence {
         sequence
     }
 
-    /// Tokens before the padding.
+    /// Tokens of packed documents before the padding.
     pub fn filled(&self) -> usize {
         let is_start = |at: &usize| self.segment_starts[*at] == *at as i32;
         let mut starts = (0..self.tokens.len()).filter(is_start);

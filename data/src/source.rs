@@ -93,6 +93,8 @@ impl DocumentSource {
         match self {
             Self::Files(files, rules) => {
                 let chosen_by = rules.selection.fields.keys().cloned().collect();
+                // Parquet reads only the columns that are named, so those that choose rows must be
+                // among them.
                 let options = FileOptions { chosen_by, ..rules.files.clone() };
                 DocumentStream::of_files(files, &options, format)
             }
@@ -160,6 +162,8 @@ impl DocumentGenerator {
     fn hash_into(&self, hasher: &mut blake3::Hasher) {
         hash_part(hasher, self.key.as_bytes());
         hash_part(hasher, &self.count.to_le_bytes());
+        // A few documents stand for all: they change where the generator does, and making all of
+        // them would take as long as reading the set.
         let samples = GENERATED_SAMPLES.min(self.count);
         for sample in 0..samples {
             // In u128, since the product may not fit 64 bits.

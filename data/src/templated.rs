@@ -47,6 +47,7 @@ impl TextMarkers {
             if begin < end {
                 answers.push(begin..end);
             }
+            // Behind the answer: a marker inside of it is what was said.
             at = end;
         }
         answers

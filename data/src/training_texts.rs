@@ -5,8 +5,8 @@ use crate::encoding::Encoding;
 use crate::error::DataError;
 use crate::source::DocumentSource;
 
-/// The texts of several sources in order, those that their selections use. The first error ends them; it is
-/// told by [`TrainingTexts::finish`].
+/// The texts of several sources in order, those that their selections use. The first error ends
+/// them; it is told by [`TrainingTexts::finish`].
 #[derive(Debug)]
 pub struct TrainingTexts<'a> {
     sources: std::slice::Iter<'a, DocumentSource>,

@@ -1,5 +1,5 @@
-//! What was done to the turns of a row before they are trained, and turns in the order that strict templates
-//! demand.
+//! What was done to the turns of a row before they are trained, and turns in the order that strict
+//! templates demand.
 
 use std::ops::AddAssign;
 
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TurnChanges {
-    /// Left out: what follows the last answer, unknown roles, calls and results of tools, answers to nothing.
+    /// Left out: what follows the last answer, unknown roles, calls and results of tools, answers
+    /// to nothing.
     pub dropped: u64,
     /// Joined to the preceding turn of the same role.
     pub merged: u64,
@@ -48,12 +49,14 @@ impl AddAssign for TurnChanges {
     }
 }
 
-/// The turns as one of the system, if there is any, and then the user and the assistant in alternation:
-/// turns of the system move to the beginning, answers before the first question are left out, and
-/// neighbours of one role are joined after a blank line. Calls and results of tools stay as they are, and
-/// so do answers of which only one is trained. `None` where they are in order already or no answer is left.
+/// The turns as one of the system, if there is any, and then the user and the assistant in
+/// alternation: turns of the system move to the beginning, answers before the first question are
+/// left out, and neighbours of one role are joined after a blank line. Calls and results of tools
+/// stay as they are, and so do answers of which only one is trained. `None` where they are in order
+/// already or no answer is left.
 pub(crate) fn in_order(messages: &[Message]) -> Option<(Vec<Message>, TurnChanges)> {
     let mut changes = TurnChanges::default();
+    // A stable partition: turns of one kind keep their order.
     let (systems, turns): (Vec<_>, Vec<_>) =
         messages.iter().cloned().partition(|turn| turn.role == Role::System);
     let leading = messages.iter().take_while(|turn| turn.role == Role::System).count();
@@ -77,6 +80,7 @@ pub(crate) fn in_order(messages: &[Message]) -> Option<(Vec<Message>, TurnChange
 fn joins(last: &Message, turn: &Message) -> bool {
     let of_tools =
         |turn: &Message| turn.role == Role::Tool || turn.fields.contains_key("tool_calls");
+    // Half of a joined answer cannot be trained, and a call belongs to its own turn.
     last.role == turn.role && last.trained == turn.trained && !of_tools(last) && !of_tools(turn)
 }
 

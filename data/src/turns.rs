@@ -1,8 +1,8 @@
 //! The turns of a conversation, as the public sets write them: the role under `role` or `from`,
 //! the text under `content`, `value` or `text`.
 //!
-//! Nothing that a message says is dropped: lists of parts, calls of tools, thoughts, `weight: 0`, and all
-//! other fields, which a Jinja template may read.
+//! Nothing that a message says is dropped: lists of parts, calls of tools, thoughts, `weight: 0`,
+//! and all other fields, which a Jinja template may read.
 
 use std::cell::Cell;
 
@@ -156,6 +156,7 @@ pub(super) fn message(
         return Err(field_error(field, "a message", kind(turn)));
     };
     let key = |keys: &[&'static str]| {
+        // A key with a value before one that is only there: tables have all keys in every row.
         let said = keys.iter().copied().find(|key| present(turn, key).is_some());
         said.or_else(|| keys.iter().copied().find(|key| turn.contains_key(*key)))
     };
@@ -180,6 +181,7 @@ pub(super) fn message(
             parts_of(&place(content_key), std::slice::from_ref(content), &mut fields)?
         }
         Value::Null if has_calls => String::new(),
+        // An answer of nothing: kept for the alternation of turns, and never trained.
         Value::Null if role == Role::Assistant => String::new(),
         _ if matches!(role, Role::User | Role::Tool) => filled(&place(content_key), content)?,
         _ => text(&place(content_key), content)?,
@@ -258,8 +260,8 @@ fn is_trained(turn: &Object, place: &dyn Fn(&str) -> String) -> Result<bool, Fie
     }
 }
 
-/// The texts of a list of parts, one after the other. The parts stay for a template that reads them;
-/// a thought becomes the message's `reasoning_content`.
+/// The texts of a list of parts, one after the other. The parts stay for a template that reads
+/// them; a thought becomes the message's `reasoning_content`.
 fn parts_of(field: &str, parts: &[Value], fields: &mut Object) -> Result<String, FieldError> {
     let (mut joined, mut thoughts, mut texts) = (String::new(), String::new(), Vec::new());
     for (at, part) in parts.iter().enumerate() {
@@ -278,6 +280,7 @@ fn parts_of(field: &str, parts: &[Value], fields: &mut Object) -> Result<String,
             }
         }
     }
+    // Under `content` it replaces the text for a template (`Message::fields`).
     fields.insert("content".to_owned(), Value::Array(texts));
     if !thoughts.is_empty() {
         fields.entry("reasoning_content").or_insert_with(|| thoughts.into());

@@ -16,10 +16,13 @@ impl Curve {
         if !value.is_finite() {
             return;
         }
+        // Halving only when full makes the cost of a push constant on average. Spikes survive: each
+        // group keeps its extremes, also when it is thinned again and again.
         if self.points.len() >= MOST {
             self.points = extremes(&self.points, MOST / 2);
         }
         match self.points.last_mut() {
+            // The same figure twice at one step: the later line holds.
             Some(last) if last.0 == step => last.1 = value,
             _ => self.points.push((step, value)),
         }
@@ -56,6 +59,8 @@ impl Curve {
     pub fn smoothed(&self, width: f64) -> Self {
         let Some(&(mut before, mut mean)) = self.points.first() else { return Self::default() };
         let points = self.points.iter().map(|&(step, value)| {
+            // The weight follows the distance in steps, not in points: figures are logged unevenly,
+            // and long curves are thinned.
             let share = (-((step - before) as f64) / width.max(f64::MIN_POSITIVE)).exp();
             mean = share * mean + (1.0 - share) * value;
             before = step;
@@ -73,11 +78,13 @@ fn extremes(points: &[(u64, f64)], most: usize) -> Vec<(u64, f64)> {
     }
     let (first, last) = (points[0], points[points.len() - 1]);
     let inner = &points[1..points.len() - 1];
+    // First and last stand for themselves; of the rest each group gives two points at most.
     let group = inner.len().div_ceil((most - 2) / 2);
     let pairs = inner.chunks(group).flat_map(|group| {
         let by_value = |a: &&(u64, f64), b: &&(u64, f64)| a.1.total_cmp(&b.1);
         let low = *group.iter().min_by(by_value).expect("a group has points");
         let high = *group.iter().max_by(by_value).expect("a group has points");
+        // The extremes of one group come in the order of their steps: lines must not run backwards.
         let (one, other) = if low.0 <= high.0 { (low, high) } else { (high, low) };
         std::iter::once(one).chain((one.0 != other.0).then_some(other))
     });

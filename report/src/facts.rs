@@ -21,6 +21,7 @@ pub(crate) fn best_validation(history: &RunHistory) -> Option<(u64, f64)> {
         let values: Option<Vec<f64>> = curves.iter().map(at).collect();
         values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
     };
+    // A step at which one of the sets was not measured has no mean and cannot be the best.
     let means = first.points().iter().filter_map(|&(step, _)| Some((step, mean(step)?)));
     means.min_by(|a, b| a.1.total_cmp(&b.1))
 }
@@ -53,9 +54,11 @@ pub(crate) fn recent_speed(history: &RunHistory) -> Option<f64> {
     let (tokens, seconds) = (history.curve("tokens")?.points(), history.curve("seconds")?.points());
     let back = |points: &[(u64, f64)]| {
         let last = points[points.len() - 1].1;
+        // The point 20 steps before the last; of a shorter run its start, where both are 0.
         let before = points.len().checked_sub(21).map_or(0.0, |at| points[at].1);
         last - before
     };
+    // Sums over sums: a mean of the speeds would count short steps as much as long ones.
     let speed = back(tokens) / back(seconds);
     speed.is_finite().then_some(speed)
 }

@@ -19,7 +19,7 @@ const MARKS: [&str; 3] = ["metrics.jsonl", "run.json", "recipe.resolved.toml"];
 const DEPTH: usize = 3;
 /// A longer line is not ours and ends the reading.
 const LONGEST_LINE: u64 = 16 << 20;
-/// The same of the smaller files.
+/// A larger file of the others is not ours either.
 const MOST_BYTES: u64 = 16 << 20;
 
 /// A run: what its directory says of it.
@@ -87,6 +87,8 @@ impl RunFolder {
         self.exports = entries(&self.path.join("export"));
         let (history, samples) = (&mut self.history, &mut self.samples);
         let metrics = self.path.join("metrics.jsonl");
+        // A shorter file is another run in the same directory (or one whose log was cut): all that
+        // was read of the old one goes.
         if read_lines(&metrics, &mut self.read[0], |line| history.line(line))? {
             *history = RunHistory::default();
             read_lines(&metrics, &mut self.read[0], |line| history.line(line))?;
@@ -148,12 +150,14 @@ fn tell_apart(runs: &mut [RunFolder]) {
 
 fn search(path: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     if is_run(path) {
+        // What lies inside of a run belongs to it: exports and checkpoints need no search.
         found.push(path.to_owned());
         return;
     }
     if depth > 0 {
         for name in entries(path).iter().filter(|name| !name.starts_with('.')) {
             let inner = path.join(name);
+            // A link may lead back up, or show a run twice under two names.
             if inner.is_dir() && !inner.is_symlink() {
                 search(&inner, depth - 1, found);
             }
@@ -199,6 +203,8 @@ fn read_lines(
     let mut line = Vec::new();
     loop {
         line.clear();
+        // A line without its end is still being written (or was torn by a kill): `from` stays
+        // before it, and the next refresh reads it whole.
         let read = reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
             return Ok(false);

@@ -73,6 +73,8 @@ impl RunHistory {
     fn object(&mut self, line: &Map<String, Value>) {
         if let Some(event) = line.get("event").and_then(Value::as_str) {
             let from = line.get("from_step").and_then(Value::as_u64).unwrap_or(self.step);
+            // The trainer writes this mark before it makes steps again: what follows `from_step` in
+            // the file so far was lost with the killed process.
             if event == "resume" {
                 self.rewind(from + 1);
                 self.step = self.step.min(from);
@@ -81,6 +83,8 @@ impl RunHistory {
             return;
         }
         let Some(step) = line.get("step").and_then(Value::as_u64) else { return };
+        // Only lines of steps have a loss at the top; evaluations and statistics have theirs
+        // inside.
         match line.get("loss") {
             Some(_) => self.step_line(step, line),
             None => self.beside(step, line),
@@ -88,6 +92,8 @@ impl RunHistory {
     }
 
     fn step_line(&mut self, step: u64, line: &Map<String, Value>) {
+        // Without a mark of a resume before it as well: the later line of a step is the one that
+        // the run went on from.
         if step <= self.step {
             self.rewind(step);
         }
@@ -96,6 +102,7 @@ impl RunHistory {
         if self.phases.last().is_none_or(|(_, name)| name != phase) {
             self.phases.push((step, phase.to_owned()));
         }
+        // Before the loop pushes `tokens`: the difference to the step before is taken from it.
         self.time(step, line);
         for (name, value) in line.iter().filter(|(name, _)| *name != "step") {
             if let Some(number) = value.as_f64() {
@@ -113,6 +120,8 @@ impl RunHistory {
         let (Some(tokens), Some(speed)) = (number("tokens"), number("tokens_per_second")) else {
             return;
         };
+        // The log has no clock. `tokens` counts from the start of the run, so the difference is
+        // this step's; after a resume `rewind` has taken the repeated steps out of both curves.
         let before = self.last("tokens").unwrap_or(0.0);
         if speed > 0.0 {
             let seconds = self.last("seconds").unwrap_or(0.0);
@@ -148,6 +157,7 @@ impl RunHistory {
     }
 
     fn push(&mut self, name: &str, step: u64, value: f64) {
+        // Not `entry` alone: it would need an owned name for each figure of each line.
         match self.curves.get_mut(name) {
             Some(curve) => curve.push(step, value),
             None => self.curves.entry(name.to_owned()).or_default().push(step, value),

@@ -1,7 +1,7 @@
 //! Text in a page: whatever comes from a file is text and never markup.
 
 /// `text` as the content of an element or of an attribute in double quotes. Control characters that
-/// HTML forbids become their picture.
+/// HTML forbids become U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -12,6 +12,8 @@ pub(crate) fn escape(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
             '\n' | '\t' => escaped.push(character),
+            // A reference to one of these is an error in HTML too, so there is nothing to escape it
+            // to.
             control if control.is_control() => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }

@@ -1,6 +1,6 @@
-//! What the run directories of bitnet-train say: a page ([`page()`]), a table of runs ([`run_table`]),
-//! the recipe keys in which they differ ([`differences`]) and a screen that follows them ([`watch()`]).
-//! Everything is read from files; no process is contacted.
+//! What the run directories of bitnet-train say: a page ([`page()`]), a table of runs
+//! ([`run_table`]), the recipe keys in which they differ ([`differences`]) and a screen that
+//! follows them ([`watch()`]). Everything is read from files; no process is contacted.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 

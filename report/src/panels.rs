@@ -24,6 +24,8 @@ impl Panel<'_> {
             for (at, (name, label)) in figures.iter().enumerate() {
                 let Some(curve) = run.history.curve(name) else { continue };
                 let label = self.label(run, label, figures.len());
+                // Beside other runs a run keeps one colour in all charts, so that one legend is
+                // learned.
                 let colour = if self.runs.len() > 1 { number } else { at };
                 lines.push(ChartLine::of(&label, colour, stroke, curve));
             }
@@ -33,6 +35,7 @@ impl Panel<'_> {
 
     fn chart(&self, lines: Vec<ChartLine>) -> Chart {
         let phases = match self.runs {
+            // Phases of several runs begin at different steps: their lines would only be noise.
             [run] => run.history.phases.clone(),
             _ => Vec::new(),
         };
@@ -54,6 +57,8 @@ impl Panel<'_> {
         for (number, run) in self.runs.iter().enumerate() {
             let found = run.history.below(prefix).filter_map(|(name, curve)| {
                 let name = name.strip_suffix(ending)?;
+                // What stands between prefix and ending is one name, as in `tasks/NAME/acc`; where
+                // more stands there it is another figure.
                 (!name.contains('/')).then_some((name, curve))
             });
             let found: Vec<_> = found.collect();
@@ -99,6 +104,7 @@ pub(crate) fn training(runs: &[RunFolder]) -> String {
         chart.from_zero |= ["Learning rate", "Weight decay"].contains(&&*chart.title);
         chart
     };
+    // Panels without points draw nothing, so a run has only the charts of what it logged.
     charts.into_iter().map(|it| chart(&zero(it))).collect::<String>() + &objective(runs)
 }
 
@@ -115,6 +121,8 @@ fn loss(runs: &[RunFolder]) -> Chart {
     let mut lines = Vec::new();
     for (number, run) in runs.iter().enumerate() {
         let Some(curve) = run.history.curve("loss") else { continue };
+        // A share of the run and not a number of steps: a run of 200 steps and one of 200,000 are
+        // then equally smooth on the same width of paper.
         let width = run.history.step() as f64 * SMOOTHED_SHARE;
         if let [_] = runs {
             lines.push(ChartLine::of("each step", number, Stroke::Raw, curve));
@@ -195,6 +203,8 @@ fn per_step(runs: &[RunFolder], mut chart: Chart) -> Chart {
     });
     let every: Vec<u64> = every.collect();
     let same = every.len() == runs.len() && every.iter().all(|other| *other == every[0]);
+    // The log counts flips since the report before; only where all runs report equally often do
+    // their curves have one unit.
     match every.first() {
         Some(every) if same => {
             let points = chart.lines.iter_mut().flat_map(|line| &mut line.points);
@@ -224,6 +234,7 @@ pub(crate) fn latents(run: &RunFolder) -> String {
     let drawn = history.histograms.iter().map(|(layer, shares)| {
         let title = format!("Latents of layer {layer}");
         let unit = "share, by latent / scale; codes change at the lines";
+        // `round(w / m)` changes from 0 to ±1 at half the scale.
         bars(&title, unit, (-LATENTS_REACH, LATENTS_REACH), shares, &[-0.5, 0.5])
     });
     let drawn: String = drawn.collect();

@@ -53,6 +53,8 @@ fn flatten(key: String, value: &Value, flat: &mut BTreeMap<String, String>) {
                 flatten(format!("{key}.{name}"), value, flat);
             }
         }
+        // By name, so that a phase or a data set that is inserted does not make all after it
+        // differ.
         Value::Array(list) if list.iter().any(Value::is_table) => {
             for (at, value) in (1..).zip(list) {
                 let name = value.get("name").and_then(Value::as_str);
@@ -72,6 +74,7 @@ pub fn differences(recipes: &[&Table]) -> Vec<KeyDifference> {
     let keys: BTreeSet<&String> = flat.iter().flat_map(BTreeMap::keys).collect();
     let values = |key: &String| flat.iter().map(|recipe| recipe.get(key).cloned()).collect();
     let all = keys.into_iter().map(|key| KeyDifference { key: key.clone(), values: values(key) });
+    // Comparing with the first is enough: if all equal it, all are alike.
     all.filter(|it| it.values.iter().any(|value| *value != it.values[0])).collect()
 }
 

@@ -82,6 +82,8 @@ pub fn sort_rows(rows: &mut [RunRow], key: &str) -> Result<(), ReportError> {
     rows.sort_by(|a, b| {
         let (a, b) = (a.sorted_by(key), b.sorted_by(key));
         let missing = a.2.cmp(&b.2);
+        // A row without a value is last whichever way the others stand; texts have the number 0 and
+        // are parted by the text itself.
         missing.then_with(|| a.0.total_cmp(&b.0)).then_with(|| a.1.cmp(&b.1))
     });
     Ok(())
@@ -101,6 +103,8 @@ impl RunRow {
             "tokens" => number(Some(self.tokens as f64)),
             "time" => number(Some(self.seconds)),
             _ => match self.keys.get(key).and_then(|value| value.as_str()) {
+                // Values are texts of TOML: numbers sort as numbers, and words come after them by
+                // letters.
                 Some(text) => (text.parse().unwrap_or(f64::MAX), text.to_owned(), false),
                 None => (0.0, String::new(), true),
             },

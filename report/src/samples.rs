@@ -20,6 +20,8 @@ pub struct SampleText {
 pub(crate) fn take_sample(samples: &mut Vec<SampleText>, line: &[u8]) {
     let Ok(sample) = serde_json::from_slice::<SampleText>(line) else { return };
     let repeats = |other: &SampleText| {
+        // Later steps too: this file has no mark of a resume, but a step that comes again says that
+        // all after it will.
         other.step > sample.step || (other.step, &other.prompt) == (sample.step, &sample.prompt)
     };
     samples.retain(|other| !repeats(other));

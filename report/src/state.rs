@@ -31,6 +31,8 @@ pub enum RunState {
 
 impl RunState {
     pub(crate) fn of(dir: &Path, record: &Value, step: u64) -> Self {
+        // Before the lock: it stays behind as a file, and its number may belong to another process
+        // by now. A run that is made longer takes `published` out of its record when it starts.
         if record["published"]["of"].is_array() && dir.join("final").is_dir() {
             return Self::Finished;
         }
@@ -38,6 +40,7 @@ impl RunState {
             return Self::Running;
         }
         match step {
+            // Also where no step was made: the bug may have come before the first.
             _ if dir.join("crash.json").is_file() => Self::Crashed,
             0 => Self::Empty,
             _ => Self::Stopped,
@@ -69,6 +72,8 @@ fn is_held(dir: &Path) -> bool {
     let (pid, host) = (holder["pid"].as_u64(), holder["host"].as_str());
     let processes = Path::new("/proc/self");
     match pid {
+        // Numbers of processes mean something on their own machine only. Elsewhere, on a shared
+        // disk or a system without /proc, the log is asked instead.
         Some(pid) if host == host_name().as_deref() && processes.exists() => {
             Path::new("/proc").join(pid.to_string()).exists()
         }

@@ -8,6 +8,7 @@ pub(crate) fn linear(low: f64, high: f64, wanted: usize) -> Vec<f64> {
     if !(step.is_finite() && step > 0.0) {
         return vec![low];
     }
+    // The tolerance keeps a tick that rounding put a hair outside, such as 0.30000000000000004.
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
     (first..=last).map(|at| at as f64 * step).collect()
@@ -24,6 +25,7 @@ fn round_step(step: f64) -> f64 {
 /// A label; whole numbers from 10,000 on as `12k` and `3.5M`, small ones without a tail of zeros.
 pub(crate) fn label(value: f64) -> String {
     let size = value.abs();
+    // `size >= 1e4`: numbers of four digits stay whole, with a comma.
     for (unit, name) in [(1e9, "B"), (1e6, "M"), (1e3, "k")] {
         if size >= unit && size >= 1e4 {
             return format!("{}{name}", trimmed(&format!("{:.2}", value / unit)));
@@ -33,6 +35,7 @@ pub(crate) fn label(value: f64) -> String {
         let sign = if value < 0.0 { "-" } else { "" };
         return format!("{sign}{}", grouped(size as u64));
     }
+    // What is left of 0 after a sum of steps.
     if size < 1e-9 {
         return "0".to_owned();
     }

@@ -46,6 +46,8 @@ fn checksum(bytes: &[u8], hashed: usize, blocks: usize) -> String {
         hasher.update(bytes);
     } else {
         let block = hashed / blocks;
+        // Blocks at both ends and evenly between: a file that was cut or is still being written
+        // differs at its end, one that was begun anew at its start.
         let last = bytes.len() - block;
         for number in 0..blocks {
             // The first block begins at 0 and the last ends with the file.

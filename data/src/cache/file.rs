@@ -7,8 +7,8 @@
 //! meta.json      the identity of the cache; size and checksum of the other two
 //! ```
 //!
-//! A document's tokens run from the `end` before it to its own. In a marked cache an id is stored as
-//! `2 * id + trained`, so ids and loss mask are read in one pass.
+//! A document's tokens run from the `end` before it to its own. In a marked cache an id is stored
+//! as `2 * id + trained`, so ids and loss mask are read in one pass.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -246,6 +246,7 @@ impl CacheFiles {
         if !self.is_marked() {
             return out.resize(out.len() + (to - from) as usize, 1.0);
         }
+        // Read a second time: ids and mask go to vectors of their own, and the pages are in memory.
         let mut cells = Vec::with_capacity((to - from) as usize);
         self.extend_cells(from, to, &mut cells);
         out.extend(cells.iter().map(|cell| (cell & 1) as f32));

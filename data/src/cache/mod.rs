@@ -10,9 +10,9 @@
 //!     meta.json        identity, sizes and checksums of the two
 //! ```
 //!
-//! The key is a hash of everything the tokens depend on, so a cache is never out of date: other data
-//! has another key. The final folder appears by one rename, so it is either absent or complete, even
-//! if a process is killed. `file` describes the files, `tokenise` builds them.
+//! The key is a hash of everything the tokens depend on, so a cache is never out of date: other
+//! data has another key. The final folder appears by one rename, so it is either absent or
+//! complete, even if a process is killed. `file` describes the files, `tokenise` builds them.
 
 mod checksum;
 pub(super) mod file;
@@ -79,11 +79,13 @@ impl TokenCache {
     /// An interruption or an error leaves only the lock file.
     ///
     /// # Errors
-    /// A file or row that cannot be used; with [`BadRows::Skip`](crate::BadRows), more of them than its
-    /// share.
+    /// A file or row that cannot be used; with [`BadRows::Skip`](crate::BadRows), more of them than
+    /// its share.
     pub fn open_or_build(request: &CacheRequest<'_>) -> Result<Self, DataError> {
         let cache = Self::opened_or_built(request)?;
         let origin = request.source.names().join(", ");
+        // Here too and not only when it is built: the largest share of bad rows is no part of the
+        // key, so a cache may have been built under a laxer one.
         cache.report().check(&request.source.rules(), &origin)?;
         Ok(cache)
     }

@@ -42,12 +42,14 @@ impl<'a> CacheRequest<'a> {
         let (fingerprint, files) = self.source.identify(self.interrupted)?;
         let mut hasher = blake3::Hasher::new_derive_key("bitnet-train token cache");
         hash_part(&mut hasher, &LAYOUT_VERSION.to_le_bytes());
+        // A later version may read rows or cut text otherwise.
         hash_part(&mut hasher, env!("CARGO_PKG_VERSION").as_bytes());
         hash_part(&mut hasher, blake3::hash(self.tokenizer.json()).as_bytes());
         hash_part(&mut hasher, self.tokenizer.control_identity().as_bytes());
         hash_part(&mut hasher, fingerprint.as_bytes());
         hash_part(&mut hasher, self.encoding.identity().as_bytes());
         let rules = self.source.rules();
+        // Whether, not how many: the same rows are left out whatever share was allowed.
         let skips_bad = rules.bad_rows != BadRows::Error;
         let described =
             serde_json::to_vec(&(&*rules, skips_bad)).expect("plain fields become JSON");

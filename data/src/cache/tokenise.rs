@@ -75,6 +75,8 @@ fn write_all(
             match row {
                 Ok(UsedRow::Encoded(row, mark)) => {
                     let place = place(&names, document);
+                    // In the order of the files, on one thread: which of two equal rows is the
+                    // first must not depend on the speed of others.
                     if mark.is_some_and(|mark| duplicates.reason(mark, &place).is_some()) {
                         tally.report.duplicates += 1;
                     } else {
@@ -137,6 +139,8 @@ fn used_row(
     if !selection.takes_fields(&document.content)? {
         return Ok(UsedRow::Filtered);
     }
+    // Before the row is encoded: a row that is left out costs no tokens. `plain_text` parses it
+    // once more.
     let text = encoder.1.plain_text(&document.content, rules)?;
     Ok(match selection.fate(&text) {
         RowFate::Filtered => UsedRow::Filtered,

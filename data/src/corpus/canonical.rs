@@ -25,9 +25,8 @@ pub enum CanonicalRow {
 }
 
 impl CanonicalRow {
-    /// Two answers make a preference, turns or a question with its answer a conversation, and `text` a
-    /// document.
-    /// Counts turns that are left out.
+    /// Two answers make a preference, turns or a question with its answer a conversation, and
+    /// `text` a document. `turns` counts what is left out.
     pub(crate) fn read(
         content: &RowContent,
         rules: &ReadingRules,
@@ -37,6 +36,7 @@ impl CanonicalRow {
             return Ok(Self::Text(text.clone()));
         }
         let row = row_json::renamed(content, &rules.files.columns)?;
+        // First: its prompt alone would be read as the question of a conversation.
         if preference::has_two_answers(&row) {
             return Ok(Self::Preference(preference::preference_by(&row, turns)?));
         }
@@ -111,6 +111,7 @@ fn message(message: &Message) -> Value {
     turn.extend(message.fields.clone());
     let has_content =
         !message.content.trim().is_empty() || message.fields.contains_key("tool_calls");
+    // An empty answer is not trained anyway, and is read so again.
     if message.role == Role::Assistant && !message.trained && has_content {
         turn.insert("train".to_owned(), false.into());
     }

@@ -28,8 +28,10 @@ impl ReferenceTexts {
         Self { words, runs: HashMap::new(), names: Vec::new(), too_short: 0 }
     }
 
-    /// Adds the texts of one row, such as question and answers. Runs do not go from one to the next.
+    /// Adds the texts of one row, such as question and answers. Runs do not go from one to the
+    /// next.
     pub fn add<'a>(&mut self, name: String, texts: impl IntoIterator<Item = &'a str>) {
+        // The number of the name that is pushed below, if it is.
         let row = self.names.len() as u32;
         let before = self.runs.len();
         let mut found = false;

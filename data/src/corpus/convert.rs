@@ -7,12 +7,12 @@ use super::row_file::RowFile;
 use crate::error::DataError;
 use crate::report::RowReport;
 
-/// Writes every row in its [canonical shape](super::CanonicalRow::to_json), in order. An existing file is
-/// replaced.
+/// Writes every row in its [canonical shape](super::CanonicalRow::to_json), in order. An existing
+/// file is replaced.
 ///
 /// # Errors
-/// A row that cannot be used, unless such rows are left out; then more of them than their share. Nothing is
-/// written then.
+/// A row that cannot be used, unless such rows are left out; then more of them than their share.
+/// Nothing is written then.
 pub fn convert(request: &CorpusRequest<'_>, out: &Path) -> Result<RowReport, DataError> {
     let mut rows = RowBatches::of(request)?;
     let mut file = RowFile::create(out)?;

@@ -11,8 +11,8 @@ use crate::normal::spaced;
 /// 128 bits of a text's hash.
 type Digest = [u8; 16];
 
-/// Leaves out rows whose text, with white space as single spaces, stood in a row before. It holds about
-/// 100 bytes for each different text.
+/// Leaves out rows whose text, with white space as single spaces, stood in a row before. It holds
+/// about 100 bytes for each different text.
 #[derive(Debug, Default)]
 pub struct ExactDuplicates {
     /// Where each text stood first.
@@ -23,6 +23,7 @@ pub struct ExactDuplicates {
 impl ExactDuplicates {
     /// The number of a file in `files`; rows of a file follow each other.
     fn file(&mut self, name: &Arc<str>) -> u32 {
+        // A place is two numbers then, and not a string for each text.
         if self.files.last() != Some(name) {
             self.files.push(Arc::clone(name));
         }
@@ -35,6 +36,7 @@ impl RowFilter for ExactDuplicates {
 
     fn mark(&self, text: &str) -> Digest {
         let hash = blake3::hash(spaced(text).as_bytes());
+        // 128 bits: among a billion texts two alike come about by chance once in 10²⁰ sets.
         hash.as_bytes()[..16].try_into().expect("32 bytes")
     }
 

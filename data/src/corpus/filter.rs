@@ -80,6 +80,7 @@ pub fn separate<F: RowFilter>(
         }
     }
     let report = rows.finish()?;
+    // After `finish`, which refuses a set with too many bad rows: neither file appears then.
     [kept_file, left_out_file].into_iter().flatten().try_for_each(RowFile::publish)?;
     Ok(SeparatedRows { report, kept, left_out })
 }

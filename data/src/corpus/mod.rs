@@ -8,8 +8,8 @@
 //!     └ filter       row by row, by a mark of its text: split | exact | near | contamination
 //! ```
 //!
-//! Files are streamed. What is kept of a row is written as it was read, in the order of the files, and a
-//! result has its name only when it is whole.
+//! Files are streamed. What is kept of a row is written as it was read, in the order of the files,
+//! and a result has its name only when it is whole.
 
 mod canonical;
 mod contamination;

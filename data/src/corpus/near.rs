@@ -1,11 +1,11 @@
 //! Rows that say nearly the same as one before: `MinHash` with locality-sensitive hashing.
 //!
-//! A text is the set of its runs of five words (letters and digits, small letters). Its signature holds 128
-//! minima of hashes of the set; the share of equal values in two signatures estimates the Jaccard
-//! similarity of the sets, with a standard deviation of at most 0.045. Rows are compared where one of 16
-//! bands of eight values agrees: with a similarity of 0.8 in 95 % of all cases, with 0.9 always but once
-//! in 10,000, with 0.5 in 6 %. Of several kept rows with the same band the first stands for
-//! all.
+//! A text is the set of its runs of five words (letters and digits, small letters). Its signature
+//! holds 128 minima of hashes of the set; the share of equal values in two signatures estimates the
+//! Jaccard similarity of the sets, with a standard deviation of at most 0.045. Rows are compared
+//! where one of 16 bands of eight values agrees: with a similarity of 0.8 in 95 % of all cases,
+//! with 0.9 always but once in 10,000, with 0.5 in 6 %. Of several kept rows with the same band the
+//! first stands for all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ const BAND_VALUES: usize = SIGNATURE_VALUES / BANDS;
 /// The low halves of the minima: two that differ agree in one of 65,536 cases.
 type Signature = [u16; SIGNATURE_VALUES];
 
-/// Leaves out rows whose estimated similarity to a kept one is at least a threshold. It holds about 1.1 KB
-/// for each kept row.
+/// Leaves out rows whose estimated similarity to a kept one is at least a threshold. It holds about
+/// 1.1 KB for each kept row.
 #[derive(Debug)]
 pub struct NearDuplicates {
     /// Equal values that make a duplicate.
@@ -106,8 +106,8 @@ const fn every_second(first: u64) -> [u64; SIGNATURE_VALUES] {
     numbers
 }
 
-/// For each of 128 hash functions the least value over the runs; `None` without runs. A function multiplies
-/// by an odd number and adds another: its high half is the value.
+/// For each of 128 hash functions the least value over the runs; `None` without runs. A function
+/// multiplies by an odd number and adds another: its high half is the value.
 fn minima(runs: impl Iterator<Item = u64>) -> Option<[u32; SIGNATURE_VALUES]> {
     let mut least = None;
     for run in runs {

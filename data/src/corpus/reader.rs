@@ -70,6 +70,7 @@ impl<'a> RowBatches<'a> {
         let rules = self.request.source.rules();
         let (stream, names) = (&mut self.stream, &self.names);
         let read = |document: Document| {
+            // One for each row: it counts what is left out of that row.
             let turns = TurnRules::of(&rules);
             match CanonicalRow::read(&document.content, &rules, &turns) {
                 Ok(row) => {

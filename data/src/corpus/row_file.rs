@@ -20,8 +20,8 @@ pub struct RowFile {
 }
 
 impl RowFile {
-    /// A file beside the path, which it takes the place of when it is published: the caller has made
-    /// sure of what may be replaced.
+    /// A file beside the path, which it takes the place of when it is published: the caller has
+    /// made sure of what may be replaced.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -54,6 +54,7 @@ impl RowFile {
 pub(super) fn line(content: &RowContent) -> Cow<'_, [u8]> {
     let whole = |row: Value| Cow::Owned(row.to_string().into_bytes());
     match content {
+        // Byte for byte where that is a line already: order of keys, numbers and escapes stay.
         RowContent::Json(bytes) if !bytes.trim_ascii().contains(&b'\n') && is_json(bytes) => {
             Cow::Borrowed(bytes.trim_ascii())
         }

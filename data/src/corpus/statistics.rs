@@ -16,8 +16,8 @@ pub struct CorpusStatistics {
     pub reordering: TurnChanges,
     /// The files in order.
     pub files: Vec<FileShare>,
-    /// Rows by length, the shortest first: in tokens with a tokenizer, else in bytes. Lengths double
-    /// from one to the next.
+    /// Rows by length, the shortest first: in tokens with a tokenizer, else in bytes. Lengths
+    /// double from one to the next.
     pub lengths: Vec<LengthBin>,
     /// The longest row.
     pub longest: u64,
@@ -59,6 +59,7 @@ pub fn statistics(
     let mut files: Vec<FileShare> = rows.names().iter().map(named).collect();
     let mut bins = [0_u64; u64::BITS as usize + 1];
     let mut longest = 0;
+    // Without a template: lengths of the text itself, whatever it will be trained with.
     let tokens = |text: &str| tokenizer.map_or(Ok(0), |one| one.encode(text).map(|ids| ids.len()));
     while let Some(batch) = rows.next(|_, row| {
         let text = row.text();
@@ -73,6 +74,7 @@ pub fn statistics(
             (file.rows, file.bytes, file.tokens) =
                 (file.rows + 1, file.bytes + bytes, file.tokens + tokens);
             let length = if tokenizer.is_some() { tokens } else { bytes };
+            // Bin n has the lengths of n bits: 0, 1, 2–3, 4–7, …
             bins[(u64::BITS - length.leading_zeros()) as usize] += 1;
             longest = longest.max(length);
         }

@@ -48,6 +48,7 @@ impl FileForm {
         }
         match ForeignKind::of(&file.head) {
             Some(ForeignKind::Parquet) if !file.packed => return Ok(Self::Parquet),
+            // A weights file or an archive by its first bytes: the error says what it is.
             Some(_) => refuse_head(path, &file.head, FileRole::Data)?,
             None => {}
         }
@@ -61,6 +62,7 @@ impl FileForm {
             // Its reader says what is wrong with it.
             "parquet" if !file.packed => Some(Self::Parquet),
             "txt" | "text" | "parquet" => None,
+            // Under any other name the first byte decides.
             _ if matches!(first(&file.head), Some(b'{' | b'[')) => {
                 Some(json(&file.head, options.field.as_deref(), false))
             }
@@ -109,6 +111,8 @@ fn holds_list(head: &[u8], key: &str) -> bool {
                 let rest = head.get(end..).unwrap_or_default().trim_ascii_start();
                 let after = rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
                 let named = head.get(at + 1..end.saturating_sub(1)) == Some(key.as_bytes());
+                // Only a key of the outermost object, and only with a list: `"data": {` is
+                // something else.
                 if depth == 1 && named && after.is_some_and(|value| value.starts_with(b"[")) {
                     return true;
                 }

@@ -1,7 +1,8 @@
-//! Objects of a JSON file one after the other: the items of a list, or values that follow each other.
+//! Objects of a JSON file one after the other: the items of a list, or values that follow each
+//! other.
 //!
-//! Only strings and brackets are looked at, to find where an object ends; so a file of any size on one
-//! line needs the memory of its largest object.
+//! Only strings and brackets are looked at, to find where an object ends; so a file of any size on
+//! one line needs the memory of its largest object.
 
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,7 @@ impl JsonItems {
                 return self.expect(b'[', "a list of rows under the key that data.field names");
             }
             self.peek(b"")?;
+            // The value of another key is passed over without being kept, however large it is.
             self.value(false)?;
         }
     }
@@ -175,8 +177,11 @@ impl ValueScan {
             match byte {
                 b'"' => self.in_string = true,
                 b'{' | b'[' => self.depth += 1,
+                // At depth 1 the bracket belongs to the value; at depth 0 it ends what is around
+                // the value and is left: `at + depth` says both.
                 b'}' | b']' if self.depth <= 1 => return (at + self.depth, true),
                 b'}' | b']' => self.depth -= 1,
+                // A number ends before the byte that shows its end.
                 b',' | b':' | b' ' | b'\n' | b'\r' | b'\t' if self.depth == 0 => return (at, true),
                 _ => {}
             }

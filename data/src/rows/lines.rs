@@ -25,6 +25,8 @@ impl JsonLines {
     pub(super) fn next(&mut self) -> Result<Option<(u64, RowContent)>, DataError> {
         loop {
             let mut buffer = Vec::new();
+            // One byte more than may be, so that a line of exactly the limit is told from a longer
+            // one, and a file without line ends is not read whole.
             let mut bounded = self.bytes.by_ref().take(self.limit + 1);
             let read = bounded.read_until(b'\n', &mut buffer);
             let read = read.map_err(|error| read_error(&self.path, error))? as u64;

@@ -5,8 +5,8 @@
 //! unpack (gzip, zstd) → form (what it is) → lines | items | table | parquet_rows | token_ids | whole_text
 //! ```
 //!
-//! One row is in memory at a time. Nothing is parsed that need not be to find the end of a row: that is
-//! done later, on all cores.
+//! One row is in memory at a time. Nothing is parsed that need not be to find the end of a row:
+//! that is done later, on all cores.
 
 mod form;
 mod items;
@@ -91,6 +91,7 @@ impl FileRows {
     /// Bytes of the file that its rows so far took.
     pub(crate) fn done(&self) -> u64 {
         match &self.rows {
+            // Its reader opens the file by itself, so that nothing goes through the counter.
             Rows::Parquet(rows) => rows.done(),
             _ => self.read.get(),
         }

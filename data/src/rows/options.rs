@@ -29,7 +29,8 @@ impl TextSplit {
 /// Where rows and their fields stand in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOptions {
-    /// The key of the list of rows in a `.json` file that is one object; `data` where it is not given.
+    /// The key of the list of rows in a `.json` file that is one object; `data` where it is not
+    /// given.
     pub field: Option<String>,
     /// Names of fields, each with the column that holds it in the files.
     pub columns: BTreeMap<String, String>,

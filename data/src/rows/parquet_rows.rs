@@ -39,6 +39,8 @@ impl ParquetRows {
     }
 
     pub(super) fn done(&self) -> u64 {
+        // By rows: columns are read in pieces from all over the file, so no position tells how far
+        // it is.
         (u128::from(self.bytes) * u128::from(self.number) / u128::from(self.total.max(1))) as u64
     }
 
@@ -59,6 +61,7 @@ fn damaged(path: &Path, error: &ParquetError) -> DataError {
 fn projection(schema: &Type, wanted: &[String]) -> Option<Type> {
     let field = |name: &String| schema.get_fields().iter().find(|field| field.name() == name);
     let fields: Option<Vec<Arc<Type>>> = wanted.iter().map(|name| field(name).cloned()).collect();
+    // Where a column is missing all are read, and the row's reader names the missing one.
     let fields = fields.filter(|fields| !fields.is_empty())?;
     Type::group_type_builder(schema.name()).with_fields(fields).build().ok()
 }
@@ -91,6 +94,7 @@ fn value(field: Field) -> Value {
 }
 
 fn number(field: &Field) -> Value {
+    // JSON has no NaN: null, as in rows of JSON.
     let float = |number: f64| Number::from_f64(number).map_or(Value::Null, Value::Number);
     match *field {
         Field::Byte(number) => number.into(),

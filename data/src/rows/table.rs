@@ -51,7 +51,9 @@ impl TableRows {
         let bounded = Bounded { bytes, left: Arc::clone(&left) };
         let reader = csv::ReaderBuilder::new()
             .delimiter(form.delimiter)
+            // The header is read like a row, so that it has the same bound and its line is counted.
             .has_headers(false)
+            // Rows of another length are bad rows, not the end of the file.
             .flexible(true)
             .from_reader(bounded);
         let (path, header, record) = (path.to_owned(), Vec::new(), ByteRecord::new());

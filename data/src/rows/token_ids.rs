@@ -128,6 +128,7 @@ impl TokenIds {
 
     /// The next id; one beyond four bytes is in no vocabulary and becomes the largest.
     fn id(&mut self) -> Result<Option<u32>, DataError> {
+        // The bytes beyond the width stay 0: any width is then the low end of a u64.
         let mut cell = [0; 8];
         let width = self.dtype.bytes();
         let mut got = 0;
@@ -206,12 +207,15 @@ fn npy_header(head: &[u8]) -> Result<Option<TokenHeader>, String> {
         }
     };
     let text = head.get(start..start + length).ok_or_else(cut)?;
+    // `{'descr': '<u2', 'fortran_order': False, 'shape': (1000,), }`: NumPy's writer varies only
+    // its spaces.
     let text = String::from_utf8_lossy(text).replace(' ', "");
     let after = |key: &str| text.split_once(&format!("'{key}':")).map(|(_, rest)| rest);
     let descr = after("descr").unwrap_or_default();
     let dtypes = [
         ("'<u2'", TokenType::U16),
         ("'<u4'", TokenType::U32),
+        // Signed types hold the same bytes for ids, which are never negative.
         ("'<i4'", TokenType::U32),
         ("'<u8'", TokenType::U64),
         ("'<i8'", TokenType::U64),

@@ -60,6 +60,7 @@ impl Unpacked {
         let mut file = BufReader::with_capacity(BUFFER, counted);
         let magic = file.fill_buf()?;
         let (mut bytes, packed): (Bytes, bool) = if magic.starts_with(b"\x1f\x8b") {
+            // Multi: files that were joined (`cat a.gz b.gz`) have several members.
             (Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file))), true)
         } else if magic.starts_with(b"\x28\xb5\x2f\xfd") {
             let mut decoder = zstd::Decoder::with_buffer(file)?;
@@ -72,6 +73,7 @@ impl Unpacked {
         if marked {
             bytes.consume(BYTE_ORDER_MARK.len());
         }
+        // Looked at and not consumed: the rows begin with it.
         let head = fill(path, &mut bytes)?.to_vec();
         Ok(Self { bytes, read, head, packed })
     }

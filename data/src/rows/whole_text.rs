@@ -59,6 +59,7 @@ impl WholeText {
             if blank {
                 text.truncate(before);
             }
+            // Blank lines before a document belong to none; several between two count as one.
             if read == 0 || blank && !text.is_empty() {
                 break;
             }

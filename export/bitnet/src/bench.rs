@@ -47,6 +47,7 @@ impl PhaseJoules {
         let phase = |tokens: usize, joules: Option<f64>, estimate: EnergyEstimate| {
             let all = tokens * args.repeat as usize;
             let measured = joules.map(|joules| joules / all as f64);
+            // A phase of no tokens was skipped.
             (tokens > 0).then_some(PhaseEnergy { estimate, measured })
         };
         let prompt = prefill_estimate(spec, args.head, &args.cache, args.prompt_tokens);
@@ -69,6 +70,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let loaded = start.elapsed().as_secs_f64();
     let threads = open::threads(&args.threads, &model)?;
     let spec = model.spec();
+    // Prefill and decoding have caches of their own, so the longer of the two must fit.
     let tokens = args.prompt_tokens.max(args.context_tokens.saturating_add(args.generate_tokens));
     let limit = spec.context_length();
     if tokens > limit {
@@ -121,6 +123,8 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
         (None, Some(config)) => {
             let spec = ModelSpec::from_file(config)?;
             check_packable(config, &spec)?;
+            // A typing mistake in a config could else ask for more memory than there is, and the
+            // system would kill the program.
             require_memory(config, least_memory(&spec, args))?;
             let model = Model::random(&spec, open::precision(args.head));
             match &args.adapter.adapter {
@@ -138,8 +142,8 @@ fn model(args: &BenchArgs) -> anyhow::Result<Model> {
     Ok(model.with_kernel(found))
 }
 
-/// Bytes that random weights of this shape and the contexts take at least: 2 bits a ternary weight, an
-/// 8-bit embedding.
+/// Bytes that random weights of this shape and the contexts take at least: 2 bits a ternary weight,
+/// an 8-bit embedding.
 fn least_memory(spec: &ModelSpec, args: &BenchArgs) -> u128 {
     let elements = |entry: &TensorEntry| entry.elements() as u128;
     let table = tensor_table(spec);
@@ -199,6 +203,7 @@ fn time_prefill(model: &Model, args: &BenchArgs, workspace: &mut Workspace) -> a
     let ids = ids(model, 0, args.prompt_tokens);
     let mut cache = open::cache(model, &args.cache);
     let start = Instant::now();
+    // Else the optimiser may leave out what nobody reads.
     std::hint::black_box(model.forward(workspace, &mut cache, &ids)?);
     Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
 }
@@ -211,6 +216,7 @@ fn time_decode(
     caches: &mut [KvCache],
     workspace: &mut Workspace,
 ) -> anyhow::Result<f64> {
+    // Every sequence begins with another token, so that they go different ways.
     let mut ids: Vec<u32> = (0..caches.len() as u32).collect();
     let start = Instant::now();
     for _ in 0..args.generate_tokens {
@@ -225,6 +231,7 @@ fn time_decode(
     }
     let seconds = start.elapsed().as_secs_f64();
     for cache in caches.iter_mut() {
+        // Outside of the clock: every repeat decodes after the same context.
         cache.truncate(args.context_tokens);
     }
     Ok((args.generate_tokens * caches.len()) as f64 / seconds)

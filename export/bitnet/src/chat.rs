@@ -54,6 +54,7 @@ fn converse(partner: &mut dyn ChatPartner, interrupt: &Interrupt) -> anyhow::Res
         greet(partner.is_greedy());
     }
     loop {
+        // At the prompt Ctrl-C ends the program, while an answer comes it ends the answer.
         interrupt.let_through();
         let Some(line) = input.next_line()? else { return Ok(()) };
         match input.typed(&line) {
@@ -83,6 +84,7 @@ fn answer(
 ) -> anyhow::Result<usize> {
     let mut written = Ok(());
     let answered = partner.answer(text, &mut |piece| {
+        // Kept and not returned at once: the partner must first put its conversation in order.
         written = generated_text(piece);
         let goes_on = written.is_ok() && !interrupt.is_asked();
         if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -126,6 +128,7 @@ impl Interrupt {
         let asked = Arc::new(AtomicBool::new(false));
         let ends = Arc::new(AtomicBool::new(true));
         let signal = signal_hook::consts::SIGINT;
+        // 128 + SIGINT, as shells tell it.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&ends))?;
         signal_hook::flag::register(signal, Arc::clone(&asked))?;
         Ok(Self { asked, ends })

@@ -1,5 +1,5 @@
-//! What is typed in a chat: lines with editing and history on a terminal, plain lines in a pipe, and
-//! the commands among them.
+//! What is typed in a chat: lines with editing and history on a terminal, plain lines in a pipe,
+//! and the commands among them.
 
 use std::io::{BufRead, ErrorKind, IsTerminal, Read, stdin, stdout};
 
@@ -42,6 +42,7 @@ pub(crate) enum Typed<'a> {
 impl ChatInput {
     pub(crate) fn open() -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        // Both: keys cannot be read from a file, and a line is not edited into one.
         let terminal = stdin().is_terminal() && stdout().is_terminal() && !dumb;
         if terminal { Self::Terminal(LineEditor::default()) } else { Self::Pipe }
     }
@@ -66,7 +67,8 @@ impl ChatInput {
         }
     }
 
-    /// What `line` asks for. In a pipe, where nobody reads an explanation, only a known command is one.
+    /// What `line` asks for. In a pipe, where nobody reads an explanation, only a known command is
+    /// one.
     pub(crate) fn typed<'a>(&self, line: &'a str) -> Typed<'a> {
         match typed(line) {
             Typed::Unknown(_) if !self.is_terminal() => Typed::Message(line.trim()),
@@ -80,6 +82,7 @@ fn typed(line: &str) -> Typed<'_> {
     if text.is_empty() {
         return Typed::Empty;
     }
+    // The untrimmed line: a space before the slash makes it a message.
     if !line.starts_with('/') {
         return Typed::Message(text);
     }

@@ -47,6 +47,7 @@ impl ChatPartner for ChatSession<'_> {
     fn answer(&mut self, text: &str, out: PieceSink) -> anyhow::Result<PartnerReply> {
         match ChatSession::answer(self, text, out) {
             Ok(answer) => Ok(PartnerReply::Answered(answer)),
+            // The conversation goes on without the turn; every other error ends the program.
             Err(error @ ChatError::TooLong { .. }) => Ok(PartnerReply::LeftOut(error.to_string())),
             Err(ChatError::Text(error)) => Err(error.into()),
             Err(ChatError::Engine(error)) => Err(error.into()),

@@ -100,7 +100,8 @@ pub(crate) struct ModelOrServer {
     /// The same
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// Address of a running `bitnet serve`, or of another server of OpenAI's chat completions, instead
+    /// Address of a running `bitnet serve`, or of another server of OpenAI's chat completions,
+    /// instead
     #[arg(long, value_name = "URL", conflicts_with_all = ["adapter", "head", "cache", "threads"])]
     pub(crate) server: Option<String>,
 }
@@ -182,7 +183,8 @@ pub(crate) struct ScoreArgs {
 /// How tasks that generate are asked, and whether their programs run.
 #[derive(Debug, Args)]
 pub(crate) struct AskingArgs {
-    /// Ask in the model's chat template; for tasks that generate an answer (--suite knows which are asked so)
+    /// Ask in the model's chat template; for tasks that generate an answer (--suite knows which are
+    /// asked so)
     #[arg(long, conflicts_with = "suite")]
     pub(crate) apply_chat_template: bool,
     /// Examples as turns of their own instead of in the user's one turn

@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 
 #[derive(Debug, Args)]
 pub(crate) struct AdapterArgs {
-    /// Adapter folder of the model, in PEFT's layout: a side adapter runs beside the codes, a latent one
-    /// is merged into a model with latents
+    /// Adapter folder of the model, in PEFT's layout: a side adapter runs beside the codes, a
+    /// latent one is merged into a model with latents
     #[arg(long, value_name = "PATH")]
     pub(crate) adapter: Option<PathBuf>,
 }

@@ -90,6 +90,7 @@ fn work(
     context: f64,
     together: f64,
 ) -> InferenceWork {
+    // A head as in the file counts 16 bits a value, as BF16 and F16 have.
     let head_bytes = if head == HeadArg::Int8 { 1.0 } else { 2.0 };
     InferenceWork::of(spec, context, together, head_bytes, cache_bytes(spec, cache))
 }
@@ -107,6 +108,7 @@ pub(crate) fn prefill_estimate(
     tokens: usize,
 ) -> EnergyEstimate {
     let tokens = tokens as f64;
+    // The mean token of a prompt has half of it as context.
     let work = work(spec, head, cache, tokens / 2.0, tokens);
     // The prompt's keys and values are read from memory once for a block of tokens, not for each.
     let bytes = work.bytes - tokens / 2.0 * cache_bytes(spec, cache);

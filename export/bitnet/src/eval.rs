@@ -44,6 +44,7 @@ pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
         }),
         code: code.as_ref(),
     };
+    // Before the first task runs: a setting that only the last one refuses would come after hours.
     for open in &tasks {
         of_task(&evaluator, args, open).check(&open.task)?;
     }
@@ -73,6 +74,7 @@ fn chat_template(
 /// A report says which of its tasks are asked as conversations.
 fn of_task<'a>(evaluator: &Evaluator<'a>, args: &EvaluationArgs, open: &OpenTask) -> Evaluator<'a> {
     let name = open.task.name();
+    // Without a suite `--apply_chat_template` has decided, and `evaluator.chat` says so.
     let as_chat = args.suite.is_none() || REPORT.iter().any(|row| row.as_chat && row.task == name);
     Evaluator { chat: evaluator.chat.filter(|_| as_chat), ..*evaluator }
 }
@@ -122,6 +124,7 @@ fn selected(args: &EvaluationArgs) -> anyhow::Result<(Vec<OpenTask>, Vec<TaskGro
                 tasks.extend(found);
                 groups.extend(selection.groups);
             }
+            // A suite runs what there is data for; a broken file of one is still an error.
             Err(missing @ EvalError::MissingData { .. }) => note(&format!("left out: {missing}")),
             Err(error) => return Err(error.into()),
         }
@@ -189,6 +192,7 @@ fn run_tasks(
             Some(record) => record,
             None => run_one(args.limit, &evaluator, open, details, &mut store)?,
         };
+        // At once: a run that is killed later keeps what is done.
         store.save(&record, &key)?;
         show(&task_lines(tasks, &record), args.json)?;
         records.push(record);

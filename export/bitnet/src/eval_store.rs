@@ -36,6 +36,7 @@ impl ResultStore {
         shots: usize,
     ) -> String {
         let mut all = settings.clone();
+        // `model_hash` names it whatever its folder is called.
         all.remove("model");
         let text = json!([all, own, shots]).to_string();
         blake3::hash(text.as_bytes()).to_hex().to_string()
@@ -58,6 +59,7 @@ impl ResultStore {
         if path.exists() {
             let text = read_text(&path, LARGEST_TEXT)?;
             let old = serde_json::from_str(&text).unwrap_or(Value::Null);
+            // A folder may hold files of the user's under the name of a task.
             if TaskRecord::from_json(&old["result"]).is_none() {
                 let what =
                     "is no result of this program, so it is not replaced; choose another --out";

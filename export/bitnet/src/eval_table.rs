@@ -12,6 +12,7 @@ const REPORT_MEAN: &str =
 fn line(width: usize, cells: [&str; 6]) -> String {
     let [task, shots, rows, metric, score, error] = cells;
     format!("{task:<width$}  {shots:>5}  {rows:>6}  {metric:<28}  {score:>9}  {error:>8}")
+        // An empty last column would leave spaces at the end of the line.
         .trim_end()
         .to_owned()
 }
@@ -33,6 +34,7 @@ pub(crate) fn task_lines(tasks: &[OpenTask], record: &TaskRecord) -> Vec<String>
 
 /// The lines of all groups.
 pub(crate) fn group_lines(groups: &[TaskGroup], records: &[TaskRecord]) -> Vec<String> {
+    // At least as wide as the heading `task`.
     let width = records.iter().map(|it| it.name.chars().count()).max().unwrap_or(0).max(4);
     let of = |group: &TaskGroup| {
         let members = records.iter().filter(|record| group.members.contains(&record.name));

@@ -35,7 +35,8 @@ pub(crate) struct TooLarge(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct WrongFlag(pub(crate) String);
 
-/// A server that cannot be reached, or does not answer as asked; the message begins with its address.
+/// A server that cannot be reached, or does not answer as asked; the message begins with its
+/// address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ServerFailed(pub(crate) String);
@@ -106,6 +107,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let from_engine = |error: &EngineError| match error {
         EngineError::Format(error) => format_code(error),
+        // What was asked for does not fit the model: the command line is at fault.
         EngineError::EmptyPrompt
         | EngineError::ContextFull { .. }
         | EngineError::UnknownToken { .. }
@@ -123,6 +125,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         error if error.is_usage() => USAGE,
         _ => INPUT,
     };
+    // `anyhow` finds an error by its type through any context that was put around it. The order
+    // does not matter: an error has one type.
     None.or_else(|| error.downcast_ref::<BadInput>().map(|_| INPUT))
         .or_else(|| error.downcast_ref::<TooLarge>().map(|_| ENVIRONMENT))
         .or_else(|| error.downcast_ref::<ServerFailed>().map(|_| ENVIRONMENT))

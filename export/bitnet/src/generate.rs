@@ -63,8 +63,8 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(json_line(&line)?)
 }
 
-/// The prompt's ids, after the token that the tokenizer puts before texts. The user of the program writes
-/// the prompt, so special tokens that it spells are those tokens.
+/// The prompt's ids, after the token that the tokenizer puts before texts. The user of the program
+/// writes the prompt, so special tokens that it spells are those tokens.
 fn prompt_ids(prompt: &str, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
     let read;
     let text = if prompt == "-" {
@@ -118,6 +118,7 @@ fn complete(
     let mut meter = EnergyMeter::open();
     let mut cache = open::cache(model, &args.cache);
     let generated = generate(model, &mut cache, prompt, &request, &threads, |id| {
+        // From the first token on: before it the prompt is read, which is another speed.
         first_token.get_or_insert_with(Instant::now);
         let (text, reached) = stops.push(&stream.push(id));
         (written, stopped) = (out(&text), reached);
@@ -126,6 +127,7 @@ fn complete(
     let seconds = first_token.map_or(0.0, |start| start.elapsed().as_secs_f64());
     written?;
     if !stopped {
+        // A stop text may still be complete in what the last character brought.
         let (rest, _) = stops.push(&stream.finish());
         out(&rest)?;
         out(&stops.finish())?;

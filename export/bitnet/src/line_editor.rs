@@ -1,7 +1,7 @@
 //! One line typed on a terminal: editing with the usual keys, and a history of earlier lines.
 //!
-//! `console` reads the keys. It was chosen over a whole readline, because those that can be had change
-//! features of `libc`, with which everything else would be compiled a second time.
+//! `console` reads the keys. It was chosen over a whole readline, because those that can be had
+//! change features of `libc`, with which everything else would be compiled a second time.
 
 use std::io::{self, Write};
 
@@ -66,6 +66,8 @@ impl LineEditor {
     fn draw(&self, terminal: &mut Term, prompt: &str) -> io::Result<()> {
         let columns = usize::from(terminal.size().1).saturating_sub(prompt.len() + 1).max(1);
         let (seen, before) = self.visible(columns);
+        // To the start of the row, erase it, write: one row, so that nothing has to be counted
+        // upwards.
         write!(terminal, "\r\u{1b}[K{prompt}{seen}")?;
         let back = measure_text_width(&seen) - before;
         if back > 0 {
@@ -78,6 +80,7 @@ impl LineEditor {
     fn visible(&self, columns: usize) -> (String, usize) {
         let width = |text: &[char]| measure_text_width(&text.iter().collect::<String>());
         let mut start = 0;
+        // By columns and not by characters: wide ones take two, accents none.
         while width(&self.text[start..self.cursor]) > columns {
             start += 1;
         }
@@ -120,6 +123,7 @@ impl LineEditor {
 
     fn finish(&mut self) -> Pressed {
         let line: String = self.text.iter().collect();
+        // As shells do: no empty lines, and none twice in a row.
         if !line.trim().is_empty() && self.history.last() != Some(&line) {
             self.history.push(line.clone());
         }
@@ -145,6 +149,7 @@ impl LineEditor {
 
     /// Shows an entry of the history, or the new line after it.
     fn recall(&mut self, entry: usize) {
+        // Leaving the new line: it comes back behind the last entry.
         if self.shown == self.history.len() {
             self.draft = self.text.iter().collect();
         }

@@ -46,6 +46,7 @@ static ALLOCATOR: LimitedAllocator<ReportingAllocator<System>> =
     LimitedAllocator(ReportingAllocator(System));
 
 fn main() -> ExitCode {
+    // Before anything that can panic.
     bitnet_format::crash::keep_panics();
     output::report_file_size_limit();
     let cli = match Cli::try_parse() {

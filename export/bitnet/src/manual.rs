@@ -1,4 +1,5 @@
-//! `bitnet completions` and `man`: files for a shell and for `man`, made from the command line itself.
+//! `bitnet completions` and `man`: files for a shell and for `man`, made from the command line
+//! itself.
 
 use std::io::{Write, stdout};
 use std::path::Path;
@@ -9,6 +10,7 @@ use clap_complete::Shell;
 use crate::cli::Cli;
 
 pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    // Into memory first: the generator panics where it cannot write.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "bitnet", &mut script);
     Ok(stdout().lock().write_all(&script)?)

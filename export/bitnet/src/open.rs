@@ -88,6 +88,7 @@ pub(crate) fn tokenizer(path: &Path, model: &Model) -> anyhow::Result<Tokenizer>
     if let Some(assumed) = tokenizer.assumed() {
         note(&format!("note: {}: {assumed}", file.shown()));
     }
+    // Fewer are fine: embeddings are often padded to a round number of rows.
     let (tokens, limit) = (tokenizer.vocab_size(), model.spec().vocab_size);
     if tokens > limit {
         let what = format!("has ids up to {}; expected below the model's {limit}", tokens - 1);

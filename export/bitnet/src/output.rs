@@ -14,11 +14,12 @@ pub(crate) struct StdoutError(pub(crate) io::Error);
 /// Writes a part of the results, at once.
 pub(crate) fn result(text: &str) -> Result<(), StdoutError> {
     let mut stdout = io::stdout().lock();
+    // Flushed each time: text is read as it comes, also behind a pipe.
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
 }
 
-/// Writes a piece of generated text: to a terminal with its control characters as escapes, so
-/// that no model commands the terminal; to a pipe or a file as it is, because its readers are programs.
+/// Writes a piece of generated text: to a terminal with its control characters as escapes, so that
+/// no model commands the terminal; to a pipe or a file as it is, because its readers are programs.
 pub(crate) fn generated_text(text: &str) -> Result<(), StdoutError> {
     if io::stdout().is_terminal() { result(&printable(text)) } else { result(text) }
 }
@@ -39,8 +40,8 @@ pub(crate) fn note(text: &str) {
     let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
 }
 
-/// Makes writing beyond the file size limit (`ulimit -f`) an error, where it would otherwise end the
-/// process.
+/// Makes writing beyond the file size limit (`ulimit -f`) an error, where it would otherwise end
+/// the process.
 pub(crate) fn report_file_size_limit() {
     #[cfg(unix)]
     // Without the handler only this limit would end the program.

@@ -34,6 +34,7 @@ fn read_sequences(path: &Path, model: &Model) -> anyhow::Result<Vec<Vec<u32>>> {
     refuse(path, FileRole::Json)?;
     let bytes = read_bytes(path, LARGEST_IDS)?;
     let bytes = without_mark_bytes(&bytes);
+    // The end of the last line begins no other.
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|&byte| byte == b'\n');
     let parse = |(index, line): (usize, &[u8])| {
         read_sequence(line, model)

@@ -103,6 +103,7 @@ fn origin(text: &str) -> Result<String, WrongFlag> {
 
 /// What clients call the model: the name of its file or folder.
 fn name(path: &Path) -> String {
+    // `.` and links have no name of their own.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -130,11 +131,14 @@ impl Memory {
         }
         // Logits of a step, and of a scored chunk.
         let logits = (u64::from(args.slots) + 32) * 4 * spec.vocab_size as u64;
+        // The peak has what loading took for a time, which the allocator may keep.
         let used = peak_memory().unwrap_or_default() + OTHER_BYTES + logits;
+        // A fifth of what is free is left to others, and to what is not counted here.
         let most = args.max_memory.or_else(|| free.map(|free| used + free / 5 * 4));
         let left = most.unwrap_or(u64::MAX).saturating_sub(used);
         let cache_bytes = usize::try_from(left).unwrap_or(usize::MAX);
         let bytes = |tokens: usize| {
+            // Contexts in steps, so that the one that is told is a round number.
             KvCache::bytes_for(spec, precision(args), tokens.next_multiple_of(SHORTEST_CONTEXT))
         };
         let wanted = asked.unwrap_or(limit);

@@ -33,13 +33,14 @@ pub(crate) struct ServeArgs {
     /// Answers that are made together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) slots: u16,
-    /// Longest context in tokens, prompt and answer together [default: the model's, as memory allows]
+    /// Longest context in tokens, prompt and answer together [default: the model's, as memory
+    /// allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) context: Option<u32>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
-    /// Precision of the head (and a tied embedding): as in the file, which is what `bitnet score` takes,
-    /// or 8 bits with a scale per row
+    /// Precision of the head (and a tied embedding): as in the file, which is what `bitnet score`
+    /// takes, or 8 bits with a scale per row
     #[arg(long, value_enum, value_name = "file|int8", default_value = "int8")]
     pub(crate) head: HeadArg,
     /// Another origin whose pages may ask, such as `https://chat.example`; may be repeated
@@ -87,6 +88,7 @@ impl PromptBosArg {
 }
 
 fn parse_host(text: &str) -> Result<IpAddr, String> {
+    // No names are resolved: what is listened on must not depend on a resolver.
     let text = if text == "localhost" { "127.0.0.1" } else { text };
     text.parse().map_err(|_| "expected an IP address, such as 127.0.0.1 or 0.0.0.0".to_owned())
 }

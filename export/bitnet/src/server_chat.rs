@@ -1,5 +1,6 @@
-//! A conversation with a running server, over `/v1/chat/completions` of `bitnet serve` or of another
-//! program that has it. Plain HTTP: a server elsewhere is reached through a tunnel or a proxy.
+//! A conversation with a running server, over `/v1/chat/completions` of `bitnet serve` or of
+//! another program that has it. Plain HTTP: a server elsewhere is reached through a tunnel or a
+//! proxy.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -47,8 +48,11 @@ impl ServerChat {
         }
         let key =
             key_file.map(key_file::keys).transpose()?.and_then(|keys| keys.into_iter().next());
+        // A status other than success has a body that says why. No proxy of the environment: the
+        // address is asked directly.
         let config = Agent::config_builder().http_status_as_error(false).proxy(None);
         let config = config.timeout_connect(Some(CONNECT_TIME)).build();
+        // Other clients want the address with `/v1`; both are taken.
         let base = address.trim_end_matches('/').trim_end_matches("/v1").to_owned();
         let (model, messages) = (String::new(), Vec::new());
         let mut chat =
@@ -132,6 +136,8 @@ impl ServerChat {
         loop {
             match self.ask()? {
                 Ok(answer) => return Ok(Some((answer, forgotten))),
+                // OpenAI's code. The server alone knows how many tokens the messages are, so the
+                // oldest is left out and it is asked again.
                 Err(error) if error["error"]["code"] != "context_length_exceeded" => {
                     return Err(self.failed(&message(&error)));
                 }
@@ -159,11 +165,14 @@ impl ServerChat {
                     let piece =
                         event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
                     tokens += usize::from(!piece.is_empty());
+                    // Pieces are counted until the server tells the number: a piece may be several
+                    // tokens.
                     let told = event["usage"]["completion_tokens"].as_u64();
                     tokens = told.map_or(tokens, |told| told as usize);
                     piece.to_owned()
                 }
                 Ok(Err(error)) => return Err(self.failed(&error)),
+                // Nothing came: `out` is asked all the same, so that Ctrl-C is noticed.
                 Err(RecvTimeoutError::Timeout) => String::new(),
                 Err(RecvTimeoutError::Disconnected) => return Ok((said, tokens)),
             };
@@ -210,9 +219,10 @@ impl ChatPartner for ServerChat {
     }
 }
 
-/// Reads the events of a stream on a thread of their own, so that waiting for one can be given up: when
-/// the receiver goes, the thread ends with the next event, and with it the connection.
+/// Reads the events of a stream on a thread of their own, so that waiting for one can be given up:
+/// when the receiver goes, the thread ends with the next event, and with it the connection.
 fn events(stream: impl Read + Send + 'static) -> Receiver<Result<Value, String>> {
+    // Bounded: a server that sends without end fills no memory.
     let (sender, receiver) = sync_channel(64);
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines() {

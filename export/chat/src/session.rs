@@ -43,8 +43,8 @@ pub struct Answer {
     pub forgotten: usize,
 }
 
-/// A conversation with a model. The cache is kept between turns: only what follows the longest common
-/// beginning of the old and the new prompt is computed.
+/// A conversation with a model. The cache is kept between turns: only what follows the longest
+/// common beginning of the old and the new prompt is computed.
 pub struct ChatSession<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
@@ -59,8 +59,8 @@ pub struct ChatSession<'a> {
 }
 
 impl<'a> ChatSession<'a> {
-    /// A conversation that nobody has begun. An answer ends with a token that the model's config, the
-    /// tokenizer or the template names as an end.
+    /// A conversation that nobody has begun. An answer ends with a token that the model's config,
+    /// the tokenizer or the template names as an end.
     pub fn new(
         model: &'a Model,
         tokenizer: &'a Tokenizer,
@@ -104,8 +104,8 @@ impl<'a> ChatSession<'a> {
         }
     }
 
-    /// Adds the user's message and passes the answer to `out`, piece by piece, until its end or until
-    /// `out` breaks; what came until then stays part of the conversation.
+    /// Adds the user's message and passes the answer to `out`, piece by piece, until its end or
+    /// until `out` breaks; what came until then stays part of the conversation.
     ///
     /// # Errors
     /// When the template refuses the message, or the context is too small for it.
@@ -114,6 +114,7 @@ impl<'a> ChatSession<'a> {
         text: &str,
         out: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, ChatError> {
+        // `fitting_prompt` forgets messages as it goes; a failed turn must bring them back.
         let before = self.messages.clone();
         self.messages.push(Message::new(Role::User, text));
         let answered = self.answer_last(out);
@@ -132,6 +133,7 @@ impl<'a> ChatSession<'a> {
         let request = self.request(prompt.len());
         let (mut stream, mut answer) = (self.tokenizer.stream(), String::new());
         let mut emit = |piece: &str| {
+            // The space after `Assistant:` is the model's to say (see `b158`) and nothing to show.
             let piece = if answer.is_empty() { piece.trim_start() } else { piece };
             answer.push_str(piece);
             out(piece)
@@ -156,6 +158,7 @@ impl<'a> ChatSession<'a> {
     fn request(&mut self, prompt: usize) -> GenerateRequest {
         let free = self.model.spec().context_length() - prompt;
         let ChatSettings { sampler, max_tokens } = self.settings.clone();
+        // The same question twice should have two answers.
         self.settings.sampler.seed = sampler.seed.wrapping_add(1);
         GenerateRequest {
             sampler,
@@ -164,14 +167,16 @@ impl<'a> ChatSession<'a> {
         }
     }
 
-    /// The prompt for the conversation, without its oldest messages if it would fill the context, and
-    /// how many those are.
+    /// The prompt for the conversation, without its oldest messages if it would fill the context,
+    /// and how many those are.
     fn fitting_prompt(&mut self) -> Result<(Vec<u32>, usize), ChatError> {
         let limit = self.model.spec().context_length();
+        // The system's message stays: without it the rest would be another conversation.
         let first = usize::from(self.messages.first().is_some_and(|it| it.role == Role::System));
         let mut forgotten = 0;
         loop {
             let prompt = self.template.prompt(self.tokenizer, &self.messages.clone().into())?;
+            // Less, not at most: the answer needs a place.
             if prompt.len() < limit {
                 return Ok((prompt, forgotten));
             }
@@ -183,8 +188,8 @@ impl<'a> ChatSession<'a> {
         }
     }
 
-    /// Truncates the cache to its common beginning with `prompt` and returns the length of that. The
-    /// last token is always computed again, since its logits are needed.
+    /// Truncates the cache to its common beginning with `prompt` and returns the length of that.
+    /// The last token is always computed again, since its logits are needed.
     fn reuse(&mut self, prompt: &[u32]) -> usize {
         let same = self.cached.iter().zip(prompt).take_while(|(held, new)| held == new).count();
         let held = same.min(prompt.len() - 1);

@@ -20,6 +20,7 @@ impl StopTexts {
     pub fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
         let places = self.stops.iter().filter_map(|stop| Some((self.held.find(stop)?, stop)));
+        // The first in the text, not the first in the list.
         if let Some((end, stop)) = places.min_by_key(|(at, _)| *at) {
             self.reached = Some(stop.clone());
             let shown = self.held[..end].to_owned();

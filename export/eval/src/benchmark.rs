@@ -1,6 +1,7 @@
 //! Tasks that are opened once and run on any number of models, each in one call.
 //!
-//! Tasks of files are asked as texts; rows in memory may be asked as conversations, in the model's chat template.
+//! Tasks of files are asked as texts; rows in memory may be asked as conversations, in the model's
+//! chat template.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -67,7 +68,8 @@ pub struct AskedModel<'a> {
     pub model: &'a Model,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// How its conversations become tokens ([`Benchmark::with_conversations`]); without it they are texts.
+    /// How its conversations become tokens ([`Benchmark::with_conversations`]); without it they are
+    /// texts.
     pub chat: Option<&'a ChatTemplate>,
     /// Where it is computed.
     pub threads: &'a ThreadPool,
@@ -85,8 +87,8 @@ pub struct BenchmarkScore {
 }
 
 impl Benchmark {
-    /// Finds tasks, groups and task files (`.yaml`) by name, and reads their rows from below `data`, as
-    /// `bitnet eval --data` does; of each task the first `limit` rows are run.
+    /// Finds tasks, groups and task files (`.yaml`) by name, and reads their rows from below
+    /// `data`, as `bitnet eval --data` does; of each task the first `limit` rows are run.
     ///
     /// # Errors
     /// A name without a task, a split without a file, a file with a broken row.
@@ -96,8 +98,8 @@ impl Benchmark {
         Ok(Self { tasks, conversations: Vec::new(), groups: selection.groups, limit })
     }
 
-    /// Adds a task that generates, with its rows; `file` is what its task file (YAML) would hold. Each
-    /// row is asked as the user's message in the model's chat template.
+    /// Adds a task that generates, with its rows; `file` is what its task file (YAML) would hold.
+    /// Each row is asked as the user's message in the model's chat template.
     ///
     /// # Errors
     /// A task file that cannot be used, no row.
@@ -113,7 +115,8 @@ impl Benchmark {
     /// `progress` gets a task's name, what is done of it and what there is to do, and may end it.
     ///
     /// # Errors
-    /// [`EvalError::Interrupted`], a row or a template that cannot be used, a prompt that leaves no room for an answer.
+    /// [`EvalError::Interrupted`], a row or a template that cannot be used, a prompt that leaves no
+    /// room for an answer.
     pub fn run(
         &self,
         asked: AskedModel,
@@ -125,6 +128,8 @@ impl Benchmark {
         let in_texts =
             Evaluator { model, tokenizer, threads, bos, stop_ids, chat: None, code: None };
         let template = |template| ChatPrompts { template, tokenizer, fewshot_as_multiturn: false };
+        // Tasks of files stay texts for a chat model too, as the harness asks them without
+        // `--apply_chat_template`.
         let in_chats = Evaluator { chat: chat.map(template), ..in_texts };
         let texts = self.tasks.iter().map(|task| (in_texts, task));
         let chats = self.conversations.iter().map(|task| (in_chats, task));
@@ -167,6 +172,7 @@ impl BenchmarkScore {
 
 fn with_groups(records: Vec<TaskRecord>, groups: &[TaskGroup]) -> Vec<BenchmarkScore> {
     let of_group = |group: &TaskGroup| {
+        // Only members that ran count, so the rows are those that the mean was made of.
         let members = records.iter().filter(|record| group.members.contains(&record.name));
         let rows = members.map(|record| record.rows.0).sum();
         BenchmarkScore { name: group.name.clone(), rows, metrics: group_metrics(group, &records) }

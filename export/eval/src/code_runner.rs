@@ -1,6 +1,7 @@
-//! Runs programs that a model wrote, where a user allowed it: each in a process of its own with limits on
-//! time and memory, in an empty folder, without the user's environment, and without a network where the
-//! system lets a user make a network namespace. It is no sandbox against somebody who means harm.
+//! Runs programs that a model wrote, where a user allowed it: each in a process of its own with
+//! limits on time and memory, in an empty folder, without the user's environment, and without a
+//! network where the system lets a user make a network namespace. It is no sandbox against somebody
+//! who means harm.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use crate::error::EvalError;
 
 /// As the harness's `code_eval` has it.
 const LONGEST: Duration = Duration::from_secs(3);
+// The standard library has no wait with a limit, so the child is asked again and again.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Limits of the shell: KiB of memory, seconds of CPU, blocks of a file.
 const LIMITS: &str = r#"ulimit -v 4194304; ulimit -t 4; ulimit -f 2048; exec "$@""#;
@@ -38,6 +40,8 @@ impl CodeRunner {
     pub fn new(python: &Path) -> Result<Self, EvalError> {
         for has_no_network in [true, false] {
             let runner = Self { python: python.to_owned(), has_no_network, longest: LONGEST };
+            // Trying is the only sure test: whether a user may make a namespace is a setting of the
+            // kernel, and `unshare` may be missing.
             if runner.passes("x = 1").is_ok_and(|passes| passes) {
                 return Ok(runner);
             }
@@ -63,12 +67,17 @@ impl CodeRunner {
     }
 
     fn command(&self, folder: &Path) -> Command {
+        // The shell, `unshare` and Python replace each other (`exec`), so one process is the
+        // program itself: killing it leaves no Python behind.
         let mut command = Command::new("sh");
         command.args(["-c", LIMITS, "sh"]);
         if self.has_no_network {
             command.args(NO_NETWORK);
         }
+        // `-I`: no user's site-packages and no modules from the folder.
         command.arg(&self.python).args(["-I", "-c", RUN]);
+        // PATH alone stays, to find `unshare` and a Python that is given by name; tokens and keys
+        // of the user's environment do not reach the program.
         let path = std::env::var_os("PATH").unwrap_or_default();
         command.env_clear().env("PATH", path).current_dir(folder);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -79,6 +88,8 @@ impl CodeRunner {
         let begin = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {
+                // Not 0: a program may end itself with that (`os._exit`) before its tests. A signal
+                // has no code.
                 return Ok(status.code() == Some(PASSED));
             }
             if begin.elapsed() > self.longest {
@@ -95,7 +106,8 @@ impl CodeRunner {
 mod tests {
     use super::*;
 
-    /// Without a Python there is nothing to run; the message about a missing one is tested everywhere.
+    /// Without a Python there is nothing to run; the message about a missing one is tested
+    /// everywhere.
     #[test]
     fn programs_pass_that_end_well_and_in_time() {
         let error = CodeRunner::new("no-such-python".as_ref()).unwrap_err().to_string();

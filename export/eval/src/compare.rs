@@ -1,5 +1,5 @@
-//! Two models on the same rows: the difference of each metric with its standard error, paired by row, and
-//! `McNemar`'s test where rows are right or wrong.
+//! Two models on the same rows: the difference of each metric with its standard error, paired by
+//! row, and `McNemar`'s test where rows are right or wrong.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,8 +26,8 @@ pub struct Difference {
     pub rows: usize,
     /// The means over these rows.
     pub means: [f64; 2],
-    /// Standard error of the second mean less the first, from the differences of the rows; `None` with
-    /// one row.
+    /// Standard error of the second mean less the first, from the differences of the rows; `None`
+    /// with one row.
     pub stderr: Option<f64>,
     /// Rows that only the first, and only the second, got right, and the two-sided probability of a
     /// split at least as uneven; `None` where values are not 0 and 1.
@@ -44,6 +44,7 @@ pub fn compare(a: &Path, b: &Path) -> Result<Vec<Difference>, EvalError> {
     for (key, own) in &first {
         let Some(other) = second.get(key) else { continue };
         let pairs: Vec<(f64, f64)> =
+            // Rows are paired by `doc_id`: two runs with other limits share their first rows.
             own.iter().filter_map(|(id, value)| Some((*value, *other.get(id)?))).collect();
         if !pairs.is_empty() {
             found.push(difference(key, &pairs));
@@ -67,9 +68,11 @@ fn rows(path: &Path) -> Result<BTreeMap<Key, BTreeMap<u64, f64>>, EvalError> {
         let id = row["doc_id"].as_u64().ok_or_else(|| missing("doc_id"))?;
         // The harness writes one file a task and names it there.
         let task = row["task"].as_str().unwrap_or_default().to_owned();
+        // Lines without a filter count as those of a task that has none.
         let filter = row["filter"].as_str().unwrap_or("none").to_owned();
         let names = row["metrics"].as_array().ok_or_else(|| missing("metrics"))?;
         for name in names.iter().filter_map(Value::as_str) {
+            // Values that are lists (sums with their weights) have no difference a row.
             if let Some(value) = row[name].as_f64() {
                 let key = (task.clone(), name.to_owned(), filter.clone());
                 all.entry(key).or_default().insert(id, value);
@@ -83,6 +86,8 @@ fn difference(key: &Key, pairs: &[(f64, f64)]) -> Difference {
     let count = pairs.len() as f64;
     let mean = |value: fn(&(f64, f64)) -> f64| pairs.iter().map(value).sum::<f64>() / count;
     let differences: Vec<f64> = pairs.iter().map(|(a, b)| b - a).collect();
+    // Of the differences and not of the two means: rows that are hard for one model are hard for
+    // the other, and pairing takes that out.
     let stderr = (pairs.len() > 1).then(|| sample_deviation(&differences) / count.sqrt());
     let mcnemar = outcomes(pairs).map(|outcomes| {
         let only = |own: (bool, bool)| outcomes.iter().filter(|it| **it == own).count();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::EvalError;
 use crate::parquet_files;
 
-/// A row of a dataset is a page of text at most.
+/// A longer line is no row of a data set.
 const LARGEST_LINE: usize = 64 << 20;
 
 /// The rows of one split, with the file that they came from.
@@ -74,6 +74,8 @@ impl SplitName<'_> {
         let short = self.dataset.rsplit('/').next().unwrap_or(self.dataset);
         let flat = self.dataset.replace('/', "___");
         let mut stems = Vec::new();
+        // The hub's own path; the same with `___`, as the cache of `datasets` spells it; then what
+        // people name folders by hand.
         for folder in [self.dataset, &flat, short, self.task] {
             if let Some(name) = self.name {
                 stems.push(format!("{folder}/{name}/{}", self.split));
@@ -149,6 +151,7 @@ pub(crate) fn read_file(path: &Path) -> Result<DataFile, EvalError> {
     if path.extension().is_some_and(|end| end == "json") {
         std::io::copy(&mut reader, &mut line)?;
         hasher.update(&line);
+        // `line` holds the whole file here: one list.
         rows = serde_json::from_slice(&line)
             .map_err(|error| EvalError::row(path, error.line(), "json", error.to_string()))?;
     } else {

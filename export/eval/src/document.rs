@@ -1,4 +1,5 @@
-//! Rows as prompts: what a task's file makes of each, with the harness's rules for texts that are numbers.
+//! Rows as prompts: what a task's file makes of each, with the harness's rules for texts that are
+//! numbers.
 
 use serde_json::Value;
 
@@ -33,8 +34,8 @@ pub(crate) struct RowDocument {
     pub(crate) description: String,
 }
 
-/// A value with where it came from: the harness reads digits of a template as a number, and those of a
-/// field as they are.
+/// A value with where it came from: the harness reads digits of a template as a number, and those
+/// of a field as they are.
 struct Found {
     value: Value,
     from_template: bool,
@@ -46,6 +47,8 @@ pub(crate) fn documents(
     rows: &DataFile,
     at: &[usize],
 ) -> Result<Vec<RowDocument>, EvalError> {
+    // All rows are rendered in one call: it runs on a thread with limits of its own, which a call a
+    // row would start for each.
     let chosen: Vec<Value> = at.iter().map(|index| rows.rows[*index].clone()).collect();
     let view = View { rows, chosen: &chosen, at };
     let questions = view.values(&task.text, "doc_to_text")?;
@@ -94,6 +97,8 @@ impl View<'_> {
                 };
                 self.chosen.iter().zip(self.at).map(call).collect()
             }
+            // The harness asks the data set's columns whether `doc_to_text` names one; the first
+            // row stands for them here.
             Source::Text(name, _) if self.rows.rows[0].get(name).is_some() => {
                 let field = |(row, at): (&Value, &usize)| {
                     let missing = || self.rows.wrong(*at, name, "is missing; the first row has it");
@@ -137,7 +142,8 @@ fn answer_of(found: Found, has_choices: bool) -> RightAnswer {
     }
 }
 
-/// Digits that a template wrote, and numbers that are not text, name a choice where there are choices.
+/// Digits that a template wrote, and numbers that are not text, name a choice where there are
+/// choices.
 fn as_index(found: &Found, has_choices: bool) -> Option<i64> {
     match &found.value {
         Value::String(text) => {

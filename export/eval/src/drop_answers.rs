@@ -1,5 +1,5 @@
-//! Answers of DROP: numbers, dates or spans, and their F1 over words (`drop/utils.py`). A model gives one
-//! text, so the best pairing of its words with several spans is the best single one.
+//! Answers of DROP: numbers, dates or spans, and their F1 over words (`drop/utils.py`). A model
+//! gives one text, so the best pairing of its words with several spans is the best single one.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +26,7 @@ pub(crate) fn answers(row: &Value) -> Option<Value> {
 fn parse(answer: &Value) -> Option<Vec<String>> {
     let number = answer["number"].as_str()?;
     if !number.is_empty() {
+        // The order is the harness's. An answer has one of the three; the other two are empty.
         return Some(vec![number.to_owned()]);
     }
     let spans: Option<Vec<String>> =
@@ -44,11 +45,15 @@ pub(crate) fn scores(text: &str, answers: &[Vec<String>]) -> (f64, f64) {
     let said = normalised(text);
     let mut best = (0.0_f64, 0.0_f64);
     for spans in answers {
+        // `if gold_answer[0].strip()`: an answer of nothing counts for nothing.
         if spans.first().is_none_or(|first| python::strip(first).is_empty()) {
             continue;
         }
         let right: Vec<String> = spans.iter().map(|span| normalised(span)).collect();
+        // The model gives one span: with several right ones it cannot be exact.
         let exact = f64::from(right == [said.as_str()]);
+        // The harness assigns said spans to right ones for the largest sum; of one said span that
+        // is the best pair, divided by the number of right ones.
         let f1 = right.iter().map(|span| word_f1(&said, span)).fold(0.0, f64::max);
         // numpy rounds to two digits, halves to even.
         let f1 = (100.0 * (f1 / right.len() as f64)).round_ties_even() / 100.0;
@@ -70,6 +75,7 @@ fn word_f1(said: &str, right: &str) -> f64 {
         return 0.0;
     }
     let common = said.intersection(&right).count() as f64;
+    // An empty side has all of its words in common, as in DROP's own script.
     let share = |all: usize| if all == 0 { 1.0 } else { common / all as f64 };
     let (precision, recall) = (share(said.len()), share(right.len()));
     if precision == 0.0 && recall == 0.0 {
@@ -83,6 +89,7 @@ fn normalised(text: &str) -> String {
     let token = |token: &str| {
         let mut token = token.to_lowercase();
         if python::float(&token).is_none() {
+            // Not in numbers: `1.5` must keep its point.
             token.retain(|letter| !PUNCTUATION.contains(letter));
         }
         if let Some(number) = python::float(&token) {
@@ -91,6 +98,7 @@ fn normalised(text: &str) -> String {
         let token = articles.replace_all(&token, " ").into_owned();
         token.split(python::is_space).filter(|it| !it.is_empty()).collect::<Vec<_>>().join(" ")
     };
+    // Hyphens part words here, so they never reach the punctuation above.
     let tokens: Vec<String> = text.split([' ', '-']).map(token).collect();
     tokens.into_iter().filter(|token| !token.is_empty()).collect::<Vec<_>>().join(" ")
 }

@@ -76,12 +76,14 @@ impl RequestEncoder<'_> {
             Some(bos) => (self.tokenizer.bos(), &text[bos.len()..]),
             None => (self.first(), text),
         };
+        // The spelled BOS was taken off: `encode` would read it as plain letters.
         let ids = self.tokenizer.encode(text)?;
         Ok(first.into_iter().chain(ids).collect())
     }
 
-    /// A context and its continuations: spaces at the end of the context belong to the continuation, and
-    /// both are encoded as one text that is cut after as many tokens as the context alone has.
+    /// A context and its continuations: spaces at the end of the context belong to the
+    /// continuation, and both are encoded as one text that is cut after as many tokens as the
+    /// context alone has.
     ///
     /// # Errors
     /// A continuation without a token.
@@ -89,10 +91,14 @@ impl RequestEncoder<'_> {
         if context.is_empty() {
             return after.iter().map(|after| self.after_nothing(after)).collect();
         }
+        // Most tokenizers put a space at the beginning of a word's token (`Ġyes`). A context that
+        // keeps its space would end in a token that no training text has there.
         let trimmed = context.trim_end_matches(python::is_space);
         let ids = self.text(trimmed)?;
         let pair = |after: &&str| {
             let whole = self.text(&format!("{context}{after}"))?;
+            // Cut by number, not by content: where a token reaches across the border, `whole` does
+            // not begin with `ids`. The harness cuts there all the same.
             self.request(ids.clone(), whole.get(ids.len()..).unwrap_or_default().to_vec())
         };
         after.iter().map(pair).collect()
@@ -100,6 +106,7 @@ impl RequestEncoder<'_> {
 
     fn after_nothing(&self, after: &str) -> Result<TokenRequest, EvalError> {
         let (prefix, ids) = (self.prefix()?, self.tokenizer.encode(after)?);
+        // A continuation that begins with the prefix brings its own.
         if ids.first() == Some(&prefix) {
             return self.request(vec![prefix], ids[1..].to_vec());
         }
@@ -145,7 +152,8 @@ impl RequestEncoder<'_> {
         Ok(windows)
     }
 
-    /// The ids of a prompt that leaves room for `new` tokens, cut from the left; whether it was cut.
+    /// The ids of a prompt that leaves room for `new` tokens, cut from the left; whether it was
+    /// cut.
     ///
     /// # Errors
     /// No room.
@@ -169,6 +177,7 @@ impl TokenRequest {
     /// What the model reads: all but the last token, cut from the left to `max_length`; and whether
     /// something was cut.
     pub(crate) fn input(&self, max_length: usize) -> (Vec<u32>, bool) {
+        // The last token is only predicted, so one token more than `max_length` fits.
         let mut all = [self.context.as_slice(), &self.continuation].concat();
         all.pop();
         let cut = all.len().saturating_sub(max_length);
@@ -226,8 +235,8 @@ mod tests {
         assert_eq!((pair.context, pair.continuation), (vec![bos], plain));
     }
 
-    /// Context and continuation lengths as `get_rolling_token_windows` and `make_disjoint_window` of the
-    /// harness give them for 10 tokens and a context of 4.
+    /// Context and continuation lengths as `get_rolling_token_windows` and `make_disjoint_window`
+    /// of the harness give them for 10 tokens and a context of 4.
     #[test]
     fn a_whole_text_is_read_in_windows_that_count_each_token_once() {
         let tokenizer = tokenizer();

@@ -1,5 +1,6 @@
-//! What `IFEval` asks libraries of Python about a text: its language, its sentences, its words in capitals.
-//! These three are close to langdetect and NLTK, not equal to them; everything else is exact.
+//! What `IFEval` asks libraries of Python about a text: its language, its sentences, its words in
+//! capitals. These three are close to langdetect and NLTK, not equal to them; everything else is
+//! exact.
 
 use fancy_regex::Regex;
 use whatlang::Lang;
@@ -45,8 +46,8 @@ const ABBREVIATIONS: [&str; 23] = [
     "co", "corp", "u.s", "a.m", "p.m", "ph.d", "gen", "rep", "sen",
 ];
 
-/// Whether a text is in a language (`en`, `de`, …). A text whose language cannot be told counts as right, as
-/// in the harness.
+/// Whether a text is in a language (`en`, `de`, …). A text whose language cannot be told counts as
+/// right, as in the harness.
 pub(crate) fn is_in(text: &str, code: &str) -> bool {
     let asked = LANGUAGES.iter().find(|(known, _)| *known == code);
     match (whatlang::detect_lang(text), asked) {
@@ -68,11 +69,14 @@ pub(crate) fn sentences(text: &str) -> usize {
 
 fn ends_sentence(word: &str, next: &str) -> bool {
     let word = word.trim_end_matches(['"', '\'', ')', ']', '”', '’', '*']);
+    // Closing quotes and brackets were taken off: `"Go."` ends as `Go.` does.
     let Some(stem) = word.strip_suffix('.') else { return word.ends_with(['?', '!']) };
     if stem.ends_with('.') {
+        // An ellipsis ends a sentence only where another one begins.
         return next.starts_with(char::is_uppercase);
     }
     let stem = stem.trim_start_matches(['"', '\'', '(', '[', '“', '‘', '*']);
+    // `J. Smith` is one sentence.
     let is_initial = stem.chars().count() == 1 && stem.chars().all(char::is_alphabetic);
     !is_initial && !ABBREVIATIONS.contains(&stem.to_lowercase().as_str())
 }

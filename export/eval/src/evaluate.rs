@@ -116,6 +116,8 @@ impl Evaluator<'_> {
         self.check(task)?;
         let count = limit.unwrap_or(usize::MAX).min(data.rows());
         let all: Vec<usize> = (0..count).collect();
+        // All texts are made before the model computes: a mistake in a template or a row costs no
+        // time.
         let documents = documents(task, &data.rows, &all)?;
         let requests = row_requests(task, data, &documents, self.chat)?;
         let (answers, cost) = match task.output {
@@ -123,6 +125,7 @@ impl Evaluator<'_> {
             _ => self.scored(&requests, progress)?,
         };
         let mut samples = Vec::new();
+        // The model answers once; each filter reads the same answers and has scores of its own.
         for chain in &task.filters {
             for (at, answer) in answers.iter().enumerate() {
                 let (row, document) = (&data.rows.rows[at], &documents[at]);
@@ -176,6 +179,8 @@ impl Evaluator<'_> {
     ) -> Result<(Vec<RowAnswer>, TaskResult), EvalError> {
         let Asked { encoded, counts } = self.encode(requests)?;
         let scored = score_requests(self.model, self.threads, &encoded, progress)?;
+        // The scores come in one list in the order of the requests; each row takes its own off the
+        // front.
         let mut rest = scored.scores.as_slice();
         let answers = requests.iter().zip(counts).map(|(request, count)| {
             let (own, after) = rest.split_at(count);
@@ -205,6 +210,7 @@ impl Evaluator<'_> {
             RowRequest::Rolling(text) => encoder.rolling(text),
             RowRequest::Generate(_) | RowRequest::Prompt { .. } => Ok(Vec::new()),
         };
+        // In consecutive parts, so that joining the results in order gives the order of the rows.
         let share = requests.len().div_ceil(self.threads.count()).max(1);
         let found: Vec<Result<Vec<TokenRequest>, EvalError>> = std::thread::scope(|scope| {
             let work = |rows: &'_ [RowRequest]| rows.iter().map(one).collect::<Vec<_>>();
@@ -264,6 +270,7 @@ fn score_pairs(
     pairs: &[(String, String)],
 ) -> Result<Vec<TokenRequest>, EvalError> {
     let mut all = Vec::with_capacity(pairs.len());
+    // The choices of a question share its context, which is often long (examples): encoded once.
     for same in pairs.chunk_by(|a, b| a.0 == b.0) {
         let after: Vec<&str> = same.iter().map(|(_, after)| after.as_str()).collect();
         all.extend(encoder.pairs(&same[0].0, &after)?);
@@ -286,6 +293,8 @@ fn summary(task: &Task, samples: &[SampleResult]) -> Vec<MetricResult> {
     let mut results = Vec::new();
     for chain in &task.filters {
         for metric in &task.metrics {
+            // A metric that no row has (another kind of task has it) makes no score rather than a
+            // 0.
             let own = samples.iter().filter(|sample| sample.filter == chain.name);
             let values: Vec<MetricValue> = own
                 .flat_map(|sample| &sample.metrics)

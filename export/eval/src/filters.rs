@@ -1,5 +1,5 @@
-//! What is done to a generated text before it is compared, and the comparison: the harness's filters and
-//! its exact match, on Python's regular expressions.
+//! What is done to a generated text before it is compared, and the comparison: the harness's
+//! filters and its exact match, on Python's regular expressions.
 
 use fancy_regex::Regex;
 
@@ -59,8 +59,8 @@ impl Filter {
     }
 }
 
-/// One of `re.findall`'s results: the whole match without groups, the group with one, the first group
-/// that holds something with several.
+/// One of `re.findall`'s results: the whole match without groups, the group with one, the first
+/// group that holds something with several.
 fn extract(regex: &Regex, select: i64, text: &str) -> Option<String> {
     let mut all = Vec::new();
     for found in regex.captures_iter(text) {
@@ -68,10 +68,14 @@ fn extract(regex: &Regex, select: i64, text: &str) -> Option<String> {
         let group = |i: usize| found.get(i).map_or("", |it| it.as_str());
         all.push(match found.len() {
             1 => Some(group(0)),
+            // `len` counts the whole match as group 0. A group that took no part is "" in Python
+            // too.
             2 => Some(group(1)),
             groups => (1..groups).map(group).find(|it| !it.is_empty()),
         });
     }
+    // Python's negative index. Beyond the list the harness would stop with an error; here the
+    // answer counts as not found.
     let at = if select < 0 { all.len() as i64 + select } else { select };
     let chosen = *all.get(usize::try_from(at).ok()?)?;
     chosen.map(|text| python::strip(text).to_owned())
@@ -93,6 +97,8 @@ impl ExactMatch {
 
     fn normalised(&self, text: &str) -> String {
         let mut text = text.to_owned();
+        // The order is the harness's: patterns, case, punctuation, digits. A pattern may need the
+        // capitals or the signs that go afterwards.
         for regex in &self.ignored {
             text = regex.replace_all(&text, "").into_owned();
         }

@@ -57,6 +57,9 @@ impl RowFunction {
     pub(crate) fn call(self, row: &Value) -> Result<Value, (String, String)> {
         match self {
             Self::Hellaswag => hellaswag(row),
+            // Winogrande is scored the other way round: the two options make two contexts, and what
+            // follows the blank is the one continuation. The "text" is the number of the right
+            // context.
             Self::WinograndeText => winogrande_answer(row).map(Value::from),
             Self::WinograndeTarget => {
                 winogrande_halves(row).map(|(_, after)| python::strip(after).into())
@@ -155,6 +158,8 @@ impl ResultsFunction {
                 let code = code.ok_or_else(|| wrong("process_results", "may not run programs"))?;
                 let [prompt, test, name] =
                     [text(row, "prompt")?, text(row, "test")?, text(row, "entry_point")?];
+                // The order of HumanEval's files: the function's head, its body by the model, the
+                // tests.
                 let program = format!("{prompt}{said}\n{test}\ncheck({name})");
                 let passes = code.passes(&program);
                 let passes = passes.map_err(|error| wrong("prompt", &error.to_string()))?;
@@ -201,6 +206,8 @@ pub(crate) fn rolling_metrics(log: f64, words: usize, bytes: usize) -> Vec<(Stri
 
 /// The share of the choices' probability that true ones have.
 fn share_of_true(labels: &[Value], logs: &[f64]) -> f64 {
+    // Not a softmax with its maximum taken off: numbers this small stay in f64 for answers of a
+    // sentence, and the harness computes them so.
     let all: f64 = logs.iter().map(|log| log.exp()).sum();
     let is_true = |label: &Value| label.as_i64() == Some(1) || label.as_bool() == Some(true);
     let found = labels.iter().zip(logs).filter(|(label, _)| is_true(label));
@@ -215,6 +222,7 @@ fn hellaswag(row: &Value) -> Result<Value, (String, String)> {
         endings.and_then(|endings| endings.iter().map(Value::as_str).collect());
     let endings = endings.ok_or_else(|| wrong("endings", "expected a list of texts"))?;
     let mut row = row.clone();
+    // `process_docs` of the harness; the template of the task names these three fields.
     row["query"] = hellaswag_text(&format!("{label}: {before} {after}")).into();
     row["choices"] = endings.into_iter().map(hellaswag_text).collect();
     // Test rows of the hub have an empty label.
@@ -223,6 +231,7 @@ fn hellaswag(row: &Value) -> Result<Value, (String, String)> {
 }
 
 fn hellaswag_text(text: &str) -> String {
+    // WikiHow's marks: a title ends a sentence, all other brackets go.
     let text = python::strip(text).replace(" [title]", ". ");
     sub(r"\[.*?\]", "", &text).replace("  ", " ")
 }
@@ -245,6 +254,8 @@ fn winogrande_halves(row: &Value) -> Result<(&str, &str), (String, String)> {
 fn wikitext(page: &str) -> String {
     let text = page.replace("s '", "s'");
     let text = sub(r"/' [0-9]/", r"/'[0-9]/", &text);
+    // WikiText was cut into words, with spaces around signs; what is scored is the text before
+    // that.
     let pairs = [
         (" @-@ ", "-"),
         (" @,@ ", ","),
@@ -269,6 +280,7 @@ fn wikitext(page: &str) -> String {
         let inner = |found: &Captures| format!("{open}{}{close}", &found[1]);
         text = regex.replace_all(&text, inner).into_owned();
     }
+    // The longest first: `= = =` stands inside of `= = = =`.
     let pairs = [
         ("= = = =", "===="),
         ("= = =", "==="),

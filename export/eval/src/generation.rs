@@ -1,4 +1,5 @@
-//! Greedy continuations of many prompts: several decode together, and a new one begins where one ends.
+//! Greedy continuations of many prompts: several decode together, and a new one begins where one
+//! ends.
 
 use bitnet_engine::{KvCache, Model, Sampler, SamplerSettings, Sequence, ThreadPool, Workspace};
 use bitnet_text::{TextStream, Tokenizer};
@@ -7,6 +8,8 @@ use crate::error::EvalError;
 use crate::progress::{ProgressCallback, tell};
 
 /// Prompts that are continued together.
+// Decoding waits for the memory that weights come from, so several sequences cost little more than
+// one.
 const SLOTS: usize = 16;
 /// Common beginnings from here on are copied from another slot's cache.
 const WORTH_COPYING: usize = 32;
@@ -37,6 +40,9 @@ pub fn continue_prompts(
     progress: ProgressCallback<'_>,
 ) -> Result<Vec<String>, EvalError> {
     let mut waiting: Vec<usize> = (0..requests.len()).collect();
+    // Two sorts, the second stable, and taken from the end: the longest first, and prompts of one
+    // length with a common beginning (examples) after each other, so that the cache of one serves
+    // the next.
     waiting.sort_by(|a, b| requests[*a].prompt.cmp(&requests[*b].prompt));
     waiting.sort_by_key(|index| requests[*index].prompt.len());
     let mut workspace = Workspace::new(threads);
@@ -45,6 +51,7 @@ pub fn continue_prompts(
     let mut texts = vec![String::new(); requests.len()];
     let mut done = 0;
     loop {
+        // A slot that ended is filled before the next pass: the batch stays full to the end.
         begin_waiting(&mut slots, &mut waiting, requests, tokenizer);
         let mut active: Vec<&mut Slot> =
             slots.iter_mut().filter(|it| it.answer.is_some()).collect();
@@ -57,6 +64,8 @@ pub fn continue_prompts(
         let next: Vec<u32> = rows.map(|row| sampler.sample(row, &[])).collect();
         for (slot, id) in active.into_iter().zip(next) {
             if let Some((request, ids)) = slot.push(id, requests, stop_ids) {
+                // Decoded again as a whole: the text of the stream ends where the stop was noticed,
+                // the harness cuts the whole text.
                 texts[request] = cut(&tokenizer.decode(&ids), &requests[request].until);
                 done += 1;
             }
@@ -87,6 +96,7 @@ impl<'a> Slot<'a> {
 
     fn sequence(&mut self) -> Sequence<'_> {
         let held = self.cache.len();
+        // At first the rest of the prompt, later the one token that was chosen last.
         Sequence { cache: &mut self.cache, tokens: &self.tokens[held..] }
     }
 
@@ -112,6 +122,9 @@ impl<'a> Slot<'a> {
         if !ends {
             answer.ids.push(id);
             let piece = answer.stream.push(id);
+            // A stop text may lie across pieces: the new piece is searched with as much of the text
+            // before it as the longest one could take. Searching all of it each time would be
+            // quadratic.
             let longest = until.iter().map(String::len).max().unwrap_or(0);
             answer.text.push_str(&piece);
             let from = answer.text.len().saturating_sub(piece.len() + longest);
@@ -124,12 +137,14 @@ impl<'a> Slot<'a> {
             self.tokens.push(id);
             return None;
         }
+        // The slot keeps its cache: the next prompt may begin alike.
         self.tokens.truncate(self.cache.len());
         self.answer.take().map(|answer| (answer.request, answer.ids))
     }
 }
 
-/// Fills free slots from the end of `waiting`; a beginning that another slot holds is copied from it.
+/// Fills free slots from the end of `waiting`; a beginning that another slot holds is copied from
+/// it.
 fn begin_waiting<'a>(
     slots: &mut [Slot<'a>],
     waiting: &mut Vec<usize>,
@@ -144,7 +159,9 @@ fn begin_waiting<'a>(
         let prompt = &requests[request].prompt;
         let held = |slot: &Slot| common(&slot.tokens[..slot.cache.len()], prompt);
         let own = held(&slots[free]);
+        // Slots in work serve as well, with what their caches hold so far.
         let best = (0..slots.len()).max_by_key(|at| held(&slots[*at])).unwrap_or(free);
+        // A copy shares the full pages of its original and computes nothing.
         if held(&slots[best]) >= own + WORTH_COPYING {
             let cache = slots[best].cache.clone();
             slots[free].tokens = slots[best].tokens[..cache.len()].to_vec();

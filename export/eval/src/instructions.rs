@@ -18,10 +18,13 @@ pub(crate) fn followed(row: &Value, text: &str) -> Result<[Vec<bool>; 2], Wrong>
     let list = row["instruction_id_list"].as_array();
     let ids = list.ok_or_else(|| wrong("instruction_id_list", "expected a list of names"))?;
     let mut found = [Vec::new(), Vec::new()];
+    // Loose: an introduction, a last line or emphasis by stars may be in the way; one variant that
+    // follows is enough.
     let variants = loose(text);
     for (at, id) in ids.iter().enumerate() {
         let id = id.as_str().ok_or_else(|| wrong("instruction_id_list", "expected names"))?;
         let instruction = Instruction { id, given: &row["kwargs"][at] };
+        // An empty answer follows nothing, not even "no commas".
         let says = |text: &str| Ok(!strip(text).is_empty() && instruction.is_followed(text)?);
         found[0].push(says(text)?);
         let each: Vec<bool> = variants.iter().map(|it| says(it)).collect::<Result<_, Wrong>>()?;
@@ -50,6 +53,7 @@ struct Instruction<'a> {
 impl Instruction<'_> {
     fn is_followed(&self, text: &str) -> Result<bool, Wrong> {
         Ok(match self.id {
+            // Keywords are patterns, as `re.search` takes them, and not escaped.
             "keywords:existence" => {
                 self.texts("keywords")?.iter().try_fold(true, |all, word| {
                     Ok::<_, Wrong>(all && count(&format!("(?i){word}"), text)? > 0)
@@ -65,6 +69,8 @@ impl Instruction<'_> {
                 })?
             }
             "keywords:letter_frequency" => {
+                // Compared as a text: a letter such as `İ` becomes two in lower case and is never
+                // found.
                 let letter = strip(self.text("letter")?).to_lowercase();
                 let text = text.to_lowercase();
                 let found = text.chars().filter(|it| letter == it.to_string()).count();
@@ -79,6 +85,7 @@ impl Instruction<'_> {
             "combination:two_responses" => two_responses(text),
             "startend:end_checker" => {
                 let end = strip(self.text("end_phrase")?).to_lowercase();
+                // Quotes around an answer do not hide its end.
                 strip(text).trim_matches('"').to_lowercase().ends_with(&end)
             }
             "startend:quotation" => {
@@ -128,6 +135,8 @@ impl Instruction<'_> {
             }
             "detectable_content:postscript" => {
                 let pattern = match strip(self.text("postscript_marker")?) {
+                    // The two markers of IFEval's own list have spaces allowed in them; others are
+                    // taken as they are.
                     "P.P.S" => r"(?m)\s*p\.\s?p\.\s?s.*$".to_owned(),
                     "P.S." => r"(?m)\s*p\.\s?s\..*$".to_owned(),
                     other => format!(r"(?m)\s*{}.*$", other.to_lowercase()),
@@ -135,6 +144,7 @@ impl Instruction<'_> {
                 count(&pattern, &text.to_lowercase())? > 0
             }
             "detectable_format:number_bullet_lists" => {
+                // `**bold**` at the beginning of a line is no bullet.
                 let stars = count(r"(?m)^\s*\*[^\*].*$", text)?;
                 stars + count(r"(?m)^\s*-.*$", text)? == self.number("num_bullets")?
             }
@@ -161,6 +171,8 @@ impl Instruction<'_> {
     /// The paragraph with a number begins with a word, and there are as many as asked.
     fn begins_paragraph(&self, text: &str) -> Result<bool, Wrong> {
         let parts: Vec<&str> = text.split("\n\n").collect();
+        // As IFEval has it: the number is looked up among all parts, but only filled ones are
+        // counted.
         let count = parts.iter().filter(|part| !strip(part).is_empty()).count();
         let at = self.number("nth_paragraph")?;
         let Some(paragraph) = parts.get(at.wrapping_sub(1)).filter(|_| at <= count) else {
@@ -221,6 +233,7 @@ fn count(pattern: &str, text: &str) -> Result<usize, Wrong> {
 
 fn two_responses(text: &str) -> bool {
     let parts: Vec<&str> = text.split("******").map(strip).collect();
+    // Nothing before the first or after the last separator is fine; nothing between two is not.
     let inner = parts.get(1..parts.len() - 1).unwrap_or_default();
     let answers: Vec<&&str> = parts.iter().filter(|part| !part.is_empty()).collect();
     !inner.contains(&"") && answers.len() == 2 && answers[0] != answers[1]
@@ -245,6 +258,7 @@ fn highlights(text: &str) -> Result<usize, Wrong> {
 
 fn is_json(text: &str) -> bool {
     let mut text = strip(text);
+    // A chain of `removeprefix`: each is tried on what the one before left.
     for begin in ["```json", "```Json", "```JSON", "```"] {
         text = text.strip_prefix(begin).unwrap_or(text);
     }

@@ -6,8 +6,8 @@
 //!                                                    └─ generation greedy texts ────┘
 //! ```
 //!
-//! A [`Selection`] names tasks, [`open`] finds their rows, an [`Evaluator`] runs them on a model in memory.
-//! A [`Benchmark`] does all that in one call.
+//! A [`Selection`] names tasks, [`open`] finds their rows, an [`Evaluator`] runs them on a model in
+//! memory. A [`Benchmark`] does all that in one call.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]

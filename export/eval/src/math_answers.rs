@@ -1,5 +1,5 @@
-//! Answers of the MATH sets: the last box of a solution, and equality after the harness's replacements
-//! (`hendrycks_math/utils.py`). Only texts are compared; nothing is simplified.
+//! Answers of the MATH sets: the last box of a solution, and equality after the harness's
+//! replacements (`hendrycks_math/utils.py`). Only texts are compared; nothing is simplified.
 
 use crate::python;
 
@@ -8,6 +8,8 @@ pub(crate) fn boxed(solution: &str) -> Option<String> {
     if let Some((_, after)) = solution.rsplit_once("\\boxed ") {
         return Some(after.split('$').next().unwrap_or_default().to_owned());
     }
+    // An `\fbox` is found but not opened, as in the harness, where `remove_boxed` asserts
+    // `\boxed{`.
     let begin = solution.rfind("\\boxed").or_else(|| solution.rfind("\\fbox"))?;
     let mut open = 0;
     for (at, letter) in solution[begin..].char_indices() {
@@ -28,7 +30,8 @@ pub(crate) fn asked(text: &str) -> &str {
     }
 }
 
-/// Whether two answers are the same after the replacements; where one cannot be replaced, as they are.
+/// Whether two answers are the same after the replacements; where one cannot be replaced, as they
+/// are.
 pub(crate) fn equal(a: &str, b: &str) -> bool {
     match (normalised(a), normalised(b)) {
         (Some(a), Some(b)) => a == b,
@@ -39,6 +42,7 @@ pub(crate) fn equal(a: &str, b: &str) -> bool {
 /// `strip_string`; `None` where that fails.
 fn normalised(text: &str) -> Option<String> {
     let removed = ["\\left", "\\right", "^{\\circ}", "^\\circ", "\\$"];
+    // The order of `strip_string`; each replacement may make what a later one looks for.
     let text = text.replace('\n', "").replace("\\!", "").replace("\\\\", "\\");
     let text = text.replace("tfrac", "frac").replace("dfrac", "frac");
     let text = removed.iter().fold(text, |text, part| text.replace(part, ""));
@@ -76,6 +80,8 @@ fn fix_roots(text: &str) -> Option<String> {
     let mut made = parts.next()?.to_owned();
     for part in parts {
         made += "\\sqrt";
+        // `None`, here and below: Python raises an error, and the harness compares the texts as
+        // they are.
         match part.chars().next()? {
             '{' => made += part,
             first => made.extend(["{", &first.to_string(), "}", &part[first.len_utf8()..]]),
@@ -96,6 +102,7 @@ fn fix_fractions(text: &str) -> Option<String> {
             made += part;
             continue;
         }
+        // An assertion that the harness catches on the spot: the text stays, without an error.
         let Some(second) = letters.next() else { return Some(text.to_owned()) };
         let second = if second == '{' { "{".to_owned() } else { format!("{{{second}}}") };
         made.extend(["{", &first.to_string(), "}", &second, letters.as_str()]);
@@ -106,6 +113,8 @@ fn fix_fractions(text: &str) -> Option<String> {
 /// `1/2` → `\frac{1}{2}` where both are whole numbers as Python writes them.
 fn fix_slash(text: &str) -> Option<String> {
     match text.split('/').collect::<Vec<_>>()[..] {
+        // `int()` raises; only the assertion after it, that Python writes the numbers like this, is
+        // caught there.
         [a, b] if !python::is_int(a) || !python::is_int(b) => None,
         [a, b] if is_written(a) && is_written(b) => Some(format!("\\frac{{{a}}}{{{b}}}")),
         _ => Some(text.to_owned()),

@@ -1,5 +1,5 @@
-//! Python's `random.Random`: the Mersenne Twister with Python's ways to seed it and to draw from it. The
-//! harness draws few-shot examples and bootstrap samples with it.
+//! Python's `random.Random`: the Mersenne Twister with Python's ways to seed it and to draw from
+//! it. The harness draws few-shot examples and bootstrap samples with it.
 
 use rand_mt::Mt;
 
@@ -18,12 +18,16 @@ impl PythonRandom {
 
     /// `random()`: a number in `[0, 1)`.
     fn unit(&mut self) -> f64 {
+        // 27 and 26 bits make the 53 of a double: `(a·2²⁶ + b) / 2⁵³`.
         let (a, b) = (self.word() >> 5, self.word() >> 6);
         (f64::from(a) * 67_108_864.0 + f64::from(b)) / 9_007_199_254_740_992.0
     }
 
     /// `_randbelow(limit)`.
     fn below(&mut self, limit: usize) -> usize {
+        // `bit_length` of the limit itself, so a power of two draws one bit more than it needs, and
+        // half of its draws are thrown away. CPython does, and each throw takes a word of the
+        // generator.
         let bits = usize::BITS - limit.leading_zeros();
         loop {
             let drawn = (self.word() >> (32 - bits)) as usize;
@@ -35,6 +39,8 @@ impl PythonRandom {
 
     /// `sample(range(length), count)`, for `count <= length` and fewer than 2³² values.
     pub(crate) fn sample(&mut self, length: usize, count: usize) -> Vec<usize> {
+        // CPython's estimate of the memory of a set against that of a list. It decides which of two
+        // ways draws, and they draw other numbers, so the constants are part of the result.
         let mut set_size = 21;
         if count > 5 {
             set_size += 4_usize.pow(((count * 3) as f64).log(4.0).ceil() as u32);
@@ -53,6 +59,8 @@ impl PythonRandom {
         let draw = |i| {
             let at = self.below(length - i);
             let drawn = pool[at];
+            // The drawn place is filled from the end of what is left: the draws are without
+            // repetition.
             pool[at] = pool[length - i - 1];
             drawn
         };

@@ -1,4 +1,5 @@
-//! From the values of single rows to a score with its standard error, as the harness aggregates them.
+//! From the values of single rows to a score with its standard error, as the harness aggregates
+//! them.
 
 use std::thread;
 
@@ -48,6 +49,7 @@ impl Aggregation {
             "bits_per_byte" => Self::BitsPerByte,
             "f1" => Self::F1,
             "matthews_corrcoef" => Self::Matthews,
+            // IFEval's: all instructions of all rows together, not a mean of rows.
             "utils.agg_inst_level_acc" => Self::Share,
             _ => return None,
         })
@@ -78,8 +80,8 @@ impl Aggregation {
         }
     }
 
-    /// Its standard error: of a mean by the formula, of anything else by the harness's own bootstrap
-    /// samples; `None` where the harness has none.
+    /// Its standard error: of a mean by the formula, of anything else by the harness's own
+    /// bootstrap samples; `None` where the harness has none.
     pub fn stderr(self, values: &[MetricValue]) -> Option<f64> {
         match self {
             _ if values.len() < 2 => None,
@@ -94,6 +96,7 @@ impl Aggregation {
 
     fn bootstrap(self, values: &[MetricValue]) -> f64 {
         let portions = BOOTSTRAPS / PORTION;
+        // Each portion has its seed, so the number of threads changes no bit.
         let workers = thread::available_parallelism().map_or(1, usize::from).min(portions);
         let mut scores = vec![0.0; BOOTSTRAPS];
         thread::scope(|scope| {
@@ -126,6 +129,8 @@ pub(crate) fn pooled_stderr(parts: &[(f64, usize)]) -> f64 {
     let rows: usize = parts.iter().map(|(_, size)| size).sum();
     let pooled =
         parts.iter().map(|(error, size)| (*size as f64 - 1.0) * error * error * *size as f64);
+    // A task's variance is its standard error squared times its size; with `size - 1` degrees of
+    // freedom each they are pooled, and divided by all rows they are the error of the mean again.
     (pooled.sum::<f64>() / (rows - parts.len()) as f64 / rows as f64).sqrt()
 }
 
@@ -155,6 +160,7 @@ fn weighted_mean(values: &[MetricValue]) -> f64 {
 
 /// `sqrt(Σ (x − mean)² / (n − 1))`
 pub(crate) fn sample_deviation(values: &[f64]) -> f64 {
+    // Bessel's correction, as in `lm_eval.api.metrics.sample_stddev`.
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (squares / (values.len() as f64 - 1.0)).sqrt()
@@ -165,6 +171,7 @@ fn confusion(values: &[MetricValue]) -> [f64; 4] {
     let mut counts = [0.0; 4];
     for value in values {
         if let MetricValue::Classes(gold, found) = value {
+            // Places 0 and 1: class 1 was found, rightly and wrongly; 2 and 3: another was.
             counts[2 * usize::from(*found != 1) + usize::from((*gold == 1) != (*found == 1))] +=
                 1.0;
         }

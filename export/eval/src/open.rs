@@ -17,9 +17,9 @@ pub struct OpenTask {
     pub data: TaskData,
 }
 
-/// Reads the rows of all tasks from below `dir`; `num_fewshot` replaces what the tasks say. A task takes
-/// `DIR/<name>.jsonl`, if that holds requests, and its dataset otherwise; a name that is not a task stands for
-/// such a file.
+/// Reads the rows of all tasks from below `dir`; `num_fewshot` replaces what the tasks say. A task
+/// takes `DIR/<name>.jsonl`, if that holds requests, and its dataset otherwise; a name that is not
+/// a task stands for such a file.
 ///
 /// # Errors
 /// A name without a task, a split without a file, a file with a broken row. Nothing ran then.

@@ -1,4 +1,5 @@
-//! Splits in Parquet as the hub lays them out: one file or several numbered ones, row by row into JSON.
+//! Splits in Parquet as the hub lays them out: one file or several numbered ones, row by row into
+//! JSON.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,9 @@ use serde_json::Value;
 
 use crate::error::EvalError;
 
-/// The files of a split whose path without an ending is `stem`: `stem.parquet`, `stem-00000-of-00002.parquet`
-/// with all that belong to it, or `stem/0000.parquet`, `stem/0001.parquet`, …. Empty where there are none.
+/// The files of a split whose path without an ending is `stem`: `stem.parquet`,
+/// `stem-00000-of-00002.parquet` with all that belong to it, or `stem/0000.parquet`,
+/// `stem/0001.parquet`, …. Empty where there are none.
 ///
 /// # Errors
 /// The names of numbered files that are missing.
@@ -21,6 +23,8 @@ pub(crate) fn find(stem: &Path) -> Result<Vec<PathBuf>, Vec<PathBuf>> {
     if single.is_file() {
         return Ok(vec![single]);
     }
+    // One numbered file says how many there must be: a download that is not finished is an error
+    // and not a smaller data set.
     let Some(count) = declared(stem) else { return Ok(inside(stem)) };
     let part = |at| with_end(stem, &format!("-{at:05}-of-{count:05}.parquet"));
     let (found, missing): (Vec<_>, Vec<_>) = (0..count).map(part).partition(|path| path.is_file());
@@ -55,6 +59,7 @@ fn inside(stem: &Path) -> Vec<PathBuf> {
         name.strip_suffix(".parquet").is_some_and(|stem| stem.parse::<usize>().is_ok())
     };
     let mut found: Vec<String> = names(stem).into_iter().filter(is_number).collect();
+    // Numbers have leading zeros: their order is that of the letters.
     found.sort();
     found.iter().map(|name| stem.join(name)).collect()
 }
@@ -65,6 +70,7 @@ pub(crate) fn read(
     hasher: &mut blake3::Hasher,
     rows: &mut Vec<Value>,
 ) -> Result<(), EvalError> {
+    // The file is read twice, once for its hash: Parquet is read from its end.
     hasher.update_reader(open_file(path)?)?;
     let damaged = |error: ParquetError| {
         let what = format!("cannot be read; expected a whole Parquet file, got: {error}");

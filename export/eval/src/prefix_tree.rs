@@ -53,6 +53,8 @@ fn grow(
     let next = |index: usize| sequences[index].get(agreed);
     let mut rest = order;
     while let Some(&first) = rest.first() {
+        // One group for each token that may come next; a sequence that ends at `agreed` has none
+        // and is a group of its own, with equals of it.
         let count = rest.iter().take_while(|index| next(**index) == next(first)).count();
         let (group, after) = rest.split_at(count);
         rest = after;
@@ -70,6 +72,8 @@ fn grow(
                 let (tokens, sequences) = (start..end, here.to_vec());
                 out.push(PrefixNode { of: first, tokens, sequences, children: Vec::new() });
             }
+            // Too short to share: each branch computes these tokens itself, so its nodes begin at
+            // `start`.
             grow(sequences, longer, start, end, out);
         }
     }

@@ -1,5 +1,5 @@
-//! Contexts as the harness writes them: description, few-shot examples, question; and what is asked of
-//! the model after them.
+//! Contexts as the harness writes them: description, few-shot examples, question; and what is asked
+//! of the model after them.
 
 use crate::data::DataFile;
 use crate::document::{RightAnswer, RowDocument, RowQuestion};
@@ -55,15 +55,21 @@ pub(crate) fn shots(
         return Ok(vec![Vec::new(); count]);
     }
     let own = task.splits.shots_may_hold_the_row();
+    // One more is needed where the row itself may be drawn and is then left out.
     if wanted + usize::from(own) > size {
         let what = format!("--num-fewshot {wanted}: only {size} rows to take examples from");
         return Err(EvalError::Setting { task: task.name.clone(), what });
     }
+    // One generator for all rows, in their order: the harness seeds it once a task, so the examples
+    // of row 7 depend on the draws before it. For the same reason rows cannot be drawn in parallel,
+    // and a limit changes no example of the rows that are left.
     let mut random = PythonRandom::new(FEWSHOT_SEED);
     let one = |row: usize| {
         let differs = |at: &usize| !own || pool.rows[*at] != rows.rows[row];
         let drawn = match task.shot_choice {
             ShotChoice::FirstN => (0..size).collect(),
+            // Drawn with one in reserve even where the row is not among them: what is drawn is then
+            // what the harness draws.
             ShotChoice::Drawn => random.sample(size, wanted + usize::from(own)),
         };
         let mut kept: Vec<usize> = drawn.into_iter().filter(differs).take(wanted).collect();
@@ -89,6 +95,8 @@ pub(crate) fn shot(document: &RowDocument) -> Result<Shot, String> {
     let answer = match &document.answer {
         RightAnswer::Text(text) => text.clone(),
         RightAnswer::Choice(index) if !is_contexts => {
+            // With contexts (Winogrande) the example is the right context and its continuation;
+            // with anything else the question and the right choice.
             let choice = usize::try_from(*index).ok().and_then(|at| document.choices.get(at));
             choice.ok_or("its answer is no choice")?.clone()
         }
@@ -124,6 +132,7 @@ pub(crate) fn request(
         OutputType::GenerateUntil => RowRequest::Generate(text()?),
         OutputType::LoglikelihoodRolling => RowRequest::Rolling(answer_text(document)?),
         OutputType::Loglikelihood => RowRequest::Score(vec![(text()?, answer_text(document)?)]),
+        // Contexts differ and the continuation is the same.
         OutputType::MultipleChoice if matches!(document.question, RowQuestion::Contexts(_)) => {
             let after = format!("{delimiter}{}", answer_text(document)?);
             let contexts = document.choices.iter().map(|choice| format!("{before}{choice}"));

@@ -97,6 +97,7 @@ impl Selection {
     }
 
     fn push(&mut self, task: Task) {
+        // A task that two names lead to runs once; its score stands for both.
         if self.tasks.iter().all(|known| known.name() != task.name()) {
             self.tasks.push(task);
         }
@@ -142,6 +143,7 @@ impl Selection {
                 });
             }
         };
+        // The smaller groups come first, so that a reader sees the parts before the whole.
         if name == "mmlu" {
             for (category, subjects) in mmlu::CATEGORIES {
                 let members = subjects.iter().map(|subject| format!("mmlu_{subject}")).collect();
@@ -168,6 +170,7 @@ fn group(
         name: name.to_owned(),
         members,
         metrics: metrics.ok_or_else(missing)?,
+        // The harness has the choice for each metric; here the first one's holds for all.
         weight_by_size: list.first().is_none_or(weight),
         version: fields.get("metadata").map_or(Value::Null, |it| it["version"].clone()),
     })
@@ -194,6 +197,7 @@ pub(crate) fn hint(name: &str) -> String {
     let names = task_names();
     let near = names.iter().map(|known| (strsim::damerau_levenshtein(name, known), known)).min();
     match near {
+        // Half of the letters must be right, else a guess would only mislead.
         Some((distance, known)) if 2 * distance < name.chars().count() => {
             format!("; did you mean {known}?")
         }

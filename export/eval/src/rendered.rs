@@ -1,5 +1,5 @@
-//! Data that already is requests: `context` and `choices` with the right one's number as `gold`, `contexts`
-//! with a `continuation`, or `context` and `target`.
+//! Data that already is requests: `context` and `choices` with the right one's number as `gold`,
+//! `contexts` with a `continuation`, or `context` and `target`.
 
 use std::path::Path;
 
@@ -17,6 +17,7 @@ pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, E
         return Ok(None);
     }
     let mut rows = read_file(&path)?;
+    // The first row decides for the file; another row that lacks a field is named when it is read.
     let has = |field: &str| rows.rows[0].get(field).is_some();
     let (kind, text, target, choice, metrics): (_, _, _, _, &[&str]) = match () {
         () if has("contexts") => ("multiple_choice", "gold", "continuation", "contexts", &["acc"]),
@@ -34,6 +35,7 @@ pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, E
         }
     }
     let metrics: Vec<Value> = metrics.iter().map(|name| json!({"metric": name})).collect();
+    // Written as a task file would say it, and read by the one reader of those: no second way in.
     let mut config = json!({"task": name, "test_split": "rows", "output_type": kind,
         "doc_to_text": text, "doc_to_target": target, "metric_list": metrics,
         "metadata": {"version": "requests"}});
@@ -44,7 +46,8 @@ pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, E
     Ok(Some((task, rows)))
 }
 
-/// Takes away the space before what continues: the task adds it, and lengths are counted without it.
+/// Takes away the space before what continues: the task adds it, and lengths are counted without
+/// it.
 fn without_delimiter(rows: &mut DataFile, at: usize) -> Result<(), EvalError> {
     let field = if rows.rows[at].get("contexts").is_some() { "continuation" } else { "choices" };
     let expected = || rows.wrong(at, field, "expected texts that begin with a space");

@@ -27,9 +27,11 @@ pub(crate) fn row_requests(
     rows: &[RowDocument],
     chat: Option<ChatPrompts>,
 ) -> Result<Vec<RowRequest>, EvalError> {
+    // Without a split for examples the rows themselves are the pool.
     let pool = data.pool.as_ref().unwrap_or(&data.rows);
     let chosen = shots(task, &data.rows, rows.len(), pool)?;
     let mut used: Vec<usize> = chosen.iter().flatten().copied().collect();
+    // Each example is rendered once, however many rows draw it.
     used.sort_unstable();
     used.dedup();
     let mut examples = Vec::with_capacity(used.len());
@@ -96,8 +98,8 @@ mod tests {
     use super::*;
     use crate::registry::Selection;
 
-    /// Contexts, continuations and drawn examples are the texts that the harness wrote for the same rows
-    /// (`scripts/eval_prompts.py`).
+    /// Contexts, continuations and drawn examples are the texts that the harness wrote for the same
+    /// rows (`scripts/eval_prompts.py`).
     #[test]
     fn the_prompts_are_those_of_the_harness() {
         let cases: Value = serde_json::from_str(include_str!("../tests/prompts.json")).unwrap();

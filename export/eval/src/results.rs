@@ -1,5 +1,6 @@
-//! Results in the shape of the harness, so that what reads its files reads ours: `results`, `groups`,
-//! `versions`, `n-shot`, `n-samples`; and beside them, under `bitnet`, what a number depends on.
+//! Results in the shape of the harness, so that what reads its files reads ours: `results`,
+//! `groups`, `versions`, `n-shot`, `n-samples`; and beside them, under `bitnet`, what a number
+//! depends on.
 
 use std::collections::BTreeMap;
 
@@ -92,13 +93,15 @@ fn metric_of(json: &Value) -> Option<MetricResult> {
     })
 }
 
-/// The scores of a group over those of its tasks that ran: the harness's mean and its standard error.
+/// The scores of a group over those of its tasks that ran: the harness's mean and its standard
+/// error.
 pub fn group_metrics(group: &TaskGroup, records: &[TaskRecord]) -> Vec<MetricResult> {
     let members: Vec<&TaskRecord> =
         records.iter().filter(|record| group.members.contains(&record.name)).collect();
     let mut kinds: Vec<(&str, &str)> = Vec::new();
     for metric in members.iter().flat_map(|record| &record.metrics) {
         let kind = (metric.metric.as_str(), metric.filter.as_str());
+        // A metric after another filter is another score, and is averaged by itself.
         if group.metrics.iter().any(|name| name == kind.0) && !kinds.contains(&kind) {
             kinds.push(kind);
         }
@@ -113,6 +116,8 @@ pub fn group_metrics(group: &TaskGroup, records: &[TaskRecord]) -> Vec<MetricRes
         let weights: f64 = found.iter().map(|(_, size)| weight(*size)).sum();
         let sum: f64 = found.iter().map(|(metric, size)| metric.score * weight(*size)).sum();
         let errors: Option<Vec<(f64, usize)>> =
+            // One member without an error (of one row, or of a kind that has none) leaves the group
+            // without.
             found.iter().map(|(metric, size)| Some((metric.stderr?, *size))).collect();
         let error = |parts: Vec<(f64, usize)>| {
             if group.weight_by_size { pooled_stderr(&parts) } else { unweighted_stderr(&parts) }
@@ -155,6 +160,7 @@ pub fn harness_json(
         let members = records.iter().filter(|record| group.members.contains(&record.name));
         let rows = members.clone().map(|record| record.rows.0).sum();
         let found = scores(&group.name, rows, &group_metrics(group, records));
+        // The harness writes groups twice: among the results and by themselves.
         results.insert(group.name.clone(), found.clone());
         group_results.insert(group.name.clone(), found);
         versions.insert(group.name.clone(), group.version.clone());
@@ -179,6 +185,7 @@ fn scores(alias: &str, rows: usize, metrics: &[MetricResult]) -> Value {
     let mut scores = json!({"alias": alias, "sample_len": rows});
     for MetricResult { metric, filter, score, stderr, .. } in metrics {
         scores[format!("{metric},{filter}")] = json!(score);
+        // "N/A" and not null: the harness's table reads the word.
         scores[format!("{metric}_stderr,{filter}")] = stderr.map_or("N/A".into(), Value::from);
     }
     scores

@@ -1,5 +1,5 @@
-//! Scores many continuations: beginnings once, several sequences through the weights in one pass, what is
-//! long first.
+//! Scores many continuations: beginnings once, several sequences through the weights in one pass,
+//! what is long first.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -68,7 +68,10 @@ pub fn score_requests(
         inputs: &inputs,
         scores: vec![empty; requests.len()],
     };
+    // The empty cache is the parent of all trees: they take their caches from a pool as children
+    // do.
     let root = CachePool::root(model.new_cache(), trees.len());
+    // A stack, filled backwards: the tree with the most tokens is taken first.
     let mut waiting: Vec<Job> = trees.iter().rev().map(|node| Job::new(node, &root)).collect();
     let mut done = 0;
     while !waiting.is_empty() {
@@ -162,8 +165,8 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// What is asked for after the tokens of a node. A target of several requests that go on differently
-    /// below is scored for each of them.
+    /// What is asked for after the tokens of a node. A target of several requests that go on
+    /// differently below is scored for each of them.
     fn targets(&self, job: &Job) -> Vec<Owned> {
         let here = &job.node.tokens;
         let mut all = Vec::new();
@@ -178,6 +181,8 @@ impl Run<'_, '_> {
                 }
             }
         }
+        // `score_batch` takes targets in the order of their places; the sort is stable, so requests
+        // with one target stay in the order in which their scores are read.
         all.sort_by_key(|(target, _)| target.after);
         all
     }
@@ -233,6 +238,8 @@ impl CachePool {
         let mut at = Some(Rc::clone(pool));
         while let Some(held) = at.take() {
             let mut pool = held.borrow_mut();
+            // A pool wants no more caches than it has children; otherwise the cache serves a pool
+            // further up, or is freed.
             if pool.waiting > pool.spare.len() {
                 cache.truncate(pool.len);
                 pool.spare.push(cache);

@@ -24,6 +24,7 @@ pub(crate) fn of_scores(
     if let Some(function) = task.process_results {
         return function.call(row, &logs);
     }
+    // A task of one continuation: LAMBADA.
     if document.choices.is_empty() {
         return Ok(of_one(task, scores[0]));
     }
@@ -60,6 +61,7 @@ pub(crate) fn of_rolling(
         RightAnswer::Text(text) => text.as_str(),
         _ => "",
     };
+    // By words and bytes, not by tokens: models with different tokenizers compare.
     let all = rolling_metrics(log, count_words(text), text.len());
     let asked = |name: &String| task.metrics.iter().any(|metric| metric.name == *name);
     Ok(all.into_iter().filter(|(name, _)| asked(name)).collect())
@@ -104,6 +106,7 @@ fn right_choices(document: &RowDocument) -> Result<Vec<usize>, String> {
         let found = usize::try_from(index).ok().filter(|at| *at < count);
         found.ok_or_else(|| format!("label {index} is out of range; expected below {count}"))
     };
+    // Winogrande: the answer is the continuation, and the question says which context is right.
     if let RowQuestion::Contexts(right) = document.question {
         return Ok(vec![within(right as i64)?]);
     }
@@ -115,6 +118,7 @@ fn right_choices(document: &RowDocument) -> Result<Vec<usize>, String> {
             items.iter().map(|item| within(index(item)?)).collect()
         }
         RightAnswer::Text(text) => {
+            // A template may give the right choice by its text instead of its number.
             let found = document.choices.iter().position(|choice| choice == text);
             let missing = || format!("label {text:?} is none of the choices");
             Ok(vec![found.ok_or_else(missing)?])

@@ -64,12 +64,13 @@ impl Splits {
 
     /// The split that few-shot examples come from.
     pub(crate) fn shots(&self) -> Option<&str> {
+        // The harness's order of preference; examples from the evaluated split come last.
         let known = [&self.fewshot, &self.training, &self.validation, &self.test];
         known.into_iter().find_map(|split| split.as_deref())
     }
 
-    /// Whether an example that equals the row in question is left out: where the harness compares the
-    /// two splits and finds them equal, which it does if neither is named.
+    /// Whether an example that equals the row in question is left out: where the harness compares
+    /// the two splits and finds them equal, which it does if neither is named.
     pub(crate) fn shots_may_hold_the_row(&self) -> bool {
         self.fewshot == self.test
     }

@@ -28,6 +28,8 @@ impl TaskData {
             let mut rows =
                 SplitName { task: &task.name, dataset, name, split, is_evaluated }.read(dir)?;
             if let Some(function) = task.process_docs {
+                // The hash stays that of the file: it names the data, not what this version makes
+                // of it.
                 for at in 0..rows.rows.len() {
                     let made = function.call(&rows.rows[at]);
                     rows.rows[at] = made.map_err(|(field, what)| rows.wrong(at, &field, what))?;

@@ -51,6 +51,8 @@ pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, Eval
     let name =
         keys.text("task")?.ok_or_else(|| keys.wrong("task", "is missing; expected a name"))?;
     let dataset_path = keys.text("dataset_path")?.unwrap_or_else(|| name.clone());
+    // `utils.process_docs` is another function in every folder of the harness; name and data set
+    // together tell which is meant.
     let called = format!("{name} {dataset_path}");
     let output = output_type(&mut keys)?;
     let missing = |keys: &Keys, key: &str| keys.wrong(key, "is missing; expected a template");
@@ -92,6 +94,8 @@ pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, Eval
     if task.splits.evaluated().is_none() {
         return Err(keys.wrong("test_split", "is missing; expected it or validation_split"));
     }
+    // Last, when all known keys are taken: what is left would change the score in the harness and
+    // do nothing here, so it is an error.
     keys.finish(&KNOWN)?;
     Ok(task)
 }
@@ -269,6 +273,7 @@ fn limits(keys: &mut Keys) -> Result<GenerationLimits, EvalError> {
         Some(one) => plain_text(&one).into_iter().collect(),
     };
     let mut max_tokens = None;
+    // All are read, also after the first: one that stayed would be an unknown key below.
     for key in ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"] {
         max_tokens = max_tokens.or(inner.number(key)?);
     }

@@ -32,6 +32,7 @@ impl Keys<'_> {
     }
 
     pub(crate) fn value(&mut self, key: &str) -> Option<Value> {
+        // Taken, so that `finish` sees what nobody read; null is how YAML writes "not set".
         self.fields.remove(key).filter(|value| !value.is_null())
     }
 
@@ -99,6 +100,7 @@ impl Keys<'_> {
                 let items: Option<Vec<String>> = items.iter().map(plain_text).collect();
                 Source::List(items.ok_or_else(|| self.wrong(key, expected))?)
             }
+            // A mapping of labels to choices: the choices count, in their order.
             Some(Value::Object(fields)) => {
                 let items: Option<Vec<String>> = fields.values().map(plain_text).collect();
                 Source::List(items.ok_or_else(|| self.wrong(key, expected))?)

@@ -33,6 +33,8 @@ fn read_nested(path: &Path, depth: usize) -> Result<Map<String, Value>, EvalErro
     };
     let beside = path.parent().map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
     let mut all = read_nested(&beside, depth - 1)?;
+    // After the included keys, so that the file's own replace them whole; nothing is merged inside
+    // of a value.
     all.extend(own);
     Ok(all)
 }

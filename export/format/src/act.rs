@@ -22,6 +22,7 @@ impl HiddenAct {
             }
             Self::Silu => {
                 let sigmoid = 1.0 / (1.0 + (-x).exp());
+                // The product rule with σ' = σ·(1 − σ).
                 (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
             }
         }

@@ -1,5 +1,6 @@
-//! A failed allocation ends the program with a sentence and the exit code for the environment, where
-//! the language's own answer is SIGABRT. Files get their names only when complete, so nothing is torn.
+//! A failed allocation ends the program with a sentence and the exit code for the environment,
+//! where the language's own answer is SIGABRT. Files get their names only when complete, so nothing
+//! is torn.
 #![expect(unsafe_code, reason = "an allocator is an unsafe trait")]
 
 use std::alloc::{GlobalAlloc, Layout};

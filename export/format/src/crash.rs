@@ -1,5 +1,6 @@
-//! What is left of a bug: panics are kept as they happen, and written to `crash.json` by the program
-//! that gives up over one. Most panics never get that far: a library's are caught and become errors.
+//! What is left of a bug: panics are kept as they happen, and written to `crash.json` by the
+//! program that gives up over one. Most panics never get that far: a library's are caught and
+//! become errors.
 
 use crate::Shown;
 use std::backtrace::Backtrace;
@@ -45,6 +46,7 @@ impl KeptPanic {
 /// From now on panics are kept, and not printed.
 pub fn keep_panics() {
     std::panic::set_hook(Box::new(|info| {
+        // A hook that panicked itself would end the process before anything is written.
         let mut kept = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() == KEPT {
             kept.remove(0);
@@ -93,6 +95,7 @@ fn write(folder: Option<&Path>, program: &str, text: &str) -> Option<PathBuf> {
     }
     let name = format!("{program}-{}-crash.json", std::process::id());
     let path = std::env::temp_dir().join(name);
+    // The folder is everybody's: a new file only, so that no link of somebody else is followed.
     let mut file = fs_err::File::create_new(&path).ok()?;
     file.write_all(text.as_bytes()).ok()?;
     Some(path)

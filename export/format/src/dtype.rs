@@ -160,6 +160,7 @@ impl DType {
     /// when the rows do not divide into blocks or the size overflows.
     pub fn bytes_of(self, elements: u64, row_length: u64) -> Option<u64> {
         let (values, bytes) = self.description().block;
+        // A block of any other type lies within a row, so that a reader can begin at each of them.
         let packed_together = if self == Self::I2S { elements } else { row_length };
         if !elements.is_multiple_of(row_length) || !packed_together.is_multiple_of(values) {
             return None;
@@ -169,6 +170,8 @@ impl DType {
     }
 
     fn description(self) -> &'static Description {
+        // The table is in the order of the enum, so the discriminant is the row; a test compares
+        // them.
         &TYPES[self as usize]
     }
 }

@@ -1,4 +1,5 @@
-//! Numbers as people read them: thousands in groups, three significant digits, sizes with their unit.
+//! Numbers as people read them: thousands in groups, three significant digits, sizes with their
+//! unit.
 
 /// A whole number with its thousands in groups: `4,000,000`.
 pub fn grouped(number: u64) -> String {
@@ -42,6 +43,7 @@ pub fn size(bytes: u64) -> String {
         return format!("{} kB", significant(bytes as f64 / 1e3));
     }
     let (mut number, mut unit) = (bytes as f64 / 1e6, 0);
+    // From here on three digits round up to 1,000, which is one of the next unit.
     while number >= 999.5 && unit + 1 < UNITS.len() {
         (number, unit) = (number / 1e3, unit + 1);
     }

@@ -59,6 +59,7 @@ impl ModelFolder {
     }
 
     fn checked(config: HfConfig, mut tensors: TensorFile) -> Result<Self, FormatError> {
+        // Before the names are compared: wrappers of torch are no part of them.
         let renamed = tensors.rename(plain_name)?;
         let folder = Self { config, tensors, renamed };
         folder.check_names()?;
@@ -107,6 +108,7 @@ impl ModelFolder {
     fn scale(&self, entry: &TensorEntry) -> Result<WeightScale, FormatError> {
         let stored = self.tensors.floats(&scale_name(&entry.name), &[1])?[0];
         let multiplier = match self.config.form {
+            // Everywhere else a scale multiplies; here alone the other meaning is known.
             WeightForm::PackedDividing => 1.0 / stored,
             WeightForm::Latent | WeightForm::PackedMultiplying => stored,
         };
@@ -148,6 +150,9 @@ impl ModelFolder {
             let error = PackError::UnevenRows { rows: all };
             return Err(self.tensors.error(&entry.name, error.to_string()));
         }
+        // Rows of one quarter share a field and lie one after the other, so a part is read up to
+        // the end of its quarter: of 8 rows, 1..5 are row 1 of the first field, then rows 2 and 3
+        // of the second, then row 4 of the third.
         let quarter = all / 4;
         let (mut codes, mut row) = (Vec::with_capacity(rows.len() * columns), rows.start);
         while row < rows.end {
@@ -169,6 +174,7 @@ impl ModelFolder {
             }
             expected.push(entry.name);
         }
+        // Before what is missing: a fused matrix explains why its parts are not there.
         if let Some((name, what)) = self.tensors.names().iter().find_map(|name| foreign(name)) {
             return Err(self.tensors.error(&name, what));
         }
@@ -230,14 +236,16 @@ impl TensorSource for ModelFolder {
     }
 }
 
-/// A tensor's name without the wrappers that torch leaves in it (`module.`, `_orig_mod.`). `None` for
-/// the rotary frequencies that old versions of transformers stored: they follow from the config.
+/// A tensor's name without the wrappers that torch leaves in it (`module.`, `_orig_mod.`). `None`
+/// for the rotary frequencies that old versions of transformers stored: they follow from the
+/// config.
 fn plain_name(stored: &str) -> Option<String> {
     let parts: Vec<_> = stored.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
     (!parts.ends_with(&["rotary_emb", "inv_freq"])).then(|| parts.join("."))
 }
 
-/// A tensor of several matrices in one, as some programs store them, and what is expected in its place.
+/// A tensor of several matrices in one, as some programs store them, and what is expected in its
+/// place.
 fn foreign(name: &str) -> Option<(String, String)> {
     let (_, apart) = FUSED.iter().find(|(part, _)| name.split('.').any(|one| one == *part))?;
     Some((name.to_owned(), format!("holds several matrices in one; expected {apart} apart")))
@@ -281,6 +289,7 @@ fn refuse_run_directory(dir: &Path) -> Result<(), FormatError> {
 /// The model in the directory of a run, or of the last stage of several, that is best to run.
 fn model_of_run(dir: &Path) -> Option<PathBuf> {
     let of_run = |dir: &Path| {
+        // The smallest and fastest first; a checkpoint only of a run that published nothing.
         let places = ["export/hf-packed", "final"].map(|place| dir.join(place));
         let checkpoints = numbered(dir, |name| name.strip_prefix("step-"));
         let mut all = places.into_iter().chain(checkpoints);

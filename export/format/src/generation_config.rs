@@ -36,6 +36,7 @@ pub(crate) fn apply(folder: &Path, spec: &mut ModelSpec) -> Result<(), FormatErr
         begin = Some(id(value).ok_or_else(|| wrong("bos_token_id", value))?);
     }
     if let Some(value) = present("eos_token_id") {
+        // One end id stands as a number, several as a list.
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         let ids: Option<Vec<u32>> = list.iter().map(id).collect();
         stops = Some(ids.ok_or_else(|| wrong("eos_token_id", value))?);

@@ -75,6 +75,7 @@ impl<'de> Deserialize<'de> for Group {
             Columns(u64),
             Name(String),
         }
+        // An error of an untagged enum names no value; ours says what may stand there.
         let written =
             Written::deserialize(from).map_err(|_| D::Error::custom(unknown("neither")))?;
         match written {

@@ -169,6 +169,7 @@ pub fn group_scale(latents: &[f32], group: Group) -> WeightScale {
     if !matches!(group, Group::Columns(_)) {
         return scale;
     }
+    // Larger means become the largest f16, not infinity: a scale must be finite.
     let half = f16::from_f32(scale.multiplier().min(f16::MAX.to_f32()));
     WeightScale::from_stored(half.to_f32()).expect("the least scale is an f16 above 0")
 }
@@ -177,11 +178,14 @@ pub fn group_scale(latents: &[f32], group: Group) -> WeightScale {
 #[expect(clippy::float_cmp, reason = "dequantised values are exactly these")]
 fn dequantised(values: &[f32], group: Group) -> Option<(Vec<i8>, f32)> {
     let magnitudes = values.iter().map(|value| value.abs()).filter(|&value| value != 0.0);
+    // The smallest magnitude, not the largest: a code of +2 has twice the scale.
     let scale = magnitudes.fold(f32::INFINITY, f32::min);
     if scale.is_infinite() {
         let scale = group_scale(values, group).multiplier();
         return values.iter().all(|&value| value == 0.0).then(|| (vec![0; values.len()], scale));
     }
+    // Files hold the scales of groups as f16: another value is a latent that stands alone in its
+    // group.
     if group != Group::Row && f16::from_f32(scale).to_f32() != scale {
         return None;
     }

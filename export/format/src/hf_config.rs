@@ -1,10 +1,10 @@
 //! Hugging Face's `config.json`, read and written.
 //!
-//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms, biases
-//! and norms of heads follow from `model_type` (`hf_family`), quantisation from the presence
+//! What HF spreads over several keys becomes a [`ModelSpec`] and a [`WeightForm`]: sub-norms,
+//! biases and norms of heads follow from `model_type` (`hf_family`), quantisation from the presence
 //! of `quantization_config`, and the meaning of `weight_scale` from its `linear_class`
-//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that would
-//! change the arithmetic in a way that we do not follow are refused (`neutral`).
+//! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that
+//! would change the arithmetic in a way that we do not follow are refused (`neutral`).
 
 use std::path::Path;
 
@@ -55,6 +55,8 @@ impl HfConfig {
         neutral::check(keys)?;
         let mut table = Map::new();
         for key in SHARED_KEYS {
+            // transformers writes null for a setting that is not set; the default of the class then
+            // counts.
             if let Some(value) = keys.get(*key).filter(|value| !value.is_null()) {
                 table.insert((*key).to_owned(), value.clone());
             }
@@ -66,6 +68,8 @@ impl HfConfig {
             table.insert("rope_scaling".to_owned(), json!(scaling));
         }
         family.complete(keys, &mut table)?;
+        // A folder without `quantization_config` is dense for transformers, whatever its values
+        // are.
         table.insert("quantise".to_owned(), json!(form.is_some()));
         insert_quantiser(keys, &mut table);
         let spec = serde_json::from_value(Value::Object(table))
@@ -89,6 +93,8 @@ impl HfConfig {
             "vocab_size": spec.vocab_size,
             "hidden_act": spec.hidden_act,
             "max_position_embeddings": spec.max_position_embeddings,
+            // transformers 4 reads this key and `torch_dtype`, 5 reads `rope_parameters` and
+            // `dtype`.
             "rope_theta": spec.rope_theta,
             "rope_parameters": hf_rope::parameters(spec.rope_theta, spec.rope_scaling.as_ref()),
             "rms_norm_eps": spec.rms_norm_eps,

@@ -103,6 +103,7 @@ impl Family {
     /// The one whose class computes what `spec` says.
     pub(crate) fn of_spec(spec: &ModelSpec) -> &'static Self {
         let choices = [spec.sub_norms, spec.attention_bias, spec.qk_norm];
+        // The first that fits: `llama` and `mistral` compute the same, and `llama` stands first.
         FAMILIES.iter().find(|family| family.choices() == choices).unwrap_or(&OWN)
     }
 

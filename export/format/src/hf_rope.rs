@@ -77,6 +77,7 @@ fn scaling_of(
     let kind = object.get("rope_type").or_else(|| object.get("type"));
     let kind = match kind.and_then(Value::as_str) {
         Some("default") => return Ok(None),
+        // A `rope_parameters` with `rope_theta` alone scales nothing.
         None if kind.is_none() && always => return Ok(None),
         Some(kind) => kind,
         None => return Err(wrong("has no rope_type".to_owned())),

@@ -1,5 +1,5 @@
-//! JSON files that hold one object, such as `config.json`: read up to a limit, other programs' files
-//! named, a byte-order mark accepted.
+//! JSON files that hold one object, such as `config.json`: read up to a limit, other programs'
+//! files named, a byte-order mark accepted.
 
 use std::path::Path;
 

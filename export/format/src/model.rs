@@ -39,6 +39,8 @@ impl StoredModel {
         if !path.exists() {
             return Err(missing_model(path));
         }
+        // A file of another program gets a word of its own, before the GGUF reader says "no magic
+        // number".
         refuse(path, FileRole::Model)?;
         Ok(Self::Gguf(GgufModel::open(path, i2_s)?))
     }
@@ -85,8 +87,8 @@ impl StoredModel {
         }
     }
 
-    /// Files beside the weights whose names say that they are weights of this model, and that are not
-    /// read: no index lists them.
+    /// Files beside the weights whose names say that they are weights of this model, and that are
+    /// not read: no index lists them.
     pub fn unread_files(&self) -> Vec<PathBuf> {
         match self {
             Self::Folder(folder) => folder.unread_files(),

@@ -7,8 +7,8 @@ use crate::folder::CONFIG_FILE;
 use crate::input::open_file;
 use crate::{FormatError, StoredModel};
 
-/// BLAKE3 over the files of the model at `path`, in hexadecimal: `config.json` and the files of weights
-/// in order of their names, or the GGUF file.
+/// BLAKE3 over the files of the model at `path`, in hexadecimal: `config.json` and the files of
+/// weights in order of their names, or the GGUF file.
 ///
 /// Another stored form of the same model has another hash.
 ///
@@ -34,6 +34,8 @@ pub fn model_hash_watched(
     let paths: Vec<PathBuf> = config.into_iter().chain(model.weight_files()).collect();
     let (mut files, mut total, mut done) = (Vec::new(), 0, 0);
     for path in paths {
+        // All are opened before the first is hashed: a file that is missing is said at once and not
+        // after gigabytes.
         total += fs_err::metadata(&path)?.len();
         files.push(open_file(&path)?);
     }

@@ -23,6 +23,8 @@ const KEYS: &[Key] = &[
     ("residual_multiplier", is_one),
     ("logits_scaling", is_one),
     ("logit_scale", is_one),
+    // These replace the factor of attention or bound its values: that one of them happens to change
+    // nothing depends on other keys.
     ("attention_multiplier", is_never),
     ("query_pre_attn_scalar", is_never),
     ("attn_logit_softcapping", is_never),
@@ -47,8 +49,9 @@ pub(crate) fn check(keys: &Map<String, Value>) -> Result<(), Refused> {
     sliding_window(keys)
 }
 
-/// A window does nothing in a context that is not longer. Qwen's configs name one that they do not use
-/// unless `use_sliding_window` says so; Mistral's class has one of 4,096 where a config does not say.
+/// A window does nothing in a context that is not longer. Qwen's configs name one that they do not
+/// use unless `use_sliding_window` says so; Mistral's class has one of 4,096 where a config does
+/// not say.
 fn sliding_window(keys: &Map<String, Value>) -> Result<(), Refused> {
     let set = |key: &str| keys.get(key).filter(|value| !value.is_null());
     let kind = set("model_type").and_then(Value::as_str).unwrap_or_default();
@@ -62,6 +65,7 @@ fn sliding_window(keys: &Map<String, Value>) -> Result<(), Refused> {
         None => !matches!(kind, "qwen2" | "qwen3"),
     };
     let context = set("max_position_embeddings").and_then(Value::as_u64);
+    // Scaled positions make the context longer than this key says.
     let covers = window.as_u64() >= context.or(Some(u64::MAX)) && set("rope_scaling").is_none();
     if !is_used || covers {
         return Ok(());

@@ -1,9 +1,9 @@
 //! The one order in which an `RMSNorm` sums its squares.
 //!
-//! It is defined here, beside the quantisers, because it decides activation codes: where `x · a`
-//! is exactly halfway between two codes (common with BF16 embeddings), the last bit of the norm
-//! picks one, and that moves a logit by 1e-3. The order is that of torch's CPU reduction over contiguous rows
-//! (8 lanes, 4 accumulators), so that codes agree with models trained there.
+//! It is defined here, beside the quantisers, because it decides activation codes: where `x · a` is
+//! exactly halfway between two codes (common with BF16 embeddings), the last bit of the norm picks
+//! one, and that moves a logit by 1e-3. The order is that of torch's CPU reduction over contiguous
+//! rows (8 lanes, 4 accumulators), so that codes agree with models trained there.
 #![expect(clippy::inline_always, reason = "callers compile these loops for their CPU")]
 
 /// Lanes of one accumulator.

@@ -1,7 +1,7 @@
 //! Where a command writes: what may be replaced there, and by one process at a time.
 //!
-//! `staged` writes and publishes. A result that is already there is replaced only when the user says
-//! so, only when it is a result of that kind, and never when the command reads from it.
+//! `staged` writes and publishes. A result that is already there is replaced only when the user
+//! says so, only when it is a result of that kind, and never when the command reads from it.
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,7 @@ impl OutputClaim {
         if let Some(parent) = target.parent() {
             fs_err::create_dir_all(parent)?;
         }
+        // The lock first: what is found at the target then stays as it is until we replace it.
         let claim = Self::lock(target)?;
         let there = target.symlink_metadata().is_ok();
         if there && on_existing == OnExisting::Refuse {
@@ -113,6 +114,7 @@ fn is_gguf(path: &Path) -> bool {
 }
 
 fn is_model_file(path: &Path, name: &str) -> bool {
+    // A folder with any other file is not replaced: somebody put it there.
     let known = [
         CONFIG_FILE,
         "generation_config.json",
@@ -128,6 +130,7 @@ fn is_model_file(path: &Path, name: &str) -> bool {
 
 /// Whether a target is an input, holds it, or is a file of it; links are followed.
 fn holds(target: &Path, input: &Path) -> bool {
+    // What is not there has no real path, and holds nothing.
     let (Ok(target), Ok(input)) = (target.canonicalize(), input.canonicalize()) else {
         return false;
     };

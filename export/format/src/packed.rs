@@ -138,8 +138,8 @@ impl PackedTernary {
     }
 }
 
-/// Packed bytes of codes `[N, K]` with groups, each in -1..=2: the layout of [`PackedTernary`], in which
-/// the field 3 is the code +2.
+/// Packed bytes of codes `[N, K]` with groups, each in -1..=2: the layout of [`PackedTernary`], in
+/// which the field 3 is the code +2.
 ///
 /// # Panics
 /// If the rows do not fill bytes.

@@ -62,6 +62,8 @@ impl FileParts {
 
     fn read_file(&self, file: &Mutex<fs_err::File>, range: Range<u64>) -> std::io::Result<Vec<u8>> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
+        // Seeking and reading are two calls with one position between them. After a panic the
+        // position may be anywhere, and the next seek sets it again.
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(range.start))?;
         file.read_exact(&mut bytes).map_err(|error| self.read_error(&error))?;

@@ -1,5 +1,5 @@
-//! What Linux reports about memory in `/proc` and in the control groups of this process. Other systems
-//! report nothing here.
+//! What Linux reports about memory in `/proc` and in the control groups of this process. Other
+//! systems report nothing here.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,11 @@ pub fn resident_memory() -> Option<u64> {
     proc_bytes("/proc/self/status", "VmRSS:")
 }
 
-/// Memory in bytes that this process can still have; `None` where unknown. The machine may have more
-/// than the process is allowed: the smallest limit counts.
+/// Memory in bytes that this process can still have; `None` where unknown. The machine may have
+/// more than the process is allowed: the smallest limit counts.
 pub fn free_memory() -> Option<u64> {
     let swap = proc_bytes("/proc/meminfo", "SwapFree:").unwrap_or(0);
+    // Available and not free: the kernel's own guess of what page cache would give back.
     let machine = proc_bytes("/proc/meminfo", "MemAvailable:").map(|free| free + swap);
     let groups = fs_err::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let groups = groups.lines().filter_map(|line| ControlGroup::parse(line)?.free());
@@ -42,6 +43,7 @@ fn proc_bytes(file: &str, key: &str) -> Option<u64> {
 /// What `ulimit -v` leaves.
 fn free_addresses() -> Option<u64> {
     let limits = fs_err::read_to_string("/proc/self/limits").ok()?;
+    // "unlimited" is no number, so that no limit is `None`.
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(limit.saturating_sub(proc_bytes("/proc/self/status", "VmSize:")?))
@@ -79,6 +81,8 @@ impl ControlGroup {
     /// What the tightest of this group and those around it leaves.
     fn free(&self) -> Option<u64> {
         let inner = self.path.strip_prefix("/").unwrap_or(&self.path);
+        // Every group up to the root, which in a container is the container's own; folders that are
+        // not there say nothing.
         inner.ancestors().filter_map(|path| self.free_in(&Path::new(self.root).join(path))).min()
     }
 
@@ -89,6 +93,8 @@ impl ControlGroup {
         let stat = fs_err::read_to_string(folder.join("memory.stat")).unwrap_or_default();
         let cached = |line: &str| line.strip_prefix(self.cache)?.trim().parse::<u64>().ok();
         let cached = stat.lines().find_map(cached).unwrap_or(0);
+        // File cache counts as used memory, but is given up before the limit is enforced. Without a
+        // limit the file says `max`, which is no number.
         Some(number(self.limit)?.saturating_sub(number(self.used)?.saturating_sub(cached)))
     }
 }

@@ -61,7 +61,8 @@ impl ActivationScale {
     /// One: codes that are their values.
     pub const ONE: Self = Self(1.0);
 
-    /// A scale that is known, whatever the values are; `None` unless it is a positive finite number.
+    /// A scale that is known, whatever the values are; `None` unless it is a positive finite
+    /// number.
     pub fn from_stored(value: f32) -> Option<Self> {
         (value.is_finite() && value > 0.0).then_some(Self(value))
     }

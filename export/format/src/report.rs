@@ -1,5 +1,5 @@
-//! A stored model described, as text or JSON, for `inspect`: its config, its tensors, the shares of its
-//! ternary codes, and which other programs are known not to read it.
+//! A stored model described, as text or JSON, for `inspect`: its config, its tensors, the shares of
+//! its ternary codes, and which other programs are known not to read it.
 
 use std::fmt;
 
@@ -82,6 +82,8 @@ pub fn report(model: &StoredModel, mut line: impl FnMut(&str)) -> Result<(), For
         let tensor = TensorReport::of(model, entry)?;
         let shape = format!("{:?}", entry.shape);
         line(&format!("{:<width$} {shape:<16} {tensor}", entry.name));
+        // Found on the way: what is nothing but zeros is told after the table, and nothing is read
+        // twice.
         zeros.extend(tensor.is_zero().then(|| entry.name.clone()));
     }
     line("");
@@ -150,6 +152,8 @@ fn content_warnings(model: &StoredModel, zeros: &[String]) -> Vec<String> {
 pub fn compatibility_warnings(model: &StoredModel) -> Vec<String> {
     let mut all = Vec::new();
     match model {
+        // A folder of b1.58 is read by others in one of three ways; what each of them takes
+        // differs.
         StoredModel::Folder(folder)
             if folder.spec().quantise && model.spec().has_b158_quantiser() =>
         {
@@ -266,6 +270,7 @@ fn impossible_formats(spec: &ModelSpec) -> Vec<String> {
         table.iter().find(odd).map(|entry| (entry.name.clone(), entry.shape[1]))
     };
     let mut all = Vec::new();
+    // Blocks and the forms that have them, as `convert::gguf::check_group` pairs groups with forms.
     let forms: &[(usize, &str)] = match spec.quantiser.group {
         Group::Matrix => &[(128, "I2_S"), (256, "TQ1_0 and TQ2_0")],
         Group::Row | Group::Columns(256) => &[(64, "Q2_0"), (256, "TQ1_0 and TQ2_0")],
@@ -316,6 +321,7 @@ impl TensorReport {
         let (codes, values) = if entry.is_ternary(model.spec()) {
             match model.matrix(entry)? {
                 Matrix::Ternary { codes, scale } => (Some(CodeShares::of(&codes, scale)), None),
+                // Latents have the codes that an export would write now, beside their own range.
                 Matrix::Latent(values) => {
                     let scale = WeightScale::of_latents(&values);
                     let shares = CodeShares::of(&ternary_codes(&values, scale), scale);

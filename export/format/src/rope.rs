@@ -1,4 +1,5 @@
-//! Rotary position embedding (RoPE, arXiv 2104.09864): the one table of angles for training and engine.
+//! Rotary position embedding (RoPE, arXiv 2104.09864): the one table of angles for training and
+//! engine.
 //!
 //! Half-split pairs, as transformers' `rotate_half`: component `j` of a head rotates with component
 //! `j + D/2` by the angle `position · θ^(−2j/D)`. The order of operations is transformers':
@@ -9,11 +10,11 @@
 //! cos, sin  of the angle            f32, as torch computes them on a CPU
 //! ```
 //!
-//! The last bit of an angle counts: at position 4,095 one ulp of it is 2.4e-4 of its cosine, and that
-//! can move an activation to another 8-bit code. So frequencies and angles are torch's to the bit.
-//! Cosine and sine are correctly rounded, the same on every platform. torch's come from the vector
-//! library it was built with (MKL on x86-64, which is not open) and differ in the last bit of one value
-//! in twenty.
+//! The last bit of an angle counts: at position 4,095 one ulp of it is 2.4e-4 of its cosine, and
+//! that can move an activation to another 8-bit code. So frequencies and angles are torch's to the
+//! bit. Cosine and sine are correctly rounded, the same on every platform. torch's come from the
+//! vector library it was built with (MKL on x86-64, which is not open) and differ in the last bit
+//! of one value in twenty.
 
 use std::borrow::Cow;
 
@@ -57,8 +58,8 @@ impl RopeFrequencies {
 
     /// The frequencies of a sequence of `tokens` tokens; they hold for all of its positions.
     ///
-    /// As in transformers, a generated token is rotated by the frequencies of the sequence up to it,
-    /// and keys that were cached before keep their rotation.
+    /// As in transformers, a generated token is rotated by the frequencies of the sequence up to
+    /// it, and keys that were cached before keep their rotation.
     pub fn for_length(&self, tokens: usize) -> Cow<'_, Self> {
         match &self.dynamic {
             Some((scaling, shape)) if tokens > shape.context => {
@@ -93,8 +94,8 @@ impl RopeFrequencies {
     }
 }
 
-/// Rotates one head `[D]` by the cosines and sines `[D/2]` of its position, or back if `direction` is
-/// -1 instead of 1.
+/// Rotates one head `[D]` by the cosines and sines `[D/2]` of its position, or back if `direction`
+/// is -1 instead of 1.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 pub fn rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], direction: f32) {

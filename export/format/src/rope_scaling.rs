@@ -1,5 +1,5 @@
-//! Scaled rotary frequencies: how a model that was trained on short texts turns the positions of longer
-//! ones. The kinds, their keys and the order of every operation are those of transformers 5
+//! Scaled rotary frequencies: how a model that was trained on short texts turns the positions of
+//! longer ones. The kinds, their keys and the order of every operation are those of transformers 5
 //! (`modeling_rope_utils.py`), in f32 as torch computes them.
 //!
 //! | kind | frequency `f` becomes |
@@ -124,8 +124,8 @@ impl RopeScaling {
         }
     }
 
-    /// The longest context of a model that was made for `context` positions: the factor times as many
-    /// where the kind counts `context` without it.
+    /// The longest context of a model that was made for `context` positions: the factor times as
+    /// many where the kind counts `context` without it.
     pub(crate) fn longest_context(&self, context: usize) -> usize {
         let times = |tokens: usize| (tokens as f64 * self.factor()) as usize;
         match self {
@@ -170,7 +170,8 @@ impl RopeScaling {
         }
     }
 
-    /// The frequencies of a sequence of `tokens` tokens, and what cosines and sines are multiplied by.
+    /// The frequencies of a sequence of `tokens` tokens, and what cosines and sines are multiplied
+    /// by.
     pub(crate) fn frequencies(&self, shape: RopeShape, tokens: usize) -> (Vec<f32>, f32) {
         let RopeShape { theta, head_dim, context } = shape;
         let base = unscaled(theta as f32, head_dim);
@@ -194,6 +195,8 @@ impl RopeScaling {
 
 /// The base of a long sequence under `dynamic`, in f32 as torch computes it from a length.
 fn grown_base(shape: RopeShape, factor: f64, tokens: usize) -> f32 {
+    // `θ · (factor · n / context − (factor − 1)) ^ (D / (D − 2))`: 1 at the end of the context, so
+    // that the frequencies go on from the unscaled ones without a jump.
     let stretched = factor as f32 * tokens as f32 / shape.context as f32 - (factor - 1.0) as f32;
     let dim = shape.head_dim as f64;
     let power = f64::from(stretched).powf(f64::from((dim / (dim - 2.0)) as f32)) as f32;
@@ -251,6 +254,7 @@ impl YarnScaling {
     /// What cosines and sines are multiplied by.
     pub fn attention_factor(&self) -> f64 {
         let of = |mscale: f64| {
+            // The paper's `√(1/t) = 0.1 · ln(s) + 1`.
             if self.factor <= 1.0 { 1.0 } else { 0.1 * mscale * self.factor.ln() + 1.0 }
         };
         self.attention_factor.unwrap_or_else(|| match (self.mscale, self.mscale_all_dim) {
@@ -261,6 +265,7 @@ impl YarnScaling {
 
     fn frequencies(&self, shape: RopeShape) -> Vec<f32> {
         let (low, high) = self.bounds(shape);
+        // As in transformers: bounds that fall together must not divide by 0.
         let span = if (high - low).abs() > 0.0 { high - low } else { 0.001 };
         let all = powers(shape.theta as f32, shape.head_dim).enumerate();
         let mixed = all.map(|(pair, power)| {
@@ -275,6 +280,8 @@ impl YarnScaling {
     fn bounds(&self, shape: RopeShape) -> (f64, f64) {
         let (dim, original) = (shape.head_dim as f64, self.original(shape.context) as f64);
         let pair = |turns: f64| {
+            // Solves `turns · wavelength = original` for the pair: `j = D · ln(original / (2π ·
+            // turns)) / (2 ln θ)`.
             let wave = original / (turns * 2.0 * std::f64::consts::PI);
             dim * wave.ln() / (2.0 * shape.theta.ln())
         };

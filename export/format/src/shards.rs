@@ -21,6 +21,8 @@ impl TensorFile {
     /// Opens the shards that an index names, each once, and checks them against the index.
     pub fn open_sharded(index: &Path) -> Result<Self, FormatError> {
         let weight_map = read_index(index)?;
+        // In order of their names, so that hashes and messages do not depend on the order of the
+        // index.
         let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, shard) in &weight_map {
             shards.entry(shard).or_default().push(tensor);

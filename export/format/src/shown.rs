@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-/// A path or a name as messages show it. A name may hold line breaks, and what follows one would read
-/// as a line of the program's own.
+/// A path or a name as messages show it. A name may hold line breaks, and what follows one would
+/// read as a line of the program's own.
 pub trait Shown {
     /// The name with every control character as an escape such as `\n` or `\u{1b}`.
     fn shown(&self) -> Cow<'_, str>;

@@ -49,8 +49,8 @@ pub trait TensorSource {
     }
 
     /// A whole tensor: codes and scale of a ternary matrix that is stored as such, or as
-    /// dequantised floats; the values of any other tensor ([`Matrix`]). Where a model has a scale for
-    /// each row or group of columns, its ternary matrices always come with them.
+    /// dequantised floats; the values of any other tensor ([`Matrix`]). Where a model has a scale
+    /// for each row or group of columns, its ternary matrices always come with them.
     ///
     /// # Errors
     /// As [`TensorSource::rows`].
@@ -60,18 +60,20 @@ pub trait TensorSource {
             return Ok(Matrix::Grouped(self.grouped(entry, rows)?));
         }
         let view = self.read(entry, rows.clone())?;
+        // Only codes have a scale beside them.
         if let Some(scale) = view.scale {
             let codes = view.into_codes(entry);
             let codes = codes.map_err(|error| self.error(entry, error.to_string()))?;
             return Ok(Matrix::Ternary { codes, scale });
         }
         let values = finite_values(self, entry, rows, view)?;
+        // A norm may well hold one magnitude only; its values are never codes.
         let may_be_codes = entry.is_ternary(self.spec());
         Ok(if may_be_codes { Matrix::from_floats(values) } else { Matrix::Latent(values) })
     }
 
-    /// Some rows of a ternary matrix with a scale for each row or group of columns: its own codes and
-    /// scales, or those of its latents.
+    /// Some rows of a ternary matrix with a scale for each row or group of columns: its own codes
+    /// and scales, or those of its latents.
     ///
     /// # Errors
     /// As [`TensorSource::rows`].
@@ -229,6 +231,7 @@ impl<F: FnMut(&TensorEntry) -> Result<Vec<f32>, FormatError>> TensorSource for F
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         let mut values = (self.values.borrow_mut())(entry)?;
         let width = entry.row_length();
+        // Behind first: the other way round the end would have moved.
         values.truncate(rows.end * width);
         values.drain(..rows.start * width);
         Ok(TensorView::floats(values))

@@ -54,7 +54,8 @@ pub struct ModelSpec {
     pub rope_scaling: Option<RopeScaling>,
     /// Whether the projections to queries, keys and values have biases (Qwen2).
     pub attention_bias: bool,
-    /// Whether the queries and the keys of each head are normalised before they are rotated (Qwen3).
+    /// Whether the queries and the keys of each head are normalised before they are rotated
+    /// (Qwen3).
     pub qk_norm: bool,
     /// Added to the mean square in every `RMSNorm`.
     pub rms_norm_eps: f64,
@@ -98,6 +99,7 @@ impl ModelSpec {
         }
         let unreadable = |error: FormatError| {
             let text = error.to_string();
+            // The text of an I/O error begins with the path, which ours names already.
             let reason = text.rsplit_once("`: ").map_or(text.as_str(), |(_, reason)| reason);
             wrong(format!("cannot read the config; expected a TOML file, got: {reason}"))
         };
@@ -213,6 +215,7 @@ impl TryFrom<SpecTable> for ModelSpec {
         let heads = table.num_attention_heads;
         let head_dim = match table.head_dim {
             Some(width) => width,
+            // transformers' rule for a config that names no width of heads.
             None if heads > 0 && table.hidden_size.is_multiple_of(heads) => {
                 table.hidden_size / heads
             }
@@ -252,6 +255,7 @@ impl TryFrom<SpecTable> for ModelSpec {
             embedding: table.embedding,
             activations: table.activations,
         };
+        // Sizes first: the checks after them divide and multiply by these.
         spec.check_sizes()?;
         spec.check_groups()?;
         spec.check_numbers()?;
@@ -271,6 +275,7 @@ const MOST_PARAMETERS: u128 = 1 << 45;
 impl ModelSpec {
     /// Parameters without the norms, in numbers that cannot overflow.
     fn count_widely(&self) -> u128 {
+        // The product of four sizes of up to 2²⁸ does not fit 64 bits.
         let wide = |number: usize| number as u128;
         let heads = 2 * wide(self.num_attention_heads) + 2 * wide(self.num_key_value_heads);
         let of_a_layer = heads * wide(self.head_dim) + 3 * wide(self.intermediate_size);
@@ -351,6 +356,8 @@ impl ModelSpec {
     }
 
     fn check_groups(&self) -> Result<(), String> {
+        // A group must not go over the end of a row: the widths are those of all rows of ternary
+        // matrices.
         let Group::Columns(group) = self.quantiser.group else { return Ok(()) };
         let widths = [
             ("hidden_size", self.hidden_size),

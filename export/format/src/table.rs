@@ -91,6 +91,7 @@ pub fn tensor_table(spec: &ModelSpec) -> Vec<TensorEntry> {
         push_block(&mut table, spec, layer);
     }
     table.push(norm("model.norm", width));
+    // A tied head is the embedding and no tensor of its own.
     if !spec.tie_word_embeddings {
         table.push(matrix("lm_head", spec.vocab_size, width, TensorRole::Head));
     }
@@ -111,10 +112,12 @@ fn push_block(table: &mut Vec<TensorEntry>, spec: &ModelSpec, layer: usize) {
         ("self_attn.v_proj", keys, LinearKind::V),
     ] {
         table.push(linear(part, rows, width, kind));
+        // The bias stands behind its matrix, as in the modules of transformers.
         if spec.attention_bias {
             table.push(bias(&at(part), rows));
         }
     }
+    // One gain for all heads: Qwen3 norms each head by itself with the same weights.
     if spec.qk_norm {
         table.push(norm(&at("self_attn.q_norm"), spec.head_dim));
         table.push(norm(&at("self_attn.k_norm"), spec.head_dim));

@@ -56,8 +56,8 @@ impl TensorWriter {
         Self::create_with(path, tensors, &[])
     }
 
-    /// The same with facts, keys and values, that the file says of itself (`__metadata__`) after its
-    /// `format`.
+    /// The same with facts, keys and values, that the file says of itself (`__metadata__`) after
+    /// its `format`.
     ///
     /// # Panics
     /// As [`TensorWriter::create`].
@@ -70,6 +70,8 @@ impl TensorWriter {
             (DType::safetensors(dtype).expect("a type of safetensors"), name, shape)
         };
         let mut tensors: Vec<_> = tensors.into_iter().map(typed).collect();
+        // The order of the crate's own serialiser: with falling sizes of the types every tensor
+        // begins at a multiple of its own.
         tensors.sort_by(|(a, a_name, _), (b, b_name, _)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
         let (mut places, mut infos, mut end) = (BTreeMap::new(), Vec::new(), 0);
         for (dtype, name, shape) in tensors {
@@ -93,6 +95,8 @@ impl TensorWriter {
         self.refuse_open();
         self.open = self.places.remove(name).expect("a planned tensor, not yet written");
         let place = SeekFrom::Start(self.data_start + self.open.start);
+        // Places follow from the plan, so tensors may come in the order of a model and not of the
+        // file.
         self.file.seek(place).map_err(|error| self.failed(&error))?;
         Ok(())
     }

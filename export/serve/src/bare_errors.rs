@@ -1,5 +1,5 @@
-//! Gives a body to the errors that the HTTP library answers by itself, before any handler sees a request:
-//! broken heads, too many headers, too long addresses.
+//! Gives a body to the errors that the HTTP library answers by itself, before any handler sees a
+//! request: broken heads, too many headers, too long addresses.
 
 use std::io;
 use std::pin::Pin;
@@ -33,6 +33,7 @@ impl<S: AsyncWrite + Unpin> BareErrors<S> {
 
 /// The whole answer in place of one whose body is empty; handlers of this server write none.
 fn worded(bytes: &[u8]) -> Option<Vec<u8>> {
+    // Asked at every write: an answer that is none of these fails at its first bytes.
     let head = std::str::from_utf8(bytes).ok()?.strip_prefix("HTTP/1.1 4")?;
     let head = head.strip_suffix("\r\n\r\n")?;
     let status = format!("4{}", head.get(..2)?).parse().ok()?;
@@ -66,6 +67,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BareErrors<S> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.write_waiting(context))?;
         if let Some(worded) = worded(bytes) {
+            // The library is told that its bytes are written; ours go out with the next write,
+            // flush or shutdown.
             self.waiting = worded;
             return Poll::Ready(Ok(bytes.len()));
         }

@@ -40,6 +40,7 @@ pub(crate) async fn serve_connections(
     }
     // New connections are refused from here on; those that are open end by themselves.
     drop(listener);
+    // All places together are free when the last connection has given its own back.
     let _all_closed = places.acquire_many(MOST_CONNECTIONS as u32).await;
 }
 
@@ -60,6 +61,7 @@ async fn serve_one(
     tokio::select! {
         // An error is a client that left or broke the protocol: nobody to tell.
         _ = connection.as_mut() => return,
+        // An answer in work is still written, and the connection is not kept for another request.
         _ = ending.wait_for(|ending| *ending) => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;

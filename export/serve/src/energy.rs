@@ -1,5 +1,5 @@
-//! Joules of the server: by the machine's counters where they can be read, else an estimate from what
-//! was computed.
+//! Joules of the server: by the machine's counters where they can be read, else an estimate from
+//! what was computed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,12 +27,15 @@ pub(crate) struct ServerEnergy {
 impl ServerEnergy {
     /// Opens the counters. The estimate takes the head for 8 bits.
     pub(crate) fn open(spec: &ModelSpec, cache: CachePrecision) -> Self {
+        // The cost of a token is a line in its context: two points of it give what one token more
+        // costs.
         let bytes = KvCache::bytes_a_token(spec, cache) as f64;
         let nothing_before = InferenceWork::of(spec, 0.0, 1.0, 1.0, bytes).estimate();
         let one_before = InferenceWork::of(spec, 1.0, 1.0, 1.0, bytes).estimate();
         let of_context = one_before.total() - nothing_before.total();
         Self {
             measured: EnergyMeter::open().map(|meter| Mutex::new((meter, Instant::now()))),
+            // Memory is paid a pass: weights are read once, however many tokens go through them.
             prices: [nothing_before.memory, nothing_before.arithmetic, of_context],
             passes: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
@@ -48,6 +51,7 @@ impl ServerEnergy {
         if let Some(measured) = &self.measured {
             let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
             if measured.1.elapsed() > LONGEST_UNREAD {
+                // Only to be read before it starts again; the meter keeps the sum.
                 measured.0.joules();
                 measured.1 = Instant::now();
             }

@@ -1,7 +1,7 @@
 //! Answers that must be JSON or calls of functions: which tokens may come next.
 //!
-//! The masks are those of the `llguidance` crate. White space between values is bounded, so that a model
-//! cannot go on with it forever.
+//! The masks are those of the `llguidance` crate. White space between values is bounded, so that a
+//! model cannot go on with it forever.
 
 use std::sync::{Arc, OnceLock};
 
@@ -51,6 +51,7 @@ impl Grammars {
         let mut all = TopLevelGrammar::from_lark(lark);
         for (index, schema) in schemas.into_iter().enumerate() {
             let mut grammar = GrammarWithLexer::from_json_schema(bounded(schema));
+            // The name after `@` in the Lark text.
             grammar.name = Some(format!("arguments{index}"));
             all.grammars.push(grammar);
         }
@@ -58,6 +59,7 @@ impl Grammars {
     }
 
     fn compile(&self, grammar: TopLevelGrammar) -> Result<AnswerGrammar, String> {
+        // Made with the first grammar: a server that is asked for none does not pay for it.
         let factory = self.factory.get_or_init(|| self.factory()).as_ref().map_err(Clone::clone)?;
         let parser = factory.create_parser(grammar).map_err(|error| short(&error))?;
         Ok(AnswerGrammar(Matcher::new(Ok(parser))))
@@ -68,6 +70,7 @@ impl Grammars {
         let words: Vec<Vec<u8>> = (0..self.vocab_size as u32).map(|id| self.word(id)).collect();
         // Building the trie reads every token once; it is shared by all grammars of the server.
         let trie = TokTrie::from(&TokRxInfo::new(self.vocab_size as u32, end), &words);
+        // Any of the model's ends may come where the grammar allows an end.
         let trie = trie.with_eos_tokens(&self.ends);
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&environment).map_err(|error| short(&error))?;

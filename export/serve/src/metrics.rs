@@ -146,6 +146,7 @@ impl Metrics {
         let mut text = String::new();
         let version = env!("CARGO_PKG_VERSION");
         head(&mut text, "bitnet_build_info", "gauge", "version and model of this server");
+        // `{:?}` escapes quotes, backslashes and line ends, as labels want it.
         line(&mut text, &format!("bitnet_build_info{{version=\"{version}\",model={model:?}}} 1"));
         head(
             &mut text,
@@ -261,12 +262,14 @@ impl Histogram {
         let seconds = time.as_secs_f64();
         let place = self.bounds.iter().position(|bound| seconds <= *bound);
         self.counts[place.unwrap_or(self.bounds.len())].fetch_add(1, Ordering::Relaxed);
+        // Whole microseconds, since there is no atomic float.
         self.microseconds.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
     }
 
     fn write(&self, text: &mut String, name: &str) {
         let mut sum = 0;
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
+            // Prometheus wants cumulative counts: a bucket holds all below its bound.
             sum += count.load(Ordering::Relaxed);
             line(text, &format!("{name}_bucket{{le=\"{bound}\"}} {sum}"));
         }

@@ -47,6 +47,7 @@ pub enum ServeError {
 pub fn listen(options: &ServeOptions) -> Result<StdListener, ServeError> {
     let address = SocketAddr::new(options.host, options.port);
     let listener = StdListener::bind(address).and_then(|listener| {
+        // What tokio asks of a listener that it takes over.
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
@@ -71,6 +72,7 @@ pub fn serve(
         .build()?;
     let ended = runtime.block_on(async {
         let signals = EndSignals::listen()?;
+        // Signals first: one that comes while the rest starts must not be lost.
         let (state, stopped) = start(served, options)?;
         let listener = TcpListener::from_std(listener)?;
         ready();
@@ -90,6 +92,8 @@ pub(crate) fn start(
     let energy = ServerEnergy::open(model.spec(), options.cache);
     let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::new(energy)));
     let stop_ids = document_stops(&model, &tokenizer);
+    // Two lists: a turn's end also ends an answer in a conversation, but stands inside of a
+    // document that is a conversation.
     let chat_stop_ids = chat_stops(&model, &tokenizer, &template);
     let limit = model.spec().context_length();
     let context = options.context.map_or(limit, |context| context.min(limit));
@@ -104,6 +108,8 @@ pub(crate) fn start(
         Inference::start(model, Arc::clone(&tokenizer), limits, Arc::clone(&metrics))?;
     let (tell, stopped) = oneshot::channel();
     std::thread::Builder::new().name("inference-end".to_owned()).spawn(move || {
+        // Joining blocks, so it has a thread of its own; the runtime hears of the end by the
+        // channel.
         let _ = thread.join();
         let _ = tell.send(());
     })?;
@@ -131,6 +137,7 @@ fn chat_stops(model: &Model, tokenizer: &Tokenizer, template: &ChatTemplate) -> 
     let all = [&model.spec().eos_token_id[..], &template.stop_ids(tokenizer)].concat();
     let mut ids: Vec<u32> = Vec::new();
     for id in all {
+        // A tokenizer may have more tokens than the model has rows.
         if (id as usize) < vocab_size && !ids.contains(&id) {
             ids.push(id);
         }

@@ -1,5 +1,5 @@
-//! A connection whose reader may not stop reading: a write that makes no progress for some time ends
-//! it.
+//! A connection whose reader may not stop reading: a write that makes no progress for some time
+//! ends it.
 
 use std::io;
 use std::pin::Pin;
@@ -30,12 +30,14 @@ impl<S: AsyncWrite + Unpin> StallGuard<S> {
         write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if let Poll::Ready(done) = write(Pin::new(&mut self.stream), context) {
+            // Any progress ends the wait: a slow reader is served, one that stopped is not.
             self.waiting = None;
             return Poll::Ready(done);
         }
         let limit = self.limit;
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
         let timed_out = || Err(io::Error::from(io::ErrorKind::TimedOut));
+        // Polled too, so that this task is woken by the clock where the socket never wakes it.
         waiting.as_mut().poll(context).map(|()| timed_out())
     }
 }

@@ -89,11 +89,13 @@ fn merge(merge: &Value) -> String {
 /// The first thing that `new` does not do as `old`.
 fn difference(old: &TokenizerParts, new: &TokenizerParts) -> Option<String> {
     let mut ids: Vec<_> = old.ids.iter().collect();
+    // The lowest id is named: the order of a map is another one each time.
     ids.sort();
     if let Some((id, token)) = ids.into_iter().find(|(id, token)| new.ids.get(id) != Some(token)) {
         let now = new.ids.get(id).map_or("none".to_owned(), |token| format!("{token:?}"));
         return Some(format!("id {id} is {now} instead of {token:?}"));
     }
+    // A merge ranks by its place, so new ones may only follow the old.
     if !new.merges.starts_with(&old.merges) {
         return Some("other merges".to_owned());
     }
@@ -101,6 +103,7 @@ fn difference(old: &TokenizerParts, new: &TokenizerParts) -> Option<String> {
         return Some(format!("{:?} is no special token", old.ids[id]));
     }
     if let Some(id) =
+        // A new token may be special; one that was text for the model may not become so.
         new.special.iter().find(|id| old.ids.contains_key(id) && !old.special.contains(id))
     {
         return Some(format!("{:?} is a special token", old.ids[id]));

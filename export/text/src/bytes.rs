@@ -7,8 +7,8 @@
 //!          AD                    U+0143
 //! ```
 
-/// The bytes of a byte-level token. A token with any other letter (an added token) is its own UTF-8,
-/// as in the `tokenizers` library.
+/// The bytes of a byte-level token. A token with any other letter (an added token) is its own
+/// UTF-8, as in the `tokenizers` library.
 pub(crate) fn token_bytes(token: &str) -> Vec<u8> {
     let spelled: Option<Vec<u8>> = token.chars().map(letter_byte).collect();
     spelled.unwrap_or_else(|| token.as_bytes().to_vec())
@@ -17,6 +17,8 @@ pub(crate) fn token_bytes(token: &str) -> Vec<u8> {
 /// Printable Latin-1 bytes are spelled as themselves; the others, in order, as U+0100 and on.
 fn letter_byte(letter: char) -> Option<u8> {
     match u32::from(letter) {
+        // The inverse of `bytes_to_unicode` in GPT-2's encoder. It spells no byte as a space or a
+        // control sign, since the file of merges has spaces and line ends between tokens.
         code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(code as u8),
         code @ 0x100..=0x120 => Some((code - 0x100) as u8),
         code @ 0x121..=0x142 => Some((code - 0x121 + 0x7f) as u8),

@@ -14,6 +14,8 @@ use crate::tokenizer_json::{self, AddedEntry, BpeModel, Merge, TokenizerJson};
 pub(crate) fn check(path: &Path, bytes: &[u8]) -> Result<TokenizerJson, TextError> {
     let file = tokenizer_json::parse(path, bytes)?;
     let mut table = TokenTable::new(path, file.model.vocab.0.len() + file.added_tokens.len());
+    // The vocabulary before all that names its tokens; added tokens after the merges, which must
+    // not need them.
     vocab(&mut table, &file.model)?;
     model(&table, &file)?;
     for token in &file.added_tokens {
@@ -39,6 +41,7 @@ fn vocab<'a>(table: &mut TokenTable<'a>, model: &'a BpeModel) -> Result<(), Text
 
 fn model(table: &TokenTable, file: &TokenizerJson) -> Result<(), TextError> {
     let model = &file.model;
+    // Dropout leaves merges out at random: the same text would have other ids each time.
     if let Some(got) = model.dropout.filter(|rate| *rate != 0.0) {
         return Err(TextError::Dropout { path: table.path.to_owned(), got });
     }
@@ -55,6 +58,7 @@ fn merges(table: &TokenTable, file: &TokenizerJson) -> Result<(), TextError> {
     let special: HashSet<&str> = special.map(|token| token.content.as_str()).collect();
     for (index, entry) in file.model.merges.iter().enumerate() {
         let made = merge(table, index, entry, prefix)?;
+        // Whoever writes the text would then write control tokens.
         if made.is_some_and(|made| special.contains(made.as_str())) {
             let what = "makes a special token out of plain text; expected none to".to_owned();
             return Err(TextError::merge(table.path, index, what));
@@ -79,6 +83,7 @@ fn merge(
             .filter(|(_, right)| !right.contains(' '))
             .ok_or_else(|| bad(format!("expected two tokens and one space, got {line:?}")))?,
     };
+    // The library cuts as many bytes off without looking, and takes what is left for UTF-8.
     let rest = right.strip_prefix(prefix).ok_or_else(|| {
         bad(format!("expected the second token to begin with {prefix:?}, got {right:?}"))
     })?;
@@ -95,6 +100,7 @@ fn added<'a>(table: &mut TokenTable<'a>, token: &'a AddedEntry) -> Result<(), Te
         return Err(TextError::added(table.path, "", "empty; expected at least one letter"));
     }
     match table.id(&token.content) {
+        // An added token may be in the vocabulary too, as in many files, if both agree.
         Some(id) if u64::from(id) == token.id => Ok(()),
         Some(id) => {
             let what = format!("two ids; expected {id} as listed before, got {}", token.id);

@@ -33,6 +33,7 @@ impl ControlTokens {
     /// `config` is a `tokenizer_config.json`, completed by [`declared_beside`].
     pub(crate) fn find(file: &TokenizerJson, config: &Map<String, Value>) -> Self {
         let id_of = |spelling: &str| {
+            // Ids fit: `check` refused larger ones before.
             let added = file.added_tokens.iter().map(|token| (&token.content, token.id));
             let all = added.chain(file.model.vocab.0.iter().map(|(token, id)| (token, *id)));
             let mut found = all.filter(|(token, _)| *token == spelling);
@@ -50,6 +51,7 @@ impl ControlTokens {
                 None => first.is_some() && first == bos,
             },
             eos_token,
+            // The spelling before the declaration: what chat models declare often ends a turn.
             document_end: named(&EOS).or(eos_token),
             eot: named(&EOT),
         }
@@ -94,6 +96,7 @@ pub(crate) fn declared_beside(tokenizer: &Path) -> Result<Map<String, Value>, Te
 /// The spelling of a special token by its id, or the first of a list of ids.
 fn spelling_in(tokenizer: &Path, id: &Value) -> Option<String> {
     let id = id.as_u64().or_else(|| id.get(0)?.as_u64())?;
+    // A file that cannot be read is no error here: loading it follows and says more.
     let file = tokenizer_json::parse(tokenizer, &tokenizer_json::read(tokenizer).ok()?).ok()?;
     let token = file.added_tokens.into_iter().find(|token| token.special && token.id == id)?;
     Some(token.content)

@@ -1,7 +1,7 @@
 //! Cuts a long text into pieces that give the ids of the whole.
 //!
-//! The `tokenizers` library holds a hundred bytes for every byte of a text that it encodes. So a long
-//! text is encoded piece by piece. A cut is made only where it changes nothing:
+//! The `tokenizers` library holds a hundred bytes for every byte of a text that it encodes. So a
+//! long text is encoded piece by piece. A cut is made only where it changes nothing:
 //!
 //! ```text
 //! the tokenizer finds words    after a sign that ends its run, where a word ends in the whole text
@@ -123,6 +123,7 @@ impl Cuts {
                 !before.is_whitespace() && (next.is_whitespace() || ends_run)
             }
             Self::Spaces { .. } => {
+                // A run of spaces may be one token, which a cut inside of it would tear.
                 let single = behind.next().is_some_and(|after| after != ' ' && after != SPACE);
                 next == ' ' && single && before != SPACE && !before.is_whitespace()
             }
@@ -137,6 +138,7 @@ impl Cuts {
         let from = text.floor_char_boundary(at.saturating_sub(context));
         let to = text.floor_char_boundary((at + context).min(text.len()));
         let (left, whole) = (&text[from..at], &text[from..to]);
+        // The space at the cut is what the tokenizer puts before the next piece by itself.
         let skipped = usize::from(self == Self::Spaces { taken: true });
         let parts = |of: &dyn Fn(&str) -> Option<Vec<u32>>| {
             Some([of(left)?, of(&text[at + skipped..to])?].concat())
@@ -150,6 +152,7 @@ fn same_words(tokenizer: &Tokenizer, left: &str, right: &str, whole: &str) -> bo
     let (Some(mut both), Some(behind)) = (words(tokenizer, left), words(tokenizer, right)) else {
         return false;
     };
+    // With where words end: equal words could still lie elsewhere.
     both.extend(behind.into_iter().map(|(word, end)| (word, left.len() + end)));
     words(tokenizer, whole) == Some(both)
 }

@@ -41,6 +41,8 @@ impl Vocabulary {
     /// The `tokenizer.json` that says the same.
     fn tokenizer_json(&self) -> Result<Value, Broken> {
         self.check()?;
+        // Unused ids at the end fill the embedding up (`[PAD7]`) and are no tokens; `to_vocabulary`
+        // writes them. Unused ones in between stay: the library numbers added tokens without gaps.
         let used = self.kinds.iter().rposition(|kind| *kind != TokenKind::Unused);
         let used = used.map_or(0, |at| at + 1);
         let mut vocab = Map::new();
@@ -83,6 +85,8 @@ impl Vocabulary {
         let tokens = self.tokens[..used].iter().zip(&self.kinds).enumerate();
         let added = tokens.filter(|(_, (_, kind))| !kind.is_ordinary());
         let entry = |(id, (token, kind)): (usize, (&String, &TokenKind))| {
+            // llama.cpp finds a user's token in any text, a control token only where a template
+            // wrote it.
             let special = *kind != TokenKind::UserDefined;
             json!({"id": id, "content": token, "single_word": false, "lstrip": false,
                    "rstrip": false, "normalized": false, "special": special})
@@ -94,6 +98,8 @@ impl Vocabulary {
         let byte_level = matches!(self.merging, Merging::ByteLevel { .. });
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false,
                            "use_regex": true});
+        // This crate takes the post-processor out again (`library`); it is written for others that
+        // read the file.
         let (true, Some(bos)) = (self.add_bos, self.bos) else {
             return if byte_level { bytes } else { Value::Null };
         };

@@ -30,7 +30,8 @@ impl Tokenizer {
         Self::of_gguf(&GgufFile::open(path)?)
     }
 
-    /// The tokenizer of a GGUF file, from memory too ([`GgufFile::from_bytes`]); `None` if there is none.
+    /// The tokenizer of a GGUF file, from memory too ([`GgufFile::from_bytes`]); `None` if there is
+    /// none.
     ///
     /// # Errors
     /// When it is broken or of another kind.
@@ -113,6 +114,8 @@ fn read_byte_level(metadata: &Metadata) -> Result<Vocabulary, TextError> {
     let tokens = metadata.strings(&key("tokens"))?;
     let (split, assumed) = match metadata.optional_str(&key("pre"))? {
         Some(name) => {
+            // An unknown name is refused and not guessed: another pattern makes other ids of the
+            // same text.
             let split = SplitPattern::from_name(name);
             (split.map_err(|what| metadata.error(&key("pre"), what))?, None)
         }
@@ -139,6 +142,7 @@ fn read_sentence_piece(metadata: &Metadata) -> Result<Vocabulary, TextError> {
     let scores = scores.ok_or_else(|| metadata.error(&key("scores"), "is missing"))?.to_vec();
     let space_prefix = metadata.optional_bool(&key("add_space_prefix"))?.unwrap_or(true);
     let merging = Merging::SentencePiece { scores, space_prefix };
+    // llama.cpp's defaults for this kind: `<s>` is 1, `</s>` is 2, and BOS is put before a text.
     read_tokens(metadata, merging, true, [Some(1), Some(2)])
 }
 
@@ -167,6 +171,7 @@ fn read_tokens(
 
 fn read_kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<TokenKind>, TextError> {
     let Some(kinds) = metadata.optional_i32s(&key("token_type"))? else {
+        // llama.cpp takes tokens without a kind for normal ones.
         return Ok(vec![TokenKind::Normal; tokens]);
     };
     let known = |kind: &i32| {

@@ -13,10 +13,14 @@ pub(crate) fn load(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer, T
     // The library panics on some malformed parts, on some only at first use.
     let loaded = catch_unwind(AssertUnwindSafe(|| {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+        // What would change ids behind the caller's back goes: truncation, padding, tokens put
+        // around.
         inner.with_truncation(None)?;
         inner.with_padding(None);
         inner.with_post_processor(None::<PostProcessorWrapper>);
+        // The name misleads: with `true`, text that spells a special token stays text.
         inner.set_encode_special_tokens(true);
+        // Letters, a space, a digit, a sign and a line end: every part of a pattern runs once.
         let trial = inner.encode_fast("A trial: 1\n", false)?;
         inner.decode(trial.get_ids(), true)?;
         Ok::<_, tokenizers::Error>(inner)

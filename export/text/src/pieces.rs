@@ -34,6 +34,8 @@ pub(crate) fn tokenizer_json(
     let unknown = of.kinds.iter().position(|kind| *kind == TokenKind::Unknown);
     let unknown = unknown.map(|id| of.tokens[id].as_str());
     let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+    // The layout of Llama 2's file: a mark before the text, marks for spaces, no words. Merging
+    // then sees the whole text.
     let prepend = space_prefix.then(|| json!({"type": "Prepend", "prepend": SPACE}));
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
     let (bytes, fuse) = (json!({"type": "ByteFallback"}), json!({"type": "Fuse"}));
@@ -60,6 +62,7 @@ fn merges(of: &Vocabulary, scores: &[f32]) -> Vec<Value> {
     let mut pairs = Vec::new();
     for (&token, &id) in &ids {
         for (at, _) in token.char_indices().skip(1) {
+            // Only pairs of normal tokens: a byte token or a control token is never joined.
             if let (Some(&left), Some(&right)) = (ids.get(&token[..at]), ids.get(&token[at..])) {
                 pairs.push((id, left, right));
             }
@@ -99,6 +102,7 @@ pub(crate) fn describe(
             Merge::Line(line) => line.replacen(' ', "", 1),
         };
         let Some(&id) = ids.get(token.as_str()) else { continue };
+        // The first merge that makes a token is its rank. Earlier is better, so the score falls.
         if !std::mem::replace(&mut made[id], true) {
             scores[id] = -(rank as f32);
         }
@@ -106,6 +110,7 @@ pub(crate) fn describe(
     let unmade = |id: &usize| {
         kinds[*id] == TokenKind::Normal && !made[*id] && tokens[*id].chars().nth(1).is_some()
     };
+    // GGUF joins whatever makes a token; the merges of Hugging Face only what is listed.
     match (0..tokens.len()).find(unmade) {
         Some(id) => {
             let what = format!("no merge makes {:?}; GGUF would join its parts", tokens[id]);

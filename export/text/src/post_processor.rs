@@ -56,6 +56,7 @@ fn pieces(
 ) -> Result<(), TextError> {
     let pieces = template.as_array().into_iter().flatten();
     let mut names = pieces.filter_map(|piece| piece["SpecialToken"]["id"].as_str());
+    // The library indexes its table with such a name and panics at the first text.
     match names.find(|name| !declared_tokens.contains_key(*name)) {
         Some(name) => {
             let what = format!("expected a token of special_tokens, got {name:?}");

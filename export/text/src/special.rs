@@ -30,6 +30,7 @@ impl SpecialTokens {
             rstrip: token.rstrip,
         };
         let mut tokens: Vec<_> = added.map(token).collect();
+        // Then the first that fits is the longest: `<|im_start|>` before a shorter `<|im`.
         tokens.sort_by_key(|token| std::cmp::Reverse(token.spelling.len()));
         let mut begins = [false; 256];
         for token in &tokens {
@@ -41,6 +42,7 @@ impl SpecialTokens {
     /// The token that a text begins with; the longest spelling wins.
     pub(crate) fn at(&self, text: &str) -> Option<&SpecialToken> {
         let first = *text.as_bytes().first()?;
+        // Asked at every letter of every message: nearly all are done with one look at the table.
         let mut tokens = self.tokens.iter().filter(|_| self.begins[first as usize]);
         tokens.find(|token| text.starts_with(token.spelling.as_str()))
     }

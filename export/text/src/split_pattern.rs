@@ -1,9 +1,9 @@
-//! How a byte-level tokenizer cuts text into words before merging: the patterns that llama.cpp knows
-//! by name, and the same as a `pre_tokenizer` of Hugging Face.
+//! How a byte-level tokenizer cuts text into words before merging: the patterns that llama.cpp
+//! knows by name, and the same as a `pre_tokenizer` of Hugging Face.
 //!
 //! A GGUF file names its pattern and does not describe it. A pattern is a list of regular
-//! expressions. Each is applied to the pieces that the one before left: what matches becomes a piece
-//! of its own, and so does what lies between two matches.
+//! expressions. Each is applied to the pieces that the one before left: what matches becomes a
+//! piece of its own, and so does what lies between two matches.
 
 use serde_json::{Value, json};
 
@@ -67,7 +67,8 @@ const TWO_CASES: &str = concat!(
 /// llama.cpp takes no space for a sign of these, whatever the ranges hold.
 const EAST_ASIAN: &str = r"[\x{4e00}-\x{9fa5}\x{800}-\x{4e00}\x{ac00}-\x{d7ff}&&\S]+";
 const SENTENCE_PARTS: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
-/// Words of capitals and small letters, with an English ending. llama.cpp knows only the cases of ASCII.
+/// Words of capitals and small letters, with an English ending. llama.cpp knows only the cases of
+/// ASCII.
 const CASED: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
     r"|[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -387,7 +388,8 @@ fn split_of(part: &Value) -> Option<String> {
         "Split" => {
             let regex = part["pattern"]["Regex"].as_str()?.replace(ENDINGS_BY_LETTER, ENDINGS);
             let isolated = part["behavior"] == "Isolated" && part["invert"] == false;
-            // Keeping the matches and dropping what lies between them is the same where all matches.
+            // Keeping the matches and dropping what lies between them is the same where all
+            // matches.
             let removed = part["behavior"] == "Removed" && part["invert"] == true;
             (isolated || removed && regex.ends_with(r"|\s+(?!\S)|\s+")).then_some(regex)
         }

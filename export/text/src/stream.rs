@@ -81,10 +81,12 @@ fn take_certain(bytes: &mut Vec<u8>) -> String {
 fn push_window(tokenizer: &Tokenizer, ids: &mut Vec<u32>, sent: &mut usize, id: u32) -> String {
     ids.push(id);
     let text = tokenizer.decode(ids);
+    // Half a character at the end decodes as U+FFFD; what it becomes is known with the next id.
     if text.ends_with(char::REPLACEMENT_CHARACTER) {
         return String::new();
     }
     let new = after(&text, *sent);
+    // Bytes, not letters: `after` cuts the next text at this place.
     *sent = text.len().max(*sent);
     // One token that is whole text by itself is context enough; half a character is not.
     let alone = tokenizer.decode(&[id]);

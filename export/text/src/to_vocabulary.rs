@@ -79,9 +79,11 @@ fn tokens_of(file: &TokenizerJson, rows: usize, bytes: bool) -> (Vec<String>, Ve
         tokens[*id as usize].clone_from(token);
         kinds[*id as usize] = if is_byte { TokenKind::Byte } else { TokenKind::Normal };
     }
+    // After the vocabulary: a token that is in both has the kind of an added one.
     for added in &file.added_tokens {
         let unknown = bytes && file.model.unk_token.as_ref() == Some(&added.content);
         let ordinary = if added.special { TokenKind::Control } else { TokenKind::UserDefined };
+        // No index is out of range: `fits` compared the largest id with the rows.
         tokens[added.id as usize].clone_from(&added.content);
         kinds[added.id as usize] = if unknown { TokenKind::Unknown } else { ordinary };
     }

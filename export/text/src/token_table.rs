@@ -34,6 +34,7 @@ impl<'a> TokenTable<'a> {
         let Some(small) = u32::try_from(id).ok().filter(|_| id < limit) else {
             return Err(TextError::IdTooLarge { path, field, token: token.to_owned(), id, limit });
         };
+        // Two spellings of one id: encoding would work, and decoding would show the wrong one.
         if let Some(first) = self.tokens.insert(small, token) {
             let (first, second) = (first.to_owned(), token.to_owned());
             return Err(TextError::IdTwice { path, field, id: small, first, second });

@@ -1,5 +1,6 @@
 //! The tokenizer: text to ids and ids to text. `check` validates its file, `library` loads it,
-//! `control` finds the tokens that begin and end, `stream` decodes id by id, `train` makes new ones.
+//! `control` finds the tokens that begin and end, `stream` decodes id by id, `train` makes new
+//! ones.
 
 use std::fmt;
 use std::ops::Range;
@@ -117,6 +118,7 @@ impl Tokenizer {
     ) -> Result<Vec<(u32, Range<usize>)>, TextError> {
         let mut all = Vec::new();
         self.each_piece(text, SIZES, |start, piece| {
+            // Not `encode_fast`, which leaves the offsets out.
             let encoding = self.inner.encode(piece, false)?;
             let ranges = encoding.get_offsets().iter();
             let ranges = ranges.map(|(begin, end)| start + begin..start + end);
@@ -198,6 +200,7 @@ impl Tokenizer {
     pub fn decode_with_special(&self, ids: &[u32]) -> String {
         let is_plain = |id: &u32| self.special_token(*id).is_none();
         let mut text = String::new();
+        // In runs and not token by token: a character may lie across several of them.
         for run in ids.chunk_by(|a, b| is_plain(a) == is_plain(b)) {
             if is_plain(&run[0]) {
                 text += &self.decode(run);
@@ -293,6 +296,7 @@ impl Tokenizer {
     /// The spelling of an id that [`Tokenizer::decode`] would show.
     pub(crate) fn plain_token(&self, id: u32) -> Option<String> {
         let token = self.inner.id_to_token(id)?;
+        // By the library's own list, so that this is what its `decode` skips.
         (!self.inner.get_added_vocabulary().is_special_token(&token)).then_some(token)
     }
 
@@ -304,12 +308,15 @@ impl Tokenizer {
     /// The library numbers added tokens itself and only logs where the file says otherwise.
     fn agrees_with(&self, file: &TokenizerJson) -> Result<(), TextError> {
         for AddedEntry { id, content, special, .. } in &file.added_tokens {
+            // A gap in the ids is where file and library part: it counts on from the largest id.
             let got = self.token_id(content);
             if got.map(u64::from) != Some(*id) {
                 let got = got.map_or("none".to_owned(), |got| got.to_string());
                 let what = format!("ids must follow without a gap; expected {id}, got {got}");
                 return Err(TextError::added(&self.path, content, what));
             }
+            // Text of unknown letters does become the unknown token; no other special one may come
+            // from text.
             let unknown = file.model.unk_token.as_ref() == Some(content);
             if *special && !unknown && self.encode(content)?.iter().any(|i| u64::from(*i) == *id) {
                 let (path, token) = (self.path.clone(), content.clone());
@@ -332,5 +339,6 @@ impl fmt::Debug for Tokenizer {
 fn vocab_size(file: &TokenizerJson) -> usize {
     let vocab = file.model.vocab.0.iter().map(|(_, id)| *id);
     let added = file.added_tokens.iter().map(|token| token.id);
+    // Not the number of tokens: ids may have gaps, and each is a row.
     vocab.chain(added).max().map_or(0, |id| id as usize + 1)
 }

@@ -134,6 +134,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<TokenizerJson, TextErro
     let head: ModelHeader = from_json(path, bytes)?;
     match head.model.kind {
         Some(got) if got != "BPE" => Err(TextError::NotBpe { path: path.to_owned(), got }),
+        // A file that names no kind is taken for BPE; of another kind it lacks the fields.
         _ => from_json(path, bytes),
     }
 }
@@ -142,6 +143,7 @@ fn from_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, TextEr
     serde_json::from_slice(bytes).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let what = error.to_string();
+        // The parser's text ends in the place, which the error has in fields of its own.
         let place = format!(" at line {line} column {column}");
         let what = what.strip_suffix(&place).unwrap_or(&what).to_owned();
         TextError::Json { path: path.to_owned(), line, column, what }

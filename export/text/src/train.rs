@@ -18,6 +18,9 @@ use crate::error::TextError;
 use crate::limits::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
 use crate::whitespace;
 
+// Llama 3's pattern, which is that of OpenAI's cl100k: English endings; a word with one sign before
+// it (its space, mostly); up to three digits; signs with the line ends after them; line ends;
+// spaces but for the last before a word; other spaces.
 pub(crate) const SPLIT: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -68,6 +71,7 @@ fn count(
     texts: impl Iterator<Item = String> + Send,
 ) -> Result<(), TextError> {
     let total = AtomicU64::new(0);
+    // Counted as it streams: the size of the texts is not known before, and they are not kept.
     let counted = texts.flat_map(|text| pieces(text, PIECE)).take_while(|text| {
         let size = text.len() as u64;
         total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TRAIN_BYTES
@@ -97,6 +101,8 @@ fn pieces(text: String, size: usize) -> Vec<String> {
         let mut places = text[from..].match_indices(char::is_whitespace).map(|(at, _)| from + at);
         let is_cut =
             |at: &usize| text[..*at].chars().next_back().is_some_and(char::is_alphanumeric);
+        // Without a place the rest stays whole, whatever memory it takes: other pieces would have
+        // other words.
         let Some(at) = places.find(is_cut) else { break };
         pieces.push(text[start..at].to_owned());
         start = at;
@@ -116,6 +122,7 @@ fn assemble(model: BPE, split: Sequence) -> Result<Vec<u8>, TextError> {
         .with_pre_tokenizer(Some(split))
         .with_decoder(Some(ByteLevel::new(true, true, true)))
         .with_post_processor(Some(post_processor(first)?));
+    // After the merges: their ids are then the last ones, and `first` is the id of BOS.
     let special = SPECIAL_TOKENS.map(|token| AddedToken::from(token, true));
     tokenizer.add_special_tokens(special).map_err(failed)?;
     Ok(tokenizer.to_string(false).map_err(failed)?.into_bytes())

@@ -1,5 +1,5 @@
-//! A tokenizer as GGUF files store it: tokens by id, their kinds, and how text becomes tokens. `gguf`
-//! maps it to metadata keys; `to_vocabulary` and `from_vocabulary` convert it.
+//! A tokenizer as GGUF files store it: tokens by id, their kinds, and how text becomes tokens.
+//! `gguf` maps it to metadata keys; `to_vocabulary` and `from_vocabulary` convert it.
 
 use crate::split_pattern::SplitPattern;
 
@@ -36,8 +36,8 @@ pub enum Merging {
         /// The pairs.
         merges: Vec<String>,
     },
-    /// The whole text at once, with `▁` for a space. Two pieces are joined where that makes a token,
-    /// the one with the highest score first.
+    /// The whole text at once, with `▁` for a space. Two pieces are joined where that makes a
+    /// token, the one with the highest score first.
     SentencePiece {
         /// One for each token.
         scores: Vec<f32>,

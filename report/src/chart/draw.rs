@@ -18,6 +18,9 @@ pub(crate) fn chart(chart: &Chart) -> String {
     let plot = format!("{LEFT} {} {TOP} {}", width - RIGHT, height - BOTTOM);
     let across = if chart.across.is_empty() { "step" } else { &chart.across };
     format!(
+        // Curves lie in an inner `svg`: the script zooms by its viewBox, which scales curves and
+        // marks and leaves axes and labels alone. `data-edges` and `data-plot` are the values and
+        // the places of the frame's edges, from which it computes values back.
         "<figure class=chart><figcaption><b>{title}</b> <span>{unit}</span></figcaption>{legend}\n\
          <svg viewBox=\"0 0 {width} {height}\" role=img aria-label=\"{title}\" data-edges=\"{edges}\" \
          data-plot=\"{plot}\">{axes}{phases}<svg class=zoom x={LEFT} y={TOP} width={w} height={h} \
@@ -47,6 +50,7 @@ fn curve(frame: &Frame, line: &ChartLine, at: usize) -> String {
     let dot = |&(x, y): &(f64, f64)| {
         format!("<circle class=c{colour} cx={:.1} cy={:.1} r=2.5 />", frame.across(x), frame.up(y))
     };
+    // A polyline of one point is invisible.
     let few = line.stroke == Stroke::Points && line.points.len() <= 60 || line.points.len() == 1;
     let dots: String = if few { line.points.iter().map(dot).collect() } else { String::new() };
     format!("<g class=\"s s{at}\" data-label=\"{label}\">{drawn}{dots}</g>")
@@ -69,6 +73,7 @@ fn legend(lines: &[ChartLine]) -> String {
 }
 
 fn phases(frame: &Frame, phases: &[(u64, String)]) -> String {
+    // One phase is the whole run: nothing to mark.
     if phases.len() < 2 {
         return String::new();
     }
@@ -82,6 +87,7 @@ fn phases(frame: &Frame, phases: &[(u64, String)]) -> String {
         if at < free {
             return line;
         }
+        // The width of text is not known here: about 6 units a letter in the page's font size.
         free = at + 8.0 + 6.0 * name.chars().count() as f64;
         format!("{line}<text class=phase x={:.1} y={}>{}</text>", at + 3.0, TOP - 5.0, escape(name))
     });
@@ -109,12 +115,14 @@ pub(crate) fn bars(
     if most <= 0.0 {
         return String::new();
     }
+    // Room above the highest bar.
     let frame = Frame { x: range, y: (0.0, most * 1.08) };
     let width = (range.1 - range.0) / shares.len() as f64;
     let bar = |(number, share): (usize, &f64)| {
         let left = range.0 + number as f64 * width;
         let (x, up) = (frame.across(left), frame.up(*share));
         let middle = left + width / 2.0;
+        // Latents between the thresholds have the code 0 and a colour of their own.
         let class = if at.iter().any(|edge| middle.abs() < edge.abs()) { "zero" } else { "bar" };
         format!(
             "<rect class={class} x={x:.1} y={up:.1} width={:.1} height={:.1}><title>{}: {:.2} %</title></rect>",

@@ -33,6 +33,8 @@ impl Frame {
         }
         let room = (high - low) * 0.05;
         let flat = if high > low { 0.0 } else { (high.abs() * 0.1).max(1e-6) };
+        // A curve from 0 stands on the axis; all others have 5 % of room, flat ones a tenth of
+        // their value, since a span of 0 would divide by 0 below.
         let bottom = if chart.from_zero && low == 0.0 { 0.0 } else { low - room - flat };
         let x = if x.1 > x.0 { x } else { (x.0 - 1.0, x.1 + 1.0) };
         Some(Self { x, y: (bottom, high + room + flat) })

@@ -1,5 +1,5 @@
-//! A chart as SVG that needs no script: axes with units, curves, phases, marks. The page's few lines
-//! of script find the values for hovering in the drawn points themselves.
+//! A chart as SVG that needs no script: axes with units, curves, phases, marks. The page's few
+//! lines of script find the values for hovering in the drawn points themselves.
 
 mod draw;
 mod frame;
@@ -54,6 +54,6 @@ pub(crate) struct Chart {
     pub(crate) marks: Vec<u64>,
     /// Whether 0 belongs to the axis.
     pub(crate) from_zero: bool,
-    /// Whether the largest tenth may run out of the picture: the first steps of a loss.
+    /// Whether the largest twentieth may run out of the picture: peaks of the gradient norm.
     pub(crate) clipped: bool,
 }

@@ -103,6 +103,7 @@ fn skipped(run: &RunFolder) -> String {
 /// Held-out loss and tasks at every evaluation, newest first.
 pub(super) fn evaluation(run: &RunFolder) -> String {
     let figures = run.history.below("eval/").chain(run.history.below("tasks/"));
+    // The number of rows is the same in every line.
     let figures: Vec<_> = figures.filter(|(name, _)| !name.ends_with("/rows")).collect();
     if figures.is_empty() {
         return String::new();
@@ -117,6 +118,7 @@ pub(super) fn evaluation(run: &RunFolder) -> String {
     let names = figures.iter().map(|(name, _)| name.replace(['/', '_'], " "));
     let headings: Vec<String> = std::iter::once("step".to_owned()).chain(names).collect();
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    // Newest first, so what is cut off a long run is its beginning.
     let rows = rows.into_iter().rev().take(200);
     let rows: Vec<Vec<String>> =
         rows.map(|(step, row)| std::iter::once(grouped(step)).chain(row).collect()).collect();
@@ -130,6 +132,7 @@ pub(super) fn samples(run: &RunFolder) -> String {
         by_step.entry(sample.step).or_default().push(sample);
     }
     let steps: Vec<u64> = by_step.keys().copied().collect();
+    // Evenly spread: `at` = 0 is the first step, the largest is the last.
     let shown = |at: usize| steps[at * (steps.len() - 1) / (SAMPLED_STEPS - 1).max(1)];
     let chosen: Vec<u64> = match steps.len() {
         0..=SAMPLED_STEPS => steps.clone(),

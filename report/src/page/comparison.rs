@@ -10,6 +10,7 @@ pub(super) fn figures(runs: &[RunFolder]) -> String {
     let all: Vec<_> = runs.iter().map(facts).collect();
     let names = all[0].iter().map(|fact| fact.0).enumerate();
     let rows = names.map(|(at, name)| {
+        // `facts` names the same facts in the same order for every run, unknown ones empty.
         let values = all.iter().map(|facts| facts[at].1.clone());
         std::iter::once(name.to_owned()).chain(values).collect::<Vec<String>>()
     });

@@ -45,6 +45,7 @@ impl WatchScreen {
         let runs = (self.runs.len() as u16).min(MOST_RUNS).min(area.height);
         let has_chart = area.height >= CHART_HEIGHT;
         let below = if area.height >= SAMPLE_HEIGHT { area.height / 3 } else { 0 };
+        // What a small terminal lacks gets the length 0, and the rest its room.
         let [head, chart, texts, keys] = Layout::vertical([
             Constraint::Length(runs),
             Constraint::Fill(u16::from(has_chart)),
@@ -69,6 +70,7 @@ impl WatchScreen {
     /// The chosen run is always among the lines.
     fn lines(&self, frame: &mut Frame, area: Rect) {
         let rows = usize::from(area.height);
+        // Scrolls only as far as the chosen run is from the top.
         let first = (self.chosen + 1).saturating_sub(rows);
         let lines = self.runs.iter().enumerate().skip(first).take(rows).map(|(at, run)| {
             let mark = if at == self.chosen && self.runs.len() > 1 { "▸" } else { " " };
@@ -79,6 +81,7 @@ impl WatchScreen {
     }
 
     fn chart(&self, frame: &mut Frame, area: Rect) {
+        // A braille letter is two dots wide: more points would fall on the same dots.
         let most = usize::from(area.width).max(2) * 2;
         let curves: Vec<_> = self.runs.iter().map(|run| self.points(run, most)).collect();
         let title = format!(
@@ -129,6 +132,8 @@ impl WatchScreen {
         let smoothed =
             if self.smoothing() > 0.0 { curve.smoothed(self.smoothing()) } else { curve.clone() };
         let points = smoothed.thinned(most).into_iter().map(|(step, value)| (step as f64, value));
+        // Points at or below 0 are left out and not drawn at the bottom, where they would set the
+        // scale of the axis.
         if self.log {
             return points.filter(|point| point.1 > 0.0).map(|(x, y)| (x, y.log10())).collect();
         }
@@ -140,6 +145,7 @@ impl WatchScreen {
         let events_width = if area.width >= EVENT_WIDTH { area.width / 3 } else { 0 };
         let [left, right] =
             Layout::horizontal([Constraint::Fill(1), Constraint::Length(events_width)]).areas(area);
+        // Newest at the top: what does not fit below is cut off.
         let samples = run.samples.iter().rev().take(NEWEST).map(|sample| {
             Line::from(vec![
                 Span::styled(

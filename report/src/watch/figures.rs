@@ -44,6 +44,7 @@ fn bar(run: &RunFolder, step: u64, steps: u64) -> String {
     let mut sum = 0.0;
     for share in shares {
         sum += share;
+        // The end of the last phase is the end of the bar and has no cell.
         if let Some(cell) = cells.get_mut(place(sum)) {
             *cell = '|';
         }
@@ -57,6 +58,7 @@ pub(super) fn fitted(parts: &[String], columns: usize) -> String {
     let mut line = String::new();
     for part in parts {
         let gap = if line.is_empty() { 0 } else { 2 };
+        // A part that is too long is skipped, not the rest: a shorter one after it may still fit.
         if line.chars().count() + gap + part.chars().count() <= columns || line.is_empty() {
             line.push_str(&"  "[..gap]);
             line.push_str(part);

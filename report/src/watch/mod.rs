@@ -28,6 +28,8 @@ const POLL: Duration = Duration::from_millis(100);
 /// When the terminal refuses or is gone, or a file of a run cannot be read.
 pub fn watch(runs: Vec<RunFolder>, stop: &dyn Fn() -> bool) -> Result<(), ReportError> {
     let mut terminal = ratatui::try_init()?;
+    // The terminal is given back before an error is: its message must not land on the screen that
+    // then disappears.
     let watched = follow(&mut terminal, WatchScreen::new(runs), stop);
     let restored = ratatui::try_restore();
     watched?;
@@ -46,6 +48,8 @@ fn follow(
         if changed {
             terminal.draw(|frame| screen.draw(frame))?;
         }
+        // Waits up to POLL for a key; nothing is drawn again where neither a key nor a file
+        // changed.
         changed = take_event(&mut screen, &events)?;
         if read.elapsed() >= REFRESH {
             screen.refresh()?;

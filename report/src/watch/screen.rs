@@ -78,6 +78,7 @@ impl WatchScreen {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match key.code {
             KeyCode::Char('c' | 'd') if control => self.closed = true,
+            // Escape closes what is on top, and only then the screen.
             KeyCode::Esc if self.help => self.help = false,
             KeyCode::Char('q') | KeyCode::Esc => self.closed = true,
             KeyCode::Char('h' | '?') => self.help = !self.help,
@@ -96,6 +97,7 @@ impl WatchScreen {
     /// The figure `by` places further on.
     fn turn(&mut self, by: isize) {
         let names = self.all_series();
+        // A figure can go when a log is read anew; turning then begins at the first.
         let at = names.iter().position(|name| *name == self.series).unwrap_or(0);
         let next = (at as isize + by).rem_euclid(names.len() as isize);
         self.series.clone_from(&names[next as usize]);

@@ -1,7 +1,7 @@
 //! PEFT's `adapter_config.json`, read and written.
 //!
-//! What decides the arithmetic is rank, alpha and the targets. A setting that would change it in another
-//! way is refused rather than left out.
+//! What decides the arithmetic is rank, alpha and the targets. A setting that would change it in
+//! another way is refused rather than left out.
 
 use std::path::Path;
 
@@ -84,6 +84,7 @@ impl AdapterConfig {
             alpha.ok_or_else(|| ("lora_alpha", expected(keys, "lora_alpha", "a number")))?;
         // Rank-stabilised: the scale is alpha / √r.
         let stabilised = present(keys, "use_rslora").and_then(Value::as_bool).unwrap_or(false);
+        // Kept as an alpha whose `alpha / r` is that scale: `α / √r = (α · √r) / r`.
         let alpha = if stabilised { alpha * (rank as f32).sqrt() } else { alpha };
         let base_path = present(keys, "base_model_name_or_path").and_then(Value::as_str);
         Ok(Self {
@@ -102,6 +103,7 @@ impl AdapterConfig {
         file: &TensorFile,
     ) -> Result<Vec<TensorEntry>, FormatError> {
         let wrong = |what| FormatError::config(path, TARGETS, what);
+        // A pattern is Python's regular expression; what it matched shows in the file.
         let pattern = match &self.targets {
             Targets::Named(names) => return matching_entries(spec, names).map_err(wrong),
             Targets::Pattern(pattern) => pattern,
@@ -180,8 +182,8 @@ fn leaf(entry: &TensorEntry) -> &str {
     module_of(entry).rsplit('.').next().unwrap_or_default()
 }
 
-/// The matrices of blocks that `targets` name, in the order of the table. As in PEFT, a target is the
-/// path of a module or the end of one, such as `q_proj`.
+/// The matrices of blocks that `targets` name, in the order of the table. As in PEFT, a target is
+/// the path of a module or the end of one, such as `q_proj`.
 ///
 /// # Errors
 /// Says which target matches none, or that there is no target.
@@ -207,12 +209,13 @@ pub fn matching_entries(spec: &ModelSpec, targets: &[String]) -> Result<Vec<Tens
 /// Matrices of a block.
 const MATRICES: usize = 7;
 
-/// The targets that match exactly these matrices: the name that all blocks share where all of them are
-/// adapted, else the path.
+/// The targets that match exactly these matrices: the name that all blocks share where all of them
+/// are adapted, else the path.
 fn names_of(spec: &ModelSpec, adapted: &[TensorEntry]) -> Vec<String> {
     let mut names = Vec::new();
     for entry in adapted {
         let count = adapted.iter().filter(|other| leaf(other) == leaf(entry)).count();
+        // A leaf's name would adapt the other blocks too, where PEFT finds no factors for them.
         let everywhere = count == spec.num_hidden_layers;
         let name = if everywhere { leaf(entry) } else { module_of(entry) };
         if !names.iter().any(|known| known == name) {
@@ -229,6 +232,7 @@ pub(super) fn to_json(
     adapted: &[TensorEntry],
 ) -> String {
     let alpha = description.alpha;
+    // PEFT's own files have an integer here.
     let whole = alpha.fract() == 0.0 && alpha.abs() < 1e9;
     let config = json!({
         "peft_type": "LORA",

@@ -22,10 +22,11 @@ use crate::{
 const TILE: usize = 16;
 const ROWS: usize = 4;
 
-/// Turns rows `W0 [n, in]` into those of `W`, with their rows of `B [n, r]` and the whole of `A [r, in]`.
+/// Turns rows `W0 [n, in]` into those of `W`, with their rows of `B [n, r]` and the whole of `A [r,
+/// in]`.
 ///
-/// All of it is inlined, so that a caller can compile it for the instructions of its CPU; the bits are the
-/// same.
+/// All of it is inlined, so that a caller can compile it for the instructions of its CPU; the bits
+/// are the same.
 ///
 /// # Panics
 /// If the lengths do not fit each other.
@@ -36,6 +37,8 @@ pub fn merge_rows(rows: &mut [f32], b_rows: &[f32], a: &[f32], rank: usize, scal
     assert_eq!(rows.len() * rank, b_rows.len() * width, "B has a row for each row");
     let product = Product { a, rank, width, scale };
     let groups = rows.chunks_mut(ROWS * width).zip(b_rows.chunks(ROWS * rank));
+    // Four rows share each load of A. A tile changes which sums are in registers, not the order
+    // within one.
     for (rows, b_rows) in groups {
         if rows.len() == ROWS * width {
             product.merge::<ROWS>(rows, b_rows);
@@ -77,6 +80,7 @@ impl Product<'_> {
             let a = &self.a[k * self.width + first..][..C];
             for (i, sums) in sums.iter_mut().enumerate() {
                 let b = b_rows[i * self.rank + k];
+                // Two roundings: Rust fuses no product and sum by itself, whatever the CPU has.
                 sums.iter_mut().zip(a).for_each(|(sum, a)| *sum += b * a);
             }
         }
@@ -140,8 +144,8 @@ impl TensorSource for MergedModel<'_> {
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
         let Some(factors) = self.adapter.of(entry) else { return self.base.read(entry, rows) };
-        // A whole matrix: whether its values are latents, or codes that were dequantised, is a property
-        // of all of them, and training starts from latents in both cases.
+        // A whole matrix: whether its values are latents, or codes that were dequantised, is a
+        // property of all of them, and training starts from latents in both cases.
         let mut values = self.base.matrix(entry)?.into_latents();
         let width = entry.row_length();
         values.truncate(rows.end * width);

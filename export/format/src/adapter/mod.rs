@@ -1,12 +1,13 @@
 //! Low-rank adapters of ternary models, stored as PEFT stores LoRA.
 //!
-//! An adapter gives some matrices `W [out, in]` two small ones, `A [r, in]` and `B [out, r]`, and all of
-//! them one scale `s = alpha / r`. What they mean is its [`AdapterKind`]:
+//! An adapter gives some matrices `W [out, in]` two small ones, `A [r, in]` and `B [out, r]`, and
+//! all of them one scale `s = alpha / r`. What they mean is its [`AdapterKind`]:
 //!
-//! * latent: the latents are `W0 + s·(B·A)` ([`merge`]) and are quantised as a whole. The merged model
-//!   is an ordinary ternary model.
-//! * side: the layer's output is `ternary(x) + s·B·(A·x)`, where `x` is the layer's input before it is
-//!   quantised, and after the sub-norm where the layer has one. The ternary codes stay as they are.
+//! * latent: the latents are `W0 + s·(B·A)` ([`merge`]) and are quantised as a whole. The merged
+//!   model is an ordinary ternary model.
+//! * side: the layer's output is `ternary(x) + s·B·(A·x)`, where `x` is the layer's input before it
+//!   is quantised, and after the sub-norm where the layer has one. The ternary codes stay as they
+//!   are.
 //!
 //! A folder holds `adapter_config.json` and `adapter_model.safetensors` with PEFT's names:
 //!
@@ -134,8 +135,8 @@ pub struct LowRank {
     pub dtype: DType,
 }
 
-/// An open adapter: every matrix has both factors in the shapes of the model and of the rank, and all
-/// values are finite.
+/// An open adapter: every matrix has both factors in the shapes of the model and of the rank, and
+/// all values are finite.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     path: PathBuf,
@@ -148,9 +149,9 @@ impl Adapter {
     /// Opens an adapter folder for a model of this shape.
     ///
     /// # Errors
-    /// Files that are missing or hold something else, settings that change the arithmetic in a way that
-    /// is not followed, targets that match no matrix, a factor that is missing or of another rank or
-    /// shape, a tensor of something else, NaN and infinity.
+    /// Files that are missing or hold something else, settings that change the arithmetic in a way
+    /// that is not followed, targets that match no matrix, a factor that is missing or of another
+    /// rank or shape, a tensor of something else, NaN and infinity.
     pub fn open(path: &Path, spec: &ModelSpec) -> Result<Self, FormatError> {
         // The folder, the config and the names are checked before the factors, which may be large,
         // are read.
@@ -172,6 +173,7 @@ impl Adapter {
             base_hash: file.fact(HASH_KEY).map(str::to_owned),
         };
         let adapter = Self { path: path.to_owned(), description, matrices };
+        // Last, since it needs the kind.
         adapter.check_hash()?;
         Ok(adapter)
     }
@@ -253,6 +255,7 @@ fn short(hash: &str) -> &str {
 }
 
 fn kind_of(file: &TensorFile) -> Result<AdapterKind, FormatError> {
+    // PEFT's own files name no kind: LoRA adds to the output, which is what we call a side adapter.
     let Some(word) = file.fact(KIND_KEY) else { return Ok(AdapterKind::Side) };
     AdapterKind::named(word).ok_or_else(|| {
         let what = format!("is {word:?}; expected \"latent\" or \"side\"");

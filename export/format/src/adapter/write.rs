@@ -13,9 +13,9 @@ use crate::{DType, FormatError, ModelSpec, TensorEntry};
 
 /// Writes `adapter_config.json` and `adapter_model.safetensors` into the existing directory `dir`.
 ///
-/// `adapted` are the matrices, of a model of this shape; `values` gives `A [r, in]` and `B [out, r]` of
-/// each, row-major, and is asked once for each. They are stored as `dtype`: [`DType::F32`], or
-/// [`DType::Bf16`], rounded to nearest.
+/// `adapted` are the matrices, of a model of this shape; `values` gives `A [r, in]` and `B [out,
+/// r]` of each, row-major, and is asked once for each. They are stored as `dtype`: [`DType::F32`],
+/// or [`DType::Bf16`], rounded to nearest.
 ///
 /// # Errors
 /// Whatever `values` or the disk reports.
@@ -47,6 +47,7 @@ pub fn write_adapter(
         writer.write_whole(&factor.tensor_name(entry), &quantise(dtype, &values))?;
     }
     writer.finish()?;
+    // The config last: a folder without it is no adapter, so a torn one is not taken for one.
     let config = to_json(description, spec, adapted);
     Ok(fs_err::write(dir.join(ADAPTER_CONFIG_FILE), config)?)
 }

@@ -47,6 +47,7 @@ impl I2sLayout {
 
     /// The first value of a byte is in its highest two bits.
     fn fields(self) -> Fields {
+        // The other way round than TQ2_0 and Hugging Face, where it is in the lowest.
         Fields { lane: self.block() / 4, shifts: [6, 4, 2, 0] }
     }
 }

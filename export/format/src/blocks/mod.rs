@@ -1,10 +1,9 @@
 //! Block formats of GGUF: how the values of one tensor are laid out in its bytes.
 //!
-//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`], [`tq2_0`] and [`q2_0`] (llama.cpp), [`ptq1_0`]
-//! (a fork of it). Float tensors
-//! such as the embedding: [`q8_0`] and [`q6_k`]. Each format has a file of its own; the
-//! container, the names of tensors and the choice of a format are elsewhere. No layout depends
-//! on the CPU that wrote it; kernels repack when they load.
+//! Ternary matrices: [`i2_s`] (bitnet.cpp), [`tq1_0`], [`tq2_0`] and [`q2_0`] (llama.cpp),
+//! [`ptq1_0`] (a fork of it). Float tensors such as the embedding: [`q8_0`] and [`q6_k`]. Each
+//! format has a file of its own; the container, the names of tensors and the choice of a format are
+//! elsewhere. No layout depends on the CPU that wrote it; kernels repack when they load.
 //!
 //! A writer takes whole blocks, so that a matrix can be written some rows at a time; its
 //! assertions fail only for a bug in the caller. A reader takes bytes from a file, allocates
@@ -191,14 +190,15 @@ fn pack_ternary(
     let mut bytes = Vec::with_capacity(codes.len() / 3);
     for (index, block) in codes.chunks_exact(tq2_0::BLOCK).enumerate() {
         pack_block(block, &mut bytes);
+        // Not left as the matrix's: bytes must be those that llama.cpp makes of the same values.
         let scale = if block.iter().all(|&code| code == 0) { f16::ZERO } else { scale(index) };
         bytes.extend(scale.to_le_bytes());
     }
     bytes
 }
 
-/// The codes and the scale of each block of `block` codes in `code_bytes` bytes. `unpack_block` fails
-/// with the position of a byte that no codes make.
+/// The codes and the scale of each block of `block` codes in `code_bytes` bytes. `unpack_block`
+/// fails with the position of a byte that no codes make.
 fn unpack_ternary(
     bytes: &[u8],
     elements: usize,

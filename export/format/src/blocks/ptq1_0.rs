@@ -5,7 +5,8 @@
 //! codes in a byte:    |         5          |         5         |        4         |
 //! ```
 //!
-//! Three independent readers of this layout agree; no file that the fork itself wrote was read here.
+//! Three independent readers of this layout agree; no file that the fork itself wrote was read
+//! here.
 
 use half::f16;
 

@@ -21,7 +21,8 @@ pub const fn block_bytes(block: usize) -> usize {
     2 + block / 4
 }
 
-/// The bytes of whole blocks of `block` codes, each in {-1, 0, +1, +2}, with a scale for each block.
+/// The bytes of whole blocks of `block` codes, each in {-1, 0, +1, +2}, with a scale for each
+/// block.
 ///
 /// # Panics
 /// If the codes do not fill blocks, there is not one scale for each, or a code is out of range.

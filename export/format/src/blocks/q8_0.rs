@@ -33,6 +33,7 @@ pub fn quantise(values: &[f32]) -> Vec<u8> {
         let scale = absmax(block) / 127.0;
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
         bytes.extend(f16::from_f32(scale).to_le_bytes());
+        // A NaN becomes 0 here; the scale, which is then NaN too, tells the reader.
         bytes.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
     }
     bytes

@@ -126,8 +126,8 @@ fn tq2_0_layout_is_frozen() {
     assert_eq!(summary(&bytes), frozen(528, head, "2872f7cb"));
 }
 
-/// Bytes of llama.cpp's `quantize_row_q2_0_ref`, as llama-cpp-sys-2 0.1.161 holds it, of the golden codes
-/// times 0.375.
+/// Bytes of llama.cpp's `quantize_row_q2_0_ref`, as llama-cpp-sys-2 0.1.161 holds it, of the golden
+/// codes times 0.375.
 #[test]
 fn q2_0_layout_is_frozen() {
     let head = "003659208482a904125821a94289268981020036a806529851251419a6651114";

@@ -45,6 +45,8 @@ fn file_type(ternary: DType) -> u32 {
 fn largest(dtype: DType) -> f32 {
     match dtype {
         DType::F16 => f16::MAX.to_f32(),
+        // The scale of a block is about the largest magnitude over 127 (here) or 4096 (below) and
+        // is an f16; a little is left for its rounding.
         DType::Q8_0 => f16::MAX.to_f32() * 126.0,
         DType::Q6K => f16::MAX.to_f32() * 4000.0,
         _ => f32::MAX,
@@ -54,9 +56,10 @@ fn largest(dtype: DType) -> f32 {
 /// What to write.
 #[derive(Clone, Debug)]
 pub struct GgufForm {
-    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a weight), or of
-    /// llama.cpp [`DType::Tq1_0`] (1.6875 bits), [`DType::Tq2_0`] (2.0625 bits) or [`DType::Q2_0`] (2.25
-    /// bits). Of a dense one: [`DType::Bf16`], [`DType::F16`] or [`DType::F32`].
+    /// The matrices of the blocks. Of a ternary model: [`DType::I2S`] (bitnet.cpp, 2 bits a
+    /// weight), or of llama.cpp [`DType::Tq1_0`] (1.6875 bits), [`DType::Tq2_0`] (2.0625 bits) or
+    /// [`DType::Q2_0`] (2.25 bits). Of a dense one: [`DType::Bf16`], [`DType::F16`] or
+    /// [`DType::F32`].
     pub matrices: DType,
     /// Embedding and head, unless they are ternary: one of [`EMBEDDING_TYPES`].
     pub embedding: DType,
@@ -166,7 +169,8 @@ pub fn check(
     Ok(())
 }
 
-/// Whether blocks of a type can hold the scales of a model: each of its groups is made of whole blocks.
+/// Whether blocks of a type can hold the scales of a model: each of its groups is made of whole
+/// blocks.
 fn check_group(path: &Path, group: Group, ternary: DType) -> Result<(), FormatError> {
     let holds = match (group, ternary) {
         (Group::Matrix, DType::Q2_0) => false,
@@ -198,6 +202,7 @@ fn metadata(spec: &ModelSpec, architecture: Architecture, form: &GgufForm) -> Me
     for (key, value) in form.tokenizer.iter() {
         metadata.insert(key, value.clone());
     }
+    // After the tokenizer's keys, which it replaces: the model's ids decide where it stops.
     describe_ids(&mut metadata, spec);
     metadata
 }
@@ -268,8 +273,8 @@ fn ternary_bytes(
     Ok(if dtype == DType::Tq1_0 { tq1_0::pack(codes, half) } else { tq2_0::pack(codes, half) })
 }
 
-/// A matrix with groups, a block of the type after the other; a group of several blocks has its scale
-/// in each of them.
+/// A matrix with groups, a block of the type after the other; a group of several blocks has its
+/// scale in each of them.
 fn write_groups(
     writer: &mut GgufWriter,
     path: &Path,
@@ -304,6 +309,7 @@ fn group_bytes(
         return Err(refused(format!("holds the code +2, which {} does not hold", dtype.name())));
     }
     let halves: Vec<f16> = matrix.scales().iter().map(|&scale| f16::from_f32(scale)).collect();
+    // A scale that becomes 0 would turn its weights off; one that was 0 before has none.
     let lost =
         |(half, scale): (&f16, &f32)| half.is_infinite() || *half == f16::ZERO && *scale != 0.0;
     if let Some(at) = halves.iter().zip(matrix.scales()).position(lost) {

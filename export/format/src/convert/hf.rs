@@ -25,8 +25,8 @@ use crate::{DType, FormatError, HfConfig, ModelSpec, TensorEntry, WeightForm, te
 /// rounded to BF16.
 ///
 /// # Errors
-/// A matrix whose rows do not fill bytes is refused by name before anything is written; so are scales
-/// of groups that should divide.
+/// A matrix whose rows do not fill bytes is refused by name before anything is written; so are
+/// scales of groups that should divide.
 pub fn write_packed_form(
     dir: &Path,
     source: &dyn TensorSource,
@@ -57,6 +57,7 @@ pub fn write_packed_form(
             continue;
         }
         let (codes, scale) = source.matrix(entry)?.quantised();
+        // One matrix at a time: the floats of the whole model need not fit into memory.
         let packed = PackedTernary::from_codes(entry.shape[0], entry.shape[1], &codes)
             .map_err(|error| FormatError::tensor(&path, &entry.name, error.to_string()))?;
         let stored = match form {
@@ -133,6 +134,8 @@ pub fn write_master(
             continue;
         }
         let values = match source.matrix(entry)? {
+            // Latents would have to be invented for codes; 0 and ±s are read as the same codes
+            // again.
             Matrix::Ternary { codes, scale } => {
                 let dequantised = |code| bf16::from_f32(f32::from(code) * scale.multiplier());
                 codes.into_iter().map(dequantised).collect()
@@ -147,6 +150,7 @@ pub fn write_master(
             }
             Matrix::Grouped(_) => unreachable!("refused above"),
         };
+        // Not `write_bf16`: rounding to nearest again would undo what `keep_codes` moved.
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         writer.write_whole(&entry.name, &bytes)?;
         written.ternary += values.len();

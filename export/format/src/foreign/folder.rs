@@ -74,6 +74,7 @@ fn other_contents(path: &Path) -> Option<String> {
         return Some(format!("give the file: {}", model.shown()));
     }
     if path.join("snapshots").is_dir() {
+        // models--owner--name/snapshots/REVISION: people give the outer folder.
         let snapshot = entries(&path.join("snapshots")).into_iter().next()?;
         return Some(format!("this is the hub's cache; the model is {}", snapshot.shown()));
     }
@@ -100,6 +101,7 @@ fn other_weights(folder: &Path) -> Option<String> {
     for entry in candidates {
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kind = recognise(&entry);
+        // The content before the name: a `.bin` may well be a web page or a pointer.
         let known = kind.is_some_and(|kind| {
             !matches!(kind, ForeignKind::Safetensors | ForeignKind::LfsPointer)
         });

@@ -52,6 +52,7 @@ const MAGIC: &[(&[u8], ForeignKind)] = &[
     (b"\x04\x22\x4d\x18", K::Lz4),
     (b"7z\xbc\xaf\x27\x1c", K::SevenZip),
     (b"Rar!\x1a\x07", K::Rar),
+    // The first page follows at once, and its header begins with 0x15; text may begin with PAR1.
     (b"PAR1\x15", K::Parquet),
     (b"ARROW1\0\0", K::ArrowFile),
     (b"FEA1", K::ArrowFile),
@@ -197,6 +198,8 @@ fn is_arrow_stream(head: &[u8]) -> bool {
 /// A first piece with its score: fields 1 (text) and 2 (float) in field 1.
 fn is_sentencepiece(head: &[u8]) -> bool {
     let [0x0a, whole, 0x0a, text, ..] = head else { return false };
+    // Protocol buffers: tag and length of the piece, tag and length of its text, then 0x15, the tag
+    // of a float. The unknown token comes first in such files, so both lengths are one byte.
     let score = 4 + usize::from(*text);
     head.get(score) == Some(&0x15) && usize::from(*whole) >= usize::from(*text) + 2 + 5
 }

@@ -36,7 +36,8 @@ impl Architecture {
     /// The architecture of a model.
     ///
     /// # Errors
-    /// Combinations that no program knows, such as relu² without sub-norms; `path` is for the message.
+    /// Combinations that no program knows, such as relu² without sub-norms; `path` is for the
+    /// message.
     pub fn of(path: &Path, spec: &ModelSpec) -> Result<Self, FormatError> {
         let wrong = |field, what: &str| Err(FormatError::config(path, field, what));
         if let Some(what) = rope::unwritable(spec) {
@@ -113,6 +114,10 @@ impl Architecture {
             return row;
         }
         let (head, within) = (row / spec.head_dim, row % spec.head_dim);
+        // A head of 8, by our row numbers:
+        //
+        //    file  0 4 1 5 2 6 3 7        neighbours turn together
+        //    ours  0 1 2 3 4 5 6 7        0 with 4, 1 with 5, …
         head * spec.head_dim + (within % 2) * (spec.head_dim / 2) + within / 2
     }
 }
@@ -166,6 +171,7 @@ pub(crate) fn describe_ids(metadata: &mut Metadata, spec: &ModelSpec) {
         _ => None,
     };
     let mut stops = spec.eos_token_id.clone();
+    // A stable sort: the declared one moves to the front, the others keep their order.
     stops.sort_by_key(|id| Some(*id) != declared);
     for (at, key) in STOP_KEYS.into_iter().enumerate() {
         match stops.get(at) {
@@ -198,8 +204,8 @@ fn stop_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
     Ok(stops)
 }
 
-/// What a file says its model is. `tied` is whether it has no head of its own, `has_codes` whether any of
-/// its tensors is ternary.
+/// What a file says its model is. `tied` is whether it has no head of its own, `has_codes` whether
+/// any of its tensors is ternary.
 pub(crate) fn read(
     metadata: &Metadata,
     vocab_size: usize,
@@ -217,11 +223,13 @@ pub(crate) fn read(
     let number = |rest: &str| metadata.f32(&key(rest));
     let heads = size("attention.head_count")?;
     let hidden = size("embedding_length")?;
+    // Widths of heads are written only where they are not this.
     let per_head = hidden.checked_div(heads).unwrap_or(0);
     let head_dim = metadata.optional_u32(&key("attention.key_length"))?.unwrap_or(per_head);
     refuse_other_rope(metadata, name, head_dim)?;
     let act = match metadata.optional_str(&key("hidden_activation"))? {
         Some(act) => act,
+        // Files of this architecture need not name it.
         None if architecture == Architecture::BitnetB158 => "relu2",
         None => "silu",
     };

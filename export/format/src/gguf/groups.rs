@@ -31,6 +31,7 @@ pub(super) fn with_quantiser(file: &GgufFile, spec: ModelSpec) -> Result<ModelSp
     let table = tensor_table(&spec);
     let dtype = |entry: &TensorEntry| file.tensor(&tensor_name(entry)).map(|info| info.dtype);
     let is_linear = |entry: &&TensorEntry| matches!(entry.role, TensorRole::Linear(_));
+    // Matrices of the blocks decide; embedding and head may be floats in any file.
     let mut group = Group::Matrix;
     for entry in table.iter().filter(is_linear) {
         if let Some(found) = dtype(entry).and_then(group_of) {
@@ -68,8 +69,8 @@ pub(super) fn holds_groups(dtype: DType, group: Group) -> bool {
     matches!(group, Group::Columns(width) if dtype.is_grouped() && dtype.block() == width as u64)
 }
 
-/// Whether blocks of TQ1_0 or TQ2_0 have scales of their own: those of a matrix with one scale agree,
-/// but for blocks of zeros.
+/// Whether blocks of TQ1_0 or TQ2_0 have scales of their own: those of a matrix with one scale
+/// agree, but for blocks of zeros.
 fn scales_differ(file: &GgufFile, table: &[TensorEntry]) -> Result<bool, FormatError> {
     for entry in table {
         let Some(info) = file.tensor(&tensor_name(entry)) else { continue };
@@ -82,6 +83,7 @@ fn scales_differ(file: &GgufFile, table: &[TensorEntry]) -> Result<bool, FormatE
         let bytes = file.part(info, 0..(len as usize).min(info.len()))?;
         let Ok((_, scales)) = grouped(info.dtype, &bytes, elements as usize) else { continue };
         let mut some = scales.iter().filter(|scale| **scale != f16::ZERO);
+        // A block of zeros has the scale 0 in files of one scale too.
         let first = some.next();
         if some.any(|scale| Some(scale) != first) {
             return Ok(true);

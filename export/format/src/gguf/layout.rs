@@ -60,6 +60,7 @@ pub(super) fn tensor_bytes(shape: &[usize], dtype: DType) -> Result<u64, String>
     if shape.contains(&0) {
         return Err(format!("has shape {shape:?}; expected no dimension of 0"));
     }
+    // Checked: four dimensions of a file can multiply to anything.
     let elements = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64));
     let elements = elements.ok_or_else(|| format!("has shape {shape:?}, which overflows"))?;
     dtype.bytes_of(elements, row_length).ok_or_else(|| size_problem(shape, dtype))

@@ -92,6 +92,7 @@ impl Metadata {
     /// As [`Metadata::u32`]; `None` when the key is missing.
     pub fn optional_u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
         self.picked(key, "an integer from 0 to 4294967295", |value| {
+            // Programs write the same key in different widths, signed and unsigned.
             value.integer()?.try_into().ok()
         })
     }
@@ -168,6 +169,7 @@ impl Metadata {
     pub(super) fn alignment(&self) -> Result<u64, FormatError> {
         match self.get(ALIGNMENT_KEY) {
             None => Ok(DEFAULT_ALIGNMENT.into()),
+            // Here a u32 and no other: the specification names the type.
             Some(&Value::U32(n)) if n.is_power_of_two() && n >= LEAST_ALIGNMENT => Ok(n.into()),
             Some(other) => {
                 let found = other.describe();

@@ -44,6 +44,7 @@ impl GgufModel {
     pub fn of_file(file: GgufFile, i2_s: I2sLayout) -> Result<Self, FormatError> {
         refuse_part(&file)?;
         let missing = || FormatError::tensor(file.path(), EMBEDDING, "is missing");
+        // The rows that are there decide, not a key: ids beyond them would read other bytes.
         let vocab_size = file.tensor(EMBEDDING).ok_or_else(missing)?.shape[0];
         let tied = file.tensor(HEAD).is_none();
         refuse_rotation(file.metadata())?;
@@ -95,6 +96,7 @@ impl GgufModel {
     /// The scale that all blocks share; a block of zeros has none.
     fn one_scale(&self, entry: &TensorEntry, scales: &[f16]) -> Result<WeightScale, FormatError> {
         let mut some = scales.iter().filter(|scale| **scale != f16::ZERO);
+        // All codes are 0: any scale gives the same weights.
         let Some(first) = some.next() else { return Ok(WeightScale::of_latents(&[])) };
         if let Some(other) = some.find(|scale| *scale != first) {
             let what = format!(
@@ -121,6 +123,7 @@ impl GgufModel {
             return self.file.part(info, rows.start * row_bytes..rows.end * row_bytes);
         }
         let bytes = self.file.part(info, 0..info.len())?;
+        // Rows of a llama file come from all over the matrix, so it is read whole and sorted.
         let mut ordered = vec![0; rows.len() * row_bytes];
         for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
             if let Some(place) = theirs(row).checked_sub(rows.start).filter(|at| *at < rows.len()) {
@@ -178,6 +181,7 @@ impl GgufModel {
             }
         }
         let mut known: HashSet<String> = table.iter().map(tensor_name).collect();
+        // No tensor of the model, but one of the file's: `read_factors` has checked it.
         known.insert(rope::FACTORS.to_owned());
         match self.file.tensors().iter().find(|info| !known.contains(&info.name)) {
             Some(info) => {
@@ -189,8 +193,8 @@ impl GgufModel {
     }
 }
 
-/// Reads [`rope::FACTORS`], if the file has them: they must be those of the scaling that it states, or of
-/// a published one.
+/// Reads [`rope::FACTORS`], if the file has them: they must be those of the scaling that it states,
+/// or of a published one.
 fn read_factors(file: &GgufFile, spec: &mut ModelSpec) -> Result<(), FormatError> {
     let Some(info) = file.tensor(rope::FACTORS) else { return Ok(()) };
     let wrong = |what: &str| FormatError::tensor(file.path(), rope::FACTORS, what);

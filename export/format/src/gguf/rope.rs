@@ -1,8 +1,9 @@
 //! The rotary keys of a GGUF file.
 //!
-//! llama.cpp has the kinds `linear` and `yarn` under `rope.scaling.*`. What `llama3` does to each pair
-//! stands in a tensor, `rope_freqs.weight [D/2]`, by which frequencies are divided; we write the numbers
-//! that it follows from beside it, under keys that no other program reads. `dynamic` has no place.
+//! llama.cpp has the kinds `linear` and `yarn` under `rope.scaling.*`. What `llama3` does to each
+//! pair stands in a tensor, `rope_freqs.weight [D/2]`, by which frequencies are divided; we write
+//! the numbers that it follows from beside it, under keys that no other program reads. `dynamic`
+//! has no place.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -34,6 +35,7 @@ pub(super) fn describe(put: &mut dyn FnMut(&str, Value), spec: &ModelSpec) {
             put("rope.scaling.yarn_beta_slow", number(yarn.beta_slow));
             let usual = usual_attention(yarn.factor);
             if (yarn.attention_factor() as f32).to_bits() != (usual as f32).to_bits() {
+                // A ratio: llama.cpp multiplies what it finds here by its own factor.
                 put("rope.scaling.attn_factor", number(yarn.attention_factor() / usual));
             }
         }
@@ -131,6 +133,7 @@ pub(super) fn read(metadata: &Metadata, name: &str) -> Result<Option<Json>, Form
 
 /// The published `llama3` scaling whose factors these are: a file of another program does not say.
 pub(super) fn published(spec: &ModelSpec, values: &[f32]) -> Option<RopeScaling> {
+    // The slowest pairs are divided by all of it, so the largest value is the factor.
     let factor = values.iter().copied().fold(1.0, f32::max);
     let scaling = RopeScaling::Llama3 {
         factor: short(factor),

@@ -1,5 +1,6 @@
-//! Type id 42 means two layouts: `Q2_0` of llama.cpp in groups of 64, and of a fork in groups of 128.
-//! Tensors follow each other without gaps, so offsets and the end of the file tell which is meant.
+//! Type id 42 means two layouts: groups of 64 values (`Q2_0` of llama.cpp), and groups of 128 (a
+//! fork). Tensors follow each other without gaps, so offsets and the end of the file tell which is
+//! meant.
 
 use std::path::Path;
 
@@ -17,8 +18,8 @@ pub(super) struct SectionEnds {
 /// The claims, with [`DType::Q2_0Of128`] where the sizes say so.
 ///
 /// # Errors
-/// Names the first tensor of id 42 where both layouts fit the file. Where neither does, the common one
-/// is kept, and its offsets are then found to be wrong.
+/// Names the first tensor of id 42 where both layouts fit the file. Where neither does, the common
+/// one is kept, and its offsets are then found to be wrong.
 pub(super) fn resolved(
     path: &Path,
     mut claims: Vec<Claim>,
@@ -28,6 +29,7 @@ pub(super) fn resolved(
         return Ok(claims);
     };
     let fits = [DType::Q2_0, DType::Q2_0Of128].map(|dtype| fits(&claims, dtype, ends));
+    // A guess would shuffle weights without a word.
     if fits == [true, true] {
         let what = "has the type id 42, which is groups of 64 or of 128 values: both fit the sizes \
                     in this file; expected one with larger matrices";
@@ -50,7 +52,8 @@ fn length(claim: &Claim, two_bit: DType) -> Option<u64> {
     }
 }
 
-/// Whether what follows each tensor of id 42, a tensor or the end of the file, is where it should be.
+/// Whether what follows each tensor of id 42, a tensor or the end of the file, is where it should
+/// be.
 fn fits(claims: &[Claim], two_bit: DType, ends: SectionEnds) -> bool {
     let each = |(at, claim): (usize, &Claim)| {
         let end = claim.offset.checked_add(length(claim, two_bit)?)?;
@@ -60,6 +63,7 @@ fn fits(claims: &[Claim], two_bit: DType, ends: SectionEnds) -> bool {
             Some(next) => next.offset == padded,
             None => {
                 let at = |offset: u64| ends.start.checked_add(offset);
+                // Some writers pad the last tensor and some do not.
                 (at(end)?..=at(padded)?).contains(&ends.file_len)
             }
         })

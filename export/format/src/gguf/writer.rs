@@ -41,6 +41,8 @@ impl GgufWriter {
     ) -> Result<Self, FormatError> {
         let alignment = metadata.alignment()?;
         let lengths = lengths(path, tensors)?;
+        // Offsets are known before a tensor is: types and shapes give all lengths, so one pass is
+        // enough.
         let header = header(path, metadata, tensors, &lengths)?;
         let mut file = BufWriter::new(fs_err::File::create(path)?);
         file.write_all(&header)?;
@@ -149,6 +151,7 @@ fn header(
 fn encode_tensor(out: &mut Vec<u8>, tensor: &TensorPlan, offset: u64) {
     encode_text(out, &tensor.name);
     out.extend((tensor.shape.len() as u32).to_le_bytes());
+    // ggml has the dimension that lies densest in memory first.
     out.extend(tensor.shape.iter().rev().flat_map(|&extent| (extent as u64).to_le_bytes()));
     let id = tensor.dtype.gguf_id().expect("a type of GGUF");
     out.extend(id.to_le_bytes());

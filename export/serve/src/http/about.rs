@@ -48,8 +48,8 @@ pub(crate) async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResp
 /// The chat page.
 pub(crate) const PAGE: &str = include_str!("../page/index.html");
 
-/// `GET /`: the page, with a policy that asks nobody but this server and lets no text become markup or
-/// script.
+/// `GET /`: the page, with a policy that asks nobody but this server and lets no text become markup
+/// or script.
 pub(crate) async fn page() -> Response {
     const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \

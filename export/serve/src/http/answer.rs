@@ -149,6 +149,7 @@ impl<F: StreamFormat> Streaming<F> {
                 return None;
             }
             let new = match self.events.recv().await {
+                // The status is sent already: a stream can only say it in an event of its own.
                 Some((_, JobEvent::Failed)) | None => {
                     self.ended = true;
                     self.format.fail(&ApiError::internal())
@@ -160,6 +161,7 @@ impl<F: StreamFormat> Streaming<F> {
     }
 
     fn after(&mut self, choice: usize, event: JobEvent) -> Vec<StreamEvent> {
+        // Answers of one request end in any order.
         self.open -= usize::from(matches!(event, JobEvent::End(_)));
         let mut new = self.format.next(choice, event);
         if self.open == 0 {

@@ -56,6 +56,7 @@ impl AnswerParts {
     /// The parts of the last text of an answer.
     pub(crate) fn finish(&mut self, text: &str) -> Vec<AnswerPart> {
         let mut parts = self.push(text);
+        // A call that was cut off has no end; its arguments so far were passed on as they came.
         if matches!(self.place, Place::Text) {
             let rest = std::mem::take(&mut self.held);
             self.say(&rest, &mut parts);
@@ -71,6 +72,8 @@ impl AnswerParts {
             return false;
         };
         match &mut self.place {
+            // Behind a call only another call may come; what stands between (line ends, closing
+            // tags) is no text of the answer.
             Place::Text | Place::After => {
                 let says = matches!(self.place, Place::Text);
                 let found = self.held.find(form.open);
@@ -91,6 +94,7 @@ impl AnswerParts {
             Place::Name => {
                 // A name is passed on whole: a client cannot begin a call with half of one.
                 let Some(end) = self.held.find(form.after_name) else { return false };
+                // The grammar lets nothing but `before_name` stand before the name.
                 let name = self.held[..end].trim_start_matches(form.before_name).to_owned();
                 self.held.drain(..end + form.after_name.len());
                 self.place = Place::Arguments(ObjectEnd::default());
@@ -156,6 +160,8 @@ impl ObjectEnd {
 
     fn closes(&mut self, byte: u8) -> bool {
         match byte {
+            // Bytes and not letters: quotes, braces and backslashes are never part of a longer
+            // UTF-8 character.
             _ if self.escaped => self.escaped = false,
             b'\\' if self.in_string => self.escaped = true,
             b'"' => self.in_string = !self.in_string,

@@ -20,6 +20,8 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         check_type(&request)?;
+        // For the whole body, not for each piece: a byte every few seconds would else hold a
+        // connection for ever.
         let bytes = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
         let bytes =
             bytes.map_err(|_| too_slow(BODY_TIME))?.map_err(|refused| unread(refused.status()))?;
@@ -35,6 +37,7 @@ fn check_type(request: &Request) -> Result<(), ApiError> {
         match all[..] {
             [] => None,
             [Ok(one)] => Some(one),
+            // Neither JSON nor `identity`, so the request is refused.
             _ => Some("?"),
         }
     };
@@ -79,6 +82,7 @@ fn parse(bytes: &[u8]) -> Result<BodyFields, ApiError> {
     let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message);
     let StrictValue(value) = serde_json::from_slice(bytes)
         .map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+    // The parser itself refuses at 128; templates and grammars walk these values recursively.
     if depth(&value) > DEEPEST_JSON {
         return Err(bad(format!("the body nests values more than {DEEPEST_JSON} deep")));
     }

@@ -186,6 +186,7 @@ impl ChatFormat {
             AnswerPart::Arguments(piece) => json!({"function": {"arguments": piece}}),
         };
         let mut call = call;
+        // Pieces of a call name it by its place alone; name and id come once.
         call["index"] = (self.calls[choice] - 1).into();
         Some(json!({"tool_calls": [call]}))
     }
@@ -197,6 +198,8 @@ impl ChatFormat {
         parts: Vec<AnswerPart>,
         mut logprobs: Value,
     ) -> Vec<StreamEvent> {
+        // Log-probabilities belong to tokens, and a token may give no part or several: they go with
+        // the first, or with an empty text.
         let deltas: Vec<Value> =
             parts.into_iter().filter_map(|part| self.delta(choice, part)).collect();
         let empty = (deltas.is_empty() && !logprobs.is_null()).then(|| json!({"content": ""}));
@@ -208,6 +211,7 @@ impl ChatFormat {
 /// OpenAI's word for how an answer with `calls` calls ended.
 fn reason(reason: EndReason, calls: usize) -> &'static str {
     match reason {
+        // Only an answer that the model ended: one that was cut may hold half of a call.
         EndReason::StopId if calls > 0 => "tool_calls",
         other => finish_reason(other),
     }

@@ -57,6 +57,7 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<Completion, ApiError
     // for its scores.
     let shortest = u64::from(!echo);
     let max_tokens = fields.count("max_tokens", shortest..=1 << 32)?.unwrap_or(DEFAULT_TOKENS);
+    // `best_of` equal to `n` asks for nothing more.
     fields.only("best_of", &[settings.choices.into()])?;
     fields.only("suffix", &["".into()])?;
     fields.finish()?;
@@ -194,6 +195,7 @@ impl CompletionFormat {
         }
         let lists = logprobs::lists(&self.state.tokenizer, tokens, self.offsets[choice]);
         let texts = lists["tokens"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        // Characters, as OpenAI counts `text_offset`; they go on over the events of a stream.
         self.offsets[choice] += texts.map(|text| text.chars().count()).sum::<usize>();
         lists
     }

@@ -40,6 +40,8 @@ impl BodyFields {
 
     /// Any value.
     pub(crate) fn take(&mut self, field: &str) -> Option<Value> {
+        // Taken out: what is left in the end is what nobody has read. The order of the others
+        // stays, so that the first of them is named.
         self.map.shift_remove(field).filter(|value| !value.is_null())
     }
 
@@ -149,6 +151,7 @@ pub(crate) fn expected(name: &str, wanted: &str, got: &Value) -> ApiError {
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
+        // By characters: a cut inside of one would panic.
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }

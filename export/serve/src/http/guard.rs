@@ -32,6 +32,8 @@ impl RequestGuard {
 
     fn check(&self, request: &Request) -> Result<(), ApiError> {
         let host = host(request)?;
+        // DNS rebinding: a page of another site has its own name resolve to 127.0.0.1, and its
+        // browser then counts this server as that site. Only the name in `Host` still tells.
         if self.loopback && !host.as_deref().is_none_or(is_own_name) {
             let message = "the Host header names another machine; expected localhost";
             return Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message));
@@ -48,6 +50,7 @@ impl RequestGuard {
         let allowed = |origin: &HeaderValue| {
             let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
             let own = origin.split_once("://").map(|(_, host)| host);
+            // The page of this server sends the name that it was opened under.
             (own.is_some() && own == host) || self.origins.contains(&origin)
         };
         if headers.get_all(header::ORIGIN).iter().all(allowed) {
@@ -94,13 +97,14 @@ fn host(request: &Request) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Whether a `Host` is a name of this machine that no other can take: `localhost:8080`, `127.0.0.1`,
-/// `[::1]:8080`.
+/// Whether a `Host` is a name of this machine that no other can take: `localhost:8080`,
+/// `127.0.0.1`, `[::1]:8080`.
 fn is_own_name(host: &str) -> bool {
     let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (name, port) =
         bracketed.unwrap_or_else(|| host.split_at(host.rfind(':').unwrap_or(host.len())));
     let is_port = |port: &str| {
+        // Rust's parser takes a plus sign, a port has none.
         port.strip_prefix(':').is_some_and(|it| !it.starts_with('+') && it.parse::<u16>().is_ok())
     };
     if !(port.is_empty() || is_port(port)) {
@@ -109,6 +113,7 @@ fn is_own_name(host: &str) -> bool {
     if bracketed.is_some() {
         return name.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback());
     }
+    // `localhost.` is the same name, written in full.
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_address = || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     name == "localhost" || name.ends_with(".localhost") || is_address()

@@ -1,7 +1,7 @@
 //! Log-probabilities in OpenAI's two forms.
 //!
-//! A number is written as the shortest text that reads back as the same f64. A token's own number and
-//! the same token's among the most likely are one value, so programs may compare them exactly.
+//! A number is written as the shortest text that reads back as the same f64. A token's own number
+//! and the same token's among the most likely are one value, so programs may compare them exactly.
 
 use bitnet_text::Tokenizer;
 use serde_json::{Map, Value, json};
@@ -30,6 +30,7 @@ pub(crate) fn lists<'a>(
 /// Where several tokens have one text, the most likely stays.
 fn top_map(tokenizer: &Tokenizer, token: &ScoredToken, logprob: f64) -> Map<String, Value> {
     let mut map = Map::new();
+    // The chosen token comes last: it is added where it is not among the most likely.
     for (id, logprob) in token.top.iter().copied().chain([(token.id, logprob)]) {
         map.entry(token_text(tokenizer, id)).or_insert_with(|| logprob.into());
     }

@@ -1,5 +1,5 @@
-//! Reads conversations in Anthropic's form, where calls of functions and their results are blocks of a
-//! message's content.
+//! Reads conversations in Anthropic's form, where calls of functions and their results are blocks
+//! of a message's content.
 
 use bitnet_text::{Message, Role};
 use serde_json::Value;
@@ -94,6 +94,7 @@ fn read_result(name: &str, block: Value) -> Result<Message, ApiError> {
     }
     let content = fields.take("content").unwrap_or_else(|| "".into());
     let content = read_content(&fields.name("content"), content)?;
+    // The text of the result says it too; templates have no place for the flag.
     fields.flag("is_error")?;
     fields.drop_notes(&["type", "cache_control"]);
     fields.finish()?;

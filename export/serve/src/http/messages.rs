@@ -238,6 +238,7 @@ impl StreamFormat for MessageFormat {
                     events.push(self.begin_block(json!({"type": "text", "text": ""})));
                 }
                 events.extend(self.end_block());
+                // One place computes the end for both forms: a stream takes three of its fields.
                 let whole = self.message(json!([]), Some(&end));
                 let delta = json!({
                     "stop_reason": whole["stop_reason"], "stop_sequence": whole["stop_sequence"],

@@ -34,6 +34,7 @@ pub(crate) fn read_message(name: &str, value: Value) -> Result<Message, ApiError
     let mut fields = BodyFields::inside(name, value)?;
     let role = fields.require("role")?;
     let role = match role.as_str() {
+        // OpenAI's newer name for the same.
         Some("system" | "developer") => Role::System,
         Some("user") => Role::User,
         Some("assistant") => Role::Assistant,
@@ -59,6 +60,7 @@ pub(crate) fn read_message(name: &str, value: Value) -> Result<Message, ApiError
         message.fields.insert("tool_call_id".to_owned(), id);
         fields.drop_notes(&["name"]);
     }
+    // Clients send back what they were given; what an answer of ours never has is refused.
     fields.only("refusal", &[])?;
     fields.only("annotations", &[Value::Array(Vec::new())])?;
     fields.finish()?;

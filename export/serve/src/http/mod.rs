@@ -1,5 +1,5 @@
-//! The endpoints. Each file reads one kind of request and writes its answer; `guard` decides who may
-//! ask, `state` leads to the inference thread.
+//! The endpoints. Each file reads one kind of request and writes its answer; `guard` decides who
+//! may ask, `state` leads to the inference thread.
 
 mod about;
 mod answer;
@@ -88,6 +88,8 @@ pub(crate) fn router(state: &Arc<AppState>, options: &ServeOptions) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        // The last layer is the outermost: every request is counted, then guarded, then answered by
+        // the rules of CORS, and a panic of a handler is still answered inside of all three.
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(CatchPanicLayer::custom(after_panic))
         .layer(cors(&options.cors_origins))
@@ -97,6 +99,7 @@ pub(crate) fn router(state: &Arc<AppState>, options: &ServeOptions) -> Router {
 }
 
 fn cors(origins: &[String]) -> CorsLayer {
+    // Checked when the flags were read; one that is no header would match nothing anyway.
     let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))

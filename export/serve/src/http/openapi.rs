@@ -11,12 +11,14 @@ pub(crate) fn document(endpoints: &[String]) -> Value {
     let mut paths = Map::new();
     for endpoint in endpoints {
         let (method, path) = endpoint.split_once(' ').unwrap_or_default();
+        // The router's star lets an id hold slashes; OpenAPI has no sign for that.
         let path = path.replace("{*id}", "{id}");
         paths.insert(path.clone(), json!({method.to_lowercase(): operation(&path)}));
     }
     json!({
         "openapi": "3.1.0",
         "info": {"title": "bitnet serve", "version": env!("CARGO_PKG_VERSION")},
+        // Either a key or none: which, the server's flags decide.
         "security": [{"key": []}, {}],
         "paths": paths,
         "components": {

@@ -96,6 +96,7 @@ impl ResponseFormat {
             Some(_) if cut => "incomplete",
             Some(_) => "completed",
         };
+        // While it is in progress the items come as events of their own.
         let count = end.map_or(0, |_| self.items.len());
         let output: Vec<Value> = (0..count).map(|index| self.item(index, status)).collect();
         json!({
@@ -131,6 +132,7 @@ impl ResponseFormat {
         let index = self.items.len() - 1;
         let mut data = json!({"item_id": self.item_id(index), "output_index": index});
         if let OutputItem::Message(_) = self.items[index] {
+            // A message has one part here, and calls have none.
             data["content_index"] = 0.into();
         }
         if name.ends_with("text.delta") || name.ends_with("text.done") {
@@ -236,6 +238,7 @@ impl StreamFormat for ResponseFormat {
 
     fn end(&mut self) -> Vec<StreamEvent> {
         let mut events = Vec::new();
+        // A response has at least one item, also where the model said nothing.
         if self.items.is_empty() {
             events = self.begin_item(OutputItem::Message(String::new()));
         }

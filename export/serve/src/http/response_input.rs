@@ -1,5 +1,5 @@
-//! Reads the `input` of `/v1/responses`: a text, or messages with calls of functions and their results
-//! among them.
+//! Reads the `input` of `/v1/responses`: a text, or messages with calls of functions and their
+//! results among them.
 
 use bitnet_text::{Conversation, Message, Role};
 use serde_json::Value;
@@ -50,6 +50,7 @@ fn push_call(messages: &mut Vec<Message>, name: &str, item: Value) -> Result<(),
     let call = read_call(&mut fields, &id)?;
     fields.drop_notes(&["type", "id", "status"]);
     fields.finish()?;
+    // The model made a call without a word: templates still want a turn around it.
     if messages.last().is_none_or(|last| last.role != Role::Assistant) {
         messages.push(Message::new(Role::Assistant, ""));
     }

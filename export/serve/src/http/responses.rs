@@ -1,4 +1,5 @@
-//! `POST /v1/responses`: OpenAI's newer form, for text and calls. Nothing is stored between requests.
+//! `POST /v1/responses`: OpenAI's newer form, for text and calls. Nothing is stored between
+//! requests.
 
 use std::sync::Arc;
 

@@ -39,6 +39,7 @@ impl AnswerSettings {
 
     /// The sampler of one of the answers: each has random numbers of its own.
     pub(crate) fn sampler_of(&self, choice: usize) -> SamplerSettings {
+        // With one seed all answers of a request would be the same.
         let seed = self.sampler.seed.wrapping_add(choice as u64);
         SamplerSettings { seed, ..self.sampler.clone() }
     }

@@ -72,6 +72,8 @@ impl AppState {
             .iter()
             .map(|prompt| self.length(prompt, question.max_tokens))
             .collect();
+        // All prompts are checked before one is queued: a request is answered as a whole or not at
+        // all.
         let lengths = lengths?;
         let choices = question.settings.choices;
         // As many places as there can be events: the engine never waits for a reader.
@@ -103,6 +105,7 @@ impl AppState {
             let code = "context_length_exceeded";
             ApiError::new(StatusCode::BAD_REQUEST, code, message)
         };
+        // Clients may send ids; the engine would refuse the pass that such a prompt is in.
         if let Some(id) = prompt.iter().find(|id| **id as usize >= self.vocab_size) {
             let limit = self.vocab_size;
             return Err(ApiError::field(

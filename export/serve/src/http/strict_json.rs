@@ -1,5 +1,5 @@
-//! JSON that means the same to every reader: a name twice in one object is an error, where most readers
-//! take one of the values and others the other.
+//! JSON that means the same to every reader: a name twice in one object is an error, where most
+//! readers take one of the values and others the other.
 
 use std::fmt;
 
@@ -68,6 +68,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
                     "the name {name:.60?} stands twice in an object"
                 )));
             }
+            // Values inside are strict as well.
             let StrictValue(value) = fields.next_value()?;
             map.insert(name, value);
         }

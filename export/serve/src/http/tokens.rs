@@ -14,8 +14,8 @@ use super::messages_in::read_messages;
 use super::state::AppState;
 use super::tools::Tools;
 
-/// `POST /tokenize`. A text that is the spelling of one special token is that token, as programs ask
-/// for `eos_token`; anywhere else such a spelling stays text.
+/// `POST /tokenize`. A text that is the spelling of one special token is that token, as programs
+/// ask for `eos_token`; anywhere else such a spelling stays text.
 pub(crate) async fn tokenize(
     State(state): State<Arc<AppState>>,
     JsonBody(mut fields): JsonBody,

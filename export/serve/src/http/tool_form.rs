@@ -1,8 +1,8 @@
 //! How a call of a function is written by a model and read from it.
 //!
-//! A template that knows tools says itself how: between tags as Hermes and Qwen do, or as bare JSON as
-//! Llama 3 does. For any other the functions are described in the system's message, calls are those
-//! with tags, and results come back as the user's.
+//! A template that knows tools says itself how: between tags as Hermes and Qwen do, or as bare JSON
+//! as Llama 3 does. For any other the functions are described in the system's message, calls are
+//! those with tags, and results come back as the user's.
 
 use bitnet_text::{ChatTemplate, Conversation, Message, Role};
 use serde_json::Value;
@@ -63,13 +63,17 @@ impl ToolForm {
 
     /// The grammar of answers in Lark's notation; function `i` has the arguments `@arguments{i}`.
     fn lark(self, tools: &[&Tool], required: bool, parallel: bool) -> String {
+        // Calls follow each other on lines of their own, as templates write them.
         let more = format!("( {} call )*", literal(&format!("\n{}", self.open)));
         let more = if parallel && self.repeats { &more } else { "" };
         let open = literal(self.open);
         let start = if required {
+            // Where a call must be made nothing but the space of the answer may come before it.
             format!("start: FIRST call {more}\nFIRST: \" \"? {open}\n")
         } else {
             format!(
+                // `lazy` ends the text at the first mark of a call; from there on the model is
+                // bound to the form. Without a call the answer is any text.
                 "start: end | first call {more}\nend: TEXT\nfirst[lazy]: TEXT {open}\n\
                  TEXT: /(.|\\n)*/\n"
             )
@@ -127,6 +131,7 @@ pub(crate) fn for_template(template: &ChatTemplate, conversation: &Conversation)
     for message in &conversation.messages {
         let is_result = message.role == Role::Tool;
         let written = without_calls(form, message);
+        // Results of several calls are one turn: templates without tools want turns to alternate.
         match messages.last_mut().filter(|_| is_result && after_result) {
             Some(last) => last.content = [&last.content, "\n", &written.content].concat(),
             None => messages.push(written),
@@ -144,6 +149,7 @@ fn with_objects(message: &Message) -> Message {
     for call in calls.into_iter().flatten() {
         let arguments = &mut call["function"]["arguments"];
         let parsed = arguments.as_str().and_then(|text| serde_json::from_str(text).ok());
+        // Text that is no object was refused when it was read.
         *arguments = parsed.unwrap_or_default();
     }
     message

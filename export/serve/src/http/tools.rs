@@ -133,6 +133,7 @@ fn read_list(fields: &mut BodyFields, layout: ToolLayout) -> Result<Vec<Tool>, A
     for (index, value) in list.into_iter().enumerate() {
         let name = format!("tools[{index}]");
         let tool = read_tool(BodyFields::inside(&name, value)?, layout)?;
+        // An answer names a function by its name alone.
         if tools.iter().any(|other| other.name == tool.name) {
             let message = format!("there is another function {:?}", tool.name);
             return Err(ApiError::field(&name, message));
@@ -180,6 +181,7 @@ fn read_function(mut function: BodyFields, schema: &str) -> Result<Tool, ApiErro
     function.only("strict", &[true.into(), false.into()])?;
     let place = function.name(schema);
     let parameters = match function.take(schema) {
+        // OpenAI: a function without parameters takes none.
         None => json!({"type": "object", "properties": {}, "additionalProperties": false}),
         Some(given) => object_schema(given, &place)?,
     };

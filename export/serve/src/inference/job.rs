@@ -37,7 +37,8 @@ pub(crate) struct GenerationJob {
 }
 
 impl GenerationJob {
-    /// How many of the most likely tokens are sent with each token of the prompt; `None` if it is not scored.
+    /// How many of the most likely tokens are sent with each token of the prompt; `None` if it is
+    /// not scored.
     pub(crate) fn scored_top(&self) -> Option<usize> {
         self.top.filter(|_| self.scores_prompt)
     }

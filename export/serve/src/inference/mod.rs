@@ -59,6 +59,7 @@ impl Inference {
         let queue = JobQueue { jobs, waiting: Arc::clone(&waiting) };
         let thread = std::thread::Builder::new().name("inference".to_owned());
         let thread = thread.spawn(move || {
+            // Made on the thread itself, whose stack then owns the model and what borrows from it.
             let workspace = Workspace::new(&pool);
             Scheduler::new(&model, &tokenizer, workspace, limits, &metrics).run(&queue);
         })?;
@@ -69,6 +70,7 @@ impl Inference {
     pub(crate) fn submit(&self, jobs: Vec<GenerationJob>) -> Result<(), Refused> {
         let count = jobs.len();
         let admit = |waiting: usize| (waiting + count <= LONGEST_QUEUE).then_some(waiting + count);
+        // All or none at once: two requests that see the same room must not both take it.
         let admitted = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit);
         admitted.map_err(|_| Refused::QueueFull)?;
         for job in jobs {

@@ -1,8 +1,8 @@
 //! How many tokens of prompts go beside answers in work, so that these hardly notice.
 //!
-//! A step that only decodes has a time `u`; every token of a prompt beside it adds about `a`. Both are
-//! measured as the server runs, `u` for each number of answers, and a chunk is given as many tokens as
-//! cost three quarters of `u`: answers go on at more than half of their speed.
+//! A step that only decodes has a time `u`; every token of a prompt beside it adds about `a`. Both
+//! are measured as the server runs, `u` for each number of answers, and a chunk is given as many
+//! tokens as cost three quarters of `u`: answers go on at more than half of their speed.
 
 /// Tokens of prompts in a step that decodes nothing: as many as go through the blocks together.
 const PREFILL_ALONE: usize = 128;
@@ -16,7 +16,8 @@ const MOST_BESIDE: usize = 64;
 /// Tokens of the first chunk beside answers, before any was measured.
 const FIRST_BESIDE: usize = 2;
 
-/// After this many steps with a chunk comes one without: contexts grow, and so does the time of a plain step.
+/// After this many steps with a chunk comes one without: contexts grow, and so does the time of a
+/// plain step.
 const MEASURED: usize = 16;
 
 /// What a new measurement counts.
@@ -43,8 +44,10 @@ impl Pacing {
             // Measure first: without `u` nobody knows what a chunk adds.
             (None, _) => 0,
             _ if self.disturbed >= MEASURED => 0,
+            // Small: nobody knows yet how slow a token is here.
             (Some(_), None) => FIRST_BESIDE,
             (Some(step), Some(token)) => {
+                // At least one: a prompt that never got a token would wait as long as others talk.
                 ((SHARE * step / token).round() as usize).clamp(1, MOST_BESIDE)
             }
         }

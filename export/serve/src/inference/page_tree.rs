@@ -1,5 +1,5 @@
-//! Keys and values that were computed, found again by the tokens that they belong to: a radix tree whose
-//! edges are pages.
+//! Keys and values that were computed, found again by the tokens that they belong to: a radix tree
+//! whose edges are pages.
 //!
 //! ```text
 //! root ─┬─ [64 tokens] ─┬─ [64 tokens] ── [9 tokens]      a finished conversation
@@ -7,10 +7,10 @@
 //!       └─ [64 tokens] …
 //! ```
 //!
-//! Sequences in work hold the same pages as the tree: a full page exists once, however many begin with
-//! it. A page that a sequence holds is never dropped; of the others the least recently used go first, from
-//! the ends of branches. Scores of prompts stand beside the pages, so that a beginning that was scored is
-//! not scored again.
+//! Sequences in work hold the same pages as the tree: a full page exists once, however many begin
+//! with it. A page that a sequence holds is never dropped; of the others the least recently used go
+//! first, from the ends of branches. Scores of prompts stand beside the pages, so that a beginning
+//! that was scored is not scored again.
 
 use bitnet_engine::{KvCache, KvPage};
 
@@ -74,8 +74,9 @@ impl PageTree {
         self.dropped
     }
 
-    /// `empty` with the longest beginning of `prompt` that is known, at most `limit` tokens, and its
-    /// scores. `scored`: how many of the most likely tokens these must tell; `None`: none are wanted.
+    /// `empty` with the longest beginning of `prompt` that is known, at most `limit` tokens, and
+    /// its scores. `scored`: how many of the most likely tokens these must tell; `None`: none are
+    /// wanted.
     pub(crate) fn find(
         &mut self,
         prompt: &[u32],
@@ -114,8 +115,8 @@ impl PageTree {
         (cache, scores.part(0, known + 1))
     }
 
-    /// Keeps the full pages of `cache`, which holds the first of `tokens`; if the sequence `ended`, the
-    /// last one too. Of pages with the same tokens the cache and the tree then hold one.
+    /// Keeps the full pages of `cache`, which holds the first of `tokens`; if the sequence `ended`,
+    /// the last one too. Of pages with the same tokens the cache and the tree then hold one.
     pub(crate) fn keep(
         &mut self,
         tokens: &[u32],
@@ -154,8 +155,8 @@ impl PageTree {
         }
     }
 
-    /// Drops pages that no sequence holds, least recently used first, until all take at most `limit` bytes
-    /// or none is left.
+    /// Drops pages that no sequence holds, least recently used first, until all take at most
+    /// `limit` bytes or none is left.
     pub(crate) fn shrink_to(&mut self, limit: usize) {
         while self.bytes() > limit {
             let mut free = Vec::new();
@@ -202,7 +203,8 @@ impl Node {
         }
     }
 
-    /// Lists the last use of each page that can be dropped. `false`: a sequence holds this page or one after it.
+    /// Lists the last use of each page that can be dropped. `false`: a sequence holds this page or
+    /// one after it.
     fn list_free(&self, free: &mut Vec<u64>) -> bool {
         // A page goes only after all that follow it: a child without its beginning could never be
         // found again.
@@ -274,7 +276,8 @@ mod tests {
         }
     }
 
-    /// Tokens that begin like those with the same `first`, and go on like those with the same `then`.
+    /// Tokens that begin like those with the same `first`, and go on like those with the same
+    /// `then`.
     fn ids(first: u32, common: usize, then: u32, count: usize) -> Vec<u32> {
         let id = |i: usize| (i as u32 * 7 + if i < common { first } else { 100 + then }) % 300;
         (0..count).map(id).collect()

@@ -28,6 +28,7 @@ pub(super) struct JobQueue {
 impl JobQueue {
     /// The next job; waits for one if `idle`. `None` when there is none now, or will be none.
     pub(super) fn next(&self, idle: bool) -> Option<GenerationJob> {
+        // An idle thread sleeps here and takes no time of the machine.
         if idle { self.jobs.recv().ok() } else { self.jobs.try_recv().ok() }
     }
 

@@ -128,6 +128,7 @@ impl<'a> Scheduler<'a> {
         // Memory for the longest possible answer is set aside before the first token, so that an
         // answer that has begun never has to be thrown away.
         let all = (job.prompt.len() + job.max_tokens).div_ceil(KvCache::PAGE);
+        // The last token is computed in any case: its logits choose the first of the answer.
         let mut found = self.tree.find(&job.prompt, job.prompt.len() - 1, job.scored_top(), &empty);
         // Full pages from the tree are shared and cost nothing; a partly used page is copied when
         // it is written.
@@ -221,8 +222,8 @@ impl<'a> Scheduler<'a> {
         order
     }
 
-    /// Looks for the beginning of a prompt among what is computed. `false`: another sequence is about
-    /// to compute it, so this one waits for the pages.
+    /// Looks for the beginning of a prompt among what is computed. `false`: another sequence is
+    /// about to compute it, so this one waits for the pages.
     fn start(&mut self, index: usize) -> bool {
         if self.running[index].started {
             return true;

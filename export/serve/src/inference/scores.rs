@@ -11,12 +11,13 @@ pub(crate) struct PromptScores {
 }
 
 impl PromptScores {
-    /// How many of `common` first tokens a request can take over that wants `top` of the most likely
-    /// tokens with each; `None`: it wants no scores. The token after the last score is computed again,
-    /// since the next score comes from it.
+    /// How many of `common` first tokens a request can take over that wants `top` of the most
+    /// likely tokens with each; `None`: it wants no scores. The token after the last score is
+    /// computed again, since the next score comes from it.
     pub(crate) fn usable(&self, common: usize, wanted: Option<usize>) -> usize {
         match wanted {
             None => common,
+            // With more or fewer of the most likely tokens they are other scores.
             Some(_) if self.top != wanted => 0,
             Some(_) => common.min(self.tokens.len().saturating_sub(1)),
         }

@@ -52,8 +52,10 @@ impl<'a> RunningSequence<'a> {
         cache: KvCache,
         tokenizer: &'a Tokenizer,
     ) -> Result<Self, EngineError> {
+        // Presence and frequency penalties count the answer alone.
         let sampler = Sampler::new(job.sampler.clone())?.after_prompt(job.prompt.len());
         let stops = StopTexts::new(std::mem::take(&mut job.stop_texts));
+        // Nothing comes before the first token, so nothing predicted it.
         let first = ScoredToken { id: job.prompt[0], logprob: None, top: Vec::new() };
         Ok(Self {
             tokens: job.prompt.to_vec(),
@@ -148,6 +150,7 @@ impl<'a> RunningSequence<'a> {
         if tells_prompt && !self.tell(JobEvent::Prompt(self.scores.tokens.clone())) {
             return SequenceProgress::Abandoned;
         }
+        // Asked for the scores of the prompt alone.
         if self.job.max_tokens == 0 {
             return self.end(EndReason::Length);
         }
@@ -166,6 +169,7 @@ impl<'a> RunningSequence<'a> {
         }
         if reached {
             self.end(EndReason::StopText)
+        // A complete object ends the answer as an end token would.
         } else if self.job.grammar.as_ref().is_some_and(AnswerGrammar::is_complete) {
             self.end(EndReason::StopId)
         } else if self.generated() == self.job.max_tokens {
@@ -183,6 +187,7 @@ impl<'a> RunningSequence<'a> {
     }
 
     fn end(&mut self, reason: EndReason) -> SequenceProgress {
+        // Behind a stop text nothing may be shown.
         let text = if reason == EndReason::StopText { String::new() } else { self.held_text() };
         let stop_text = self.stops.reached().map(str::to_owned);
         let (cached, generated) = (self.cached, self.generated());

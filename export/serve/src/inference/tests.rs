@@ -142,7 +142,8 @@ fn a_request_without_a_waiting_client_is_dropped_and_the_next_is_served() {
     assert_eq!(inference.waiting(), 0);
 }
 
-/// A long beginning that is the same for all, as the examples of a benchmark are, and an end of its own.
+/// A long beginning that is the same for all, as the examples of a benchmark are, and an end of its
+/// own.
 fn few_shot_prompt(client: u64) -> Vec<u32> {
     let end = (0..10 + client as u32).map(|i| (i * 11 + client as u32) % 240);
     (0..200).map(|i| i % 230).chain(end).collect()
@@ -152,7 +153,8 @@ fn few_shot_prompt(client: u64) -> Vec<u32> {
 fn sixteen_clients_with_the_same_examples_share_their_pages() {
     let reference = model(512);
     let page = KvCache::bytes_for(reference.spec(), CachePrecision::F32, 1);
-    // Without sharing they take 5 pages each and never run together; so little makes pages go in between.
+    // Without sharing they take 5 pages each and never run together; so little makes pages go in
+    // between.
     let (inference, metrics) = start(model(512), 16, 24 * page);
     for round in 0..3 {
         let ask = |client: u64| {

@@ -1,5 +1,6 @@
-//! One table of requests that are wrong in some way: bodies, headers, numbers, paths, origins, encodings,
-//! names that stand twice. Each has its status and says what is at fault, and the server goes on.
+//! One table of requests that are wrong in some way: bodies, headers, numbers, paths, origins,
+//! encodings, names that stand twice. Each has its status and says what is at fault, and the server
+//! goes on.
 
 use std::io::{Read, Write};
 
@@ -11,7 +12,8 @@ const TEXT: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
 const HI: &str = "\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]";
 
-/// Bodies with the address they go to, and the `param` of the error; for those that are no JSON its `code`.
+/// Bodies with the address they go to, and the `param` of the error; for those that are no JSON its
+/// `code`.
 const BODIES: [(&str, &str, &str); 103] = [
     ("invalid_json", TEXT, "\u{feff}{\"prompt\": \"a\"}"),
     ("invalid_json", TEXT, "{\"prompt\": \"a\", \"prompt\": \"b\"}"),

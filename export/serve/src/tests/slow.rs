@@ -1,5 +1,5 @@
-//! Clients that take their time: those that never end what they begin are cut, and none of them keeps
-//! others from being served. In tests the limits are shorter.
+//! Clients that take their time: those that never end what they begin are cut, and none of them
+//! keeps others from being served. In tests the limits are shorter.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

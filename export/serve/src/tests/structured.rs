@@ -1,4 +1,5 @@
-//! Answers of an untrained model that must be JSON: every finished one parses and keeps to its schema.
+//! Answers of an untrained model that must be JSON: every finished one parses and keeps to its
+//! schema.
 
 use serde_json::{Map, Value, json};
 

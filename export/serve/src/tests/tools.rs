@@ -1,5 +1,5 @@
-//! Calls of functions by an untrained model: every complete one names a function of the request and has
-//! arguments that keep to its schema, in each form, whole and streamed.
+//! Calls of functions by an untrained model: every complete one names a function of the request and
+//! has arguments that keep to its schema, in each form, whole and streamed.
 
 use serde_json::{Value, json};
 

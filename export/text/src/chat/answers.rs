@@ -32,6 +32,9 @@ pub(super) fn find(
 ) -> Result<(Rendered, Vec<Range<usize>>), TextError> {
     let search = Search::new(renderer, conversation)?;
     let marks_answers = renderer.template.marks_answers();
+    // First all answers at once, in one call of the engine. That fails where a template writes an
+    // answer or its surroundings according to what was said elsewhere; then each answer is found by
+    // itself.
     let changed = if marks_answers { Vec::new() } else { search.all_replaced() };
     let inputs = std::iter::once(search.full.clone()).chain(changed).collect();
     let mut results = search.render(inputs)?.into_iter();
@@ -131,14 +134,15 @@ impl<'a> Search<'a> {
         ]
     }
 
-    /// The answers by the texts of [`Search::all_replaced`]. `None` where what stands around an answer
-    /// depends on the answer.
+    /// The answers by the texts of [`Search::all_replaced`]. `None` where what stands around an
+    /// answer depends on the answer.
     fn all_at_once(
         &self,
         full: &Rendered,
         [replaced, prompt, bare, cut]: [&String; 4],
     ) -> Option<Vec<Range<usize>>> {
         let literals: Vec<&str> = replaced.split(self.marks.answer).collect();
+        // What the generation prompt adds to the same messages without one.
         let asks = prompt.strip_prefix(bare.as_str()).unwrap_or_default();
         let after = cut.split_once(self.marks.answer).map_or("", |(_, after)| after);
         let contents = between(&full.text, &literals)?;
@@ -149,6 +153,8 @@ impl<'a> Search<'a> {
         let trained = found.filter(|(_, turn)| self.is_trained(**turn));
         let answers = trained.filter_map(|((content, before), _)| {
             let begin = match before.rfind(asks) {
+                // What the template writes between prompt and content, such as empty thoughts, is
+                // the model's to say and belongs to the answer.
                 Some(at) if !asks.is_empty() => content.start - before.len() + at + asks.len(),
                 _ => content.start,
             };
@@ -177,9 +183,11 @@ impl<'a> Search<'a> {
             ];
             let texts: Vec<String> = self.render(changed)?.into_iter().map(text_of).collect();
             let [prompt, bare, replaced, cut] = &texts[..] else { unreachable!("four inputs") };
+            // A template that does not write this answer at all shows nothing to train.
             let Some((_, rest)) = replaced.split_once(self.marks.answer) else { continue };
             let asks = prompt != bare && full.text.starts_with(prompt.as_str());
             let begin = if asks { prompt.len() } else { common_prefix(&full.text, replaced) };
+            // Prefix and suffix overlap where an answer repeats what stands around it.
             let end = begin.max(full.text.len() - common_suffix(&full.text, rest));
             let after = cut.split_once(self.marks.answer).map_or("", |(_, after)| after);
             answers.extend(answer(full, begin..end, after));
@@ -192,6 +200,7 @@ impl<'a> Search<'a> {
 fn replacement(message: &Message, marks: Marks) -> serde_json::Value {
     let name = message.fields.get("name").cloned();
     let mut other = Message::new(message.role, marks.answer);
+    // The name stays: templates write it into the header, and the header must not change.
     other.fields.extend(name.map(|name| ("name".to_owned(), name)));
     other.to_json()
 }
@@ -226,6 +235,7 @@ fn turn_end(full: &Rendered, range: Range<usize>) -> Option<usize> {
     let inside = full.parts.iter().filter(|(part, special)| {
         special.is_some() && part.start >= range.start && part.end <= range.end
     });
+    // What follows the last special token, such as a line end, comes after the model has stopped.
     let last = inside.map(|(part, _)| part.end).next_back();
     let words = range.start + full.text[range.clone()].trim_end().len();
     let end = last.filter(|last| strip(&full.text[*last..range.end]).is_empty()).unwrap_or(words);

@@ -81,6 +81,7 @@ pub(super) fn encode(
             HeaderEncoding::Apart => push_apart(&mut dialogue, tokenizer, message)?,
             HeaderEncoding::Joined => push_joined(&mut dialogue, tokenizer, message)?,
         }
+        // The model learns to end its own turns, and only those.
         dialogue.push([end], message.is_trained());
     }
     Ok(dialogue)

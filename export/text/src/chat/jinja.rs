@@ -127,6 +127,7 @@ pub(super) fn chat_error(path: &Path, line: Option<usize>, what: String) -> Text
 fn compile(source: String) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    // Prompts are no HTML.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_debug(true);
     environment.set_fuel(Some(MAX_STEPS));
@@ -199,6 +200,7 @@ pub(super) fn with_limits<T: Send + 'static>(
     loop {
         match receiver.recv_timeout(POLL) {
             Ok(result) => return result,
+            // The thread sleeps in its allocator and will never send: only the flag tells.
             Err(mpsc::RecvTimeoutError::Timeout) if budget.is_exceeded() => {
                 let most = MAX_MEMORY_BYTES >> 20;
                 return Err((None, format!("takes too much memory; expected at most {most} MiB")));

@@ -161,6 +161,8 @@ impl Rendered {
             };
             if token.lstrip && at > 0 && self.parts[at - 1].1.is_none() {
                 let range = self.parts[at - 1].0.clone();
+                // Only the part shrinks; the text keeps its letters, so ranges of answers stay
+                // right.
                 self.parts[at - 1].0.end = range.start + self.text[range].trim_end().len();
             }
             if token.rstrip && self.parts.get(at + 1).is_some_and(|part| part.1.is_none()) {

@@ -2,9 +2,11 @@
 //! the same code, so their prompts cannot differ.
 //!
 //! `b158` is the template of 2B4T. For Jinja templates, `source` and `python` make the engine of
-//! `jinja` what transformers' is, `marks` keeps message text apart from the template's own, `renderer`
-//! renders and encodes, `answers` finds what is trained, `to_tokens` joins the two, `memory` bounds what a template may allocate.
-//! `ready` encodes what another program rendered. `row` renders rows of data in the same sandbox. `stored` reads and writes the templates of model folders and GGUF files.
+//! `jinja` what transformers' is, `marks` keeps message text apart from the template's own,
+//! `renderer` renders and encodes, `answers` finds what is trained, `to_tokens` joins the two,
+//! `memory` bounds what a template may allocate. `ready` encodes what another program rendered.
+//! `row` renders rows of data in the same sandbox. `stored` reads and writes the templates of model
+//! folders and GGUF files.
 
 mod answers;
 mod b158;
@@ -51,7 +53,8 @@ impl ChatTemplate {
     /// The template of `BitNet` b1.58 2B4T: `System: …<|eot_id|>User: …<|eot_id|>Assistant: …`,
     /// after the token that begins a document. Header and content of a turn are encoded as one
     /// string: the ids that `apply_chat_template` of transformers and llama.cpp make of
-    /// [`ChatTemplate::source_for`]. The prompt ends in `Assistant:`; the space belongs to the answer.
+    /// [`ChatTemplate::source_for`]. The prompt ends in `Assistant:`; the space belongs to the
+    /// answer.
     ///
     /// A tokenizer without `<|eot_id|>` ends turns with its end-of-text token.
     pub fn b158() -> Self {
@@ -68,8 +71,8 @@ impl ChatTemplate {
     /// for messages. It is compiled and tested on a short conversation.
     ///
     /// Its text is encoded as one string between special tokens, as transformers does. A template
-    /// that does not terminate, writes too much or takes too much memory ends in an error. It cannot
-    /// include files or reach anything outside.
+    /// that does not terminate, writes too much or takes too much memory ends in an error. It
+    /// cannot include files or reach anything outside.
     ///
     /// Trained is what it encloses in `{% generation %}`. One without such a block: what the
     /// assistant has to say after the generation prompt, up to the last token that ends the turn.
@@ -150,6 +153,7 @@ impl ChatTemplate {
     /// there are none.
     pub fn stop_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let mut ids = Vec::new();
+        // A model may end the document where it should end its turn: both stop it.
         let document = [tokenizer.eos(), tokenizer.eos_token()];
         for id in document.into_iter().chain([self.turn_end(tokenizer)]).flatten() {
             if !ids.contains(&id) {
@@ -186,6 +190,7 @@ impl ChatTemplate {
             Message::new(Role::Assistant, "Good day"),
         ]);
         let ids = |template: &Self| template.encode(tokenizer, &conversation).ok();
+        // A tokenizer that splits at the colon anyway makes the same ids both ways.
         matches!(self.kind, TemplateKind::B158(HeaderEncoding::Apart))
             && ids(self) != ids(&Self::b158())
     }

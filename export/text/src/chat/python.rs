@@ -10,6 +10,8 @@ use super::message::is_python_space;
 
 /// Installs filters, tests and functions.
 pub(super) fn install(environment: &mut Environment) {
+    // transformers replaces this filter too: Jinja's own writes `<`, `>` and `&` as escapes for
+    // HTML.
     environment.add_filter("tojson", tojson);
     environment.add_filter("trim", trim);
     environment.add_filter("generation", generation);
@@ -42,6 +44,7 @@ pub(super) const GENERATION_MARKS: &str = "generation_marks";
 
 /// Encloses what is trained in two marks.
 fn generation(state: &State, body: String) -> Result<String, Error> {
+    // The marks are part of each rendering and not of the environment, which all renderings share.
     let marks = state.lookup(GENERATION_MARKS).unwrap_or_default();
     Ok(format!("{}{body}{}", marks.get_item_by_index(0)?, marks.get_item_by_index(1)?))
 }
@@ -66,6 +69,7 @@ fn is_iterable(value: &Value) -> bool {
 }
 
 fn trim(text: String, letters: Option<String>) -> String {
+    // The argument of Python's `strip` is a set of letters, not a word.
     let cut =
         |letter: char| letters.as_ref().map_or(is_python_space(letter), |set| set.contains(letter));
     text.trim_matches(cut).to_owned()

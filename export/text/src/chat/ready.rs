@@ -1,5 +1,5 @@
-//! Conversations that are text already, since another program ran the template, and prompts that spell special
-//! tokens.
+//! Conversations that are text already, since another program ran the template, and prompts that
+//! spell special tokens.
 
 use std::ops::Range;
 
@@ -9,8 +9,9 @@ use crate::error::TextError;
 use crate::tokenizer::Tokenizer;
 
 impl Tokenizer {
-    /// The ids of a prompt that its writer puts together: special tokens that it spells are those tokens. The
-    /// token that begins a document comes first where the tokenizer adds it and the prompt does not spell it.
+    /// The ids of a prompt that its writer puts together: special tokens that it spells are those
+    /// tokens. The token that begins a document comes first where the tokenizer adds it and the
+    /// prompt does not spell it.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -24,12 +25,12 @@ impl Tokenizer {
         Ok(Rendered::read(text, marks, self))
     }
 
-    /// The ids of a text that a chat template made: special tokens that it spells are those tokens. Trained
-    /// is what reaches into a range of `answers`, in bytes.
+    /// The ids of a text that a chat template made: special tokens that it spells are those tokens.
+    /// Trained is what reaches into a range of `answers`, in bytes.
     ///
-    /// The token that begins a document is added where the tokenizer adds it and the text does not begin
-    /// with it. Where the text ends in no special token, the one that ends a document follows; it is trained
-    /// with an answer that reaches to the end.
+    /// The token that begins a document is added where the tokenizer adds it and the text does not
+    /// begin with it. Where the text ends in no special token, the one that ends a document
+    /// follows; it is trained with an answer that reaches to the end.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -41,6 +42,7 @@ impl Tokenizer {
         let rendered = self.read_special(text)?;
         let mut dialogue = rendered.tokens(self, answers)?;
         let is_blank = |part: &Range<usize>| rendered.text[part.clone()].trim().is_empty();
+        // A line end after the last special token does not make the text one without an end.
         let last = rendered.parts.iter().rfind(|(part, id)| id.is_some() || !is_blank(part));
         if last.is_none_or(|(_, id)| id.is_none()) {
             dialogue.push(self.eos(), answers.last().is_some_and(|one| one.end >= text.len()));

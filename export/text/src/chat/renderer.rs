@@ -21,6 +21,8 @@ pub(super) struct Renderer<'a> {
 
 impl Renderer<'_> {
     pub(super) fn marks(self, conversation: &Conversation) -> Result<Marks, TextError> {
+        // As JSON all texts are in it, whatever field they stand in; it leaves private-use
+        // characters as they are.
         let json = serde_json::json!([conversation.tools, messages(conversation)]).to_string();
         Marks::absent_from(&[&json, self.template.source()]).ok_or_else(|| {
             self.template.error(None, "cannot be run: every private-use character is in use".into())
@@ -36,6 +38,8 @@ impl Renderer<'_> {
     ) -> RenderInputs {
         let guard = |value: &serde_json::Value| marks.guard(value, self.tokenizer);
         RenderInputs {
+            // Values are guarded before the template sees them: it may join texts, and afterwards
+            // nobody could tell its own special tokens from those of a message.
             messages: messages(conversation).iter().map(guard).collect(),
             tools: conversation.tools.iter().map(guard).collect(),
             bos: self.spelling(self.tokenizer.bos()),

@@ -1,5 +1,6 @@
 //! Jinja templates over rows of data, as evaluation tasks write their prompts: with the settings of
-//! lm-evaluation-harness (undefined names are errors, line ends stay), in the sandbox of chat templates.
+//! lm-evaluation-harness (undefined names are errors, line ends stay), in the sandbox of chat
+//! templates.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,7 @@ impl fmt::Debug for RowTemplate {
 
 fn only_expression(source: &str) -> Option<Arc<str>> {
     let inner = source.strip_prefix("{{")?.strip_suffix("}}")?;
+    // A lone expression keeps its kind: a list of choices stays a list, a number a number.
     let alone = !["{{", "}}", "{%", "{#"].iter().any(|mark| inner.contains(mark));
     alone.then(|| inner.into())
 }
@@ -89,6 +91,7 @@ fn compile(source: String, expression: Option<&str>) -> Result<Environment<'stat
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_recursion_limit(MAX_DEPTH);
     environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build()?);
+    // `StrictUndefined` of the harness: a misspelt field is an error, not an empty prompt.
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_unknown_method_callback(method);
     python::install(&mut environment);

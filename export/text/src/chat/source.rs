@@ -81,6 +81,7 @@ fn percent(tag: &str) -> String {
     let (mut out, mut at) = (String::with_capacity(tag.len()), 0);
     while at < tag.len() {
         let here = &tag[at..];
+        // Strings whole: a `%` or a bracket inside of one is text.
         let length = unit_length(here);
         out += &here[..length];
         at += length;
@@ -96,6 +97,8 @@ fn percent(tag: &str) -> String {
             // A tuple is the list of values.
             let is_group = operand.starts_with('(') && group_length(operand) == length;
             let arguments = if is_group { operand.to_owned() } else { format!("({operand})") };
+            // A filter binds no less tightly than `%`, so nothing around it needs brackets. The
+            // value is rewritten too: it may hold another `%`.
             out += "|format";
             out += &percent(&arguments);
             at = tag.len() - value.len() + length;

@@ -19,8 +19,9 @@ pub const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
 
 const GGUF_KEY: &str = "tokenizer.chat_template";
 
-/// Begins a template in a GGUF whose tokenizer has no BOS. llama.cpp takes token 11 for the BOS of such
-/// a file, a comma in GPT-2's order, and would write it wherever the template asks for `bos_token`.
+/// Begins a template in a GGUF whose tokenizer has no BOS. llama.cpp takes token 11 for the BOS of
+/// such a file, a comma in GPT-2's order, and would write it wherever the template asks for
+/// `bos_token`.
 const WITHOUT_BOS: &str = "{% set bos_token = '' %}";
 
 impl ChatTemplate {
@@ -55,6 +56,7 @@ impl ChatTemplate {
 
     fn stored_in_gguf(file: &GgufFile, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
         let source = file.metadata().optional_str(GGUF_KEY)?;
+        // What `describe` put before it goes again, so that our own templates are recognised.
         let ours = |source: &str| source.strip_prefix(WITHOUT_BOS).unwrap_or(source).to_owned();
         source.map(|source| Self::from_source(file.path(), &ours(source), tokenizer)).transpose()
     }
@@ -99,6 +101,7 @@ impl ChatTemplate {
         metadata: &mut Metadata,
     ) -> Result<(), TextError> {
         let mut source = self.source_for(tokenizer)?;
+        // Only where the template asks for it.
         if tokenizer.bos().is_none() && source.contains("bos_token") {
             source.insert_str(0, WITHOUT_BOS);
         }
@@ -122,6 +125,7 @@ fn in_folder(folder: &Path) -> Result<Option<(PathBuf, String)>, TextError> {
     }
     let file = folder.join(TOKENIZER_CONFIG_FILE);
     let config = control::object(&file)?;
+    // Older models have it here; newer versions of transformers write a file of its own.
     let Some(value) = config.get("chat_template") else { return Ok(None) };
     Ok(default_of(value).map_err(|what| broken(&file, what))?.map(|source| (file, source)))
 }

@@ -1,7 +1,7 @@
 //! From a conversation to token ids through a Jinja template.
 //!
-//! `renderer` runs the template and encodes the text, `answers` finds what is trained. Questions about a
-//! template are answered with a short conversation.
+//! `renderer` runs the template and encodes the text, `answers` finds what is trained. Questions
+//! about a template are answered with a short conversation.
 
 use super::answers;
 use super::jinja::{Jinja, RenderInputs};
@@ -30,13 +30,17 @@ impl Renderer<'_> {
 
     /// The token that ends an answer.
     pub(super) fn turn_end(self) -> Option<u32> {
+        // Without a system's message first: more templates take that.
         let talks = [&SAMPLE[1..], &SAMPLE[..]];
         let dialogue = talks.into_iter().find_map(|talk| self.encode(&sample(talk)).ok())?;
         let is_special = |id: &u32| self.tokenizer.special_token(*id).is_some();
         let last = dialogue.trained.iter().rposition(|trained| *trained)?;
+        // The last run of trained tokens is the answer.
         let first = dialogue.trained[..last].iter().rposition(|trained| !trained)?;
         let answer = &dialogue.ids[first + 1..=last];
         let end = answer.iter().rposition(is_special)?;
+        // Where several special tokens end it (`<|eot|><|sep|>`), the first of them is what stops
+        // the model.
         let begin = answer[..end].iter().rposition(|id| !is_special(id)).map_or(0, |at| at + 1);
         Some(answer[begin])
     }
