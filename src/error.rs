@@ -27,7 +27,7 @@ pub enum TrainError {
         /// The recipe.
         path: PathBuf,
         /// The key at fault.
-        field: &'static str,
+        field: String,
         /// What is wrong.
         what: String,
     },

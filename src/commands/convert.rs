@@ -111,8 +111,7 @@ fn list(paths: &[PathBuf]) -> String {
 
 /// There is nothing to convert in a model that is ternary.
 fn refuse_ternary(path: &Path) -> Result<()> {
-    let is_local = !path.starts_with("hf:") && path.exists();
-    if is_local && StoredModel::open(path).map_err(TrainError::from)?.spec().quantise {
+    if path.exists() && StoredModel::open(path).map_err(TrainError::from)?.spec().quantise {
         let path = path.shown();
         let what = format!("--model {path}: expected a dense model, got one that is ternary");
         return Err(Usage(format!("{what}\nhint: recipes/sft.toml fine-tunes it")).into());

@@ -242,7 +242,7 @@ fn shown_steps(schedule: &Schedule, recipe: &Recipe, steps: u64) -> Vec<u64> {
     let mut shown: Vec<u64> = (0..=ROWS).map(|i| part(steps, i, ROWS).max(1)).collect();
     for phase in 0..recipe.phases.len() {
         let range = schedule.phase_range(phase);
-        shown.extend([range.start, range.end]);
+        shown.extend([range.start, range.end - 1]);
     }
     shown.retain(|step| (1..=steps).contains(step));
     shown.sort_unstable();

@@ -11,7 +11,7 @@ use bitnet_train::distributed::Comm;
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, DataSource, ModelSource, Plan, Recipe};
+use bitnet_train::recipe::{self, DataSource, ModelSource, Plan, Recipe, TRAIN, VALIDATION};
 use bitnet_train::run::{self, Resume, RunOptions};
 use bitnet_train::scaling::{FoundRuns, Ladder, MeasuredRun, Rung, WeightKind, read_runs};
 use bitnet_train::train::TrainError;
@@ -104,6 +104,11 @@ fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Re
 /// Requires `set` to be one of the held-out sets; without a name there may be one at most.
 fn require_set(base: &Recipe, set: Option<&str>) -> Result<()> {
     let names: BTreeSet<&str> = match &base.data.source {
+        // A share is held out of each set, and the one without a name is evaluated under its usual one.
+        DataSource::Files { sets, .. } if base.data.validation_share > 0.0 => {
+            let usual = |name| if name == TRAIN { VALIDATION } else { name };
+            sets.keys().map(|name| usual(name.as_str())).collect()
+        }
         DataSource::Files { validation, .. } => validation.keys().map(String::as_str).collect(),
         DataSource::Generate(_) => {
             base.phases.iter().flat_map(|phase| phase.data.keys()).map(String::as_str).collect()

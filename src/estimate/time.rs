@@ -18,6 +18,7 @@ use crate::train::stage::objective::{CrossEntropy, Objective};
 use crate::train::step::accumulate::GradAccumulator;
 use crate::train::step::adamw::AdamWSettings;
 use crate::train::step::during::UpdateDuring;
+use crate::train::step::muon::MuonSettings;
 use crate::train::step::report::StepSettings;
 use crate::train::step::update::lean_process;
 
@@ -153,7 +154,9 @@ fn pace<O: Objective>(
     let model = freeze(model, &frozen);
     let mut model = model.with_backend(backend).with_activations(load.activations);
     let stepper = lean_process(backend, frozen, (load.lean, load.update), true);
-    let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);
+    let muon = load.muon.then(MuonSettings::default);
+    let settings = AdamWSettings { muon, ..AdamWSettings::default() };
+    let mut optimizer = stepper.new_optimizer(&table, settings, device);
     let (settings, rates) =
         (StepSettings::default(), StepRates { learning_rate: 1e-6, weight_decay: 0.0 });
     let mut pace = Pace { micro_batch: Duration::MAX, update: Duration::MAX };

@@ -102,7 +102,7 @@ pub fn check_formats(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError
     recipe.export.formats.iter().try_for_each(|&format| {
         let refused = |error: FormatError| TrainError::Contradiction {
             path: recipe.path.clone(),
-            field: "export.formats",
+            field: "export.formats".to_owned(),
             what: match error {
                 FormatError::Tensor { name, what, .. } => {
                     format!("{}: {name} {what}", format.name())

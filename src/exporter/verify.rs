@@ -150,7 +150,8 @@ impl Verification {
             self.code_differences += differ;
             // Some forms store what to divide by; compared is what both multiply with.
             let ratio = their_scale / our_scale.multiplier();
-            self.largest_scale_difference = self.largest_scale_difference.max((ratio - 1.0).abs());
+            self.largest_scale_difference =
+                larger(self.largest_scale_difference, (ratio - 1.0).abs());
         }
         Ok(())
     }
@@ -176,7 +177,8 @@ impl Verification {
                 let theirs = theirs.scales()[first / theirs.width()];
                 if ours != 0.0 && theirs != 0.0 {
                     let difference = (theirs / ours - 1.0).abs();
-                    self.largest_scale_difference = self.largest_scale_difference.max(difference);
+                    self.largest_scale_difference =
+                        larger(self.largest_scale_difference, difference);
                 }
             }
         }
@@ -239,12 +241,17 @@ impl Verification {
 
     fn add(&mut self, found: &[f32], expected: &[f32]) {
         let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-        let largest = differences.fold(0.0, f32::max);
-        self.largest_logit_difference = self.largest_logit_difference.max(largest);
+        let largest = differences.fold(0.0, larger);
+        self.largest_logit_difference = larger(self.largest_logit_difference, largest);
         self.close += usize::from(largest <= 1e-3);
         self.positions += 1;
         self.greedy_disagreements += usize::from(argmax(found) != argmax(expected));
     }
+}
+
+/// The larger of two differences, or NaN where one is: `f32::max` would call a NaN logit close.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a >= b { a } else { b }
 }
 
 /// What the training forward gave for one sequence.
@@ -290,6 +297,17 @@ mod tests {
         assert!(line.len() <= 80);
         let spoiled = Verification { code_differences: 1500, ..whole };
         assert!(spoiled.to_string().starts_with("verified: 1,500 codes differ, logits"));
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_is_not_close() {
+        for (ours, theirs) in [([1.0, f32::NAN], [1.0, 2.0]), ([f32::NAN, 1.0], [0.5, 2.0])] {
+            let mut found = Verification::default();
+            found.add(&ours, &theirs);
+            found.add(&[1.0, 2.0], &[1.0, 2.0]);
+            assert!(found.largest_logit_difference.is_nan());
+            assert_eq!((found.close, found.positions), (1, 2));
+        }
     }
 
     #[test]

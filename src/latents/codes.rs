@@ -1,6 +1,5 @@
 //! Ternary codes, four in a byte, in the order of their matrix.
-
-use std::ops::Range;
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 /// Packs codes, each in {-1, 0, +1}; the first lies in the lowest bits.
 pub(crate) fn pack(codes: &[i8]) -> Vec<u8> {
@@ -11,9 +10,26 @@ pub(crate) fn pack(codes: &[i8]) -> Vec<u8> {
     codes.chunks(4).map(byte).collect()
 }
 
-/// Some of the codes, in order.
-pub(crate) fn unpack(packed: &[u8], range: Range<usize>) -> impl Iterator<Item = i8> + '_ {
-    range.map(|at| (packed[at / 4] >> (2 * (at % 4)) & 3).cast_signed() - 1)
+/// The codes from `first` on, in order.
+#[inline(always)]
+pub(crate) fn unpack(packed: &[u8], first: usize, out: &mut [i8]) {
+    // Rows of most widths begin with a byte; the others go through their codes one by one.
+    if first % 4 == 0 {
+        let (bytes, (whole, rest)) = (&packed[first / 4..], out.as_chunks_mut::<4>());
+        for (out, byte) in whole.iter_mut().zip(bytes) {
+            *out = [0, 2, 4, 6].map(|shift| ((byte >> shift) & 3).cast_signed() - 1);
+        }
+        let behind = first + 4 * whole.len();
+        return one_by_one(packed, behind, rest);
+    }
+    one_by_one(packed, first, out);
+}
+
+#[inline(always)]
+fn one_by_one(packed: &[u8], first: usize, out: &mut [i8]) {
+    for (at, out) in (first..).zip(out) {
+        *out = ((packed[at / 4] >> (2 * (at % 4))) & 3).cast_signed() - 1;
+    }
 }
 
 #[cfg(test)]
@@ -26,8 +42,11 @@ mod tests {
             let codes: Vec<i8> = (0..count).map(|index| (index * 5 % 3) as i8 - 1).collect();
             let packed = pack(&codes);
             for first in 0..codes.len() {
-                let found: Vec<i8> = unpack(&packed, first..codes.len()).collect();
-                assert_eq!(found, codes[first..]);
+                for end in first..=codes.len() {
+                    let mut found = vec![9; end - first];
+                    unpack(&packed, first, &mut found);
+                    assert_eq!(found, codes[first..end]);
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! BF16 weights stay where they lie, in the mapped file of the model: the system reads a page when it is
 //! used and may forget it when memory is short. Codes of a packed model lie in memory, four in a byte.
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -34,6 +35,7 @@ impl FrozenWords {
     }
 
     /// Some weights in row-major order.
+    #[inline(always)]
     pub(super) fn weights(&self, range: Range<usize>, out: &mut [f32]) {
         match self {
             Self::Mapped(file, bytes) => {
@@ -43,7 +45,8 @@ impl FrozenWords {
                 out.iter_mut().zip(&words[range]).for_each(|(out, word)| *out = value(word));
             }
             Self::Ternary { packed, scale } => {
-                let codes = codes::unpack(packed, range);
+                let mut codes = vec![0; range.len()];
+                codes::unpack(packed, range.start, &mut codes);
                 let multiplier = scale.multiplier();
                 out.iter_mut()
                     .zip(codes)
@@ -53,10 +56,10 @@ impl FrozenWords {
     }
 
     /// Copies ternary codes from `first` on, where these are kept as codes.
+    #[inline(always)]
     pub(super) fn copy_codes(&self, first: usize, out: &mut [i8]) -> bool {
         let Self::Ternary { packed, .. } = self else { return false };
-        let found = codes::unpack(packed, first..first + out.len());
-        out.iter_mut().zip(found).for_each(|(out, code)| *out = code);
+        codes::unpack(packed, first, out);
         true
     }
 }
@@ -90,11 +93,12 @@ impl MappedFiles {
 mod tests {
     use super::*;
     use crate::latents::{LatentFormat, Latents};
+    use bitnet_kernels::Kernel;
 
     /// What the model reads of them.
     fn read(latents: &Latents) -> (Vec<f32>, f32) {
         let view = latents.read();
-        (view.all(), view.scale().multiplier())
+        (view.all(), view.scale(Kernel::Scalar).multiplier())
     }
 
     #[test]
@@ -125,7 +129,7 @@ mod tests {
         let dequantised: Vec<f32> = codes.iter().map(|&code| f32::from(code) * 0.3).collect();
         assert_eq!(weights, dequantised);
         let mut row = [9; 7];
-        assert!(latents.read().copy_codes(3, &mut row));
+        assert!(latents.read().copy_codes(3, &mut row, Kernel::Scalar));
         assert_eq!(row, codes[21..28]);
     }
 }

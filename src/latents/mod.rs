@@ -4,6 +4,7 @@
 //! A [`Latents`] is one matrix. The model reads it (`read`, `scale`), the optimizer rewrites it
 //! (`update`), and nobody ever holds all of it as f32. Copies of a model share their latents: the
 //! update of one is the update of all.
+#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 pub(crate) mod codec;
 pub(crate) mod codes;
@@ -18,6 +19,7 @@ use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 use bitnet_format::DType;
 use bitnet_format::quant::{Absmean, WeightScale};
 use bitnet_format::writer::little_endian;
+use bitnet_kernels::{Kernel, SimdWork};
 use rayon::prelude::*;
 
 pub(crate) use formats::MOMENT_BLOCK;
@@ -151,6 +153,7 @@ impl LatentsView<'_> {
 
     /// The weights that the model multiplies with, some elements in row-major order: the latents, in
     /// all forms but f32 rounded to the nearest bf16.
+    #[inline(always)]
     pub fn weights(&self, range: Range<usize>, out: &mut [f32]) {
         match &self.0.words {
             Words::F32(values) => out.copy_from_slice(&values[range]),
@@ -176,17 +179,20 @@ impl LatentsView<'_> {
     }
 
     /// Copies the ternary codes of a row, where the matrix is kept as codes.
-    pub(crate) fn copy_codes(&self, row: usize, out: &mut [i8]) -> bool {
+    pub(crate) fn copy_codes(&self, row: usize, out: &mut [i8], kernel: Kernel) -> bool {
         match &self.0.words {
-            Words::Frozen(words) => words.copy_codes(row * out.len(), out),
+            Words::Frozen(words) => {
+                kernel.dispatch(CopyCodes { words, first: row * out.len(), out })
+            }
             _ => false,
         }
     }
 
     /// Some rows of the weights.
-    pub fn rows(&self, rows: Range<usize>, out: &mut [f32]) {
+    pub fn rows(&self, rows: Range<usize>, out: &mut [f32], kernel: Kernel) {
         let width = self.0.shape[1];
-        self.weights(rows.start * width..rows.end * width, out);
+        let range = rows.start * width..rows.end * width;
+        kernel.dispatch(ReadWeights { view: self, range, out });
     }
 
     /// All weights as f32.
@@ -201,21 +207,31 @@ impl LatentsView<'_> {
     }
 
     /// The scale of the weights: their absmean, in the order that defines it.
-    pub fn scale(&self) -> WeightScale {
+    pub fn scale(&self, kernel: Kernel) -> WeightScale {
         *self.0.scale.get_or_init(|| {
             if let Words::Frozen(FrozenWords::Ternary { scale, .. }) = &self.0.words {
                 return *scale;
             }
-            let mut sum = Absmean::default();
-            let count = self.0.shape[0] * self.0.shape[1];
-            let mut values = [0.0; CHUNK];
-            for first in (0..count).step_by(CHUNK) {
-                let values = &mut values[..CHUNK.min(count - first)];
-                self.weights(first..first + values.len(), values);
-                sum.add(values);
-            }
-            WeightScale::from_absmean(sum.finish())
+            WeightScale::from_absmean(self.absmean(kernel))
         })
+    }
+
+    /// All threads bring a part to f32, which is most of the work; one adds it up, since the order of the
+    /// sum is part of its definition.
+    fn absmean(&self, kernel: Kernel) -> f64 {
+        let count = self.0.shape[0] * self.0.shape[1];
+        let mut sum = Absmean::default();
+        let mut values = vec![0.0; SUMMED_AT_ONCE.min(count)];
+        for first in (0..count).step_by(SUMMED_AT_ONCE) {
+            let values = &mut values[..SUMMED_AT_ONCE.min(count - first)];
+            values.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
+                let first = first + index * CHUNK;
+                let range = first..first + out.len();
+                kernel.dispatch(ReadWeights { view: self, range, out });
+            });
+            kernel.dispatch(AddMagnitudes { sum: &mut sum, values });
+        }
+        sum.finish()
     }
 
     /// The type of the weights in a model file.
@@ -293,6 +309,56 @@ impl LatentsView<'_> {
                 part(EXPONENTS, DType::I8, exponents.len(), bytemuck::cast_slice(exponents).into()),
             ],
         }
+    }
+}
+
+/// Weights that are in f32 while their magnitudes are summed: a megabyte, which a second cache holds.
+const SUMMED_AT_ONCE: usize = 256 * CHUNK;
+
+/// [`LatentsView::weights`] with a kernel's instructions.
+struct ReadWeights<'a, 'b> {
+    view: &'a LatentsView<'b>,
+    range: Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl SimdWork for ReadWeights<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.view.weights(self.range, self.out);
+    }
+}
+
+/// [`FrozenWords::copy_codes`] with a kernel's instructions.
+struct CopyCodes<'a> {
+    words: &'a FrozenWords,
+    first: usize,
+    out: &'a mut [i8],
+}
+
+impl SimdWork for CopyCodes<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        self.words.copy_codes(self.first, self.out)
+    }
+}
+
+/// [`Absmean::add`] with a kernel's instructions.
+struct AddMagnitudes<'a> {
+    sum: &'a mut Absmean,
+    values: &'a [f32],
+}
+
+impl SimdWork for AddMagnitudes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.sum.add(self.values);
     }
 }
 

@@ -75,17 +75,21 @@ impl MlflowRun {
             fs::create_dir_all(folder.join(part))?;
         }
         let now = milliseconds();
+        // A resumed run began when it first did, and so did its experiment.
+        let since = |meta: &Path, field: &str| kept_time(meta, field).unwrap_or(now);
+        let created = since(&home.join("meta.yaml"), "creation_time");
         let of_experiment = json!({
-            "artifact_location": address(&home)?, "creation_time": now, "experiment_id": experiment,
+            "artifact_location": address(&home)?, "creation_time": created, "experiment_id": experiment,
             "last_update_time": now, "lifecycle_stage": "active", "name": run.name,
         });
         write_yaml(&home.join("meta.yaml"), &of_experiment)?;
+        let started = since(&folder.join("meta.yaml"), "start_time");
         // The fields of MLflow's `RunInfo`; a source of type 4 is a local program.
         let meta = json!({
             "artifact_uri": address(&folder.join("artifacts"))?, "end_time": null, "entry_point_name": "",
             "experiment_id": experiment, "lifecycle_stage": "active", "run_id": id, "run_uuid": id,
             "run_name": run.name, "source_name": "bitnet-train", "source_type": 4,
-            "source_version": "", "start_time": now, "status": RUNNING, "tags": [], "user_id": "",
+            "source_version": "", "start_time": started, "status": RUNNING, "tags": [], "user_id": "",
         });
         write_yaml(&folder.join("meta.yaml"), &meta)?;
         fs::write(folder.join("tags").join("mlflow.runName"), run.name)?;
@@ -143,17 +147,23 @@ impl MlflowRun {
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.flushed = Instant::now();
         // A metric leaves the map once it is on disk: what a full disk refuses is tried again.
-        while let Some((name, lines)) = self.unwritten.first_key_value() {
-            let path = self.folder.join("metrics").join(name);
+        while let Some(mut metric) = self.unwritten.first_entry() {
+            let path = self.folder.join("metrics").join(metric.key());
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)?
-                .write_all(lines.as_bytes())?;
-            self.unwritten.pop_first();
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            while !metric.get().is_empty() {
+                // What was taken counts, so that a disk that fills up in a line does not get its
+                // beginning twice.
+                match file.write(metric.get().as_bytes()) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(taken) => drop(metric.get_mut().drain(..taken)),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            metric.remove();
         }
         Ok(())
     }
@@ -208,6 +218,12 @@ fn write_yaml(path: &Path, object: &Value) -> io::Result<()> {
     fs::write(path, lines)
 }
 
+/// A time that an earlier part of the run wrote into a `meta.yaml`.
+fn kept_time(meta: &Path, field: &str) -> Option<u64> {
+    let text = fs::read_to_string(meta).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": ")?.parse().ok())
+}
+
 fn milliseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -260,6 +276,20 @@ mod tests {
         );
         let setting = run.folder.join("params/train.batch");
         assert_eq!(fs::read_to_string(setting).unwrap(), "4");
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_the_time_it_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, log) = (dir.path().join("mlruns"), dir.path().join("metrics.jsonl"));
+        let first = open(&store, &log, 0);
+        let meta = first.folder.join("meta.yaml");
+        let text = fs::read_to_string(&meta).unwrap();
+        let began = kept_time(&meta, "start_time").unwrap();
+        fs::write(&meta, text.replace(&began.to_string(), "1234")).unwrap();
+        drop(first);
+        let again = open(&store, &log, 0);
+        assert_eq!(kept_time(&again.folder.join("meta.yaml"), "start_time"), Some(1234));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) fn merged(latents: &Latents, factors: &FactorValues, kernel: Kernel) 
     let mut merged = vec![0.0; height * width];
     in_rows(&mut merged, width, |first, rows| {
         let end = first + rows.len() / width;
-        view.rows(first..end, rows);
+        view.rows(first..end, rows, kernel);
         // Rows are merged by the definition that exports follow (`merge_rows`), so the codes that
         // training sees are those of the merged file.
         let b_rows = &factors.b[first * rank..end * rank];

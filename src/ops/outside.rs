@@ -68,7 +68,7 @@ impl NativeOp<1> for Rows {
         let mut out = vec![0.0; self.ids.len() * width];
         for (out, &id) in out.chunks_exact_mut(width).zip(&*self.ids) {
             let row = id as usize;
-            view.rows(row..row + 1, out);
+            view.weights(row * width..(row + 1) * width, out);
         }
         drop(view);
         (tensor(out, Shape::from([self.ids.len(), width])), self)

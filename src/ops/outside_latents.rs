@@ -22,7 +22,9 @@ pub(super) fn quantise_outside(
     for (matrix, view) in views.iter().enumerate() {
         row_of.extend((0..view.shape()[0]).map(|row| (matrix, row)));
     }
-    let scales = row_of.iter().map(|&(matrix, _)| views[matrix].scale()).collect();
+    // Of each matrix once, not of each row: the lookup takes a lock.
+    let scales: Vec<_> = views.iter().map(|view| view.scale(kernel)).collect();
+    let scales = row_of.iter().map(|&(matrix, _)| scales[matrix]).collect();
     let mut panels = TernaryPanels::for_rows(width, scales);
     let mut codes = vec![0; row_of.len() * width];
     let mut rest = &mut codes[..];
@@ -82,9 +84,9 @@ impl OpenLatents<'_> {
         }
     }
 
-    fn scale(&self) -> WeightScale {
+    fn scale(&self, kernel: Kernel) -> WeightScale {
         match self {
-            Self::Kept(view) => view.scale(),
+            Self::Kept(view) => view.scale(kernel),
             Self::Merged { scale, .. } => *scale,
         }
     }
@@ -98,8 +100,10 @@ impl OpenLatents<'_> {
         kernel: Kernel,
     ) {
         match self {
-            Self::Kept(view) if view.copy_codes(row, codes) => return group.write(place, codes),
-            Self::Kept(view) => view.rows(row..row + 1, latents),
+            Self::Kept(view) if view.copy_codes(row, codes, kernel) => {
+                return group.write(place, codes);
+            }
+            Self::Kept(view) => view.rows(row..row + 1, latents, kernel),
             Self::Merged { values, .. } => {
                 latents.copy_from_slice(&values[row * latents.len()..][..latents.len()]);
             }

@@ -164,11 +164,11 @@ pub(super) fn read_data(root: &mut Section<'_>, stage: StageKind, base: &Path) -
     let mut table = root.section("data");
     // Before the sets: what a set does not say of its files holds as `[data]` says it.
     let reading = read_reading(&mut table, None);
-    let reader = SetReader { base, reading: &reading, stage };
+    let validation_share = table.value("validation_share", |item| item.number(Bound::BelowOne));
+    let reader = SetReader { base, reading: &reading, stage, validation_share };
     let source = read_source(&mut table, &reader);
     let seq_len = table.required("seq_len", "tokens a row", Item::count);
     let long_rows = table.optional("long_rows", |item| item.choice(long_rows_words(stage)));
-    let validation_share = table.value("validation_share", |item| item.number(Bound::BelowOne));
     if validation_share > 0.0 {
         check_share(&table, &source);
     }
@@ -219,6 +219,7 @@ struct SetReader<'a> {
     /// The rules of `[data]`.
     reading: &'a ReadingRules,
     stage: StageKind,
+    validation_share: f64,
 }
 
 fn read_source(table: &mut Section<'_>, reader: &SetReader<'_>) -> DataSource {
@@ -309,7 +310,9 @@ impl SetReader<'_> {
         let files =
             table.required("files", "a list of files", |item| read_patterns(item, self.base));
         let reading = read_reading(&mut table, Some(self.reading));
-        check_tokens(&table, self.stage, &reading, 0.0);
+        // Only of what is trained on is a share held out.
+        let share = if is_mixed { self.validation_share } else { 0.0 };
+        check_tokens(&table, self.stage, &reading, share);
         let mut set = FileSet { reading: Some(reading), ..files.unwrap_or_default().into() };
         if is_mixed {
             set.weight = table.optional("weight", |item| item.number(Bound::NonNegative));

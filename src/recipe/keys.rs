@@ -188,7 +188,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("sample.prompts", "list of texts", Value("[]"), "What each sample continues."),
     key("sample.max_tokens", "whole number of tokens", Value("48"), "The longest sample."),
     key("sample.temperature", "number of at least 0; 0 = most likely token", Value("0.0"), "Sampling temperature."),
-    key("export.formats", "list of `\"hf-bf16\"`, `\"hf-packed\"`, `\"gguf-i2_s\"`, `\"gguf-tq1_0\"`, `\"gguf-tq2_0\"`, `\"gguf-q2_0\"`", Value("[]"), "Files written when the run ends: see [Export](export.md)."),
+    key("export.formats", "list of `\"hf-bf16\"`, `\"hf-packed\"`, `\"gguf-i2_s\"`, `\"gguf-tq1_0\"`, `\"gguf-tq2_0\"`, `\"gguf-q2_0\"`, `\"gguf-bf16\"`", Value("[]"), "Files written when the run ends: see [Export](export.md)."),
     key("guard.max_skipped_in_a_row", "whole number of steps", Value("3"), "The run ends after this many skipped steps in a row."),
     key("guard.max_skipped", "whole number of steps", Value("20"), "The run ends after this many skipped steps in all."),
     key("guard.spike_sigma", "standard deviations; 0 = off", Value("0.0"), "Skips a step whose loss or gradient norm lies this far above the mean of the window."),

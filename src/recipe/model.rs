@@ -1,5 +1,6 @@
 //! The model a run starts from: a new one of some shape, or weights that exist.
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
@@ -331,10 +332,10 @@ impl ModelKeys {
     /// Adds a contradiction at the first key it names.
     fn blame(&self, table: &Section<'_>, reason: &str) {
         let message = format!("not a model; expected sizes that fit together, got: {reason}");
-        // The one named first: `initializer_range` lies within `embedding_initializer_range`
-        // too, but further on.
+        // The one named first, and of two names at one place the longer: `quantise` is the
+        // beginning of `quantiser`, `initializer_range` lies within `embedding_initializer_range`.
         let named = self.written.iter().filter_map(|key| Some((reason.find(key.0)?, key)));
-        match named.min_by_key(|(at, _)| *at) {
+        match named.min_by_key(|(at, key)| (*at, Reverse(key.0.len()))) {
             Some((_, (_, place, key))) => table.problem_at(place.clone(), key.clone(), message),
             None => table.problem("", message),
         }

@@ -8,7 +8,7 @@ use super::section::Section;
 use super::stage::StageKind;
 
 /// How far the shares of all phases may lie from 1 together.
-const SHARE_TOLERANCE: f64 = 1e-6;
+const SHARE_TOLERANCE: f64 = 1e-5;
 
 /// A part of a run.
 #[derive(Clone, Debug, PartialEq)]

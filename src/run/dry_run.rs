@@ -5,7 +5,7 @@ use bitnet_text::Tokenizer;
 
 use super::{
     Resume, RunOptions, Summary, admit, begin_stage, check_across_ranks, open_on_all_ranks,
-    refuse_existing,
+    own_files, refuse_existing,
 };
 use crate::data::PackedSequence;
 use crate::distributed::{Comm, all_ok, first_only};
@@ -32,6 +32,7 @@ pub fn dry_run(
 ) -> Result<Summary, TrainError> {
     let comm = &options.comm;
     check_across_ranks(recipe, comm)?;
+    all_ok(comm, own_files::check(recipe, &options.out))?;
     // Asked without a lock, which would leave a directory behind.
     first_only(comm, || {
         refuse_others(&options.out, &[], options.force)?;

@@ -5,17 +5,21 @@ use bitnet_format::Shown;
 use std::path::{Path, PathBuf};
 
 use crate::error::TrainError;
-use crate::recipe::{DataSource, PathPattern, Recipe};
+use crate::recipe::{self, DataSource, FileSet, FileSets, PathPattern, Recipe};
 use crate::run_dir::{METRICS_FILE, SAMPLES_FILE};
 use crate::train::open::contradiction;
 
 /// Refuses data patterns that match a log in the run directory `out`.
 pub(super) fn check(recipe: &Recipe, out: &Path) -> Result<(), TrainError> {
     let DataSource::Files { sets, validation } = &recipe.data.source else { return Ok(()) };
-    for (field, sets) in [("data.train", sets), ("data.validation", validation)] {
-        for pattern in sets.values().flat_map(|set| &set.files) {
+    let named = |sets: &FileSets, key: fn(&str) -> String| -> Vec<(String, FileSet)> {
+        sets.iter().map(|(name, set)| (key(name), set.clone())).collect()
+    };
+    let trained = named(sets, recipe::set_key);
+    for (field, set) in trained.into_iter().chain(named(validation, recipe::validation_key)) {
+        for pattern in &set.files {
             if let Some(log) = logs(out).into_iter().find(|log| pattern.matches(log)) {
-                return Err(contradiction(recipe, field, what(pattern, &log)));
+                return Err(contradiction(recipe, &field, what(pattern, &log)));
             }
         }
     }

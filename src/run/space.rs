@@ -10,7 +10,7 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::estimate::{RankWorkload, checkpoint_files};
 use crate::platform::free_space;
-use crate::run_dir::{EXPORT_DIR, FINAL_DIR, RunDir};
+use crate::run_dir::{BEST_DIR, EXPORT_DIR, FINAL_DIR, RunDir};
 use crate::train::context::RunContext;
 use crate::train::state::TrainState;
 
@@ -20,7 +20,7 @@ struct DiskSpace {
     checkpoint: u64,
     /// Checkpoints that stay.
     keep: u64,
-    /// The final folder and the exports.
+    /// The final folder, that of the best model and the exports.
     results: u64,
 }
 
@@ -33,7 +33,9 @@ impl DiskSpace {
         let keep = context.steps.min(recipe.checkpoint.keep as u64);
         // No format has more than bf16's two bytes a weight.
         let exports = 2 * parameters * recipe.export.formats.len() as u64;
-        Self { checkpoint: model + optimizer, keep, results: model + exports }
+        // The best model is another folder beside the last one.
+        let models = if recipe.checkpoint.best { 2 } else { 1 };
+        Self { checkpoint: model + optimizer, keep, results: models * model + exports }
     }
 
     /// One checkpoint more than stay; those that are there make room for new ones.
@@ -56,7 +58,7 @@ pub(super) fn require(
 ) -> Result<(), TrainError> {
     let Some(free) = free_space(dir.path()) else { return Ok(()) };
     let space = DiskSpace::of(context);
-    let results = [FINAL_DIR, EXPORT_DIR].iter().map(|name| size(&dir.join(name))).sum();
+    let results = [FINAL_DIR, BEST_DIR, EXPORT_DIR].iter().map(|name| size(&dir.join(name))).sum();
     let mut needed = space.results(results);
     if state.progress.step < context.steps {
         let there = checkpoint::list(dir.path())?.iter().map(|(_, path)| size(path)).sum();

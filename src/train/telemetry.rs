@@ -54,9 +54,13 @@ impl Telemetry {
             let latents = model.latents(index, &values);
             let (codes, scales) = quantised(spec, entry, &latents);
             let latents = MatrixLatents::of(&latents, &scales, drawn.place(entry).is_some());
-            let last = last.map(|last| unpack(&last[at], 0..codes.len()));
+            let before = last.map(|last| {
+                let mut before = vec![0; codes.len()];
+                unpack(&last[at], 0, &mut before);
+                before
+            });
             let counts = Counts {
-                flipped: last.map(|last| differing(&codes, last)),
+                flipped: before.map(|before| differing(&codes, before)),
                 moved: moved(model, index, &codes),
                 ..Counts::of(&codes, table[index].shape[1])
             };
@@ -94,10 +98,10 @@ fn moved(model: &LanguageModel, index: usize, codes: &[i8]) -> Option<u64> {
     }
     let base = model.outside()[index].as_ref().expect("the model under an adapter lies outside");
     let base = base.read().all();
-    Some(differing(codes, self::codes(&base).into_iter()))
+    Some(differing(codes, self::codes(&base)))
 }
 
-fn differing(codes: &[i8], others: impl Iterator<Item = i8>) -> u64 {
+fn differing(codes: &[i8], others: impl IntoIterator<Item = i8>) -> u64 {
     codes.iter().zip(others).filter(|(code, other)| *code != other).count() as u64
 }
 
@@ -174,7 +178,7 @@ mod tests {
     #[test]
     fn codes_are_counted_with_flips_and_dead_rows() {
         let (first, second) = ([1, 0, 0, 0, -1, 1, 0, 0], [1, 0, 0, 1, -1, 1, -1, 0]);
-        let flipped = Some(differing(&second, first.into_iter()));
+        let flipped = Some(differing(&second, first));
         let first = Counts::of(&first, 2);
         let shares = first.shares();
         assert_eq!((shares.minus, shares.zero, shares.plus), (0.125, 0.625, 0.25));

@@ -100,6 +100,7 @@ impl Absmean {
     ///
     /// # Panics
     /// When a piece before the last was not a multiple of 16.
+    #[inline]
     pub fn add(&mut self, latents: &[f32]) {
         // A latent's lane is its index modulo 16; a piece that ended elsewhere would shift all
         // after it.

@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, PackedB, Scale, Size};
+use bitnet_kernels::{Kernel, MatrixA, MatrixB, OperandLayout, PackedB, Scale, Size};
 use burn::backend::TensorMetadata;
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
@@ -100,7 +100,7 @@ impl<'a> HeadMatrix<'a> {
     }
 
     /// Some rows in f32, `[rows, C]`.
-    fn get(&self, rows: &Range<usize>) -> Cow<'_, [f32]> {
+    fn get(&self, rows: &Range<usize>, kernel: Kernel) -> Cow<'_, [f32]> {
         let width = self.width;
         match &self.rows {
             HeadRows::Values(values) => {
@@ -110,7 +110,7 @@ impl<'a> HeadMatrix<'a> {
                 let mut values = vec![0.0; rows.len() * width];
                 in_rows(&mut values, width, |first, out| {
                     let first = rows.start + first;
-                    view.rows(first..first + out.len() / width, out);
+                    view.rows(first..first + out.len() / width, out, kernel);
                 });
                 Cow::Owned(values)
             }
@@ -243,7 +243,7 @@ impl<'a> HeadChunk<'a> {
     /// Logits `[words, tokens]`.
     pub(super) fn logits(&self, words: &Range<usize>, logits: &mut [f32]) {
         let size = Size { rows: words.len(), depth: self.head.width, columns: self.count };
-        let rows = self.head.get(words);
+        let rows = self.head.get(words, self.backend.kernel);
         let a = matrix_a(&rows, OperandLayout::KInner, self.head.width);
         product(self.backend, size, a, MatrixB::PackedB(&self.to_logits), false, logits);
     }
@@ -253,7 +253,7 @@ impl<'a> HeadChunk<'a> {
     pub(super) fn back(&self, words: &Range<usize>, grads: &[f32], to: &mut ChunkGradients) {
         let (count, width, backend) = (self.count, self.head.width, self.backend);
         let size = Size { rows: count, depth: words.len(), columns: width };
-        let rows = self.head.get(words);
+        let rows = self.head.get(words, self.backend.kernel);
         let head_rows = MatrixB::Floats(&rows, OperandLayout::KOuter);
         let by_token = matrix_a(grads, OperandLayout::KOuter, count);
         // The first block overwrites, later ones add: words in ascending order, whatever the

@@ -180,6 +180,18 @@ fn phases_need_their_own_names_and_shares() {
         .map(|share| format!("{{ name = \"{share}{}\", share = {share} }}", "x"));
     let thirds = format!("phase=[{}]", thirds.join(", ").replacen("333x", "333y", 1));
     assert_eq!(recipe(SHORT, &[&thirds]).phases.len(), 3);
+    let six_digits = thirds.replace("333333", "33333").replace("3334", "333");
+    assert_eq!(recipe(SHORT, &[&six_digits]).phases.len(), 3, "{six_digits}");
+}
+
+#[test]
+fn no_share_is_held_out_of_tokens() {
+    let text = SHORT.replace("train = [\"a.txt\"]\n", "");
+    let set = "{ files = \"w.bin\", weight = 1, tokens = { dtype = \"u16\" } }";
+    let words = [&*format!("data.sets={{ a = {set} }}"), "data.validation_share=0.1"];
+    let found = problem(&text, &words);
+    assert!(found.contains("rows chosen by their text beside tokens"), "{found}");
+    assert_eq!(recipe(&text, &words[..1]).phases.len(), 1);
 }
 
 #[test]

@@ -284,6 +284,6 @@ fn refuse_conflicts(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError>
 }
 
 /// An error of the recipe that only what it names could show.
-pub(crate) fn contradiction(recipe: &Recipe, field: &'static str, what: String) -> TrainError {
-    TrainError::Contradiction { path: recipe.path.clone(), field, what }
+pub(crate) fn contradiction(recipe: &Recipe, field: &str, what: String) -> TrainError {
+    TrainError::Contradiction { path: recipe.path.clone(), field: field.to_owned(), what }
 }

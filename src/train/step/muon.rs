@@ -74,14 +74,15 @@ impl MuonState {
     pub(crate) fn direction(
         &mut self,
         gradient: &[f32],
-        update: MuonUpdate,
+        (update, key): (MuonUpdate, RoundingKey),
         backend: OpBackend,
     ) -> Vec<f32> {
         let mut direction = vec![0.0; gradient.len()];
         let chunks = self.momentum.chunks().into_par_iter();
         let chunks = chunks.zip(gradient.par_chunks(CHUNK)).zip(direction.par_chunks_mut(CHUNK));
-        chunks.for_each(|((momentum, gradient), direction)| {
-            backend.kernel.dispatch(TakeIn { momentum, gradient, direction, update });
+        chunks.enumerate().for_each(|(index, ((momentum, gradient), direction))| {
+            let [random, _] = key.chunk(index).moments;
+            backend.kernel.dispatch(TakeIn { momentum, gradient, direction, update, random });
         });
         ops::orthogonalise(direction, self.shape, update.iterations, backend)
     }
@@ -96,8 +97,8 @@ pub(crate) fn step(
 ) {
     let chunks = latents.into_par_iter().zip(direction.par_chunks(CHUNK)).enumerate();
     chunks.for_each(|(index, (latents, direction))| {
-        let key = key.chunk(index);
-        backend.kernel.dispatch(Step { latents, direction, update, key });
+        let random = key.chunk(index).latents;
+        backend.kernel.dispatch(Step { latents, direction, update, random });
     });
 }
 
@@ -106,6 +107,7 @@ struct TakeIn<'a> {
     gradient: &'a [f32],
     direction: &'a mut [f32],
     update: MuonUpdate,
+    random: RandomBits,
 }
 
 impl SimdWork for TakeIn<'_> {
@@ -113,7 +115,7 @@ impl SimdWork for TakeIn<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { mut momentum, gradient, direction, update } = self;
+        let Self { mut momentum, gradient, direction, update, random } = self;
         let mut values = [0.0; CHUNK];
         let values = &mut values[..gradient.len()];
         momentum.load(values);
@@ -124,7 +126,7 @@ impl SimdWork for TakeIn<'_> {
             *value = keep * *value + new;
             *direction = keep * *value + new;
         }
-        momentum.store(values);
+        momentum.store(values, random);
     }
 }
 
@@ -132,7 +134,7 @@ struct Step<'a> {
     latents: LatentChunk<'a>,
     direction: &'a [f32],
     update: MuonUpdate,
-    key: RandomBits,
+    random: RandomBits,
 }
 
 impl SimdWork for Step<'_> {
@@ -140,13 +142,13 @@ impl SimdWork for Step<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { mut latents, direction, update, key } = self;
+        let Self { mut latents, direction, update, random } = self;
         let mut values = [0.0; CHUNK];
         let values = &mut values[..direction.len()];
         latents.load(values);
         for (value, direction) in values.iter_mut().zip(direction) {
             *value = update.keep * *value - update.step * direction;
         }
-        latents.store(values, key);
+        latents.store(values, random);
     }
 }
