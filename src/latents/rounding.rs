@@ -20,23 +20,14 @@ impl RoundingKey {
         Self(*hasher.finalize().as_bytes())
     }
 
-    pub(crate) fn chunk(self, chunk: usize) -> ChunkBits {
+    pub(crate) fn chunk(self, chunk: usize) -> RandomBits {
         let hash = blake3::keyed_hash(&self.0, &(chunk as u64).to_le_bytes());
         let word = |at: usize| {
             let bytes = hash.as_bytes()[at..at + 4].try_into().expect("four bytes");
             u32::from_le_bytes(bytes)
         };
-        let bits = |at: usize| RandomBits::new(word(at), word(at + 4));
-        ChunkBits { latents: bits(0), moments: [bits(8), bits(16)] }
+        RandomBits::new(word(0), word(4))
     }
-}
-
-/// What a chunk's latents and its two moments are rounded by: streams apart, since their errors must not
-/// go together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ChunkBits {
-    pub(crate) latents: RandomBits,
-    pub(crate) moments: [RandomBits; 2],
 }
 
 #[cfg(test)]
@@ -45,15 +36,11 @@ mod tests {
 
     #[test]
     fn bits_are_frozen_uniform_and_differ_by_every_part_of_the_key() {
-        let bits =
-            |seed, update, tensor, chunk| RoundingKey::new(seed, update, tensor).chunk(chunk);
-        let key = |seed, update, tensor, chunk| bits(seed, update, tensor, chunk).latents;
+        let key = |seed, update, tensor, chunk| RoundingKey::new(seed, update, tensor).chunk(chunk);
         let draw = |key: RandomBits| (0..4096).map(|index| key.bits(index)).collect::<Vec<_>>();
         let first = draw(key(1, 2, 3, 4));
         assert_eq!(first, draw(key(1, 2, 3, 4)));
-        let [second, third] = bits(1, 2, 3, 4).moments;
-        let keys = [key(0, 2, 3, 4), key(1, 0, 3, 4), key(1, 2, 0, 4), key(1, 2, 3, 0)];
-        for other in keys.into_iter().chain([second, third]) {
+        for other in [key(0, 2, 3, 4), key(1, 0, 3, 4), key(1, 2, 0, 4), key(1, 2, 3, 0)] {
             let same = draw(other).iter().zip(&first).filter(|(a, b)| a == b).count();
             assert!(same < 8, "{same} of 4096 draws of 16 bits agree");
         }

@@ -238,7 +238,7 @@ impl AdamW {
             ChunkedState::Muon(state) => {
                 let muon = muon.expect("it has made this state");
                 let update = muon.update(state.shape, factor, rates);
-                let direction = state.direction(gradient, (update, key), backend);
+                let direction = state.direction(gradient, update, backend);
                 open(&mut |chunks| muon::step(chunks, &direction, (update, key), backend));
             }
         }

@@ -74,15 +74,14 @@ impl MuonState {
     pub(crate) fn direction(
         &mut self,
         gradient: &[f32],
-        (update, key): (MuonUpdate, RoundingKey),
+        update: MuonUpdate,
         backend: OpBackend,
     ) -> Vec<f32> {
         let mut direction = vec![0.0; gradient.len()];
         let chunks = self.momentum.chunks().into_par_iter();
         let chunks = chunks.zip(gradient.par_chunks(CHUNK)).zip(direction.par_chunks_mut(CHUNK));
-        chunks.enumerate().for_each(|(index, ((momentum, gradient), direction))| {
-            let [random, _] = key.chunk(index).moments;
-            backend.kernel.dispatch(TakeIn { momentum, gradient, direction, update, random });
+        chunks.for_each(|((momentum, gradient), direction)| {
+            backend.kernel.dispatch(TakeIn { momentum, gradient, direction, update });
         });
         ops::orthogonalise(direction, self.shape, update.iterations, backend)
     }
@@ -97,8 +96,8 @@ pub(crate) fn step(
 ) {
     let chunks = latents.into_par_iter().zip(direction.par_chunks(CHUNK)).enumerate();
     chunks.for_each(|(index, (latents, direction))| {
-        let random = key.chunk(index).latents;
-        backend.kernel.dispatch(Step { latents, direction, update, random });
+        let key = key.chunk(index);
+        backend.kernel.dispatch(Step { latents, direction, update, key });
     });
 }
 
@@ -107,7 +106,6 @@ struct TakeIn<'a> {
     gradient: &'a [f32],
     direction: &'a mut [f32],
     update: MuonUpdate,
-    random: RandomBits,
 }
 
 impl SimdWork for TakeIn<'_> {
@@ -115,7 +113,7 @@ impl SimdWork for TakeIn<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { mut momentum, gradient, direction, update, random } = self;
+        let Self { mut momentum, gradient, direction, update } = self;
         let mut values = [0.0; CHUNK];
         let values = &mut values[..gradient.len()];
         momentum.load(values);
@@ -126,7 +124,7 @@ impl SimdWork for TakeIn<'_> {
             *value = keep * *value + new;
             *direction = keep * *value + new;
         }
-        momentum.store(values, random);
+        momentum.store(values);
     }
 }
 
@@ -134,7 +132,7 @@ struct Step<'a> {
     latents: LatentChunk<'a>,
     direction: &'a [f32],
     update: MuonUpdate,
-    random: RandomBits,
+    key: RandomBits,
 }
 
 impl SimdWork for Step<'_> {
@@ -142,13 +140,13 @@ impl SimdWork for Step<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { mut latents, direction, update, random } = self;
+        let Self { mut latents, direction, update, key } = self;
         let mut values = [0.0; CHUNK];
         let values = &mut values[..direction.len()];
         latents.load(values);
         for (value, direction) in values.iter_mut().zip(direction) {
             *value = update.keep * *value - update.step * direction;
         }
-        latents.store(values, random);
+        latents.store(values, key);
     }
 }
