@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use bitnet_chat::{Answer, ChatSettings};
+use bitnet_chat::{Answer, ChatSettings, oldest_turn};
+use bitnet_text::Role;
 use serde_json::{Value, json};
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -137,14 +138,18 @@ impl ServerChat {
             match self.ask()? {
                 Ok(answer) => return Ok(Some((answer, forgotten))),
                 // OpenAI's code. The server alone knows how many tokens the messages are, so the
-                // oldest is left out and it is asked again.
+                // oldest turn is left out and it is asked again.
                 Err(error) if error["error"]["code"] != "context_length_exceeded" => {
                     return Err(self.failed(&message(&error)));
                 }
-                Err(_) if self.messages.len() <= first + 1 => return Ok(None),
-                Err(_) => drop(self.messages.remove(first)),
+                Err(_) => {}
             }
-            forgotten += 1;
+            let turn = oldest_turn(self.messages[first..].iter().map(role));
+            if turn == 0 {
+                return Ok(None);
+            }
+            self.messages.drain(first..first + turn);
+            forgotten += turn;
         }
     }
 
@@ -241,6 +246,11 @@ fn events(stream: impl Read + Send + 'static) -> Receiver<Result<Value, String>>
         }
     });
     receiver
+}
+
+/// Who said a message of this chat.
+fn role(message: &Value) -> Role {
+    if message["role"] == "user" { Role::User } else { Role::Assistant }
 }
 
 fn message(error: &Value) -> String {
