@@ -5,13 +5,19 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use bitnet_format::process::host_name;
+use bitnet_format::process::{host_name, started_at};
 use serde::Serialize;
 use serde_json::Value;
 
 /// A log that was written to more recently belongs to a process that lives, on a machine where that
 /// cannot be asked.
 const FRESH: Duration = Duration::from_mins(2);
+
+/// What a trainer writes at every step.
+const LOG: &str = "metrics.jsonl";
+
+/// Seconds by which the start of a process, which is rounded, may seem to be late.
+const CLOCK_SLACK: u64 = 2;
 
 /// What becomes of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -65,7 +71,8 @@ impl fmt::Display for RunState {
     }
 }
 
-/// Whether the process that signed the lock lives.
+/// Whether the process that signed the lock lives. The lock itself is not tried, not even for a
+/// moment: a trainer that starts then would be told that another one trains here.
 fn is_held(dir: &Path) -> bool {
     let Ok(text) = fs_err::read_to_string(dir.join("run.lock")) else { return false };
     let Ok(holder) = serde_json::from_str::<Value>(&text) else { return false };
@@ -75,10 +82,20 @@ fn is_held(dir: &Path) -> bool {
         // Numbers of processes mean something on their own machine only. Elsewhere, on a shared
         // disk or a system without /proc, the log is asked instead.
         Some(pid) if host == host_name().as_deref() && processes.exists() => {
-            Path::new("/proc").join(pid.to_string()).exists()
+            let lives = Path::new("/proc").join(pid.to_string()).exists();
+            // A clock that was set after the lock was taken makes its own process look younger;
+            // but that one writes to the log.
+            lives && (!is_younger(pid, &holder["since"]) || is_fresh(&dir.join(LOG)))
         }
-        _ => is_fresh(&dir.join("metrics.jsonl")),
+        _ => is_fresh(&dir.join(LOG)),
     }
+}
+
+/// Whether a process began after the lock was signed: then it is another one that got the number
+/// of a process that is gone. The file stays after a run, and the system gives numbers again.
+fn is_younger(pid: u64, signed: &Value) -> bool {
+    let times = started_at(pid).zip(signed.as_u64());
+    times.is_some_and(|(started, signed)| started > signed + CLOCK_SLACK)
 }
 
 fn is_fresh(path: &Path) -> bool {
@@ -88,6 +105,8 @@ fn is_fresh(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -95,16 +114,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = |step| RunState::of(dir.path(), &Value::Null, step);
         assert_eq!((state(0), state(5)), (RunState::Empty, RunState::Stopped));
-        let lock = |pid: u32| {
-            let holder = serde_json::json!({"pid": pid, "host": host_name(), "since": 1});
+        let lock = |pid: u32, since: u64| {
+            let holder = serde_json::json!({"pid": pid, "host": host_name(), "since": since});
             fs_err::write(dir.path().join("run.lock"), holder.to_string()).unwrap();
         };
-        lock(std::process::id());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        lock(std::process::id(), now);
         assert_eq!(state(5), RunState::Running);
         if cfg!(target_os = "linux") {
             // Above the largest number of a process.
-            lock(1 << 30);
+            lock(1 << 30, now);
             assert_eq!(state(5), RunState::Stopped);
+            // A process that began after the lock was signed has the number of one that is gone.
+            lock(std::process::id(), 1);
+            assert_eq!(state(5), RunState::Stopped);
+            fs_err::write(dir.path().join(LOG), "{}").unwrap();
+            assert_eq!(state(5), RunState::Running);
+            fs_err::remove_file(dir.path().join(LOG)).unwrap();
         }
         fs_err::remove_file(dir.path().join("run.lock")).unwrap();
         fs_err::write(dir.path().join("crash.json"), "{}").unwrap();

@@ -254,9 +254,34 @@ fn limits(threads: usize) -> Value {
 
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let upper = values.len() / 2;
+    match (values.get(upper), values.get(upper.wrapping_sub(1))) {
+        // An even number has no middle one: with the upper of two, each repeat more would flatter.
+        (Some(upper), Some(lower)) if values.len().is_multiple_of(2) => {
+            Some(lower.midpoint(*upper))
+        }
+        (middle, _) => middle.copied(),
+    }
 }
 
 fn in_words(result: &Value) -> String {
     figures::table(result, 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        for (values, expected) in [
+            (vec![], None),
+            (vec![3.0], Some(3.0)),
+            (vec![4.0, 1.0], Some(2.5)),
+            (vec![9.0, 1.0, 2.0], Some(2.0)),
+            (vec![4.0, 1.0, 9.0, 2.0], Some(3.0)),
+        ] {
+            assert_eq!(median(values), expected);
+        }
+    }
 }

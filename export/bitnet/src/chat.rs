@@ -99,7 +99,8 @@ fn answer(
     };
     generated_text("\n")?;
     if answer.forgotten > 0 {
-        note(&format!("the context is full: the oldest {} turns are forgotten", answer.forgotten));
+        let count = answer.forgotten;
+        note(&format!("the context is full: the oldest {count} messages are forgotten"));
     }
     Ok(answer.tokens)
 }

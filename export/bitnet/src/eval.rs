@@ -5,15 +5,15 @@ use std::path::Path;
 
 use anyhow::Context;
 use bitnet_eval::{
-    BosPolicy, ChatPrompts, CodeRunner, EvalError, Evaluator, OpenTask, REPORT, Selection,
-    TaskGroup, TaskRecord, compare, harness_json, open, sample_json, stop_ids,
+    ChatPrompts, CodeRunner, EvalError, Evaluator, OpenTask, REPORT, Selection, TaskGroup,
+    TaskRecord, compare, harness_json, open, sample_json, stop_ids,
 };
-use bitnet_format::{StoredModel, model_hash};
 use bitnet_terminal::EtaLine;
 use bitnet_text::{ChatTemplate, Tokenizer};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{BosArg, EvaluationArgs, HeadArg};
+use crate::cli::EvaluationArgs;
+use crate::eval_settings;
 use crate::eval_store::ResultStore;
 use crate::eval_table::{difference_table, group_lines, header, suite_summary, task_lines};
 use crate::open as opened;
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
         model: &model,
         tokenizer: &tokenizer,
         threads: &threads,
-        bos: bos(args.bos),
+        bos: eval_settings::bos(args.bos),
         stop_ids: &stop_ids,
         chat: template.as_ref().map(|template| ChatPrompts {
             template,
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &EvaluationArgs) -> anyhow::Result<()> {
     for open in &tasks {
         of_task(&evaluator, args, open).check(&open.task)?;
     }
-    let settings = settings(args, path, &tokenizer)?;
+    let settings = eval_settings::of_run(args, path, &tokenizer, &stop_ids)?;
     let records = run_tasks(args, &evaluator, &tasks, &settings)?;
     if args.json {
         return Ok(json_line(&harness_json(&records, &groups, &settings))?);
@@ -139,36 +139,6 @@ fn selected(args: &EvaluationArgs) -> anyhow::Result<(Vec<OpenTask>, Vec<TaskGro
     Ok((tasks, groups))
 }
 
-fn bos(arg: BosArg) -> BosPolicy {
-    match arg {
-        BosArg::Auto => BosPolicy::Auto,
-        BosArg::Always => BosPolicy::Always,
-        BosArg::Never => BosPolicy::Never,
-    }
-}
-
-/// What all scores of a run depend on.
-fn settings(
-    args: &EvaluationArgs,
-    path: &Path,
-    tokenizer: &Tokenizer,
-) -> anyhow::Result<Map<String, Value>> {
-    let hash = model_hash(path, &StoredModel::open(path)?)?;
-    let adapter = args.adapter.adapter.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let all = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "model": path.to_string_lossy(),
-        "model_hash": hash,
-        "tokenizer_hash": blake3::hash(tokenizer.json()).to_hex().to_string(),
-        "adapter": adapter,
-        "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
-        "bos": bos(args.bos).name(),
-        "limit": args.limit,
-        "fewshot_as_multiturn": args.asking.fewshot_as_multiturn,
-    });
-    Ok(all.as_object().cloned().unwrap_or_default())
-}
-
 fn run_tasks(
     args: &EvaluationArgs,
     evaluator: &Evaluator,
@@ -181,16 +151,17 @@ fn run_tasks(
     }
     let mut records = Vec::new();
     for open in tasks {
-        let mut details = Map::new();
-        details.insert("task_hash".into(), open.task.hash().into());
-        details.insert("data_hash".into(), open.data.hash().into());
-        let evaluator = of_task(evaluator, args, open);
-        details.insert("chat_template".into(), evaluator.chat.is_some().into());
+        let (name, evaluator) = (open.task.name(), of_task(evaluator, args, open));
+        let details = eval_settings::of_task(args, &evaluator, open);
         let key = ResultStore::key(settings, &details, open.task.num_fewshot());
-        let kept = store.finished(open.task.name(), &key).filter(|_| args.resume);
-        let record = match kept {
+        let kept = if args.resume { store.finished(name, &key) } else { None };
+        let rows_lack = kept.is_some() && !store.log_kept(name, &key)?;
+        if rows_lack {
+            note(&format!("{name}: is asked again, because --out holds no rows for --log-samples"));
+        }
+        let record = match kept.filter(|_| !rows_lack) {
             Some(record) => record,
-            None => run_one(args.limit, &evaluator, open, details, &mut store)?,
+            None => run_one(args.limit, &evaluator, open, (details, &key), &mut store)?,
         };
         // At once: a run that is killed later keeps what is done.
         store.save(&record, &key)?;
@@ -213,7 +184,7 @@ fn run_one(
     limit: Option<u32>,
     evaluator: &Evaluator,
     OpenTask { task, data }: &OpenTask,
-    mut details: Map<String, Value>,
+    (mut details, key): (Map<String, Value>, &str),
     store: &mut ResultStore,
 ) -> anyhow::Result<TaskRecord> {
     let mut line = EtaLine::new(task.name());
@@ -224,9 +195,8 @@ fn run_one(
     });
     details.insert("seconds".into(), line.finish().into());
     let result = ran.map_err(|error| named(task.name(), error))?;
-    for sample in &result.samples {
-        store.log(&sample_json(task.name(), sample))?;
-    }
+    let rows = result.samples.iter().map(|sample| sample_json(task.name(), sample));
+    store.log(task.name(), key, rows)?;
     Ok(TaskRecord::new(task, &result, data.rows(), details))
 }
 

@@ -11,6 +11,7 @@ mod cli;
 mod common_args;
 mod energy;
 mod eval;
+mod eval_settings;
 mod eval_store;
 mod eval_table;
 mod failure;

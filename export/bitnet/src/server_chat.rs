@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use bitnet_chat::{Answer, ChatSettings};
+use bitnet_chat::{Answer, ChatSettings, oldest_turn};
+use bitnet_text::Role;
 use serde_json::{Value, json};
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -18,6 +19,8 @@ use crate::key_file;
 
 /// A server answers a connection within that time.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// A piece of an answer takes a few hundred bytes.
+const LONGEST_EVENT: u64 = 1 << 20;
 /// How often a waiting chat looks whether to go on.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -137,14 +140,18 @@ impl ServerChat {
             match self.ask()? {
                 Ok(answer) => return Ok(Some((answer, forgotten))),
                 // OpenAI's code. The server alone knows how many tokens the messages are, so the
-                // oldest is left out and it is asked again.
+                // oldest turn is left out and it is asked again.
                 Err(error) if error["error"]["code"] != "context_length_exceeded" => {
                     return Err(self.failed(&message(&error)));
                 }
-                Err(_) if self.messages.len() <= first + 1 => return Ok(None),
-                Err(_) => drop(self.messages.remove(first)),
+                Err(_) => {}
             }
-            forgotten += 1;
+            let turn = oldest_turn(self.messages[first..].iter().map(role));
+            if turn == 0 {
+                return Ok(None);
+            }
+            self.messages.drain(first..first + turn);
+            forgotten += turn;
         }
     }
 
@@ -225,14 +232,15 @@ fn events(stream: impl Read + Send + 'static) -> Receiver<Result<Value, String>>
     // Bounded: a server that sends without end fills no memory.
     let (sender, receiver) = sync_channel(64);
     std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines() {
+        let mut stream = BufReader::new(stream);
+        while let Some(line) = next_line(&mut stream).transpose() {
             let event = match line {
                 Ok(line) => match line.strip_prefix("data:").map(str::trim) {
                     None => continue,
                     Some("[DONE]") => return,
                     Some(data) => serde_json::from_str(data).map_err(|error| error.to_string()),
                 },
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error),
             };
             let failed = event.is_err();
             if sender.send(event).is_err() || failed {
@@ -243,7 +251,40 @@ fn events(stream: impl Read + Send + 'static) -> Receiver<Result<Value, String>>
     receiver
 }
 
+/// The next line of a stream; `None` at its end.
+fn next_line(stream: &mut impl BufRead) -> Result<Option<String>, String> {
+    let mut line = Vec::new();
+    let read = stream.take(LONGEST_EVENT + 1).read_until(b'\n', &mut line);
+    match read.map_err(|error| error.to_string())? {
+        0 => Ok(None),
+        // A server that never ends a line fills no memory either.
+        read if read as u64 > LONGEST_EVENT => {
+            Err(format!("sends a line of more than {LONGEST_EVENT} bytes"))
+        }
+        _ => String::from_utf8(line).map(Some).map_err(|error| error.to_string()),
+    }
+}
+
+/// Who said a message of this chat.
+fn role(message: &Value) -> Role {
+    if message["role"] == "user" { Role::User } else { Role::Assistant }
+}
+
 fn message(error: &Value) -> String {
     let text = error["error"]["message"].as_str();
     text.unwrap_or("answered with an error that says nothing").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_line_by_line_and_a_line_without_end_is_an_error() {
+        let stream = "data: {\"a\": 1}\n\n: ping\ndata: [DONE]\ndata: {}\n";
+        let all: Vec<_> = events(stream.as_bytes()).into_iter().collect();
+        assert_eq!(all, [Ok(json!({"a": 1}))]);
+        let endless = events(std::io::repeat(b'x')).recv().unwrap().unwrap_err();
+        assert_eq!(endless, "sends a line of more than 1048576 bytes");
+    }
 }

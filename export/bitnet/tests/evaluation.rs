@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use bitnet_format::ModelSpec;
+use bitnet_format::adapter::{
+    AdapterDescription, AdapterKind, LowRankFactor, matching_entries, write_adapter,
+};
 use bitnet_format::convert::hf::write_packed;
 use bitnet_format::folder::TOKENIZER_FILE;
+use bitnet_format::{DType, ModelSpec, StoredModel, TensorEntry};
 use bitnet_text::train_bpe;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -123,6 +126,89 @@ fn a_finished_task_is_kept_as_long_as_it_depends_on_the_same() {
     let message = refused(&eval(&dir, &args), 4);
     assert!(message.contains("piqa.json: is no result of this program"), "{message}");
     assert_eq!(fs_err::read_to_string(&other).unwrap(), "{\"mine\": 1}");
+}
+
+/// An adapter folder `adapter` with factors of this size.
+fn write_adapter_of(dir: &TempDir, size: f32) {
+    let folder = dir.path().join("adapter");
+    let _ = fs_err::remove_dir_all(&folder);
+    let description = AdapterDescription {
+        kind: AdapterKind::Side,
+        rank: 2,
+        alpha: 4.0,
+        base_path: "model".to_owned(),
+        base_hash: None,
+    };
+    let stored = StoredModel::open(&dir.path().join("model")).unwrap();
+    let entries = matching_entries(stored.spec(), &["q_proj".to_owned()]).unwrap();
+    let values = |entry: &TensorEntry, factor: LowRankFactor| {
+        Ok(vec![size; factor.shape(entry, 2).iter().product()])
+    };
+    fs_err::create_dir(&folder).unwrap();
+    write_adapter(&folder, &description, stored.spec(), &entries, DType::Bf16, values).unwrap();
+}
+
+#[test]
+fn a_file_that_was_changed_and_kept_its_name_is_another_one() {
+    let dir = workplace();
+    let write = |name: &str, text: &str| fs_err::write(dir.path().join(name), text).unwrap();
+    let template = |end: &str| {
+        let text = "{% for message in messages %}{{ message.content }}\n{% endfor %}";
+        write("model/chat_template.jinja", &format!("{text}{end}"));
+    };
+    template("A:");
+    write_adapter_of(&dir, 0.5);
+    let args = ["model", "--data", "data", "--tasks", "own.yaml", "--out", "scores", "--json"];
+    let more = ["--resume", "--adapter", "adapter", "--apply-chat-template"];
+    let seconds = || {
+        let all = stdout(&eval(&dir, &[&args[..], &more].concat()));
+        let all: Value = serde_json::from_str(&all).unwrap();
+        all["bitnet"]["tasks"]["own"]["seconds"].to_string()
+    };
+    let mut before = seconds();
+    assert_eq!(seconds(), before);
+    let changes: [(&str, &dyn Fn()); 4] = [
+        ("template", &|| template("B:")),
+        ("stop ids", &|| write("model/generation_config.json", "{\"eos_token_id\": [7]}")),
+        ("tokenizer", &|| write("model/tokenizer_config.json", "{\"add_bos_token\": false}")),
+        ("adapter", &|| write_adapter_of(&dir, 0.25)),
+    ];
+    for (what, change) in changes {
+        change();
+        let now = seconds();
+        assert_ne!(now, before, "{what}");
+        assert_eq!(seconds(), now, "{what}");
+        before = now;
+    }
+}
+
+#[test]
+fn tasks_that_are_kept_have_their_rows_in_the_log() {
+    let dir = workplace();
+    let args = ["model", "--data", "data", "--tasks", "piqa,own.yaml", "--out", "scores"];
+    let run = |more: &[&str]| {
+        let output = eval(&dir, &[&args[..], more].concat());
+        stdout(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let rows = |name: &str| fs_err::read_to_string(dir.path().join(name)).unwrap();
+    run(&[]);
+    let told = run(&["--resume", "--log-samples", "a.jsonl"]);
+    let again = "is asked again, because --out holds no rows for --log-samples";
+    for name in ["piqa", "own"] {
+        assert!(told.contains(&format!("{name}: {again}")), "{told}");
+    }
+    assert_eq!(rows("a.jsonl").lines().count(), 10);
+    let told = run(&["--resume", "--log-samples", "b.jsonl"]);
+    assert!(!told.contains("asked again"), "{told}");
+    assert_eq!(rows("a.jsonl"), rows("b.jsonl"));
+    run(&["--resume", "--log-samples", "c.jsonl", "--limit", "2"]);
+    assert_eq!(rows("c.jsonl").lines().count(), 4);
+    fs_err::write(dir.path().join("scores/own.rows.jsonl"), "mine").unwrap();
+    let output = eval(&dir, &[&args[..], &["--log-samples", "d.jsonl"]].concat());
+    let message = refused(&output, 4);
+    assert!(message.contains("own.rows.jsonl: is no result of this program"), "{message}");
+    assert_eq!(rows("scores/own.rows.jsonl"), "mine");
 }
 
 #[test]

@@ -126,6 +126,16 @@ fn a_closed_pipe_ends_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty());
+    for args in [&["completions", "bash"][..], &["--help"], &["generate", "--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        // Before the program begins, so that its first byte already finds nobody.
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet"));
+        let output = command.args(args).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.is_empty(), "{args:?}: {told}");
+    }
 }
 
 #[test]

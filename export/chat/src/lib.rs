@@ -14,5 +14,5 @@
 mod session;
 mod stops;
 
-pub use session::{Answer, ChatError, ChatSession, ChatSettings};
+pub use session::{Answer, ChatError, ChatSession, ChatSettings, oldest_turn};
 pub use stops::StopTexts;

@@ -180,11 +180,12 @@ impl<'a> ChatSession<'a> {
             if prompt.len() < limit {
                 return Ok((prompt, forgotten));
             }
-            if self.messages.len() <= first + 1 {
+            let turn = oldest_turn(self.messages[first..].iter().map(|it| it.role));
+            if turn == 0 {
                 return Err(ChatError::TooLong { limit });
             }
-            self.messages.remove(first);
-            forgotten += 1;
+            self.messages.drain(first..first + turn);
+            forgotten += turn;
         }
     }
 
@@ -197,6 +198,16 @@ impl<'a> ChatSession<'a> {
         self.cached.truncate(held);
         held
     }
+}
+
+/// How many messages the oldest turn has, by the roles of all messages after the system's: those
+/// before the second message of the user. 0 if the newest message would be among them.
+///
+/// Messages are forgotten by turns, because many templates refuse a conversation that begins with
+/// an answer.
+pub fn oldest_turn(roles: impl IntoIterator<Item = Role>) -> usize {
+    let mut roles = roles.into_iter().enumerate().skip(1);
+    roles.find(|(_, role)| *role == Role::User).map_or(0, |(at, _)| at)
 }
 
 #[cfg(test)]
@@ -269,6 +280,27 @@ mod tests {
         assert_eq!(session.messages(), before);
         session.reset();
         assert_eq!(session.messages().len(), 1);
+    }
+
+    #[test]
+    fn whole_turns_are_forgotten_so_that_no_template_meets_an_answer_first() {
+        use Role::{Assistant, User};
+        assert_eq!(oldest_turn([User, Assistant, User]), 2);
+        assert_eq!(oldest_turn([User, Assistant, Assistant, User, Assistant, User]), 3);
+        assert_eq!(oldest_turn([User]), 0);
+        let (model, tokenizer) = parts();
+        let alternating = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}\
+            {{ raise_exception('turns must alternate') }}{% endif %}{{ m.content }}\n{% endfor %}";
+        let path = std::path::Path::new("t.jinja");
+        let settings = ChatSettings { sampler: SamplerSettings::greedy(), max_tokens: 5 };
+        let threads = ThreadPool::new(1).unwrap();
+        let template = ChatTemplate::jinja(path, alternating).unwrap();
+        let mut session = ChatSession::new(&model, &tokenizer, template, threads, settings);
+        let forgotten: Vec<usize> =
+            (0..30).map(|_| say(&mut session, "where is the key").0.forgotten).collect();
+        assert!(forgotten.iter().sum::<usize>() > 0);
+        assert!(forgotten.iter().all(|count| count.is_multiple_of(2)), "{forgotten:?}");
+        assert_eq!(session.messages()[0].role, Role::User);
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl EnergyMeter {
         Self::of(Path::new(powercap::ROOT))
     }
 
-    fn of(root: &Path) -> Option<Self> {
+    /// The same from another folder than `/sys/class/powercap`, where a container or a test has it.
+    pub fn of(root: &Path) -> Option<Self> {
         let mut counters = powercap::counters(root);
         #[cfg(feature = "nvml")]
         counters.extend(crate::nvml::counters());

@@ -1,6 +1,6 @@
 //! The rows of a split: where their file may lie under the data folder, and how it is read.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
@@ -8,7 +8,7 @@ use bitnet_format::input::open_file;
 use serde_json::Value;
 
 use crate::error::EvalError;
-use crate::parquet_files;
+use crate::parquet_files::{self, PartsProblem};
 
 /// A longer line is no row of a data set.
 const LARGEST_LINE: usize = 64 << 20;
@@ -115,10 +115,13 @@ impl SplitName<'_> {
             if let Some(path) = plain.iter().find(|path| path.is_file()) {
                 return read_file(path);
             }
-            let parts = parquet_files::find(&dir.join(stem)).map_err(|missing| {
-                let name =
-                    |path: &PathBuf| path.strip_prefix(dir).unwrap_or(path).shown().to_string();
-                self.missing(dir, missing.iter().map(name).collect())
+            let parts = parquet_files::find(&dir.join(stem)).map_err(|problem| match problem {
+                PartsProblem::Mixed(names) => PartsProblem::mixed(&names),
+                PartsProblem::Missing(missing) => {
+                    let name =
+                        |path: &PathBuf| path.strip_prefix(dir).unwrap_or(path).shown().to_string();
+                    self.missing(dir, missing.iter().map(name).collect())
+                }
             })?;
             if !parts.is_empty() {
                 return read_parquet(&parts);
@@ -175,9 +178,11 @@ pub(crate) fn read_file(path: &Path) -> Result<DataFile, EvalError> {
     DataFile { path: path.to_owned(), rows, hash }.with_rows()
 }
 
+/// Reads a line, or of one that is too long so much that this is seen.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
     line.clear();
-    reader.read_until(b'\n', line)
+    // A file without a line end would otherwise be in memory as a whole before it is refused.
+    reader.take(LARGEST_LINE as u64 + 1).read_until(b'\n', line)
 }
 
 #[cfg(test)]
@@ -219,6 +224,14 @@ mod tests {
         let error = name.read(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("arc_easy: no data for split \"test\" under /nowhere"), "{error}");
         assert!(error.contains("allenai/ai2_arc/ARC-Easy/test.jsonl"), "{error}");
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_read_whole() {
+        let mut endless = BufReader::new(std::io::repeat(b'x').take(2 * LARGEST_LINE as u64));
+        let mut line = Vec::new();
+        assert_eq!(read_line(&mut endless, &mut line).unwrap(), LARGEST_LINE + 1);
+        assert_eq!(read_line(&mut "a\nb".as_bytes(), &mut line).unwrap(), 2);
     }
 
     #[test]

@@ -124,6 +124,23 @@ impl ResultsFunction {
         }
     }
 
+    /// The metrics that it computes.
+    pub(crate) fn metrics(self) -> &'static [&'static str] {
+        match self {
+            Self::TruthfulqaMc2 => &["acc"],
+            Self::Wikitext => &["word_perplexity", "byte_perplexity", "bits_per_byte"],
+            Self::Math => &["exact_match"],
+            Self::Drop => &["em", "f1"],
+            Self::Instructions => &[
+                "prompt_level_strict_acc",
+                "inst_level_strict_acc",
+                "prompt_level_loose_acc",
+                "inst_level_loose_acc",
+            ],
+            Self::Programs => &["pass@1"],
+        }
+    }
+
     /// Whether it runs what the model wrote.
     pub(crate) fn runs_code(self) -> bool {
         self == Self::Programs

@@ -1,10 +1,11 @@
 //! Splits in Parquet as the hub lays them out: one file or several numbered ones, row by row into
 //! JSON.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use bitnet_format::FormatError;
 use bitnet_format::input::open_file;
+use bitnet_format::{FormatError, Shown};
 use parquet::errors::ParquetError;
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
@@ -12,23 +13,52 @@ use serde_json::Value;
 
 use crate::error::EvalError;
 
+/// Why the numbered files of a split are not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PartsProblem {
+    /// These are not there.
+    Missing(Vec<PathBuf>),
+    /// Files of several downloads, one name of each: nothing says which are meant.
+    Mixed(Vec<PathBuf>),
+}
+
+impl PartsProblem {
+    /// The error of files that are mixed; the missing ones are for the caller to tell.
+    pub(crate) fn mixed(names: &[PathBuf]) -> EvalError {
+        let name =
+            |path: &PathBuf| Path::new(path.file_name().unwrap_or_default()).shown().to_string();
+        let all: Vec<String> = names.iter().map(name).collect();
+        let what = format!(
+            "holds files of several downloads of one split ({}); remove all but those of one",
+            all.join(", ")
+        );
+        let folder = names.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
+        FormatError::Container { path: folder.to_owned(), what }.into()
+    }
+}
+
 /// The files of a split whose path without an ending is `stem`: `stem.parquet`,
 /// `stem-00000-of-00002.parquet` with all that belong to it, or `stem/0000.parquet`,
 /// `stem/0001.parquet`, …. Empty where there are none.
 ///
 /// # Errors
-/// The names of numbered files that are missing.
-pub(crate) fn find(stem: &Path) -> Result<Vec<PathBuf>, Vec<PathBuf>> {
+/// The names of numbered files that are missing, or that contradict each other.
+pub(crate) fn find(stem: &Path) -> Result<Vec<PathBuf>, PartsProblem> {
     let single = with_end(stem, ".parquet");
     if single.is_file() {
         return Ok(vec![single]);
     }
     // One numbered file says how many there must be: a download that is not finished is an error
     // and not a smaller data set.
-    let Some(count) = declared(stem) else { return Ok(inside(stem)) };
+    let declared = declared(stem);
+    let count = match declared.iter().next() {
+        None => return Ok(inside(stem)),
+        Some((count, _)) if declared.len() == 1 => *count,
+        Some(_) => return Err(PartsProblem::Mixed(declared.into_values().collect())),
+    };
     let part = |at| with_end(stem, &format!("-{at:05}-of-{count:05}.parquet"));
     let (found, missing): (Vec<_>, Vec<_>) = (0..count).map(part).partition(|path| path.is_file());
-    if missing.is_empty() { Ok(found) } else { Err(missing) }
+    if missing.is_empty() { Ok(found) } else { Err(PartsProblem::Missing(missing)) }
 }
 
 fn with_end(stem: &Path, end: &str) -> PathBuf {
@@ -42,15 +72,29 @@ fn names(folder: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// How many files a split has, as the name of one of them says.
-fn declared(stem: &Path) -> Option<usize> {
-    let begin = format!("{}-", stem.file_name()?.to_str()?);
+/// How many files a split has, as their names say, with the first name that says so. A folder into
+/// which two versions of a data set were put says two numbers.
+fn declared(stem: &Path) -> BTreeMap<usize, PathBuf> {
+    let mut found = BTreeMap::new();
+    let (Some(folder), Some(own)) = (stem.parent(), stem.file_name().and_then(|it| it.to_str()))
+    else {
+        return found;
+    };
+    let begin = format!("{own}-");
     let count = |name: &String| {
         let (number, count) =
             name.strip_prefix(&begin)?.strip_suffix(".parquet")?.split_once("-of-")?;
         number.parse::<usize>().ok().and(count.parse().ok())
     };
-    names(stem.parent()?).iter().find_map(count)
+    let mut names = names(folder);
+    // A folder has no order of its own.
+    names.sort();
+    for name in names {
+        if let Some(count) = count(&name) {
+            found.entry(count).or_insert_with(|| folder.join(name));
+        }
+    }
+    found
 }
 
 /// Numbered files in a folder of the split's own.
@@ -151,12 +195,34 @@ pub(crate) mod tests {
         write(&at("test/0000.parquet"), &["a"], Compression::SNAPPY);
         assert_eq!(find(&stem), Ok(vec![at("test/0000.parquet")]));
         write(&at("test-00001-of-00002.parquet"), &["a"], Compression::SNAPPY);
-        assert_eq!(find(&stem), Err(vec![at("test-00000-of-00002.parquet")]));
+        let missing = vec![at("test-00000-of-00002.parquet")];
+        assert_eq!(find(&stem), Err(PartsProblem::Missing(missing)));
         write(&at("test-00000-of-00002.parquet"), &["a"], Compression::SNAPPY);
         let both = vec![at("test-00000-of-00002.parquet"), at("test-00001-of-00002.parquet")];
         assert_eq!(find(&stem), Ok(both));
         write(&at("test.parquet"), &["a"], Compression::SNAPPY);
         assert_eq!(find(&stem), Ok(vec![at("test.parquet")]));
+    }
+
+    #[test]
+    fn files_of_two_downloads_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let stem = dir.path().join("test");
+        let at = |name: &str| dir.path().join(name);
+        for name in ["test-00000-of-00002.parquet", "test-00001-of-00002.parquet"] {
+            write(&at(name), &["a"], Compression::SNAPPY);
+        }
+        assert_eq!(find(&stem).unwrap().len(), 2);
+        write(&at("test-00000-of-00001.parquet"), &["a"], Compression::SNAPPY);
+        let Err(PartsProblem::Mixed(names)) = find(&stem) else { panic!("two downloads") };
+        let error = PartsProblem::mixed(&names).to_string();
+        assert!(
+            error.ends_with(
+                ": holds files of several downloads of one split (test-00000-of-00001.parquet, \
+                 test-00000-of-00002.parquet); remove all but those of one"
+            ),
+            "{error}"
+        );
     }
 
     #[test]

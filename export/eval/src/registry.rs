@@ -9,6 +9,9 @@ use crate::mmlu;
 use crate::task::Task;
 use crate::{task_file, yaml};
 
+/// Groups that stand in each other.
+const MAX_GROUPS: usize = 16;
+
 const FILES: [(&str, &str); 19] = [
     ("arc_challenge", include_str!("../tasks/arc_challenge.yaml")),
     ("arc_easy", include_str!("../tasks/arc_easy.yaml")),
@@ -65,92 +68,119 @@ impl Selection {
     pub fn of(names: &[String]) -> Result<Self, EvalError> {
         let mut selection = Self::default();
         for name in names {
-            if !selection.add(name, Path::new(""))? {
+            let found = selection.add(name, Path::new(""), MAX_GROUPS)?;
+            if found.is_none() && !selection.unknown.contains(name) {
                 selection.unknown.push(name.clone());
             }
         }
         Ok(selection)
     }
 
-    /// Adds what a name stands for; `false` if it stands for nothing.
-    fn add(&mut self, name: &str, folder: &Path) -> Result<bool, EvalError> {
-        let file = folder.join(name);
+    /// Adds what a name stands for, and says which tasks those are; `None` if it stands for
+    /// nothing.
+    fn add(
+        &mut self,
+        name: &str,
+        folder: &Path,
+        depth: usize,
+    ) -> Result<Option<Vec<String>>, EvalError> {
         if [".yaml", ".yml"].iter().any(|end| name.ends_with(end)) {
-            self.add_file(&file)?;
-        } else if let Some((_, text)) = FILES.iter().find(|(known, _)| *known == name) {
+            return self.add_file(&folder.join(name), depth).map(Some);
+        }
+        if let Some((_, text)) = FILES.iter().find(|(known, _)| *known == name) {
             let path = PathBuf::from(format!("{name}.yaml"));
-            self.push(task_file::task(&path, yaml::parse(&path, text)?)?);
-        } else if let Some(subjects) = mmlu::subjects(name) {
-            let mut members = Vec::new();
-            for subject in subjects {
-                let task = mmlu_task(subject)?;
-                members.push(task.name().to_owned());
-                self.push(task);
-            }
-            self.add_mmlu_groups(name, members);
-        } else if let Some(subject) = mmlu::subject(name) {
-            self.push(mmlu_task(subject)?);
-        } else {
-            return Ok(false);
+            let task = task_file::task(&path, yaml::parse(&path, text)?)?;
+            return Ok(Some(vec![self.push(task)?]));
         }
-        Ok(true)
+        if let Some(subjects) = mmlu::subjects(name) {
+            let each = subjects.into_iter().map(|subject| self.push(mmlu_task(subject)?));
+            let members: Vec<String> = each.collect::<Result<_, _>>()?;
+            self.add_mmlu_groups(name, &members)?;
+            return Ok(Some(members));
+        }
+        let subject = mmlu::subject(name).map(mmlu_task).transpose()?;
+        subject.map(|task| Ok(vec![self.push(task)?])).transpose()
     }
 
-    fn push(&mut self, task: Task) {
+    /// Adds a task and says its name.
+    fn push(&mut self, task: Task) -> Result<String, EvalError> {
+        let name = task.name().to_owned();
         // A task that two names lead to runs once; its score stands for both.
-        if self.tasks.iter().all(|known| known.name() != task.name()) {
-            self.tasks.push(task);
-        }
-    }
-
-    fn add_file(&mut self, path: &Path) -> Result<(), EvalError> {
-        let fields = yaml::read(path)?;
-        let Some(name) = fields.get("group").and_then(Value::as_str) else {
-            self.push(task_file::task(path, fields)?);
-            return Ok(());
-        };
-        let members = fields.get("task").and_then(Value::as_array);
-        let members =
-            members.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
-        let members = members.ok_or_else(|| {
-            EvalError::task_file(path, "task", "expected a list of names of tasks and task files")
-        })?;
-        let first = self.tasks.len();
-        let folder = path.parent().unwrap_or(Path::new(""));
-        for member in members {
-            if !self.add(member, folder)? {
-                return Err(EvalError::task_file(
-                    path,
-                    "task",
-                    format!("{member}: no such task{}", hint(member)),
+        match self.tasks.iter().find(|known| known.name() == name) {
+            None => self.tasks.push(task),
+            Some(known) if known.hash() == task.hash() => {}
+            Some(_) => {
+                return Err(EvalError::setting(
+                    &name,
+                    "two different tasks have this name; ask for one, or rename one",
                 ));
             }
         }
-        let members = self.tasks[first..].iter().map(|task| task.name().to_owned()).collect();
-        self.groups.push(group(path, name, members, &fields)?);
+        Ok(name)
+    }
+
+    /// Adds the task or the group of a file, and says which tasks those are.
+    fn add_file(&mut self, path: &Path, depth: usize) -> Result<Vec<String>, EvalError> {
+        let fields = yaml::read(path)?;
+        let Some(name) = fields.get("group").and_then(Value::as_str) else {
+            return Ok(vec![self.push(task_file::task(path, fields)?)?]);
+        };
+        let wrong = |what: String| EvalError::task_file(path, "task", what);
+        if depth == 0 {
+            return Err(wrong(format!("is in more than {MAX_GROUPS} groups in a row")));
+        }
+        let listed = fields.get("task").and_then(Value::as_array);
+        let listed =
+            listed.and_then(|all| all.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+        let listed = listed
+            .ok_or_else(|| wrong("expected a list of names of tasks and task files".to_owned()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut members: Vec<String> = Vec::new();
+        for name in listed {
+            let missing = || wrong(format!("{name}: no such task{}", hint(name)));
+            let found = self.add(name, folder, depth - 1)?.ok_or_else(missing)?;
+            // Also tasks that were asked for before, but each only once: two groups inside of this
+            // one may share some.
+            for name in found {
+                if !members.contains(&name) {
+                    members.push(name);
+                }
+            }
+        }
+        self.push_group(group(path, name, members.clone(), &fields)?)?;
+        Ok(members)
+    }
+
+    fn push_group(&mut self, group: TaskGroup) -> Result<(), EvalError> {
+        match self.groups.iter().find(|known| known.name == group.name) {
+            None => self.groups.push(group),
+            Some(known) if *known == group => {}
+            Some(_) => {
+                return Err(EvalError::setting(
+                    &group.name,
+                    "two different groups have this name; ask for one, or rename one",
+                ));
+            }
+        }
         Ok(())
     }
 
-    fn add_mmlu_groups(&mut self, name: &str, members: Vec<String>) {
-        let mut group = |name: &str, members: Vec<String>| {
-            if self.groups.iter().all(|known| known.name != name) {
-                self.groups.push(TaskGroup {
-                    name: name.to_owned(),
-                    members,
-                    metrics: vec!["acc".to_owned()],
-                    weight_by_size: true,
-                    version: json!(2),
-                });
-            }
+    fn add_mmlu_groups(&mut self, name: &str, members: &[String]) -> Result<(), EvalError> {
+        let group = |name: &str, members: Vec<String>| TaskGroup {
+            name: name.to_owned(),
+            members,
+            metrics: vec!["acc".to_owned()],
+            weight_by_size: true,
+            version: json!(2),
         };
         // The smaller groups come first, so that a reader sees the parts before the whole.
         if name == "mmlu" {
             for (category, subjects) in mmlu::CATEGORIES {
                 let members = subjects.iter().map(|subject| format!("mmlu_{subject}")).collect();
-                group(&format!("mmlu_{category}"), members);
+                self.push_group(group(&format!("mmlu_{category}"), members))?;
             }
         }
-        group(name, members);
+        self.push_group(group(name, members.to_vec()))
     }
 }
 
@@ -319,6 +349,49 @@ mod tests {
     }
 
     #[test]
+    fn a_group_has_all_of_its_tasks_also_those_that_were_asked_for_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs_err::write(&path, text).unwrap();
+            path.to_string_lossy().into_owned()
+        };
+        let list = "aggregate_metric_list:\n  - metric: acc\n";
+        let first = write("first.yaml", &format!("group: first\ntask: [piqa, boolq]\n{list}"));
+        let second = write("second.yaml", &format!("group: second\ntask: [boolq, piqa]\n{list}"));
+        let both = format!("group: both\ntask: [first.yaml, second.yaml, mmlu_stem]\n{list}");
+        let both = write("both.yaml", &both);
+        let found = of(&["boolq", "own", &first, &second, &both, &first, "own"]).unwrap();
+        assert_eq!(names(&found)[..2], ["boolq", "piqa"]);
+        assert_eq!(found.unknown, ["own"]);
+        let sizes: Vec<(&str, usize)> =
+            found.groups.iter().map(|group| (group.name.as_str(), group.members.len())).collect();
+        assert_eq!(sizes, [("first", 2), ("second", 2), ("mmlu_stem", 19), ("both", 21)]);
+    }
+
+    #[test]
+    fn two_things_of_one_name_and_groups_without_end_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |text: &str| {
+            let path = dir.path().join("g.yaml");
+            fs_err::write(&path, text).unwrap();
+            of(&["piqa", "mmlu_stem", path.to_str().unwrap()]).unwrap_err().to_string()
+        };
+        let own = "task: piqa\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n";
+        assert_eq!(
+            refused(own),
+            "piqa: two different tasks have this name; ask for one, or rename one"
+        );
+        let group = "group: mmlu_stem\ntask: [piqa]\n";
+        assert_eq!(
+            refused(group),
+            "mmlu_stem: two different groups have this name; ask for one, or rename one"
+        );
+        let round = refused("group: g\ntask: [g.yaml]\n");
+        assert!(round.ends_with("g.yaml [task]: is in more than 16 groups in a row"), "{round}");
+    }
+
+    #[test]
     fn a_forbidden_key_of_a_task_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.yaml");
@@ -331,6 +404,11 @@ mod tests {
             ("output_type: best_of\n", "[output_type]: expected multiple_choice"),
             ("output_type: multiple_choice\n", "[doc_to_choice]: is missing"),
             ("metric_list:\n  - metric: rouge\n", "[metric_list]: metric \"rouge\" is not known"),
+            (
+                "metric_list:\n  - metric: likelihood\n",
+                "\"likelihood\" is not known for a task of this kind; expected exact_match",
+            ),
+            ("metric_list:\n  - metric: acc_norm\n", "metric \"acc_norm\" is not known"),
             (
                 "filter_list:\n  - name: a\n    filter:\n      - function: b\n",
                 "function \"b\" is not known",

@@ -8,10 +8,22 @@ use crate::functions::rolling_metrics;
 use crate::metrics::MetricValue;
 use crate::python::{argmax, count_words};
 use crate::scheduler::ContinuationScore;
-use crate::task::{Task, TaskMetric};
+use crate::task::{OutputType, Task, TaskMetric};
 
 /// The metrics of a row, in the order of the task.
 pub(crate) type RowMetrics = Vec<(String, MetricValue)>;
+
+/// The metrics of tasks whose files name no function for their results.
+pub(crate) fn metrics(output: OutputType) -> &'static [&'static str] {
+    match output {
+        OutputType::MultipleChoice => &["acc", "acc_norm", "acc_bytes", "exact_match", "f1", "mcc"],
+        OutputType::Loglikelihood => &["perplexity", "acc"],
+        OutputType::LoglikelihoodRolling => {
+            &["word_perplexity", "byte_perplexity", "bits_per_byte"]
+        }
+        OutputType::GenerateUntil => &["exact_match"],
+    }
+}
 
 /// Metrics of a row whose continuations were scored.
 pub(crate) fn of_scores(
@@ -24,8 +36,8 @@ pub(crate) fn of_scores(
     if let Some(function) = task.process_results {
         return function.call(row, &logs);
     }
-    // A task of one continuation: LAMBADA.
-    if document.choices.is_empty() {
+    // A task of one continuation: LAMBADA. Its file may list choices all the same.
+    if task.output == OutputType::Loglikelihood {
         return Ok(of_one(task, scores[0]));
     }
     let gold = right_choices(document).map_err(|what| ("doc_to_target".to_owned(), what))?;
@@ -207,6 +219,33 @@ mod tests {
         );
         let any = RightAnswer::Any(vec![json!(0), json!(2)]);
         assert_eq!(numbers(any, logs)[..3], [1.0, 1.0, 0.0]);
+    }
+
+    /// What a task file may ask for and what is computed are two lists; this keeps them one.
+    #[test]
+    fn every_metric_that_a_task_file_may_ask_for_is_computed() {
+        let config = |output: &str, metrics: &[&str]| {
+            let metrics: Vec<Value> = metrics.iter().map(|name| json!({"metric": name})).collect();
+            task(json!({"task": "t", "output_type": output, "test_split": "test",
+                "doc_to_text": "q", "doc_to_target": "a", "doc_to_choice": "c",
+                "metric_list": metrics}))
+        };
+        let all = |output| metrics(output).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let names = |row: RowMetrics| row.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let (choice, text) = (RightAnswer::Choice(1), RightAnswer::Text("x".to_owned()));
+        let (row, logs) = (Value::Null, scores([-4.0, -5.0, -6.0]));
+        let asked = config("multiple_choice", metrics(OutputType::MultipleChoice));
+        let found = of_scores(&asked, &row, &document(choice), &logs).unwrap();
+        assert_eq!(names(found), all(OutputType::MultipleChoice));
+        let asked = config("loglikelihood", metrics(OutputType::Loglikelihood));
+        let found = of_scores(&asked, &row, &document(text.clone()), &logs[..1]).unwrap();
+        assert_eq!(names(found), all(OutputType::Loglikelihood));
+        let asked = config("loglikelihood_rolling", metrics(OutputType::LoglikelihoodRolling));
+        let found = of_rolling(&asked, &row, &document(text.clone()), -1.0).unwrap();
+        assert_eq!(names(found), all(OutputType::LoglikelihoodRolling));
+        let asked = config("generate_until", metrics(OutputType::GenerateUntil));
+        let found = of_text(&asked, &row, &document(text), "x", None).unwrap();
+        assert_eq!(names(found), all(OutputType::GenerateUntil));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::error::EvalError;
 use crate::filters::{ExactMatch, Filter, FilterChain};
 use crate::functions::ResultsFunction;
 use crate::metrics::Aggregation;
+use crate::scoring;
 use crate::task::{GenerationLimits, OutputType, ShotChoice, Splits, Task, TaskMetric};
 use crate::task_keys::{Keys, plain_text, unknown_function};
 use crate::yaml::FUNCTION;
@@ -57,6 +58,7 @@ pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, Eval
     let output = output_type(&mut keys)?;
     let missing = |keys: &Keys, key: &str| keys.wrong(key, "is missing; expected a template");
     let fewshot = keys.value("fewshot_config").unwrap_or_default();
+    let process_results = results_function(&mut keys, &called)?;
     let task = Task {
         alias: keys.text("task_alias")?.unwrap_or_else(|| name.clone()),
         dataset_name: keys.text("dataset_name")?,
@@ -76,10 +78,10 @@ pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, Eval
         fewshot_delimiter: keys.text("fewshot_delimiter")?.unwrap_or_else(|| "\n\n".to_owned()),
         num_fewshot: keys.number("num_fewshot")?.unwrap_or(0),
         shot_choice: shot_choice(&keys, &fewshot)?,
-        metrics: metrics(&mut keys, output)?,
+        metrics: metrics(&mut keys, output, process_results)?,
         filters: filters(&mut keys)?,
         limits: limits(&mut keys)?,
-        process_results: results_function(&mut keys, &called)?,
+        process_results,
         version: keys.value("metadata").map_or(Value::Null, |mut it| it["version"].take()),
         name,
         dataset_path,
@@ -137,7 +139,11 @@ fn shot_choice(keys: &Keys, config: &Value) -> Result<ShotChoice, EvalError> {
     }
 }
 
-fn metrics(keys: &mut Keys, output: OutputType) -> Result<Vec<TaskMetric>, EvalError> {
+fn metrics(
+    keys: &mut Keys,
+    output: OutputType,
+    function: Option<ResultsFunction>,
+) -> Result<Vec<TaskMetric>, EvalError> {
     let Some(list) = keys.mappings("metric_list")? else {
         let names: &[&str] = match output {
             OutputType::MultipleChoice => &["acc", "acc_norm"],
@@ -150,39 +156,25 @@ fn metrics(keys: &mut Keys, output: OutputType) -> Result<Vec<TaskMetric>, EvalE
         let empty = || Keys { path: keys.path, fields: Map::new() };
         return names.iter().map(|name| metric((*name).to_owned(), empty())).collect();
     };
+    let computed = function.map_or_else(|| scoring::metrics(output), ResultsFunction::metrics);
     let one = |fields| {
         let mut inner = Keys { path: keys.path, fields };
         let name = inner.text("metric")?;
-        metric(name.ok_or_else(|| keys.wrong("metric_list", "an entry has no metric"))?, inner)
+        let name = name.ok_or_else(|| keys.wrong("metric_list", "an entry has no metric"))?;
+        // A metric that nothing computes would be missing among the scores without a word.
+        if !computed.contains(&name.as_str()) {
+            let expected = computed.join(", ");
+            let what = format!(
+                "metric {name:?} is not known for a task of this kind; expected {expected}"
+            );
+            return Err(keys.wrong("metric_list", what));
+        }
+        metric(name, inner)
     };
     list.into_iter().map(one).collect()
 }
 
-const METRICS: [&str; 17] = [
-    "acc",
-    "acc_norm",
-    "acc_bytes",
-    "exact_match",
-    "em",
-    "f1",
-    "mcc",
-    "likelihood",
-    "perplexity",
-    "word_perplexity",
-    "byte_perplexity",
-    "bits_per_byte",
-    "pass@1",
-    "prompt_level_strict_acc",
-    "inst_level_strict_acc",
-    "prompt_level_loose_acc",
-    "inst_level_loose_acc",
-];
-
 fn metric(name: String, mut keys: Keys) -> Result<TaskMetric, EvalError> {
-    if !METRICS.contains(&name.as_str()) {
-        let what = format!("metric {name:?} is not known; expected {}", METRICS.join(", "));
-        return Err(keys.wrong("metric_list", what));
-    }
     let aggregation = match keys.text("aggregation")? {
         None => Aggregation::of_metric(&name),
         Some(text) => Aggregation::named(text.trim_start_matches(FUNCTION)).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! What Linux reports about memory in `/proc` and in the control groups of this process. Other
-//! systems report nothing here.
+//! What Linux reports about memory and processes in `/proc` and in the control groups of this
+//! process. Other systems report nothing here.
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,25 @@ pub fn host_name() -> Option<String> {
     let name = from_kernel.or_else(|| std::env::var("HOSTNAME").ok());
     let name = name.or_else(|| std::env::var("COMPUTERNAME").ok())?;
     Some(name.trim().to_owned())
+}
+
+/// When a process of this machine began, in seconds since 1970; `None` where there is none of this
+/// number or nothing says. A clock that was set since moves it.
+pub fn started_at(process: u64) -> Option<u64> {
+    let ticks = ticks_at_start(&fs_err::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
+    let machine = fs_err::read_to_string("/proc/stat").ok()?;
+    let boot = machine.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Some(boot.trim().parse::<u64>().ok()? + ticks / TICKS_A_SECOND)
+}
+
+/// What Linux tells programs of every common processor, whatever the kernel counts in.
+const TICKS_A_SECOND: u64 = 100;
+
+/// The 22nd field of `/proc/PID/stat`. The second is a name in brackets, which may hold spaces and
+/// brackets of its own.
+fn ticks_at_start(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(22 - 3)?.parse().ok()
 }
 
 /// A line such as `VmHWM:   1234 kB`, in bytes.
@@ -102,6 +121,19 @@ impl ControlGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_says_when_it_began() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 2 3 0 0 20 0 1 0 4321 5 6";
+        assert_eq!(ticks_at_start(stat), Some(4321));
+        assert_eq!(ticks_at_start("7 (a"), None);
+        if cfg!(target_os = "linux") {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let age = now.unwrap().as_secs() + 2 - started_at(std::process::id().into()).unwrap();
+            assert!(age < 24 * 3600, "{age}");
+            assert_eq!(started_at(1 << 30), None);
+        }
+    }
 
     #[test]
     fn both_versions_of_control_groups_are_known() {

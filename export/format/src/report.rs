@@ -295,7 +295,8 @@ fn metadata(gguf: &GgufModel, mut pair: impl FnMut(&str, &str)) {
 fn shortened(value: &gguf::Value) -> String {
     match value {
         gguf::Value::String(text) if text.chars().count() > 60 => {
-            format!("{:?}… ({} characters)", text.chars().take(60).collect::<String>(), text.len())
+            let (begin, count) = (text.chars().take(60).collect::<String>(), text.chars().count());
+            format!("{begin:?}… ({count} characters)")
         }
         other => other.to_string(),
     }
@@ -409,5 +410,17 @@ impl ValueRange {
 impl fmt::Display for ValueRange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "from {:.4} to {:.4}", self.from, self.to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_and_its_characters_are_counted() {
+        let text = |count| gguf::Value::String("ä".repeat(count));
+        assert_eq!(shortened(&text(70)), format!("{:?}… (70 characters)", "ä".repeat(60)));
+        assert!(!shortened(&text(60)).contains("characters"));
     }
 }

@@ -3,20 +3,20 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bitnet_energy::{EnergyMeter, InferenceWork};
 use bitnet_engine::{CachePrecision, KvCache};
 use bitnet_format::ModelSpec;
 
-/// A counter of a package starts again after three quarters of an hour at 100 W, and nobody may ask
-/// for that long.
-const LONGEST_UNREAD: Duration = Duration::from_mins(1);
+/// How often the counters are read at least. One of a package starts again after three quarters of
+/// an hour at 100 W and after some hours without work, and nobody may ask for that long.
+pub(crate) const LONGEST_UNREAD: Duration = Duration::from_mins(1);
 
 /// Energy since the start.
 #[derive(Debug)]
 pub(crate) struct ServerEnergy {
-    measured: Option<Mutex<(EnergyMeter, Instant)>>,
+    measured: Option<Mutex<EnergyMeter>>,
     /// Estimated joules of a pass over the weights, of a token, and of a token of its context.
     prices: [f64; 3],
     passes: AtomicU64,
@@ -34,7 +34,7 @@ impl ServerEnergy {
         let one_before = InferenceWork::of(spec, 1.0, 1.0, 1.0, bytes).estimate();
         let of_context = one_before.total() - nothing_before.total();
         Self {
-            measured: EnergyMeter::open().map(|meter| Mutex::new((meter, Instant::now()))),
+            measured: EnergyMeter::open().map(Mutex::new),
             // Memory is paid a pass: weights are read once, however many tokens go through them.
             prices: [nothing_before.memory, nothing_before.arithmetic, of_context],
             passes: AtomicU64::new(0),
@@ -48,13 +48,12 @@ impl ServerEnergy {
         self.passes.fetch_add(1, Ordering::Relaxed);
         self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         self.contexts.fetch_add(context as u64, Ordering::Relaxed);
+    }
+
+    /// Reads the counters, only so that none starts again unnoticed; the meter keeps the sum.
+    pub(crate) fn keep(&self) {
         if let Some(measured) = &self.measured {
-            let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
-            if measured.1.elapsed() > LONGEST_UNREAD {
-                // Only to be read before it starts again; the meter keeps the sum.
-                measured.0.joules();
-                measured.1 = Instant::now();
-            }
+            measured.lock().unwrap_or_else(PoisonError::into_inner).joules();
         }
     }
 
@@ -62,7 +61,7 @@ impl ServerEnergy {
     pub(crate) fn joules(&self) -> (String, f64) {
         if let Some(measured) = &self.measured {
             let mut measured = measured.lock().unwrap_or_else(PoisonError::into_inner);
-            return (format!("measured: {}", measured.0.source()), measured.0.joules());
+            return (format!("measured: {}", measured.source()), measured.joules());
         }
         let counts = [&self.passes, &self.tokens, &self.contexts];
         let counts = counts.map(|count| count.load(Ordering::Relaxed) as f64);
@@ -75,7 +74,10 @@ impl ServerEnergy {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::metrics::Metrics;
     use crate::tests::model;
 
     #[test]
@@ -91,5 +93,32 @@ mod tests {
         let (_, behind) = energy.joules();
         assert!(one > 0.0 && shared - one < 2.0 * one, "eight tokens share the weights");
         assert!(behind - shared > one, "{behind} {shared} {one}");
+    }
+    #[test]
+    fn a_server_without_work_still_reads_a_counter_before_it_starts_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("intel-rapl:0");
+        fs_err::create_dir(&folder).unwrap();
+        let write = |file: &str, text: &str| fs_err::write(folder.join(file), text).unwrap();
+        write("name", "package-0\n");
+        write("max_energy_range_uj", "1000000\n");
+        write("energy_uj", "900000\n");
+        let mut energy = ServerEnergy::open(model(64).spec(), CachePrecision::F32);
+        energy.measured = EnergyMeter::of(root.path()).map(Mutex::new);
+        let metrics = Arc::new(Metrics::new(energy));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            tokio::spawn(Arc::clone(&metrics).keep_energy(Duration::from_millis(1)));
+            for microjoules in ["100000\n", "900000\n", "100000\n"] {
+                write("energy_uj", microjoules);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::task::yield_now().await;
+            }
+        });
+        let text = metrics.text("m");
+        let line = text.lines().find(|line| line.starts_with("bitnet_energy_joules_total{"));
+        let joules: f64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        // Twice over the end; with the last reading alone it would be 0.2 J.
+        assert!(joules > 1.19, "{text}");
     }
 }

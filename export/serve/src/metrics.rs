@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::energy::ServerEnergy;
@@ -106,6 +106,15 @@ impl Metrics {
     /// Counts a pass over the weights for `tokens` tokens, after `context` others in all.
     pub(crate) fn pass(&self, tokens: usize, context: usize) {
         self.energy.pass(tokens, context);
+    }
+
+    /// Reads the counters of energy `every` so long, for ever: a server that has nothing to do uses
+    /// some too.
+    pub(crate) async fn keep_energy(self: Arc<Self>, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            self.energy.keep();
+        }
     }
 
     /// What is going on now.

@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::connections::serve_connections;
-use crate::energy::ServerEnergy;
+use crate::energy::{LONGEST_UNREAD, ServerEnergy};
 use crate::grammar::Grammars;
 use crate::http::{AppState, now, router};
 use crate::inference::{Inference, InferenceLimits};
@@ -162,6 +162,8 @@ async fn run(
 ) -> Result<ServeEnd, ServeError> {
     let (end, ending) = watch::channel(false);
     let router = router(&state, options);
+    // Ends with the runtime. Not in the inference thread, which sleeps while nobody asks.
+    tokio::spawn(Arc::clone(&state.metrics).keep_energy(LONGEST_UNREAD));
     let connections = tokio::spawn(serve_connections(listener, router, ending));
     let why = tokio::select! {
         why = signals.next() => why,

@@ -33,7 +33,7 @@ pub(crate) fn tokenizer() -> Tokenizer {
     Tokenizer::from_bytes("trained.json".as_ref(), &json).unwrap()
 }
 
-fn served(context: usize) -> ServedModel {
+pub(crate) fn served(context: usize) -> ServedModel {
     ServedModel {
         name: "tiny".to_owned(),
         model: model(context),
@@ -42,7 +42,7 @@ fn served(context: usize) -> ServedModel {
     }
 }
 
-fn options() -> ServeOptions {
+pub(crate) fn options() -> ServeOptions {
     ServeOptions {
         host: [127, 0, 0, 1].into(),
         port: 0,

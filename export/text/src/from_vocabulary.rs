@@ -72,13 +72,17 @@ impl Vocabulary {
         if let Merging::SentencePiece { scores, .. } = &self.merging {
             entries("scores", scores.len())?;
         }
-        let ids = [self.bos, self.eos, self.eot, self.padding];
-        match ids.into_iter().flatten().find(|id| *id as usize >= count) {
-            Some(id) => {
-                Err(("bos_token_id".to_owned(), format!("an id is {id}; expected below {count}")))
+        for (key, id) in [
+            ("bos_token_id", self.bos),
+            ("eos_token_id", self.eos),
+            ("eot_token_id", self.eot),
+            ("padding_token_id", self.padding),
+        ] {
+            if let Some(id) = id.filter(|id| *id as usize >= count) {
+                return Err((key.to_owned(), format!("is {id}; expected below {count}")));
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 
     fn added_tokens(&self, used: usize) -> Value {
@@ -259,7 +263,11 @@ mod tests {
         broken(&|v| v.kinds.truncate(309), "[tokenizer.ggml.token_type]: has 309 entries");
         broken(&|v| merges(v)[2] = "ab".to_owned(), "[tokenizer.ggml.merges[2]]: \"ab\" is not");
         broken(&|v| merges(v)[2] = "ab cd".to_owned(), "merges");
-        broken(&|v| v.bos = Some(310), "an id is 310; expected below 310");
+        broken(&|v| v.bos = Some(310), "[tokenizer.ggml.bos_token_id]: is 310; expected below 310");
+        broken(&|v| v.eos = Some(311), "[tokenizer.ggml.eos_token_id]: is 311; expected below 310");
+        broken(&|v| v.eot = Some(312), "[tokenizer.ggml.eot_token_id]: is 312; expected below 310");
+        let padding = "[tokenizer.ggml.padding_token_id]: is 400; expected below 310";
+        broken(&|v| v.padding = Some(400), padding);
         broken(&|v| v.kinds[0] = TokenKind::Control, "\"!\"");
     }
 

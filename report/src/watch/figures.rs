@@ -69,7 +69,11 @@ pub(super) fn fitted(parts: &[String], columns: usize) -> String {
 
 /// A number at an axis.
 pub(super) fn label(value: f64) -> String {
-    if value.abs() >= 10_000.0 { grouped(value.abs() as u64) } else { significant(value) }
+    if value.abs() < 10_000.0 {
+        return significant(value);
+    }
+    let sign = if value < 0.0 { "-" } else { "" };
+    format!("{sign}{}", grouped(value.abs() as u64))
 }
 
 #[cfg(test)]
@@ -91,6 +95,14 @@ mod tests {
         assert!(line.contains("████████░░░░░░░░ cooldown"), "{line}");
         for columns in [0, 1, 5, 20, 40] {
             assert!(fitted(&parts, columns).chars().count() <= columns);
+        }
+    }
+    #[test]
+    fn a_large_label_keeps_its_sign() {
+        for (value, expected) in
+            [(-9_990.0, "-9,990"), (-12_345.0, "-12,345"), (25_000.4, "25,000"), (0.5, "0.500")]
+        {
+            assert_eq!(label(value), expected);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -54,28 +55,38 @@ pub(crate) async fn collect(mut events: Events, count: usize) -> Result<Vec<Answ
 }
 
 /// Counts of tokens over the answers of a request.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct TokenUsage {
-    pub(crate) prompt: usize,
-    pub(crate) generated: usize,
-    pub(crate) cached: usize,
+    prompt: usize,
+    generated: usize,
+    /// For each prompt, how much of it the answers found computed: the least of them.
+    cached: Vec<Option<usize>>,
 }
 
 impl TokenUsage {
+    /// Of a request with these prompts, before any answer.
+    pub(crate) fn of(prompts: &[Arc<[u32]>]) -> Self {
+        let prompt = prompts.iter().map(|prompt| prompt.len()).sum();
+        Self { prompt, generated: 0, cached: vec![None; prompts.len()] }
+    }
+
     /// As OpenAI has it.
-    pub(crate) fn json(self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::json!({
             "prompt_tokens": self.prompt,
             "completion_tokens": self.generated,
             "total_tokens": self.prompt + self.generated,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "prompt_tokens_details": {"cached_tokens": self.cached.iter().flatten().sum::<usize>()},
         })
     }
 
-    /// Counts an answer that ended.
-    pub(crate) fn add(&mut self, end: &JobEnd) {
+    /// Counts an answer to a prompt, by its place, that ended.
+    pub(crate) fn add(&mut self, prompt: usize, end: &JobEnd) {
         self.generated += end.generated;
-        self.cached += end.cached;
+        // A prompt counts once, however many answers it has, and so does what was known of it. The
+        // other answers find what the first of them computed: that was no saving.
+        let cached = &mut self.cached[prompt];
+        *cached = Some(cached.map_or(end.cached, |least| least.min(end.cached)));
     }
 }
 
@@ -181,4 +192,27 @@ pub(crate) fn stream(events: Events, count: usize, mut format: impl StreamFormat
         Some((Ok::<_, Infallible>(event.sse()), streaming))
     });
     Sse::new(body).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("ping")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_counts_once_however_many_answers_it_has() {
+        let end = |cached| JobEnd {
+            reason: EndReason::Length,
+            stop_text: None,
+            text: String::new(),
+            cached,
+            generated: 3,
+        };
+        let mut usage = TokenUsage::of(&[vec![1; 10].into(), vec![2; 5].into()]);
+        for (prompt, cached) in [(0, 9), (0, 2), (0, 9), (1, 4)] {
+            usage.add(prompt, &end(cached));
+        }
+        let json = usage.json();
+        assert_eq!((&json["prompt_tokens"], &json["completion_tokens"]), (&15.into(), &12.into()));
+        assert_eq!(json["prompt_tokens_details"]["cached_tokens"], 6);
+    }
 }

@@ -104,12 +104,11 @@ struct ChatFormat {
 
 impl ChatFormat {
     fn new(state: &Arc<AppState>, request: RequestId, question: &AnswerRequest) -> Self {
-        let prompt = question.prompts.iter().map(|prompt| prompt.len()).sum();
         Self {
             state: Arc::clone(state),
             number: request.number(),
             created: now(),
-            usage: TokenUsage { prompt, ..TokenUsage::default() },
+            usage: TokenUsage::of(&question.prompts),
             scored: question.top.is_some(),
             stream_usage: question.settings.stream_usage,
             form: question.calls,
@@ -130,7 +129,7 @@ impl ChatFormat {
         let mut choices = Vec::new();
         for (index, answer) in answers.iter().enumerate() {
             let Some(end) = &answer.end else { continue };
-            self.usage.add(end);
+            self.usage.add(0, end);
             let scored = || logprobs::objects(&self.state.tokenizer, &answer.tokens);
             let (said, calls) = whole(self.form, &answer.text);
             let content =
@@ -233,7 +232,7 @@ impl StreamFormat for ChatFormat {
                 self.chunks(choice, parts, scored)
             }
             JobEvent::End(end) => {
-                self.usage.add(&end);
+                self.usage.add(0, &end);
                 let parts = self.answers[choice].finish(&end.text);
                 let mut chunks = self.chunks(choice, parts, Value::Null);
                 let reason = reason(end.reason, self.calls[choice]);

@@ -125,12 +125,11 @@ struct CompletionFormat {
 impl CompletionFormat {
     fn new(state: &Arc<AppState>, request: RequestId, completion: Completion) -> Self {
         let choices = completion.question.settings.choices;
-        let prompt = completion.question.prompts.iter().map(|prompt| prompt.len()).sum();
         Self {
             state: Arc::clone(state),
             id: format!("cmpl-{}", request.number()),
             created: now(),
-            usage: TokenUsage { prompt, ..TokenUsage::default() },
+            usage: TokenUsage::of(&completion.question.prompts),
             offsets: vec![0; completion.question.prompts.len() * choices],
             completion,
         }
@@ -162,7 +161,7 @@ impl CompletionFormat {
         let mut choices = Vec::new();
         for (index, answer) in answers.iter().enumerate() {
             let Some(end) = &answer.end else { continue };
-            self.usage.add(end);
+            self.usage.add(self.prompt_of(index), end);
             let tokens = self.visible(index, &answer.prompt).iter().chain(&answer.tokens);
             let lists = || logprobs::lists(&self.state.tokenizer, tokens, 0);
             choices.push(json!({
@@ -226,7 +225,7 @@ impl StreamFormat for CompletionFormat {
                 vec![self.chunk(choice, &text, lists, None)]
             }
             JobEvent::End(end) => {
-                self.usage.add(&end);
+                self.usage.add(self.prompt_of(choice), &end);
                 vec![self.chunk(choice, &end.text, Value::Null, Some(finish_reason(end.reason)))]
             }
             JobEvent::Failed => Vec::new(),

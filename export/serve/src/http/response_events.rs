@@ -24,6 +24,8 @@ pub(crate) struct ResponseFormat {
     items: Vec<OutputItem>,
     /// Whether the last item may still grow.
     open: bool,
+    /// Whether the last item is where the answer was cut, if it was.
+    half: bool,
     events: u64,
     ended: Option<JobEnd>,
 }
@@ -48,6 +50,7 @@ impl ResponseFormat {
             parts: AnswerParts::new(question.calls),
             items: Vec::new(),
             open: false,
+            half: false,
             events: 0,
             ended: None,
         }
@@ -57,6 +60,8 @@ impl ResponseFormat {
     pub(crate) fn take_whole(&mut self, text: &str) {
         let (said, calls) = whole(self.form, text);
         let message = (!said.is_empty() || calls.is_empty()).then_some(OutputItem::Message(said));
+        // Only calls that are complete are items.
+        self.half = calls.is_empty();
         self.items.extend(message.into_iter().chain(calls.into_iter().map(OutputItem::Call)));
     }
 
@@ -98,7 +103,11 @@ impl ResponseFormat {
         };
         // While it is in progress the items come as events of their own.
         let count = end.map_or(0, |_| self.items.len());
-        let output: Vec<Value> = (0..count).map(|index| self.item(index, status)).collect();
+        // An answer is cut in its last item at most; the others were complete before.
+        let is_cut = |index| cut && self.half && index + 1 == count;
+        let status_of = |index| if is_cut(index) { "incomplete" } else { "completed" };
+        let output: Vec<Value> =
+            (0..count).map(|index| self.item(index, status_of(index))).collect();
         json!({
             "id": format!("resp_{}", self.number), "object": "response", "created_at": self.created,
             "status": status, "error": null, "model": self.model,
@@ -159,6 +168,7 @@ impl ResponseFormat {
         if !std::mem::take(&mut self.open) {
             return Vec::new();
         }
+        self.half = status == "incomplete";
         let index = self.items.len() - 1;
         let mut events = match &self.items[index] {
             OutputItem::Message(text) => {
@@ -258,5 +268,74 @@ impl StreamFormat for ResponseFormat {
     fn fail(&mut self, error: &ApiError) -> Vec<StreamEvent> {
         let data = json!({"code": error.code, "message": error.message, "param": null});
         vec![self.event("error", data)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tool_form::sample_call;
+
+    fn format(form: Option<ToolForm>) -> ResponseFormat {
+        ResponseFormat {
+            number: 1,
+            created: 0,
+            model: "m".to_owned(),
+            temperature: 0.0,
+            top_p: 1.0,
+            max_tokens: None,
+            prompt: 1,
+            form,
+            parts: AnswerParts::new(form),
+            items: Vec::new(),
+            open: false,
+            half: false,
+            events: 0,
+            ended: None,
+        }
+    }
+
+    fn end(text: &str) -> JobEnd {
+        let (stop_text, text) = (None, text.to_owned());
+        JobEnd { reason: EndReason::Length, stop_text, text, cached: 0, generated: 1 }
+    }
+
+    /// The status of the response and of each item, as the last event of a stream has them.
+    fn statuses(response: &Value) -> Vec<String> {
+        let items = response["output"].as_array().unwrap();
+        let all = [response].into_iter().chain(items);
+        all.map(|it| it["status"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_cut_answer_is_incomplete_in_its_last_item_alone() {
+        let (form, call) = sample_call("look", "{\"a\": 1}");
+        let half = &call[..call.find('1').unwrap()];
+        for (text, expected) in [
+            (format!("see {call}"), vec!["incomplete", "completed", "completed"]),
+            (
+                format!("see {call}{half}"),
+                vec!["incomplete", "completed", "completed", "incomplete"],
+            ),
+            ("see".to_owned(), vec!["incomplete", "incomplete"]),
+            (String::new(), vec!["incomplete", "incomplete"]),
+        ] {
+            let mut stream = format(Some(form));
+            let mut events = stream.next(0, JobEvent::End(end(&text)));
+            events.extend(stream.end());
+            let data: Vec<Value> =
+                events.iter().map(|it| serde_json::from_str(&it.data).unwrap()).collect();
+            assert_eq!(statuses(&data.last().unwrap()["response"]), expected, "{text}");
+            // Each item ends as it was said to end when it did.
+            let done = data.iter().filter(|it| it["type"] == "response.output_item.done");
+            let done: Vec<&str> = done.map(|it| it["item"]["status"].as_str().unwrap()).collect();
+            assert_eq!(done, expected[1..], "{text}");
+        }
+        let mut whole = format(Some(form));
+        whole.take_whole(&format!("see {call}"));
+        assert_eq!(statuses(&whole.response(Some(&end(""))))[1..], ["completed", "completed"]);
+        let mut whole = format(Some(form));
+        whole.take_whole("see");
+        assert_eq!(statuses(&whole.response(Some(&end(""))))[1..], ["incomplete"]);
     }
 }

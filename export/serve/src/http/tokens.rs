@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
 use super::body::JsonBody;
 use super::conversation::prompt;
@@ -30,9 +31,10 @@ pub(crate) async fn tokenize(
     let missing = || ApiError::field("prompt", "is missing; expected a string");
     let text = prompt.or(content).ok_or_else(missing)?;
     let refused = |error: bitnet_text::TextError| ApiError::field("prompt", error.to_string());
+    // A text may be as long as a body; other requests go on.
     let ids = match state.tokenizer.special_id(&text) {
         Some(id) => vec![id],
-        None => state.tokenizer.encode(&text).map_err(refused)?,
+        None => block_in_place(|| state.tokenizer.encode(&text)).map_err(refused)?,
     };
     let bos = state.hidden_bos(&ids).filter(|_| special);
     let ids: Vec<u32> = bos.into_iter().chain(ids).collect();
@@ -52,7 +54,8 @@ pub(crate) async fn detokenize(
     let ids = value.as_array().and_then(|ids| ids.iter().map(id).collect::<Option<Vec<u32>>>());
     let wanted = format!("a list of token ids below {limit}");
     let ids = ids.ok_or_else(|| expected("tokens", &wanted, &value))?;
-    Ok(Json(json!({"prompt": state.tokenizer.decode_with_special(&ids)})))
+    let text = block_in_place(|| state.tokenizer.decode_with_special(&ids));
+    Ok(Json(json!({"prompt": text})))
 }
 
 /// `POST /apply-template`: the prompt that a conversation becomes.
@@ -64,7 +67,8 @@ pub(crate) async fn apply_template(
     let mut conversation = read_messages("messages", fields.require("messages")?)?;
     conversation.tools = Tools::of_chat(&mut fields)?.json();
     fields.finish()?;
-    let ids = prompt(&state, &conversation, "messages")?;
+    // A template may run for seconds; other requests go on.
+    let ids = block_in_place(|| prompt(&state, &conversation, "messages"))?;
     Ok(Json(json!({"prompt": state.tokenizer.decode_with_special(&ids), "tokens": *ids})))
 }
 
@@ -79,4 +83,40 @@ pub(crate) async fn tokenizer_info(
         all.entry("pad_token").or_insert(Value::Null);
     }
     Ok(Json(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use bitnet_text::ChatTemplate;
+
+    use super::*;
+    use crate::http::fields::BodyFields;
+    use crate::options::ServedModel;
+    use crate::server::start;
+    use crate::tests::{options, served};
+
+    /// Takes a million steps for a message that says so.
+    const SLOW: &str = "{% for message in messages %}{{ message.content }}\
+        {% if 'slow' in message.content %}{% for a in range(9999) %}{% for b in range(9999) %}\
+        {{ '' }}{% endfor %}{% endfor %}{% endif %}{% endfor %}";
+
+    #[test]
+    fn a_template_that_takes_its_time_holds_up_nobody() {
+        let template = ChatTemplate::jinja("slow.jinja".as_ref(), SLOW).unwrap();
+        let served = ServedModel { template, ..served(256) };
+        let (state, _stopped) = start(served, &options()).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = { runtime }.worker_threads(1).enable_all().build().unwrap();
+        let fields = json!({"messages": [{"role": "user", "content": "slow"}]});
+        let fields = BodyFields::new(fields.as_object().unwrap().clone());
+        let (begins, begun) = std::sync::mpsc::channel();
+        let slow = runtime.spawn(async move {
+            let _ = begins.send(());
+            apply_template(State(state), JsonBody(fields)).await.is_err()
+        });
+        begun.recv().unwrap();
+        runtime.block_on(runtime.spawn(async {})).unwrap();
+        assert!(!slow.is_finished(), "the only worker did something else meanwhile");
+        assert!(runtime.block_on(slow).unwrap(), "a template without end is refused");
+    }
 }

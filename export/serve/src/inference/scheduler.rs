@@ -344,7 +344,7 @@ impl<'a> Scheduler<'a> {
     /// Acts on the outcome of a step for one sequence.
     fn after(&mut self, index: usize, progress: Option<SequenceProgress>) {
         let sequence = &mut self.running[index];
-        if progress.is_some() && !sequence.is_prefilling() {
+        if progress.is_some() && sequence.takes_new_token() {
             let now = Instant::now();
             match sequence.last_sent.replace(now) {
                 None => self.metrics.first_token(now - sequence.job.arrived),

@@ -37,6 +37,8 @@ pub(crate) struct RunningSequence<'a> {
     pub(crate) cached: usize,
     /// When the last token was sent.
     pub(crate) last_sent: Option<Instant>,
+    /// Tokens of the answer that were counted.
+    counted: usize,
     tokenizer: &'a Tokenizer,
     sampler: Sampler,
     stream: TextStream<'a>,
@@ -64,6 +66,7 @@ impl<'a> RunningSequence<'a> {
             started: false,
             cached: 0,
             last_sent: None,
+            counted: 0,
             job,
             cache,
             shared: 0,
@@ -124,6 +127,13 @@ impl<'a> RunningSequence<'a> {
 
     fn generated(&self) -> usize {
         self.tokens.len() - self.job.prompt.len()
+    }
+
+    /// Whether a token was chosen since this was asked last. A step may choose none: an answer of
+    /// no tokens, where the scores of the prompt alone were asked for, or a grammar that failed.
+    pub(crate) fn takes_new_token(&mut self) -> bool {
+        let generated = self.generated();
+        std::mem::replace(&mut self.counted, generated) < generated
     }
 
     /// Scores the prompt's tokens that follow the rows of `logits`, the first of which came after

@@ -129,6 +129,27 @@ fn the_next_turn_computes_only_what_is_new() {
 }
 
 #[test]
+fn an_answer_of_no_tokens_counts_none() {
+    let (inference, metrics) = start(model(512), 4, 64 << 20);
+    let counts = |line: &str| metrics.text("m").lines().any(|found| found == line);
+    let (mut none, mut answers) = job(&[1, 2, 3], 1, 0);
+    (none.top, none.scores_prompt) = (Some(0), true);
+    inference.submit(vec![none]).unwrap();
+    assert!(matches!(answers.blocking_recv(), Some((0, JobEvent::Prompt(_)))));
+    assert_eq!(wait(answers).1.generated, 0);
+    let (three, answers) = job(&[1, 2, 3], 1, 3);
+    inference.submit(vec![three]).unwrap();
+    assert_eq!(wait(answers).0.len(), 3);
+    // Tokens are told before they are counted.
+    let begin = Instant::now();
+    let all = ["bitnet_generated_tokens_total 3", "bitnet_time_to_first_token_seconds_count 1"];
+    while !all.into_iter().all(counts) {
+        assert!(begin.elapsed().as_secs() < 20, "{}", metrics.text("m"));
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn a_request_without_a_waiting_client_is_dropped_and_the_next_is_served() {
     let (inference, metrics) = start(model(1 << 16), 1, 256 << 20);
     let (endless, answers) = job(&[1, 2, 3], 1, 60_000);

@@ -76,8 +76,11 @@ fn parts_of_text_and_several_answers_with_their_log_probabilities_are_given() {
     assert!(token["logprob"].as_f64().unwrap() < 0.0 && token["bytes"].is_array());
     assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 2);
     let prompt = answer["usage"]["prompt_tokens"].as_u64().unwrap();
-    let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
-    assert_eq!(cached, 2 * (prompt - 1), "the prompt was read once for all three");
+    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].clone();
+    assert_eq!(cached(&answer), 0, "nothing was known of it");
+    let read = server.state.metrics.cached_tokens();
+    assert_eq!(read, 5 * (prompt - 1), "the prompt was read once for all three, and never again");
+    assert_eq!(cached(&server.ok("/v1/chat/completions", &asked)), prompt - 1);
 }
 
 #[test]

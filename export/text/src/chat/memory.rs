@@ -38,15 +38,24 @@ impl Budget {
     /// Runs `work`. A thread that asks for more sleeps for ever and keeps what it has.
     pub(super) fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         let left = isize::try_from(self.bytes).unwrap_or(isize::MAX);
+        let _limited = LimitedWork;
         LIMIT.set(Some(Limit { left, exceeded: Arc::as_ptr(&self.exceeded) }));
-        let result = work();
-        LIMIT.set(None);
-        result
+        work()
     }
 
     /// Whether the work asked for more.
     pub(super) fn is_exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends the limit of this thread with the work, also where that panics: a thread that goes on would
+/// sleep for ever at some later allocation, with a flag that may be gone.
+struct LimitedWork;
+
+impl Drop for LimitedWork {
+    fn drop(&mut self) {
+        LIMIT.set(None);
     }
 }
 
@@ -86,7 +95,9 @@ fn spend(bytes: isize) {
     // The thread may be ending, and its counter gone.
     let Ok(Some(mut limit)) = LIMIT.try_with(Cell::get) else { return };
     limit.left = limit.left.saturating_sub(bytes);
-    if limit.left >= 0 || bytes < 0 {
+    // A thread that panics must not sleep here: it holds locks of the standard library while it
+    // reports, and every other thread that panics would wait for them.
+    if limit.left >= 0 || bytes < 0 || std::thread::panicking() {
         LIMIT.set(Some(limit));
         return;
     }
@@ -105,6 +116,14 @@ mod tests {
 
     #[global_allocator]
     static ALLOCATOR: LimitedAllocator<std::alloc::System> = LimitedAllocator(std::alloc::System);
+
+    #[test]
+    fn work_that_panics_leaves_no_limit_behind() {
+        // Of one byte: the report of the panic needs more, and is written all the same.
+        let budget = Budget::new(1);
+        let panicked = std::panic::catch_unwind(|| budget.run::<()>(|| panic!("on demand")));
+        assert!(panicked.is_err() && LIMIT.get().is_none() && !budget.is_exceeded());
+    }
 
     #[test]
     fn work_within_its_budget_ends_and_beyond_it_says_so() {

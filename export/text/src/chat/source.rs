@@ -16,6 +16,13 @@ pub(super) fn rewrite(source: &str) -> String {
         let (inside, after) = tail.split_at(tag);
         if inside.starts_with("{%") {
             out += &percent(&generation(inside));
+            if tag_name(inside) == "raw" {
+                // Nothing in there is a tag but its end: it is text, and stays as it is.
+                let length = raw_length(after);
+                out += &after[..length];
+                rest = &after[length..];
+                continue;
+            }
         } else if inside.starts_with("{{") {
             out += &percent(inside);
         } else {
@@ -65,11 +72,28 @@ fn unit_length(text: &str) -> usize {
     }
 }
 
+/// What stands in a tag, without its marks.
+fn tag_name(tag: &str) -> &str {
+    let name = tag.trim_start_matches("{%").trim_end_matches("%}");
+    name.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim()
+}
+
+/// The bytes before the tag that ends a `raw` block; all where none does.
+fn raw_length(text: &str) -> usize {
+    let mut tags = text.match_indices("{%").map(|(at, _)| at);
+    tags.find(|at| ends_raw(&text[at + 2..])).unwrap_or(text.len())
+}
+
+/// Whether the tag is `endraw` that `text` is behind the beginning of.
+fn ends_raw(text: &str) -> bool {
+    let name = text.trim_start_matches(['-', '+']).trim_start();
+    let end = name.strip_prefix("endraw").map(str::trim_start);
+    end.is_some_and(|end| end.trim_start_matches(['-', '+']).starts_with("%}"))
+}
+
 /// A `generation` tag as a `filter` tag; any other as it is.
 fn generation(tag: &str) -> String {
-    let name = tag.trim_start_matches("{%").trim_end_matches("%}");
-    let name = name.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-    match name {
+    match tag_name(tag) {
         "generation" => tag.replacen("generation", "filter generation", 1),
         "endgeneration" => tag.replacen("endgeneration", "endfilter", 1),
         _ => tag.to_owned(),
@@ -174,6 +198,24 @@ mod tests {
                 "{# {% generation %} #}{{ '{% generation %}' }}",
             ),
             ("{% set generation = 1 %}", "{% set generation = 1 %}"),
+        ] {
+            assert_eq!(rewrite(source), expected);
+        }
+    }
+
+    #[test]
+    fn text_in_a_raw_block_stays() {
+        for (source, expected) in [
+            (
+                "{% raw %}{% generation %}{{ '%s' % a }}{% endraw %}{% generation %}",
+                "{% raw %}{% generation %}{{ '%s' % a }}{% endraw %}{% filter generation %}",
+            ),
+            (
+                "{%- raw -%} {{ ' {%+endraw-%}{{ '%s' % a }}",
+                "{%- raw -%} {{ ' {%+endraw-%}{{ '%s'|format(a) }}",
+            ),
+            ("{% raw %}{{ '%s' % a }}", "{% raw %}{{ '%s' % a }}"),
+            ("{% raw %}{% endraw", "{% raw %}{% endraw"),
         ] {
             assert_eq!(rewrite(source), expected);
         }
