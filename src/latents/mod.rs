@@ -313,7 +313,7 @@ impl LatentsView<'_> {
 }
 
 /// Weights that are in f32 while their magnitudes are summed: a megabyte, which a second cache holds.
-const SUMMED_AT_ONCE: usize = 256 * CHUNK;
+pub(crate) const SUMMED_AT_ONCE: usize = 256 * CHUNK;
 
 /// [`LatentsView::weights`] with a kernel's instructions.
 struct ReadWeights<'a, 'b> {
@@ -348,9 +348,9 @@ impl SimdWork for CopyCodes<'_> {
 }
 
 /// [`Absmean::add`] with a kernel's instructions.
-struct AddMagnitudes<'a> {
-    sum: &'a mut Absmean,
-    values: &'a [f32],
+pub(crate) struct AddMagnitudes<'a> {
+    pub(crate) sum: &'a mut Absmean,
+    pub(crate) values: &'a [f32],
 }
 
 impl SimdWork for AddMagnitudes<'_> {

@@ -209,7 +209,7 @@ impl LanguageModel {
         match self.merge_scale {
             Some(scale) if self.table.get(index + 1).is_some_and(is_factor) => {
                 let factors = FactorValues { a: host(index + 1), b: host(index + 2), scale };
-                ops::merged(latents, &factors, self.backend.kernel)
+                ops::merged(latents, &factors, self.backend.kernel).0
             }
             _ => latents.read().all(),
         }

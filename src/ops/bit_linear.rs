@@ -41,7 +41,7 @@ use crate::ops::backend::{GradientFormat, OpBackend};
 use crate::ops::int8::{Int8Backward, RoundingCounts};
 use crate::ops::low_rank::FactorValues;
 use crate::ops::native::{
-    NativeOp, floats, in_rows_with, product, tensor, with_last, with_matrices,
+    NativeOp, floats, in_rows_with, product, tensor, with_last, with_matrices, zeros,
 };
 use crate::ops::outside_latents::{OutsideLatents, quantise_outside};
 
@@ -369,7 +369,7 @@ impl SavedBitLinear {
         }
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
-        let mut dw = vec![0.0; rows.len() * width];
+        let mut dw = zeros(rows.len() * width);
         let size = Size { rows: rows.len(), depth: tokens, columns: width };
         // `dw[o,i] = Σ_t (dy[t,o] / a[t]) · q[t,i]`: here the sum runs over tokens, and so does the
         // scale.

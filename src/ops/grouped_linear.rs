@@ -37,7 +37,7 @@ use burn_flex::FlexTensor;
 use crate::ops::OpBackend;
 use crate::ops::bit_linear::{activation_codes, quantised_product};
 use crate::ops::group_codes::{dequantised, group_codes, over_columns, quantised_rows};
-use crate::ops::native::{NativeOp, floats, product, tensor, with_last, with_matrices};
+use crate::ops::native::{NativeOp, floats, product, tensor, with_last, with_matrices, zeros};
 
 /// How the ternary layers of a model quantise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,7 +249,7 @@ impl SavedGroupedLinear {
     /// The gradient of some rows of the stacked matrices, `[rows, in]`.
     fn weight_gradient(&self, dy: &[f32], rows: Range<usize>) -> Vec<f32> {
         let (out, columns) = (self.weights.rows(), self.weights.columns());
-        let mut dw = vec![0.0; rows.len() * columns];
+        let mut dw = zeros(rows.len() * columns);
         let size = Size { rows: rows.len(), depth: self.tokens(), columns };
         let (scale, b) = match &self.input {
             MultipliedInput::Codes(codes, inverse) => (Scale::Each(inverse), MatrixB::Codes(codes)),

@@ -20,7 +20,7 @@ use bitnet_kernels::{
 };
 
 use crate::ops::backend::{GradientAxis, GradientRounding};
-use crate::ops::native::{for_each_task, in_rows};
+use crate::ops::native::{for_each_task, in_rows, zeros};
 
 /// Most tokens of a block.
 pub(crate) const BLOCK: usize = 1024;
@@ -152,7 +152,7 @@ impl<'a> Int8Backward<'a> {
     /// The gradient of each of some rows of the matrices, `[rows, in]`.
     pub(super) fn weights(&self, dy: &[f32], parts: &[Range<usize>]) -> Vec<Vec<f32>> {
         let width = self.width();
-        let mut all: Vec<_> = parts.iter().map(|rows| vec![0.0; rows.len() * width]).collect();
+        let mut all: Vec<_> = parts.iter().map(|rows| zeros(rows.len() * width)).collect();
         if parts.iter().all(Range::is_empty) {
             return all;
         }

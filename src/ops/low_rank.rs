@@ -18,14 +18,17 @@ use std::sync::Arc;
 
 use bitnet_format::adapter::AdapterKind;
 use bitnet_format::adapter::merge::merge_rows;
+use bitnet_format::quant::{Absmean, WeightScale};
 use bitnet_kernels::{Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size};
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
-use crate::latents::Latents;
+use crate::latents::{AddMagnitudes, Latents, SUMMED_AT_ONCE};
 use crate::ops::OpBackend;
-use crate::ops::native::{NativeDispatch, NativeOp, floats, in_rows, into_floats, product, tensor};
+use crate::ops::native::{
+    NativeDispatch, NativeOp, floats, in_rows, into_floats, product, tensor, zeros,
+};
 
 /// `A [r, in]` and `B [out, r]`, row-major, and the scale of their product.
 #[derive(Clone, Debug)]
@@ -38,21 +41,32 @@ pub struct FactorValues {
     pub scale: f32,
 }
 
-/// The merged latents `[out, in]`, by the definition that an export follows.
-pub(crate) fn merged(latents: &Latents, factors: &FactorValues, kernel: Kernel) -> Vec<f32> {
+/// The merged latents `[out, in]`, by the definition that an export follows, and their scale.
+pub(crate) fn merged(
+    latents: &Latents,
+    factors: &FactorValues,
+    kernel: Kernel,
+) -> (Vec<f32>, WeightScale) {
     let view = latents.read();
     let [height, width] = view.shape();
     let rank = factors.a.len() / width;
-    let mut merged = vec![0.0; height * width];
-    in_rows(&mut merged, width, |first, rows| {
-        let end = first + rows.len() / width;
-        view.rows(first..end, rows, kernel);
-        // Rows are merged by the definition that exports follow (`merge_rows`), so the codes that
-        // training sees are those of the merged file.
-        let b_rows = &factors.b[first * rank..end * rank];
-        kernel.dispatch(Merge { rows, b_rows, factors, rank });
-    });
-    merged
+    let (mut merged, mut sum) = (zeros(height * width), Absmean::default());
+    // A part at a time, so that it is summed while it is in a cache. Whole sixteens of rows: the
+    // sum takes sixteen latents at once.
+    let at_once = (SUMMED_AT_ONCE / width).next_multiple_of(16).max(16);
+    for (part, values) in merged.chunks_mut(at_once * width).enumerate() {
+        in_rows(values, width, |first, rows| {
+            let first = part * at_once + first;
+            let end = first + rows.len() / width;
+            view.rows(first..end, rows, kernel);
+            // Rows are merged by the definition that exports follow (`merge_rows`), so the codes
+            // that training sees are those of the merged file.
+            let b_rows = &factors.b[first * rank..end * rank];
+            kernel.dispatch(Merge { rows, b_rows, factors, rank });
+        });
+        kernel.dispatch(AddMagnitudes { sum: &mut sum, values });
+    }
+    (merged, WeightScale::from_absmean(sum.finish()))
 }
 
 struct Merge<'a> {
@@ -368,7 +382,7 @@ mod tests {
             all
         });
         let kernel = backend.kernel;
-        let matrices: [_; 2] = std::array::from_fn(|i| merged(&latents[i], &factors[i], kernel));
+        let matrices: [_; 2] = std::array::from_fn(|i| merged(&latents[i], &factors[i], kernel).0);
         let w: [_; 2] = std::array::from_fn(|i| leaf(matrices[i].clone(), [heights[i], width]));
         let y = bit_linear(x.clone(), w.clone(), backend);
         let expected = with_gradients(&y, seed, |grads| {

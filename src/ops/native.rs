@@ -213,6 +213,16 @@ fn threads_here() -> usize {
     if in_pool { SHARE.get() } else { rayon::current_num_threads() }
 }
 
+/// Zeros. Of a large vector the memory is new, and the system clears a page for whoever writes to it
+/// first: all threads that the operation has do it, where one would keep the others waiting.
+pub(crate) fn zeros<T: Copy + Default + Send + Sync>(count: usize) -> Vec<T> {
+    const LARGE: usize = 1 << 22;
+    if count < LARGE || threads_here() == 1 {
+        return vec![T::default(); count];
+    }
+    rayon::iter::repeat_n(T::default(), count).collect()
+}
+
 /// Calls `work(first row, rows of out)` until all of `out [rows, width]` is covered, in one call for each
 /// thread that the operation uses.
 pub(crate) fn in_rows(out: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {

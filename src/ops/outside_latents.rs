@@ -8,7 +8,7 @@ use bitnet_kernels::{Kernel, RowGroup, TernaryPanels};
 
 use crate::latents::{Latents, LatentsView};
 use crate::ops::low_rank::{FactorValues, merged};
-use crate::ops::native::for_each_task;
+use crate::ops::native::{for_each_task, zeros};
 
 /// Panels and codes of matrices with one input `[outᵢ, in]`, one below the other, and of each how tall it
 /// is and whether it is trained. A group of rows is brought to f32, used and dropped.
@@ -26,7 +26,7 @@ pub(super) fn quantise_outside(
     let scales: Vec<_> = views.iter().map(|view| view.scale(kernel)).collect();
     let scales = row_of.iter().map(|&(matrix, _)| scales[matrix]).collect();
     let mut panels = TernaryPanels::for_rows(width, scales);
-    let mut codes = vec![0; row_of.len() * width];
+    let mut codes = zeros(row_of.len() * width);
     let mut rest = &mut codes[..];
     let mut groups = Vec::new();
     for group in panels.groups() {
@@ -61,8 +61,7 @@ impl OutsideLatents {
         match &self.factors {
             None => OpenLatents::Kept(self.latents.read()),
             Some(factors) => {
-                let values = merged(&self.latents, factors, kernel);
-                let scale = WeightScale::of_latents(&values);
+                let (values, scale) = merged(&self.latents, factors, kernel);
                 OpenLatents::Merged { values, scale, shape: self.latents.shape() }
             }
         }

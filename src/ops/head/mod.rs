@@ -28,7 +28,7 @@ use burn_flex::FlexTensor;
 
 use crate::latents::{Latents, LatentsView};
 use crate::ops::OpBackend;
-use crate::ops::native::{floats, in_rows, into_floats, product, tensor};
+use crate::ops::native::{floats, in_rows, into_floats, product, tensor, zeros};
 
 pub(super) use columns::ColumnMax;
 pub(crate) use exponentials::logits_at_once;
@@ -153,7 +153,7 @@ impl HeadPass<'_> {
     ) -> SavedHead {
         let HeadMatrix { vocab, width, is_trained, .. } = self.head;
         let mut dhidden = vec![0.0; self.hidden.len()];
-        let mut dhead = if is_trained { vec![0.0; vocab * width] } else { Vec::new() };
+        let mut dhead = if is_trained { zeros(vocab * width) } else { Vec::new() };
         // Only trained tokens: those without weight (prompts, padding) have no loss and meet no
         // head.
         for (index, tokens) in self.trained.chunks(TOKENS).enumerate() {
