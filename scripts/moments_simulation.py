@@ -4,7 +4,8 @@
     python3 scripts/moments_simulation.py        # needs numpy; a minute
 
 Synthetic gradients: each parameter has a scale of its own (log-normal, factor 2), a mean that is `coherence` of
-it, and noise; steps differ in size. Moments are kept as `train::step::moments` keeps them (blocks of 128, codes of
+it, and noise; steps differ in size. `sparse` ones, as those of the rows of rare words are, have their noise in one
+step of 50, and a 30th of it in the others. Moments are kept as `train::step::moments` keeps them (blocks of 128, codes of
 an eighth of an octave), the update is computed from the fresh values, beta1 = 0.9. Prints, over steps 51 to
 300, the relative error of an update against exact moments and that of the sum of all updates.
 """
@@ -33,7 +34,7 @@ def kept(values, most, rounding, random):
     return (np.sign(blocks) * largest * levels).ravel()
 
 
-def errors(rounding, beta2, coherence):
+def errors(rounding, beta2, coherence, sparse):
     random, draw = np.random.default_rng(1), np.random.default_rng(2)
     scale = 2 ** random.normal(0, 1, PARAMETERS)
     mean = coherence * scale * random.choice([-1, 1], PARAMETERS)
@@ -41,6 +42,10 @@ def errors(rounding, beta2, coherence):
     sums, single = np.zeros((2, PARAMETERS)), []
     for step in range(1, STEPS + 1):
         noise = random.normal(0, 1, PARAMETERS) * np.exp(random.normal(0, 0.5))
+        if sparse:
+            # A row at a time, and each in steps of its own.
+            occurs = random.random(PARAMETERS // BLOCK) < 1 / 50
+            noise *= np.repeat(np.where(occurs, 1, 1 / 30), BLOCK)
         gradient = mean + scale * noise
         updates = []
         for moments in (exact, codes):
@@ -60,9 +65,11 @@ def relative(exact, found):
     return np.linalg.norm(found - exact) / np.linalg.norm(exact)
 
 
-print("beta2  coherence  rounding   an update   their sum")
-for beta2 in (0.95, 0.98, 0.999):
-    for coherence in (0.03, 0.3):
-        for rounding in ("nearest", "random"):
-            update, total = errors(rounding, beta2, coherence)
-            print(f"{beta2:<6} {coherence:<9}  {rounding:<9} {100 * update:8.1f} % {100 * total:9.1f} %")
+print("gradients beta2  coherence  rounding   an update   their sum")
+for sparse in (False, True):
+    for beta2 in (0.95, 0.98, 0.999):
+        for coherence in (0.03, 0.3) if not sparse else (0.001, 0.01):
+            for rounding in ("nearest", "random"):
+                update, total = errors(rounding, beta2, coherence, sparse)
+                kind = "sparse" if sparse else "dense"
+                print(f"{kind:<9} {beta2:<6} {coherence:<9}  {rounding:<9} {100 * update:8.1f} % {100 * total:9.1f} %")

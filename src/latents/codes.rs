@@ -14,7 +14,7 @@ pub(crate) fn pack(codes: &[i8]) -> Vec<u8> {
 #[inline(always)]
 pub(crate) fn unpack(packed: &[u8], first: usize, out: &mut [i8]) {
     // Rows of most widths begin with a byte; the others go through their codes one by one.
-    if first % 4 == 0 {
+    if first.is_multiple_of(4) {
         let (bytes, (whole, rest)) = (&packed[first / 4..], out.as_chunks_mut::<4>());
         for (out, byte) in whole.iter_mut().zip(bytes) {
             *out = [0, 2, 4, 6].map(|shift| ((byte >> shift) & 3).cast_signed() - 1);
