@@ -291,6 +291,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_and_the_last_step_of_each_phase_are_shown() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/pretrain.toml");
+        let Ok(recipe::Plan::Single(recipe)) = recipe::load(&path, &[]) else { panic!() };
+        let schedule = Schedule::new(&recipe, 1000).unwrap();
+        let (first, second) = (schedule.phase_range(0), schedule.phase_range(1));
+        let shown = shown_steps(&schedule, &recipe, 1000);
+        assert_eq!((first.end, second.end), (501, 1001));
+        let within = |step: &u64| (495..=505).contains(step);
+        let near: Vec<u64> = shown.iter().copied().filter(within).collect();
+        assert_eq!((near, shown.last()), (vec![500, 501], Some(&1000)));
+    }
+
+    #[test]
     fn every_time_has_words() {
         let words = [0.4, 130.0, 7300.0, 1e9, f64::INFINITY, f64::NAN].map(in_words);
         assert_eq!(words, ["0 s", "2 min", "2.0 h", "32 years", "inf years", "NaN years"]);

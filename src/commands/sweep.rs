@@ -11,7 +11,7 @@ use bitnet_train::distributed::Comm;
 use bitnet_train::monitor::{Terminal, Verbosity};
 use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::{self, DataSource, ModelSource, Plan, Recipe, TRAIN, VALIDATION};
+use bitnet_train::recipe::{self, DataSource, ModelSource, Plan, Recipe};
 use bitnet_train::run::{self, Resume, RunOptions};
 use bitnet_train::scaling::{FoundRuns, Ladder, MeasuredRun, Rung, WeightKind, read_runs};
 use bitnet_train::train::TrainError;
@@ -104,10 +104,8 @@ fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Re
 /// Requires `set` to be one of the held-out sets; without a name there may be one at most.
 fn require_set(base: &Recipe, set: Option<&str>) -> Result<()> {
     let names: BTreeSet<&str> = match &base.data.source {
-        // A share is held out of each set, and the one without a name is evaluated under its usual one.
         DataSource::Files { sets, .. } if base.data.validation_share > 0.0 => {
-            let usual = |name| if name == TRAIN { VALIDATION } else { name };
-            sets.keys().map(|name| usual(name.as_str())).collect()
+            sets.keys().map(|name| recipe::held_out_name(name)).collect()
         }
         DataSource::Files { validation, .. } => validation.keys().map(String::as_str).collect(),
         DataSource::Generate(_) => {
@@ -172,4 +170,27 @@ fn result(out: &Path, found: &FoundRuns) -> Value {
     };
     let runs: Vec<Value> = found.measured.iter().map(run).collect();
     json!({"out": out.display().to_string(), "runs": runs, "unfinished": found.unfinished.len()})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sets_of_a_recipe_that_holds_out_a_share_have_names() {
+        let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/pretrain.toml");
+        let text = fs_err::read_to_string(&recipe).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.toml");
+        let config = recipe.with_file_name("../configs/s.toml");
+        let text = text.replace("\"../configs/s.toml\"", &format!("{config:?}"));
+        let text = text.replace("[data.validation]\nval = [\"../data/pretrain/val.jsonl\"]\n", "");
+        fs_err::write(&path, text.replace("[data]\n", "[data]\nvalidation_share = 0.1\n")).unwrap();
+        let Ok(Plan::Single(recipe)) = recipe::load(&path, &[]) else { panic!() };
+        for (set, is_known) in [(Some("general"), true), (Some("hq"), true), (Some("x"), false)] {
+            assert_eq!(require_set(&recipe, set).is_ok(), is_known, "{set:?}");
+        }
+        let unnamed = require_set(&recipe, None).unwrap_err().to_string();
+        assert!(unnamed.ends_with("held-out sets general, hq"), "{unnamed}");
+    }
 }

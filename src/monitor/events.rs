@@ -12,13 +12,14 @@
 //! `Value { 1: tag, 2: simple_value, 5: histogram, 8: tensor, 9: metadata }`. A protobuf field is a key (`number << 3 | wire type`) and its content; wire type 0 is a varint,
 //! 1 eight bytes, 2 a length and as many bytes, 5 four bytes.
 
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err::File;
 
 use super::curves::{Point, missing, points};
+use super::unwritten;
 use bitnet_format::process::host_name;
 
 /// Content of the first record of every file.
@@ -103,15 +104,7 @@ impl EventFile {
 
     /// Passes buffered records to the operating system, where a viewer can read them.
     pub fn flush(&mut self) -> io::Result<()> {
-        while !self.unwritten.is_empty() {
-            match self.file.write(&self.unwritten) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(length) => drop(self.unwritten.drain(..length)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        unwritten::drain(&mut self.file, &mut self.unwritten)
     }
 }
 

@@ -11,7 +11,6 @@
 //! cut or lost is whole again.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,6 +19,7 @@ use fs_err::{self as fs, OpenOptions};
 use serde_json::{Value, json};
 
 use super::curves::{Point, missing, points};
+use super::unwritten;
 
 /// How `MLflow` numbers what a run is doing.
 const RUNNING: u8 = 1;
@@ -48,7 +48,7 @@ pub(super) struct MlflowRun {
     folder: PathBuf,
     meta: Value,
     /// Lines of each metric that are not on disk.
-    unwritten: BTreeMap<String, String>,
+    unwritten: BTreeMap<String, Vec<u8>>,
     flushed: Instant,
 }
 
@@ -117,7 +117,7 @@ impl MlflowRun {
 
     /// Adds what a line of the log says.
     pub(super) fn line(&mut self, line: &Value) -> io::Result<()> {
-        if self.unwritten.values().map(String::len).sum::<usize>() < MOST_UNWRITTEN {
+        if self.unwritten.values().map(Vec::len).sum::<usize>() < MOST_UNWRITTEN {
             self.keep(line);
         }
         if self.flushed.elapsed() >= FLUSH_EVERY { self.flush() } else { Ok(()) }
@@ -153,16 +153,7 @@ impl MlflowRun {
                 fs::create_dir_all(folder)?;
             }
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            while !metric.get().is_empty() {
-                // What was taken counts, so that a disk that fills up in a line does not get its
-                // beginning twice.
-                match file.write(metric.get().as_bytes()) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(taken) => drop(metric.get_mut().drain(..taken)),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            unwritten::drain(&mut file, metric.get_mut())?;
             metric.remove();
         }
         Ok(())

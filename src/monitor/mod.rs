@@ -11,6 +11,7 @@ mod progress_line;
 mod shown;
 mod terminal;
 mod trackers;
+mod unwritten;
 
 pub use events::EventFile;
 pub use mlflow::TrackedRun;

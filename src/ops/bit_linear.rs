@@ -39,7 +39,7 @@ use crate::device;
 use crate::latents::Latents;
 use crate::ops::backend::{GradientFormat, OpBackend};
 use crate::ops::int8::{Int8Backward, RoundingCounts};
-use crate::ops::low_rank::FactorValues;
+use crate::ops::merged_latents::FactorValues;
 use crate::ops::native::{
     NativeOp, floats, in_rows_with, product, tensor, with_last, with_matrices, zeros,
 };

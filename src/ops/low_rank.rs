@@ -1,6 +1,6 @@
 //! The low-rank factors of an adapter, `A [r, in]` and `B [out, r]`, beside a ternary product.
 //!
-//! A latent adapter changes the latents, `W = W0 + s·(B·A)`, and the merged matrix makes `Y` ([`merged`]);
+//! A latent adapter changes the latents, `W = W0 + s·(B·A)`, and the merged matrix makes `Y` (`merged_latents`);
 //! a side adapter changes the output, `Y + s·(X·Aᵀ)·Bᵀ`. Both have the gradients
 //!
 //! ```text
@@ -10,81 +10,19 @@
 //! where `X [M, in]` is for a latent adapter the activations as they were quantised, since `dW = dYᵀ·X` is
 //! straight-through, and for a side adapter the input itself, whose gradient is `s·(dY·B)·A` besides. Only
 //! products of width `r` are made, never `dW [out, in]`.
-#![expect(clippy::inline_always, reason = "loops are compiled for each instruction set")]
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bitnet_format::adapter::AdapterKind;
-use bitnet_format::adapter::merge::merge_rows;
-use bitnet_format::quant::{Absmean, WeightScale};
-use bitnet_kernels::{Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, SimdWork, Size};
+use bitnet_kernels::{Activations, Kernel, MatrixA, MatrixB, OperandLayout, Scale, Size};
 use burn::backend::{Dispatch, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
-use crate::latents::{AddMagnitudes, Latents, SUMMED_AT_ONCE};
 use crate::ops::OpBackend;
-use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, in_rows, into_floats, product, tensor, zeros,
-};
-
-/// `A [r, in]` and `B [out, r]`, row-major, and the scale of their product.
-#[derive(Clone, Debug)]
-pub struct FactorValues {
-    /// `[r, in]`
-    pub a: Vec<f32>,
-    /// `[out, r]`
-    pub b: Vec<f32>,
-    /// `s`
-    pub scale: f32,
-}
-
-/// The merged latents `[out, in]`, by the definition that an export follows, and their scale.
-pub(crate) fn merged(
-    latents: &Latents,
-    factors: &FactorValues,
-    kernel: Kernel,
-) -> (Vec<f32>, WeightScale) {
-    let view = latents.read();
-    let [height, width] = view.shape();
-    let rank = factors.a.len() / width;
-    let (mut merged, mut sum) = (zeros(height * width), Absmean::default());
-    // A part at a time, so that it is summed while it is in a cache. Whole sixteens of rows: the
-    // sum takes sixteen latents at once.
-    let at_once = (SUMMED_AT_ONCE / width).next_multiple_of(16).max(16);
-    for (part, values) in merged.chunks_mut(at_once * width).enumerate() {
-        in_rows(values, width, |first, rows| {
-            let first = part * at_once + first;
-            let end = first + rows.len() / width;
-            view.rows(first..end, rows, kernel);
-            // Rows are merged by the definition that exports follow (`merge_rows`), so the codes
-            // that training sees are those of the merged file.
-            let b_rows = &factors.b[first * rank..end * rank];
-            kernel.dispatch(Merge { rows, b_rows, factors, rank });
-        });
-        kernel.dispatch(AddMagnitudes { sum: &mut sum, values });
-    }
-    (merged, WeightScale::from_absmean(sum.finish()))
-}
-
-struct Merge<'a> {
-    rows: &'a mut [f32],
-    b_rows: &'a [f32],
-    factors: &'a FactorValues,
-    rank: usize,
-}
-
-impl SimdWork for Merge<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let FactorValues { a, scale, .. } = self.factors;
-        merge_rows(self.rows, self.b_rows, a, self.rank, *scale);
-    }
-}
+use crate::ops::native::{NativeDispatch, NativeOp, floats, into_floats, product, tensor};
 
 /// Joins factors to the output `y [B, T, N]` of a product of `x [B, T, in]`, whose columns `own` are those
 /// of their matrix.
@@ -301,7 +239,8 @@ fn product_of(backend: OpBackend, size: Size, left: MatrixA, right: MatrixB) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latents::LatentFormat;
+    use crate::latents::{LatentFormat, Latents};
+    use crate::ops::merged_latents::{FactorValues, merged};
     use crate::ops::testing::{
         DRAWS, assert_within, cases, compare, draw, gradient, leaf, of_draws, with_gradients,
     };

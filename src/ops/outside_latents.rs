@@ -7,7 +7,7 @@ use bitnet_format::quant::WeightScale;
 use bitnet_kernels::{Kernel, RowGroup, TernaryPanels};
 
 use crate::latents::{Latents, LatentsView};
-use crate::ops::low_rank::{FactorValues, merged};
+use crate::ops::merged_latents::{FactorValues, merged};
 use crate::ops::native::{for_each_task, zeros};
 
 /// Panels and codes of matrices with one input `[outᵢ, in]`, one below the other, and of each how tall it

@@ -34,6 +34,12 @@ pub fn validation_key(name: &str) -> String {
     if name == VALIDATION { "data.validation".into() } else { format!("data.validation.{name}") }
 }
 
+/// What the rows held out of a set are evaluated as: the one set of a recipe without names under its
+/// usual name, every other under its own.
+pub fn held_out_name(set: &str) -> &str {
+    if set == TRAIN { VALIDATION } else { set }
+}
+
 /// Named sets of files.
 pub type FileSets = BTreeMap<String, FileSet>;
 

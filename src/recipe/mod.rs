@@ -43,8 +43,8 @@ pub use batch_size::{BatchSizes, BatchWarmup};
 pub use change::{Change, ChangeClass};
 pub use conversion::Conversion;
 pub use data::{
-    Data, DataSource, FileSet, FileSets, Generate, TRAIN, VALIDATION, generated_sets, set_key,
-    validation_key,
+    Data, DataSource, FileSet, FileSets, Generate, TRAIN, VALIDATION, generated_sets,
+    held_out_name, set_key, validation_key,
 };
 pub use distill::{DistillSettings, RelationForm};
 pub use error::{Location, Problem, RecipeError};

@@ -14,7 +14,7 @@ use crate::data::{
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
-use crate::recipe::{self, DataSource, FileSets, Recipe, StageKind, TRAIN, VALIDATION};
+use crate::recipe::{self, DataSource, FileSets, Recipe, StageKind};
 
 /// How the documents of a stage are read.
 pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
@@ -57,10 +57,8 @@ pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSou
         DataSource::Files { sets, .. } if recipe.data.validation_share > 0.0 => {
             let mut sources = files(sets, &recipe.data.reading, recipe::set_key)?;
             sources.retain(|name, _| is_drawn(recipe, name));
-            // The one set of a recipe without names is evaluated under its usual one.
-            let named = |name: String| if name == TRAIN { VALIDATION.to_owned() } else { name };
-            let sources = one_side(recipe, sources, true);
-            Ok(sources.into_iter().map(|(name, source)| (named(name), source)).collect())
+            let sources = one_side(recipe, sources, true).into_iter();
+            Ok(sources.map(|(name, it)| (recipe::held_out_name(&name).to_owned(), it)).collect())
         }
         DataSource::Files { validation, .. } => {
             files(validation, &recipe.data.reading, recipe::validation_key)

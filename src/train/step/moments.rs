@@ -276,6 +276,24 @@ mod tests {
     }
 
     #[test]
+    fn a_block_whose_gradients_fade_comes_down_with_its_scale() {
+        let mut values: Vec<f32> = (0..BLOCK).map(|at| (-(at as f32) / 8.0).exp2()).collect();
+        let begin = values.clone();
+        let mut moment = Moment::of(MomentFormat::EightBit, MomentKind::Second, &values);
+        for _ in 0..500 {
+            moment.chunks()[0].load(&mut values);
+            for value in &mut values {
+                *value *= 0.998;
+            }
+            moment.chunks()[0].store(&values);
+        }
+        for (found, begin) in values.iter().zip(begin) {
+            let exact = f64::from(begin) * 0.998f64.powi(500);
+            assert!((f64::from(*found) / exact - 1.0).abs() < 1e-3, "{begin}: {found}");
+        }
+    }
+
+    #[test]
     fn no_second_moment_but_that_of_an_empty_block_is_zero() {
         let mut values = vec![0.0; 2 * BLOCK];
         values[3] = 1.0;
