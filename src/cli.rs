@@ -259,7 +259,7 @@ pub(crate) struct EvalArgs {
     pub(crate) model: ModelPath,
     /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz
     /// or .zst. With --tasks one folder with the rows of the tasks, as for `bitnet eval`; the tasks of the
-    /// quickstart, `stories_one` and `stories_three`, need none.
+    /// quickstart, `stories_one`, `stories_three` and `stories_outside`, need none.
     #[arg(long, required_unless_present = "tasks", num_args = 1.., value_name = "PATH")]
     pub(crate) data: Vec<PathBuf>,
     /// Benchmarks, groups or task files (.yaml) to ask instead of the loss on text: the model is packed

@@ -4,17 +4,20 @@
 use std::path::Path;
 
 use bitnet_eval::{Benchmark, EvalError};
-use bitnet_stories::{Difficulty, Split, StoryDialogue, dialogue};
+use bitnet_stories::{Difficulty, Split, StoryDialogue, dialogue, outside_dialogue};
 use serde_json::{Value, json};
 
-/// Stories with one person, one box and one thing, and stories with three of each.
-const NAMES: [(&str, Difficulty); 2] =
-    [("stories_one", Difficulty::OneOfEach), ("stories_three", Difficulty::ThreeOfEach)];
+/// Stories with one person, one box and one thing, stories with three of each, and what no story tells.
+const NAMES: [(&str, Difficulty); 3] = [
+    ("stories_one", Difficulty::OneOfEach),
+    ("stories_three", Difficulty::ThreeOfEach),
+    ("stories_outside", Difficulty::Outside),
+];
 
 /// The same questions for every run, so that runs compare.
 const SEED: u64 = 1;
 
-/// Rows of a task.
+/// Rows of a task about stories.
 const ALL: usize = 1000;
 
 /// Whether a task's rows are generated.
@@ -44,11 +47,14 @@ pub fn open_benchmark(
 
 /// The first question about each held-out story of a difficulty.
 fn rows(difficulty: Difficulty, count: usize) -> Vec<Value> {
-    let stories = (0..).map(|index| dialogue(SEED, Split::HeldOut, index));
     let row = |story: StoryDialogue| {
         let (question, answer) = (story.user_message(0), &story.turns[0].answer);
         json!({"question": question, "answer": answer})
     };
+    if difficulty == Difficulty::Outside {
+        return (0..count).map_while(|number| outside_dialogue(SEED, number)).map(row).collect();
+    }
+    let stories = (0..).map(|index| dialogue(SEED, Split::HeldOut, index));
     stories.filter(|story| story.difficulty == difficulty).take(count).map(row).collect()
 }
 
@@ -81,12 +87,16 @@ mod tests {
         assert!(three.iter().all(|row| question(row).ends_with('?')));
         assert!(question(&one[0]).len() < question(&three[0]).len());
         assert_ne!(one[0], one[1]);
+        let outside = rows(Difficulty::Outside, ALL);
+        assert_eq!(outside.len(), bitnet_stories::OUTSIDE_QUESTIONS);
+        assert!(outside.iter().all(|row| row["answer"] == "I do not know."));
     }
 
     #[test]
     fn they_open_without_data_and_others_do_not() {
         let names = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-        open_benchmark(&names(&["stories_one", "stories_three"]), None, Some(2)).unwrap();
+        open_benchmark(&names(&["stories_one", "stories_three", "stories_outside"]), None, Some(2))
+            .unwrap();
         // No more than there are, whatever the limit.
         open_benchmark(&names(&["stories_one"]), None, Some(usize::MAX)).unwrap();
         let error = open_benchmark(&names(&["stories_one", "piqa"]), None, Some(2)).unwrap_err();

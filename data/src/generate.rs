@@ -17,20 +17,20 @@ pub fn generated_stories(seed: u64, split: Split, style: StoryStyle, count: u64)
 
 /// Dialogues about stories: `{"messages": …}`.
 pub fn generated_dialogues(seed: u64, split: Split, count: u64) -> DocumentSource {
-    let key = key(seed, split, "lessons");
+    let key = key(seed, split, "dialogues");
     DocumentSource::generated(key, count, move |index| dialogue(seed, split, index).to_json_line())
 }
 
 /// Preferences about stories: `{"prompt": …, "chosen": …, "rejected": …}`.
 pub fn generated_preferences(seed: u64, split: Split, count: u64) -> DocumentSource {
-    let key = key(seed, split, "preferences");
+    let key = key(seed, split, "pairs");
     DocumentSource::generated(key, count, move |index| {
         preference(seed, split, index).to_json_line()
     })
 }
 
 /// Identifies the documents in the names of cache files. It keeps its old words, so that caches
-/// stay valid.
+/// stay valid; documents that change take other words.
 fn key(seed: u64, split: Split, name: &str) -> String {
     let split = match split {
         Split::Train => "train",

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use bitnet_engine::{GenerateRequest, Model, SamplerSettings, ThreadPool, generate};
 use bitnet_format::adapter::Adapter;
-use bitnet_stories::{Difficulty, Probe, Split, StoryStyle, dialogue, story};
+use bitnet_stories::{Difficulty, Probe, Split, StoryStyle, dialogue, outside_dialogue, story};
 use bitnet_text::{ChatTemplate, Message, Role, Tokenizer};
 use bitnet_train::train::TrainError;
 
@@ -140,16 +140,17 @@ impl ChatModel {
         Ok(Some(self.tokenizer.decode(&generated.tokens)))
     }
 
-    /// Asks questions about held-out stories in a chat and counts exact matches by difficulty. The
-    /// history of each question has the expected answers, not the model's own.
+    /// Asks questions about held-out stories, and about what no story tells, in a chat and counts exact
+    /// matches by difficulty. The history of each question has the expected answers, not the model's own.
     pub(crate) fn exact_match(
         &self,
         seed: u64,
         stories: u64,
     ) -> Result<BTreeMap<Difficulty, ExactMatches>> {
         let mut scores = BTreeMap::new();
-        for index in 0..stories {
-            let dialogue = dialogue(seed, Split::HeldOut, index);
+        let about_stories = (0..stories).map(|index| dialogue(seed, Split::HeldOut, index));
+        let outside = (0..).map_while(|number| outside_dialogue(seed, number));
+        for dialogue in about_stories.chain(outside) {
             let mut messages = Vec::new();
             for (at, exchange) in dialogue.turns.iter().enumerate() {
                 messages.push(turn(Role::User, &dialogue.user_message(at)));

@@ -116,6 +116,7 @@ fn word(difficulty: Difficulty) -> &'static str {
     match difficulty {
         Difficulty::OneOfEach => "one_of_a_kind",
         Difficulty::ThreeOfEach => "three_of_a_kind",
+        Difficulty::Outside => "outside",
     }
 }
 
@@ -208,17 +209,18 @@ fn print_scores(finished: &[FinishedStage]) {
         return;
     }
     print_line("\nQuestions about held-out stories, answered exactly right by the packed model:");
-    print_line("                one person, box and thing    three of each");
+    print_line("                    one of each kind       three of each      about other things");
     for stage in finished {
         let cell = |difficulty: Difficulty| {
             let score = stage.scores.get(&difficulty).copied().unwrap_or_default();
             format!("{:>4} of {} ({:>5.1} %)", score.right, score.asked, 100.0 * score.share())
         };
         print_line(&format!(
-            "  after {:<10}{:>26}{:>25}",
+            "  after {:<10} {:>20} {:>20} {:>20}",
             stage.recipe.name,
             cell(Difficulty::OneOfEach),
-            cell(Difficulty::ThreeOfEach)
+            cell(Difficulty::ThreeOfEach),
+            cell(Difficulty::Outside)
         ));
     }
 }
@@ -267,8 +269,7 @@ fn print_suggestions(packed: &PackedExport, seed: u64) -> Result<()> {
         print_line(&format!("  {message}\n    {answer}"));
     }
     print_line(
-        "It knows nothing but such stories: it cannot greet, chat, or answer questions about the \
-         world.",
+        "It knows nothing but such stories: asked about anything else, it says that it does not know.",
     );
     Ok(())
 }

@@ -1,31 +1,39 @@
 //! Dialogues: a short story, then questions about it with short answers. Every answer is a fact
-//! that the story states.
+//! that the story states; in training some questions are about something else, which nobody knows.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use crate::item::{Probe, Split, Story, keyed_rng};
+use crate::outside::{held_out_question, trained_question};
 use crate::question::Question;
 use crate::sample::{SceneSize, pick};
 use crate::short_answer::story_questions;
 use crate::short_story::ShortStory;
 
+/// Share of training dialogues that have no story.
+const OUTSIDE_ALONE: f64 = 0.06;
+/// Share of the others in which something is asked that the story is not about.
+const OUTSIDE: f64 = 0.25;
+
 const QUESTIONS_PER_DIALOGUE: std::ops::RangeInclusive<usize> = 2..=4;
 
-/// How many entities of each kind the story has.
+/// How many entities of each kind the story has, and whether it has the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Difficulty {
     /// One person, one container, one thing: the answer is the last of its kind that is mentioned.
     OneOfEach,
     /// Three of each: the reader must also tell them apart.
     ThreeOfEach,
+    /// Asked about the world outside: no story has the answer.
+    Outside,
 }
 
 impl Difficulty {
     pub(crate) fn scene_size(self) -> SceneSize {
         match self {
-            Self::OneOfEach => (1, 1, 1),
+            Self::OneOfEach | Self::Outside => (1, 1, 1),
             Self::ThreeOfEach => (3, 3, 3),
         }
     }
@@ -41,7 +49,7 @@ impl Difficulty {
 pub struct StoryDialogue {
     /// How many entities of each kind the story has.
     pub difficulty: Difficulty,
-    /// One paragraph of short sentences.
+    /// One paragraph of short sentences; empty where only the world outside is asked about.
     pub story: String,
     /// The questions, in order.
     pub turns: Vec<QuestionAnswer>,
@@ -57,10 +65,15 @@ pub struct QuestionAnswer {
 }
 
 impl StoryDialogue {
+    fn outside(story: String, asked: QuestionAnswer) -> Self {
+        Self { difficulty: Difficulty::Outside, story, turns: vec![asked] }
+    }
+
     /// The user's message of that turn. The first one begins with the story.
     pub fn user_message(&self, turn: usize) -> String {
         let question = &self.turns[turn].question;
-        if turn == 0 { format!("{} {question}", self.story) } else { question.clone() }
+        let begins = turn == 0 && !self.story.is_empty();
+        if begins { format!("{} {question}", self.story) } else { question.clone() }
     }
 
     /// One line of a chat file: `{"messages": …}`.
@@ -89,7 +102,35 @@ pub fn dialogue(seed: u64, split: Split, index: u64) -> StoryDialogue {
     let turn =
         |it: Question| QuestionAnswer { answer: it.short_answer(&story.end), question: it.text };
     let turns = questions.into_iter().map(turn).collect();
-    StoryDialogue { difficulty, story: story.text, turns }
+    let dialogue = StoryDialogue { difficulty, story: story.text, turns };
+    match split {
+        Split::Train => with_outside(dialogue, seed, index),
+        Split::HeldOut => dialogue,
+    }
+}
+
+/// The held-out question of that number about the world outside, of [`OUTSIDE_QUESTIONS`]: in turns
+/// on its own and after a held-out story.
+pub fn outside_dialogue(seed: u64, number: usize) -> Option<StoryDialogue> {
+    let asked = held_out_question(number)?;
+    let story = || dialogue(seed, Split::HeldOut, number as u64).story;
+    let story = if number.is_multiple_of(2) { String::new() } else { story() };
+    Some(StoryDialogue::outside(story, asked))
+}
+
+/// Some dialogues have a question about the world outside, at any turn; a few have nothing else, as
+/// when somebody only says hello.
+fn with_outside(mut dialogue: StoryDialogue, seed: u64, index: u64) -> StoryDialogue {
+    // A generator of its own: the stories stay what they are without these questions.
+    let mut rng = keyed_rng(seed, b"outside question", index);
+    let asked = trained_question(&mut rng);
+    if rng.random_bool(OUTSIDE_ALONE) {
+        return StoryDialogue::outside(String::new(), asked);
+    }
+    if rng.random_bool(OUTSIDE) {
+        dialogue.turns.insert(rng.random_range(0..=dialogue.turns.len()), asked);
+    }
+    dialogue
 }
 
 /// Small scenes are the easy ones to learn the form from; large ones are like those of dialogues.

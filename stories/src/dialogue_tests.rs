@@ -17,6 +17,17 @@ fn preferences(split: Split, count: u64) -> impl Iterator<Item = StoryPreference
     (0..count).map(move |index| preference(3, split, index))
 }
 
+/// Those of training, without what is asked about the world outside.
+fn inside(count: u64) -> impl Iterator<Item = StoryDialogue> {
+    let known = |turn: &QuestionAnswer| turn.answer != UNKNOWN;
+    dialogues(Split::Train, count).filter(|it| !it.story.is_empty()).map(move |mut it| {
+        it.turns.retain(known);
+        it
+    })
+}
+
+const UNKNOWN: &str = "I do not know.";
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty())
 }
@@ -139,7 +150,7 @@ fn opening_of(seed: u64, split: Split, index: u64) -> String {
 #[test]
 fn lessons_are_short_and_ask_of_everything() {
     let mut forms = BTreeMap::new();
-    for dialogue in dialogues(Split::Train, COUNT) {
+    for dialogue in inside(COUNT) {
         let sentences = sentences(&dialogue.story).count();
         let expected = if dialogue.difficulty == Difficulty::OneOfEach { 2..=5 } else { 6..=10 };
         assert!(expected.contains(&sentences), "{}", dialogue.story);
@@ -186,7 +197,7 @@ fn lessons_use_no_word_that_stories_do_not() {
         .flat_map(|text| words(&text).map(str::to_lowercase).collect::<Vec<_>>())
         .collect();
     let mut said: BTreeSet<String> = BTreeSet::new();
-    for dialogue in dialogues(Split::Train, COUNT) {
+    for dialogue in inside(COUNT) {
         said.extend(words(&dialogue.story).map(str::to_lowercase));
         for turn in &dialogue.turns {
             said.extend(words(&turn.question).map(str::to_lowercase));
@@ -198,6 +209,30 @@ fn lessons_use_no_word_that_stories_do_not() {
     }
     let new: Vec<&String> = said.difference(&stories).collect();
     assert!(new.is_empty(), "{new:?}");
+}
+
+#[test]
+fn some_of_what_training_asks_nobody_knows_and_nothing_held_out() {
+    let known = |it: &QuestionAnswer| it.answer != UNKNOWN;
+    assert!(dialogues(Split::HeldOut, COUNT).all(|it| it.turns.iter().all(known)));
+    assert!(preferences(Split::HeldOut, COUNT).all(|it| it.chosen != UNKNOWN));
+    let unknown = |it: &StoryDialogue| it.turns.iter().position(|turn| !known(turn));
+    let places: BTreeSet<_> =
+        dialogues(Split::Train, COUNT).filter_map(|it| unknown(&it)).collect();
+    assert_eq!(places, (0..=4).collect());
+    let alone = dialogues(Split::Train, COUNT).filter(|it| it.story.is_empty()).count();
+    assert!((80..=160).contains(&alone), "{alone} of {COUNT}");
+    let one = dialogues(Split::Train, COUNT).find(|it| it.story.is_empty()).unwrap();
+    assert_eq!((one.user_message(0), one.turns.len()), (one.turns[0].question.clone(), 1));
+    let asked: Vec<_> = (0..).map_while(|number| outside_dialogue(3, number)).collect();
+    assert_eq!(asked.len(), OUTSIDE_QUESTIONS);
+    assert!(asked.iter().all(|it| it.difficulty == Difficulty::Outside && !known(&it.turns[0])));
+    let told = asked.iter().filter(|it| it.user_message(0).starts_with(&it.story));
+    assert_eq!(told.filter(|it| !it.story.is_empty()).count(), OUTSIDE_QUESTIONS / 2);
+    let rejected: Vec<_> =
+        preferences(Split::Train, COUNT).filter(|it| it.chosen == UNKNOWN).collect();
+    assert_eq!(rejected.len() as u64, COUNT / 10);
+    assert!(rejected.iter().all(|it| it.rejected != UNKNOWN && !it.story.is_empty()));
 }
 
 #[test]

@@ -6,11 +6,15 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::dialogue::Difficulty;
+use crate::dialogue::{Difficulty, QuestionAnswer};
 use crate::item::{Split, keyed_rng};
+use crate::outside::trained_question;
 use crate::question::Question;
 use crate::short_answer::story_questions;
 use crate::short_story::ShortStory;
+
+/// One preference in so many, in training: not to know is better than to answer from the story.
+const OUTSIDE_EVERY: u64 = 10;
 
 /// How often the rejected answer is right but rambling.
 const RAMBLING: f64 = 0.5;
@@ -47,6 +51,10 @@ pub fn preference(seed: u64, split: Split, index: u64) -> StoryPreference {
     let questions = story_questions(&story, &mut rng);
     let (question, others) = questions.split_first().expect("a short story states facts");
     let chosen = question.short_answer(&story.end);
+    if index % OUTSIDE_EVERY == OUTSIDE_EVERY - 1 && split == Split::Train {
+        let QuestionAnswer { question, answer } = trained_question(&mut rng);
+        return StoryPreference { story: story.text, question, chosen: answer, rejected: chosen };
+    }
     let wrong = wrong_answer(&story, question, &mut rng);
     let rejected = match wrong {
         Some(wrong) if !rng.random_bool(RAMBLING) => wrong,
