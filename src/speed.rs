@@ -68,7 +68,12 @@ pub fn measure(
         single_process(work.backend, frozen, true)
     } else {
         let TrainWorkload { sharded, comm_dtype, .. } = *work;
-        let settings = DataParallelSettings { sharded, comm_dtype, lean: LeanSettings::default() };
+        let settings = DataParallelSettings {
+            sharded,
+            comm_dtype,
+            lean: LeanSettings::default(),
+            muon: false,
+        };
         Box::new(DataParallel::new(&work.comm, table.clone(), frozen, settings))
     };
     let mut optimizer = stepper.new_optimizer(&table, AdamWSettings::default(), device);

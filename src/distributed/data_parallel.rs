@@ -27,7 +27,7 @@ use crate::latents::{Latents, LeanSettings, MomentFormat};
 use crate::model::{LanguageModel, replace_values, take_values, values};
 use crate::recipe::StepRates;
 use crate::train::step::accumulate::{GradAccumulator, in_pool};
-use crate::train::step::adamw::{AdamW, AdamWSettings, MOMENTS};
+use crate::train::step::adamw::{AdamW, AdamWSettings, MOMENTS, trained_by_muon};
 use crate::train::step::clip::global_norm;
 use crate::train::step::moments::MomentKind;
 use crate::train::step::report::{PendingStep, StepSettings};
@@ -38,8 +38,6 @@ use crate::train::step::update::OptimizerStep;
 pub(crate) struct DataParallel {
     comm: Comm,
     plan: ShardPlan,
-    /// What this rank owns.
-    shards: Vec<Shard>,
     table: Vec<TensorEntry>,
     frozen: Vec<bool>,
     settings: DataParallelSettings,
@@ -56,6 +54,8 @@ pub(crate) struct DataParallelSettings {
     pub(crate) comm_dtype: CommDType,
     /// Where fewer bits than f32 are kept; nowhere with a sharded optimizer.
     pub(crate) lean: LeanSettings,
+    /// Whether Muon trains the matrices of blocks. Sharded, each of them belongs to one rank.
+    pub(crate) muon: bool,
 }
 
 impl DataParallel {
@@ -70,9 +70,10 @@ impl DataParallel {
         let trained = |(entry, frozen): (&TensorEntry, &bool)| {
             if *frozen { 0 } else { entry.elements() }
         };
-        let plan = ShardPlan::new(comm, table.iter().zip(&frozen).map(trained));
-        let (shards, communicated) = (plan.shards(), Cell::default());
-        Self { comm: comm.clone(), plan, shards, table, frozen, settings, communicated }
+        // Sharded or not, so that the norm is summed alike and the bits are the same.
+        let is_whole = |tensor: usize| settings.muon && trained_by_muon(&table[tensor]);
+        let plan = ShardPlan::with_whole(comm, table.iter().zip(&frozen).map(trained), is_whole);
+        Self { comm: comm.clone(), plan, table, frozen, settings, communicated: Cell::default() }
     }
 
     fn timed<R>(&self, communicate: impl FnOnce() -> R) -> R {
@@ -85,7 +86,7 @@ impl DataParallel {
     /// The values of this rank's shards.
     fn own_shards(&self, all: &[Vec<f32>]) -> Vec<Vec<f32>> {
         let own = |shard: &Shard| all[shard.tensor][shard.range.clone()].to_vec();
-        self.shards.iter().map(own).collect()
+        self.plan.shards().iter().map(own).collect()
     }
 
     /// The model of rank 0, on all ranks.
@@ -124,6 +125,11 @@ impl DataParallel {
         Ok(values)
     }
 
+    /// Whether a trained tensor has this moment, on whatever rank.
+    fn has_moment(&self, tensor: usize, kind: MomentKind) -> bool {
+        kind == MomentKind::First || !(self.settings.muon && trained_by_muon(&self.table[tensor]))
+    }
+
     /// Keeps what is this rank's of a tensor's moment.
     fn keep_moment(
         &self,
@@ -135,7 +141,7 @@ impl DataParallel {
         if !self.settings.sharded {
             return set_moment(optimizer, (index, kind), values, device);
         }
-        for (place, shard) in self.shards.iter().enumerate() {
+        for (place, shard) in self.plan.shards().iter().enumerate() {
             if shard.tensor == index {
                 let own = values[shard.range.clone()].to_vec();
                 set_moment(optimizer, (place, kind), own, device);
@@ -211,9 +217,8 @@ impl OptimizerStep for DataParallel {
         if !self.settings.sharded {
             return AdamW::with_lean(table, settings, self.settings.lean, &self.frozen, device);
         }
-        let sizes: Vec<usize> = self.shards.iter().map(|shard| shard.range.len()).collect();
-        let decayed = self.shards.iter().map(|shard| self.table[shard.tensor].is_matrix());
-        AdamW::new(settings, &sizes, decayed.collect(), &device.clone().inner())
+        let part = |shard: &Shard| (&self.table[shard.tensor], shard.range.len());
+        AdamW::of_parts(settings, self.plan.shards().iter().map(part), &device.clone().inner())
     }
 
     fn load(
@@ -235,7 +240,7 @@ impl OptimizerStep for DataParallel {
                 continue;
             }
             for kind in MOMENTS {
-                if !self.settings.sharded && !optimizer.has_moment(index, kind) {
+                if !self.has_moment(index, kind) {
                     continue;
                 }
                 let values = self.load_moment(kind, entry, stored)?;
@@ -292,8 +297,10 @@ impl Moments for GatheredMoments<'_> {
         if !self.parallel.settings.sharded {
             return self.optimizer.formats(kind);
         }
-        let format = |frozen: &bool| (!frozen).then_some(MomentFormat::F32);
-        self.parallel.frozen.iter().map(format).collect()
+        let has = |(tensor, frozen): (usize, &bool)| {
+            (!frozen && self.parallel.has_moment(tensor, kind)).then_some(MomentFormat::F32)
+        };
+        self.parallel.frozen.iter().enumerate().map(has).collect()
     }
 
     /// All ranks call this; `write` is called on rank 0 only.
@@ -304,17 +311,17 @@ impl Moments for GatheredMoments<'_> {
             return if comm.is_first() { self.optimizer.each(write) } else { Ok(()) };
         }
         let mut result = Ok(());
-        for (kind, moments) in
-            MOMENTS.into_iter().zip([&self.optimizer.first, &self.optimizer.second])
-        {
+        for kind in MOMENTS {
             // After a write error nothing more is written, but the gathering has to go on.
             let mut put = |tensor: usize, values: &[f32]| {
                 if result.is_ok() && comm.is_first() {
                     result = write(kind, tensor, MomentData::floats(values));
                 }
             };
-            let own = on_host(moments.clone());
-            plan.gather(&own, |tensor, values| put(tensor, &values));
+            let own: Vec<_> =
+                (0..plan.shards().len()).map(|place| self.optimizer.floats(place, kind)).collect();
+            let wanted = |tensor| self.parallel.has_moment(tensor, kind);
+            plan.gather(&own, wanted, |tensor, values| put(tensor, &values));
         }
         result
     }

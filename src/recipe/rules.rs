@@ -114,10 +114,6 @@ fn check_muon(root: &mut Section<'_>, recipe: &Recipe) {
         return;
     }
     require_flex(root, recipe, "Muon runs on the CPU; expected \"flex\" beside it");
-    if recipe.train.shard_optimizer {
-        let message = "Muon needs whole matrices; expected false beside it, got true";
-        root.section("train").problem("shard_optimizer", message.to_owned());
-    }
     if recipe.adapter.is_some() {
         let message = "the factors of an adapter are AdamW's; expected \"adamw\", got \"muon\"";
         root.section("optimizer").problem("kind", message.to_owned());

@@ -5,7 +5,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::item::{Probe, Split, Story, keyed_rng};
+use crate::item::{Probe, QuestionAnswer, Split, Story, keyed_rng};
 use crate::outside::{held_out_question, trained_question};
 use crate::question::Question;
 use crate::sample::{SceneSize, pick};
@@ -53,15 +53,6 @@ pub struct StoryDialogue {
     pub story: String,
     /// The questions, in order.
     pub turns: Vec<QuestionAnswer>,
-}
-
-/// A question and its only right answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuestionAnswer {
-    /// "Where was the key?"
-    pub question: String,
-    /// "In the blue box."
-    pub answer: String,
 }
 
 impl StoryDialogue {

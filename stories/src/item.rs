@@ -34,6 +34,15 @@ pub struct Story {
     pub probes: Vec<Probe>,
 }
 
+/// A question and its only right answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuestionAnswer {
+    /// "Where was the key?"
+    pub question: String,
+    /// "In the blue box."
+    pub answer: String,
+}
+
 /// A text to be continued, and the only right continuation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {

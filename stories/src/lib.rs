@@ -36,8 +36,8 @@ mod dialogue_tests;
 #[cfg(test)]
 mod story_tests;
 
-pub use dialogue::{Difficulty, QuestionAnswer, StoryDialogue, dialogue, outside_dialogue};
-pub use item::{Probe, Split, Story, StoryStyle};
+pub use dialogue::{Difficulty, StoryDialogue, dialogue, outside_dialogue};
+pub use item::{Probe, QuestionAnswer, Split, Story, StoryStyle};
 pub use outside::OUTSIDE_QUESTIONS;
 pub use preference::{StoryPreference, preference};
 pub use story::story;

@@ -4,7 +4,7 @@
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::dialogue::QuestionAnswer;
+use crate::item::QuestionAnswer;
 
 /// The answer to all of them.
 const ANSWER: &str = "I do not know.";

@@ -6,8 +6,8 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::dialogue::{Difficulty, QuestionAnswer};
-use crate::item::{Split, keyed_rng};
+use crate::dialogue::Difficulty;
+use crate::item::{QuestionAnswer, Split, keyed_rng};
 use crate::outside::trained_question;
 use crate::question::Question;
 use crate::short_answer::story_questions;

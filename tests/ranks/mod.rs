@@ -214,6 +214,19 @@ fn ranks_with_fewer_bits_keep_the_same_bits_and_resume_to_them() {
 }
 
 #[test]
+fn ranks_that_share_the_matrices_of_muon_keep_the_bits_of_those_that_do_not() {
+    let lab = stages::lab();
+    let words = ["optimizer.kind=muon", "guard.spike_sigma=0"];
+    let sharded = [&words[..], &["train.shard_optimizer=true"]].concat();
+    assert_resumes_on_two_ranks(&lab, &sharded);
+    let (one, two) = (lab.path("one"), lab.path("two"));
+    run(&lab, ("sft.toml", 2), &two, &words);
+    assert_same(&result(&two), &result(&lab.path("straight")), "a sharded Muon");
+    run(&lab, ("sft.toml", 1), &one, &words);
+    TERNARY.check(differences(&two, &one), "Muon, 2 ranks");
+}
+
+#[test]
 fn ranks_with_8_bit_gradients_keep_the_same_bits_and_resume_to_them() {
     let words = ["train.precision=int8", "guard.spike_sigma=0"];
     assert_resumes_on_two_ranks(&stages::lab(), &words);

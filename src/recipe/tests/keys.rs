@@ -127,7 +127,7 @@ fn muon_has_the_defaults_of_the_table_and_no_setting_without_it() {
     }
     assert_eq!(count, 4);
     for (words, field) in [
-        (["train.shard_optimizer=true", "train.batch=8"], "[train.shard_optimizer]"),
+        (["train.shard_optimizer=true", "optimizer.moments=8bit"], "[train.shard_optimizer]"),
         (["device=ndarray", "train.batch=8"], "[device]"),
         (["optimizer.momentum=1", "train.batch=8"], "[optimizer.momentum]"),
     ] {

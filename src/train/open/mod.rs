@@ -120,7 +120,8 @@ pub(crate) fn open<'a>(
     } else {
         let sharded = recipe.train.shard_optimizer;
         let comm_dtype = recipe.train.reduce_precision;
-        let settings = DataParallelSettings { sharded, comm_dtype, lean };
+        let muon = recipe.optimizer.muon.is_some();
+        let settings = DataParallelSettings { sharded, comm_dtype, lean, muon };
         Box::new(DataParallel::new(comm, table.clone(), frozen.clone(), settings))
     };
     let context = RunContext {

@@ -69,7 +69,7 @@ impl ChunkedState {
     /// Zeros, if this parameter is updated so.
     fn of(entry: &TensorEntry, settings: AdamWSettings, lean: LeanSettings) -> Option<Self> {
         let moment = |kind| Moment::zeros(lean.moments, kind, entry.elements());
-        if settings.muon.is_some() && matches!(entry.role, TensorRole::Linear(_)) {
+        if settings.muon.is_some() && trained_by_muon(entry) {
             let shape = [entry.shape[0], entry.shape[1]];
             return Some(Self::Muon(MuonState { momentum: moment(MomentKind::First), shape }));
         }
@@ -93,6 +93,11 @@ impl ChunkedState {
             (Self::Muon(_), MomentKind::Second) => None,
         }
     }
+}
+
+/// Whether Muon trains this parameter, where it is the optimizer.
+pub(crate) fn trained_by_muon(entry: &TensorEntry) -> bool {
+    matches!(entry.role, TensorRole::Linear(_))
 }
 
 impl AdamW {
@@ -155,6 +160,37 @@ impl AdamW {
         let decayed = table.iter().map(TensorEntry::is_matrix).collect();
         let new = Self::new(settings, &sizes, decayed, &device.clone().inner());
         Self { frozen: frozen.to_vec(), lean, chunked, ..new }
+    }
+
+    /// Zero moments for parts of parameters, each so many of its numbers; a matrix that Muon trains is
+    /// there as a whole.
+    pub(crate) fn of_parts<'a>(
+        settings: AdamWSettings,
+        parts: impl Iterator<Item = (&'a TensorEntry, usize)> + Clone,
+        device: &Device,
+    ) -> Self {
+        let state = |(entry, count): (&TensorEntry, usize)| {
+            // Without fewer bits only Muon's matrices have chunks of state.
+            let state = ChunkedState::of(entry, settings, LeanSettings::default())?;
+            assert_eq!(count, entry.elements(), "Muon needs whole matrices");
+            Some(state)
+        };
+        let chunked: Vec<_> = parts.clone().map(state).collect();
+        let sizes = parts.clone().zip(&chunked);
+        let size =
+            |((_, count), chunked): (_, &Option<_>)| if chunked.is_some() { 0 } else { count };
+        let sizes: Vec<usize> = sizes.map(size).collect();
+        let decayed = parts.map(|(entry, _)| entry.is_matrix()).collect();
+        Self { chunked, ..Self::new(settings, &sizes, decayed, device) }
+    }
+
+    /// A moment as f32; empty if the parameter does not have it.
+    pub(crate) fn floats(&self, index: usize, kind: MomentKind) -> Vec<f32> {
+        match &self.chunked[index] {
+            Some(state) => state.moment(kind).map_or_else(Vec::new, Moment::floats),
+            None if kind == MomentKind::First => to_host(self.first[index].clone()),
+            None => to_host(self.second[index].clone()),
+        }
     }
 
     /// How its state is kept.

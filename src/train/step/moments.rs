@@ -78,6 +78,23 @@ impl Moment {
         }
     }
 
+    /// The values that are kept.
+    pub(crate) fn floats(&self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.clone(),
+            Self::Bf16(words) => {
+                let mut values = vec![0.0; words.len()];
+                widen(words, &mut values);
+                values
+            }
+            Self::EightBit { kind, codes, scales } => {
+                let mut values = vec![0.0; codes.len()];
+                decode(*kind, codes, scales, &mut values);
+                values
+            }
+        }
+    }
+
     /// The bytes of a file, and the scales, which are a tensor of their own.
     pub(crate) fn stored(&self) -> (Cow<'_, [u8]>, Option<&[f32]>) {
         match self {
