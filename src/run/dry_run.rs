@@ -5,7 +5,7 @@ use bitnet_text::Tokenizer;
 
 use super::{
     Resume, RunOptions, Summary, admit, begin_stage, check_across_ranks, open_on_all_ranks,
-    own_files, refuse_existing,
+    own_files, refuse_existing, space,
 };
 use crate::data::PackedSequence;
 use crate::distributed::{Comm, all_ok, first_only};
@@ -45,6 +45,7 @@ pub fn dry_run(
     let opener = Opener { signals: &options.signals, comm, kept_tokenizer: None, allowed };
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
     admit(&context, options.force)?;
+    first_only(comm, || space::require(&context, &options.out, 0))?;
     begin_stage(&context, stage.as_mut(), monitor)?;
     let mut state = all_ok(comm, TrainState::fresh(&context, monitor))?;
     let TrainState { model, optimizer, progress, .. } = &mut state;

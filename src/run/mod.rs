@@ -351,7 +351,7 @@ fn begin(
     dir.mend(METRICS_FILE)?;
     dir.mend(SAMPLES_FILE)?;
     // After mending and before the first step: a full disk is better known now than after an hour.
-    space::require(context, dir, state)?;
+    space::require(context, dir.path(), state.progress.step)?;
     let resolved = context.recipe.resolved_toml();
     write_file(&dir.join(RESOLVED_FILE), resolved.as_bytes(), OnExisting::Replace)?;
     dir.append_line(COMMAND_FILE, &options.command)?;

@@ -10,9 +10,9 @@ use crate::checkpoint;
 use crate::error::TrainError;
 use crate::estimate::{RankWorkload, checkpoint_files};
 use crate::platform::free_space;
-use crate::run_dir::{BEST_DIR, EXPORT_DIR, FINAL_DIR, RunDir};
+use crate::recipe::Recipe;
+use crate::run_dir::{BEST_DIR, EXPORT_DIR, FINAL_DIR};
 use crate::train::context::RunContext;
-use crate::train::state::TrainState;
 
 /// What a run needs, less what it has written already.
 struct DiskSpace {
@@ -26,11 +26,15 @@ struct DiskSpace {
 
 impl DiskSpace {
     fn of(context: &RunContext) -> Self {
-        let (recipe, parameters) = (context.recipe, context.spec.parameters() as u64);
-        let load = RankWorkload::of(recipe, 1);
-        let [model, optimizer] = checkpoint_files(&context.spec, &context.frozen, load);
+        let RunContext { recipe, spec, frozen, steps, .. } = context;
+        let files = checkpoint_files(spec, frozen, RankWorkload::of(recipe, 1));
+        Self::new(recipe, *steps, spec.parameters() as u64, files)
+    }
+
+    /// Of a checkpoint whose model and optimizer take that many bytes.
+    fn new(recipe: &Recipe, steps: u64, parameters: u64, [model, optimizer]: [u64; 2]) -> Self {
         // There is at most one a step.
-        let keep = context.steps.min(recipe.checkpoint.keep as u64);
+        let keep = steps.min(recipe.checkpoint.keep as u64);
         // No format has more than bf16's two bytes a weight.
         let exports = 2 * parameters * recipe.export.formats.len() as u64;
         // The best model is another folder beside the last one.
@@ -50,19 +54,18 @@ impl DiskSpace {
     }
 }
 
-/// Refuses a run that will not fit on the disk.
-pub(super) fn require(
-    context: &RunContext,
-    dir: &RunDir,
-    state: &TrainState,
-) -> Result<(), TrainError> {
-    let Some(free) = free_space(dir.path()) else { return Ok(()) };
+/// Refuses a run that has come to this step and will not fit on the disk of its directory, which need not
+/// be there.
+pub(super) fn require(context: &RunContext, dir: &Path, step: u64) -> Result<(), TrainError> {
+    let exists = dir.ancestors().find(|folder| folder.is_dir());
+    // A path of one name lies in the working directory.
+    let Some(free) = free_space(exists.unwrap_or(Path::new("."))) else { return Ok(()) };
     let space = DiskSpace::of(context);
     let results = [FINAL_DIR, BEST_DIR, EXPORT_DIR].iter().map(|name| size(&dir.join(name))).sum();
     let mut needed = space.results(results);
-    if state.progress.step < context.steps {
-        let there = checkpoint::list(dir.path())?.iter().map(|(_, path)| size(path)).sum();
-        needed += space.checkpoints(there);
+    if step < context.steps {
+        let there = if dir.is_dir() { checkpoint::list(dir)? } else { Vec::new() };
+        needed += space.checkpoints(there.iter().map(|(_, path)| size(path)).sum());
     }
     if free >= needed {
         return Ok(());
@@ -70,7 +73,7 @@ pub(super) fn require(
     let what = format!(
         "{}: {} are free; checkpoints ({} each, {} stay) and export need {} more than is there. \
          Lower checkpoint.keep",
-        dir.path().shown(),
+        dir.shown(),
         figures::size(free),
         figures::size(space.checkpoint),
         space.keep,
@@ -93,6 +96,7 @@ fn size(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::{self, Plan};
 
     #[test]
     fn disk_space_in_use_already_is_not_needed_again() {
@@ -103,6 +107,25 @@ mod tests {
         assert_eq!((space.results(150), space.results(900)), (50, 0));
         let most = DiskSpace { checkpoint: 3 << 40, keep: u64::from(u32::MAX), results: 0 };
         assert!(most.checkpoints(0) > 1 << 60);
+    }
+
+    #[test]
+    fn the_best_model_and_each_export_take_room_and_no_more_checkpoints_than_steps() {
+        let short = "stage = \"sft\"\nmodel.init = \"base\"\ndata.train = [\"a.jsonl\"]\n\
+                     data.seq_len = 8\ntrain = { steps = 9, batch = 1 }\n";
+        let space = |words: &str, steps| {
+            let text = format!("{short}{words}");
+            let Plan::Single(recipe) = recipe::load_text(&text, Path::new("r.toml"), &[]).unwrap()
+            else {
+                panic!("one stage")
+            };
+            DiskSpace::new(&recipe, steps, 1000, [2000, 8000])
+        };
+        let plain = space("checkpoint.keep = 3", 50);
+        assert_eq!((plain.checkpoint, plain.keep, plain.results), (10_000, 3, 2000));
+        assert_eq!(space("checkpoint.keep = 3", 2).keep, 2);
+        let more = "checkpoint.best = true\nexport.formats = [\"hf-packed\", \"gguf-i2_s\"]";
+        assert_eq!(space(more, 50).results, 2 * 2000 + 2 * 2 * 1000);
     }
 
     #[test]
