@@ -180,11 +180,10 @@ pub(crate) struct ScoreArgs {
     pub(crate) json: bool,
 }
 
-/// How tasks that generate are asked, and whether their programs run.
+/// How tasks are asked, and whether programs of the model run.
 #[derive(Debug, Args)]
 pub(crate) struct AskingArgs {
-    /// Ask in the model's chat template; for tasks that generate an answer (--suite knows which are
-    /// asked so)
+    /// Ask in the model's chat template (--suite knows which tasks are asked so)
     #[arg(long, conflicts_with = "suite")]
     pub(crate) apply_chat_template: bool,
     /// Examples as turns of their own instead of in the user's one turn

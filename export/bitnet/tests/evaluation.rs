@@ -284,9 +284,14 @@ fn prompts_are_conversations_on_request() {
     let many = asked(&["--apply-chat-template", "--fewshot-as-multiturn"]);
     assert!(many.contains("dog sat") && !many.contains("sang\n\n"), "{many}");
     assert!(many.matches("Assistant:").count() == 2, "{many}");
-    let args = ["model", "--data", "data", "--tasks", "own.yaml,piqa", "--apply-chat-template"];
-    let message = refused(&eval(&dir, &args), 2);
-    assert!(message.contains("piqa: its choices are scored"), "{message}");
+    let args = ["model", "--data", "data", "--tasks", "piqa", "--log-samples", "rows.jsonl"];
+    stdout(&eval(&dir, &[&args[..], &["--apply-chat-template"]].concat()));
+    let rows = fs_err::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    let [prompt, answer] = [0, 1].map(|at| row["arguments"][0][at].as_str().unwrap());
+    assert!(prompt.contains("User: Question: sit 0\nAnswer:"), "{prompt}");
+    assert!(prompt.ends_with("Assistant: "), "choices follow the published prompt: {prompt}");
+    assert_eq!(answer, "on the mat");
 }
 
 #[test]

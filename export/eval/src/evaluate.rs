@@ -11,7 +11,7 @@ use crate::error::EvalError;
 use crate::generation::{PromptRequest, continue_prompts};
 use crate::metrics::MetricValue;
 use crate::progress::ProgressCallback;
-use crate::prompt::RowRequest;
+use crate::prompt::{ChatPrompt, RowRequest};
 use crate::requests::{ChatPrompts, arguments, row_requests};
 use crate::scheduler::{ContinuationScore, score_requests};
 use crate::scoring::{RowMetrics, of_rolling, of_scores, of_text};
@@ -31,7 +31,7 @@ pub struct Evaluator<'a> {
     pub bos: BosPolicy,
     /// Tokens that end an answer.
     pub stop_ids: &'a [u32],
-    /// How prompts become conversations; as they are where there is none. For tasks that generate.
+    /// How prompts become conversations; as they are where there is none.
     pub chat: Option<ChatPrompts<'a>>,
     /// What runs code that the model wrote, where that is allowed.
     pub code: Option<&'a CodeRunner>,
@@ -153,16 +153,11 @@ impl Evaluator<'_> {
     /// Whether a task can be asked with these settings.
     ///
     /// # Errors
-    /// A chat template for a task that scores, programs that may not run.
+    /// Programs that may not run.
     pub fn check(&self, task: &Task) -> Result<(), EvalError> {
-        let refuse = |what: &str| Err(EvalError::setting(&task.name, what));
-        if self.chat.is_some() && task.output != OutputType::GenerateUntil {
-            return refuse("its choices are scored; the chat template is for tasks that generate");
-        }
         if self.code.is_none() && task.runs_code() {
-            return refuse(
-                "runs programs that the model wrote; allow it with --allow-code-execution",
-            );
+            let what = "runs programs that the model wrote; allow it with --allow-code-execution";
+            return Err(EvalError::setting(&task.name, what));
         }
         Ok(())
     }
@@ -208,7 +203,8 @@ impl Evaluator<'_> {
         let one = |request: &RowRequest| match request {
             RowRequest::Score(pairs) => score_pairs(&encoder, pairs),
             RowRequest::Rolling(text) => encoder.rolling(text),
-            RowRequest::Generate(_) | RowRequest::Prompt { .. } => Ok(Vec::new()),
+            RowRequest::ScoreAnswers(prompts) => score_answers(&encoder, prompts),
+            RowRequest::Generate(_) | RowRequest::Prompt(_) => Ok(Vec::new()),
         };
         // In consecutive parts, so that joining the results in order gives the order of the rows.
         let share = requests.len().div_ceil(self.threads.count()).max(1);
@@ -234,7 +230,7 @@ impl Evaluator<'_> {
         for request in requests {
             let ids = match request {
                 RowRequest::Generate(text) => encoder.text(text)?,
-                RowRequest::Prompt { ids, .. } => ids.clone(),
+                RowRequest::Prompt(prompt) => prompt.ids.clone(),
                 _ => continue,
             };
             let (prompt, cut) = encoder.prompt(ids, limits.max_tokens)?;
@@ -274,6 +270,18 @@ fn score_pairs(
     for same in pairs.chunk_by(|a, b| a.0 == b.0) {
         let after: Vec<&str> = same.iter().map(|(_, after)| after.as_str()).collect();
         all.extend(encoder.pairs(&same[0].0, &after)?);
+    }
+    Ok(all)
+}
+
+fn score_answers(
+    encoder: &RequestEncoder,
+    prompts: &[(ChatPrompt, Vec<String>)],
+) -> Result<Vec<TokenRequest>, EvalError> {
+    let mut all = Vec::new();
+    for (prompt, answers) in prompts {
+        let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
+        all.extend(encoder.answers(&prompt.ids, &answers)?);
     }
     Ok(all)
 }
