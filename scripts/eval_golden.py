@@ -1,20 +1,26 @@
 """Writes export/eval/tests/golden.json: what the scoring functions of lm-evaluation-harness 0.4.13 return.
 
-    python scripts/eval_golden.py OUT
+    python scripts/eval_golden.py OUT SQUAD
 
-The functions are the harness's own (hendrycks_math, drop, ifeval) on texts made here. NLTK's models are not asked
-for: what needs them, and language detection, is no case. Needs lm_eval==0.4.13, nltk, langdetect and immutabledict.
+The functions are the harness's own (hendrycks_math, drop, ifeval, squad_completion, coqa) on texts made here. NLTK's
+models are not asked for: what needs them, and language detection, is no case. SQUAD is the file
+metrics/squad_v2/compute_score.py of huggingface/evaluate, which the harness loads from the hub. Needs
+lm_eval==0.4.13, transformers, nltk, langdetect and immutabledict.
 """
 
+import importlib.util
 import json
+import random
 import sys
 
 import nltk
 
 nltk.data.find = lambda *_: True
+from lm_eval.tasks.coqa import utils as coqa
 from lm_eval.tasks.drop import utils as drop
 from lm_eval.tasks.hendrycks_math import utils as math
 from lm_eval.tasks.ifeval import utils as ifeval
+from lm_eval.tasks.squad_completion import task as completion
 
 EQUAL = [
     ("3", "3"), ("3", "4"), ("\\frac12", "\\frac{1}{2}"), ("1/2", "\\dfrac{1}{2}"), ("0.5", "\\frac12"),
@@ -44,6 +50,25 @@ TABLE = [
                            "spans": [["a", "b"], []]}},
     {"answer": {"number": "", "date": {"day": "", "month": "May", "year": "1990"}, "spans": []},
      "validated_answers": {"number": [], "date": [], "spans": []}},
+]
+SPANS = [
+    ("the Nile", ["Nile"]), (" The  nile. ", ["nile", "a river"]), ("Nile river", ["the river Nile", "Nile"]), ("", []),
+    ("unanswerable", []), ("no", ["the"]), ("", ["the"]), ("a b a", ["b a c"]), ("a-b c", ["ab c"]), ("12%", ["12"]),
+    ("É", ["é"]), ("x\u00a0y", ["x y"]), ("an the", ["x"]), ("go go go", ["go go stop"]), ("theatre", ["the atre"]),
+    ("\u201cx\u201d", ["x"]),
+]
+CONTAINS = [
+    ("It is in PARIS, France", "Paris"), ("nothing", "Paris"), ("a+b", " a+b "), ("aab", "a+b"), ("ÉTÉ", "été"),
+    ("", "x"), ("x (y)", "(Y)"), ("straße", "STRASSE"),
+]
+STORY = {"story": "A cat sat.", "questions": {"input_text": ["Who?", "Where?"]}}
+COQA = [
+    ({**STORY, "answers": {"input_text": ["A cat", "On a mat"]}}, ["the mat", " on a mat\nQ: x", ""]),
+    ({**STORY, "answers": {"input_text": ["A cat", "On a mat"]}, "additional_answers": {
+        "0": {"input_text": ["x", "on A MAT"]}, "1": {"input_text": ["x", "mat"]}, "2": {"input_text": ["x", "a rug"]}}},
+     ["mat", "a rug on the mat", "A  Rug.", "dog"]),
+    ({"story": "S", "questions": {"input_text": ["Q"]}, "answers": {"input_text": ["yes"]}, "additional_answers": None},
+     ["Yes", "no"]),
 ]
 FOLLOWED = [
     ("keywords:existence", {"keywords": ["Cat", "dog"]}, ["a cat, a DOG", "a cat", "concatenated dogs"]),
@@ -90,7 +115,39 @@ def lists(answers):
     return [list(one) for one in answers]
 
 
+def span(squad, said, right):
+    """Exact match and F1 of one question by SQuAD's script."""
+    rows = [{"paragraphs": [{"qas": [{"id": "0", "answers": {"text": right}}]}]}]
+    exact, f1 = squad.get_raw_scores(rows, {"0": said})
+    return float(exact["0"]), float(f1["0"])
+
+
+def thresholds(squad, seed):
+    """Made rows (score, has an answer, is answered, probability of none) with the script's mean and best score."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(1 + 9 * seed):
+        has, said = draw.random() < 0.6, draw.random() < 0.8
+        score = draw.choice([0, 1, 0.4, 2 / 3]) if has else int(not said)
+        rows.append([score, has, said, draw.choice([0.0, 1e-30, 0.25, 0.5, draw.random(), draw.random()])])
+    scores = {str(at): row[0] for at, row in enumerate(rows)}
+    has = {str(at): row[1] for at, row in enumerate(rows)}
+    said = {str(at): "x" if row[2] else "" for at, row in enumerate(rows)}
+    none = {str(at): row[3] for at, row in enumerate(rows)}
+    percent = squad.make_eval_dict(scores, scores)["exact"]
+    return {"rows": rows, "percent": percent, "best": squad.find_best_thresh(said, scores, none, has)[0]}
+
+
+def told(row, said):
+    found = coqa.process_results(row, [said])
+    return {"row": row, "said": said.strip().split("\n")[0], "text": coqa.doc_to_text(row),
+            "answers": coqa.doc_to_target(row), **{key: float(value) for key, value in found.items()}}
+
+
 def main():
+    spec = importlib.util.spec_from_file_location("squad", sys.argv[2])
+    squad = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(squad)
     boxed = [(text, math.last_boxed_only_string(text)) for text in BOXED]
     rows = {
         "math_equal": [[a, b, math.is_equiv(a, b)] for a, b in EQUAL],
@@ -98,6 +155,10 @@ def main():
         "math_asked": [[text, asked(text)] for text in ASKED],
         "drop_scores": [[text, golds, *scores(text, golds)] for text, golds in DROP],
         "drop_answers": [[row, lists(drop.get_answers(row))] for row in TABLE],
+        "squad_scores": [[said, right, *span(squad, said, right)] for said, right in SPANS],
+        "squad_contains": [[said, right, completion.contains_score(said, [right.strip()])] for said, right in CONTAINS],
+        "squad_rows": [thresholds(squad, seed) for seed in range(6)],
+        "coqa": [told(row, said) for row, all in COQA for said in all],
         "instructions": [followed(name, kwargs, text) for name, kwargs, texts in FOLLOWED for text in texts],
     }
     with open(sys.argv[1], "w") as file:

@@ -63,12 +63,12 @@ def main():
     for name, shots in [
         ("arc_easy", 2), ("openbookqa", 1), ("boolq", 1), ("hellaswag", 2), ("piqa", 6), ("winogrande", 2),
         ("commonsense_qa", 10), ("truthfulqa_mc2", 0), ("triviaqa", 5), ("mmlu_formal_logic", 5), ("gsm8k", 3),
-        ("lambada_openai", 0), ("wikitext", 0),
+        ("lambada_openai", 0), ("wikitext", 0), ("coqa", 2), ("squadv2", 0), ("squad_completion", 0), ("drop", 2),
     ]:
         splits.clear()
         task = manager.load([name])["tasks"][name]
         task.set_config("num_fewshot", shots)
-        data = made[task.config.dataset_path]
+        data = made[task.config.dataset_path or task.DATASET_PATH]
         case = {"task": name, "shots": shots, "splits": data, "asked": asked(task)}
         for key, turns in [("chats", False), ("turns", True)]:
             chat = {"apply_chat_template": True, "chat_template": template, "fewshot_as_multiturn": turns}

@@ -295,6 +295,37 @@ fn prompts_are_conversations_on_request() {
 }
 
 #[test]
+fn squad_2_asks_for_a_text_and_how_likely_no_answer_is() {
+    let dir = workplace();
+    let row = |i: usize| {
+        let right = if i % 2 == 0 { json!(["the cat"]) } else { json!([]) };
+        json!({"id": i.to_string(), "title": "a", "context": "cat", "question": "who", "answers": {"text": right}})
+    };
+    write_rows(&dir.path().join("data/lighteval/squad_v2/validation.jsonl"), (0..4).map(row));
+    let spec = fs_err::read_to_string(dir.path().join("model/config.json")).unwrap();
+    let longer =
+        spec.replace("\"max_position_embeddings\": 64", "\"max_position_embeddings\": 512");
+    assert_ne!(spec, longer);
+    fs_err::write(dir.path().join("model/config.json"), longer).unwrap();
+    let args = ["model", "--data", "data", "--tasks", "squadv2", "--log-samples", "rows.jsonl"];
+    let all: Value =
+        serde_json::from_str(&stdout(&eval(&dir, &[&args[..], &["--json"]].concat()))).unwrap();
+    let score = |name: &str| all["results"]["squadv2"][format!("{name},none")].as_f64().unwrap();
+    let names = ["exact", "HasAns_exact", "NoAns_exact", "HasAns_f1", "NoAns_f1"];
+    assert!(names.iter().all(|name| (0.0..=100.0).contains(&score(name))), "{all}");
+    // Two of four rows have no answer: a threshold that leaves all unanswered is right for these.
+    assert!(score("best_exact") >= 50.0 && score("best_f1") >= score("best_exact"), "{all}");
+    assert_eq!(all["results"]["squadv2"]["exact_stderr,none"], "N/A");
+    let rows = fs_err::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    assert_eq!(row["arguments"][1][1], " unanswerable");
+    assert!(row["resps"][2].as_f64().unwrap() < 0.0, "{row}");
+    let table = stdout(&eval(&dir, &args));
+    let line = table.lines().find(|line| line.contains("best_exact")).unwrap();
+    assert!(line.ends_with(&format!("{:.2} %", score("best_exact"))), "{line}");
+}
+
+#[test]
 fn programs_of_a_model_run_only_where_that_is_allowed() {
     let dir = workplace();
     let row = json!({"prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"});

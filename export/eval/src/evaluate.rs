@@ -8,6 +8,7 @@ use crate::code_runner::CodeRunner;
 use crate::document::documents;
 use crate::encode::{BosPolicy, RequestEncoder, TokenRequest};
 use crate::error::EvalError;
+use crate::functions::{ResultsFunction, ScoringAids};
 use crate::generation::{PromptRequest, continue_prompts};
 use crate::metrics::MetricValue;
 use crate::progress::ProgressCallback;
@@ -48,6 +49,8 @@ pub struct MetricResult {
     pub score: f64,
     /// Its standard error, where the harness computes one.
     pub stderr: Option<f64>,
+    /// Whether the score is in percent, as `SQuAD`'s script has it.
+    pub is_percent: bool,
     /// Whether more is better.
     pub higher_is_better: bool,
 }
@@ -90,7 +93,9 @@ pub struct TaskResult {
 enum RowAnswer {
     Scores(Vec<ContinuationScore>),
     Rolling(f64),
-    Text(String),
+    /// What was generated, and the log-likelihood of a continuation beside it where one is asked
+    /// for.
+    Text(String, Option<f64>),
 }
 
 /// The token requests of a task.
@@ -132,14 +137,15 @@ impl Evaluator<'_> {
                 let metrics: Result<RowMetrics, _> = match answer {
                     RowAnswer::Scores(scores) => of_scores(task, row, document, scores),
                     RowAnswer::Rolling(log) => of_rolling(task, row, document, *log),
-                    RowAnswer::Text(text) => {
-                        of_text(task, row, document, &chain.apply(text), self.code)
+                    RowAnswer::Text(text, beside) => {
+                        let aids = ScoringAids { code: self.code, beside: *beside };
+                        of_text(task, row, document, &chain.apply(text), aids)
                     }
                 };
                 samples.push(SampleResult {
                     doc_id: at,
                     doc: row.clone(),
-                    arguments: arguments(&requests[at]),
+                    arguments: arguments(task, &requests[at]),
                     responses: responses(answer, |text| chain.apply(text)),
                     filter: chain.name.clone(),
                     metrics: metrics.map_err(|(field, what)| data.rows.wrong(at, &field, what))?,
@@ -241,9 +247,39 @@ impl Evaluator<'_> {
         let (model, tokenizer) = (self.model, self.tokenizer);
         let texts =
             continue_prompts(model, tokenizer, self.threads, &prompts, self.stop_ids, progress)?;
-        let request_tokens = prompts.iter().map(|it| it.prompt.len()).sum();
+        let mut request_tokens = prompts.iter().map(|it| it.prompt.len()).sum();
+        let mut beside = vec![None; texts.len()];
+        if let Some(after) = task.process_results.and_then(ResultsFunction::scored_beside) {
+            let asked = self.asked_beside(requests, after)?;
+            let scored = score_requests(model, self.threads, &asked, progress)?;
+            beside = scored.scores.iter().map(|score| Some(score.loglikelihood)).collect();
+            truncated += scored.truncated;
+            request_tokens += scored.request_tokens;
+        }
         let cost = TaskResult { truncated, request_tokens, ..TaskResult::nothing() };
-        Ok((texts.into_iter().map(RowAnswer::Text).collect(), cost))
+        let answers = texts.into_iter().zip(beside);
+        Ok((answers.map(|(text, beside)| RowAnswer::Text(text, beside)).collect(), cost))
+    }
+
+    /// The same continuation after the prompt of each row.
+    fn asked_beside(
+        &self,
+        requests: &[RowRequest],
+        after: &str,
+    ) -> Result<Vec<TokenRequest>, EvalError> {
+        let encoder = self.encoder();
+        let open = self.chat.map_or("", |chat| chat.template.before_answer());
+        let mut all = Vec::with_capacity(requests.len());
+        for request in requests {
+            all.extend(match request {
+                RowRequest::Generate(text) => encoder.pairs(text, &[after])?,
+                RowRequest::Prompt(prompt) => {
+                    encoder.answers(&prompt.ids, &[&format!("{open}{after}")])?
+                }
+                _ => continue,
+            });
+        }
+        Ok(all)
     }
 }
 
@@ -292,7 +328,8 @@ fn responses(answer: &RowAnswer, filtered: impl Fn(&str) -> String) -> Value {
             scores.iter().map(|it| json!([it.loglikelihood, it.is_greedy])).collect()
         }
         RowAnswer::Rolling(log) => json!([log]),
-        RowAnswer::Text(text) => json!([text, filtered(text)]),
+        RowAnswer::Text(text, None) => json!([text, filtered(text)]),
+        RowAnswer::Text(text, Some(log)) => json!([text, filtered(text), log]),
     }
 }
 
@@ -317,6 +354,7 @@ fn summary(task: &Task, samples: &[SampleResult]) -> Vec<MetricResult> {
                 filter: chain.name.clone(),
                 score: metric.aggregation.score(&values),
                 stderr: metric.aggregation.stderr(&values),
+                is_percent: metric.aggregation.is_percent(),
                 higher_is_better: metric.higher_is_better,
             });
         }

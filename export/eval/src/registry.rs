@@ -12,11 +12,12 @@ use crate::{task_file, yaml};
 /// Groups that stand in each other.
 const MAX_GROUPS: usize = 16;
 
-const FILES: [(&str, &str); 19] = [
+const FILES: [(&str, &str); 22] = [
     ("arc_challenge", include_str!("../tasks/arc_challenge.yaml")),
     ("arc_easy", include_str!("../tasks/arc_easy.yaml")),
     ("boolq", include_str!("../tasks/boolq.yaml")),
     ("commonsense_qa", include_str!("../tasks/commonsense_qa.yaml")),
+    ("coqa", include_str!("../tasks/coqa.yaml")),
     ("drop", include_str!("../tasks/drop.yaml")),
     ("gsm8k", include_str!("../tasks/gsm8k.yaml")),
     ("hellaswag", include_str!("../tasks/hellaswag.yaml")),
@@ -27,6 +28,8 @@ const FILES: [(&str, &str); 19] = [
     ("lambada_openai", include_str!("../tasks/lambada_openai.yaml")),
     ("openbookqa", include_str!("../tasks/openbookqa.yaml")),
     ("piqa", include_str!("../tasks/piqa.yaml")),
+    ("squad_completion", include_str!("../tasks/squad_completion.yaml")),
+    ("squadv2", include_str!("../tasks/squadv2.yaml")),
     ("triviaqa", include_str!("../tasks/triviaqa.yaml")),
     ("truthfulqa_mc1", include_str!("../tasks/truthfulqa_mc1.yaml")),
     ("truthfulqa_mc2", include_str!("../tasks/truthfulqa_mc2.yaml")),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::document::{RowDocument, documents};
 use crate::error::EvalError;
+use crate::functions::ResultsFunction;
 use crate::prompt::{ChatPrompt, RowRequest, Shot, questions, request, shot, shots};
 use crate::task::{OutputType, Task};
 use crate::task_data::TaskData;
@@ -119,8 +120,9 @@ fn turns(
     (all, String::new())
 }
 
-/// A request as the harness logs it.
-pub(crate) fn arguments(request: &RowRequest) -> Value {
+/// A request of a task as the harness logs it.
+pub(crate) fn arguments(task: &Task, request: &RowRequest) -> Value {
+    let beside = task.process_results.and_then(ResultsFunction::scored_beside);
     match request {
         RowRequest::Score(pairs) => json!(pairs),
         RowRequest::ScoreAnswers(prompts) => {
@@ -131,7 +133,10 @@ pub(crate) fn arguments(request: &RowRequest) -> Value {
         }
         RowRequest::Rolling(text)
         | RowRequest::Generate(text)
-        | RowRequest::Prompt(ChatPrompt { text, .. }) => json!([[text]]),
+        | RowRequest::Prompt(ChatPrompt { text, .. }) => match beside {
+            Some(after) => json!([[text], [text, after]]),
+            None => json!([[text]]),
+        },
     }
 }
 
@@ -171,7 +176,7 @@ mod tests {
                 let all: Vec<usize> = (0..count).collect();
                 let documents = documents(&task, &data.rows, &all).unwrap();
                 let requests = row_requests(&task, &data, &documents, chat).unwrap();
-                let asked: Vec<Value> = requests.iter().map(arguments).collect();
+                let asked: Vec<Value> = requests.iter().map(|it| arguments(&task, it)).collect();
                 assert_eq!(case[key], Value::from(asked), "{name}: {key}");
             };
             asked("asked", None);
