@@ -17,10 +17,13 @@ mod eval_table;
 mod failure;
 mod generate;
 mod inspect;
+mod json_lines;
 mod key_file;
 mod line_editor;
 mod manual;
+mod mt_bench;
 mod open;
+mod openai_server;
 mod output;
 mod score;
 #[cfg(feature = "serve")]
@@ -76,6 +79,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::MtBench(args) => mt_bench::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => manual::completions(*shell),

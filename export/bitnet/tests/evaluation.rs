@@ -298,7 +298,7 @@ fn prompts_are_conversations_on_request() {
 fn squad_2_asks_for_a_text_and_how_likely_no_answer_is() {
     let dir = workplace();
     let row = |i: usize| {
-        let right = if i % 2 == 0 { json!(["the cat"]) } else { json!([]) };
+        let right = if i.is_multiple_of(2) { json!(["the cat"]) } else { json!([]) };
         json!({"id": i.to_string(), "title": "a", "context": "cat", "question": "who", "answers": {"text": right}})
     };
     write_rows(&dir.path().join("data/lighteval/squad_v2/validation.jsonl"), (0..4).map(row));

@@ -1,6 +1,6 @@
 //! One task from its rows to its scores.
 
-use bitnet_engine::{Model, ThreadPool};
+use bitnet_engine::{Model, SamplerSettings, ThreadPool};
 use bitnet_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ pub struct MetricResult {
     pub score: f64,
     /// Its standard error, where the harness computes one.
     pub stderr: Option<f64>,
-    /// Whether the score is in percent, as `SQuAD`'s script has it.
+    /// Whether the score is in percent, as SQuAD's script has it.
     pub is_percent: bool,
     /// Whether more is better.
     pub higher_is_better: bool,
@@ -242,7 +242,8 @@ impl Evaluator<'_> {
             let (prompt, cut) = encoder.prompt(ids, limits.max_tokens)?;
             truncated += usize::from(cut);
             let (until, max_tokens) = (limits.until.clone(), limits.max_tokens);
-            prompts.push(PromptRequest { prompt, until, max_tokens });
+            let sampler = SamplerSettings::greedy();
+            prompts.push(PromptRequest { prompt, until, max_tokens, sampler });
         }
         let (model, tokenizer) = (self.model, self.tokenizer);
         let texts =

@@ -55,7 +55,7 @@ pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag, hendrycks_math
     utils.pass_at_k (of humaneval), utils.doc_to_text and .doc_to_target (of coqa), task.SQuAD2, \
     task.SQUADCompletion";
 
-/// What a row of `CoQA` holds.
+/// What a row of CoQA holds.
 const COQA: &str = "expected story, questions.input_text and answers.input_text";
 
 impl RowFunction {
@@ -237,7 +237,7 @@ impl ResultsFunction {
     }
 }
 
-/// The metrics of `SQuAD` 2, in the order of its script.
+/// The metrics of SQuAD 2, in the order of its script.
 const SQUAD2_METRICS: [&str; 8] = [
     "exact",
     "f1",

@@ -249,7 +249,7 @@ mod tests {
         near(unweighted_stderr(&[(0.3, 10), (0.4, 5)]), 0.25);
     }
 
-    /// What `SQuAD`'s script computes of these rows (`scripts/eval_golden.py`).
+    /// What SQuAD's script computes of these rows (`scripts/eval_golden.py`).
     #[test]
     fn the_best_threshold_is_that_of_the_script() {
         let cases: serde_json::Value =

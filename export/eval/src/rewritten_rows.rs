@@ -1,5 +1,5 @@
-//! Rows as some tasks of the harness rewrite them before they are asked: `HellaSwag`, `WinoGrande` and
-//! `WikiText`.
+//! Rows as some tasks of the harness rewrite them before they are asked: HellaSwag, WinoGrande and
+//! WikiText.
 
 use fancy_regex::{Captures, Regex};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
-//! Answers of the `SQuAD` family: equality and F1 after `SQuAD`'s normalisation (`compute_score.py`),
-//! what `CoQA` makes of several right answers (`coqa/utils.py`), and the best score over thresholds of
-//! `SQuAD` 2.
+//! Answers of the SQuAD family: equality and F1 after SQuAD's normalisation (`compute_score.py`),
+//! what CoQA makes of several right answers (`coqa/utils.py`), and the best score over thresholds of
+//! SQuAD 2.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::python::{self, PUNCTUATION};
 
-/// What `SQuAD` 2 needs of a row to look for the best threshold.
+/// What SQuAD 2 needs of a row to look for the best threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SpanScore {
     /// The row's exact match or F1.
@@ -87,7 +87,7 @@ pub(crate) fn contains(right: &str, said: &str) -> f64 {
     f64::from(regex.is_match(said).unwrap_or(false))
 }
 
-/// The mean over answers of the best among the others: each human is left out once, as in `CoQA`'s
+/// The mean over answers of the best among the others: each human is left out once, as in CoQA's
 /// own script.
 pub(crate) fn left_out_scores(right: &[String], said: &str) -> (f64, f64) {
     let all: Vec<&str> = right.iter().map(String::as_str).collect();
@@ -104,7 +104,7 @@ pub(crate) fn left_out_scores(right: &[String], said: &str) -> (f64, f64) {
     (exact_sum / count, f1_sum / count)
 }
 
-/// The conversation of a `CoQA` row with its last question, which has no answer yet.
+/// The conversation of a CoQA row with its last question, which has no answer yet.
 pub(crate) fn coqa_text(row: &Value) -> Option<String> {
     let said = |field: &str| row[field]["input_text"].as_array();
     let (questions, answers) = (said("questions")?, said("answers")?);
@@ -122,7 +122,7 @@ pub(crate) fn coqa_text(row: &Value) -> Option<String> {
     Some(text)
 }
 
-/// The right answers to the last question of a `CoQA` row, each once.
+/// The right answers to the last question of a CoQA row, each once.
 pub(crate) fn coqa_answers(row: &Value) -> Option<Vec<String>> {
     let last = row["questions"]["input_text"].as_array()?.len().checked_sub(1)?;
     let of = |answers: &Value| Some(answers["input_text"].get(last)?.as_str()?.to_owned());
@@ -167,7 +167,7 @@ mod tests {
         value.as_f64().unwrap()
     }
 
-    /// What `SQuAD`'s script and the harness's functions return for these
+    /// What SQuAD's script and the harness's functions return for these
     /// (`scripts/eval_golden.py`).
     #[test]
     fn scores_are_those_of_the_scripts() {
