@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -118,7 +119,13 @@ def over_server(args):
     os.environ.setdefault("OPENAI_API_KEY", "none")
     with urllib.request.urlopen(f"{args.server}/v1/models") as answer:
         served = json.load(answer)["data"][0]
-    own = {"tokenizer_backend": "huggingface", "tokenizer": args.hf} if args.hf else {"tokenizer_backend": "remote"}
+    own = {"tokenizer_backend": "remote"}
+    if args.hf:
+        from transformers import AutoTokenizer
+
+        # As over transformers: the token that begins a document, once.
+        bos = "bos_token" not in AutoTokenizer.from_pretrained(args.hf).chat_template if args.chat else True
+        own = {"tokenizer_backend": "huggingface", "tokenizer": args.hf, "add_bos_token": bos}
     return LocalCompletionsAPI(model=served["id"], base_url=f"{args.server}/v1/completions", batch_size=args.batch,
                                max_length=served["context_length"], **own)
 
@@ -179,6 +186,11 @@ def texts_of(arguments):
     return [[text for text in one if isinstance(text, str)] for one in arguments]
 
 
+def without_bos(arguments):
+    """Without the token that begins a document, which a template may leave to the tokenizer."""
+    return [[re.sub(r"\A(<\|begin_of_text\|>|<s>)", "", one[0]), *one[1:]] for one in texts_of(arguments)]
+
+
 def best_two(values):
     order = sorted(range(len(values)), key=lambda i: -values[i])
     return order[0], values[order[0]] - values[order[1]] if len(values) > 1 else float("inf")
@@ -192,7 +204,7 @@ def compare(theirs, ours):
         mine = own[sample["doc_id"], sample["filter"]]
         found["rows"] += 1
         arguments = [list(one) if isinstance(one, (list, tuple)) else [one] for one in sample["arguments"]]
-        found["prompts"] &= texts_of(arguments) == texts_of(mine["arguments"])
+        found["prompts"] &= texts_of(arguments) in (texts_of(mine["arguments"]), without_bos(mine["arguments"]))
         if isinstance(sample["resps"][0][0], str):
             if sample["resps"][0][0] != mine["resps"][0]:
                 found["texts"].append((sample["doc_id"], arguments[0][0], sample["resps"][0][0], mine["resps"][0]))

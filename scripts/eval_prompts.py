@@ -63,7 +63,7 @@ def main():
     for name, shots in [
         ("arc_easy", 2), ("openbookqa", 1), ("boolq", 1), ("hellaswag", 2), ("piqa", 6), ("winogrande", 2),
         ("commonsense_qa", 10), ("truthfulqa_mc2", 0), ("triviaqa", 5), ("mmlu_formal_logic", 5), ("gsm8k", 3),
-        ("lambada_openai", 0), ("wikitext", 0), ("coqa", 2), ("squadv2", 0), ("squad_completion", 0), ("drop", 2),
+        ("lambada_openai", 0), ("wikitext", 0), ("coqa", 2), ("squadv2", 0), ("squad_completion", 0), ("drop", 2), ("minerva_math500", 4),
     ]:
         splits.clear()
         task = manager.load([name])["tasks"][name]

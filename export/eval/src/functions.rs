@@ -9,7 +9,7 @@ use crate::rewritten_rows::{
     hellaswag, text, wikitext, winogrande_answer, winogrande_halves, wrong,
 };
 use crate::squad_answers::{self, SpanScore};
-use crate::{drop_answers, instructions, math_answers};
+use crate::{drop_answers, instructions, math_answers, math_minerva};
 
 /// Something that is made of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub(crate) enum RowFunction {
     WinograndeChoice,
     WikitextDetokenizer,
     Math,
+    Minerva,
     Drop,
     CoqaText,
     CoqaAnswers,
@@ -31,6 +32,7 @@ pub(crate) enum ResultsFunction {
     TruthfulqaMc2,
     Wikitext,
     Math,
+    Minerva,
     Drop,
     Instructions,
     Programs,
@@ -49,9 +51,9 @@ pub(crate) struct ScoringAids<'a> {
 }
 
 /// All names, for messages.
-pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag, hendrycks_math and drop), preprocess_winogrande.doc_to_text, \
+pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag, hendrycks_math, minerva_math and drop), preprocess_winogrande.doc_to_text, \
     .doc_to_target and .doc_to_choice, preprocess_wikitext.wikitext_detokenizer and .process_results, \
-    utils.process_results_mc2 (of truthfulqa), utils.process_results (of hendrycks_math, drop, ifeval and coqa), \
+    utils.process_results_mc2 (of truthfulqa), utils.process_results (of hendrycks_math, minerva_math, drop, ifeval and coqa), \
     utils.pass_at_k (of humaneval), utils.doc_to_text and .doc_to_target (of coqa), task.SQuAD2, \
     task.SQUADCompletion";
 
@@ -64,6 +66,7 @@ impl RowFunction {
         Some(match name {
             "utils.process_docs" if task.contains("hellaswag") => Self::Hellaswag,
             "utils.process_docs" if is_math(task) => Self::Math,
+            "utils.process_docs" if is_minerva(task) => Self::Minerva,
             "utils.process_docs" if task.contains("drop") => Self::Drop,
             "utils.doc_to_text" if task.contains("coqa") => Self::CoqaText,
             "utils.doc_to_target" if task.contains("coqa") => Self::CoqaAnswers,
@@ -93,11 +96,8 @@ impl RowFunction {
                 Ok(options.map(|option| format!("{before}{option}")).to_vec().into())
             }
             Self::WikitextDetokenizer => Ok(wikitext(text(row, "page")?).into()),
-            Self::Math => {
-                let answer = math_answers::boxed(text(row, "solution")?);
-                let missing = || wrong("solution", "expected an answer in \\boxed{}");
-                Ok(with(row, "answer", answer.ok_or_else(missing)?.into()))
-            }
+            Self::Math => Ok(with(row, "answer", boxed(row)?.into())),
+            Self::Minerva => Ok(with(row, "answer", math_minerva::normalised(&boxed(row)?).into())),
             Self::Drop => {
                 let answers = drop_answers::answers(row);
                 let expected =
@@ -120,6 +120,7 @@ impl ResultsFunction {
             "utils.process_results_mc2" => Self::TruthfulqaMc2,
             "preprocess_wikitext.process_results" => Self::Wikitext,
             "utils.process_results" if is_math(task) => Self::Math,
+            "utils.process_results" if is_minerva(task) => Self::Minerva,
             "utils.process_results" if task.contains("drop") => Self::Drop,
             "utils.process_results" if task.contains("ifeval") => Self::Instructions,
             "utils.process_results" if task.contains("coqa") => Self::Coqa,
@@ -161,6 +162,7 @@ impl ResultsFunction {
             Self::TruthfulqaMc2 => &["acc"],
             Self::Wikitext => &["word_perplexity", "byte_perplexity", "bits_per_byte"],
             Self::Math => &["exact_match"],
+            Self::Minerva => &["exact_match", "math_verify"],
             Self::Drop | Self::Coqa => &["em", "f1"],
             Self::Instructions => &[
                 "prompt_level_strict_acc",
@@ -201,6 +203,12 @@ impl ResultsFunction {
             Self::Math => {
                 let equal = math_answers::equal(math_answers::asked(said), text(row, "answer")?);
                 numbers([("exact_match", f64::from(equal))])
+            }
+            Self::Minerva => {
+                let answer = math_minerva::normalised(&math_minerva::said(said));
+                let exact = math_minerva::is_exact(&answer, text(row, "answer")?);
+                let verified = math_minerva::is_verified(text(row, "solution")?, said);
+                numbers([("exact_match", f64::from(exact)), ("math_verify", f64::from(verified))])
             }
             Self::Drop => {
                 let answers = serde_json::from_value::<Vec<Vec<String>>>(row["answers"].clone());
@@ -278,6 +286,16 @@ fn squad2_metrics(
 
 fn coqa_answers(row: &Value) -> Result<Vec<String>, (String, String)> {
     squad_answers::coqa_answers(row).ok_or_else(|| wrong("answers", COQA))
+}
+
+/// The answer in the last box of a solution.
+fn boxed(row: &Value) -> Result<String, (String, String)> {
+    let answer = math_answers::boxed(text(row, "solution")?);
+    answer.ok_or_else(|| wrong("solution", "expected an answer in \\boxed{}"))
+}
+
+fn is_minerva(task: &str) -> bool {
+    task.contains("minerva_math")
 }
 
 fn is_math(task: &str) -> bool {

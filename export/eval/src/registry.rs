@@ -12,7 +12,7 @@ use crate::{task_file, yaml};
 /// Groups that stand in each other.
 const MAX_GROUPS: usize = 16;
 
-const FILES: [(&str, &str); 22] = [
+const FILES: [(&str, &str); 23] = [
     ("arc_challenge", include_str!("../tasks/arc_challenge.yaml")),
     ("arc_easy", include_str!("../tasks/arc_easy.yaml")),
     ("boolq", include_str!("../tasks/boolq.yaml")),
@@ -26,6 +26,7 @@ const FILES: [(&str, &str); 22] = [
     ("humaneval_plus", include_str!("../tasks/humaneval_plus.yaml")),
     ("ifeval", include_str!("../tasks/ifeval.yaml")),
     ("lambada_openai", include_str!("../tasks/lambada_openai.yaml")),
+    ("minerva_math500", include_str!("../tasks/minerva_math500.yaml")),
     ("openbookqa", include_str!("../tasks/openbookqa.yaml")),
     ("piqa", include_str!("../tasks/piqa.yaml")),
     ("squad_completion", include_str!("../tasks/squad_completion.yaml")),
