@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::cli::{HeadArg, MtBenchArgs};
 use crate::eval_settings::adapter_hash;
 use crate::failure::{BadInput, ServerFailed};
-use crate::json_lines::JsonLines;
+use crate::growing_file::GrowingFile;
 use crate::open as opened;
 use crate::openai_server::{OpenAiServer, error_message};
 use crate::output::{json_line, note, result_line};
@@ -39,12 +39,12 @@ pub(crate) fn run(args: &MtBenchArgs) -> anyhow::Result<()> {
     }
     let name = args.name.clone().unwrap_or_else(|| file_name(args.model.path()));
     let path = args.out.join("model_answer").join(format!("{}.jsonl", plain(&name)));
-    let answers = answered(args, &questions, &name, JsonLines::open(path)?)?;
+    let answers = answered(args, &questions, &name, GrowingFile::open(path)?)?;
     let Some(judge) = judge else {
         return Ok(result_line(&format!("{} answers in {}", answers.len(), args.out.shown()))?);
     };
     let file = format!("{}_single.jsonl", plain(&judge.model));
-    let judgments = JsonLines::open(args.out.join("model_judgment").join(file))?;
+    let judgments = GrowingFile::open(args.out.join("model_judgment").join(file))?;
     let ratings = judge.judged(&questions, &answers, &name, judgments)?;
     show(&name, &ratings, args.json)
 }
@@ -54,7 +54,7 @@ fn answered(
     args: &MtBenchArgs,
     questions: &[MtQuestion],
     name: &str,
-    mut file: JsonLines,
+    mut file: GrowingFile,
 ) -> anyhow::Result<Vec<MtAnswer>> {
     let path = args.model.path();
     let model = opened::model(path, args.head, &args.adapter)?;
@@ -88,7 +88,7 @@ fn answered(
 /// The questions without an answer yet.
 fn waiting(
     questions: &[MtQuestion],
-    file: &JsonLines,
+    file: &GrowingFile,
     made_by: &str,
 ) -> anyhow::Result<Vec<MtQuestion>> {
     let mut waiting = Vec::new();
@@ -178,7 +178,7 @@ impl Judge {
         questions: &[MtQuestion],
         answers: &[MtAnswer],
         name: &str,
-        mut file: JsonLines,
+        mut file: GrowingFile,
     ) -> anyhow::Result<Vec<Rating>> {
         let mut line = EtaLine::new("judgments");
         let all: usize = questions.iter().map(|question| judged_turns(question).count()).sum();

@@ -10,12 +10,12 @@ use serde_json::Value;
 use crate::failure::BadInput;
 
 /// Rows in memory and in a file.
-pub(crate) struct JsonLines {
+pub(crate) struct GrowingFile {
     path: PathBuf,
     pub(crate) rows: Vec<Value>,
 }
 
-impl JsonLines {
+impl GrowingFile {
     /// Reads the rows that a file has so far, none if there is no file. A last line that an earlier
     /// run did not finish is taken away.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
@@ -61,15 +61,18 @@ mod tests {
     fn rows_stay_and_an_unfinished_line_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/rows.jsonl");
-        let mut lines = JsonLines::open(path.clone()).unwrap();
+        let mut lines = GrowingFile::open(path.clone()).unwrap();
         lines.push(json!({"a": 1})).unwrap();
         let text = fs_err::read_to_string(&path).unwrap();
         fs_err::write(&path, format!("{text}{{\"a\": 2")).unwrap();
-        let mut lines = JsonLines::open(path.clone()).unwrap();
+        let mut lines = GrowingFile::open(path.clone()).unwrap();
         lines.push(json!({"a": 3})).unwrap();
-        assert_eq!(JsonLines::open(path.clone()).unwrap().rows, [json!({"a": 1}), json!({"a": 3})]);
+        assert_eq!(
+            GrowingFile::open(path.clone()).unwrap().rows,
+            [json!({"a": 1}), json!({"a": 3})]
+        );
         fs_err::write(&path, "{}\nnothing\n").unwrap();
-        let error = JsonLines::open(path).err().unwrap().to_string();
+        let error = GrowingFile::open(path).err().unwrap().to_string();
         assert!(error.ends_with("rows.jsonl:2: expected a JSON object"), "{error}");
     }
 }
