@@ -2,7 +2,7 @@
 //! them.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -282,9 +282,10 @@ fn show(name: &str, ratings: &[Rating], as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The name of a model's folder, or that of its file without the ending.
 fn file_name(path: &Path) -> String {
-    let path = PathBuf::from(path.as_os_str().to_string_lossy().trim_end_matches('/').to_owned());
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A name as that of a file.
