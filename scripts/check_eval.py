@@ -2,7 +2,9 @@
 
     python scripts/check_eval.py --bitnet PROGRAM --packed FOLDER --hf FOLDER --rows DIR [--tasks a,b] [--limit N]
 
-With --server URL the harness asks a running `bitnet serve --head file` instead (needs lm_eval[api]).
+With --server URL the harness asks a running `bitnet serve --head file` instead (needs lm_eval[api]), with the
+tokenizer of --hf in transformers, or without --hf with the server's. --chat asks in the chat template, --turns with
+examples as turns of their own; over the server that needs --hf.
 FOLDER is one model as `bitnet-train export` writes it, --packed as hf-packed and --hf as hf-bf16 (or both the
 same); DIR is what scripts/eval_rows.py writes. The harness reads its own task files; only its data lie here
 and not on the hub. transformers computes in f32. Needs lm_eval==0.4.13, torch and transformers 5.
@@ -19,6 +21,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,6 +49,10 @@ TASKS = {
     "mmlu_formal_logic": (5, "made"),
     "mmlu_marketing": (5, "made"),
     "mmlu_sociology": (5, "made"),
+    "squadv2": (0, "made"),
+    "squad_completion": (0, "made"),
+    "coqa": (0, "made"),
+    "drop": (0, "made"),
 }
 NEAR = 1e-3
 FLIP = 2e-2
@@ -112,8 +119,15 @@ def over_server(args):
     os.environ.setdefault("OPENAI_API_KEY", "none")
     with urllib.request.urlopen(f"{args.server}/v1/models") as answer:
         served = json.load(answer)["data"][0]
-    return LocalCompletionsAPI(model=served["id"], base_url=f"{args.server}/v1/completions", tokenizer_backend="remote",
-                               max_length=served["context_length"], batch_size=args.batch)
+    own = {"tokenizer_backend": "remote"}
+    if args.hf:
+        from transformers import AutoTokenizer
+
+        # As over transformers: the token that begins a document, once.
+        bos = "bos_token" not in AutoTokenizer.from_pretrained(args.hf).chat_template if args.chat else True
+        own = {"tokenizer_backend": "huggingface", "tokenizer": args.hf, "add_bos_token": bos}
+    return LocalCompletionsAPI(model=served["id"], base_url=f"{args.server}/v1/completions", batch_size=args.batch,
+                               max_length=served["context_length"], **own)
 
 
 def run_harness(args, names):
@@ -125,7 +139,8 @@ def run_harness(args, names):
     found, start = {"results": {}, "samples": {}}, clocks()
     for shots in sorted({TASKS[name][0] for name in names}):
         own = [name for name in names if TASKS[name][0] == shots]
-        part = simple_evaluate(model=model, tasks=own, num_fewshot=shots, limit=args.limit, log_samples=True)
+        part = simple_evaluate(model=model, tasks=own, num_fewshot=shots, limit=args.limit, log_samples=True,
+                               apply_chat_template=args.chat, fewshot_as_multiturn=args.turns)
         for key in found:
             found[key].update(part[key])
     return found, since(start)
@@ -150,6 +165,8 @@ def run_bitnet(args, names):
                        "--num-fewshot", str(TASKS[name][0]), "--log-samples", log.name]
             command += ["--limit", str(args.limit)] if args.limit else []
             command += ["--bos", args.bos]
+            command += ["--apply-chat-template"] if args.chat else []
+            command += ["--fewshot-as-multiturn"] if args.turns else []
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name}: {done.stderr}")
@@ -169,6 +186,11 @@ def texts_of(arguments):
     return [[text for text in one if isinstance(text, str)] for one in arguments]
 
 
+def without_bos(arguments):
+    """Without the token that begins a document, which a template may leave to the tokenizer."""
+    return [[re.sub(r"\A(<\|begin_of_text\|>|<s>)", "", one[0]), *one[1:]] for one in texts_of(arguments)]
+
+
 def best_two(values):
     order = sorted(range(len(values)), key=lambda i: -values[i])
     return order[0], values[order[0]] - values[order[1]] if len(values) > 1 else float("inf")
@@ -182,7 +204,7 @@ def compare(theirs, ours):
         mine = own[sample["doc_id"], sample["filter"]]
         found["rows"] += 1
         arguments = [list(one) if isinstance(one, (list, tuple)) else [one] for one in sample["arguments"]]
-        found["prompts"] &= texts_of(arguments) == texts_of(mine["arguments"])
+        found["prompts"] &= texts_of(arguments) in (texts_of(mine["arguments"]), without_bos(mine["arguments"]))
         if isinstance(sample["resps"][0][0], str):
             if sample["resps"][0][0] != mine["resps"][0]:
                 found["texts"].append((sample["doc_id"], arguments[0][0], sample["resps"][0][0], mine["resps"][0]))
@@ -279,6 +301,8 @@ def main():
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--bos", choices=["auto", "always", "never"], default="auto")
+    parser.add_argument("--chat", action="store_true", help="ask in the chat template")
+    parser.add_argument("--turns", action="store_true", help="with --chat: examples as turns of their own")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16 for timing only")

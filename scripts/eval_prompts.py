@@ -3,7 +3,8 @@
     python scripts/eval_prompts.py OUT
 
 For each task its splits, the number of examples and the arguments of the harness's requests, from the harness's
-own task files. Needs lm_eval==0.4.13 and no model.
+own task files: as texts, and in a small chat template with examples in one turn and in turns of their own. Needs
+lm_eval==0.4.13 and no model.
 """
 
 import json
@@ -29,6 +30,24 @@ def rows():
     return made
 
 
+def template(messages, add_generation_prompt=True):
+    """The chat template that the test has as Jinja."""
+    assert add_generation_prompt
+    turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
+    return f"<|begin_of_text|>{turns}<assistant> "
+
+
+def asked(task, **how):
+    """The texts of all requests, row by row."""
+    task.set_fewshot_seed(1234)
+    task.build_all_requests(limit=ASKED, **how)
+    found = {}
+    for instance in task.instances:
+        texts = [text for text in instance.args if isinstance(text, str)]
+        found.setdefault(instance.doc_id, []).append(texts)
+    return list(found.values())
+
+
 def main():
     made, load = rows(), datasets.load_dataset
     splits = {}
@@ -44,20 +63,18 @@ def main():
     for name, shots in [
         ("arc_easy", 2), ("openbookqa", 1), ("boolq", 1), ("hellaswag", 2), ("piqa", 6), ("winogrande", 2),
         ("commonsense_qa", 10), ("truthfulqa_mc2", 0), ("triviaqa", 5), ("mmlu_formal_logic", 5), ("gsm8k", 3),
-        ("lambada_openai", 0), ("wikitext", 0),
+        ("lambada_openai", 0), ("wikitext", 0), ("coqa", 2), ("squadv2", 0), ("squad_completion", 0), ("drop", 2), ("minerva_math500", 4),
     ]:
         splits.clear()
         task = manager.load([name])["tasks"][name]
         task.set_config("num_fewshot", shots)
-        task.set_fewshot_seed(1234)
-        task.build_all_requests(limit=ASKED)
-        asked = {}
-        for instance in task.instances:
-            texts = [text for text in instance.args if isinstance(text, str)]
-            asked.setdefault(instance.doc_id, []).append(texts)
-        data = made[task.config.dataset_path]
-        cases.append({"task": name, "shots": shots, "splits": data, "asked": list(asked.values())})
-        print(f"{name}: {len(asked)} rows")
+        data = made[task.config.dataset_path or task.DATASET_PATH]
+        case = {"task": name, "shots": shots, "splits": data, "asked": asked(task)}
+        for key, turns in [("chats", False), ("turns", True)]:
+            chat = {"apply_chat_template": True, "chat_template": template, "fewshot_as_multiturn": turns}
+            case[key] = asked(task, **chat)[:1]
+        cases.append(case)
+        print(f"{name}: {len(case['asked'])} rows")
     with open(sys.argv[1], "w") as file:
         json.dump(cases, file, ensure_ascii=False, separators=(",", ":"))
 

@@ -3,8 +3,10 @@
     python scripts/eval_rows.py REQUESTS OUT
 
 Real rows are read back from requests (`context`, `choices`, `gold`) in REQUESTS, a folder with one .jsonl a
-set. Where no set is at hand (MMLU, TriviaQA, TruthfulQA, training splits for few-shot examples), rows are made
-here: with the lengths of the real ones, the same at every run, and without meaning.
+set. Where no set is at hand (MMLU, TriviaQA, TruthfulQA, DROP, SQuAD, CoQA, MATH-500, training splits for few-shot
+examples), rows are made here, and where fewer than ROWS rows of a set are at hand, the rest: the same at every run,
+without meaning. Made texts of a set at hand are as long as its own; those of others have the median and the spread
+that is written beside each.
 """
 
 import json
@@ -13,9 +15,15 @@ import re
 import sys
 from pathlib import Path
 
-# Words per question and per choice, about as in the real sets.
-MMLU_WORDS = (8, 60)
-MMLU_CHOICE = (1, 14)
+# Rows of each evaluated split, and those that examples are drawn from.
+ROWS = 200
+SHOTS = 60
+# Words: the median, the spread of the logarithm, the fewest and the most. Questions are short with a long tail, and
+# the choices of one question are about as long as each other.
+MMLU_WORDS = (25, 0.9, 4, 250)
+MMLU_CHOICE = (5, 0.8, 1, 40)
+PASSAGE = (110, 0.4, 30, 300)
+QUESTION = (11, 0.3, 4, 30)
 
 
 def read(folder, name):
@@ -84,9 +92,31 @@ def words(draw, low, high):
     return " ".join(draw.choices(vocabulary.split(), k=draw.randint(low, high)))
 
 
+def length(draw, median, spread, low, high):
+    return min(max(round(median * draw.lognormvariate(0, spread)), low), high)
+
+
+def said(draw, *lengths):
+    """As many words as a text of such a set has."""
+    count = length(draw, *lengths)
+    return words(draw, count, count)
+
+
+def like(draw, texts):
+    """A made text as long as one of these."""
+    count = len(draw.choice(texts).split())
+    return words(draw, count, count)
+
+
+def filled(rows, one):
+    """The rows that are at hand, and made ones up to ROWS."""
+    return rows + [one(rows) for _ in range(ROWS - len(rows))]
+
+
 def mmlu(draw):
-    text = words(draw, *MMLU_WORDS).capitalize() + "?"
-    choices = [words(draw, *MMLU_CHOICE) for _ in range(4)]
+    text = said(draw, *MMLU_WORDS).capitalize() + "?"
+    typical = length(draw, *MMLU_CHOICE)
+    choices = [said(draw, typical, 0.3, *MMLU_CHOICE[2:]) for _ in range(4)]
     return {"question": text, "choices": choices, "answer": draw.randrange(4)}
 
 
@@ -109,6 +139,52 @@ def lettered(draw, count):
     return {"choices": {"text": texts, "label": labels}, "answerKey": draw.choice(labels)}
 
 
+def squad(draw, name):
+    """A question about a passage; a third has no answer."""
+    passage = said(draw, *PASSAGE)
+    answer = [] if draw.random() < 1 / 3 else [" ".join(passage.split()[3:5])]
+    return {"id": name, "title": words(draw, 1, 3).title(), "context": passage,
+            "question": said(draw, *QUESTION).capitalize() + "?",
+            "answers": {"text": answer, "answer_start": [0] * len(answer)}}
+
+
+def completion(draw, _=None):
+    """A text that ends before a word of it."""
+    text = said(draw, *PASSAGE)
+    return {"doc_id": "0", "title": "", "text": f" {text} ", "value": f" {text.split()[3]} "}
+
+
+def coqa(draw, name):
+    """A story, questions and the answers of four people to each."""
+    count = draw.randint(1, 6)
+    def answers():
+        return {"input_text": [words(draw, 1, 4) for _ in range(count)]}
+    questions = {"input_text": [said(draw, *QUESTION).capitalize() + "?" for _ in range(count)]}
+    more = {str(who): answers() for who in range(3)}
+    return {"id": name, "story": said(draw, *PASSAGE), "questions": questions, "answers": answers(),
+            "additional_answers": more}
+
+
+def drop(draw, name):
+    answer = {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": []}
+    answer["number" if draw.random() < 0.6 else "spans"] = str(draw.randint(1, 90))
+    if answer["spans"]:
+        answer["spans"] = [words(draw, 1, 3)]
+    validated = {"number": [], "date": [], "spans": []}
+    return {"query_id": name, "passage": said(draw, *PASSAGE), "question": said(draw, *QUESTION).capitalize() + "?",
+            "answer": answer, "validated_answers": validated}
+
+
+def math(draw, name):
+    value = draw.choice([str(draw.randint(2, 99)), f"\\frac{{{draw.randint(1, 9)}}}{{7}}", "2\\sqrt{3}"])
+    return {"unique_id": name, "problem": said(draw, *MMLU_WORDS).capitalize() + ".", "answer": value,
+            "solution": f"{said(draw, *MMLU_WORDS)} $\\boxed{{{value}}}$."}
+
+
+def named(draw, one, count):
+    return [one(draw, str(at)) for at in range(count)]
+
+
 def made_rows(draw, count):
     """Rows of every set and split that the tasks read."""
     def rows(one, *splits):
@@ -123,7 +199,7 @@ def made_rows(draw, count):
         endings = [words(draw, 3, 9) + " [title]  x [step] y" for _ in range(4)]
         return {"activity_label": "Trimming", "ctx_a": asked(), "ctx_b": "he WALKS  on", "endings": endings,
                 "label": draw.choice("0123")}
-    return {
+    made = {
         "allenai/ai2_arc": rows(lambda: {"question": asked(), **lettered(draw, 4)}, "train", "validation", "test"),
         "allenai/openbookqa": rows(lambda: {"question_stem": asked(), **lettered(draw, 4)}, "train", "validation", "test"),
         "aps/super_glue": rows(lambda: {"passage": words(draw, 9, 30), "question": words(draw, 4, 9),
@@ -141,6 +217,13 @@ def made_rows(draw, count):
         "EleutherAI/wikitext_document_level": rows(
             lambda: {"page": f" = Title = \n {words(draw, 9, 30)} @-@ x , ( y ) \n"}, "train", "validation", "test"),
     }
+    for name, one, splits in [
+        ("lighteval/squad_v2", squad, ["train", "validation"]), ("hazyresearch/based-squad", completion, ["validation"]),
+        ("EleutherAI/coqa", coqa, ["train", "validation"]), ("EleutherAI/drop", drop, ["train", "validation"]),
+        ("HuggingFaceH4/MATH-500", math, ["test"]),
+    ]:
+        made[name] = {split: named(draw, one, count) for split in splits}
+    return made
 
 
 def wiki(rows):
@@ -158,27 +241,46 @@ def main():
     for name, folder in [("arc_easy", "ARC-Easy"), ("arc_challenge", "ARC-Challenge")]:
         write(out, f"allenai/ai2_arc/{folder}/test", [arc(row) for row in read(source, name)])
     write(out, "allenai/openbookqa/main/test", [openbook(row) for row in read(source, "openbookqa")])
-    write(out, "aps/super_glue/boolq/validation", [boolq(row) for row in read(source, "boolq")])
+    passages = [boolq(row) for row in read(source, "boolq")]
+    def asked(rows):
+        texts = {key: like(draw, [row[key] for row in rows]) for key in ["passage", "question"]}
+        return {**texts, "label": draw.randrange(2)}
+    write(out, "aps/super_glue/boolq/validation", filled(passages, asked))
     write(out, "baber/piqa/validation", [piqa(row) for row in read(source, "piqa")])
     write(out, "Rowan/hellaswag/validation", [hellaswag(row) for row in read(source, "hellaswag")])
     rows = [winogrande(row) for row in read(source, "winogrande")]
     write(out, "allenai/winogrande/winogrande_xl/validation", rows)
-    # The last quarter stands in for the training split that examples are drawn from.
     rows = [{"question": question(row), **labelled(row)} for row in read(source, "commonsenseqa")]
-    write(out, "tau/commonsense_qa/validation", rows[: len(rows) * 3 // 4])
-    write(out, "tau/commonsense_qa/train", rows[len(rows) * 3 // 4 :])
+    write(out, "tau/commonsense_qa/validation", rows)
+    asked = [row["question"] for row in rows]
+    rows = [{"question": like(draw, asked), **lettered(draw, 5)} for _ in range(SHOTS)]
+    write(out, "tau/commonsense_qa/train", rows)
     rows = [{"text": row["context"] + row["target"]} for row in read(source, "lambada")]
     write(out, "EleutherAI/lambada_openai/default/test", rows)
     rows = [{"question": row["question"], "answer": row["answer"]} for row in read(source, "gsm8k")]
-    write(out, "openai/gsm8k/main/test", rows[: len(rows) * 3 // 4])
-    write(out, "openai/gsm8k/main/train", rows[len(rows) * 3 // 4 :])
-    write(out, "EleutherAI/wikitext_document_level/wikitext-2-raw-v1/test", wiki(read(source, "boolq")))
+    def sum_of(rows):
+        steps = like(draw, [row["answer"] for row in rows])
+        return {"question": like(draw, [row["question"] for row in rows]), "answer": f"{steps}\n#### {draw.randint(1, 999)}"}
+    write(out, "openai/gsm8k/main/test", filled(rows, sum_of))
+    write(out, "openai/gsm8k/main/train", [sum_of(rows) for _ in range(SHOTS)])
+    pages = wiki(read(source, "boolq"))
+    def page(rows):
+        return {"page": f" = Title = \n \n {like(draw, [row['page'] for row in rows])} . \n"}
+    write(out, "EleutherAI/wikitext_document_level/wikitext-2-raw-v1/test", filled(pages, page))
     for subject in ["anatomy", "astronomy", "formal_logic", "marketing", "sociology"]:
-        write(out, f"cais/mmlu/{subject}/test", [mmlu(draw) for _ in range(200)])
+        write(out, f"cais/mmlu/{subject}/test", [mmlu(draw) for _ in range(ROWS)])
         write(out, f"cais/mmlu/{subject}/dev", [mmlu(draw) for _ in range(5)])
-    write(out, "mandarjoshi/trivia_qa/rc.nocontext/validation", [trivia(draw) for _ in range(200)])
-    write(out, "mandarjoshi/trivia_qa/rc.nocontext/train", [trivia(draw) for _ in range(60)])
-    write(out, "truthfulqa/truthful_qa/multiple_choice/validation", [truthful(draw) for _ in range(200)])
+    write(out, "mandarjoshi/trivia_qa/rc.nocontext/validation", [trivia(draw) for _ in range(ROWS)])
+    write(out, "mandarjoshi/trivia_qa/rc.nocontext/train", [trivia(draw) for _ in range(SHOTS)])
+    write(out, "truthfulqa/truthful_qa/multiple_choice/validation", [truthful(draw) for _ in range(ROWS)])
+    for name, one, split, train in [
+        ("lighteval/squad_v2", squad, "validation", True), ("hazyresearch/based-squad/default", completion, "validation", False),
+        ("EleutherAI/coqa", coqa, "validation", True), ("EleutherAI/drop", drop, "validation", True),
+        ("HuggingFaceH4/MATH-500/default", math, "test", False),
+    ]:
+        write(out, f"{name}/{split}", named(draw, one, ROWS))
+        if train:
+            write(out, f"{name}/train", named(draw, one, SHOTS))
 
 
 if __name__ == "__main__":

@@ -266,6 +266,9 @@ pub(crate) struct EvalArgs {
     /// in memory first, so that what is measured is what will run.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) tasks: Vec<String>,
+    /// Adapter of the model to ask with it, such as a checkpoint of its run
+    #[arg(long, value_name = "FOLDER", requires = "tasks")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Rows of each task, from the first on [default: all]
     #[arg(long, value_name = "N", value_parser = count, requires = "tasks")]
     pub(crate) limit: Option<usize>,

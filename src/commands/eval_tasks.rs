@@ -1,10 +1,13 @@
 //! `bitnet-train eval --tasks`: the benchmarks of a master or a checkpoint, packed in memory as its
-//! export would be.
+//! export would be, alone or with an adapter.
+
+use std::path::Path;
 
 use anyhow::Result;
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
 use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError};
-use bitnet_format::StoredModel;
+use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
+use bitnet_format::{StoredModel, model_hash};
 use bitnet_terminal::EtaLine;
 use bitnet_text::ChatTemplate;
 use bitnet_train::platform::Signals;
@@ -21,8 +24,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let benchmark = open(args)?;
     let path = args.model.path();
     let tokenizer = super::tokenizer_of(path)?;
-    let folder = StoredModel::open(path).map_err(TrainError::from)?;
-    let model = Model::from_stored(&folder, HeadPrecision::File).map_err(TrainError::from)?;
+    let model = packed(path, args.adapter.as_deref())?;
     let threads = ThreadPool::new(rayon::current_num_threads()).map_err(TrainError::from)?;
     let mut line: Option<(String, EtaLine)> = None;
     let chat = ChatTemplate::of_model(path, &tokenizer).map_err(TrainError::from)?;
@@ -49,6 +51,21 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The model as `bitnet` would run it: packed, a latent adapter merged, a side adapter beside it.
+fn packed(path: &Path, adapter: Option<&Path>) -> Result<Model, TrainError> {
+    let folder = StoredModel::open(path)?;
+    let Some(adapter) = adapter else {
+        return Ok(Model::from_stored(&folder, HeadPrecision::File)?);
+    };
+    let (adapter, hash) = (Adapter::open(adapter, folder.spec())?, model_hash(path, &folder)?);
+    if adapter.description().kind == AdapterKind::Latent {
+        let merged = MergedModel::new(&folder, path, &hash, &adapter)?;
+        return Ok(Model::from_stored(&merged, HeadPrecision::File)?);
+    }
+    adapter.require_base(path, &hash)?;
+    Ok(Model::from_stored(&folder, HeadPrecision::File)?.with_adapter(&adapter)?)
 }
 
 /// Finds the tasks and all their rows before the model is read.

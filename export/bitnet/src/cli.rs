@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Score(ScoreArgs),
     /// Run benchmarks, with the scores of lm-evaluation-harness; or compare two runs
     Eval(EvaluationArgs),
+    /// Answer MT-bench's questions in FastChat's files, and have a judge rate the answers
+    MtBench(MtBenchArgs),
     /// Print config, tensors and ternary statistics of a model
     Inspect(InspectArgs),
     /// Measure the speed of a model, or of random weights of a shape
@@ -180,11 +182,10 @@ pub(crate) struct ScoreArgs {
     pub(crate) json: bool,
 }
 
-/// How tasks that generate are asked, and whether their programs run.
+/// How tasks are asked, and whether programs of the model run.
 #[derive(Debug, Args)]
 pub(crate) struct AskingArgs {
-    /// Ask in the model's chat template; for tasks that generate an answer (--suite knows which are
-    /// asked so)
+    /// Ask in the model's chat template (--suite knows which tasks are asked so)
     #[arg(long, conflicts_with = "suite")]
     pub(crate) apply_chat_template: bool,
     /// Examples as turns of their own instead of in the user's one turn
@@ -260,6 +261,59 @@ pub(crate) enum BosArg {
     Auto,
     Always,
     Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MtBenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelWord,
+    #[command(flatten)]
+    pub(crate) adapter: AdapterArgs,
+    /// Questions in the form of FastChat's question.jsonl
+    #[arg(long, value_name = "FILE")]
+    pub(crate) questions: PathBuf,
+    /// Folder for the answers and judgments; what stands there is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The model's name in these files [default: that of its file or folder]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Ask the first N questions only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Maximum number of tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+    #[command(flatten)]
+    pub(crate) judging: JudgingArgs,
+    /// Precision of the head (and a tied embedding): as in the file, or 8 bits with a scale per row
+    #[arg(long, value_enum, value_name = "file|int8", default_value = "file")]
+    pub(crate) head: HeadArg,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    /// Print the means as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Who rates answers, and how.
+#[derive(Debug, Args)]
+pub(crate) struct JudgingArgs {
+    /// Address of a server of OpenAI's chat completions that rates the answers, over plain HTTP
+    #[arg(long, value_name = "URL", requires_all = ["judge_model", "judge_prompts"])]
+    pub(crate) judge: Option<String>,
+    /// The judge's model
+    #[arg(long, value_name = "NAME", requires = "judge")]
+    pub(crate) judge_model: Option<String>,
+    /// FastChat's file of prompts for a judge
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) judge_prompts: Option<PathBuf>,
+    /// FastChat's file of reference answers, for questions of math, reasoning and coding
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) references: Option<PathBuf>,
+    /// File with the key of the judge's server: its first line that is no comment
+    #[arg(long, value_name = "FILE", requires = "judge")]
+    pub(crate) judge_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -32,7 +32,6 @@ pub(crate) fn of_run(
 ) -> anyhow::Result<Map<String, Value>> {
     let hash = model_hash(path, &StoredModel::open(path)?)?;
     let adapter = args.adapter.adapter.as_deref();
-    let adapter_files = [ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE];
     let all = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": path.to_string_lossy(),
@@ -42,7 +41,7 @@ pub(crate) fn of_run(
         // `generation_config.json` and several other files have a say in these.
         "stop_ids": stop_ids,
         "adapter": adapter.map(Path::to_string_lossy),
-        "adapter_hash": adapter.map(|path| files_hash(path, &adapter_files)).transpose()?,
+        "adapter_hash": adapter_hash(adapter)?,
         "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
         "bos": bos(args.bos).name(),
         "limit": args.limit,
@@ -68,6 +67,12 @@ pub(crate) fn of_task(
     details.extend(template_hash.map(|hash| ("chat_template_hash".to_owned(), hash.into())));
     details.extend(python.map(|it| ("python".to_owned(), it.to_string_lossy().into())));
     details
+}
+
+/// Identifies an adapter by its files.
+pub(crate) fn adapter_hash(adapter: Option<&Path>) -> Result<Option<String>, FormatError> {
+    let files = [ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE];
+    Ok(adapter.map(|path| files_hash(path, &files)).transpose()?.flatten())
 }
 
 /// A hash of these files of a folder; `None` if there are none, as in a GGUF file, which holds all

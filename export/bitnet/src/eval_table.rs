@@ -56,16 +56,22 @@ fn lines(
             "none" => metric.metric.clone(),
             filter => format!("{} ({filter})", metric.metric),
         };
-        let error = metric.stderr.map(|error| shown(&metric.metric, error)).unwrap_or_default();
-        line(width, [name, shots, rows, &label, &shown(&metric.metric, metric.score), &error])
+        let error = metric.stderr.map(|error| shown(metric, error)).unwrap_or_default();
+        line(width, [name, shots, rows, &label, &shown(metric, metric.score), &error])
     };
     metrics.iter().map(one).collect()
 }
 
 /// Shares in percent, all else as it is.
-fn shown(metric: &str, value: f64) -> String {
-    let is_share = !["perplexity", "bits_per_byte", "mcc"].iter().any(|name| metric.contains(name));
-    if is_share { format!("{:.2} %", 100.0 * value) } else { format!("{value:.4}") }
+fn shown(metric: &MetricResult, value: f64) -> String {
+    if metric.is_percent {
+        return format!("{value:.2} %");
+    }
+    let is_no_share = |name: &&str| metric.metric.contains(name);
+    if ["perplexity", "bits_per_byte", "mcc"].iter().any(is_no_share) {
+        return format!("{value:.4}");
+    }
+    format!("{:.2} %", 100.0 * value)
 }
 
 /// Our scores beside the published ones, and the arithmetic of the mean.

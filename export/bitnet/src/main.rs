@@ -16,11 +16,14 @@ mod eval_store;
 mod eval_table;
 mod failure;
 mod generate;
+mod growing_file;
 mod inspect;
 mod key_file;
 mod line_editor;
 mod manual;
+mod mt_bench;
 mod open;
+mod openai_server;
 mod output;
 mod score;
 #[cfg(feature = "serve")]
@@ -76,6 +79,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::MtBench(args) => mt_bench::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Completions { shell } => manual::completions(*shell),

@@ -1,6 +1,5 @@
 //! A conversation with a running server, over `/v1/chat/completions` of `bitnet serve` or of
-//! another program that has it. Plain HTTP: a server elsewhere is reached through a tunnel or a
-//! proxy.
+//! another program that has it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -10,15 +9,13 @@ use std::time::Duration;
 use bitnet_chat::{Answer, ChatSettings, oldest_turn};
 use bitnet_text::Role;
 use serde_json::{Value, json};
+use ureq::Body;
 use ureq::http::Response;
-use ureq::{Agent, Body};
 
 use crate::chat_partner::{ChatPartner, PartnerReply, PieceSink};
-use crate::failure::{ServerFailed, WrongFlag};
-use crate::key_file;
+use crate::failure::ServerFailed;
+use crate::openai_server::{OpenAiServer, error_message};
 
-/// A server answers a connection within that time.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// A piece of an answer takes a few hundred bytes.
 const LONGEST_EVENT: u64 = 1 << 20;
 /// How often a waiting chat looks whether to go on.
@@ -26,10 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A conversation that a server answers.
 pub(crate) struct ServerChat {
-    agent: Agent,
-    /// Without a slash at the end.
-    base: String,
-    key: Option<String>,
+    server: OpenAiServer,
     model: String,
     /// Prompt and answer together, where the server tells.
     context: Option<usize>,
@@ -44,35 +38,17 @@ impl ServerChat {
         key_file: Option<&Path>,
         settings: ChatSettings,
     ) -> anyhow::Result<Self> {
-        let is_plain = address.strip_prefix("http://").is_some_and(|host| !host.is_empty());
-        if !is_plain {
-            let what = "expected an address such as http://127.0.0.1:8080";
-            return Err(WrongFlag(format!("--server {address}: {what}")).into());
-        }
-        let key =
-            key_file.map(key_file::keys).transpose()?.and_then(|keys| keys.into_iter().next());
-        // A status other than success has a body that says why. No proxy of the environment: the
-        // address is asked directly.
-        let config = Agent::config_builder().http_status_as_error(false).proxy(None);
-        let config = config.timeout_connect(Some(CONNECT_TIME)).build();
-        // Other clients want the address with `/v1`; both are taken.
-        let base = address.trim_end_matches('/').trim_end_matches("/v1").to_owned();
+        let server = OpenAiServer::new("--server", address, key_file)?;
         let (model, messages) = (String::new(), Vec::new());
-        let mut chat =
-            Self { agent: config.into(), base, key, model, context: None, settings, messages };
+        let mut chat = Self { server, model, context: None, settings, messages };
         chat.find_model()?;
         Ok(chat)
     }
 
     fn find_model(&mut self) -> Result<(), ServerFailed> {
-        let url = format!("{}/v1/models", self.base);
-        let asked = self.agent.get(&url);
-        let asked = match &self.key {
-            Some(key) => asked.header("Authorization", format!("Bearer {key}")),
-            None => asked,
-        };
-        let answer = asked.call().map_err(|error| self.failed(&error))?;
-        let models = self.whole(answer)?.map_err(|error| self.failed(&message(&error)))?;
+        let answer = self.server.get("/v1/models")?;
+        let models = self.server.whole(answer)?;
+        let models = models.map_err(|error| self.failed(&error_message(&error)))?;
         let model = &models["data"][0];
         let name = model["id"].as_str().ok_or_else(|| self.failed(&"names no model"))?;
         name.clone_into(&mut self.model);
@@ -81,17 +57,7 @@ impl ServerChat {
     }
 
     fn failed(&self, what: &dyn std::fmt::Display) -> ServerFailed {
-        ServerFailed(format!("{}: {what}", self.base))
-    }
-
-    /// The object of an answer; the inner error is for a status other than success.
-    fn whole(&self, mut answer: Response<Body>) -> Result<Result<Value, Value>, ServerFailed> {
-        let status = answer.status();
-        let text = answer.body_mut().read_to_string().map_err(|error| self.failed(&error))?;
-        let value = serde_json::from_str(&text).unwrap_or_else(
-            |_| json!({"error": {"message": format!("answered with status {status}")}}),
-        );
-        Ok(if status.is_success() { Ok(value) } else { Err(value) })
+        self.server.failed(what)
     }
 
     /// What is asked for. At least half of a context is left to the conversation.
@@ -118,17 +84,11 @@ impl ServerChat {
 
     /// The stream of an answer; the inner error is what the server refused.
     fn ask(&self) -> Result<Result<Response<Body>, Value>, ServerFailed> {
-        let asked = self.agent.post(format!("{}/v1/chat/completions", self.base));
-        let asked = asked.header("Content-Type", "application/json");
-        let asked = match &self.key {
-            Some(key) => asked.header("Authorization", format!("Bearer {key}")),
-            None => asked,
-        };
-        let answer = asked.send(self.body().to_string()).map_err(|error| self.failed(&error))?;
+        let answer = self.server.post("/v1/chat/completions", &self.body())?;
         if answer.status().is_success() {
             return Ok(Ok(answer));
         }
-        Ok(Err(self.whole(answer)?.unwrap_or_else(|error| error)))
+        Ok(Err(self.server.whole(answer)?.unwrap_or_else(|error| error)))
     }
 
     /// The stream of an answer to as much of the conversation as fits, and how many messages were
@@ -142,7 +102,7 @@ impl ServerChat {
                 // OpenAI's code. The server alone knows how many tokens the messages are, so the
                 // oldest turn is left out and it is asked again.
                 Err(error) if error["error"]["code"] != "context_length_exceeded" => {
-                    return Err(self.failed(&message(&error)));
+                    return Err(self.failed(&error_message(&error)));
                 }
                 Err(_) => {}
             }
@@ -166,7 +126,7 @@ impl ServerChat {
         loop {
             let piece = match events.recv_timeout(LOOK) {
                 Ok(Ok(event)) if event.get("error").is_some() => {
-                    return Err(self.failed(&message(&event)));
+                    return Err(self.failed(&error_message(&event)));
                 }
                 Ok(Ok(event)) => {
                     let piece =
@@ -268,11 +228,6 @@ fn next_line(stream: &mut impl BufRead) -> Result<Option<String>, String> {
 /// Who said a message of this chat.
 fn role(message: &Value) -> Role {
     if message["role"] == "user" { Role::User } else { Role::Assistant }
-}
-
-fn message(error: &Value) -> String {
-    let text = error["error"]["message"].as_str();
-    text.unwrap_or("answered with an error that says nothing").to_owned()
 }
 
 #[cfg(test)]

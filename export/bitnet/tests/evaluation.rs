@@ -284,9 +284,45 @@ fn prompts_are_conversations_on_request() {
     let many = asked(&["--apply-chat-template", "--fewshot-as-multiturn"]);
     assert!(many.contains("dog sat") && !many.contains("sang\n\n"), "{many}");
     assert!(many.matches("Assistant:").count() == 2, "{many}");
-    let args = ["model", "--data", "data", "--tasks", "own.yaml,piqa", "--apply-chat-template"];
-    let message = refused(&eval(&dir, &args), 2);
-    assert!(message.contains("piqa: its choices are scored"), "{message}");
+    let args = ["model", "--data", "data", "--tasks", "piqa", "--log-samples", "rows.jsonl"];
+    stdout(&eval(&dir, &[&args[..], &["--apply-chat-template"]].concat()));
+    let rows = fs_err::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    let [prompt, answer] = [0, 1].map(|at| row["arguments"][0][at].as_str().unwrap());
+    assert!(prompt.contains("User: Question: sit 0\nAnswer:"), "{prompt}");
+    assert!(prompt.ends_with("Assistant: "), "choices follow the published prompt: {prompt}");
+    assert_eq!(answer, "on the mat");
+}
+
+#[test]
+fn squad_2_asks_for_a_text_and_how_likely_no_answer_is() {
+    let dir = workplace();
+    let row = |i: usize| {
+        let right = if i.is_multiple_of(2) { json!(["the cat"]) } else { json!([]) };
+        json!({"id": i.to_string(), "title": "a", "context": "cat", "question": "who", "answers": {"text": right}})
+    };
+    write_rows(&dir.path().join("data/lighteval/squad_v2/validation.jsonl"), (0..4).map(row));
+    let spec = fs_err::read_to_string(dir.path().join("model/config.json")).unwrap();
+    let longer =
+        spec.replace("\"max_position_embeddings\": 64", "\"max_position_embeddings\": 512");
+    assert_ne!(spec, longer);
+    fs_err::write(dir.path().join("model/config.json"), longer).unwrap();
+    let args = ["model", "--data", "data", "--tasks", "squadv2", "--log-samples", "rows.jsonl"];
+    let all: Value =
+        serde_json::from_str(&stdout(&eval(&dir, &[&args[..], &["--json"]].concat()))).unwrap();
+    let score = |name: &str| all["results"]["squadv2"][format!("{name},none")].as_f64().unwrap();
+    let names = ["exact", "HasAns_exact", "NoAns_exact", "HasAns_f1", "NoAns_f1"];
+    assert!(names.iter().all(|name| (0.0..=100.0).contains(&score(name))), "{all}");
+    // Two of four rows have no answer: a threshold that leaves all unanswered is right for these.
+    assert!(score("best_exact") >= 50.0 && score("best_f1") >= score("best_exact"), "{all}");
+    assert_eq!(all["results"]["squadv2"]["exact_stderr,none"], "N/A");
+    let rows = fs_err::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    assert_eq!(row["arguments"][1][1], " unanswerable");
+    assert!(row["resps"][2].as_f64().unwrap() < 0.0, "{row}");
+    let table = stdout(&eval(&dir, &args));
+    let line = table.lines().find(|line| line.contains("best_exact")).unwrap();
+    assert!(line.ends_with(&format!("{:.2} %", score("best_exact"))), "{line}");
 }
 
 #[test]

@@ -104,6 +104,27 @@ impl RequestEncoder<'_> {
         after.iter().map(pair).collect()
     }
 
+    /// A conversation's prompt and the answers after it, cut as [`RequestEncoder::pairs`] cuts.
+    /// Special tokens are borders of texts: what stands before the prompt's last one is as it is.
+    ///
+    /// # Errors
+    /// An answer without a token.
+    pub fn answers(&self, prompt: &[u32], after: &[&str]) -> Result<Vec<TokenRequest>, EvalError> {
+        let last = prompt.iter().rposition(|id| self.tokenizer.is_special(*id));
+        let (head, tail) = prompt.split_at(last.map_or(0, |at| at + 1));
+        let tail = self.tokenizer.decode(tail);
+        let behind = |text: &str| -> Result<Vec<u32>, EvalError> {
+            let ids = self.tokenizer.encode_behind(head.last().copied(), text)?;
+            Ok([head, &ids].concat())
+        };
+        let ids = behind(tail.trim_end_matches(python::is_space))?;
+        let pair = |after: &&str| {
+            let whole = behind(&format!("{tail}{after}"))?;
+            self.request(ids.clone(), whole.get(ids.len()..).unwrap_or_default().to_vec())
+        };
+        after.iter().map(pair).collect()
+    }
+
     fn after_nothing(&self, after: &str) -> Result<TokenRequest, EvalError> {
         let (prefix, ids) = (self.prefix()?, self.tokenizer.encode(after)?);
         // A continuation that begins with the prefix brings its own.

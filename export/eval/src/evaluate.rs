@@ -1,6 +1,6 @@
 //! One task from its rows to its scores.
 
-use bitnet_engine::{Model, ThreadPool};
+use bitnet_engine::{Model, SamplerSettings, ThreadPool};
 use bitnet_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -8,10 +8,11 @@ use crate::code_runner::CodeRunner;
 use crate::document::documents;
 use crate::encode::{BosPolicy, RequestEncoder, TokenRequest};
 use crate::error::EvalError;
+use crate::functions::{ResultsFunction, ScoringAids};
 use crate::generation::{PromptRequest, continue_prompts};
 use crate::metrics::MetricValue;
 use crate::progress::ProgressCallback;
-use crate::prompt::RowRequest;
+use crate::prompt::{ChatPrompt, RowRequest};
 use crate::requests::{ChatPrompts, arguments, row_requests};
 use crate::scheduler::{ContinuationScore, score_requests};
 use crate::scoring::{RowMetrics, of_rolling, of_scores, of_text};
@@ -31,7 +32,7 @@ pub struct Evaluator<'a> {
     pub bos: BosPolicy,
     /// Tokens that end an answer.
     pub stop_ids: &'a [u32],
-    /// How prompts become conversations; as they are where there is none. For tasks that generate.
+    /// How prompts become conversations; as they are where there is none.
     pub chat: Option<ChatPrompts<'a>>,
     /// What runs code that the model wrote, where that is allowed.
     pub code: Option<&'a CodeRunner>,
@@ -48,6 +49,8 @@ pub struct MetricResult {
     pub score: f64,
     /// Its standard error, where the harness computes one.
     pub stderr: Option<f64>,
+    /// Whether the score is in percent, as SQuAD's script has it.
+    pub is_percent: bool,
     /// Whether more is better.
     pub higher_is_better: bool,
 }
@@ -90,7 +93,9 @@ pub struct TaskResult {
 enum RowAnswer {
     Scores(Vec<ContinuationScore>),
     Rolling(f64),
-    Text(String),
+    /// What was generated, and the log-likelihood of a continuation beside it where one is asked
+    /// for.
+    Text(String, Option<f64>),
 }
 
 /// The token requests of a task.
@@ -132,14 +137,15 @@ impl Evaluator<'_> {
                 let metrics: Result<RowMetrics, _> = match answer {
                     RowAnswer::Scores(scores) => of_scores(task, row, document, scores),
                     RowAnswer::Rolling(log) => of_rolling(task, row, document, *log),
-                    RowAnswer::Text(text) => {
-                        of_text(task, row, document, &chain.apply(text), self.code)
+                    RowAnswer::Text(text, beside) => {
+                        let aids = ScoringAids { code: self.code, beside: *beside };
+                        of_text(task, row, document, &chain.apply(text), aids)
                     }
                 };
                 samples.push(SampleResult {
                     doc_id: at,
                     doc: row.clone(),
-                    arguments: arguments(&requests[at]),
+                    arguments: arguments(task, &requests[at]),
                     responses: responses(answer, |text| chain.apply(text)),
                     filter: chain.name.clone(),
                     metrics: metrics.map_err(|(field, what)| data.rows.wrong(at, &field, what))?,
@@ -153,16 +159,11 @@ impl Evaluator<'_> {
     /// Whether a task can be asked with these settings.
     ///
     /// # Errors
-    /// A chat template for a task that scores, programs that may not run.
+    /// Programs that may not run.
     pub fn check(&self, task: &Task) -> Result<(), EvalError> {
-        let refuse = |what: &str| Err(EvalError::setting(&task.name, what));
-        if self.chat.is_some() && task.output != OutputType::GenerateUntil {
-            return refuse("its choices are scored; the chat template is for tasks that generate");
-        }
         if self.code.is_none() && task.runs_code() {
-            return refuse(
-                "runs programs that the model wrote; allow it with --allow-code-execution",
-            );
+            let what = "runs programs that the model wrote; allow it with --allow-code-execution";
+            return Err(EvalError::setting(&task.name, what));
         }
         Ok(())
     }
@@ -208,7 +209,8 @@ impl Evaluator<'_> {
         let one = |request: &RowRequest| match request {
             RowRequest::Score(pairs) => score_pairs(&encoder, pairs),
             RowRequest::Rolling(text) => encoder.rolling(text),
-            RowRequest::Generate(_) | RowRequest::Prompt { .. } => Ok(Vec::new()),
+            RowRequest::ScoreAnswers(prompts) => score_answers(&encoder, prompts),
+            RowRequest::Generate(_) | RowRequest::Prompt(_) => Ok(Vec::new()),
         };
         // In consecutive parts, so that joining the results in order gives the order of the rows.
         let share = requests.len().div_ceil(self.threads.count()).max(1);
@@ -234,20 +236,51 @@ impl Evaluator<'_> {
         for request in requests {
             let ids = match request {
                 RowRequest::Generate(text) => encoder.text(text)?,
-                RowRequest::Prompt { ids, .. } => ids.clone(),
+                RowRequest::Prompt(prompt) => prompt.ids.clone(),
                 _ => continue,
             };
             let (prompt, cut) = encoder.prompt(ids, limits.max_tokens)?;
             truncated += usize::from(cut);
             let (until, max_tokens) = (limits.until.clone(), limits.max_tokens);
-            prompts.push(PromptRequest { prompt, until, max_tokens });
+            let sampler = SamplerSettings::greedy();
+            prompts.push(PromptRequest { prompt, until, max_tokens, sampler });
         }
         let (model, tokenizer) = (self.model, self.tokenizer);
         let texts =
             continue_prompts(model, tokenizer, self.threads, &prompts, self.stop_ids, progress)?;
-        let request_tokens = prompts.iter().map(|it| it.prompt.len()).sum();
+        let mut request_tokens = prompts.iter().map(|it| it.prompt.len()).sum();
+        let mut beside = vec![None; texts.len()];
+        if let Some(after) = task.process_results.and_then(ResultsFunction::scored_beside) {
+            let asked = self.asked_beside(requests, after)?;
+            let scored = score_requests(model, self.threads, &asked, progress)?;
+            beside = scored.scores.iter().map(|score| Some(score.loglikelihood)).collect();
+            truncated += scored.truncated;
+            request_tokens += scored.request_tokens;
+        }
         let cost = TaskResult { truncated, request_tokens, ..TaskResult::nothing() };
-        Ok((texts.into_iter().map(RowAnswer::Text).collect(), cost))
+        let answers = texts.into_iter().zip(beside);
+        Ok((answers.map(|(text, beside)| RowAnswer::Text(text, beside)).collect(), cost))
+    }
+
+    /// The same continuation after the prompt of each row.
+    fn asked_beside(
+        &self,
+        requests: &[RowRequest],
+        after: &str,
+    ) -> Result<Vec<TokenRequest>, EvalError> {
+        let encoder = self.encoder();
+        let open = self.chat.map_or("", |chat| chat.template.before_answer());
+        let mut all = Vec::with_capacity(requests.len());
+        for request in requests {
+            all.extend(match request {
+                RowRequest::Generate(text) => encoder.pairs(text, &[after])?,
+                RowRequest::Prompt(prompt) => {
+                    encoder.answers(&prompt.ids, &[&format!("{open}{after}")])?
+                }
+                _ => continue,
+            });
+        }
+        Ok(all)
     }
 }
 
@@ -278,13 +311,26 @@ fn score_pairs(
     Ok(all)
 }
 
+fn score_answers(
+    encoder: &RequestEncoder,
+    prompts: &[(ChatPrompt, Vec<String>)],
+) -> Result<Vec<TokenRequest>, EvalError> {
+    let mut all = Vec::new();
+    for (prompt, answers) in prompts {
+        let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
+        all.extend(encoder.answers(&prompt.ids, &answers)?);
+    }
+    Ok(all)
+}
+
 fn responses(answer: &RowAnswer, filtered: impl Fn(&str) -> String) -> Value {
     match answer {
         RowAnswer::Scores(scores) => {
             scores.iter().map(|it| json!([it.loglikelihood, it.is_greedy])).collect()
         }
         RowAnswer::Rolling(log) => json!([log]),
-        RowAnswer::Text(text) => json!([text, filtered(text)]),
+        RowAnswer::Text(text, None) => json!([text, filtered(text)]),
+        RowAnswer::Text(text, Some(log)) => json!([text, filtered(text), log]),
     }
 }
 
@@ -309,6 +355,7 @@ fn summary(task: &Task, samples: &[SampleResult]) -> Vec<MetricResult> {
                 filter: chain.name.clone(),
                 score: metric.aggregation.score(&values),
                 stderr: metric.aggregation.stderr(&values),
+                is_percent: metric.aggregation.is_percent(),
                 higher_is_better: metric.higher_is_better,
             });
         }

@@ -1,12 +1,15 @@
 //! What some tasks of the harness do in Python, by the names that their files use.
 
-use fancy_regex::{Captures, Regex};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::code_runner::CodeRunner;
 use crate::metrics::MetricValue;
 use crate::python;
-use crate::{drop_answers, instructions, math_answers};
+use crate::rewritten_rows::{
+    hellaswag, text, wikitext, winogrande_answer, winogrande_halves, wrong,
+};
+use crate::squad_answers::{self, SpanScore};
+use crate::{drop_answers, instructions, math_answers, math_minerva};
 
 /// Something that is made of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +20,10 @@ pub(crate) enum RowFunction {
     WinograndeChoice,
     WikitextDetokenizer,
     Math,
+    Minerva,
     Drop,
+    CoqaText,
+    CoqaAnswers,
 }
 
 /// Scores of a row that are no standard metric.
@@ -26,16 +32,33 @@ pub(crate) enum ResultsFunction {
     TruthfulqaMc2,
     Wikitext,
     Math,
+    Minerva,
     Drop,
     Instructions,
     Programs,
+    Squad2,
+    SquadCompletion,
+    Coqa,
+}
+
+/// What scores of a generated text may need beside its row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ScoringAids<'a> {
+    /// Runs programs, where that is allowed.
+    pub(crate) code: Option<&'a CodeRunner>,
+    /// The log-likelihood of [`ResultsFunction::scored_beside`].
+    pub(crate) beside: Option<f64>,
 }
 
 /// All names, for messages.
-pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag, hendrycks_math and drop), preprocess_winogrande.doc_to_text, \
+pub(crate) const NAMES: &str = "utils.process_docs (of hellaswag, hendrycks_math, minerva_math and drop), preprocess_winogrande.doc_to_text, \
     .doc_to_target and .doc_to_choice, preprocess_wikitext.wikitext_detokenizer and .process_results, \
-    utils.process_results_mc2 (of truthfulqa), utils.process_results (of hendrycks_math, drop and ifeval), \
-    utils.pass_at_k (of humaneval)";
+    utils.process_results_mc2 (of truthfulqa), utils.process_results (of hendrycks_math, minerva_math, drop, ifeval and coqa), \
+    utils.pass_at_k (of humaneval), utils.doc_to_text and .doc_to_target (of coqa), task.SQuAD2, \
+    task.SQUADCompletion";
+
+/// What a row of CoQA holds.
+const COQA: &str = "expected story, questions.input_text and answers.input_text";
 
 impl RowFunction {
     /// By the name in a task file; `task` and its data tell files with the same names apart.
@@ -43,7 +66,10 @@ impl RowFunction {
         Some(match name {
             "utils.process_docs" if task.contains("hellaswag") => Self::Hellaswag,
             "utils.process_docs" if is_math(task) => Self::Math,
+            "utils.process_docs" if is_minerva(task) => Self::Minerva,
             "utils.process_docs" if task.contains("drop") => Self::Drop,
+            "utils.doc_to_text" if task.contains("coqa") => Self::CoqaText,
+            "utils.doc_to_target" if task.contains("coqa") => Self::CoqaAnswers,
             "preprocess_winogrande.doc_to_text" => Self::WinograndeText,
             "preprocess_winogrande.doc_to_target" => Self::WinograndeTarget,
             "preprocess_winogrande.doc_to_choice" => Self::WinograndeChoice,
@@ -70,17 +96,19 @@ impl RowFunction {
                 Ok(options.map(|option| format!("{before}{option}")).to_vec().into())
             }
             Self::WikitextDetokenizer => Ok(wikitext(text(row, "page")?).into()),
-            Self::Math => {
-                let answer = math_answers::boxed(text(row, "solution")?);
-                let missing = || wrong("solution", "expected an answer in \\boxed{}");
-                Ok(with(row, "answer", answer.ok_or_else(missing)?.into()))
-            }
+            Self::Math => Ok(with(row, "answer", boxed(row)?.into())),
+            Self::Minerva => Ok(with(row, "answer", math_minerva::normalised(&boxed(row)?).into())),
             Self::Drop => {
                 let answers = drop_answers::answers(row);
                 let expected =
                     "expected number, date and spans, and lists of them as validated_answers";
                 Ok(with(row, "answers", answers.ok_or_else(|| wrong("answer", expected))?))
             }
+            Self::CoqaText => {
+                let made = squad_answers::coqa_text(row).ok_or_else(|| wrong("questions", COQA))?;
+                Ok(made.into())
+            }
+            Self::CoqaAnswers => coqa_answers(row).map(Value::from),
         }
     }
 }
@@ -92,9 +120,13 @@ impl ResultsFunction {
             "utils.process_results_mc2" => Self::TruthfulqaMc2,
             "preprocess_wikitext.process_results" => Self::Wikitext,
             "utils.process_results" if is_math(task) => Self::Math,
+            "utils.process_results" if is_minerva(task) => Self::Minerva,
             "utils.process_results" if task.contains("drop") => Self::Drop,
             "utils.process_results" if task.contains("ifeval") => Self::Instructions,
+            "utils.process_results" if task.contains("coqa") => Self::Coqa,
             "utils.pass_at_k" => Self::Programs,
+            "task.SQuAD2" => Self::Squad2,
+            "task.SQUADCompletion" => Self::SquadCompletion,
             _ => return None,
         })
     }
@@ -130,7 +162,8 @@ impl ResultsFunction {
             Self::TruthfulqaMc2 => &["acc"],
             Self::Wikitext => &["word_perplexity", "byte_perplexity", "bits_per_byte"],
             Self::Math => &["exact_match"],
-            Self::Drop => &["em", "f1"],
+            Self::Minerva => &["exact_match", "math_verify"],
+            Self::Drop | Self::Coqa => &["em", "f1"],
             Self::Instructions => &[
                 "prompt_level_strict_acc",
                 "inst_level_strict_acc",
@@ -138,7 +171,14 @@ impl ResultsFunction {
                 "inst_level_loose_acc",
             ],
             Self::Programs => &["pass@1"],
+            Self::Squad2 => &SQUAD2_METRICS,
+            Self::SquadCompletion => &["contains"],
         }
+    }
+
+    /// A continuation whose log-likelihood is asked for beside the text of the same prompt.
+    pub(crate) fn scored_beside(self) -> Option<&'static str> {
+        (self == Self::Squad2).then_some(" unanswerable")
     }
 
     /// Whether it runs what the model wrote.
@@ -146,7 +186,7 @@ impl ResultsFunction {
         self == Self::Programs
     }
 
-    /// The metrics of a row from a generated text; `code` runs programs.
+    /// The metrics of a row from a generated text.
     ///
     /// # Errors
     /// The field that is missing or of another kind.
@@ -154,7 +194,7 @@ impl ResultsFunction {
         self,
         row: &Value,
         said: &str,
-        code: Option<&CodeRunner>,
+        aids: ScoringAids,
     ) -> Result<Vec<(String, MetricValue)>, (String, String)> {
         Ok(match self {
             Self::TruthfulqaMc2 | Self::Wikitext => {
@@ -164,6 +204,12 @@ impl ResultsFunction {
                 let equal = math_answers::equal(math_answers::asked(said), text(row, "answer")?);
                 numbers([("exact_match", f64::from(equal))])
             }
+            Self::Minerva => {
+                let answer = math_minerva::normalised(&math_minerva::said(said));
+                let exact = math_minerva::is_exact(&answer, text(row, "answer")?);
+                let verified = math_minerva::is_verified(text(row, "solution")?, said);
+                numbers([("exact_match", f64::from(exact)), ("math_verify", f64::from(verified))])
+            }
             Self::Drop => {
                 let answers = serde_json::from_value::<Vec<Vec<String>>>(row["answers"].clone());
                 let answers = answers.map_err(|it| wrong("answers", &it.to_string()))?;
@@ -172,7 +218,8 @@ impl ResultsFunction {
             }
             Self::Instructions => instruction_metrics(&instructions::followed(row, said)?),
             Self::Programs => {
-                let code = code.ok_or_else(|| wrong("process_results", "may not run programs"))?;
+                let code =
+                    aids.code.ok_or_else(|| wrong("process_results", "may not run programs"))?;
                 let [prompt, test, name] =
                     [text(row, "prompt")?, text(row, "test")?, text(row, "entry_point")?];
                 // The order of HumanEval's files: the function's head, its body by the model, the
@@ -182,8 +229,73 @@ impl ResultsFunction {
                 let passes = passes.map_err(|error| wrong("prompt", &error.to_string()))?;
                 numbers([("pass@1", f64::from(passes))])
             }
+            Self::Squad2 => {
+                let missing = || wrong("process_results", "needs a log-likelihood beside the text");
+                squad2_metrics(row, said, aids.beside.ok_or_else(missing)?)?
+            }
+            Self::SquadCompletion => {
+                numbers([("contains", squad_answers::contains(text(row, "value")?, said))])
+            }
+            Self::Coqa => {
+                let line = python::strip(said).split('\n').next().unwrap_or_default();
+                let (exact, f1) = squad_answers::left_out_scores(&coqa_answers(row)?, line);
+                numbers([("em", exact), ("f1", f1)])
+            }
         })
     }
+}
+
+/// The metrics of SQuAD 2, in the order of its script.
+const SQUAD2_METRICS: [&str; 8] = [
+    "exact",
+    "f1",
+    "HasAns_exact",
+    "HasAns_f1",
+    "NoAns_exact",
+    "NoAns_f1",
+    "best_exact",
+    "best_f1",
+];
+
+/// A row counts for the questions with an answer or for those without, and for all.
+fn squad2_metrics(
+    row: &Value,
+    said: &str,
+    unanswerable: f64,
+) -> Result<Vec<(String, MetricValue)>, (String, String)> {
+    let right = row["answers"]["text"].as_array();
+    let right = right.and_then(|it| it.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    let right = right.ok_or_else(|| wrong("answers.text", "expected a list of texts"))?;
+    let (exact, f1) = squad_answers::scores(&right, said);
+    let kind = if right.is_empty() { "NoAns" } else { "HasAns" };
+    let span = |score| {
+        MetricValue::Span(SpanScore {
+            score,
+            has_answer: !right.is_empty(),
+            is_answered: !said.is_empty(),
+            no_answer: unanswerable.exp(),
+        })
+    };
+    let mut metrics = numbers([("exact", exact), ("f1", f1)]);
+    metrics.push((format!("{kind}_exact"), MetricValue::Number(exact)));
+    metrics.push((format!("{kind}_f1"), MetricValue::Number(f1)));
+    metrics.push(("best_exact".to_owned(), span(exact)));
+    metrics.push(("best_f1".to_owned(), span(f1)));
+    Ok(metrics)
+}
+
+fn coqa_answers(row: &Value) -> Result<Vec<String>, (String, String)> {
+    squad_answers::coqa_answers(row).ok_or_else(|| wrong("answers", COQA))
+}
+
+/// The answer in the last box of a solution.
+fn boxed(row: &Value) -> Result<String, (String, String)> {
+    let answer = math_answers::boxed(text(row, "solution")?);
+    answer.ok_or_else(|| wrong("solution", "expected an answer in \\boxed{}"))
+}
+
+fn is_minerva(task: &str) -> bool {
+    task.contains("minerva_math")
 }
 
 fn is_math(task: &str) -> bool {
@@ -231,161 +343,36 @@ fn share_of_true(labels: &[Value], logs: &[f64]) -> f64 {
     found.map(|(_, log)| log.exp() / all).sum()
 }
 
-fn hellaswag(row: &Value) -> Result<Value, (String, String)> {
-    let (label, before) = (text(row, "activity_label")?, text(row, "ctx_a")?);
-    let after = python::capitalize(text(row, "ctx_b")?);
-    let endings = row["endings"].as_array();
-    let endings: Option<Vec<&str>> =
-        endings.and_then(|endings| endings.iter().map(Value::as_str).collect());
-    let endings = endings.ok_or_else(|| wrong("endings", "expected a list of texts"))?;
-    let mut row = row.clone();
-    // `process_docs` of the harness; the template of the task names these three fields.
-    row["query"] = hellaswag_text(&format!("{label}: {before} {after}")).into();
-    row["choices"] = endings.into_iter().map(hellaswag_text).collect();
-    // Test rows of the hub have an empty label.
-    row["gold"] = json!(row["label"].as_str().and_then(|label| label.parse::<i64>().ok()));
-    Ok(row)
-}
-
-fn hellaswag_text(text: &str) -> String {
-    // WikiHow's marks: a title ends a sentence, all other brackets go.
-    let text = python::strip(text).replace(" [title]", ". ");
-    sub(r"\[.*?\]", "", &text).replace("  ", " ")
-}
-
-fn winogrande_answer(row: &Value) -> Result<i64, (String, String)> {
-    match text(row, "answer")? {
-        "1" => Ok(0),
-        "2" => Ok(1),
-        other => Err(wrong("answer", &format!("expected \"1\" or \"2\", got {other:?}"))),
-    }
-}
-
-/// What stands before and after the blank.
-fn winogrande_halves(row: &Value) -> Result<(&str, &str), (String, String)> {
-    let blank = text(row, "sentence")?.split_once('_');
-    blank.ok_or_else(|| wrong("sentence", "expected a blank, written _"))
-}
-
-/// `wikitext_detokenizer`: the replacements of the harness in its order.
-fn wikitext(page: &str) -> String {
-    let text = page.replace("s '", "s'");
-    let text = sub(r"/' [0-9]/", r"/'[0-9]/", &text);
-    // WikiText was cut into words, with spaces around signs; what is scored is the text before
-    // that.
-    let pairs = [
-        (" @-@ ", "-"),
-        (" @,@ ", ","),
-        (" @.@ ", "."),
-        (" : ", ": "),
-        (" ; ", "; "),
-        (" . ", ". "),
-        (" ! ", "! "),
-        (" ? ", "? "),
-        (" , ", ", "),
-    ];
-    let mut text = pairs.iter().fold(text, |text, (from, to)| text.replace(from, to));
-    let quotes = [
-        (r"\(\s*([^\)]*?)\s*\)", ["(", ")"]),
-        (r"\[\s*([^\]]*?)\s*\]", ["[", "]"]),
-        (r"\{\s*([^}]*?)\s*\}", ["{", "}"]),
-        ("\"\\s*([^\"]*?)\\s*\"", ["\"", "\""]),
-        (r"'\s*([^']*?)\s*'", ["'", "'"]),
-    ];
-    for (pattern, [open, close]) in quotes {
-        let regex = Regex::new(pattern).expect("a valid pattern");
-        let inner = |found: &Captures| format!("{open}{}{close}", &found[1]);
-        text = regex.replace_all(&text, inner).into_owned();
-    }
-    // The longest first: `= = =` stands inside of `= = = =`.
-    let pairs = [
-        ("= = = =", "===="),
-        ("= = =", "==="),
-        ("= =", "=="),
-        (" \u{b0} ", "\u{b0}"),
-        (" \n", "\n"),
-        ("\n ", "\n"),
-        (" N ", " 1 "),
-        (" 's", "'s"),
-    ];
-    pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
-}
-
-/// `re.sub` with a text that names no group.
-fn sub(pattern: &str, with: &str, text: &str) -> String {
-    let regex = Regex::new(pattern).expect("a valid pattern");
-    regex.replace_all(text, fancy_regex::NoExpand(with)).into_owned()
-}
-
-fn text<'a>(row: &'a Value, field: &str) -> Result<&'a str, (String, String)> {
-    match row.get(field) {
-        Some(Value::String(text)) => Ok(text),
-        None => Err(wrong(field, "is missing; expected a text")),
-        Some(_) => Err(wrong(field, "expected a text")),
-    }
-}
-
-fn wrong(field: &str, what: &str) -> (String, String) {
-    (field.to_owned(), what.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hellaswag_rows_are_cleaned_once() {
-        let row = json!({"activity_label": "Trim", "ctx_a": "A  [x] b", "ctx_b": "he Says    so",
-            "endings": ["c [title] D  [y]", " e"], "label": "1"});
-        let made = RowFunction::Hellaswag.call(&row).unwrap();
-        assert_eq!(made["query"], "Trim: A  b He says  so", "one pass over double spaces");
-        assert_eq!(made["choices"], json!(["c. D ", "e"]));
-        assert_eq!(made["gold"], 1);
-        let missing = RowFunction::Hellaswag.call(&json!({"activity_label": "x"}));
-        assert_eq!(missing.unwrap_err().0, "ctx_a");
-    }
-
-    #[test]
-    fn winogrande_has_two_contexts_and_one_continuation() {
-        let row = json!({"sentence": "Ann beat Bob, so _ won. ", "option1": "Ann", "option2": "Bob",
-            "answer": "2"});
-        assert_eq!(RowFunction::WinograndeText.call(&row).unwrap(), 1);
-        assert_eq!(RowFunction::WinograndeTarget.call(&row).unwrap(), "won.");
-        let choices = RowFunction::WinograndeChoice.call(&row).unwrap();
-        assert_eq!(choices, json!(["Ann beat Bob, so Ann", "Ann beat Bob, so Bob"]));
-        let bad = json!({"sentence": "no blank", "answer": ""});
-        assert_eq!(RowFunction::WinograndeText.call(&bad).unwrap_err().0, "answer");
-        assert_eq!(RowFunction::WinograndeTarget.call(&bad).unwrap_err().0, "sentence");
-    }
-
-    /// The text of the harness's own function.
-    #[test]
-    fn wikitext_pages_are_written_as_they_were() {
-        let page = " = Title = \n It 's 1 @,@ 000 N km ( a b ) , \" so \" : [ x ] ; dogs ' own . = = S = = \n";
-        let plain = " = Title =\nIt's 1,000 1 km (a b), \"so\": [x]; dogs' own. == S ==\n";
-        assert_eq!(wikitext(page), plain);
-        let scores = ResultsFunction::Wikitext.call(&json!({"page": "a b"}), &[-2.0]).unwrap();
-        assert_eq!(scores[0], ("word_perplexity".to_owned(), MetricValue::Weighted(-2.0, 2.0)));
-    }
+    use serde_json::json;
 
     #[test]
     fn generated_texts_are_scored_by_what_their_rows_ask_for() {
         let row = RowFunction::Math.call(&json!({"solution": "so \\boxed{\\frac12}"})).unwrap();
-        let score = |text| ResultsFunction::Math.of_text(&row, text, None).unwrap();
+        let score =
+            |text| ResultsFunction::Math.of_text(&row, text, ScoringAids::default()).unwrap();
         assert_eq!(score("It is $1/2$."), numbers([("exact_match", 1.0)]));
         assert_eq!(score("1"), numbers([("exact_match", 0.0)]));
         assert_eq!(RowFunction::Math.call(&json!({"solution": "2"})).unwrap_err().0, "solution");
         let row = json!({"answers": [["5"], ["Ann", "Bob"]]});
-        let found = ResultsFunction::Drop.of_text(&row, "the 5", None).unwrap();
+        let found = ResultsFunction::Drop.of_text(&row, "the 5", ScoringAids::default()).unwrap();
         assert_eq!(found, numbers([("em", 1.0), ("f1", 1.0)]));
         let row = json!({"instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}]});
-        let found = ResultsFunction::Instructions.of_text(&row, "a b", None).unwrap();
+        let found =
+            ResultsFunction::Instructions.of_text(&row, "a b", ScoringAids::default()).unwrap();
         assert_eq!(found[0].1, MetricValue::Number(0.0));
         assert_eq!(found[1], ("inst_level_strict_acc".to_owned(), MetricValue::Weighted(1.0, 2.0)));
         let row = json!({"prompt": "def f():\n", "test": "def check(f): assert f() == 1", "entry_point": "f"});
-        assert!(ResultsFunction::Programs.of_text(&row, "    return 1", None).is_err());
+        assert!(
+            ResultsFunction::Programs
+                .of_text(&row, "    return 1", ScoringAids::default())
+                .is_err()
+        );
         if let Ok(code) = CodeRunner::new("python3".as_ref()) {
-            let score = |text| ResultsFunction::Programs.of_text(&row, text, Some(&code)).unwrap();
+            let aids = ScoringAids { code: Some(&code), beside: None };
+            let score = |text| ResultsFunction::Programs.of_text(&row, text, aids).unwrap();
             assert_eq!(score("    return 1"), numbers([("pass@1", 1.0)]));
             assert_eq!(score("    return 2"), numbers([("pass@1", 0.0)]));
         }
@@ -399,5 +386,24 @@ mod tests {
         let MetricValue::Number(share) = scores[0].1 else { panic!("a number") };
         assert!((share - 0.55 / 0.8).abs() < 1e-12);
         assert!(ResultsFunction::TruthfulqaMc2.call(&row, &logs[..2]).is_err());
+    }
+
+    #[test]
+    fn rows_of_squad_2_count_for_their_kind_and_for_the_threshold() {
+        let score = |right: Value, said| {
+            let row = json!({"answers": {"text": right}});
+            let aids = ScoringAids { code: None, beside: Some(0.25_f64.ln()) };
+            ResultsFunction::Squad2.of_text(&row, said, aids).unwrap()
+        };
+        let found = score(json!(["The Nile"]), " nile");
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["exact", "f1", "HasAns_exact", "HasAns_f1", "best_exact", "best_f1"]);
+        assert_eq!(found[0].1, MetricValue::Number(1.0));
+        let span = SpanScore { score: 1.0, has_answer: true, is_answered: true, no_answer: 0.25 };
+        assert_eq!(found[4].1, MetricValue::Span(span));
+        let found = score(json!([]), "");
+        assert_eq!(found[2], ("NoAns_exact".to_owned(), MetricValue::Number(1.0)));
+        let row = json!({"answers": {"text": []}});
+        assert!(ResultsFunction::Squad2.of_text(&row, "", ScoringAids::default()).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Greedy continuations of many prompts: several decode together, and a new one begins where one
+//! Continuations of many prompts: several decode together, and a new one begins where one
 //! ends.
 
 use bitnet_engine::{KvCache, Model, Sampler, SamplerSettings, Sequence, ThreadPool, Workspace};
@@ -15,7 +15,7 @@ const SLOTS: usize = 16;
 const WORTH_COPYING: usize = 32;
 
 /// A prompt and where its continuation ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PromptRequest {
     /// At least one token; with `max_tokens` it fits the model's context.
     pub prompt: Vec<u32>,
@@ -23,6 +23,8 @@ pub struct PromptRequest {
     pub until: Vec<String>,
     /// The most new tokens.
     pub max_tokens: usize,
+    /// How each is chosen. Penalties for tokens that are there already are not counted.
+    pub sampler: SamplerSettings,
 }
 
 /// Continues all prompts, the longest first. Not a letter of a text depends on the others.
@@ -46,13 +48,12 @@ pub fn continue_prompts(
     waiting.sort_by(|a, b| requests[*a].prompt.cmp(&requests[*b].prompt));
     waiting.sort_by_key(|index| requests[*index].prompt.len());
     let mut workspace = Workspace::new(threads);
-    let mut sampler = Sampler::new(SamplerSettings::greedy())?;
     let mut slots: Vec<Slot> = (0..SLOTS.min(requests.len())).map(|_| Slot::new(model)).collect();
     let mut texts = vec![String::new(); requests.len()];
     let mut done = 0;
     loop {
         // A slot that ended is filled before the next pass: the batch stays full to the end.
-        begin_waiting(&mut slots, &mut waiting, requests, tokenizer);
+        begin_waiting(&mut slots, &mut waiting, requests, tokenizer)?;
         let mut active: Vec<&mut Slot> =
             slots.iter_mut().filter(|it| it.answer.is_some()).collect();
         if active.is_empty() {
@@ -61,9 +62,8 @@ pub fn continue_prompts(
         let mut sequences: Vec<Sequence> = active.iter_mut().map(|slot| slot.sequence()).collect();
         let logits = model.forward_batch(&mut workspace, &mut sequences)?;
         let rows = logits.chunks_exact(model.spec().vocab_size);
-        let next: Vec<u32> = rows.map(|row| sampler.sample(row, &[])).collect();
-        for (slot, id) in active.into_iter().zip(next) {
-            if let Some((request, ids)) = slot.push(id, requests, stop_ids) {
+        for (slot, row) in active.into_iter().zip(rows) {
+            if let Some((request, ids)) = slot.push(row, requests, stop_ids) {
                 // Decoded again as a whole: the text of the stream ends where the stop was noticed,
                 // the harness cuts the whole text.
                 texts[request] = cut(&tokenizer.decode(&ids), &requests[request].until);
@@ -84,6 +84,7 @@ struct Slot<'a> {
 
 struct PartialAnswer<'a> {
     request: usize,
+    sampler: Sampler,
     ids: Vec<u32>,
     stream: TextStream<'a>,
     text: String,
@@ -100,24 +101,33 @@ impl<'a> Slot<'a> {
         Sequence { cache: &mut self.cache, tokens: &self.tokens[held..] }
     }
 
-    fn begin(&mut self, request: usize, prompt: &[u32], tokenizer: &'a Tokenizer) {
+    fn begin(
+        &mut self,
+        request: usize,
+        PromptRequest { prompt, sampler, .. }: &PromptRequest,
+        tokenizer: &'a Tokenizer,
+    ) -> Result<(), EvalError> {
+        // One of its own: an answer must not depend on which others are in work.
+        let sampler = Sampler::new(sampler.clone())?;
         // The last token is computed again: its logits are needed.
         let held = common(&self.tokens, prompt).min(prompt.len() - 1);
         self.cache.truncate(held);
-        self.tokens = prompt.to_vec();
+        self.tokens.clone_from(prompt);
         let (ids, stream, text) = (Vec::new(), tokenizer.stream(), String::new());
-        self.answer = Some(PartialAnswer { request, ids, stream, text });
+        self.answer = Some(PartialAnswer { request, sampler, ids, stream, text });
+        Ok(())
     }
 
-    /// Takes the next token; the continuation if it ends.
+    /// Chooses the next token by its logits; the continuation if it ends.
     fn push(
         &mut self,
-        id: u32,
+        logits: &[f32],
         requests: &[PromptRequest],
         stop_ids: &[u32],
     ) -> Option<(usize, Vec<u32>)> {
         let answer = self.answer.as_mut()?;
         let PromptRequest { until, max_tokens, .. } = &requests[answer.request];
+        let id = answer.sampler.sample(logits, &[]);
         let mut ends = stop_ids.contains(&id);
         if !ends {
             answer.ids.push(id);
@@ -150,12 +160,12 @@ fn begin_waiting<'a>(
     waiting: &mut Vec<usize>,
     requests: &[PromptRequest],
     tokenizer: &'a Tokenizer,
-) {
+) -> Result<(), EvalError> {
     for free in 0..slots.len() {
         if slots[free].answer.is_some() {
             continue;
         }
-        let Some(request) = waiting.pop() else { return };
+        let Some(request) = waiting.pop() else { return Ok(()) };
         let prompt = &requests[request].prompt;
         let held = |slot: &Slot| common(&slot.tokens[..slot.cache.len()], prompt);
         let own = held(&slots[free]);
@@ -167,8 +177,9 @@ fn begin_waiting<'a>(
             slots[free].tokens = slots[best].tokens[..cache.len()].to_vec();
             slots[free].cache = cache;
         }
-        slots[free].begin(request, prompt, tokenizer);
+        slots[free].begin(request, &requests[request], tokenizer)?;
     }
+    Ok(())
 }
 
 fn common(a: &[u32], b: &[u32]) -> usize {
@@ -202,6 +213,12 @@ mod tests {
                 prompt: prompt(i),
                 until: vec![],
                 max_tokens: 5 + i as usize % 4,
+                sampler: SamplerSettings {
+                    // Every third is drawn, with random numbers of its own.
+                    temperature: if i % 3 == 0 { 1.5 } else { 0.0 },
+                    seed: u64::from(i),
+                    ..SamplerSettings::default()
+                },
             })
             .collect();
         let mut last = (0, 0);
@@ -211,7 +228,7 @@ mod tests {
         });
         for (request, text) in requests.iter().zip(texts.unwrap()) {
             let alone = GenerateRequest {
-                sampler: SamplerSettings::greedy(),
+                sampler: request.sampler.clone(),
                 stop_ids: vec![],
                 max_tokens: request.max_tokens,
             };
@@ -228,7 +245,8 @@ mod tests {
         let (model, tokenizer) = random_model(128);
         let threads = ThreadPool::new(1).unwrap();
         let ask = |until: Vec<String>, stop_ids: &[u32]| {
-            let requests = [PromptRequest { prompt: vec![3, 4], until, max_tokens: 12 }];
+            let sampler = SamplerSettings::greedy();
+            let requests = [PromptRequest { prompt: vec![3, 4], until, max_tokens: 12, sampler }];
             continue_prompts(&model, &tokenizer, &threads, &requests, stop_ids, &mut |_, _| {
                 ControlFlow::Continue(())
             })

@@ -4,6 +4,7 @@
 use std::thread;
 
 use crate::mersenne::PythonRandom;
+use crate::squad_answers::{SpanScore, best_percent};
 
 /// Bootstrap samples of the harness, in portions with a seed each.
 const BOOTSTRAPS: usize = 100_000;
@@ -18,6 +19,8 @@ pub enum MetricValue {
     Weighted(f64, f64),
     /// The right class and the chosen one.
     Classes(i64, i64),
+    /// A score that counts or not by a threshold on the probability of no answer.
+    Span(SpanScore),
 }
 
 /// How rows make a score.
@@ -37,6 +40,10 @@ pub enum Aggregation {
     Matthews,
     /// The sum of all over the sum of their weights.
     Share,
+    /// A hundred times the mean.
+    Percent,
+    /// A hundred times the mean at the best threshold on the probability of no answer.
+    BestPercent,
 }
 
 impl Aggregation {
@@ -51,8 +58,15 @@ impl Aggregation {
             "matthews_corrcoef" => Self::Matthews,
             // IFEval's: all instructions of all rows together, not a mean of rows.
             "utils.agg_inst_level_acc" => Self::Share,
+            "percent" => Self::Percent,
+            "best_percent" => Self::BestPercent,
             _ => return None,
         })
+    }
+
+    /// Whether the score is in percent already; all others are shares or no shares at all.
+    pub fn is_percent(self) -> bool {
+        matches!(self, Self::Percent | Self::BestPercent)
     }
 
     /// What the harness takes for a metric whose task file names none.
@@ -77,6 +91,8 @@ impl Aggregation {
             Self::F1 => f1(confusion(values)),
             Self::Matthews => matthews(confusion(values)),
             Self::Share => weighted_mean(values),
+            Self::Percent => 100.0 * values.iter().map(number).sum::<f64>() / values.len() as f64,
+            Self::BestPercent => best_percent(&values.iter().map(span).collect::<Vec<_>>()),
         }
     }
 
@@ -90,7 +106,11 @@ impl Aggregation {
                 Some(sample_deviation(&numbers) / (numbers.len() as f64).sqrt())
             }
             Self::Perplexity | Self::F1 | Self::Matthews => Some(self.bootstrap(values)),
-            Self::WeightedPerplexity | Self::BitsPerByte | Self::Share => None,
+            Self::WeightedPerplexity
+            | Self::BitsPerByte
+            | Self::Share
+            | Self::Percent
+            | Self::BestPercent => None,
         }
     }
 
@@ -143,6 +163,17 @@ fn number(value: &MetricValue) -> f64 {
     match value {
         MetricValue::Number(number) | MetricValue::Weighted(number, _) => *number,
         MetricValue::Classes(gold, found) => f64::from(gold == found),
+        MetricValue::Span(span) => span.score,
+    }
+}
+
+fn span(value: &MetricValue) -> SpanScore {
+    match value {
+        MetricValue::Span(span) => *span,
+        // Nothing tells whether there is an answer: the score counts at every threshold.
+        _ => {
+            SpanScore { score: number(value), has_answer: true, is_answered: true, no_answer: 0.0 }
+        }
     }
 }
 
@@ -216,6 +247,32 @@ mod tests {
         near(Aggregation::Matthews.score(&classes), 1.0 / 6.0);
         near(pooled_stderr(&[(0.1, 10), (0.2, 5)]), POOLED);
         near(unweighted_stderr(&[(0.3, 10), (0.4, 5)]), 0.25);
+    }
+
+    /// What SQuAD's script computes of these rows (`scripts/eval_golden.py`).
+    #[test]
+    fn the_best_threshold_is_that_of_the_script() {
+        let cases: serde_json::Value =
+            serde_json::from_str(include_str!("../tests/golden.json")).unwrap();
+        for case in cases["squad_rows"].as_array().unwrap() {
+            let rows = case["rows"].as_array().unwrap();
+            let values: Vec<MetricValue> = rows
+                .iter()
+                .map(|row| {
+                    MetricValue::Span(SpanScore {
+                        score: row[0].as_f64().unwrap(),
+                        has_answer: row[1].as_bool().unwrap(),
+                        is_answered: row[2].as_bool().unwrap(),
+                        no_answer: row[3].as_f64().unwrap(),
+                    })
+                })
+                .collect();
+            assert_eq!(Aggregation::Percent.score(&values), case["percent"].as_f64().unwrap());
+            assert_eq!(Aggregation::BestPercent.score(&values), case["best"].as_f64().unwrap());
+            assert_eq!(Aggregation::BestPercent.stderr(&values), None);
+        }
+        let plain = [0.5, 1.0].map(MetricValue::Number);
+        assert_eq!(Aggregation::BestPercent.score(&plain), 75.0);
     }
 
     // 5.206979827179849

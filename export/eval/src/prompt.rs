@@ -15,13 +15,18 @@ const FEWSHOT_SEED: u32 = 1234;
 pub(crate) enum RowRequest {
     /// Contexts with their continuations.
     Score(Vec<(String, String)>),
+    /// Conversations, each with the answers that are scored after it.
+    ScoreAnswers(Vec<(ChatPrompt, Vec<String>)>),
     Rolling(String),
     Generate(String),
-    /// A conversation in a chat template, as tokens and as it reads.
-    Prompt {
-        ids: Vec<u32>,
-        text: String,
-    },
+    Prompt(ChatPrompt),
+}
+
+/// A conversation in a chat template, as tokens and as it reads.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ChatPrompt {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) text: String,
 }
 
 /// An example.
@@ -110,12 +115,26 @@ pub(crate) fn shot(document: &RowDocument) -> Result<Shot, String> {
     Ok(Shot { question: question.clone(), answer })
 }
 
-/// The question of a row, where that is a text.
-pub(crate) fn question(document: &RowDocument) -> Result<&str, String> {
-    match &document.question {
-        RowQuestion::Text(text) => Ok(text),
+/// The questions about a row, each with the continuations that are scored after it.
+pub(crate) fn questions<'a>(
+    task: &Task,
+    document: &'a RowDocument,
+) -> Result<Vec<(&'a str, Vec<&'a str>)>, String> {
+    let choices = document.choices.iter().map(String::as_str);
+    let text = match &document.question {
+        RowQuestion::Text(text) => Ok(text.as_str()),
         RowQuestion::Contexts(_) => Err("the question is a number; expected a text".to_owned()),
-    }
+    };
+    Ok(match task.output {
+        OutputType::GenerateUntil | OutputType::LoglikelihoodRolling => vec![(text?, Vec::new())],
+        OutputType::Loglikelihood => vec![(text?, vec![answer_text(document)?])],
+        // Contexts differ and the continuation is the same.
+        OutputType::MultipleChoice if text.is_err() => {
+            let after = answer_text(document)?;
+            choices.map(|context| (context, vec![after])).collect()
+        }
+        OutputType::MultipleChoice => vec![(text?, choices.collect())],
+    })
 }
 
 /// The question about a row after its examples.
@@ -124,31 +143,28 @@ pub(crate) fn request(
     document: &RowDocument,
     shots: &[&Shot],
 ) -> Result<RowRequest, String> {
+    if task.output == OutputType::LoglikelihoodRolling {
+        return Ok(RowRequest::Rolling(answer_text(document)?.to_owned()));
+    }
     let shots: String = shots.iter().map(|shot| shot.text(task)).collect();
     let before = format!("{}{shots}", document.description);
-    let delimiter = &task.target_delimiter;
-    let text = || question(document).map(|text| format!("{before}{text}"));
-    Ok(match task.output {
-        OutputType::GenerateUntil => RowRequest::Generate(text()?),
-        OutputType::LoglikelihoodRolling => RowRequest::Rolling(answer_text(document)?),
-        OutputType::Loglikelihood => RowRequest::Score(vec![(text()?, answer_text(document)?)]),
-        // Contexts differ and the continuation is the same.
-        OutputType::MultipleChoice if matches!(document.question, RowQuestion::Contexts(_)) => {
-            let after = format!("{delimiter}{}", answer_text(document)?);
-            let contexts = document.choices.iter().map(|choice| format!("{before}{choice}"));
-            RowRequest::Score(contexts.map(|context| (context, after.clone())).collect())
-        }
-        OutputType::MultipleChoice => {
-            let context = text()?;
-            let after = document.choices.iter().map(|choice| format!("{delimiter}{choice}"));
-            RowRequest::Score(after.map(|after| (context.clone(), after)).collect())
-        }
-    })
+    let questions = questions(task, document)?;
+    if task.output == OutputType::GenerateUntil {
+        return Ok(RowRequest::Generate(before + questions[0].0));
+    }
+    // One continuation by itself (LAMBADA) brings its own delimiter.
+    let is_choice = task.output == OutputType::MultipleChoice;
+    let delimiter = if is_choice { task.target_delimiter.as_str() } else { "" };
+    let pairs = questions.into_iter().flat_map(|(question, after)| {
+        let context = format!("{before}{question}");
+        after.into_iter().map(move |after| (context.clone(), format!("{delimiter}{after}")))
+    });
+    Ok(RowRequest::Score(pairs.collect()))
 }
 
-fn answer_text(document: &RowDocument) -> Result<String, String> {
+fn answer_text(document: &RowDocument) -> Result<&str, String> {
     match &document.answer {
-        RightAnswer::Text(text) => Ok(text.clone()),
+        RightAnswer::Text(text) => Ok(text),
         _ => Err("the answer is a number or a list; expected a text".to_owned()),
     }
 }

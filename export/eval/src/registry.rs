@@ -12,11 +12,12 @@ use crate::{task_file, yaml};
 /// Groups that stand in each other.
 const MAX_GROUPS: usize = 16;
 
-const FILES: [(&str, &str); 19] = [
+const FILES: [(&str, &str); 23] = [
     ("arc_challenge", include_str!("../tasks/arc_challenge.yaml")),
     ("arc_easy", include_str!("../tasks/arc_easy.yaml")),
     ("boolq", include_str!("../tasks/boolq.yaml")),
     ("commonsense_qa", include_str!("../tasks/commonsense_qa.yaml")),
+    ("coqa", include_str!("../tasks/coqa.yaml")),
     ("drop", include_str!("../tasks/drop.yaml")),
     ("gsm8k", include_str!("../tasks/gsm8k.yaml")),
     ("hellaswag", include_str!("../tasks/hellaswag.yaml")),
@@ -25,8 +26,11 @@ const FILES: [(&str, &str); 19] = [
     ("humaneval_plus", include_str!("../tasks/humaneval_plus.yaml")),
     ("ifeval", include_str!("../tasks/ifeval.yaml")),
     ("lambada_openai", include_str!("../tasks/lambada_openai.yaml")),
+    ("minerva_math500", include_str!("../tasks/minerva_math500.yaml")),
     ("openbookqa", include_str!("../tasks/openbookqa.yaml")),
     ("piqa", include_str!("../tasks/piqa.yaml")),
+    ("squad_completion", include_str!("../tasks/squad_completion.yaml")),
+    ("squadv2", include_str!("../tasks/squadv2.yaml")),
     ("triviaqa", include_str!("../tasks/triviaqa.yaml")),
     ("truthfulqa_mc1", include_str!("../tasks/truthfulqa_mc1.yaml")),
     ("truthfulqa_mc2", include_str!("../tasks/truthfulqa_mc2.yaml")),

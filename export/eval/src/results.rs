@@ -80,7 +80,8 @@ impl TaskRecord {
 
 fn metric_json(metric: &MetricResult) -> Value {
     json!({"metric": metric.metric, "filter": metric.filter, "score": metric.score,
-        "stderr": metric.stderr, "higher_is_better": metric.higher_is_better})
+        "stderr": metric.stderr, "is_percent": metric.is_percent,
+        "higher_is_better": metric.higher_is_better})
 }
 
 fn metric_of(json: &Value) -> Option<MetricResult> {
@@ -89,6 +90,7 @@ fn metric_of(json: &Value) -> Option<MetricResult> {
         filter: json["filter"].as_str()?.to_owned(),
         score: json["score"].as_f64()?,
         stderr: json["stderr"].as_f64(),
+        is_percent: json["is_percent"].as_bool().unwrap_or(false),
         higher_is_better: json["higher_is_better"].as_bool()?,
     })
 }
@@ -127,6 +129,7 @@ pub fn group_metrics(group: &TaskGroup, records: &[TaskRecord]) -> Vec<MetricRes
             filter: filter.to_owned(),
             score: sum / weights,
             stderr: errors.map(error),
+            is_percent: found[0].0.is_percent,
             higher_is_better: found[0].0.higher_is_better,
         }
     };
@@ -202,6 +205,7 @@ pub fn sample_json(task: &str, sample: &SampleResult) -> Value {
             MetricValue::Number(number) => json!(number),
             MetricValue::Weighted(sum, weight) => json!([sum, weight]),
             MetricValue::Classes(gold, found) => json!([gold, found]),
+            MetricValue::Span(span) => json!(span.score),
         };
     }
     line
@@ -217,6 +221,7 @@ mod tests {
             filter: "none".to_owned(),
             score,
             stderr: Some(stderr),
+            is_percent: false,
             higher_is_better: true,
         };
         TaskRecord {

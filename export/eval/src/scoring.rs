@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 
-use crate::code_runner::CodeRunner;
 use crate::document::{RightAnswer, RowDocument, RowQuestion, python_text};
-use crate::functions::rolling_metrics;
+use crate::functions::{ScoringAids, rolling_metrics};
 use crate::metrics::MetricValue;
 use crate::python::{argmax, count_words};
 use crate::scheduler::ContinuationScore;
@@ -85,10 +84,10 @@ pub(crate) fn of_text(
     row: &Value,
     document: &RowDocument,
     text: &str,
-    code: Option<&CodeRunner>,
+    aids: ScoringAids,
 ) -> Result<RowMetrics, (String, String)> {
     match task.process_results {
-        Some(function) => function.of_text(row, text, code),
+        Some(function) => function.of_text(row, text, aids),
         None => Ok(exact_matches(task, document, text)),
     }
 }
@@ -202,7 +201,7 @@ mod tests {
             .map(|(_, value)| match value {
                 MetricValue::Number(number) => number,
                 MetricValue::Classes(gold, found) => (gold * 10 + found) as f64,
-                MetricValue::Weighted(..) => panic!("no weight here"),
+                other => panic!("neither a number nor a class: {other:?}"),
             })
             .collect()
     }
@@ -244,7 +243,7 @@ mod tests {
         let found = of_rolling(&asked, &row, &document(text.clone()), -1.0).unwrap();
         assert_eq!(names(found), all(OutputType::LoglikelihoodRolling));
         let asked = config("generate_until", metrics(OutputType::GenerateUntil));
-        let found = of_text(&asked, &row, &document(text), "x", None).unwrap();
+        let found = of_text(&asked, &row, &document(text), "x", ScoringAids::default()).unwrap();
         assert_eq!(names(found), all(OutputType::GenerateUntil));
     }
 

@@ -101,6 +101,8 @@ pub struct Task {
     pub(crate) fewshot_delimiter: String,
     pub(crate) num_fewshot: usize,
     pub(crate) shot_choice: ShotChoice,
+    /// Examples that the file itself has, where it names no split for them.
+    pub(crate) samples: Vec<Value>,
     pub(crate) metrics: Vec<TaskMetric>,
     pub(crate) filters: Vec<FilterChain>,
     pub(crate) limits: GenerationLimits,

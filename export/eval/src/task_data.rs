@@ -39,7 +39,12 @@ impl TaskData {
         };
         let rows = split(task.splits.evaluated().unwrap_or_default(), true)?;
         let shots = task.splits.shots().filter(|_| task.num_fewshot > 0);
-        Ok(Self { rows, pool: shots.map(|it| split(it, false)).transpose()? })
+        let pool = if task.samples.is_empty() || task.splits.fewshot.is_some() {
+            shots.map(|it| split(it, false)).transpose()?
+        } else {
+            Some(DataFile::in_memory(&task.name, task.samples.clone())?)
+        };
+        Ok(Self { rows, pool })
     }
 
     /// Rows that are in memory already, without others to take examples from.

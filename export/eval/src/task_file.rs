@@ -78,6 +78,7 @@ pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, Eval
         fewshot_delimiter: keys.text("fewshot_delimiter")?.unwrap_or_else(|| "\n\n".to_owned()),
         num_fewshot: keys.number("num_fewshot")?.unwrap_or(0),
         shot_choice: shot_choice(&keys, &fewshot)?,
+        samples: samples(&keys, &fewshot)?,
         metrics: metrics(&mut keys, output, process_results)?,
         filters: filters(&mut keys)?,
         limits: limits(&mut keys)?,
@@ -125,9 +126,12 @@ fn output_type(keys: &mut Keys) -> Result<OutputType, EvalError> {
 }
 
 fn shot_choice(keys: &Keys, config: &Value) -> Result<ShotChoice, EvalError> {
-    let unknown = config.as_object().and_then(|it| it.keys().find(|key| *key != "sampler"));
+    let known = ["sampler", "samples"];
+    let unknown =
+        config.as_object().and_then(|it| it.keys().find(|key| !known.contains(&key.as_str())));
     if let Some(key) = unknown {
-        return Err(keys.wrong("fewshot_config", format!("{key} is not known; expected sampler")));
+        let what = format!("{key} is not known; expected sampler or samples");
+        return Err(keys.wrong("fewshot_config", what));
     }
     match config["sampler"].as_str() {
         None | Some("default") => Ok(ShotChoice::Drawn),
@@ -136,6 +140,14 @@ fn shot_choice(keys: &Keys, config: &Value) -> Result<ShotChoice, EvalError> {
             let what = format!("sampler: expected default or first_n, got {other:?}");
             Err(keys.wrong("fewshot_config", what))
         }
+    }
+}
+
+fn samples(keys: &Keys, config: &Value) -> Result<Vec<Value>, EvalError> {
+    match &config["samples"] {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(rows) if rows.iter().all(Value::is_object) => Ok(rows.clone()),
+        _ => Err(keys.wrong("fewshot_config", "samples: expected a list of mappings")),
     }
 }
 

@@ -235,8 +235,12 @@ impl<'a> Scheduler<'a> {
         let mut coming = 0;
         // Pages still in work are not in the tree yet, so running sequences are searched too.
         for sequence in self.running.iter().filter(|it| it.started) {
-            let common = common_prefix(&sequence.tokens, &prompt).min(limit);
-            let computed = sequence.scores.usable(common.min(sequence.cache.len()), scored);
+            let alike = common_prefix(&sequence.tokens, &prompt);
+            let common = alike.min(limit);
+            let usable = sequence.scores.usable(common.min(sequence.cache.len()), scored);
+            // A score more than tokens is taken over, and the one after the common tokens is of
+            // another token.
+            let computed = if scored.is_some() { usable.min(alike.max(1) - 1) } else { usable };
             if computed > found.0.len() && computed >= SHORTEST_PREFIX {
                 found = (sequence.cache.prefix(computed), sequence.scores.part(0, computed + 1));
             }

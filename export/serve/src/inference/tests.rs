@@ -149,6 +149,41 @@ fn an_answer_of_no_tokens_counts_none() {
     }
 }
 
+/// The scores of a prompt that is asked about.
+fn scores(mut answers: Answers) -> Vec<Option<f64>> {
+    loop {
+        if let JobEvent::Prompt(scored) = answers.blocking_recv().unwrap().1 {
+            return scored.iter().map(|it| it.logprob).collect();
+        }
+    }
+}
+
+#[test]
+fn prompts_that_part_have_scores_of_their_own_where_they_part() {
+    let prompts: Vec<Vec<u32>> =
+        [3, 4, 5, 3].map(|next| [few_shot_prompt(0), vec![next, 6, 7]].concat()).into();
+    let ask = |inference: &Inference, prompts: &[Vec<u32>]| -> Vec<Vec<Option<f64>>> {
+        let asked = prompts.iter().map(|prompt| {
+            let (mut job, answers) = job(prompt, 0, 1);
+            (job.top, job.scores_prompt) = (Some(1), true);
+            (job, answers)
+        });
+        let (jobs, answers): (Vec<_>, Vec<_>) = asked.unzip();
+        inference.submit(jobs).unwrap();
+        answers.into_iter().map(scores).collect()
+    };
+    let alone = |prompt: &Vec<u32>| {
+        let (inference, _) = start(model(512), 1, 64 << 20);
+        ask(&inference, std::slice::from_ref(prompt)).remove(0)
+    };
+    let expected: Vec<_> = prompts.iter().map(alone).collect();
+    assert_ne!(expected[0], expected[1]);
+    let (inference, metrics) = start(model(512), 4, 64 << 20);
+    assert_eq!(ask(&inference, &prompts), expected);
+    assert_eq!(ask(&inference, &prompts), expected, "once more, from what is kept");
+    assert!(metrics.cached_tokens() > 0);
+}
+
 #[test]
 fn a_request_without_a_waiting_client_is_dropped_and_the_next_is_served() {
     let (inference, metrics) = start(model(1 << 16), 1, 256 << 20);

@@ -132,6 +132,15 @@ impl ChatTemplate {
         }
     }
 
+    /// What the published form of a template writes at the end of its prompt and this one leaves to
+    /// the answer: the space of `b158`.
+    pub fn before_answer(&self) -> &'static str {
+        match &self.kind {
+            TemplateKind::B158(HeaderEncoding::Joined) => " ",
+            TemplateKind::B158(HeaderEncoding::Apart) | TemplateKind::Jinja(_) => "",
+        }
+    }
+
     /// Whether the template reads this field of a message (`tool_calls`, `reasoning_content`) or
     /// this variable (`tools`). What it does not read would be dropped.
     pub fn reads(&self, field: &str) -> bool {

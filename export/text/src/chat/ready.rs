@@ -19,6 +19,16 @@ impl Tokenizer {
         Ok(self.read_special(text)?.tokens(self, &[])?.ids)
     }
 
+    /// The ids of a plain text that stands behind a special token, which may swallow the spaces
+    /// that the text begins with.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_behind(&self, special: Option<u32>, text: &str) -> Result<Vec<u32>, TextError> {
+        let swallows = special.and_then(|id| self.special_token(id)).is_some_and(|it| it.rstrip);
+        self.encode(if swallows { text.trim_start() } else { text })
+    }
+
     fn read_special(&self, text: &str) -> Result<Rendered, TextError> {
         let marks = Marks::absent_from(&[text])
             .ok_or_else(|| self.encode_error("every private-use character is in use".to_owned()))?;
