@@ -11,6 +11,7 @@ use crate::data::{
     CacheRequest, DocumentSource, Encoding, ReadingRules, SplitSide, TokenCache, TrainingTexts,
     generated_dialogues, generated_preferences, generated_stories,
 };
+use crate::data_files::DataCaller;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
@@ -26,9 +27,14 @@ pub(crate) fn encoding(stage: StageKind, chat: &ChatTemplate) -> Encoding {
 }
 
 /// Named sets of documents to train on: those that a phase draws from.
-pub(crate) fn training(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
+pub(crate) fn training(
+    recipe: &Recipe,
+    caller: &mut DataCaller<'_>,
+) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = match &recipe.data.source {
-        DataSource::Files { sets, .. } => files(sets, &recipe.data.reading, recipe::set_key)?,
+        DataSource::Files { sets, .. } => {
+            files(sets, &recipe.data.reading, recipe::set_key, caller)?
+        }
         DataSource::Generate(world) => generated(recipe, Split::Train, world.stories as u64),
     };
     sources.retain(|name, _| is_drawn(recipe, name));
@@ -52,16 +58,19 @@ fn is_drawn(recipe: &Recipe, set: &str) -> bool {
 }
 
 /// Named sets of documents to evaluate.
-pub(crate) fn validation(recipe: &Recipe) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
+pub(crate) fn validation(
+    recipe: &Recipe,
+    caller: &mut DataCaller<'_>,
+) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     match &recipe.data.source {
         DataSource::Files { sets, .. } if recipe.data.validation_share > 0.0 => {
-            let mut sources = files(sets, &recipe.data.reading, recipe::set_key)?;
+            let mut sources = files(sets, &recipe.data.reading, recipe::set_key, caller)?;
             sources.retain(|name, _| is_drawn(recipe, name));
             let sources = one_side(recipe, sources, true).into_iter();
             Ok(sources.map(|(name, it)| (recipe::held_out_name(&name).to_owned(), it)).collect())
         }
         DataSource::Files { validation, .. } => {
-            files(validation, &recipe.data.reading, recipe::validation_key)
+            files(validation, &recipe.data.reading, recipe::validation_key, caller)
         }
         DataSource::Generate(world) => {
             let mut sources = generated(recipe, Split::HeldOut, world.held_out as u64);
@@ -91,12 +100,13 @@ fn files(
     sets: &FileSets,
     rules: &ReadingRules,
     key: fn(&str) -> String,
+    caller: &mut DataCaller<'_>,
 ) -> Result<BTreeMap<String, DocumentSource>, TrainError> {
     let mut sources = BTreeMap::new();
     for (name, set) in sets {
         let mut files = Vec::new();
         for pattern in &set.files {
-            files.extend(pattern.expand(&key(name))?);
+            files.extend(caller.files(pattern, &key(name))?);
         }
         let rules = set.reading.as_ref().unwrap_or(rules).clone();
         sources.insert(name.clone(), DocumentSource::Files(files, rules));
@@ -109,8 +119,9 @@ pub(crate) fn trained_tokenizer(
     recipe: &Recipe,
     encoding: &Encoding,
     vocab_size: usize,
+    caller: &mut DataCaller<'_>,
 ) -> Result<Vec<u8>, TrainError> {
-    let sources: Vec<_> = training(recipe)?.into_values().collect();
+    let sources: Vec<_> = training(recipe, caller)?.into_values().collect();
     let mut texts = TrainingTexts::new(&sources, encoding);
     let trained = bitnet_text::train_bpe(texts.by_ref(), vocab_size);
     texts.finish()?;
@@ -127,6 +138,10 @@ pub(crate) struct Caches<'a, 'm> {
 }
 
 impl Caches<'_, '_> {
+    pub(crate) fn caller(&mut self) -> DataCaller<'_> {
+        DataCaller { signals: self.signals, monitor: &mut *self.monitor }
+    }
+
     pub(crate) fn open_all(
         &mut self,
         sources: BTreeMap<String, DocumentSource>,
