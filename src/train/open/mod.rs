@@ -72,7 +72,7 @@ pub(crate) fn open<'a>(
     let teacher = teacher::open(recipe, &tokenizer, &spec, signals, monitor)?;
     let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
     let mut caches =
-        Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
+        Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor, comm };
     let sets = sources::training(recipe, &mut caches.caller())?;
     let sets = caches.open_all(sets)?;
     let validation = sources::validation(recipe, &mut caches.caller())?;

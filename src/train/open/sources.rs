@@ -12,6 +12,7 @@ use crate::data::{
     generated_dialogues, generated_preferences, generated_stories,
 };
 use crate::data_files::DataCaller;
+use crate::distributed::Comm;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
@@ -135,6 +136,7 @@ pub(crate) struct Caches<'a, 'm> {
     pub(crate) encoding: &'a Encoding,
     pub(crate) signals: &'a Signals,
     pub(crate) monitor: &'m mut dyn Monitor,
+    pub(crate) comm: &'a Comm,
 }
 
 impl Caches<'_, '_> {
@@ -142,10 +144,15 @@ impl Caches<'_, '_> {
         DataCaller { signals: self.signals, monitor: &mut *self.monitor }
     }
 
+    /// Opens the caches of all sets. Ranks begin at different ones: of a set that two of them want
+    /// one builds the cache and the other waits, so that each comes to sets that others have made.
     pub(crate) fn open_all(
         &mut self,
         sources: BTreeMap<String, DocumentSource>,
     ) -> Result<BTreeMap<String, TokenCache>, TrainError> {
+        let first = first_set(sources.len(), self.comm.rank(), self.comm.world_size());
+        let mut sources: Vec<_> = sources.into_iter().collect();
+        sources.rotate_left(first);
         sources
             .into_iter()
             .map(|(name, source)| Ok((name.clone(), self.open(&name, source)?)))
@@ -175,6 +182,11 @@ impl Caches<'_, '_> {
     }
 }
 
+/// The set whose cache a rank opens first.
+fn first_set(sets: usize, rank: usize, ranks: usize) -> usize {
+    rank * sets / ranks
+}
+
 /// Identifies the training text of all sets, the tokenizer left aside.
 pub(crate) fn fingerprint(sets: &BTreeMap<String, TokenCache>) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -183,4 +195,22 @@ pub(crate) fn fingerprint(sets: &BTreeMap<String, TokenCache>) -> String {
         hasher.update(cache.fingerprint().as_bytes());
     }
     hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_set;
+
+    #[test]
+    fn ranks_share_the_sets_whose_caches_are_not_there() {
+        let firsts = |sets, ranks| -> Vec<_> {
+            (0..ranks).map(|rank| first_set(sets, rank, ranks)).collect()
+        };
+        assert_eq!(firsts(5, 1), [0]);
+        // With sets enough no two ranks begin at the same.
+        assert_eq!(firsts(4, 4), [0, 1, 2, 3]);
+        assert_eq!(firsts(5, 2), [0, 2]);
+        assert_eq!(firsts(2, 4), [0, 0, 1, 1]);
+        assert_eq!(firsts(0, 3), [0, 0, 0]);
+    }
 }
