@@ -12,6 +12,8 @@ use bitnet_text::TextError;
 use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::device::{NoBf16, NoDevice};
+#[cfg(feature = "hub")]
+use crate::hub::HubError;
 use crate::platform::StopSignal;
 use crate::recipe::RecipeError;
 
@@ -55,10 +57,10 @@ pub enum TrainError {
     /// The device does not compute with what the recipe asks for.
     #[error(transparent)]
     Bf16(#[from] NoBf16),
-    /// A model of the hub cannot be had.
+    /// A model or a data set of the hub cannot be had.
     #[cfg(feature = "hub")]
     #[error(transparent)]
-    Hub(#[from] crate::hub::HubError),
+    Hub(#[from] HubError),
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -244,6 +246,9 @@ impl TrainError {
                     4
                 }
             }
+            #[cfg(feature = "hub")]
+            // A wrong name, as any other in a recipe.
+            Self::Hub(HubError::Choice { .. }) => 3,
             #[cfg(feature = "hub")]
             Self::Hub(_) => 5,
             Self::Device(_) | Self::Bf16(_) | Self::TooManyThreads(_) | Self::NoMemory(_) => 5,

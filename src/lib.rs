@@ -36,6 +36,7 @@
 pub mod admission;
 pub mod card_memory;
 pub mod checkpoint;
+pub mod data_files;
 pub mod device;
 pub mod distributed;
 mod error;

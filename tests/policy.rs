@@ -85,6 +85,7 @@ fn no_crate_but_the_trainer_depends_on_burn() {
         "bitnet-chat",
         "bitnet-serve",
         "bitnet-energy",
+        "bitnet-parquet",
         "bitnet-eval",
         "bitnet",
         "bitnet-stories",

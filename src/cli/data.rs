@@ -23,7 +23,8 @@ pub(crate) enum DataCommand {
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct DataFiles {
-    /// Files, globs or folders: .jsonl, .json, .parquet, .csv, .tsv or .txt, each also as .gz or .zst.
+    /// Files, globs or folders: .jsonl, .json, .parquet, .csv, .tsv or .txt, each also as .gz or .zst;
+    /// or data sets of the hub: hf-dataset:owner/name[@revision][:config][/split].
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub(crate) data: Vec<String>,
     /// The key of the list of rows in a .json file that is one object, as `data.field`.

@@ -17,6 +17,7 @@ use bitnet_train::data::{
     BadRows, DataError, DocumentSource, FileOptions, HeldOutShare, ReadingRules, RowReport,
     TextSplit, UnknownRole,
 };
+use bitnet_train::data_files::DataCaller;
 use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
 use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
@@ -92,7 +93,7 @@ fn dedup(args: &DedupDataArgs) -> Result<()> {
 
 fn decontaminate(args: &DecontaminateDataArgs) -> Result<()> {
     let job = Job::open(&args.files, args.to.force, &outputs(&args.to.out, args.list.as_ref()))?;
-    let texts = reference_texts(args)?;
+    let texts = reference_texts(args, &job.signals)?;
     note(&format!(
         "{} different runs of {} words in the evaluation sets; {} of their rows have no text so long",
         grouped(texts.runs() as u64),
@@ -102,7 +103,7 @@ fn decontaminate(args: &DecontaminateDataArgs) -> Result<()> {
     job.clean(&mut Contamination(&texts), &args.to.out, args.list.as_deref(), "contaminated rows")
 }
 
-fn reference_texts(args: &DecontaminateDataArgs) -> Result<ReferenceTexts> {
+fn reference_texts(args: &DecontaminateDataArgs, signals: &Signals) -> Result<ReferenceTexts> {
     let mut texts = ReferenceTexts::new(args.words as usize);
     if let Some(dir) = &args.task_data {
         let selection = Selection::of(&args.tasks).map_err(TrainError::from)?;
@@ -114,7 +115,7 @@ fn reference_texts(args: &DecontaminateDataArgs) -> Result<ReferenceTexts> {
         }
     }
     if !args.against.is_empty() {
-        let source = DocumentSource::files(expanded(&args.against, "--against")?);
+        let source = DocumentSource::files(expanded(&args.against, "--against", signals)?);
         texts.add_files(&source).map_err(TrainError::from)?;
     }
     Ok(texts)
@@ -124,8 +125,10 @@ fn outputs<'a>(out: &'a PathBuf, list: Option<&'a PathBuf>) -> Vec<&'a PathBuf> 
     std::iter::once(out).chain(list).collect()
 }
 
-/// Files, with the globs and folders that name them.
-fn expanded(words: &[String], flag: &str) -> Result<Vec<PathBuf>> {
+/// Files, with the globs, folders and data sets of the hub that name them.
+fn expanded(words: &[String], flag: &str, signals: &Signals) -> Result<Vec<PathBuf>> {
+    let monitor = &mut Terminal::new(Verbosity::Normal);
+    let mut caller = DataCaller { signals, monitor };
     let mut files = Vec::new();
     for word in words {
         let pattern = PathPattern::new(&std::env::current_dir()?, word);
@@ -134,7 +137,9 @@ fn expanded(words: &[String], flag: &str) -> Result<Vec<PathBuf>> {
         if Path::new(word).is_file() {
             files.push(PathBuf::from(word));
         } else {
-            files.extend(pattern.map_err(bad)?.expand(flag).map_err(TrainError::from)?);
+            let found = caller.files(&pattern.map_err(bad)?, flag);
+            // Nothing is written yet, and nothing is there to be resumed.
+            files.extend(found.map_err(|e| signals.stop().map_or(e, TrainError::ExportStopped))?);
         }
     }
     Ok(files)
@@ -152,7 +157,7 @@ impl Job {
     fn open(files: &DataFiles, force: bool, outputs: &[&PathBuf]) -> Result<Self> {
         set_threads(files.threads)?;
         let signals = Signals::listen().map_err(TrainError::from)?;
-        let inputs = expanded(&files.data, "--data")?;
+        let inputs = expanded(&files.data, "--data", &signals)?;
         let on_existing = if force { OnExisting::Replace } else { OnExisting::Refuse };
         // Held while the command works, so that no other process writes to the same names.
         let mut claims = Vec::new();

@@ -1,21 +1,16 @@
-//! Downloads the files of a model at one commit, on the worker's thread.
+//! Downloads files of a repository at one commit, on the worker's thread.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 
-use bitnet_format::folder::{
-    CONFIG_FILE as CONFIG, INDEX_FILE as INDEX, MODEL_FILE as WEIGHTS, TOKENIZER_FILE as TOKENIZER,
-};
 use hf_hub::CacheRepo;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiRepo};
 
+use super::address::HubRepository;
 use super::error::HubError;
-use super::request::{Request, metadata, no_repository, open};
-use super::snapshot::read_shards;
-
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+use super::request::{Request, metadata};
 
 /// Bytes between two reports of progress.
 const STEP: u64 = 1 << 20;
@@ -27,57 +22,38 @@ pub(super) struct Event {
     pub(super) total: u64,
 }
 
-/// Everything at one commit, so that a branch that moves meanwhile mixes no files. The branch's
-/// name is written last: until then the cache does not claim to have the model.
-pub(super) fn download_model(request: Request, events: Sender<Event>) -> Result<PathBuf, HubError> {
-    let api = open(&request)?;
-    let named = api.repo(request.model.at(&request.model.revision));
-    // The config is asked for first: its answer names the commit, and the branch is not
-    // asked again.
-    let found = request.retried(|| metadata(&request, &api, &named, CONFIG));
-    let commit = found.map_err(no_repository)?.commit_hash().to_owned();
-    request.check_plain(CONFIG, "X-Repo-Commit", &commit)?;
-    let here = request.settings.repository(&request.model, &commit);
-    let there = api.repo(request.model.at(&commit));
-    let snapshot = here.pointer_path(&commit);
-    let download = Download { request, api, here, there, snapshot, events };
-    download.all_files()?;
-    let Download { request, snapshot, .. } = download;
-    let named = request.settings.repository(&request.model, &request.model.revision);
-    named.create_ref(&commit).map_err(|source| request.io(source))?;
-    Ok(snapshot)
-}
-
-/// The worker's state, once the commit is known.
-struct Download {
-    request: Request,
-    api: Api,
+/// The files of one commit, some of them here.
+pub(super) struct Download<'a> {
+    request: &'a Request,
+    api: &'a Api,
     here: CacheRepo,
     there: ApiRepo,
-    snapshot: PathBuf,
-    events: Sender<Event>,
+    pub(super) snapshot: PathBuf,
+    events: &'a Sender<Event>,
 }
 
-impl Download {
-    /// Small files first: what is wrong shows before gigabytes are moved.
-    fn all_files(&self) -> Result<(), HubError> {
-        self.file(CONFIG).map_err(no_repository)?;
-        self.optional(TOKENIZER_CONFIG)?;
-        self.file(TOKENIZER)?;
-        if self.optional(WEIGHTS)? {
-            return Ok(());
-        }
-        let model = self.request.model.clone();
-        if !self.optional(INDEX)? {
-            return Err(HubError::NoFile { model, file: format!("{WEIGHTS} or {INDEX}") });
-        }
-        let shards = read_shards(&self.snapshot.join(INDEX));
-        let shards = shards.map_err(|reason| HubError::Index { model, reason })?;
-        shards.iter().try_for_each(|shard| self.file(shard))
+impl<'a> Download<'a> {
+    pub(super) fn new(
+        request: &'a Request,
+        api: &'a Api,
+        repository: &HubRepository,
+        commit: &str,
+        events: &'a Sender<Event>,
+    ) -> Self {
+        let here = request.settings.repository(repository, commit);
+        let there = api.repo(repository.at(commit));
+        let snapshot = here.pointer_path(commit);
+        Self { request, api, here, there, snapshot, events }
+    }
+
+    /// Makes the revision's name stand for the commit.
+    pub(super) fn name(&self, repository: &HubRepository, commit: &str) -> Result<(), HubError> {
+        let named = self.request.settings.repository(repository, &repository.revision);
+        named.create_ref(commit).map_err(|source| self.request.io(source))
     }
 
     /// Whether the repository has `name`, which is then here.
-    fn optional(&self, name: &str) -> Result<bool, HubError> {
+    pub(super) fn optional(&self, name: &str) -> Result<bool, HubError> {
         match self.file(name) {
             Ok(()) => Ok(true),
             Err(HubError::NoFile { .. }) => Ok(false),
@@ -85,7 +61,7 @@ impl Download {
         }
     }
 
-    fn file(&self, name: &str) -> Result<(), HubError> {
+    pub(super) fn file(&self, name: &str) -> Result<(), HubError> {
         if self.snapshot.join(name).is_file() {
             return Ok(());
         }
@@ -93,7 +69,7 @@ impl Download {
     }
 
     fn attempt(&self, name: &str) -> Result<(), HubError> {
-        let found = metadata(&self.request, &self.api, &self.there, name)?;
+        let found = metadata(self.request, self.api, &self.there, name)?;
         self.request.check_plain(name, "ETag", found.etag())?;
         // A blob is named by its ETag, so what lies there with this size is this file.
         let (blob, size) = (self.here.blob_path(found.etag()), found.size() as u64);
@@ -123,11 +99,14 @@ impl Download {
 
     /// Links a blob that is here already, for instance from another commit.
     fn link(&self, name: &str, etag: &str) -> io::Result<()> {
-        fs_err::create_dir_all(&self.snapshot)?;
         let pointer = self.snapshot.join(name);
+        fs_err::create_dir_all(pointer.parent().unwrap_or(&self.snapshot))?;
         // `snapshots/COMMIT/NAME` points to `blobs/ETAG`, relative so that the cache can be moved.
         #[cfg(unix)]
-        return fs_err::os::unix::fs::symlink(Path::new("../../blobs").join(etag), pointer);
+        return {
+            let up = "../".repeat(2 + name.matches('/').count());
+            fs_err::os::unix::fs::symlink(Path::new(&up).join("blobs").join(etag), pointer)
+        };
         #[cfg(not(unix))]
         return fs_err::hard_link(self.here.blob_path(etag), pointer);
     }
@@ -142,8 +121,8 @@ impl Download {
         for path in [&pointer, blob] {
             fs_err::remove_file(path).ok();
         }
-        let (model, file) = (self.request.model.clone(), name.to_owned());
-        Err(HubError::Damaged { model, file, expected, got })
+        let (repository, file) = (self.request.repository.clone(), name.to_owned());
+        Err(HubError::Damaged { repository, file, expected, got })
     }
 }
 

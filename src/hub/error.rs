@@ -1,23 +1,23 @@
-//! Why a model of the hub is not here.
+//! Why a model or a data set of the hub is not here.
 
 use std::io;
 use std::path::PathBuf;
 
 use bitnet_format::folder::CONFIG_FILE as CONFIG;
 
-use super::address::HubModel;
+use super::address::{HubDataset, HubKind, HubRepository};
 
-/// Why a model of the hub is not here.
+/// Why a model or a data set of the hub is not here.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// No answer, and not all of it is in the cache.
     #[error(
-        "{model}: cannot be reached ({reason}); it is not in the cache {}; \
-         download it elsewhere and give its folder as model.init", cache.display()
+        "{repository}: cannot be reached ({reason}); it is not in the cache {}; \
+         download it elsewhere and {}", cache.display(), instead(repository.kind)
     )]
     Unreachable {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// What went wrong.
         reason: String,
         /// The cache that was looked into.
@@ -25,13 +25,13 @@ pub enum HubError {
     },
     /// 401 or 403.
     #[error(
-        "{model}: the hub refuses it (status {status}): it is private or gated, or does not exist; \
+        "{repository}: the hub refuses it (status {status}): it is private or gated, or does not exist; \
          a token with access is needed (HF_TOKEN, or `hf auth login`), {}",
         if *token { "the one given has none" } else { "and none is given" }
     )]
     Refused {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// The status of the answer.
         status: u16,
         /// Whether a token was sent.
@@ -39,53 +39,66 @@ pub enum HubError {
     },
     /// 404 for the first file.
     #[error(
-        "{model}: no such repository or revision on the hub, or it has no {CONFIG} (status 404)"
+        "{repository}: no such repository or revision on the hub{} (status 404)",
+        if repository.kind == HubKind::Model { format!(", or it has no {CONFIG}") } else { String::new() }
     )]
     NoRepository {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
     },
     /// 404 for another file.
-    #[error("{model}: the repository has no file {file} (status 404)")]
+    #[error("{repository}: the repository has no file {file} (status 404)")]
     NoFile {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// The missing file, or files.
         file: String,
     },
     /// An answer that is not what the hub gives.
-    #[error("{model}: unexpected answer for {file}: {reason}")]
+    #[error("{repository}: unexpected answer for {file}: {reason}")]
     Answer {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// The file that was asked for.
         file: String,
         /// What is wrong with it.
         reason: String,
     },
     /// The list of shards is not usable.
-    #[error("{model}: {reason}")]
+    #[error("{repository}: {reason}")]
     Index {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// What is wrong with it.
         reason: String,
     },
+    /// The data set has not what is named of it.
+    #[error("{dataset}: {reason}")]
+    Choice {
+        /// What was asked for.
+        dataset: Box<HubDataset>,
+        /// What was expected of it.
+        reason: String,
+    },
     /// The connection broke inside a file.
-    #[error("{model}: the download of {file} broke off ({reason}); start again to continue it")]
+    #[error(
+        "{repository}: the download of {file} broke off ({reason}); start again to continue it"
+    )]
     Broken {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// The file.
         file: String,
         /// What went wrong.
         reason: String,
     },
     /// A file arrived with another length than announced.
-    #[error("{model}: {file} arrived damaged: expected {expected} bytes, got {got}; start again")]
+    #[error(
+        "{repository}: {file} arrived damaged: expected {expected} bytes, got {got}; start again"
+    )]
     Damaged {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// The file.
         file: String,
         /// Its announced length.
@@ -94,18 +107,18 @@ pub enum HubError {
         got: u64,
     },
     /// Another process downloads the same file.
-    #[error("{model}: another process is downloading it ({} is locked)", lock.display())]
+    #[error("{repository}: another process is downloading it ({} is locked)", lock.display())]
     Busy {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// The lock.
         lock: PathBuf,
     },
     /// The cache cannot be written.
-    #[error("{model}: {source}")]
+    #[error("{repository}: {source}")]
     Io {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
         /// What the system says.
         source: io::Error,
     },
@@ -113,9 +126,17 @@ pub enum HubError {
     #[error("no home folder for the Hugging Face cache; set HF_HOME")]
     NoHome,
     /// The user asked to stop.
-    #[error("{model}: interrupted; start again to continue the download")]
+    #[error("{repository}: interrupted; start again to continue the download")]
     Interrupted {
-        /// The model.
-        model: HubModel,
+        /// What was asked for.
+        repository: HubRepository,
     },
+}
+
+/// What else can be named than a repository of the hub.
+fn instead(kind: HubKind) -> &'static str {
+    match kind {
+        HubKind::Model => "give its folder as model.init",
+        HubKind::Dataset => "name its files",
+    }
 }

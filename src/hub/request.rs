@@ -9,9 +9,7 @@ use std::thread;
 use hf_hub::Cache;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo, Metadata};
 
-use bitnet_format::folder::CONFIG_FILE as CONFIG;
-
-use super::address::{HubModel, is_plain};
+use super::address::{HubRepository, is_plain};
 use super::error::HubError;
 use super::settings::HubSettings;
 
@@ -21,7 +19,7 @@ const ATTEMPTS: u32 = 4;
 /// What the worker downloads.
 pub(super) struct Request {
     pub(super) settings: HubSettings,
-    pub(super) model: HubModel,
+    pub(super) repository: HubRepository,
     pub(super) stop: Arc<AtomicBool>,
 }
 
@@ -33,7 +31,7 @@ pub(super) fn open(request: &Request) -> Result<Api, HubError> {
         // Its own retries forget how much of a continued file is there.
         .with_retries(0)
         .build()
-        .map_err(|error| request.explain(CONFIG, error))
+        .map_err(|error| request.explain("the first file", error))
 }
 
 pub(super) fn metadata(
@@ -48,7 +46,7 @@ pub(super) fn metadata(
 /// What a missing first file means.
 pub(super) fn no_repository(error: HubError) -> HubError {
     match error {
-        HubError::NoFile { model, .. } => HubError::NoRepository { model },
+        HubError::NoFile { repository, .. } => HubError::NoRepository { repository },
         error => error,
     }
 }
@@ -69,7 +67,7 @@ impl Request {
 
     fn check_stop(&self) -> Result<(), HubError> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(HubError::Interrupted { model: self.model.clone() });
+            return Err(HubError::Interrupted { repository: self.repository.clone() });
         }
         Ok(())
     }
@@ -88,16 +86,16 @@ impl Request {
     }
 
     pub(super) fn io(&self, source: io::Error) -> HubError {
-        HubError::Io { model: self.model.clone(), source }
+        HubError::Io { repository: self.repository.clone(), source }
     }
 
-    fn answer(&self, file: &str, reason: String) -> HubError {
-        HubError::Answer { model: self.model.clone(), file: file.to_owned(), reason }
+    pub(super) fn answer(&self, file: &str, reason: String) -> HubError {
+        HubError::Answer { repository: self.repository.clone(), file: file.to_owned(), reason }
     }
 
     fn broken(&self, file: &str, reason: impl fmt::Display) -> HubError {
         let reason = reason.to_string();
-        HubError::Broken { model: self.model.clone(), file: file.to_owned(), reason }
+        HubError::Broken { repository: self.repository.clone(), file: file.to_owned(), reason }
     }
 
     pub(super) fn explain(&self, file: &str, error: ApiError) -> HubError {
@@ -105,19 +103,21 @@ impl Request {
             ApiError::RequestError(error) => self.explain_request(file, *error),
             ApiError::IoError(error) if is_network(&error) => self.broken(file, error),
             ApiError::IoError(source) => self.io(source),
-            ApiError::LockAcquisition(lock) => HubError::Busy { model: self.model.clone(), lock },
+            ApiError::LockAcquisition(lock) => {
+                HubError::Busy { repository: self.repository.clone(), lock }
+            }
             error => self.answer(file, error.to_string()),
         }
     }
 
-    fn explain_request(&self, file: &str, error: ureq::Error) -> HubError {
+    pub(super) fn explain_request(&self, file: &str, error: ureq::Error) -> HubError {
         use ureq::Error;
-        let model = self.model.clone();
+        let repository = self.repository.clone();
         match error {
             Error::StatusCode(status @ (401 | 403)) => {
-                HubError::Refused { model, status, token: self.settings.token.is_some() }
+                HubError::Refused { repository, status, token: self.settings.token.is_some() }
             }
-            Error::StatusCode(404) => HubError::NoFile { model, file: file.to_owned() },
+            Error::StatusCode(404) => HubError::NoFile { repository, file: file.to_owned() },
             // Too many requests, or trouble of the server's: both pass.
             Error::StatusCode(status @ (429 | 500..)) => {
                 self.broken(file, format!("status {status}"))
@@ -125,7 +125,7 @@ impl Request {
             Error::StatusCode(status) => self.answer(file, format!("status {status}")),
             // Once connected: worth another attempt.
             Error::Io(error) if is_lost(error.kind()) => self.broken(file, error),
-            error => self.settings.unreachable(&self.model, error),
+            error => self.settings.unreachable(&self.repository, error),
         }
     }
 }

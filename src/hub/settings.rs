@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hf_hub::{Cache, CacheRepo};
 
-use super::address::HubModel;
+use super::address::{HubRepository, is_plain};
 use super::error::HubError;
 
 const ENDPOINT: &str = "https://huggingface.co";
@@ -16,7 +16,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 pub struct HubSettings {
     /// The hub's address, without a `/` at the end.
     pub endpoint: String,
-    /// The folder that holds `models--owner--name`.
+    /// The folder that holds `models--owner--name` and `datasets--owner--name`.
     pub cache: PathBuf,
     /// Sent with every request.
     pub token: Option<String>,
@@ -61,13 +61,32 @@ impl HubSettings {
         })
     }
 
-    pub(super) fn repository(&self, model: &HubModel, revision: &str) -> CacheRepo {
-        Cache::new(self.cache.clone()).repo(model.at(revision))
+    pub(super) fn repository(&self, named: &HubRepository, revision: &str) -> CacheRepo {
+        Cache::new(self.cache.clone()).repo(named.at(revision))
     }
 
-    pub(super) fn unreachable(&self, model: &HubModel, reason: impl fmt::Display) -> HubError {
-        let reason = reason.to_string();
-        HubError::Unreachable { model: model.clone(), reason, cache: self.cache.clone() }
+    /// The folder of a repository in the cache.
+    pub(super) fn folder(&self, named: &HubRepository) -> PathBuf {
+        self.cache.join(named.at(&named.revision).folder_name())
+    }
+
+    /// The commit that the cache has for a revision.
+    pub(super) fn commit(&self, named: &HubRepository) -> Option<String> {
+        let commit = fs_err::read_to_string(self.folder(named).join("refs").join(&named.revision));
+        // A revision without a ref may be a commit itself.
+        let commit = commit.unwrap_or_else(|_| named.revision.clone());
+        let commit = commit.trim();
+        // What a ref says becomes part of a path, so it is checked like an answer of the hub.
+        is_plain(commit).then(|| commit.to_owned())
+    }
+
+    pub(super) fn unreachable(
+        &self,
+        repository: &HubRepository,
+        reason: impl fmt::Display,
+    ) -> HubError {
+        let (reason, cache) = (reason.to_string(), self.cache.clone());
+        HubError::Unreachable { repository: repository.clone(), reason, cache }
     }
 }
 

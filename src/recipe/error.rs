@@ -142,6 +142,16 @@ pub enum RecipeError {
         /// The absolute pattern.
         pattern: String,
     },
+    /// A data set of the hub that this build or its name cannot bring.
+    #[error("{name} [{key}]: {what}")]
+    Dataset {
+        /// The recipe's key.
+        key: String,
+        /// The name.
+        name: String,
+        /// What was expected.
+        what: String,
+    },
     /// A pattern of data files that matches nothing but a folder.
     #[error(
         "{pattern} [{key}]: a folder without data; expected files, got none\nhint: name its files: \

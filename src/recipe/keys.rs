@@ -89,7 +89,7 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("tokenizer.path", "`tokenizer.json`", Chosen("required unless `train` or `model.init` is given"), "The tokenizer to use."),
     key("tokenizer.train.vocab_size", "whole number of tokens", Required, "`train = { vocab_size = … }` learns a byte-level BPE from the training text before step 1."),
     staged("sft, dpo", key("tokenizer.chat_template", "`\"model\"`, `\"b158\"`, `\"b158-apart\"` or a Jinja file", Value("\"model\""), "How a conversation becomes text: as the model that the run starts from has it (`b158` where it has none), as 2B4T's template, the same with headers and contents encoded apart, or as a file says.")),
-    key("data.train", "file, pattern or list of them", Chosen("required unless `sets` or `generate` is given"), "The training files; the set `train`."),
+    key("data.train", "file, pattern or list of them", Chosen("required unless `sets` or `generate` is given"), "The training files; the set `train`. Names of [data sets of the hub](data.md#data-sets-of-the-hub) stand for their files, here and in `sets` and `validation`."),
     key("data.sets", "table of lists of files, or of tables", Chosen("none"), "Named sets that phases mix. A set that is a table has `files`, and any of the keys below from `field` to `max_bad_share` where it differs from `[data]`."),
     key("data.sets.*.files", "file, pattern or list of them", Required, "The files of a set."),
     key("data.sets.*.weight", "number of at least 0", Chosen("none"), "The weight of the set in phases without `data`. All sets have one, or none."),

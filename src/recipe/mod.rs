@@ -51,7 +51,7 @@ pub use error::{Location, Problem, RecipeError};
 pub use export_format::ExportFormat;
 pub use model::{InitModel, ModelSource, ModelTable};
 pub use overrides::Overrides;
-pub use pattern::PathPattern;
+pub use pattern::{DATASET_PREFIX, PathPattern};
 pub use phase::Phase;
 pub use rate::{CurveShape, Rate, Span};
 pub use reference::reference;

@@ -6,13 +6,21 @@ use std::path::{Path, PathBuf};
 use super::error::RecipeError;
 use crate::data::is_data_name;
 
-/// An absolute file name or pattern, known to be well formed.
+/// What the names of data sets of the hub begin with:
+/// `hf-dataset:owner/name[@revision][:config][/split]`.
+pub const DATASET_PREFIX: &str = "hf-dataset:";
+
+/// An absolute file name or pattern, known to be well formed, or the name of a data set of the hub.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathPattern(String);
 
 impl PathPattern {
     /// `pattern` as seen from the folder `base`, whose own name is taken literally.
     pub fn new(base: &Path, pattern: &str) -> Result<Self, String> {
+        // `hub` checks the parts of such a name before they become part of a path or an address.
+        if pattern.starts_with(DATASET_PREFIX) {
+            return Ok(Self(pattern.to_owned()));
+        }
         let absolute = if Path::new(pattern).is_absolute() {
             pattern.to_owned()
         } else {
@@ -26,6 +34,11 @@ impl PathPattern {
     /// The absolute pattern.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it names a data set of the hub, which `data_files` has the files of.
+    pub fn is_on_hub(&self) -> bool {
+        self.0.starts_with(DATASET_PREFIX)
     }
 
     /// The files that match, at least one, in order of their names. `key` is the recipe's key for a
@@ -61,6 +74,9 @@ impl PathPattern {
 
     /// Whether a file of this absolute name would be among them, were it there.
     pub fn matches(&self, file: &Path) -> bool {
+        if self.is_on_hub() {
+            return false;
+        }
         // `expand` goes folder by folder, so its `*` never crosses a slash. By default it would
         // here.
         let options =
@@ -152,6 +168,15 @@ mod tests {
         let file = Path::new("/a/run/metrics.jsonl");
         assert!(here("**/*.jsonl").matches(file) && here("run/*").matches(file));
         assert!(!here("*.jsonl").matches(file) && !here("run/*.txt").matches(file));
+    }
+
+    #[test]
+    fn a_data_set_of_the_hub_is_no_path() {
+        let name = "hf-dataset:a/b:c[";
+        let pattern = PathPattern::new(Path::new("/a"), name).unwrap();
+        assert_eq!((pattern.as_str(), pattern.is_on_hub()), (name, true));
+        assert!(!pattern.matches(Path::new("/a/hf-dataset:a/b:c[")));
+        assert!(pattern.expand("data.train").is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Against a small hub on 127.0.0.1: no environment, no network.
 
+mod dataset;
+mod program;
 mod server;
 
 use std::cell::{Cell, RefCell};
@@ -7,12 +9,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bitnet_train::hub::{HubError, HubModel, HubSettings, fetch_with};
+use bitnet_train::hub::{HubCaller, HubError, HubRepository, HubSettings};
 use server::{COMMIT, Server};
 
-fn model(text: &str) -> HubModel {
-    HubModel::parse(text).unwrap().unwrap()
+fn model(text: &str) -> HubRepository {
+    HubRepository::model(text).unwrap().unwrap()
 }
+
+/// Somebody who waits and looks at nothing.
+const PATIENT: HubCaller<'static> = HubCaller { interrupted: &|| false, progress: &|_, _, _| {} };
 
 /// Bytes that show where they come from.
 fn bytes(count: usize, seed: u8) -> Vec<u8> {
@@ -61,7 +66,7 @@ fn bench(files: Vec<(&'static str, Vec<u8>)>) -> Bench {
 
 impl Bench {
     fn fetch(&self, text: &str) -> Result<PathBuf, HubError> {
-        fetch_with(&self.settings, &model(text), &|| false, &|_, _, _| {})
+        self.settings.model(&model(text), PATIENT)
     }
 
     fn message(&self, text: &str) -> String {
@@ -90,14 +95,14 @@ fn names(folder: &Path) -> Vec<String> {
 #[test]
 fn names_are_parsed() {
     let main = model("hf:microsoft/bitnet-b1.58-2B-4T-bf16");
-    assert_eq!(main.repository, "microsoft/bitnet-b1.58-2B-4T-bf16");
+    assert_eq!(main.name, "microsoft/bitnet-b1.58-2B-4T-bf16");
     assert_eq!((main.revision.as_str(), main.to_string().len()), ("main", 36));
     let other = model("hf:a/b@refs/pr/1");
     assert_eq!(
         (other.revision.as_str(), other.to_string().as_str()),
         ("refs/pr/1", "hf:a/b@refs/pr/1")
     );
-    assert_eq!(HubModel::parse("models/hf:a/b"), None);
+    assert_eq!(HubRepository::model("models/hf:a/b"), None);
 }
 
 #[test]
@@ -121,7 +126,7 @@ fn wrong_names_are_refused() {
         "hf:a/b c",
     ];
     for text in wrong {
-        let message = HubModel::parse(text).unwrap().unwrap_err();
+        let message = HubRepository::model(text).unwrap().unwrap_err();
         assert!(message.contains("expected \"hf:owner/name[@revision]\""), "{text}: {message}");
     }
 }
@@ -133,7 +138,8 @@ fn a_model_arrives_in_the_standard_layout() {
     let note = |file: &str, done, total| {
         seen.borrow_mut().insert(file.to_owned(), (done, total));
     };
-    let snapshot = fetch_with(&bench.settings, &model("hf:owner/name"), &|| false, &note).unwrap();
+    let caller = HubCaller { progress: &note, ..PATIENT };
+    let snapshot = bench.settings.model(&model("hf:owner/name"), caller).unwrap();
     assert_eq!(snapshot, bench.repository().join("snapshots").join(COMMIT));
     let expected = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     assert_eq!(names(&snapshot), expected);
@@ -196,7 +202,7 @@ fn a_shard_that_is_no_plain_name_is_never_asked_for() {
         assert!(asked.last().unwrap().contains("index.json"), "{asked:?}");
         // The list stays in the cache and is not trusted there either.
         let offline = HubSettings { offline: true, ..bench.settings.clone() };
-        let again = fetch_with(&offline, &model("hf:owner/name"), &|| false, &|_, _, _| {});
+        let again = offline.model(&model("hf:owner/name"), PATIENT);
         assert!(matches!(again, Err(HubError::Unreachable { .. })), "{again:?}");
     }
 }
@@ -357,7 +363,7 @@ fn headers_do_not_become_paths() {
     bench.server.move_to("../../../elsewhere");
     let message = bench.message("hf:owner/name");
     assert!(message.contains("X-Repo-Commit is \"../../../elsewhere\""), "{message}");
-    assert!(!bench.settings.cache.exists());
+    assert_eq!(names(&bench.settings.cache), [".locks"]);
 }
 
 #[test]
@@ -367,11 +373,13 @@ fn an_interruption_does_not_wait_for_the_network() {
     let (start, seen) = (Instant::now(), Cell::new(0));
     let interrupted = || start.elapsed() > Duration::from_secs(20) || seen.get() >= 3;
     let note = |_: &str, _, _| seen.set(seen.get() + 1);
-    let result = fetch_with(&bench.settings, &model("hf:owner/name"), &interrupted, &note);
+    let caller = HubCaller { interrupted: &interrupted, progress: &note };
+    let result = bench.settings.model(&model("hf:owner/name"), caller);
     assert!(matches!(result, Err(HubError::Interrupted { .. })), "{result:?}");
     assert!(start.elapsed() < Duration::from_secs(10));
     // Asked before anything starts.
-    let result = fetch_with(&bench.settings, &model("hf:owner/name"), &|| true, &|_, _, _| {});
+    let caller = HubCaller { interrupted: &|| true, ..PATIENT };
+    let result = bench.settings.model(&model("hf:owner/name"), caller);
     assert!(matches!(result, Err(HubError::Interrupted { .. })), "{result:?}");
 }
 

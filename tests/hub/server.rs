@@ -1,5 +1,6 @@
-//! The part of the hub's address layout that a download uses, for one repository `owner/name`.
-//! Weights are answered by a redirect to another path, as the hub does for large files.
+//! The part of the hub's address layout that a download uses, for one model and one data set
+//! `owner/name` with the same files. Weights and Parquet are answered by a redirect to another
+//! path, as the hub does for large files.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -12,6 +13,9 @@ use std::time::Duration;
 /// The commit that every revision stands for at first.
 pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// The commit of the branch with converted files.
+pub(super) const CONVERTED: &str = "cccccccccccccccccccccccccccccccccccccccc";
+
 /// A hub that lives as long as the test's process.
 pub(super) struct Server {
     address: SocketAddr,
@@ -20,6 +24,8 @@ pub(super) struct Server {
 
 struct State {
     files: HashMap<&'static str, Vec<u8>>,
+    /// Files of the branch `refs/convert/parquet`; without any there is none.
+    converted: HashMap<&'static str, Vec<u8>>,
     commit: String,
     token: Option<String>,
     breaks: HashMap<&'static str, u32>,
@@ -36,6 +42,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
             files: files.into_iter().collect(),
+            converted: HashMap::new(),
             commit: COMMIT.to_owned(),
             token: None,
             breaks: HashMap::new(),
@@ -68,6 +75,10 @@ impl Server {
     pub(super) fn starts(&self, file: &str) -> Vec<u64> {
         let state = self.state.lock().unwrap();
         state.starts.iter().filter(|(name, _)| name == file).map(|(_, start)| *start).collect()
+    }
+
+    pub(super) fn convert(&self, files: Vec<(&'static str, Vec<u8>)>) {
+        self.state.lock().unwrap().converted = files.into_iter().collect();
     }
 
     pub(super) fn break_off(&self, file: &'static str, times: u32) {
@@ -126,19 +137,24 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if let Some(status) = refusal(&state, &request) {
         return head(&mut stream, status, 0, "");
     }
-    let (file, direct) = match request.path.strip_prefix("/cdn/") {
-        Some(file) => (file.to_owned(), true),
-        None => (resolved(&request.path).unwrap_or_default(), false),
-    };
-    let Some(content) = state.files.get(file.as_str()).cloned() else {
+    if let Some(revision) = request.path.strip_prefix("/api/datasets/owner/name/revision/") {
+        return list(&mut stream, &state, revision);
+    }
+    let direct = request.path.strip_prefix("/cdn/").and_then(|path| path.split_once('/'));
+    let (revision, file) = direct.or_else(|| resolved(&request.path)).unwrap_or_default();
+    let (files, commit) = state.branch(revision);
+    let Some(content) = files.get(file).cloned() else {
         return head(&mut stream, "404 Not Found", 0, "");
     };
-    let large = file.ends_with(".safetensors");
-    let mut headers = format!("X-Repo-Commit: {}\r\n", state.commit);
-    let tag = format!("\"{file}-{}\"", content.len());
-    if large && !direct {
+    let large = file.ends_with(".safetensors") || file.ends_with(".parquet");
+    let mut headers = format!("X-Repo-Commit: {commit}\r\n");
+    // A hash on the hub.
+    let tag = file.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
+    let tag = format!("\"{tag}-{}\"", content.len());
+    if large && direct.is_none() {
         write!(headers, "X-Linked-Etag: {tag}\r\nX-Linked-Size: {}\r\n", content.len()).unwrap();
-        write!(headers, "ETag: \"other\"\r\nLocation: /cdn/{file}\r\n").unwrap();
+        let place = format!("/cdn/{revision}/{file}");
+        write!(headers, "ETag: \"other\"\r\nLocation: {place}\r\n").unwrap();
         // The hub's own is at another host, so that a client does not follow it for its headers.
         let host = format!("Location: http://{}/cdn/", stream.local_addr()?);
         let headers = headers.replace("Location: /cdn/", &host);
@@ -148,7 +164,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let whole = request.range.is_none_or(|(_, to)| to.is_none());
     let (from, to) = request.range.unwrap_or((0, None));
     if whole {
-        state.starts.push((file.clone(), from));
+        state.starts.push((file.to_owned(), from));
     }
     if from >= content.len() as u64 {
         return head(&mut stream, "416 Range Not Satisfiable", 0, "");
@@ -156,9 +172,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let last = to.unwrap_or(u64::MAX).min(content.len() as u64 - 1);
     let ignores = whole && state.ignores_range;
     let part = if ignores { &content[..] } else { &content[from as usize..=last as usize] };
-    let breaks = state.breaks.get_mut(file.as_str()).filter(|left| whole && **left > 0);
+    let breaks = state.breaks.get_mut(file).filter(|left| whole && **left > 0);
     let breaks = breaks.map(|left| *left -= 1).is_some();
-    let stalls = whole && state.stalled == Some(file.as_str());
+    let stalls = whole && state.stalled == Some(file);
     drop(state);
     write!(headers, "Content-Range: bytes {from}-{last}/{}\r\n", content.len()).unwrap();
     let status = if ignores { "200 OK" } else { "206 Partial Content" };
@@ -185,10 +201,34 @@ fn refusal(state: &State, request: &Request) -> Option<&'static str> {
     }
 }
 
-/// The file of `/owner/name/resolve/<revision>/<file>`.
-fn resolved(path: &str) -> Option<String> {
-    let (_, file) = path.strip_prefix("/owner/name/resolve/")?.split_once('/')?;
-    Some(file.to_owned())
+/// The revision and file of `/owner/name/resolve/<revision>/<file>`.
+fn resolved(path: &str) -> Option<(&str, &str)> {
+    let path = path.strip_prefix("/datasets").unwrap_or(path);
+    path.strip_prefix("/owner/name/resolve/")?.split_once('/')
+}
+
+/// Answers what the hub says of a data set.
+fn list(stream: &mut TcpStream, state: &State, revision: &str) -> std::io::Result<()> {
+    let (files, commit) = state.branch(revision);
+    if files.is_empty() {
+        return head(stream, "404 Not Found", 0, "");
+    }
+    let siblings: Vec<_> =
+        files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
+    let text = serde_json::json!({"id": "owner/name", "sha": commit, "siblings": siblings});
+    let text = text.to_string();
+    head(stream, "200 OK", text.len(), "Content-Type: application/json\r\n")?;
+    stream.write_all(text.as_bytes())
+}
+
+impl State {
+    fn branch<'a>(&'a self, revision: &'a str) -> (&'a HashMap<&'static str, Vec<u8>>, &'a str) {
+        match revision {
+            "refs%2Fconvert%2Fparquet" | CONVERTED => (&self.converted, CONVERTED),
+            commit if commit.len() == COMMIT.len() => (&self.files, commit),
+            _ => (&self.files, &self.commit),
+        }
+    }
 }
 
 fn head(stream: &mut TcpStream, status: &str, length: usize, headers: &str) -> std::io::Result<()> {

@@ -127,6 +127,27 @@ fn what_people_type_first_is_answered_with_the_right_form() {
     assert_eq!((&line["dry_run"], &line["steps"]), (&true.into(), &30.into()));
 }
 
+#[cfg(not(feature = "hub"))]
+#[test]
+fn a_data_set_of_the_hub_asks_for_the_feature() {
+    let lab = Lab::new();
+    let recipe = fs_err::read_to_string(lab.path("recipe.toml")).unwrap();
+    let set = "\"hf-dataset:owner/name\"";
+    let sets = format!("sets = {{ general = {set}, hq = {set} }}\nvalidation = {set}");
+    let recipe = recipe.replace("generate = { stories = 120, held_out = 6 }", &sets);
+    fs_err::write(lab.path("hub.toml"), recipe).unwrap();
+    for words in [
+        &["data", "stats", "--data", "hf-dataset:owner/name"][..],
+        &["inspect", "data", "hub.toml"],
+    ] {
+        let output = program(&lab, words);
+        let message = stderr(&output);
+        assert!(message.contains("hf-dataset:owner/name ["), "{message}");
+        assert!(message.contains("needs a build with the feature hub"), "{message}");
+        assert_code(&output, 3);
+    }
+}
+
 #[test]
 fn files_of_other_programs_are_named_wherever_they_are_given() {
     let lab = Lab::new();

@@ -2,7 +2,7 @@
 //! text, plain or packed with gzip or Zstandard.
 //!
 //! ```text
-//! unpack (gzip, zstd) → form (what it is) → lines | items | table | parquet_rows | token_ids | whole_text
+//! unpack (gzip, zstd) → form (what it is) → lines | items | table | ParquetRows | token_ids | whole_text
 //! ```
 //!
 //! One row is in memory at a time. Nothing is parsed that need not be to find the end of a row:
@@ -12,13 +12,14 @@ mod form;
 mod items;
 mod lines;
 mod options;
-mod parquet_rows;
 mod table;
 mod token_ids;
 mod unpack;
 mod whole_text;
 
 use std::path::Path;
+
+use bitnet_parquet::ParquetRows;
 
 use crate::document::{DocumentFormat, RowContent};
 use crate::error::DataError;
@@ -29,7 +30,6 @@ use items::JsonItems;
 use lines::JsonLines;
 pub(crate) use options::TEXT_FIELD;
 pub use options::{FileOptions, TextSplit};
-use parquet_rows::ParquetRows;
 use table::TableRows;
 use token_ids::TokenIds;
 pub use token_ids::{TokenFiles, TokenType};
@@ -104,7 +104,10 @@ impl FileRows {
             Rows::Lines(rows) => rows.next(),
             Rows::Items(rows) => rows.next(),
             Rows::Table(rows) => rows.next(),
-            Rows::Parquet(rows) => rows.next(),
+            Rows::Parquet(rows) => {
+                let row = rows.next().transpose()?;
+                Ok(row.map(|row| (rows.number(), RowContent::Object(row))))
+            }
             Rows::Text(rows) => rows.next(),
             Rows::Tokens(rows) => rows.next(),
         }

@@ -1,14 +1,11 @@
-//! Splits in Parquet as the hub lays them out: one file or several numbered ones, row by row into
-//! JSON.
+//! Splits in Parquet as the hub lays them out: one file or several numbered ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bitnet_format::input::open_file;
 use bitnet_format::{FormatError, Shown};
-use parquet::errors::ParquetError;
-use parquet::file::reader::SerializedFileReader;
-use parquet::record::reader::RowIter;
+use bitnet_parquet::ParquetRows;
 use serde_json::Value;
 
 use crate::error::EvalError;
@@ -116,13 +113,8 @@ pub(crate) fn read(
 ) -> Result<(), EvalError> {
     // The file is read twice, once for its hash: Parquet is read from its end.
     hasher.update_reader(open_file(path)?)?;
-    let damaged = |error: ParquetError| {
-        let what = format!("cannot be read; expected a whole Parquet file, got: {error}");
-        EvalError::Format(FormatError::Container { path: path.to_owned(), what })
-    };
-    let reader = SerializedFileReader::new(open_file(path)?.into_file()).map_err(damaged)?;
-    for row in RowIter::from_file_into(Box::new(reader)) {
-        rows.push(row.map_err(damaged)?.to_json_value());
+    for row in ParquetRows::open(path, &[])? {
+        rows.push(Value::Object(row?));
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ mod from_vocabulary;
 mod gguf;
 mod library;
 mod limits;
+mod merges;
 mod pieces;
 mod post_processor;
 mod special;

@@ -1,9 +1,12 @@
 //! Trains byte-level BPE tokenizers with the layout of Llama 3.
 
+use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use rayon::iter::{ParallelBridge, ParallelIterator};
+use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -11,11 +14,12 @@ use tokenizers::processors::sequence::Sequence as PostSequence;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::tokenizer::{
     AddedToken, Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-    SplitDelimiterBehavior, Trainer,
+    SplitDelimiterBehavior,
 };
 
 use crate::error::TextError;
 use crate::limits::{MAX_TRAIN_BYTES, MAX_VOCAB, MIN_VOCAB, SPECIAL_TOKENS};
+use crate::merges::learn_merges;
 use crate::whitespace;
 
 // Llama 3's pattern, which is that of OpenAI's cl100k: English endings; a word with one sign before
@@ -42,10 +46,12 @@ pub fn train_bpe(
         return Err(TextError::VocabSize { got: vocab_size });
     }
     let split = split()?;
-    let mut trainer = trainer(vocab_size - SPECIAL_TOKENS.len());
-    count(&mut trainer, &split, texts)?;
-    let mut model = BPE::builder().ignore_merges(true).build().map_err(failed)?;
-    trainer.train(&mut model).map_err(failed)?;
+    let words = count(&split, texts)?;
+    let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+    alphabet.sort_unstable();
+    let learned = learn_merges(words.into_iter(), &alphabet, vocab_size - SPECIAL_TOKENS.len());
+    let mut model = learned.into_model();
+    model.ignore_merges = true;
     assemble(model, split)
 }
 
@@ -56,28 +62,36 @@ fn split() -> Result<Sequence, TextError> {
     Ok(Sequence::new(vec![words.into(), ByteLevel::new(false, true, false).into()]))
 }
 
-fn trainer(vocab_size: usize) -> BpeTrainer {
-    BpeTrainer::builder()
-        .vocab_size(vocab_size)
-        .show_progress(false)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .build()
-}
-
 /// Counts the words of all texts, up to the size the trainer can count.
 fn count(
-    trainer: &mut BpeTrainer,
     split: &Sequence,
     texts: impl Iterator<Item = String> + Send,
-) -> Result<(), TextError> {
+) -> Result<HashMap<Box<str>, u64>, TextError> {
     let total = AtomicU64::new(0);
     // Counted as it streams: the size of the texts is not known before, and they are not kept.
     let counted = texts.flat_map(|text| pieces(text, PIECE)).take_while(|text| {
         let size = text.len() as u64;
         total.fetch_add(size, Ordering::Relaxed) + size <= MAX_TRAIN_BYTES
     });
-    trainer.feed(counted, |text| words(split, text)).map_err(failed)?;
-    if total.into_inner() > MAX_TRAIN_BYTES { Err(TextError::TrainTooLarge) } else { Ok(()) }
+    // One table for all threads: splitting takes nearly all of the time, and tables of their own
+    // would each hold most of the words.
+    let counts = Mutex::new(HashMap::<Box<str>, u64>::new());
+    let add = |text: String| -> tokenizers::Result<()> {
+        let words = words(split, &text)?;
+        let mut counts = counts.lock().expect("no thread panics with it");
+        for word in words {
+            match counts.get_mut(word.as_str()) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(word.into_boxed_str(), 1)),
+            }
+        }
+        Ok(())
+    };
+    counted.par_bridge().try_for_each(add).map_err(failed)?;
+    if total.into_inner() > MAX_TRAIN_BYTES {
+        return Err(TextError::TrainTooLarge);
+    }
+    Ok(counts.into_inner().expect("no thread panicked with it"))
 }
 
 fn words(split: &Sequence, text: &str) -> tokenizers::Result<Vec<String>> {

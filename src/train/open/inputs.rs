@@ -11,6 +11,7 @@ use bitnet_text::{ChatTemplate, Tokenizer};
 use burn::tensor::Device;
 
 use super::sources;
+use crate::data_files::DataCaller;
 use crate::device;
 use crate::distributed::Hosts;
 use crate::error::TrainError;
@@ -99,14 +100,16 @@ fn fetch(
     signals: &Signals,
     monitor: &mut dyn Monitor,
 ) -> Result<PathBuf, TrainError> {
-    use crate::hub::{HubModel, fetch};
-    let model = HubModel::parse(name).expect("the name begins with hf:");
+    use crate::hub::{HubCaller, HubRepository, HubSettings};
+    let model = HubRepository::model(name).expect("the name begins with hf:");
     let model = model.map_err(|what| contradiction(recipe, field, what))?;
     let monitor = std::cell::RefCell::new(monitor);
     let progress = |file: &str, done, total| {
         monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
     };
-    fetch(&model, &|| signals.stop().is_some(), &progress).map_err(|error| match signals.stop() {
+    let interrupted = || signals.stop().is_some();
+    let caller = HubCaller { interrupted: &interrupted, progress: &progress };
+    HubSettings::from_env()?.model(&model, caller).map_err(|error| match signals.stop() {
         Some(stop) => TrainError::Stopped(stop),
         None => error.into(),
     })
@@ -159,6 +162,7 @@ pub(crate) struct TokenizerRequest<'a> {
     pub(crate) recipe: &'a Recipe,
     /// The folder that `model.init` names.
     pub(crate) init: Option<&'a Path>,
+    pub(crate) signals: &'a Signals,
 }
 
 impl TokenizerRequest<'_> {
@@ -193,7 +197,8 @@ impl TokenizerRequest<'_> {
         monitor.message(&format!("training a tokenizer of {vocab_size} entries"));
         // What the messages say is the same with any template.
         let encoding = sources::encoding(self.recipe.stage, &ChatTemplate::b158());
-        let json = sources::trained_tokenizer(self.recipe, &encoding, vocab_size)?;
+        let caller = &mut DataCaller { signals: self.signals, monitor };
+        let json = sources::trained_tokenizer(self.recipe, &encoding, vocab_size, caller)?;
         Ok(Tokenizer::from_bytes(Path::new(TOKENIZER_FILE), &json)?)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn open<'a>(
     let hosts = Hosts::gather(comm, crate::platform::cores());
     let device = open_device(recipe, &hosts, monitor)?;
     let init = init_folder(recipe, signals, monitor)?;
-    let request = TokenizerRequest { recipe, init: init.as_deref() };
+    let request = TokenizerRequest { recipe, init: init.as_deref(), signals };
     let tokenizer = request.open(kept_tokenizer, monitor)?;
     // A run that goes on was compared when it began.
     let accepted = [TOKENIZER.to_owned()];
@@ -72,9 +72,11 @@ pub(crate) fn open<'a>(
     let teacher = teacher::open(recipe, &tokenizer, &spec, signals, monitor)?;
     let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
     let mut caches =
-        Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor };
-    let sets = caches.open_all(sources::training(recipe)?)?;
-    let validation = caches.open_all(sources::validation(recipe)?)?;
+        Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor, comm };
+    let sets = sources::training(recipe, &mut caches.caller())?;
+    let sets = caches.open_all(sets)?;
+    let validation = sources::validation(recipe, &mut caches.caller())?;
+    let validation = caches.open_all(validation)?;
     // Both sides of a split come from the same files.
     let apart = if recipe.data.validation_share > 0.0 { &BTreeMap::new() } else { &validation };
     warn_of_duplicates(&sets, apart, caches.monitor);
