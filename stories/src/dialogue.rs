@@ -13,9 +13,9 @@ use crate::short_answer::story_questions;
 use crate::short_story::ShortStory;
 
 /// Share of training dialogues that have no story.
-const OUTSIDE_ALONE: f64 = 0.06;
+const OUTSIDE_ALONE: f64 = 0.04;
 /// Share of the others in which something is asked that the story is not about.
-const OUTSIDE: f64 = 0.25;
+const OUTSIDE: f64 = 0.15;
 
 const QUESTIONS_PER_DIALOGUE: std::ops::RangeInclusive<usize> = 2..=4;
 
@@ -38,9 +38,10 @@ impl Difficulty {
         }
     }
 
-    /// Every fourth story is a difficult one.
-    pub(crate) fn of(index: u64) -> Self {
-        if index % 4 == 3 { Self::ThreeOfEach } else { Self::OneOfEach }
+    /// Every fourth story is a difficult one, in training every second: the easy ones are learnt soon.
+    pub(crate) fn of(split: Split, index: u64) -> Self {
+        let every = if split == Split::Train { 2 } else { 4 };
+        if index % every == every - 1 { Self::ThreeOfEach } else { Self::OneOfEach }
     }
 }
 
@@ -86,7 +87,7 @@ pub fn dialogue(seed: u64, split: Split, index: u64) -> StoryDialogue {
         Split::HeldOut => b"held-out lesson ",
     };
     let mut rng = keyed_rng(seed, purpose, index);
-    let difficulty = Difficulty::of(index);
+    let difficulty = Difficulty::of(split, index);
     let story = ShortStory::sample(&mut rng, difficulty.scene_size(), split);
     let mut questions = story_questions(&story, &mut rng);
     questions.truncate(rng.random_range(QUESTIONS_PER_DIALOGUE));

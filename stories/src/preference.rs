@@ -47,7 +47,7 @@ pub fn preference(seed: u64, split: Split, index: u64) -> StoryPreference {
         Split::HeldOut => b"held-out prefer ",
     };
     let mut rng = keyed_rng(seed, purpose, index);
-    let story = ShortStory::sample(&mut rng, Difficulty::of(index).scene_size(), split);
+    let story = ShortStory::sample(&mut rng, Difficulty::of(split, index).scene_size(), split);
     let questions = story_questions(&story, &mut rng);
     let (question, others) = questions.split_first().expect("a short story states facts");
     let chosen = question.short_answer(&story.end);
