@@ -31,6 +31,7 @@ mod tokenizer_json;
 mod train;
 mod vocabulary;
 mod whitespace;
+mod words;
 
 pub use agreement::TokenizerChange;
 pub use chat::{

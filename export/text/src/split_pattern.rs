@@ -24,8 +24,9 @@ struct Row {
     adds_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const QWEN2: &str = concat!(
+pub(crate) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const QWEN2: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
@@ -364,7 +365,7 @@ impl SplitPattern {
 }
 
 /// The regular expressions that a `pre_tokenizer` applies before it writes words as bytes.
-fn splits_of(pre_tokenizer: &Value) -> Option<Vec<String>> {
+pub(crate) fn splits_of(pre_tokenizer: &Value) -> Option<Vec<String>> {
     let parts = match pre_tokenizer.get("pretokenizers").and_then(Value::as_array) {
         Some(parts) => parts.as_slice(),
         None => std::slice::from_ref(pre_tokenizer),

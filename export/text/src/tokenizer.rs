@@ -18,6 +18,7 @@ use crate::library;
 use crate::special::{SpecialToken, SpecialTokens};
 use crate::tokenizer_json::{self, AddedEntry, TokenizerJson};
 use crate::whitespace;
+use crate::words::WordIds;
 
 pub(crate) use crate::control::EOT;
 
@@ -31,6 +32,8 @@ mod tests;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     cuts: Cuts,
+    /// Where words can be found without the library.
+    words: Option<WordIds>,
     path: PathBuf,
     json: Vec<u8>,
     vocab_size: usize,
@@ -64,6 +67,7 @@ impl Tokenizer {
         let inner = library::load(path, bytes)?;
         let tokenizer = Self {
             cuts: Cuts::of(&inner, &file.model.vocab),
+            words: WordIds::of(&inner, &file.added_tokens),
             inner,
             path: path.to_owned(),
             json: bytes.to_vec(),
@@ -94,7 +98,16 @@ impl Tokenizer {
     /// whole. An error only for a text with a word of megabytes, or with hundreds of thousands of
     /// whitespace characters in a row: the library would silently stop finding words there.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        self.encode_in_pieces(text, SIZES)
+        whitespace::check(text).map_err(|what| self.encode_error(what))?;
+        match self.ids_by_word(text) {
+            Some(ids) => Ok(ids),
+            None => self.encode_in_pieces(text, SIZES),
+        }
+    }
+
+    /// The ids by the fast way, where it is sure to give those of the library.
+    pub(crate) fn ids_by_word(&self, text: &str) -> Option<Vec<u32>> {
+        self.words.as_ref()?.encode(&self.inner, text)
     }
 
     pub(crate) fn encode_in_pieces(&self, text: &str, sizes: Sizes) -> Result<Vec<u32>, TextError> {
