@@ -101,7 +101,7 @@ pub fn dialogue(seed: u64, split: Split, index: u64) -> StoryDialogue {
     }
 }
 
-/// The held-out question of that number about the world outside, of [`OUTSIDE_QUESTIONS`]: in turns
+/// The held-out question of that number about the world outside, of [`crate::OUTSIDE_QUESTIONS`]: in turns
 /// on its own and after a held-out story.
 pub fn outside_dialogue(seed: u64, number: usize) -> Option<StoryDialogue> {
     let asked = held_out_question(number)?;
