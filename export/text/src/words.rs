@@ -26,7 +26,7 @@ const LOOK_AHEAD: &str = r"|\s+(?!\S)|\s+";
 /// Finds line ends together with the spaces before them, ahead of what is given back.
 const LINE_ENDS: &str = r"|\s*[\r\n]+";
 
-/// Words that a thread remembers. Some megabytes; then it begins anew.
+/// Words that a thread remembers, some five megabytes; then it begins anew.
 const REMEMBERED: usize = 1 << 16;
 /// Bytes of a word that is remembered: others hardly occur twice.
 const SHORT: usize = 64;
@@ -79,14 +79,14 @@ impl WordIds {
         if finder.added.iter().any(|token| text.contains(token)) {
             return None;
         }
-        thread_local!(static KNOWN: RefCell<KnownWords> = RefCell::default());
+        thread_local!(static KNOWN: RefCell<Option<KnownWords>> = const { RefCell::new(None) });
         KNOWN.with_borrow_mut(|known| {
-            known.become_those_of(finder.number);
+            let KnownWords { pattern, words, .. } = KnownWords::of(known, finder);
             let mut ids = Vec::with_capacity(text.len() / 3);
             let mut at = 0;
             while at < text.len() {
-                let end = finder.end_of_word(text, at);
-                known.push_ids(tokenizer, &text[at..end], &mut ids)?;
+                let end = finder.end_of_word(pattern, text, at);
+                words.push_ids(tokenizer, &text[at..end], &mut ids)?;
                 at = end;
             }
             Some(ids)
@@ -96,8 +96,8 @@ impl WordIds {
 
 impl Finder {
     /// Where the word that begins at `at` ends.
-    fn end_of_word(&self, text: &str, at: usize) -> usize {
-        match self.pattern.find_at(text, at) {
+    fn end_of_word(&self, pattern: &Regex, text: &str, at: usize) -> usize {
+        match pattern.find_at(text, at) {
             // What lies between two matches is a word too.
             Some(found) if found.start() > at => found.start(),
             Some(found) => self.without_last_space(text, at, found.end()),
@@ -119,22 +119,37 @@ impl Finder {
     }
 }
 
-/// The ids of words that occurred, of one tokenizer.
-#[derive(Default)]
+/// What a thread knows of one tokenizer.
 struct KnownWords {
-    number: Option<u64>,
+    number: u64,
+    /// A copy: a pattern lends its memory for searches quickly to one thread only.
+    pattern: Regex,
+    words: WordTable,
+}
+
+impl KnownWords {
+    /// What is known of this tokenizer; nothing at first, and again when it is too much.
+    fn of<'a>(known: &'a mut Option<Self>, finder: &Finder) -> &'a mut Self {
+        let is_known = known.as_ref().is_some_and(|known| {
+            known.number == finder.number && known.words.places.len() < REMEMBERED
+        });
+        if !is_known {
+            let (number, pattern) = (finder.number, finder.pattern.clone());
+            *known = Some(Self { number, pattern, words: WordTable::default() });
+        }
+        known.as_mut().expect("it was just made")
+    }
+}
+
+/// The ids of words that occurred.
+#[derive(Default)]
+struct WordTable {
     /// Where the ids of a word begin and end.
     places: HashMap<Box<str>, (u32, u32)>,
     ids: Vec<u32>,
 }
 
-impl KnownWords {
-    fn become_those_of(&mut self, number: u64) {
-        if self.number != Some(number) || self.places.len() >= REMEMBERED {
-            *self = Self { number: Some(number), ..Self::default() };
-        }
-    }
-
+impl WordTable {
     /// Adds the ids of a word; `None` where the library fails or may.
     fn push_ids(&mut self, tokenizer: &Tokenizer, word: &str, ids: &mut Vec<u32>) -> Option<()> {
         if let Some(&(from, to)) = self.places.get(word) {
