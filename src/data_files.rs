@@ -1,8 +1,11 @@
-//! The files of data that a pattern names: here already, or of a data set of the hub.
+//! The files of data that a pattern names: here already, or of a data set of the hub; and bringing
+//! whatever is named from there.
 
 use std::path::PathBuf;
 
 use crate::error::TrainError;
+#[cfg(feature = "hub")]
+use crate::hub::{HubCaller, HubDataset, HubError, HubSettings};
 use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::{PathPattern, RecipeError};
@@ -26,17 +29,28 @@ impl DataCaller<'_> {
 
     #[cfg(feature = "hub")]
     fn fetch(&mut self, pattern: &PathPattern, key: &str) -> Result<Vec<PathBuf>, TrainError> {
-        use crate::hub::{HubCaller, HubDataset, HubSettings};
         let dataset = HubDataset::parse(pattern.as_str()).expect("the name begins so");
         let dataset = dataset.map_err(|what| wrong(pattern, key, what))?;
+        self.bring(|settings, caller| settings.dataset(&dataset, caller))
+    }
+
+    /// What `ask` has the hub send, with progress and until a signal.
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`] where a signal ended the download.
+    #[cfg(feature = "hub")]
+    pub(crate) fn bring<T>(
+        &mut self,
+        ask: impl FnOnce(&HubSettings, HubCaller<'_>) -> Result<T, HubError>,
+    ) -> Result<T, TrainError> {
         let monitor = std::cell::RefCell::new(&mut *self.monitor);
         let progress = |file: &str, done, total| {
             monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
         };
         let interrupted = || self.signals.stop().is_some();
         let caller = HubCaller { interrupted: &interrupted, progress: &progress };
-        let files = HubSettings::from_env()?.dataset(&dataset, caller);
-        files.map_err(|error| match self.signals.stop() {
+        let brought = ask(&HubSettings::from_env()?, caller);
+        brought.map_err(|error| match self.signals.stop() {
             Some(stop) => TrainError::Stopped(stop),
             None => error.into(),
         })

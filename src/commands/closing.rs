@@ -269,7 +269,7 @@ fn print_suggestions(packed: &PackedExport, seed: u64) -> Result<()> {
         print_line(&format!("  {message}\n    {answer}"));
     }
     print_line(
-        "It knows nothing but such stories: asked about anything else, it says that it does not know.",
+        "It knows nothing but such stories, and was taught to say so when asked about anything else.",
     );
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
 use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError};
-use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
+use bitnet_format::adapter::{Adapter, AdapterKind};
 use bitnet_format::{StoredModel, model_hash};
 use bitnet_terminal::EtaLine;
 use bitnet_text::ChatTemplate;
@@ -59,13 +59,11 @@ fn packed(path: &Path, adapter: Option<&Path>) -> Result<Model, TrainError> {
     let Some(adapter) = adapter else {
         return Ok(Model::from_stored(&folder, HeadPrecision::File)?);
     };
-    let (adapter, hash) = (Adapter::open(adapter, folder.spec())?, model_hash(path, &folder)?);
-    if adapter.description().kind == AdapterKind::Latent {
-        let merged = MergedModel::new(&folder, path, &hash, &adapter)?;
-        return Ok(Model::from_stored(&merged, HeadPrecision::File)?);
+    let adapter = Adapter::open(adapter, folder.spec())?;
+    if adapter.description().kind == AdapterKind::Side {
+        adapter.require_base(path, &model_hash(path, &folder)?)?;
     }
-    adapter.require_base(path, &hash)?;
-    Ok(Model::from_stored(&folder, HeadPrecision::File)?.with_adapter(&adapter)?)
+    Ok(Model::from_adapted(&folder, path, &adapter, HeadPrecision::File)?)
 }
 
 /// Finds the tasks and all their rows before the model is read.

@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 
 use anyhow::Context;
 use bitnet_engine::{CachePrecision, HeadPrecision, Kernel, KvCache, Model, ThreadPool};
-use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
+use bitnet_format::adapter::{Adapter, AdapterKind};
 use bitnet_format::folder::TOKENIZER_FILE;
 use bitnet_format::foreign::missing_tokenizer;
 use bitnet_format::report::reading_warnings;
@@ -37,15 +37,13 @@ fn adapted(
         return Ok(Model::from_stored(stored, precision(head))?);
     };
     let adapter = Adapter::open(adapter, stored.spec())?;
-    if adapter.description().kind == AdapterKind::Latent {
-        let merged = MergedModel::new(stored, path, &model_hash(path, stored)?, &adapter)?;
-        return Ok(Model::from_stored(&merged, precision(head))?);
-    }
+    let description = adapter.description();
     // Reading the model twice is for adapters that say where they belong.
-    if adapter.description().base_hash.is_some() && !adapter.may_be_of(&model_hash(path, stored)?) {
+    let says_base = description.kind == AdapterKind::Side && description.base_hash.is_some();
+    if says_base && !adapter.may_be_of(&model_hash(path, stored)?) {
         note(&other_base(path, &adapter));
     }
-    Ok(Model::from_stored(stored, precision(head))?.with_adapter(&adapter)?)
+    Ok(Model::from_adapted(stored, path, &adapter, precision(head))?)
 }
 
 /// Packed and GGUF forms of one model have different hashes, so this is not an error.

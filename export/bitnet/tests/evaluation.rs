@@ -1,39 +1,22 @@
 //! `bitnet eval` as people and scripts use it: data and task files in, scores, files and exit codes out.
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 use bitnet_format::adapter::{
     AdapterDescription, AdapterKind, LowRankFactor, matching_entries, write_adapter,
 };
-use bitnet_format::convert::hf::write_packed;
-use bitnet_format::folder::TOKENIZER_FILE;
-use bitnet_format::{DType, ModelSpec, StoredModel, TensorEntry};
-use bitnet_text::train_bpe;
+use bitnet_format::{DType, StoredModel, TensorEntry};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workplace::{random_model, write_rows};
+
+mod workplace;
 
 /// A packed folder `model` with random weights, and a folder `data` with rows of PIQA and of a task of
 /// the user's.
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let spec: ModelSpec = toml::from_str(
-        "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\nnum_attention_heads = 2\n\
-         num_key_value_heads = 1\nvocab_size = 300\nmax_position_embeddings = 64\n",
-    )
-    .unwrap();
-    let mut state = 1u32;
-    let mut draw = move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    let model = dir.path().join("model");
-    fs_err::create_dir(&model).unwrap();
-    write_packed(&model, &spec, |entry| Ok((0..entry.elements()).map(|_| draw()).collect()))
-        .unwrap();
-    let texts = ["the cat sat on the mat", "the dog sat on the log, and sang"];
-    let tokenizer = train_bpe(texts.into_iter().map(str::to_owned), 290).unwrap();
-    fs_err::write(model.join(TOKENIZER_FILE), tokenizer).unwrap();
+    random_model(&dir.path().join("model"), 64);
     let piqa = |i: usize| json!({"goal": format!("sit {i}"), "sol1": "on the mat", "sol2": "the log", "label": i % 2});
     write_rows(&dir.path().join("data/baber/piqa/validation.jsonl"), (0..7).map(piqa));
     let own = |i: usize| json!({"q": format!("cat {i}"), "a": "the"});
@@ -45,12 +28,6 @@ fn workplace() -> TempDir {
     )
     .unwrap();
     dir
-}
-
-fn write_rows(path: &Path, rows: impl Iterator<Item = Value>) {
-    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
-    fs_err::write(path, lines.join("\n")).unwrap();
 }
 
 fn eval(dir: &TempDir, args: &[&str]) -> Output {
@@ -262,10 +239,7 @@ fn a_task_that_cannot_be_run_is_refused_before_anything_ran() {
 #[test]
 fn prompts_are_conversations_on_request() {
     let dir = workplace();
-    write_rows(
-        &dir.path().join("data/own/train.jsonl"),
-        [json!({"q": "dog", "a": "sang"})].into_iter(),
-    );
+    write_rows(&dir.path().join("data/own/train.jsonl"), [json!({"q": "dog", "a": "sang"})]);
     let own = fs_err::read_to_string(dir.path().join("own.yaml")).unwrap();
     let text = own.replace("test_split", "training_split: train\nnum_fewshot: 1\ntest_split");
     fs_err::write(dir.path().join("own.yaml"), text + "description: Sing.\n").unwrap();
@@ -329,7 +303,7 @@ fn squad_2_asks_for_a_text_and_how_likely_no_answer_is() {
 fn programs_of_a_model_run_only_where_that_is_allowed() {
     let dir = workplace();
     let row = json!({"prompt": "def f():\n", "test": "def check(f): pass", "entry_point": "f"});
-    write_rows(&dir.path().join("data/openai_humaneval/test.jsonl"), [row].into_iter());
+    write_rows(&dir.path().join("data/openai_humaneval/test.jsonl"), [row]);
     let args = ["model", "--data", "data", "--tasks", "humaneval"];
     let message = refused(&eval(&dir, &args), 2);
     assert!(message.contains("allow it with --allow-code-execution"), "{message}");

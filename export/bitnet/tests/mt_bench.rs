@@ -7,33 +7,16 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, channel};
 
-use bitnet_format::ModelSpec;
-use bitnet_format::convert::hf::write_packed;
-use bitnet_format::folder::TOKENIZER_FILE;
-use bitnet_text::train_bpe;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use workplace::{random_model, write_rows};
+
+mod workplace;
 
 /// A packed folder `model` with random weights, two questions and the files of a judge.
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let spec: ModelSpec = toml::from_str(
-        "hidden_size = 32\nintermediate_size = 48\nnum_hidden_layers = 1\nnum_attention_heads = 2\n\
-         num_key_value_heads = 1\nvocab_size = 300\nmax_position_embeddings = 256\n",
-    )
-    .unwrap();
-    let mut state = 1u32;
-    let mut draw = move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-    };
-    let model = dir.path().join("model");
-    fs_err::create_dir(&model).unwrap();
-    write_packed(&model, &spec, |entry| Ok((0..entry.elements()).map(|_| draw()).collect()))
-        .unwrap();
-    let texts = ["the cat sat on the mat", "the dog sat on the log, and sang"];
-    let tokenizer = train_bpe(texts.into_iter().map(str::to_owned), 290).unwrap();
-    fs_err::write(model.join(TOKENIZER_FILE), tokenizer).unwrap();
+    random_model(&dir.path().join("model"), 256);
     let question = |id: u64, category: &str| json!({"question_id": id, "category": category, "turns": ["cat?", "dog?"]});
     write_rows(&dir.path().join("q.jsonl"), [question(81, "writing"), question(111, "math")]);
     let reference = json!({"question_id": 111, "choices": [{"index": 0, "turns": ["r1", "r2"]}]});
@@ -49,11 +32,6 @@ fn workplace() -> TempDir {
     write_rows(&dir.path().join("prompts.jsonl"), prompts.into_iter().zip(texts).map(prompt));
     fs_err::write(dir.path().join("key"), "secret\n").unwrap();
     dir
-}
-
-fn write_rows(path: &Path, rows: impl IntoIterator<Item = Value>) {
-    let lines: Vec<String> = rows.into_iter().map(|row| format!("{row}\n")).collect();
-    fs_err::write(path, lines.concat()).unwrap();
 }
 
 fn rows(path: &Path) -> Vec<Value> {

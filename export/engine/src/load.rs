@@ -6,12 +6,13 @@ use std::path::Path;
 use std::vec::IntoIter;
 
 use bitnet_format::DType;
-use bitnet_format::adapter::{Adapter, AdapterKind};
+use bitnet_format::adapter::{Adapter, AdapterKind, MergedModel};
 use bitnet_format::group::Group;
 use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::source::row_chunks;
 use bitnet_format::{
-    FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, tensor_table,
+    FormatError, ModelSpec, StoredModel, TensorEntry, TensorRole, TensorSource, model_hash,
+    tensor_table,
 };
 use bitnet_kernels::{DenseMatrix, GroupPanels, Int8Matrix, Kernel, TernaryPanels};
 
@@ -43,7 +44,7 @@ impl Model {
 
     /// Loads an open model: a stored one, from memory too ([`StoredModel::from_gguf_bytes`],
     /// [`StoredModel::from_folder_bytes`]), or one with a latent adapter
-    /// ([`MergedModel`](bitnet_format::adapter::MergedModel)).
+    /// ([`MergedModel`]).
     ///
     /// # Errors
     /// Anything wrong with its tensors.
@@ -52,6 +53,27 @@ impl Model {
         precision: HeadPrecision,
     ) -> Result<Self, EngineError> {
         Ok(Self::assemble(weights, precision)?)
+    }
+
+    /// Loads the open model at `path` with an adapter, which was opened for its shape: a latent one merged,
+    /// a side one beside the packed matrices. Whether a side adapter belongs to these files is for the
+    /// caller to say.
+    ///
+    /// # Errors
+    /// Anything wrong with its tensors, a latent adapter of another model.
+    pub fn from_adapted(
+        stored: &StoredModel,
+        path: &Path,
+        adapter: &Adapter,
+        precision: HeadPrecision,
+    ) -> Result<Self, EngineError> {
+        match adapter.description().kind {
+            AdapterKind::Latent => {
+                let merged = MergedModel::new(stored, path, &model_hash(path, stored)?, adapter)?;
+                Self::from_stored(&merged, precision)
+            }
+            AdapterKind::Side => Self::from_stored(stored, precision)?.with_adapter(adapter),
+        }
     }
 
     /// The same model with a side adapter, which was opened for a model of this shape.

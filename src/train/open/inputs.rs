@@ -100,19 +100,10 @@ fn fetch(
     signals: &Signals,
     monitor: &mut dyn Monitor,
 ) -> Result<PathBuf, TrainError> {
-    use crate::hub::{HubCaller, HubRepository, HubSettings};
+    use crate::hub::HubRepository;
     let model = HubRepository::model(name).expect("the name begins with hf:");
     let model = model.map_err(|what| contradiction(recipe, field, what))?;
-    let monitor = std::cell::RefCell::new(monitor);
-    let progress = |file: &str, done, total| {
-        monitor.borrow_mut().progress(&format!("downloading {file}"), done, total);
-    };
-    let interrupted = || signals.stop().is_some();
-    let caller = HubCaller { interrupted: &interrupted, progress: &progress };
-    HubSettings::from_env()?.model(&model, caller).map_err(|error| match signals.stop() {
-        Some(stop) => TrainError::Stopped(stop),
-        None => error.into(),
-    })
+    DataCaller { signals, monitor }.bring(|settings, caller| settings.model(&model, caller))
 }
 
 #[cfg(not(feature = "hub"))]
