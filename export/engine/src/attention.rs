@@ -1,7 +1,7 @@
 //! Causal attention of new tokens over the cache, several query heads to a key head.
 //!
 //! `block` does projections, norms and the residual stream; the arithmetic is that of
-//! `bitnet_kernels::attention`. One token is split by key heads, several by tokens.
+//! `bitnet_kernels::attention`. Single tokens of sequences are split by key heads, several of one by tokens.
 
 use bitnet_format::ModelSpec;
 use bitnet_kernels::attention::{Element, LANES, QUERIES, QueryRow, attend as attend_rows};
@@ -57,39 +57,58 @@ fn attend_layer<E: Element>(
     cache: LayerView<E>,
     out: &mut [f32],
 ) {
-    let (width, group) = (heads.queries * heads.width, heads.group() * heads.width);
-    // One token: its key heads are shared out, as there is nothing else to split. Several tokens:
-    // tokens are shared out, so that a thread reads each key once for a whole run of them.
-    if queries.len() == width {
-        let cost = 2 * cache.len() * group;
-        compute.threads.split(out, group, cost, |first, out| {
+    let width = heads.queries * heads.width;
+    // As many tokens together as fill the rows of one pass, so that a thread reads each key once for
+    // all of them.
+    let together = (QUERIES / heads.group()).max(1) * width;
+    let cost = 2 * cache.len() * together;
+    compute.threads.split(out, together, cost, |first, out| {
+        let start = first * together;
+        for (run, out) in out.chunks_mut(together).enumerate() {
+            let at = start + run * together;
+            // The cache holds the new tokens already: the token at `at` sees all but those
+            // after it.
+            let before = cache.len() - (queries.len() - at) / width;
+            let queries = &queries[at..][..out.len()];
             with_thread_scratch(|scratch| {
-                let queries = &queries[first * group..][..out.len()];
-                let places = queries.chunks(group).zip(out.chunks_mut(group));
-                for (head, (queries, out)) in (first..).zip(places) {
-                    let seen = VisibleKeys { cache, head, before: cache.len() - 1 };
-                    group_of_heads(compute, heads, queries, seen, scratch, out);
-                }
+                run_of_tokens(compute, heads, queries, before, cache, scratch, out);
             });
-        });
-    } else {
-        // As many tokens together as fill the rows of one pass.
-        let together = (QUERIES / heads.group()).max(1) * width;
-        let cost = 2 * cache.len() * together;
-        compute.threads.split(out, together, cost, |first, out| {
-            let start = first * together;
-            for (run, out) in out.chunks_mut(together).enumerate() {
-                let at = start + run * together;
-                // The cache holds the new tokens already: the token at `at` sees all but those
-                // after it.
-                let before = cache.len() - (queries.len() - at) / width;
-                let queries = &queries[at..][..out.len()];
-                with_thread_scratch(|scratch| {
-                    run_of_tokens(compute, heads, queries, before, cache, scratch, out);
-                });
+        }
+    });
+}
+
+/// One new token of each of several sequences, `queries` and `out` `[T, H·D]`; `cache(t)` is the layer
+/// that token `t` sees, itself included. The key heads of all of them are shared out: there is nothing
+/// else to split.
+pub(crate) fn attend_one_each<'a>(
+    compute: KernelChoice,
+    heads: Heads,
+    queries: &[f32],
+    cache: impl Fn(usize) -> CachedLayer<'a> + Sync,
+    out: &mut [f32],
+) {
+    let group = heads.group() * heads.width;
+    let tokens = out.len() / (heads.queries * heads.width);
+    let seen: usize = (0..tokens).map(|token| cache(token).len()).sum();
+    let cost = 2 * seen.div_ceil(tokens.max(1)) * group;
+    compute.threads.split(out, group, cost, |first, out| {
+        with_thread_scratch(|scratch| {
+            let queries = queries[first * group..].chunks(group);
+            for (at, (queries, out)) in (first..).zip(queries.zip(out.chunks_mut(group))) {
+                let (token, head) = (at / heads.keys, at % heads.keys);
+                match cache(token) {
+                    CachedLayer::F32(layer) => {
+                        let seen = VisibleKeys::before_last(layer, head);
+                        group_of_heads(compute, heads, queries, seen, scratch, out);
+                    }
+                    CachedLayer::F16(layer) => {
+                        let seen = VisibleKeys::before_last(layer, head);
+                        group_of_heads(compute, heads, queries, seen, scratch, out);
+                    }
+                }
             }
         });
-    }
+    });
 }
 
 /// What some query rows look at: one head of a cache.
@@ -99,6 +118,14 @@ struct VisibleKeys<'a, E> {
     head: usize,
     /// Tokens before that of the first row.
     before: usize,
+}
+
+impl<'a, E> VisibleKeys<'a, E> {
+    /// What the last token of a cache sees.
+    fn before_last(cache: LayerView<'a, E>, head: usize) -> Self {
+        let before = cache.len() - 1;
+        Self { cache, head, before }
+    }
 }
 
 /// Some tokens, the first with `before` tokens before it, `queries` and `out` `[t, H·D]`.
@@ -203,8 +230,12 @@ mod tests {
         let heads = Heads { queries: 4, keys: 2, width: 2 };
         let threads = ThreadPool::new(1).unwrap();
         let cache = cache(heads, &[1.0, 2.0, 3.0, 4.0]);
-        let mut out = [7.0; 8];
-        attend(KernelChoice::alone(&threads), heads, &[0.0; 8], cache.layer(0, 1), &mut out);
-        assert_eq!(out, [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
+        let means = [1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0];
+        let (compute, mut out) = (KernelChoice::alone(&threads), [7.0; 8]);
+        attend(compute, heads, &[0.0; 8], cache.layer(0, 1), &mut out);
+        assert_eq!(out, means);
+        let mut two = [7.0; 16];
+        attend_one_each(compute, heads, &[0.0; 16], |_| cache.layer(0, 1), &mut two);
+        assert_eq!((&two[..8], &two[8..]), (&means[..], &means[..]));
     }
 }

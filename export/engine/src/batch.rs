@@ -22,6 +22,15 @@ pub(crate) struct Chunk {
     pub(crate) tokens: Range<usize>,
 }
 
+/// Neighbouring chunks that attention takes together: one of several tokens, or some of one token each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ChunkRun {
+    /// Rows of the batch.
+    pub(crate) rows: Range<usize>,
+    /// Indices of the chunks.
+    pub(crate) chunks: Range<usize>,
+}
+
 /// The chunks of one pass through the blocks.
 pub(crate) struct ForwardBatch<'s, 'a> {
     pub(crate) sequences: &'s mut [Sequence<'a>],
@@ -37,6 +46,24 @@ impl ForwardBatch<'_, '_> {
             first = rows.end;
             work(rows, self.sequences[chunk.sequence].cache);
         }
+    }
+
+    /// The neighbouring chunks of one token each and those of several, as rows of this batch.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = ChunkRun> {
+        let mut first = 0;
+        let alike = |a: &Chunk, b: &Chunk| a.tokens.len() == 1 && b.tokens.len() == 1;
+        let mut chunk = 0;
+        self.chunks.chunk_by(alike).map(move |chunks| {
+            let tokens: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
+            let run = ChunkRun { rows: first..first + tokens, chunks: chunk..chunk + chunks.len() };
+            (first, chunk) = (run.rows.end, run.chunks.end);
+            run
+        })
+    }
+
+    /// The cache that a chunk continues.
+    pub(crate) fn cache(&self, chunk: usize) -> &KvCache {
+        self.sequences[self.chunks[chunk].sequence].cache
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {

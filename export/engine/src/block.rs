@@ -6,8 +6,8 @@ use std::ops::Range;
 use bitnet_format::adapter::Adapter;
 use bitnet_format::{HiddenAct, TensorEntry};
 
-use crate::attention::{Heads, attend};
-use crate::batch::ForwardBatch;
+use crate::attention::{Heads, attend, attend_one_each};
+use crate::batch::{ChunkRun, ForwardBatch};
 use crate::cache::KvCache;
 use crate::compute::KernelChoice;
 use crate::feed_forward::gated;
@@ -92,14 +92,23 @@ impl PackedBlock {
         self.normalise_heads(compute, qkv);
         let (queries, attended) =
             (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
-        // Matrices see all tokens of the batch at once; attention sees one sequence at a time.
-        batch.each(|rows, cache| {
+        batch.each(|rows, cache| self.split_qkv(rows, qkv, rotary, (cache, layer), queries));
+        // Matrices see all tokens of the batch at once; attention sees those of one sequence, or one
+        // of each of several.
+        for ChunkRun { rows, chunks } in batch.runs() {
             let places = rows.start * width..rows.end * width;
-            let seen = cache.len() + rows.len();
-            self.split_qkv(rows, qkv, rotary, (cache, layer), queries);
-            let (queries, cache) = (&queries[places.clone()], cache.layer(layer, seen));
-            attend(compute, self.heads, queries, cache, &mut attended[places]);
-        });
+            let (queries, out) = (&queries[places.clone()], &mut attended[places]);
+            let layer_of = |chunk: usize, tokens: usize| {
+                let cache = batch.cache(chunk);
+                cache.layer(layer, cache.len() + tokens)
+            };
+            if rows.len() == chunks.len() {
+                let cache = |token: usize| layer_of(chunks.start + token, 1);
+                attend_one_each(compute, self.heads, queries, cache, out);
+            } else {
+                attend(compute, self.heads, queries, layer_of(chunks.start, rows.len()), out);
+            }
+        }
         if let Some(norm) = &self.attn_sub_norm {
             norm.in_place(compute.threads, attended);
         }

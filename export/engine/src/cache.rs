@@ -86,12 +86,18 @@ impl KvShape {
         let (page, at) = (position / PAGE, position % PAGE);
         self.reserve(pages, position + 1);
         let HeadLayout { width } = self.head;
+        let layer = layer * self.layer()..(layer + 1) * self.layer();
+        let new = || keys.chunks_exact(width).zip(values.chunks_exact(width));
+        // The last token of a known prompt is computed once more, for its logits. What its page holds
+        // of it is the same to the bit, so that megabytes need not be copied for it.
+        let is_shared = Arc::get_mut(&mut pages[page]).is_none();
+        if is_shared && self.holds(&pages[page][layer.clone()], at, new()) {
+            return;
+        }
         // `make_mut` copies the page first if another sequence or the tree of prefixes holds it
         // too.
-        let parts = Arc::make_mut(&mut pages[page])[layer * self.layer()..][..self.layer()]
-            .chunks_exact_mut(self.head.elements());
-        let new = keys.chunks_exact(width).zip(values.chunks_exact(width));
-        for (part, (keys, values)) in parts.zip(new) {
+        let parts = Arc::make_mut(&mut pages[page])[layer].chunks_exact_mut(self.head.elements());
+        for (part, (keys, values)) in parts.zip(new()) {
             // A key goes down a column of its block `[D, 16]`, a value along a row: see `pages`.
             let columns = part[self.head.keys(at / LANES)].chunks_exact_mut(LANES);
             for (column, key) in columns.zip(keys) {
@@ -101,6 +107,23 @@ impl KvShape {
                 *place = E::nearest(*value);
             }
         }
+    }
+
+    /// Whether a layer of a page holds these keys and values of each head at token `at`.
+    fn holds<'a, E: Element>(
+        self,
+        layer: &[E],
+        at: usize,
+        mut heads: impl Iterator<Item = (&'a [f32], &'a [f32])>,
+    ) -> bool {
+        let mut parts = layer.chunks_exact(self.head.elements());
+        parts.all(|part| {
+            let Some((keys, values)) = heads.next() else { return true };
+            let mut columns = part[self.head.keys(at / LANES)].chunks_exact(LANES).zip(keys);
+            let mut places = part[self.head.values(at..at + 1)].iter().zip(values);
+            columns.all(|(column, key)| column[at % LANES].has_bits_of(E::nearest(*key)))
+                && places.all(|(place, value)| place.has_bits_of(E::nearest(*value)))
+        })
     }
 
     /// Adds pages for `len` tokens in all.
@@ -127,6 +150,16 @@ pub(crate) struct LayerView<'a, E> {
 pub(crate) enum CachedLayer<'a> {
     F32(LayerView<'a, f32>),
     F16(LayerView<'a, f16>),
+}
+
+impl CachedLayer<'_> {
+    /// Number of tokens.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::F32(layer) => layer.len(),
+            Self::F16(layer) => layer.len(),
+        }
+    }
 }
 
 impl<'a, E> LayerView<'a, E> {

@@ -1,5 +1,7 @@
 //! How likely a model finds given tokens: all of one sequence, or some of many.
 
+use bitnet_kernels::{Kernel, LogSum};
+
 use crate::batch::Sequence;
 use crate::sampler::most_likely;
 use crate::{EngineError, Model, ThreadPool, Workspace};
@@ -7,8 +9,8 @@ use crate::{EngineError, Model, ThreadPool, Workspace};
 /// Positions whose logits exist at one time: `[SCORED, V]` f32.
 const SCORED: usize = 32;
 
-/// What one logit costs next to a multiply-add, roughly: an exponential in f64.
-const COST: usize = 16;
+/// What one logit costs next to a multiply-add, roughly: an exponential, and the search for the largest.
+const COST: usize = 2;
 
 /// What [`score`] finds, one entry a token.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +21,7 @@ pub struct Scores {
     pub argmax: Vec<u32>,
 }
 
-/// Scores a sequence from an empty context. The softmax is summed in f64.
+/// Scores a sequence from an empty context. The softmax is summed as [`LogSum`] says.
 ///
 /// # Errors
 /// As [`Model::forward`].
@@ -36,7 +38,8 @@ pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scor
             let rows = logits.chunks_exact(vocab_size).enumerate().skip(first);
             for (found, (row, logits)) in found.iter_mut().zip(rows) {
                 let next = tokens.get(start + row + 1);
-                *found = (next.map(|&next| logprob(logits, next)), most_likely(logits));
+                let logprob = |&next| LogSoftmax::of(model.kernel(), logits).logprob(next);
+                *found = (next.map(logprob), most_likely(logits));
             }
         });
         scores.argmax.extend(found.iter().map(|(_, argmax)| argmax));
@@ -46,40 +49,43 @@ pub fn score(model: &Model, tokens: &[u32], threads: &ThreadPool) -> Result<Scor
     Ok(scores)
 }
 
-/// The log-probabilities of the next token, summed in f64: those of [`score`], bit for bit.
+/// The log-probabilities of the next token: those of [`score`], bit for bit.
 #[derive(Clone, Copy, Debug)]
 pub struct LogSoftmax<'a> {
     logits: &'a [f32],
-    largest: f64,
-    log_sum: f64,
+    sum: LogSum,
 }
 
 impl<'a> LogSoftmax<'a> {
     /// The distribution that `logits [V]` give.
-    pub fn of(logits: &'a [f32]) -> Self {
-        let (largest, log_sum) = normaliser(logits);
-        Self { logits, largest, log_sum }
+    pub fn of(kernel: Kernel, logits: &'a [f32]) -> Self {
+        Self { logits, sum: LogSum::of(kernel, logits) }
     }
 
     /// The log-probability of a token of the vocabulary.
     pub fn logprob(&self, token: u32) -> f64 {
-        f64::from(self.logits[token as usize]) - self.largest - self.log_sum
+        self.sum.logprob(self.logits[token as usize])
     }
 
     /// The `count` most likely tokens with their log-probabilities, most likely first; of equals the
     /// lowest id.
     pub fn top(&self, count: usize) -> Vec<(u32, f64)> {
+        let count = count.min(self.logits.len());
         let order = |a: &u32, b: &u32| {
             let (left, right) = (self.logits[*a as usize], self.logits[*b as usize]);
             right.total_cmp(&left).then(a.cmp(b))
         };
-        let mut ids: Vec<u32> = (0..self.logits.len() as u32).collect();
-        if count < ids.len() {
-            ids.select_nth_unstable_by(count, order);
-            ids.truncate(count);
+        // Usually a few of very many: most are less likely than the last that is kept.
+        let mut best: Vec<u32> = Vec::with_capacity(count + 1);
+        for id in 0..self.logits.len() as u32 {
+            if best.len() == count && best.last().is_none_or(|last| order(last, &id).is_lt()) {
+                continue;
+            }
+            let place = best.partition_point(|other| order(other, &id).is_lt());
+            best.insert(place, id);
+            best.truncate(count);
         }
-        ids.sort_unstable_by(order);
-        ids.into_iter().map(|id| (id, self.logprob(id))).collect()
+        best.into_iter().map(|id| (id, self.logprob(id))).collect()
     }
 }
 
@@ -125,7 +131,7 @@ pub fn score_batch(
         threads.split(&mut found, 1, COST * vocab_size, |first, found| {
             let rows = logits.chunks_exact(vocab_size).zip(places).skip(first);
             for (found, (logits, (sequence, token))) in found.iter_mut().zip(rows) {
-                *found = score_row(logits, *token, &targets[*sequence]);
+                *found = score_row(model.kernel(), logits, *token, &targets[*sequence]);
             }
         });
         for ((sequence, _), found) in places.iter().zip(found) {
@@ -143,26 +149,19 @@ fn places_of(targets: &[ScoreTarget]) -> Vec<usize> {
 }
 
 /// The targets after one token, whose logits are `[V]`.
-fn score_row(logits: &[f32], after: usize, targets: &[ScoreTarget]) -> Vec<TargetScore> {
-    let (greedy, (largest, log_sum)) = (most_likely(logits), normaliser(logits));
+fn score_row(
+    kernel: Kernel,
+    logits: &[f32],
+    after: usize,
+    targets: &[ScoreTarget],
+) -> Vec<TargetScore> {
+    let (greedy, all) = (most_likely(logits), LogSoftmax::of(kernel, logits));
     let here = targets.iter().filter(|target| target.after == after);
     here.map(|target| TargetScore {
-        logprob: f64::from(logits[target.token as usize]) - largest - log_sum,
+        logprob: all.logprob(target.token),
         is_greedy: target.token == greedy,
     })
     .collect()
-}
-
-fn logprob(logits: &[f32], token: u32) -> f64 {
-    let (largest, log_sum) = normaliser(logits);
-    f64::from(logits[token as usize]) - largest - log_sum
-}
-
-/// The largest logit, and `ln Σ exp` of the logits less that.
-fn normaliser(logits: &[f32]) -> (f64, f64) {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-    (largest, sum.ln())
 }
 
 #[cfg(test)]
@@ -171,19 +170,19 @@ mod tests {
 
     #[test]
     fn probabilities_sum_to_one() {
-        let logits = [1.0, -2.0, 300.0, 299.0];
-        let sum: f64 = (0..4).map(|token| logprob(&logits, token).exp()).sum();
-        assert!((sum - 1.0).abs() < 1e-12);
-        assert!((logprob(&[0.0; 4], 2) - 0.25f64.ln()).abs() < 1e-15);
+        let all = LogSoftmax::of(Kernel::Scalar, &[1.0, -2.0, 300.0, 299.0]);
+        let sum: f64 = (0..4).map(|token| all.logprob(token).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6);
     }
+
     #[test]
     fn the_most_likely_come_in_order_with_their_own_log_probabilities() {
         let logits = [0.5, 2.0, -1.0, 2.0];
-        let all = LogSoftmax::of(&logits);
+        let all = LogSoftmax::of(Kernel::Scalar, &logits);
         let ids = |count| all.top(count).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
         assert_eq!(ids(3), [1, 3, 0]);
         assert_eq!(ids(9), [1, 3, 0, 2]);
-        assert_eq!(all.top(1)[0].1, logprob(&logits, 1));
+        assert_eq!(all.top(1)[0].1, all.logprob(1));
         assert!(all.top(0).is_empty());
     }
 

@@ -36,6 +36,7 @@ mod int8;
 mod kernel;
 mod layout;
 pub mod limits;
+mod log_sum;
 mod memory;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -58,6 +59,7 @@ pub use grouped_product::grouped_product;
 pub use int8::{Int8Matrix, PanelGroup};
 pub use kernel::Kernel;
 pub use layout::{INT8_ROWS, ROWS_PER_PAIR, SimdWork};
+pub use log_sum::LogSum;
 pub use memory::{Pages, huge_page_bytes};
 pub use panels::{RowGroup, TernaryPanels};
 pub use product::{accumulate, matmul};

@@ -158,6 +158,9 @@ fn sequences_that_share_pages_have_the_bits_of_each_alone() {
         assert_eq!(from_pages.len(), 149);
         let last = model.forward(&mut workspace, &mut from_pages, &tokens[149..]).unwrap();
         assert_eq!(bits(last), logits);
+        assert_eq!(whole.page(2).unwrap().holders(), 4, "a token that was there is not written");
+        model.forward(&mut workspace, &mut from_pages, &[7]).unwrap();
+        assert_eq!(whole.page(2).unwrap().holders(), 3, "another one is, into a copy");
         assert_eq!(whole.prefix(999).len(), 150);
     }
 }

@@ -55,6 +55,8 @@ impl Load for f16 {
 pub trait Element: Load {
     /// The nearest value, ties to even; beyond the largest finite one, that one.
     fn nearest(x: f32) -> Self;
+    /// Whether both are the same to the bit: 0 is not −0.
+    fn has_bits_of(self, other: Self) -> bool;
     /// `count` zeros. The system gives memory only where something else is written.
     fn zeros(count: usize) -> Vec<Self>;
 }
@@ -62,6 +64,10 @@ pub trait Element: Load {
 impl Element for f32 {
     fn nearest(x: f32) -> Self {
         x
+    }
+
+    fn has_bits_of(self, other: Self) -> bool {
+        self.to_bits() == other.to_bits()
     }
 
     fn zeros(count: usize) -> Vec<Self> {
@@ -73,6 +79,10 @@ impl Element for f16 {
     fn nearest(x: f32) -> Self {
         // An infinite key would make every score of its token NaN.
         f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
+    }
+
+    fn has_bits_of(self, other: Self) -> bool {
+        self.to_bits() == other.to_bits()
     }
 
     fn zeros(count: usize) -> Vec<Self> {

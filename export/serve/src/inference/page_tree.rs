@@ -155,14 +155,27 @@ impl PageTree {
         }
     }
 
+    /// What would be left if everything went that no sequence holds.
+    pub(crate) fn least_bytes(&self) -> usize {
+        let free = self.free_nodes();
+        let bytes = |node: &&Node| self.page_bytes + node.scores.bytes();
+        self.bytes() - free.iter().map(bytes).sum::<usize>()
+    }
+
+    /// The pages that no sequence holds, nor one after them.
+    fn free_nodes(&self) -> Vec<&Node> {
+        let mut free = Vec::new();
+        for node in &self.roots {
+            node.list_free(&mut free);
+        }
+        free
+    }
+
     /// Drops pages that no sequence holds, least recently used first, until all take at most
     /// `limit` bytes or none is left.
     pub(crate) fn shrink_to(&mut self, limit: usize) {
         while self.bytes() > limit {
-            let mut free = Vec::new();
-            for node in &self.roots {
-                node.list_free(&mut free);
-            }
+            let mut free: Vec<u64> = self.free_nodes().iter().map(|node| node.used).collect();
             free.sort_unstable();
             // The `over`-th oldest of the pages that may go is the newest that must; two walks then
             // drop them.
@@ -203,15 +216,14 @@ impl Node {
         }
     }
 
-    /// Lists the last use of each page that can be dropped. `false`: a sequence holds this page or
-    /// one after it.
-    fn list_free(&self, free: &mut Vec<u64>) -> bool {
+    /// Lists the pages that can be dropped. `false`: a sequence holds this page or one after it.
+    fn list_free<'a>(&'a self, free: &mut Vec<&'a Self>) -> bool {
         // A page goes only after all that follow it: a child without its beginning could never be
         // found again.
         let children = self.children.iter().filter(|child| !child.list_free(free)).count();
         // One holder is the tree itself; more are sequences in work.
         let is_free = children == 0 && self.page.holders() == 1;
-        free.extend(is_free.then_some(self.used));
+        free.extend(is_free.then_some(self));
         is_free
     }
 }
@@ -323,7 +335,9 @@ mod tests {
         for tokens in [&old, &held, &new] {
             contexts.keep(&mut tree, tokens);
         }
+        assert_eq!(tree.least_bytes(), 0);
         let work = tree.find(&held, PAGE, None, &contexts.model.new_cache()).0;
+        assert_eq!(tree.least_bytes(), 10, "of six pages one is held");
         contexts.found(&mut tree, &old);
         contexts.found(&mut tree, &new);
         tree.shrink_to(40);

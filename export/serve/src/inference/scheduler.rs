@@ -24,6 +24,9 @@ use crate::metrics::{Metrics, StateGauges};
 /// Positions of a prompt whose logits exist at one time.
 const SCORED: usize = 32;
 
+/// What a logit costs next to a multiply-add where a token is chosen: it may be scored, changed, sorted.
+const CHOICE_COST: usize = 8;
+
 /// The state of the inference thread.
 pub(super) struct Scheduler<'a> {
     model: &'a Model,
@@ -111,7 +114,7 @@ impl<'a> Scheduler<'a> {
             queue.taken();
             let events = job.events.clone();
             let choice = job.choice;
-            match RunningSequence::new(job, self.new_cache(), self.tokenizer) {
+            match RunningSequence::new(job, (self.model, self.new_cache()), self.tokenizer) {
                 Ok(mut sequence) => {
                     sequence.take(found);
                     self.running.push(sequence);
@@ -137,11 +140,10 @@ impl<'a> Scheduler<'a> {
         // which gives way to both.
         let in_work: usize = self.running.iter().map(RunningSequence::own_pages).sum();
         let free = self.limits.cache_bytes.checked_sub((in_work + own) * self.tree.page_bytes());
-        if let Some(free) = free {
+        // Nothing is dropped for a job that must wait all the same.
+        if let Some(free) = free.filter(|free| self.tree.least_bytes() <= *free) {
             self.tree.shrink_to(free);
-            if self.tree.bytes() <= free {
-                return Some(found);
-            }
+            return Some(found);
         }
         if !self.running.is_empty() {
             return None;
@@ -327,7 +329,7 @@ impl<'a> Scheduler<'a> {
     /// One pass over some sequences; `None` if it panics.
     fn pass(&mut self, tokens: &[usize]) -> Option<Vec<Outcome>> {
         let Self { model, workspace, running, metrics, .. } = self;
-        let vocab_size = model.spec().vocab_size;
+        let (threads, vocab_size) = (workspace.threads(), model.spec().vocab_size);
         let computed = running.iter().zip(tokens).filter(|(_, count)| **count > 0);
         metrics.pass(tokens.iter().sum(), computed.map(|(it, _)| it.cache.len()).sum());
         let all = catch_unwind(AssertUnwindSafe(|| {
@@ -336,11 +338,18 @@ impl<'a> Scheduler<'a> {
             let mut sequences: Vec<_> = some.map(|(it, count)| it.next(*count)).collect();
             let mut rows =
                 model.forward_batch(workspace, &mut sequences).ok()?.chunks_exact(vocab_size);
-            let mut outcome = |(sequence, count): (&mut RunningSequence, &usize)| {
-                let row = if *count > 0 { rows.next() } else { None };
-                row.map_or(Outcome::Untouched, |logits| choose(sequence, logits))
+            let choice = |(sequence, count): (_, &usize)| Choice {
+                sequence,
+                logits: if *count > 0 { rows.next() } else { None },
+                outcome: Outcome::Untouched,
             };
-            Some(running.iter_mut().zip(tokens).map(&mut outcome).collect())
+            let mut choices: Vec<_> = running.iter_mut().zip(tokens).map(choice).collect();
+            // Each chooses for itself, so these too are work for all threads: a softmax over a large
+            // vocabulary takes a millisecond.
+            threads.split(&mut choices, 1, CHOICE_COST * vocab_size, |_, choices| {
+                choices.iter_mut().for_each(Choice::make);
+            });
+            Some(choices.into_iter().map(|choice| choice.outcome).collect())
         }));
         all.ok().flatten()
     }
@@ -414,13 +423,23 @@ enum Outcome {
     Computed(SequenceProgress),
 }
 
-/// The next token of a sequence, once its prompt is computed.
-fn choose(sequence: &mut RunningSequence, logits: &[f32]) -> Outcome {
-    if sequence.is_prefilling() {
-        return Outcome::Computed(SequenceProgress::Continues);
-    }
-    match catch_unwind(AssertUnwindSafe(|| sequence.continue_with(logits))) {
-        Ok(progress) => Outcome::Computed(progress),
-        Err(_) => Outcome::Failed,
+/// A sequence of a pass and what follows for it.
+struct Choice<'s, 'a, 'l> {
+    sequence: &'s mut RunningSequence<'a>,
+    /// `[V]`, after its last computed token; `None` if it took no part.
+    logits: Option<&'l [f32]>,
+    outcome: Outcome,
+}
+
+impl Choice<'_, '_, '_> {
+    /// Chooses the next token, once the prompt is computed.
+    fn make(&mut self) {
+        let Some(logits) = self.logits else { return };
+        self.outcome = if self.sequence.is_prefilling() {
+            Outcome::Computed(SequenceProgress::Continues)
+        } else {
+            let chosen = catch_unwind(AssertUnwindSafe(|| self.sequence.continue_with(logits)));
+            chosen.map_or(Outcome::Failed, Outcome::Computed)
+        };
     }
 }

@@ -1,7 +1,7 @@
 //! An answer in work: its tokens and cache, how its next token is chosen, and its events.
 
 use bitnet_chat::StopTexts;
-use bitnet_engine::{EngineError, KvCache, LogSoftmax, Sampler, Sequence};
+use bitnet_engine::{EngineError, Kernel, KvCache, LogSoftmax, Model, Sampler, Sequence};
 use bitnet_text::{TextStream, Tokenizer};
 use std::time::Instant;
 
@@ -39,6 +39,7 @@ pub(crate) struct RunningSequence<'a> {
     pub(crate) last_sent: Option<Instant>,
     /// Tokens of the answer that were counted.
     counted: usize,
+    kernel: Kernel,
     tokenizer: &'a Tokenizer,
     sampler: Sampler,
     stream: TextStream<'a>,
@@ -51,7 +52,7 @@ impl<'a> RunningSequence<'a> {
     /// A sequence of which nothing is computed.
     pub(crate) fn new(
         mut job: GenerationJob,
-        cache: KvCache,
+        (model, cache): (&Model, KvCache),
         tokenizer: &'a Tokenizer,
     ) -> Result<Self, EngineError> {
         // Presence and frequency penalties count the answer alone.
@@ -70,6 +71,7 @@ impl<'a> RunningSequence<'a> {
             job,
             cache,
             shared: 0,
+            kernel: model.kernel(),
             tokenizer,
             sampler,
             stops,
@@ -150,7 +152,7 @@ impl<'a> RunningSequence<'a> {
         let Some(count) = self.job.top else {
             return ScoredToken { id, logprob: None, top: Vec::new() };
         };
-        let all = LogSoftmax::of(logits);
+        let all = LogSoftmax::of(self.kernel, logits);
         ScoredToken { id, logprob: Some(all.logprob(id)), top: all.top(count) }
     }
 
