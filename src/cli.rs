@@ -13,7 +13,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 pub(crate) use convert::ConvertArgs;
 pub(crate) use data::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
-    SplitDataArgs,
+    FetchDataArgs, SplitDataArgs,
 };
 pub(crate) use report::{DiffArgs, ReportArgs, RunsArgs, WatchArgs};
 pub(crate) use scaling::{FitArgs, SweepArgs};
@@ -235,10 +235,10 @@ impl ModelPath {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizerArgs {
-    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz
-    /// or .zst.
+    /// Text files, or rows with a "text" field, globs or folders: .txt, .jsonl, .json, .parquet, .csv,
+    /// each also as .gz or .zst; or data sets of the hub: hf-dataset:owner/name[@revision][:config][/split].
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub(crate) data: Vec<PathBuf>,
+    pub(crate) data: Vec<String>,
     /// Number of tokens, including 256 bytes and 8 special tokens.
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) vocab_size: usize,
@@ -257,11 +257,12 @@ pub(crate) struct TokenizerArgs {
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelPath,
-    /// Text files, or rows with a "text" field: .txt, .jsonl, .json, .parquet, .csv, each also as .gz
-    /// or .zst. With --tasks one folder with the rows of the tasks, as for `bitnet eval`; the tasks of the
+    /// Text files, or rows with a "text" field, globs or folders: .txt, .jsonl, .json, .parquet, .csv,
+    /// each also as .gz or .zst; or data sets of the hub: hf-dataset:owner/name[@revision][:config][/split].
+    /// With --tasks one folder with the rows of the tasks, as for `bitnet eval`; the tasks of the
     /// quickstart, `stories_one`, `stories_three` and `stories_outside`, need none.
     #[arg(long, required_unless_present = "tasks", num_args = 1.., value_name = "PATH")]
-    pub(crate) data: Vec<PathBuf>,
+    pub(crate) data: Vec<String>,
     /// Benchmarks, groups or task files (.yaml) to ask instead of the loss on text: the model is packed
     /// in memory first, so that what is measured is what will run.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]

@@ -172,6 +172,19 @@ pub fn cores() -> BTreeSet<usize> {
     BTreeSet::new()
 }
 
+/// Lets the calling thread run on these cores, where the system does.
+#[cfg(target_os = "linux")]
+pub fn run_on(cores: &BTreeSet<usize>) {
+    let mut set = rustix::thread::CpuSet::new();
+    cores.iter().for_each(|&core| set.set(core));
+    // Where that is not allowed it stays where it is, which is slower and not wrong.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+/// Lets the calling thread run on these cores, where the system does.
+#[cfg(not(target_os = "linux"))]
+pub fn run_on(_cores: &BTreeSet<usize>) {}
+
 /// What makes a file or directory itself, whatever its name; `None` where it is not there or unknown.
 #[cfg(unix)]
 pub(crate) fn file_identity(path: &Path) -> Option<(u64, u64)> {

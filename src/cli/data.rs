@@ -17,6 +17,8 @@ pub(crate) enum DataCommand {
     Dedup(DedupDataArgs),
     /// Leave out rows that contain what evaluation sets ask.
     Decontaminate(DecontaminateDataArgs),
+    /// Bring the rows of tasks from the hub into a folder for `bitnet eval --data`.
+    Fetch(FetchDataArgs),
 }
 
 /// The files of a command, and how they are read.
@@ -137,6 +139,22 @@ pub(crate) struct DecontaminateDataArgs {
     /// A file for the rows that are left out, a JSON object a line with place and reason.
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) list: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchDataArgs {
+    /// Tasks of `bitnet eval`, separated by commas.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', required_unless_present = "suite")]
+    pub(crate) tasks: Vec<String>,
+    /// All tasks of the 2B4T report.
+    #[arg(long, value_name = "SUITE", value_parser = ["report"])]
+    pub(crate) suite: Option<String>,
+    /// The folder; what it has already is not fetched again.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Print the result as one JSON line on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Parses a share from 0 to 1.

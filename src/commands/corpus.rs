@@ -17,14 +17,13 @@ use bitnet_train::data::{
     BadRows, DataError, DocumentSource, FileOptions, HeldOutShare, ReadingRules, RowReport,
     TextSplit, UnknownRole,
 };
-use bitnet_train::data_files::DataCaller;
 use bitnet_train::monitor::{Monitor, Terminal, Verbosity};
 use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
-use bitnet_train::recipe::PathPattern;
 use bitnet_train::train::TrainError;
 use serde_json::{Value, json};
 
+use super::data_flag::expanded;
 use super::{print_json, print_line, set_threads, statistics_out};
 use crate::cli::{
     ConvertDataArgs, DataCommand, DataFiles, DataStatsArgs, DecontaminateDataArgs, DedupDataArgs,
@@ -42,6 +41,7 @@ pub(crate) fn run(command: &DataCommand) -> Result<()> {
         DataCommand::Split(args) => split(args),
         DataCommand::Dedup(args) => dedup(args),
         DataCommand::Decontaminate(args) => decontaminate(args),
+        DataCommand::Fetch(args) => super::fetch::run(args),
     }
 }
 
@@ -123,26 +123,6 @@ fn reference_texts(args: &DecontaminateDataArgs, signals: &Signals) -> Result<Re
 
 fn outputs<'a>(out: &'a PathBuf, list: Option<&'a PathBuf>) -> Vec<&'a PathBuf> {
     std::iter::once(out).chain(list).collect()
-}
-
-/// Files, with the globs, folders and data sets of the hub that name them.
-fn expanded(words: &[String], flag: &str, signals: &Signals) -> Result<Vec<PathBuf>> {
-    let monitor = &mut Terminal::new(Verbosity::Normal);
-    let mut caller = DataCaller { signals, monitor };
-    let mut files = Vec::new();
-    for word in words {
-        let pattern = PathPattern::new(&std::env::current_dir()?, word);
-        let bad = |reason| Usage(format!("{flag}: bad pattern {word:?}: {reason}"));
-        // A file whose name holds a wildcard is that file.
-        if Path::new(word).is_file() {
-            files.push(PathBuf::from(word));
-        } else {
-            let found = caller.files(&pattern.map_err(bad)?, flag);
-            // Nothing is written yet, and nothing is there to be resumed.
-            files.extend(found.map_err(|e| signals.stop().map_or(e, TrainError::ExportStopped))?);
-        }
-    }
-    Ok(files)
 }
 
 /// A command at work: its files and what it may write.

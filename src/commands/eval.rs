@@ -15,6 +15,7 @@ use bitnet_train::platform::Signals;
 use bitnet_train::train::{TrainError, likelihood};
 use serde_json::json;
 
+use super::data_flag::expanded;
 use super::{print_json, print_line, set_threads};
 use crate::cli::EvalArgs;
 use crate::failure::Usage;
@@ -39,6 +40,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         return Err(Usage("--seq-len: expected at least 1, got 0".to_owned()).into());
     }
     let signals = Signals::listen().map_err(TrainError::from)?;
+    let data = expanded(&args.data, "--data", &signals)?;
     let folder = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
     let tokenizer = super::tokenizer_of(args.model.path())?;
     let device = device::open(&args.device).map_err(TrainError::from)?.inner();
@@ -55,11 +57,12 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("bitnet-eval-{}", std::process::id()));
     let cache = TokenCache::open_or_build(&CacheRequest {
         cache_dir: &scratch,
-        source: &DocumentSource::files(args.data.clone()),
+        source: &DocumentSource::files(data),
         tokenizer: &tokenizer,
         encoding: &encoding,
         interrupted: &|| signals.stop().is_some(),
         progress: &|_, _| {},
+        pool: None,
     });
     // No `?` before the scratch folder is gone.
     let measured = cache.map_err(TrainError::from).map(|cache| {

@@ -69,7 +69,7 @@ fn packed(path: &Path, adapter: Option<&Path>) -> Result<Model, TrainError> {
 /// Finds the tasks and all their rows before the model is read.
 fn open(args: &EvalArgs) -> Result<Benchmark> {
     let data = match args.data.as_slice() {
-        [data] => Some(data.as_path()),
+        [data] => Some(Path::new(data)),
         [] if args.tasks.iter().all(|name| is_generated(name)) => None,
         _ => return Err(Usage("--data: expected one folder with --tasks".to_owned()).into()),
     };

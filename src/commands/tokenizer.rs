@@ -12,6 +12,7 @@ use bitnet_train::platform::Signals;
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
+use super::data_flag::expanded;
 use super::{print_json, print_line};
 use crate::cli::TokenizerArgs;
 use crate::failure::Usage;
@@ -24,11 +25,13 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
         return Err(Usage(what).into());
     }
     let on_existing = if args.force { OnExisting::Replace } else { OnExisting::Refuse };
-    let inputs: Vec<&Path> = args.data.iter().map(PathBuf::as_path).collect();
+    // Signals end it at once; a download is taken up again where it broke off.
+    let data = expanded(&args.data, "--data", &Signals::default())?;
+    let inputs: Vec<&Path> = data.iter().map(PathBuf::as_path).collect();
     let is_tokenizer = |path: &Path| Tokenizer::from_file(path).is_ok();
     let claim = OutputClaim::of(&args.out, on_existing, &inputs, is_tokenizer);
     let _claim = claim.map_err(TrainError::from)?;
-    let sources = [DocumentSource::files(args.data.clone())];
+    let sources = [DocumentSource::files(data.clone())];
     let mut texts = TrainingTexts::new(&sources, &Encoding::Text);
     let mut bytes = 0;
     let counted = texts.by_ref().inspect(|text| bytes += text.len());
@@ -36,7 +39,7 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     // First: where a file could not be read, what was learned from those before it means nothing.
     texts.finish().map_err(TrainError::from)?;
     if bytes == 0 {
-        return Err(no_text(&args.data).into());
+        return Err(no_text(&data).into());
     }
     let json = trained.map_err(TrainError::from)?;
     write_file(&args.out, &json, on_existing).map_err(TrainError::from)?;

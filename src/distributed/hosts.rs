@@ -63,12 +63,21 @@ impl Hosts {
         self.ranks_of_this_host().filter(|(rank, _)| *rank < self.rank).count()
     }
 
-    /// Cores of all ranks of this machine together.
-    fn cores_here(&self) -> usize {
-        self.ranks_of_this_host()
-            .flat_map(|(_, placement)| &placement.cores)
-            .collect::<BTreeSet<_>>()
-            .len()
+    /// Cores of all ranks of this machine together, by their ids.
+    pub fn local_cores(&self) -> BTreeSet<usize> {
+        self.ranks_of_this_host().flat_map(|(_, placement)| placement.cores.clone()).collect()
+    }
+
+    /// Index of this machine among those of all ranks, in the order of the ranks, and their number.
+    pub fn machine(&self) -> (usize, usize) {
+        let mut hosts: Vec<&str> = Vec::new();
+        for placement in &self.placements {
+            if !hosts.contains(&placement.host.as_str()) {
+                hosts.push(&placement.host);
+            }
+        }
+        let own = hosts.iter().position(|host| *host == self.own().host);
+        (own.unwrap_or(0), hosts.len())
     }
 
     /// Default number of worker threads of this rank: its own cores, or its share where the ranks
@@ -76,13 +85,13 @@ impl Hosts {
     pub fn threads(&self) -> usize {
         let claimed: usize =
             self.ranks_of_this_host().map(|(_, placement)| placement.cores.len()).sum();
-        let (own, here) = (self.own().cores.len(), self.cores_here());
+        let (own, here) = (self.own().cores.len(), self.local_cores().len());
         if claimed <= here { own.max(1) } else { (here / self.local_world_size()).max(1) }
     }
 
     /// Refuses a machine with fewer cores than threads, if each of its ranks starts `threads`.
     pub fn check(&self, threads: usize) -> Result<(), TooManyThreads> {
-        let (cores, ranks) = (self.cores_here(), self.local_world_size());
+        let (cores, ranks) = (self.local_cores().len(), self.local_world_size());
         if ranks == 1 || cores == 0 || ranks * threads <= cores {
             return Ok(());
         }
@@ -106,6 +115,8 @@ mod tests {
     fn ranks_bound_to_cores_use_theirs_and_others_share() {
         let bound = hosts(1, &[("a", &[0]), ("a", &[1, 2]), ("b", &[0])]);
         assert_eq!((bound.local_world_size(), bound.local_rank(), bound.threads()), (2, 1, 2));
+        assert_eq!((bound.local_cores(), bound.machine()), ([0, 1, 2].into(), (0, 2)));
+        assert_eq!(hosts(2, &[("a", &[0]), ("b", &[0]), ("b", &[1])]).machine(), (1, 2));
         let free = hosts(2, &[("b", &[0]), ("a", &[0, 1, 2, 3]), ("a", &[0, 1, 2, 3])]);
         assert_eq!((free.local_world_size(), free.local_rank(), free.threads()), (2, 1, 2));
         assert_eq!(hosts(0, &[("a", &[0, 1, 2])]).threads(), 3);

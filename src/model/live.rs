@@ -1,15 +1,18 @@
 //! A model that is being trained, as an export of it would hold it: latents of ternary matrices in f32,
-//! which their reader quantises, and everything else in BF16.
+//! which their reader quantises, or the codes of a packed base; and everything else in BF16. A side
+//! adapter stands beside it.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use bitnet_format::DType;
+use bitnet_format::adapter::{Adapter, AdapterDescription, LowRankFactor};
 use bitnet_format::{FormatError, ModelSpec, TensorEntry, TensorSource, TensorView};
 use burn::tensor::Tensor;
 use half::bf16;
 
 use super::{LanguageModel, values};
+use crate::host::to_host;
 
 /// The tensors of a model in memory.
 pub(crate) struct LiveModel<'a> {
@@ -25,6 +28,40 @@ impl<'a> LiveModel<'a> {
     pub(crate) fn new(spec: &'a ModelSpec, model: &'a LanguageModel) -> Self {
         Self { spec, model, values: values(model), open: RefCell::new(None) }
     }
+
+    /// The adapter that is trained beside the `adapted` matrices.
+    pub(crate) fn adapter(
+        &self,
+        description: &AdapterDescription,
+        adapted: &[TensorEntry],
+    ) -> Adapter {
+        Adapter::from_factors(description.clone(), adapted, |entry, factor| {
+            // In the table of an adapted model a matrix is followed by its A and its B.
+            let behind = match factor {
+                LowRankFactor::A => 1,
+                LowRankFactor::B => 2,
+            };
+            to_host(self.values[self.index(entry) + behind].clone())
+        })
+    }
+
+    /// The place of a tensor in the table of all parameters.
+    fn index(&self, entry: &TensorEntry) -> usize {
+        let named = |one: &TensorEntry| one.name == entry.name;
+        self.model.table().iter().position(named).expect("a tensor of the model")
+    }
+
+    /// Some rows of a matrix that is kept as codes: their scale is stored, and could not be found again
+    /// from the weights.
+    fn codes(&self, index: usize, rows: Range<usize>, width: usize) -> Option<TensorView> {
+        let (latents, kernel) =
+            (self.model.outside()[index].as_ref()?.read(), self.model.backend().kernel);
+        let mut codes = vec![0; rows.len() * width];
+        let mut places = rows.zip(codes.chunks_exact_mut(width.max(1)));
+        places
+            .all(|(row, codes)| latents.copy_codes(row, codes, kernel))
+            .then(|| TensorView::codes(codes, latents.scale(kernel)))
+    }
 }
 
 impl TensorSource for LiveModel<'_> {
@@ -33,13 +70,14 @@ impl TensorSource for LiveModel<'_> {
     }
 
     fn read(&self, entry: &TensorEntry, rows: Range<usize>) -> Result<TensorView, FormatError> {
-        let named = |one: &TensorEntry| one.name == entry.name;
-        let index = self.model.table().iter().position(named).expect("a tensor of the model");
+        let (index, width) = (self.index(entry), entry.row_length());
+        if let Some(codes) = self.codes(index, rows.clone(), width) {
+            return Ok(codes);
+        }
         let mut open = self.open.borrow_mut();
         let here = open.take().filter(|(of, _)| *of == index);
         let (_, values) =
             open.insert(here.unwrap_or_else(|| (index, self.model.latents(index, &self.values))));
-        let width = entry.row_length();
         let values = &values[rows.start * width..rows.end * width];
         if entry.is_ternary(self.spec) {
             return Ok(TensorView::floats(values.to_vec()));

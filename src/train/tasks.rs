@@ -3,6 +3,7 @@
 
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
 use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError};
+use bitnet_format::adapter::AdapterKind;
 
 use super::context::RunContext;
 use super::open::contradiction;
@@ -41,6 +42,12 @@ pub(super) fn ask(
 ) -> Result<Option<Vec<BenchmarkScore>>, TrainError> {
     let live = LiveModel::new(&context.spec, model);
     let packed = Model::from_stored(&live, HeadPrecision::File)?;
+    let packed = match &context.adapter {
+        Some(one) if one.description.kind == AdapterKind::Side => {
+            packed.with_adapter(&live.adapter(&one.description, &one.adapted))?
+        }
+        _ => packed,
+    };
     drop(live);
     let threads = ThreadPool::new(rayon::current_num_threads())?;
     let mut progress = |task: &str, done, all| {

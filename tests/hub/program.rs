@@ -81,3 +81,27 @@ fn a_recipe_names_data_sets_of_the_hub() {
     assert!(message.contains("has no such config; expected one of default"), "{message}");
     assert_eq!(output.status.code(), Some(3), "{message}");
 }
+
+#[test]
+fn rows_of_tasks_are_brought_to_where_tasks_look_for_them() {
+    let mut bench = bench(vec![("train.jsonl", rows("train")), ("test.jsonl", rows("test"))]);
+    let folder = tempfile::tempdir().unwrap();
+    let task = "task: own\ndataset_path: owner/name\noutput_type: loglikelihood_rolling\ntest_split: test\n\
+                doc_to_text: \"\"\ndoc_to_target: text\nnum_fewshot: 0\n";
+    fs_err::write(folder.path().join("own.yaml"), task).unwrap();
+    let fetch = ["data", "fetch", "--tasks", "own.yaml,stories_one", "--out", "sets", "--json"];
+    for (fetched, here) in [(1, 0), (0, 1)] {
+        let output = program(&bench, folder.path(), &fetch);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(line, serde_json::json!({"out": "sets", "fetched": fetched, "here": here}));
+        // The second time from what is here.
+        bench.unplug();
+    }
+    let placed = folder.path().join("sets/owner/name/test.jsonl");
+    assert_eq!(fs_err::read(placed).unwrap(), rows("test"));
+    let unknown = ["data", "fetch", "--tasks", "arc_esay", "--out", "sets"];
+    let output = program(&bench, folder.path(), &unknown);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("arc_easy"));
+}

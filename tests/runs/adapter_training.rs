@@ -10,6 +10,7 @@ use bitnet_format::{TensorSource, model_hash, tensor_table};
 
 use super::lab::{Lab, assert_code, assert_same, metrics, result, stderr};
 use super::stages::{kill_stage, lab};
+use super::tasks::add_task;
 
 /// A rate that moves codes within a few steps.
 const RATE: &str = "phase.main.learning_rate={ shape = \"constant\", value = 0.02 }";
@@ -193,14 +194,17 @@ fn a_side_adapter_is_trained_beside_codes_and_exported_beside_them() {
         tool(&lab, &["export", "--model", "wide", "--format", format, "--out", &out]);
         lab.path(&out)
     });
+    add_task(&lab, 5);
+    let tasks = ["eval.tasks=[\"own.yaml\"]", "eval.task_data=sets", "eval.task_every=100"];
     let mut ends = Vec::new();
     for base in &bases {
         let out = lab.path(&format!("side-{}", ends.len()));
         let init = format!("model.init={}", base.display());
         let formats = "export.formats=[\"hf-packed\"]";
         let rate = "phase.main.learning_rate={ shape = \"constant\", value = 0.002 }";
-        let words = [&SIDE[..2], &[rate, &init, formats, "train.steps=12"]].concat();
+        let words = [&SIDE[..2], &[rate, &init, formats, "train.steps=12"], &tasks].concat();
         lab.finish_recipe("sft.toml", &out, &words);
+        check_scores(&lab, &out);
         let beside = out.join("export/hf-packed-adapter");
         let packed = Model::load(&out.join("export/hf-packed")).unwrap();
         let adapter = Adapter::open(&beside, packed.spec()).unwrap();
@@ -215,6 +219,17 @@ fn a_side_adapter_is_trained_beside_codes_and_exported_beside_them() {
     }
     // The embedding of a GGUF file is F16 and that of the folder BF16: nearly the same model.
     assert!(ends.iter().all(|end| (end - ends[0]).abs() < 0.05), "{ends:?}");
+}
+
+/// The scores at the end of training are those of what it exported.
+fn check_scores(lab: &Lab, out: &Path) {
+    let in_training = metrics(out).iter().find_map(|line| line.get("tasks").cloned()).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+    command.current_dir(lab.path("")).arg("eval").arg(out.join("export/hf-packed"));
+    command.arg("--adapter").arg(out.join("export/hf-packed-adapter"));
+    let asked = command.args(["--tasks", "own.yaml", "--data", "sets", "--json"]).output().unwrap();
+    assert!(asked.status.success(), "{}", stderr(&asked));
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&asked.stdout).unwrap(), in_training);
 }
 
 fn logits(model: &Model) -> Vec<f32> {

@@ -20,12 +20,17 @@ const TASK: &str = "task: own\noutput_type: multiple_choice\ntest_split: test\nd
 /// A laboratory with a task of this many rows.
 fn lab(rows: usize) -> Lab {
     let lab = Lab::new();
+    add_task(&lab, rows);
+    lab
+}
+
+/// Writes the task `own.yaml`, with its rows below `sets`.
+pub(super) fn add_task(lab: &Lab, rows: usize) {
     fs_err::create_dir_all(lab.path("sets/own")).unwrap();
     let row = |at: usize| json!({"q": format!("the {at}"), "c": ["fox", "dog"], "a": at % 2});
     let rows: Vec<String> = (0..rows).map(|at| row(at).to_string()).collect();
     fs_err::write(lab.path("sets/own/test.jsonl"), rows.join("\n")).unwrap();
     fs_err::write(lab.path("own.yaml"), TASK).unwrap();
-    lab
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct CacheRequest<'a> {
     /// Called for every batch of a few hundred kilobytes and while waiting; `true` stops the work
     /// with [`DataError::Interrupted`].
     pub interrupted: &'a dyn Fn() -> bool,
+    /// Threads that tokenise instead of those of the caller.
+    pub pool: Option<&'a rayon::ThreadPool>,
     /// Called while building with (done, total) in bytes of files, or in documents of a generator.
     pub progress: &'a dyn Fn(u64, u64),
 }
@@ -32,7 +34,7 @@ impl<'a> CacheRequest<'a> {
     pub fn new(cache_dir: &'a Path, source: &'a DocumentSource, tokenizer: &'a Tokenizer) -> Self {
         let encoding = &Encoding::Text;
         let (interrupted, progress) = (&|| false, &|_, _| {});
-        Self { cache_dir, source, tokenizer, encoding, interrupted, progress }
+        Self { cache_dir, source, tokenizer, encoding, interrupted, progress, pool: None }
     }
 
     /// The cache of this request. Its key covers everything the tokens depend on: layout, crate

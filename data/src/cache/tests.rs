@@ -1,7 +1,6 @@
 //! Tests of the token cache: what is built when, and what is left behind.
 
 use super::*;
-use crate::encoding::Encoding;
 use crate::fixtures::{byte_tokenizer, cached, data_outside_the_repository};
 use crate::{
     BadRows, DocumentSource, ReadingRules, RowSelection, SplitSide, TokenFiles, TokenType,
@@ -108,12 +107,8 @@ fn an_interruption_at_any_moment_leaves_nothing_but_the_lock_file() {
         let left = AtomicUsize::new(polls);
         let interrupted = || left.fetch_sub(1, Ordering::Relaxed) == 0;
         TokenCache::open_or_build(&CacheRequest {
-            encoding: &Encoding::Text,
-            cache_dir: dir.path(),
-            source: &source,
-            tokenizer: &byte_tokenizer(),
             interrupted: &interrupted,
-            progress: &|_, _| {},
+            ..CacheRequest::new(dir.path(), &source, &byte_tokenizer())
         })
     };
     // While waiting for the lock, before the first batch, after it.
@@ -130,15 +125,12 @@ fn progress_reaches_the_size_of_the_source() {
     let path = dir.path().join("a.jsonl");
     fs_err::write(&path, "{\"text\":\"x\"}\n\n").unwrap();
     let last = std::cell::Cell::new((0, 0));
-    let request = CacheRequest {
-        encoding: &Encoding::Text,
-        cache_dir: &dir.path().join("cache"),
-        source: &DocumentSource::files(vec![path]),
-        tokenizer: &byte_tokenizer(),
-        interrupted: &|| false,
+    let (cache, source) = (dir.path().join("cache"), DocumentSource::files(vec![path]));
+    TokenCache::open_or_build(&CacheRequest {
         progress: &|done, total| last.set((done, total)),
-    };
-    TokenCache::open_or_build(&request).unwrap();
+        ..CacheRequest::new(&cache, &source, &byte_tokenizer())
+    })
+    .unwrap();
     assert_eq!(last.get(), (14, 14));
 }
 
@@ -175,16 +167,30 @@ fn files_that_change_while_they_are_read_are_an_error() {
     let path = dir.path().join("a.txt");
     fs_err::write(&path, "before").unwrap();
     let source = DocumentSource::files(vec![path.clone()]);
-    let request = CacheRequest {
-        encoding: &Encoding::Text,
-        cache_dir: &dir.path().join("cache"),
-        source: &source,
-        tokenizer: &byte_tokenizer(),
-        interrupted: &|| false,
+    let error = TokenCache::open_or_build(&CacheRequest {
         progress: &|_, _| fs_err::write(&path, "after").unwrap(),
-    };
-    let error = TokenCache::open_or_build(&request).unwrap_err();
+        ..CacheRequest::new(&dir.path().join("cache"), &source, &byte_tokenizer())
+    })
+    .unwrap_err();
     assert!(matches!(error, DataError::Changed { .. }), "{error}");
+}
+
+#[test]
+fn lent_threads_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let source =
+        DocumentSource::generated("k".into(), 5_000, |i| "words and ".repeat(i as usize % 99));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    let [own, lent] = [("own", None), ("lent", Some(&pool))].map(|(name, pool)| {
+        let tokenizer = byte_tokenizer();
+        let dir = dir.path().join(name);
+        let request = CacheRequest { pool, ..CacheRequest::new(&dir, &source, &tokenizer) };
+        let cache = TokenCache::open_or_build(&request).unwrap();
+        let folder = dir.join(&cache.key()[..NAME_DIGITS]);
+        ["tokens.bin", "documents.bin", "meta.json"]
+            .map(|file| fs_err::read(folder.join(file)).unwrap())
+    });
+    assert!(own == lent);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bitnet_format::staged::{OnExisting, StagedDir};
 use bitnet_text::Tokenizer;
+use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::file::{CacheIdentity, CacheWriter};
@@ -54,7 +55,9 @@ fn write_all(
     let rules = request.source.rules();
     let (tokenizer, encoding) = (request.tokenizer, request.encoding);
     let (mut tally, mut duplicates) = (RowTally::default(), ExactDuplicates::default());
-    let size = BYTES_PER_THREAD * rayon::current_num_threads();
+    let threads =
+        request.pool.map_or_else(rayon::current_num_threads, ThreadPool::current_num_threads);
+    let size = BYTES_PER_THREAD * threads;
     let mut batch = documents.batch(size)?;
     loop {
         if (request.interrupted)() {
@@ -68,8 +71,14 @@ fn write_all(
                 .map_err(|fault| fault.at(place(&names, document)))
         };
         // The next rows are unpacked and read while these are encoded.
-        let (next, encoded): (_, Vec<_>) =
-            rayon::join(|| documents.batch(size), || batch.par_iter().map(encode).collect());
+        let mut together = || {
+            let encoded = || batch.par_iter().map(encode).collect::<Vec<_>>();
+            rayon::join(|| documents.batch(size), encoded)
+        };
+        let (next, encoded) = match request.pool {
+            Some(pool) => pool.install(together),
+            None => together(),
+        };
         // Written in the order of the files: the cache is the same for any number of threads.
         for (document, row) in batch.iter().zip(encoded) {
             match row {

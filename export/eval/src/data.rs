@@ -54,6 +54,15 @@ impl DataFile {
     }
 }
 
+/// The files of a split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SplitFiles {
+    /// One of rows of JSON.
+    Rows(PathBuf),
+    /// One or several of Parquet, in order.
+    Parquet(Vec<PathBuf>),
+}
+
 /// What names a split's file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SplitName<'a> {
@@ -110,10 +119,22 @@ impl SplitName<'_> {
 
     /// Reads the split.
     pub(crate) fn read(&self, dir: &Path) -> Result<DataFile, EvalError> {
+        match self.find(dir)? {
+            Some(SplitFiles::Rows(path)) => read_file(&path),
+            Some(SplitFiles::Parquet(parts)) => read_parquet(&parts),
+            None => Err(self.missing(dir, self.shown())),
+        }
+    }
+
+    /// Its files below `dir`; `None` where there are none.
+    ///
+    /// # Errors
+    /// Parts that are missing or contradict each other.
+    pub(crate) fn find(&self, dir: &Path) -> Result<Option<SplitFiles>, EvalError> {
         for stem in self.stems() {
             let plain = ["jsonl", "json"].map(|end| dir.join(format!("{stem}.{end}")));
-            if let Some(path) = plain.iter().find(|path| path.is_file()) {
-                return read_file(path);
+            if let Some(path) = plain.into_iter().find(|path| path.is_file()) {
+                return Ok(Some(SplitFiles::Rows(path)));
             }
             let parts = parquet_files::find(&dir.join(stem)).map_err(|problem| match problem {
                 PartsProblem::Mixed(names) => PartsProblem::mixed(&names),
@@ -124,10 +145,10 @@ impl SplitName<'_> {
                 }
             })?;
             if !parts.is_empty() {
-                return read_parquet(&parts);
+                return Ok(Some(SplitFiles::Parquet(parts)));
             }
         }
-        Err(self.missing(dir, self.shown()))
+        Ok(None)
     }
 
     fn missing(&self, dir: &Path, looked: Vec<String>) -> EvalError {

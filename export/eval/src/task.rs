@@ -129,6 +129,16 @@ impl Task {
         Self { num_fewshot, ..self }
     }
 
+    /// Whether the file itself has the examples.
+    pub(crate) fn has_own_samples(&self) -> bool {
+        !self.samples.is_empty() && self.splits.fewshot.is_none()
+    }
+
+    /// The split that examples are read from, where there are any.
+    pub(crate) fn split_of_examples(&self) -> Option<&str> {
+        self.splits.shots().filter(|_| self.num_fewshot > 0 && !self.has_own_samples())
+    }
+
     /// Whether its scores come from running programs that the model wrote.
     pub fn runs_code(&self) -> bool {
         self.process_results.is_some_and(ResultsFunction::runs_code)

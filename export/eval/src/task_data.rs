@@ -38,11 +38,10 @@ impl TaskData {
             Ok(rows)
         };
         let rows = split(task.splits.evaluated().unwrap_or_default(), true)?;
-        let shots = task.splits.shots().filter(|_| task.num_fewshot > 0);
-        let pool = if task.samples.is_empty() || task.splits.fewshot.is_some() {
-            shots.map(|it| split(it, false)).transpose()?
-        } else {
+        let pool = if task.has_own_samples() {
             Some(DataFile::in_memory(&task.name, task.samples.clone())?)
+        } else {
+            task.split_of_examples().map(|it| split(it, false)).transpose()?
         };
         Ok(Self { rows, pool })
     }

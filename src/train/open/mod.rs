@@ -10,14 +10,13 @@ mod teacher;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use bitnet_format::adapter::AdapterKind;
 use bitnet_format::{ModelSpec, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
 pub(crate) use teacher::known_teacher;
 
-use super::context::{RunAdapter, RunContext};
+use super::context::RunContext;
 use super::stage::Stage;
 use super::stage::dpo::Dpo;
 use super::stage::pretrain_sft::PretrainSft;
@@ -71,8 +70,14 @@ pub(crate) fn open<'a>(
     }
     let teacher = teacher::open(recipe, &tokenizer, &spec, signals, monitor)?;
     let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
-    let mut caches =
-        Caches { recipe, tokenizer: &tokenizer, encoding: &encoding, signals, monitor, comm };
+    let mut caches = Caches {
+        recipe,
+        tokenizer: &tokenizer,
+        encoding: &encoding,
+        signals,
+        monitor,
+        hosts: &hosts,
+    };
     let sets = sources::training(recipe, &mut caches.caller())?;
     let sets = caches.open_all(sets)?;
     let validation = sources::validation(recipe, &mut caches.caller())?;
@@ -107,7 +112,7 @@ pub(crate) fn open<'a>(
     let (table, frozen) = adapter::parameters(recipe, &spec, adapter.as_ref());
     check_frozen(recipe, &spec, &frozen, monitor)?;
     let tasks = if comm.is_first() { tasks::open(recipe)? } else { None };
-    check_tasks(recipe, &spec, adapter.as_ref())?;
+    check_tasks(recipe, &spec)?;
     check_ternary_warmup(recipe, &spec, steps)?;
     let backend = recipe.train.backend(&device);
     let lean = recipe.lean();
@@ -187,20 +192,12 @@ fn check_ternary_warmup(recipe: &Recipe, spec: &ModelSpec, steps: u64) -> Result
     Ok(())
 }
 
-/// Refuses benchmarks of what the engine cannot be given in memory.
-fn check_tasks(
-    recipe: &Recipe,
-    spec: &ModelSpec,
-    adapter: Option<&RunAdapter>,
-) -> Result<(), TrainError> {
-    let is_beside = adapter.is_some_and(|one| one.description.kind == AdapterKind::Side);
-    let what = match (recipe.eval.tasks.names.is_empty(), spec.quantise) {
-        (false, false) => "asks a packed model; expected a ternary one, got a dense one",
-        (false, true) if is_beside => {
-            "asks a packed model alone; expected no side adapter, got one"
-        }
-        _ => return Ok(()),
-    };
+/// Refuses benchmarks of what is not packed.
+fn check_tasks(recipe: &Recipe, spec: &ModelSpec) -> Result<(), TrainError> {
+    if recipe.eval.tasks.names.is_empty() || spec.quantise {
+        return Ok(());
+    }
+    let what = "asks a packed model; expected a ternary one, got a dense one";
     Err(contradiction(recipe, "eval.tasks", what.to_owned()))
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bitnet_stories::{Split, StoryStyle};
 use bitnet_text::{ChatTemplate, Tokenizer};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::super::context::cache_dir;
 use crate::data::{
@@ -12,10 +13,10 @@ use crate::data::{
     generated_dialogues, generated_preferences, generated_stories,
 };
 use crate::data_files::DataCaller;
-use crate::distributed::Comm;
+use crate::distributed::Hosts;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
-use crate::platform::Signals;
+use crate::platform::{self, Signals};
 use crate::recipe::{self, DataSource, FileSets, Recipe, StageKind};
 
 /// How the documents of a stage are read.
@@ -136,7 +137,7 @@ pub(crate) struct Caches<'a, 'm> {
     pub(crate) encoding: &'a Encoding,
     pub(crate) signals: &'a Signals,
     pub(crate) monitor: &'m mut dyn Monitor,
-    pub(crate) comm: &'a Comm,
+    pub(crate) hosts: &'a Hosts,
 }
 
 impl Caches<'_, '_> {
@@ -144,22 +145,30 @@ impl Caches<'_, '_> {
         DataCaller { signals: self.signals, monitor: &mut *self.monitor }
     }
 
-    /// Opens the caches of all sets. Ranks begin at different ones: of a set that two of them want
-    /// one builds the cache and the other waits, so that each comes to sets that others have made.
+    /// Opens the caches of all sets. Of the ranks of a machine one builds a cache, with the threads of all,
+    /// and the others wait. Machines begin at different sets, so that each comes to sets that others have
+    /// made where they share a disk.
     pub(crate) fn open_all(
         &mut self,
         sources: BTreeMap<String, DocumentSource>,
     ) -> Result<BTreeMap<String, TokenCache>, TrainError> {
-        let first = first_set(sources.len(), self.comm.rank(), self.comm.world_size());
+        let (machine, machines) = self.hosts.machine();
         let mut sources: Vec<_> = sources.into_iter().collect();
+        let first = first_set(sources.len(), machine, machines);
         sources.rotate_left(first);
+        let pool = threads_of_all_ranks(self.hosts)?;
         sources
             .into_iter()
-            .map(|(name, source)| Ok((name.clone(), self.open(&name, source)?)))
+            .map(|(name, source)| Ok((name.clone(), self.open(&name, source, pool.as_ref())?)))
             .collect()
     }
 
-    fn open(&mut self, name: &str, source: DocumentSource) -> Result<TokenCache, TrainError> {
+    fn open(
+        &mut self,
+        name: &str,
+        source: DocumentSource,
+        pool: Option<&ThreadPool>,
+    ) -> Result<TokenCache, TrainError> {
         let monitor = RefCell::new(&mut *self.monitor);
         let what = format!("tokenising {name}");
         let signals = self.signals;
@@ -170,6 +179,7 @@ impl Caches<'_, '_> {
             encoding: self.encoding,
             interrupted: &|| signals.stop().is_some(),
             progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
+            pool,
         });
         let cache = cache.map_err(|error| match signals.stop() {
             Some(stop) => TrainError::Stopped(stop),
@@ -182,9 +192,25 @@ impl Caches<'_, '_> {
     }
 }
 
-/// The set whose cache a rank opens first.
-fn first_set(sets: usize, rank: usize, ranks: usize) -> usize {
-    rank * sets / ranks
+/// As many threads as the ranks of this machine have together, on the cores of all of them; `None` where
+/// there is one rank.
+fn threads_of_all_ranks(hosts: &Hosts) -> Result<Option<ThreadPool>, TrainError> {
+    let ranks = hosts.local_world_size();
+    if ranks == 1 {
+        return Ok(None);
+    }
+    let cores = hosts.local_cores();
+    // A launcher may have bound this rank to some cores, and its new threads with it.
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(ranks * rayon::current_num_threads())
+        .start_handler(move |_| platform::run_on(&cores))
+        .build();
+    Ok(Some(pool.map_err(std::io::Error::other)?))
+}
+
+/// The set whose cache a machine opens first.
+fn first_set(sets: usize, machine: usize, machines: usize) -> usize {
+    machine * sets / machines
 }
 
 /// Identifies the training text of all sets, the tokenizer left aside.
@@ -199,15 +225,38 @@ pub(crate) fn fingerprint(sets: &BTreeMap<String, TokenCache>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::first_set;
+    use super::{first_set, threads_of_all_ranks};
+    use crate::distributed::{Comm, Hosts, in_threads};
+    use crate::platform;
 
     #[test]
-    fn ranks_share_the_sets_whose_caches_are_not_there() {
-        let firsts = |sets, ranks| -> Vec<_> {
-            (0..ranks).map(|rank| first_set(sets, rank, ranks)).collect()
+    fn one_process_tokenises_with_its_own_threads() {
+        let hosts = Hosts::gather(&Comm::single(), platform::cores());
+        assert!(threads_of_all_ranks(&hosts).unwrap().is_none());
+    }
+
+    #[test]
+    fn ranks_that_wait_lend_their_threads_and_cores() {
+        in_threads(2, |comm| {
+            // As a launcher binds ranks: each to one of the cores there are.
+            let all = platform::cores();
+            let own = all.iter().copied().skip(comm.rank() % all.len().max(1)).take(1).collect();
+            platform::run_on(&own);
+            let hosts = Hosts::gather(&comm, platform::cores());
+            let pool = threads_of_all_ranks(&hosts).unwrap().unwrap();
+            assert_eq!(pool.current_num_threads(), 2 * rayon::current_num_threads());
+            assert_eq!(pool.install(platform::cores), hosts.local_cores());
+            assert!(hosts.local_cores().is_superset(&own));
+        });
+    }
+
+    #[test]
+    fn machines_share_the_sets_whose_caches_are_not_there() {
+        let firsts = |sets, machines| -> Vec<_> {
+            (0..machines).map(|machine| first_set(sets, machine, machines)).collect()
         };
         assert_eq!(firsts(5, 1), [0]);
-        // With sets enough no two ranks begin at the same.
+        // With sets enough no two machines begin at the same.
         assert_eq!(firsts(4, 4), [0, 1, 2, 3]);
         assert_eq!(firsts(5, 2), [0, 2]);
         assert_eq!(firsts(2, 4), [0, 0, 1, 1]);

@@ -178,6 +178,37 @@ impl Adapter {
         Ok(adapter)
     }
 
+    /// An adapter in memory, of a model of this shape: `factor` gives the values of each factor of each of
+    /// the `adapted` matrices.
+    ///
+    /// # Panics
+    /// If a factor has another number of values.
+    pub fn from_factors(
+        description: AdapterDescription,
+        adapted: &[TensorEntry],
+        factor: impl Fn(&TensorEntry, LowRankFactor) -> Vec<f32>,
+    ) -> Self {
+        let values = |entry: &TensorEntry, which: LowRankFactor| {
+            let (values, [rows, columns]) =
+                (factor(entry, which), which.shape(entry, description.rank));
+            assert_eq!(
+                values.len(),
+                rows * columns,
+                "{} of {}",
+                which.tensor_name(entry),
+                entry.name
+            );
+            values
+        };
+        let matrix = |entry: &TensorEntry| LowRank {
+            a: values(entry, LowRankFactor::A),
+            b: values(entry, LowRankFactor::B),
+            dtype: DType::F32,
+        };
+        let matrices = adapted.iter().map(|entry| (entry.name.clone(), matrix(entry))).collect();
+        Self { path: PathBuf::from("the adapter in memory"), description, matrices }
+    }
+
     /// What it says of itself.
     pub fn description(&self) -> &AdapterDescription {
         &self.description
