@@ -244,6 +244,7 @@ impl Reference {
             beta2: betas[1].as_f64().context("[train] betas")?,
             eps: self.number("eps"),
             muon: self.muon,
+            ..AdamWSettings::default()
         };
         let table = tensor_table(&self.spec);
         let frozen = vec![false; table.len()];

@@ -30,6 +30,7 @@ mod segments;
 mod source;
 mod streamed;
 mod sub_norms;
+mod width;
 
 pub use attention::Attention;
 pub use bit_linear::{BitLinear, LinearWeight};
@@ -48,6 +49,7 @@ pub use parameters::{freeze, gradients, named_values, replace_values, take_value
 pub use segments::SegmentStarts;
 pub(crate) use source::{NewAdapter, set_factors};
 pub use streamed::{HiddenStates, streamed_hidden};
+pub use width::WidthRatio;
 
 use std::sync::Arc;
 

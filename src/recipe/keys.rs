@@ -79,6 +79,8 @@ pub(super) const KEYS: &[RecipeKey] = &[
     key("model.max_position_embeddings", "whole number of tokens", Value("4096"), "The longest context."),
     key("model.initializer_range", "number above 0", Value("0.02"), "Standard deviation of the initial matrices."),
     key("model.embedding_initializer_range", "number above 0", Chosen("`initializer_range`"), "Standard deviation of the initial embedding."),
+    key("model.parametrisation", "`\"standard\"` or `\"mup\"`", Value("\"standard\""), "Whether initial values and rates go with the width, so that the best rate of a small model is that of a wider one: see [Optimizers](optimizers.md#widths)."),
+    key("model.base_width", "whole number; with `parametrisation = \"mup\"`", Value("256"), "The `hidden_size` whose initial values and rates are those of the recipe."),
     key("model.bos_token_id", "token id", Chosen("the tokenizer's"), "The token that opens a document."),
     key("model.eos_token_id", "token id or list of them", Chosen("the tokenizer's"), "The tokens that end one."),
     key("model.sub_norms", "true or false", Value("true"), "Whether the attention output and the gated product are normalised."),

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::conversion::Conversion;
 use super::error::Location;
 use super::item::{Bound, Item};
+use super::parametrisation::{Parametrisation, ParametrisationKind};
 use super::section::Section;
 use super::tree::{self, TomlValue};
 
@@ -193,8 +194,12 @@ fn tokens(item: &Item<'_>) -> Option<toml::Value> {
 }
 
 /// Reads `[model]`; relative paths start from the folder of the recipe.
-pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<ModelSource> {
+pub(super) fn read_model(
+    root: &mut Section<'_>,
+    paths: Paths<'_>,
+) -> (Option<ModelSource>, Parametrisation) {
     let mut table = root.section("model");
+    let parametrisation = read_parametrisation(&mut table);
     let init = table.item("init");
     let config = table.item("config");
     // Either way every key is asked for: by a reader, or by what says why it may not stand here.
@@ -208,7 +213,21 @@ pub(super) fn read_model(root: &mut Section<'_>, paths: Paths<'_>) -> Option<Mod
         read_new(&mut table, config.as_ref(), paths).map(|spec| ModelSource::New { spec })
     };
     table.finish();
-    model
+    (model, parametrisation)
+}
+
+fn read_parametrisation(table: &mut Section<'_>) -> Parametrisation {
+    let kind = table.value("parametrisation", |item| item.choice(ParametrisationKind::WORDS));
+    if kind == ParametrisationKind::Mup {
+        let base_width = table.value("base_width", |item| item.whole(1)) as usize;
+        return Parametrisation::Mup { base_width };
+    }
+    if let Some(item) = table.item("base_width") {
+        let message =
+            "belongs to another parametrisation; expected \"mup\" beside it, got \"standard\"";
+        item.problem(message.to_owned());
+    }
+    Parametrisation::Standard
 }
 
 /// A recipe's folder in two forms.

@@ -49,7 +49,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         item.choice(StageKind::WORDS)
     });
     let stage = stage.unwrap_or(StageKind::Pretrain);
-    let model = read_model(&mut root, paths);
+    let (model, parametrisation) = read_model(&mut root, paths);
     let (tokenizer, chat) = read_tokenizer(&mut root, base, model.as_ref());
     let data = read_data(&mut root, stage, base);
     let (train, lean) = read_train(&mut root);
@@ -62,6 +62,7 @@ pub(super) fn read_recipe(tree: &Node, path: &Path, shown: &Path, problems: &Pro
         seed: root.value("seed", |item| item.whole(0)),
         device: root.value("device", read_device),
         model: model.unwrap_or_else(|| ModelSource::Init(InitModel::default())),
+        parametrisation,
         tokenizer,
         chat,
         phases: read_phases(&mut root, stage, &data.sets(stage)),

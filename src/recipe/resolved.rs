@@ -9,6 +9,7 @@ use super::data::{DataSource, FileSet, FileSets, Generate, TRAIN};
 use super::distill::DistillSettings;
 use super::item::word;
 use super::model::{InitModel, ModelSource};
+use super::parametrisation::Parametrisation;
 use super::phase::Phase;
 use super::rate::Rate;
 use super::reading::reading_words;
@@ -35,7 +36,7 @@ impl Recipe {
             ("stage", text(self.stage.name())),
             ("seed", whole(self.seed)),
             ("device", text(&self.device)),
-            ("model", model(&self.model)),
+            ("model", model(&self.model, self.parametrisation)),
         ]);
         entries.insert("tokenizer".into(), self.tokenizer_table());
         entries.extend(self.adapter.iter().map(|one| ("adapter".to_owned(), adapter(one))));
@@ -307,11 +308,16 @@ fn whole(number: u64) -> Value {
     Value::Integer(number as i64)
 }
 
-fn model(source: &ModelSource) -> Value {
-    match source {
-        ModelSource::New { spec } => Value::Table(spec.table()),
-        ModelSource::Init(init) => Value::Table(init_model(init)),
+fn model(source: &ModelSource, parametrisation: Parametrisation) -> Value {
+    let mut entries = match source {
+        ModelSource::New { spec } => spec.table(),
+        ModelSource::Init(init) => init_model(init),
+    };
+    entries.insert("parametrisation".to_owned(), text(parametrisation.name()));
+    if let Parametrisation::Mup { base_width } = parametrisation {
+        entries.insert("base_width".to_owned(), whole(base_width as u64));
     }
+    Value::Table(entries)
 }
 
 /// Only what the recipe asks for: a key of the shape beside `init` asks for a conversion.

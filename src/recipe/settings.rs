@@ -18,6 +18,7 @@ use super::distill::DistillSettings;
 use super::export_format::ExportFormat;
 use super::item::word;
 use super::model::ModelSource;
+use super::parametrisation::Parametrisation;
 use super::stage::{LossReduction, StageKind};
 use super::ternary_warmup::TernaryWarmup;
 use crate::distributed::CommDType;
@@ -40,6 +41,8 @@ pub struct Recipe {
     pub device: String,
     /// The model it starts from.
     pub model: ModelSource,
+    /// How initial values and rates depend on its width.
+    pub parametrisation: Parametrisation,
     /// How text becomes token ids.
     pub tokenizer: TokenizerSource,
     /// How a conversation becomes text.

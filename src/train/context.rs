@@ -191,7 +191,9 @@ impl RunContext<'_> {
     /// A model of this run's shape with random weights.
     pub(crate) fn blank_model(&self) -> LanguageModel {
         let (seed, latents) = (self.recipe.seed, self.recipe.lean().latents);
-        self.prepared(LanguageModel::initial_with(&self.spec, seed, &self.device, latents))
+        let model = LanguageModel::initial_with(&self.spec, seed, &self.device, latents);
+        let width = self.recipe.parametrisation.ratio(self.spec.hidden_size);
+        self.prepared(width.with_output_gain(model))
     }
 
     /// `model`, set to compute as the recipe says.
@@ -277,7 +279,8 @@ impl RunContext<'_> {
     pub(crate) fn new_optimizer(&self) -> AdamW {
         let optimizer = &self.recipe.optimizer;
         let Optimizer { beta1, beta2, eps, muon, .. } = *optimizer;
-        let settings = AdamWSettings { beta1, beta2, eps, muon };
+        let width = self.recipe.parametrisation.ratio(self.spec.hidden_size);
+        let settings = AdamWSettings { beta1, beta2, eps, muon, width };
         self.stepper.new_optimizer(&self.table, settings, &self.device)
     }
 

@@ -18,7 +18,7 @@ fn golden_adamw_unit() {
             beta1: number("betas", 0),
             beta2: number("betas", 1),
             eps: unit["eps"].as_f64().unwrap(),
-            muon: None,
+            ..AdamWSettings::default()
         };
         let change = unit["change_at_step"].as_u64().unwrap() as usize;
         let flat = |values: Vec<f32>| Tensor::<1>::from_floats(values.as_slice(), &device);

@@ -37,7 +37,7 @@ impl Settings {
             beta1: number(&trajectory["betas"][0]),
             beta2: number(&trajectory["betas"][1]),
             eps: number(&trajectory["eps"]),
-            muon: None,
+            ..AdamWSettings::default()
         };
         let grad_clip = trajectory["clip_grad_norm_max"].as_f64().unwrap_or(0.0);
         let reduction = LossReduction::Mean;

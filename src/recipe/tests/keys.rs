@@ -96,6 +96,7 @@ fn a_short_recipe_has_the_defaults_of_the_table() {
                 "model.quantiser",
                 "model.embedding",
                 "model.activations",
+                "model.base_width",
             ];
             let optional = optional.iter().any(|section| key.name.starts_with(section))
                 || key.takes.contains("with `kind = \"muon\"`");

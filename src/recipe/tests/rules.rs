@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::data::LongDocuments;
+use crate::model::WidthRatio;
 
 #[test]
 fn a_full_recipe_means_what_it_says() {
@@ -47,6 +48,21 @@ fn a_path_on_the_command_line_counts_from_the_working_directory_if_it_is_there()
     let [ours, theirs] = ["recipes/*.toml", "only-there/*.txt"];
     assert_eq!(data("data.train=[\"recipes/*.toml\"]"), set(&here, ours));
     assert_eq!(data("data.train=[\"only-there/*.txt\"]"), set(&folder.path("recipes"), theirs));
+}
+
+#[test]
+fn the_width_of_a_model_matters_where_that_is_asked_for() {
+    let ratio = |words: &[&str]| recipe(SHORT, words).parametrisation.ratio(64);
+    assert_eq!(ratio(&[]), WidthRatio::default());
+    assert_eq!(ratio(&["model.parametrisation=mup"]), WidthRatio::new(256, 64));
+    let words = ["model.parametrisation=mup", "model.base_width=128"];
+    assert_eq!(ratio(&words), WidthRatio::new(128, 64));
+    assert_eq!(recipe(SHORT, &words).settings()["model.base_width"], "128");
+    let alone = problem(SHORT, &["model.base_width=128"]);
+    assert!(alone.contains("expected \"mup\" beside it, got \"standard\""), "{alone}");
+    assert!(
+        problem(SHORT, &["model.parametrisation=muP"]).contains("expected \"standard\" or \"mup\"")
+    );
 }
 
 #[test]

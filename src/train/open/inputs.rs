@@ -204,9 +204,12 @@ pub(crate) fn resolve_spec(
     grow: impl FnOnce(&mut ModelSpec),
 ) -> Result<ModelSpec, TrainError> {
     let mut spec = match (&recipe.model, init) {
-        (ModelSource::New { spec }, _) => spec
-            .complete(tokenizer.vocab_size())
-            .map_err(|what| contradiction(recipe, "model", what))?,
+        (ModelSource::New { spec }, _) => {
+            let spec = spec.complete(tokenizer.vocab_size());
+            let spec = spec.map_err(|what| contradiction(recipe, "model", what))?;
+            let width = recipe.parametrisation.ratio(spec.hidden_size);
+            ModelSpec { initializer_range: spec.initializer_range * width.deviation(), ..spec }
+        }
         (ModelSource::Init(stored), init) => {
             let folder = init.expect("its folder was found");
             converted(recipe, stored, StoredModel::open(folder)?.spec())?

@@ -13,6 +13,7 @@ use crate::host::to_host;
 use crate::latents::codec::{CHUNK, LatentChunk};
 use crate::latents::rounding::RoundingKey;
 use crate::latents::{Latents, LeanSettings};
+use crate::model::WidthRatio;
 use crate::ops::{self, AdamWUpdate, OpBackend};
 use crate::recipe::StepRates;
 
@@ -27,12 +28,14 @@ pub struct AdamWSettings {
     pub eps: f64,
     /// What updates the matrices of blocks in its place.
     pub muon: Option<MuonSettings>,
+    /// How the rates depend on the width of the model.
+    pub width: WidthRatio,
 }
 
 impl Default for AdamWSettings {
     /// The betas of the training tips (Table 2) and torch's eps.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, muon: None }
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, muon: None, width: WidthRatio::default() }
     }
 }
 
@@ -44,6 +47,8 @@ pub(crate) const MOMENTS: [MomentKind; 2] = [MomentKind::First, MomentKind::Seco
 pub struct AdamW {
     settings: AdamWSettings,
     decayed: Vec<bool>,
+    /// What the rate of each parameter is multiplied by.
+    rate_factors: Vec<f64>,
     frozen: Vec<bool>,
     /// Updates made so far; the bias correction depends on it.
     pub updates: u64,
@@ -114,6 +119,7 @@ impl AdamW {
         Self {
             settings,
             decayed,
+            rate_factors: vec![1.0; sizes.len()],
             frozen: vec![false; sizes.len()],
             updates: 0,
             first: zeros(),
@@ -158,8 +164,9 @@ impl AdamW {
         };
         let sizes: Vec<usize> = pairs().zip(&chunked).map(size).collect();
         let decayed = table.iter().map(TensorEntry::is_matrix).collect();
+        let rate_factors = table.iter().map(|entry| settings.width.adamw_rate(entry)).collect();
         let new = Self::new(settings, &sizes, decayed, &device.clone().inner());
-        Self { frozen: frozen.to_vec(), lean, chunked, ..new }
+        Self { frozen: frozen.to_vec(), lean, chunked, rate_factors, ..new }
     }
 
     /// Zero moments for parts of parameters, each so many of its numbers; a matrix that Muon trains is
@@ -180,8 +187,10 @@ impl AdamW {
         let size =
             |((_, count), chunked): (_, &Option<_>)| if chunked.is_some() { 0 } else { count };
         let sizes: Vec<usize> = sizes.map(size).collect();
+        let rate_factors =
+            parts.clone().map(|(entry, _)| settings.width.adamw_rate(entry)).collect();
         let decayed = parts.map(|(entry, _)| entry.is_matrix()).collect();
-        Self { chunked, ..Self::new(settings, &sizes, decayed, device) }
+        Self { chunked, rate_factors, ..Self::new(settings, &sizes, decayed, device) }
     }
 
     /// A moment as f32; empty if the parameter does not have it.
@@ -273,7 +282,7 @@ impl AdamW {
             }),
             ChunkedState::Muon(state) => {
                 let muon = muon.expect("it has made this state");
-                let update = muon.update(state.shape, factor, rates);
+                let update = muon.update(state.shape, factor, (rates, self.settings.width));
                 let direction = state.direction(gradient, update, backend);
                 open(&mut |chunks| muon::step(chunks, &direction, (update, key), backend));
             }
@@ -359,7 +368,7 @@ impl AdamW {
             beta2,
             eps,
             keep: 1.0 - rates.learning_rate * decay,
-            step: rates.learning_rate / (1.0 - beta1.powf(count)),
+            step: rates.learning_rate * self.rate_factors[index] / (1.0 - beta1.powf(count)),
             root: (1.0 - beta2.powf(count)).sqrt(),
         }
     }

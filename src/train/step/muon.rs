@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::moments::{Moment, MomentChunk};
 use crate::latents::codec::{CHUNK, LatentChunk};
 use crate::latents::rounding::RoundingKey;
+use crate::model::WidthRatio;
 use crate::ops::{self, OpBackend};
 use crate::recipe::StepRates;
 
@@ -56,15 +57,20 @@ pub(crate) struct MuonUpdate {
 }
 
 impl MuonSettings {
-    /// The update of a matrix of this shape, each gradient times `factor`.
-    pub(crate) fn update(self, shape: [usize; 2], factor: f64, rates: StepRates) -> MuonUpdate {
+    /// The update of a matrix of this shape, each gradient times `factor`, in a model of this width.
+    pub(crate) fn update(
+        self,
+        shape: [usize; 2],
+        factor: f64,
+        (rates, width): (StepRates, WidthRatio),
+    ) -> MuonUpdate {
         let rate = rates.learning_rate * self.rate_ratio;
         MuonUpdate {
             gradient: factor as f32,
             momentum: self.momentum as f32,
             iterations: self.iterations,
             keep: (1.0 - rate * rates.weight_decay * self.decay_ratio) as f32,
-            step: (rate * 0.2 * (shape[0].max(shape[1]) as f64).sqrt()) as f32,
+            step: (rate * width.muon_rate() * 0.2 * (shape[0].max(shape[1]) as f64).sqrt()) as f32,
         }
     }
 }
