@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use bitnet_engine::{HeadPrecision, Model, ThreadPool};
-use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError};
+use bitnet_eval::{AskedModel, Benchmark, BenchmarkScore, EvalError, Selection, needed_splits};
 use bitnet_format::adapter::{Adapter, AdapterKind};
 use bitnet_format::{StoredModel, model_hash};
 use bitnet_terminal::EtaLine;
@@ -71,7 +71,20 @@ fn open(args: &EvalArgs) -> Result<Benchmark> {
     let data = match args.data.as_slice() {
         [data] => Some(Path::new(data)),
         [] if args.tasks.iter().all(|name| is_generated(name)) => None,
-        _ => return Err(Usage("--data: expected one folder with --tasks".to_owned()).into()),
+        found => {
+            if found.is_empty() {
+                refuse_unknown(&args.tasks)?;
+            }
+            return Err(Usage("--data: expected one folder with --tasks".to_owned()).into());
+        }
     };
     Ok(open_benchmark(&args.tasks, data, args.limit).map_err(TrainError::from)?)
+}
+
+/// A name that is no task needs no folder to be told.
+fn refuse_unknown(names: &[String]) -> Result<()> {
+    let names = names.iter().filter(|name| !is_generated(name)).cloned();
+    let selection = Selection::of(&names.collect::<Vec<_>>()).map_err(TrainError::from)?;
+    needed_splits(&selection).map_err(TrainError::from)?;
+    Ok(())
 }

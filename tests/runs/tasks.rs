@@ -119,6 +119,10 @@ fn questions_about_stories_need_no_data() {
     );
     let other = program().args(["eval", &folder, "--tasks", "stories_one,piqa"]).output().unwrap();
     assert_code(&other, 2);
+    assert!(stderr(&other).contains("--data"), "{}", stderr(&other));
+    let unknown = program().args(["eval", &folder, "--tasks", "arc_esay"]).output().unwrap();
+    assert_code(&unknown, 2);
+    assert!(stderr(&unknown).contains("arc_easy"), "{}", stderr(&unknown));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! them.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &MtBenchArgs) -> anyhow::Result<()> {
     }
     let name = args.name.clone().unwrap_or_else(|| file_name(args.model.path()));
     let path = args.out.join("model_answer").join(format!("{}.jsonl", plain(&name)));
-    let answers = answered(args, &questions, &name, GrowingFile::open(path)?)?;
+    let answers = answered(args, &questions, &name, path)?;
     let Some(judge) = judge else {
         return Ok(result_line(&format!("{} answers in {}", answers.len(), args.out.shown()))?);
     };
@@ -54,13 +54,15 @@ fn answered(
     args: &MtBenchArgs,
     questions: &[MtQuestion],
     name: &str,
-    mut file: GrowingFile,
+    file: PathBuf,
 ) -> anyhow::Result<Vec<MtAnswer>> {
     let path = args.model.path();
     let model = opened::model(path, args.head, &args.adapter)?;
     let tokenizer = opened::tokenizer(path, &model)?;
     let template = ChatTemplate::of_model(path, &tokenizer)?;
     let made_by = made_by(args, &tokenizer, &template)?;
+    // Folders are made only now that there is something to answer with.
+    let mut file = GrowingFile::open(file)?;
     let waiting = waiting(questions, &file, &made_by)?;
     let threads = opened::threads(&args.threads, &model)?;
     let (tokenizer, chat) = (&tokenizer, Some(&template));

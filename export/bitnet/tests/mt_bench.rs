@@ -206,3 +206,12 @@ fn what_a_judge_lacks_is_said_before_anything_is_answered() {
     );
     assert!(!dir.path().join("out").exists());
 }
+
+#[test]
+fn without_a_model_nothing_is_made() {
+    let dir = workplace();
+    fs_err::remove_dir_all(dir.path().join("model")).unwrap();
+    let output = mt_bench(&dir, &[]);
+    assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!dir.path().join("out").exists());
+}
