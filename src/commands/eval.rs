@@ -40,8 +40,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         return Err(Usage("--seq-len: expected at least 1, got 0".to_owned()).into());
     }
     let signals = Signals::listen().map_err(TrainError::from)?;
-    let data = expanded(&args.data, "--data", &signals)?;
     let folder = StoredModel::open(args.model.path()).map_err(TrainError::from)?;
+    let data = expanded(&args.data, "--data", &signals)?;
     let tokenizer = super::tokenizer_of(args.model.path())?;
     let device = device::open(&args.device).map_err(TrainError::from)?.inner();
     let read = LanguageModel::read_noting_zeros(&folder, &device);

@@ -115,7 +115,8 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         Signals::end_at_once().map_err(TrainError::from)?;
         let device = device.map_err(TrainError::from)?;
         let backend = recipe.train.backend(&device);
-        let pace = estimate::probe(&spec, teacher.as_ref(), load, backend, &device);
+        let probed = (&spec, &*frozen);
+        let pace = estimate::probe(probed, teacher.as_ref(), load, backend, &device);
         // Gbit/s to bytes a second. Bytes over infinity take no time: a part that is not known,
         // or not there, adds nothing.
         let link = args.link.map_or(f64::INFINITY, |gigabits| gigabits * 1e9 / 8.0);

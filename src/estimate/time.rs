@@ -105,9 +105,10 @@ pub fn reduction_rate() -> f64 {
 
 /// Trains a fresh model of this shape on random tokens for a moment, beside a fresh teacher of another, and
 /// takes the faster of two rounds (cut into parts as a run is); it needs the memory that [`super::memory`]
-/// says. Where a run updates during its backward passes, the time of an update is part of a micro-batch's.
+/// says. `frozen[i]`: entry `i` of the tensor table is not trained. Where a run updates during its backward
+/// passes, the time of an update is part of a micro-batch's.
 pub fn probe(
-    spec: &ModelSpec,
+    (spec, frozen): (&ModelSpec, &[bool]),
     teacher: Option<&ModelSpec>,
     load: RankWorkload,
     backend: OpBackend,
@@ -116,7 +117,7 @@ pub fn probe(
     let (rows, time) = (load.rows() as usize, load.seq_len as usize);
     let parts = random_parts(spec, rows, time, load.part_size(backend));
     let Some(teacher) = teacher.filter(|_| load.teacher.is_some()) else {
-        return pace(spec, &CrossEntropy, &[parts], load, (backend, device));
+        return pace((spec, frozen), &CrossEntropy, &[parts], load, (backend, device));
     };
     // As a stored teacher is kept: outside of Burn's tensors, in two bytes a weight.
     let latents = backend.is_native().then_some(LatentFormat::Bf16);
@@ -127,12 +128,12 @@ pub fn probe(
     let objective = Distillation { terms, relations: None, teacher };
     let batch = |rows| DistillationBatch { rows, known: None };
     let parts = parts.into_iter().map(batch).collect();
-    pace(spec, &objective, &[parts], load, (backend, device))
+    pace((spec, frozen), &objective, &[parts], load, (backend, device))
 }
 
 /// The faster of two rounds on one micro-batch.
 fn pace<O: Objective>(
-    spec: &ModelSpec,
+    (spec, frozen): (&ModelSpec, &[bool]),
     objective: &O,
     batch: &[Vec<O::Batch>; 1],
     load: RankWorkload,
@@ -149,8 +150,11 @@ fn pace<O: Objective>(
         }
     };
     let table = model.table().to_vec();
-    let is_frozen = |entry: &TensorEntry| load.adapter.is_some() && !is_factor(entry);
-    let frozen: Vec<bool> = table.iter().map(is_frozen).collect();
+    let frozen: Vec<bool> = if load.adapter.is_some() {
+        table.iter().map(|entry| !is_factor(entry)).collect()
+    } else {
+        frozen.to_vec()
+    };
     let model = freeze(model, &frozen);
     let mut model = model.with_backend(backend).with_activations(load.activations);
     let stepper = lean_process(backend, frozen, (load.lean, load.update), true);
