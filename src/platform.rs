@@ -176,7 +176,9 @@ pub fn cores() -> BTreeSet<usize> {
 #[cfg(target_os = "linux")]
 pub fn run_on(cores: &BTreeSet<usize>) {
     let mut set = rustix::thread::CpuSet::new();
-    cores.iter().for_each(|&core| set.set(core));
+    for &core in cores {
+        set.set(core);
+    }
     // Where that is not allowed it stays where it is, which is slower and not wrong.
     let _ = rustix::thread::sched_setaffinity(None, &set);
 }

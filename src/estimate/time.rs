@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
+use bitnet_format::{ModelSpec, tensor_table};
 use burn::tensor::Device;
 use serde::Serialize;
 

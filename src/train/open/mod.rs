@@ -10,7 +10,7 @@ mod teacher;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use bitnet_format::{ModelSpec, generation_config, tensor_table};
+use bitnet_format::{ModelSpec, TensorEntry, generation_config, tensor_table};
 
 pub(crate) use agreement::{TOKENIZER, say_how_it_starts};
 pub(crate) use inputs::{contradiction, known_spec};
@@ -27,6 +27,7 @@ use crate::distributed::{Comm, DataParallel, DataParallelSettings, Hosts};
 use crate::error::TrainError;
 use crate::latents::UpdateTime;
 use crate::monitor::Monitor;
+use crate::ops::OpBackend;
 use crate::platform::Signals;
 use crate::recipe::{self, Length, Recipe, Schedule};
 use agreement::{compare_tokenizer, grow_vocabulary, say_if_dense, warn_of_duplicates};
@@ -115,22 +116,7 @@ pub(crate) fn open<'a>(
     check_tasks(recipe, &spec)?;
     check_ternary_warmup(recipe, &spec, steps)?;
     let backend = recipe.train.backend(&device);
-    let lean = recipe.lean();
-    if comm.world_size() > 1 && recipe.train.update == UpdateTime::During {
-        let what =
-            "ranks exchange gradients when all are there; expected \"after\", got \"during\"";
-        return Err(contradiction(recipe, "train.update", what.to_owned()));
-    }
-    let stepper: Box<dyn OptimizerStep> = if comm.world_size() == 1 {
-        let sync_every_step = recipe.guard.spike_sigma != 0.0;
-        lean_process(backend, frozen.clone(), (lean, recipe.train.update), sync_every_step)
-    } else {
-        let sharded = recipe.train.shard_optimizer;
-        let comm_dtype = recipe.train.reduce_precision;
-        let muon = recipe.optimizer.muon.is_some();
-        let settings = DataParallelSettings { sharded, comm_dtype, lean, muon };
-        Box::new(DataParallel::new(comm, table.clone(), frozen.clone(), settings))
-    };
+    let stepper = optimizer_step(recipe, comm, backend, (&table, &frozen))?;
     let context = RunContext {
         recipe,
         spec,
@@ -156,6 +142,30 @@ pub(crate) fn open<'a>(
         stepper,
     };
     Ok((context, stage))
+}
+
+/// Who makes the updates of these parameters, of which `frozen[i]` has none.
+fn optimizer_step(
+    recipe: &Recipe,
+    comm: &Comm,
+    backend: OpBackend,
+    (table, frozen): (&[TensorEntry], &[bool]),
+) -> Result<Box<dyn OptimizerStep>, TrainError> {
+    let (lean, frozen) = (recipe.lean(), frozen.to_vec());
+    if comm.world_size() == 1 {
+        let sync_every_step = recipe.guard.spike_sigma != 0.0;
+        return Ok(lean_process(backend, frozen, (lean, recipe.train.update), sync_every_step));
+    }
+    if recipe.train.update == UpdateTime::During {
+        let what =
+            "ranks exchange gradients when all are there; expected \"after\", got \"during\"";
+        return Err(contradiction(recipe, "train.update", what.to_owned()));
+    }
+    let sharded = recipe.train.shard_optimizer;
+    let comm_dtype = recipe.train.reduce_precision;
+    let muon = recipe.optimizer.muon.is_some();
+    let settings = DataParallelSettings { sharded, comm_dtype, lean, muon };
+    Ok(Box::new(DataParallel::new(comm, table.to_vec(), frozen, settings)))
 }
 
 /// Rows that new sub-norms are fitted to.

@@ -166,7 +166,7 @@ impl AdamW {
         let decayed = table.iter().map(TensorEntry::is_matrix).collect();
         let rate_factors = table.iter().map(|entry| settings.width.adamw_rate(entry)).collect();
         let new = Self::new(settings, &sizes, decayed, &device.clone().inner());
-        Self { frozen: frozen.to_vec(), lean, chunked, rate_factors, ..new }
+        Self { rate_factors, frozen: frozen.to_vec(), lean, chunked, ..new }
     }
 
     /// Zero moments for parts of parameters, each so many of its numbers; a matrix that Muon trains is
@@ -190,7 +190,7 @@ impl AdamW {
         let rate_factors =
             parts.clone().map(|(entry, _)| settings.width.adamw_rate(entry)).collect();
         let decayed = parts.map(|(entry, _)| entry.is_matrix()).collect();
-        Self { chunked, rate_factors, ..Self::new(settings, &sizes, decayed, device) }
+        Self { rate_factors, chunked, ..Self::new(settings, &sizes, decayed, device) }
     }
 
     /// A moment as f32; empty if the parameter does not have it.
