@@ -1,13 +1,17 @@
 //! Models as training and evaluation use them: what a step, a cut batch or a stored checkpoint must
 //! not change.
 
-use bitnet_format::{TensorSource, tensor_table};
-use bitnet_train::model::{LanguageModel, LinearWeight, SegmentStarts, named_values, values};
-use bitnet_train::train::{
-    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, LossReduction, Skip, StepRates,
-    StepSettings, TokenBatch, optimizer_step, sequence_log_probs,
+use bitnet_format::{TensorEntry, TensorRole, TensorSource, tensor_table};
+use bitnet_kernels::Operands;
+use bitnet_train::model::{
+    LanguageModel, LinearWeight, SegmentStarts, WidthRatio, named_values, values,
 };
-use burn::tensor::Device;
+use bitnet_train::ops::OpBackend;
+use bitnet_train::train::{
+    AdamW, AdamWSettings, CrossEntropy, GradAccumulator, LossReduction, MuonSettings, Skip,
+    StepRates, StepSettings, TokenBatch, optimizer_step, sequence_log_probs,
+};
+use burn::tensor::{Device, Tensor};
 use proptest::prelude::*;
 
 use crate::golden::sets::{host, relative_distance};
@@ -41,6 +45,44 @@ fn a_step_that_is_not_finite_changes_nothing() {
     assert_eq!(report.skipped, Some(Skip::NotFinite));
     assert_eq!(optimizer.updates, 0);
     assert_eq!(values(&after).into_iter().map(host).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn rates_go_with_the_width_where_that_is_asked_for() {
+    let spec = toml::from_str(
+        "hidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\nvocab_size = 8\n\
+         num_attention_heads = 2\nnum_key_value_heads = 1",
+    )
+    .unwrap();
+    let (table, device) = (tensor_table(&spec), Device::flex());
+    let flat = |value: fn(usize) -> f32, entry: &TensorEntry| {
+        let values: Vec<f32> = (0..entry.elements()).map(value).collect();
+        Tensor::<1>::from_floats(values.as_slice(), &device)
+    };
+    let updated = |muon, width| {
+        let settings = AdamWSettings { muon, width, ..AdamWSettings::default() };
+        let mut optimizer = AdamW::for_model(&spec, settings, &device);
+        let zeros = table.iter().map(|entry| flat(|_| 0.0, entry)).collect();
+        let gradient = |entry| Some(flat(|i| (i * i % 7) as f32 - 1.5, entry));
+        let gradients = table.iter().map(gradient).collect();
+        let rates = StepRates { learning_rate: 0.5, weight_decay: 0.0 };
+        let backend = OpBackend::native(Operands::F32);
+        optimizer.update(zeros, gradients, 1.0, rates, backend).into_iter().map(host)
+    };
+    for (muon, of_matrices) in [(None, 0.25), (Some(MuonSettings::default()), 0.5)] {
+        let plain = updated(muon, WidthRatio::default());
+        let scaled = updated(muon, WidthRatio::new(2, 8));
+        for ((entry, plain), scaled) in table.iter().zip(plain).zip(scaled) {
+            let factor = match entry.role {
+                TensorRole::Linear(_) => of_matrices,
+                _ if entry.name == "model.norm.weight" => 0.25,
+                _ => 1.0,
+            };
+            assert!(plain.iter().any(|value| value.abs() > 1e-3), "{}", entry.name);
+            let expected: Vec<f32> = plain.into_iter().map(|value| value * factor).collect();
+            assert_eq!(scaled, expected, "{}", entry.name);
+        }
+    }
 }
 
 #[test]

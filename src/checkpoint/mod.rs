@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
 use bitnet_format::adapter::{
-    ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE, AdapterDescription, LowRankFactor, write_adapter,
+    ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE, AdapterDescription, write_adapter,
 };
 use bitnet_format::folder::{CONFIG_FILE, MODEL_FILE, TOKENIZER_FILE};
 use bitnet_format::generation_config::{self, GENERATION_CONFIG_FILE};
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::to_host;
 use crate::latents::Latents;
-use crate::model::{LanguageModel, is_factor, named_values, values};
+use crate::model::{LanguageModel, factor_index, is_factor, named_values, values};
 
 pub(crate) use optimizer::{MomentData, WriteMoment, set as set_moment};
 pub use optimizer::{Moments, StoredMoments};
@@ -163,12 +163,7 @@ fn write_factors(
     let place = |entry: &TensorEntry| model.table().iter().position(|known| known == entry);
     Ok(write_adapter(dir, description, spec, adapted, DType::F32, |entry, factor| {
         let matrix = place(entry).expect("an adapted matrix is a parameter");
-        // In the table of an adapted model a matrix is followed by its A and its B.
-        let behind = match factor {
-            LowRankFactor::A => 1,
-            LowRankFactor::B => 2,
-        };
-        Ok(to_host(values[matrix + behind].clone()))
+        Ok(to_host(values[factor_index(matrix, factor)].clone()))
     })?)
 }
 

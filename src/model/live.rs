@@ -6,12 +6,12 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use bitnet_format::DType;
-use bitnet_format::adapter::{Adapter, AdapterDescription, LowRankFactor};
+use bitnet_format::adapter::{Adapter, AdapterDescription};
 use bitnet_format::{FormatError, ModelSpec, TensorEntry, TensorSource, TensorView};
 use burn::tensor::Tensor;
 use half::bf16;
 
-use super::{LanguageModel, values};
+use super::{LanguageModel, factor_index, values};
 use crate::host::to_host;
 
 /// The tensors of a model in memory.
@@ -36,12 +36,7 @@ impl<'a> LiveModel<'a> {
         adapted: &[TensorEntry],
     ) -> Adapter {
         Adapter::from_factors(description.clone(), adapted, |entry, factor| {
-            // In the table of an adapted model a matrix is followed by its A and its B.
-            let behind = match factor {
-                LowRankFactor::A => 1,
-                LowRankFactor::B => 2,
-            };
-            to_host(self.values[self.index(entry) + behind].clone())
+            to_host(self.values[factor_index(self.index(entry), factor)].clone())
         })
     }
 

@@ -102,6 +102,15 @@ pub(crate) fn parameter_table(
     table
 }
 
+/// The place of a factor in the table of all parameters, where its matrix is at `matrix`.
+pub(crate) fn factor_index(matrix: usize, factor: LowRankFactor) -> usize {
+    matrix
+        + match factor {
+            LowRankFactor::A => 1,
+            LowRankFactor::B => 2,
+        }
+}
+
 fn factor_entry(entry: &TensorEntry, factor: LowRankFactor, rank: usize) -> TensorEntry {
     let word = match factor {
         LowRankFactor::A => "a",

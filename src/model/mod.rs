@@ -41,7 +41,7 @@ pub use loaded::Head;
 pub(crate) use loaded::{LoadedTensor, LoadedTensors, LoadedValues, host_ids};
 pub use logits::{argmax, target_log_probs, token_logits};
 pub use low_rank::LowRankFactors;
-pub(crate) use low_rank::{is_factor, parameter_table};
+pub(crate) use low_rank::{factor_index, is_factor, parameter_table};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub(crate) use parameters::parameter_count;
@@ -53,7 +53,7 @@ pub use width::WidthRatio;
 
 use std::sync::Arc;
 
-use bitnet_format::adapter::AdapterKind;
+use bitnet_format::adapter::{AdapterKind, LowRankFactor};
 use bitnet_format::group::{ActivationForm, EmbeddingForm};
 use bitnet_format::{ModelSpec, TensorEntry, tensor_table};
 use bitnet_kernels::Operands;
@@ -210,7 +210,8 @@ impl LanguageModel {
         let Some(latents) = &self.outside[index] else { return host(index) };
         match self.merge_scale {
             Some(scale) if self.table.get(index + 1).is_some_and(is_factor) => {
-                let factors = FactorValues { a: host(index + 1), b: host(index + 2), scale };
+                let [a, b] = LowRankFactor::BOTH.map(|factor| host(factor_index(index, factor)));
+                let factors = FactorValues { a, b, scale };
                 ops::merged(latents, &factors, self.backend.kernel).0
             }
             _ => latents.read().all(),

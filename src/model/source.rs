@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bitnet_format::adapter::{Adapter, AdapterKind};
+use bitnet_format::adapter::{Adapter, AdapterKind, LowRankFactor};
 use bitnet_format::grouped::GroupedTernary;
 use bitnet_format::matrix::Matrix;
 use bitnet_format::{
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::latents::{FrozenWords, LatentFormat, Latents, MappedFiles};
 use crate::model::fresh::draw;
 use crate::model::loaded::{LoadedTensor, LoadedValues};
-use crate::model::low_rank::{LoadedFactors, initial_factors};
+use crate::model::low_rank::{LoadedFactors, factor_index, initial_factors};
 use crate::model::{LanguageModel, LinearWeight, replace_values, values};
 
 impl LanguageModel {
@@ -228,8 +228,8 @@ pub(crate) fn set_factors(model: LanguageModel, adapter: &Adapter) -> LanguageMo
     };
     for (index, entry) in model.table().iter().enumerate() {
         if let Some(factors) = adapter.of(entry) {
-            values[index + 1] = tensor(&factors.a);
-            values[index + 2] = tensor(&factors.b);
+            values[factor_index(index, LowRankFactor::A)] = tensor(&factors.a);
+            values[factor_index(index, LowRankFactor::B)] = tensor(&factors.b);
         }
     }
     replace_values(model, values)

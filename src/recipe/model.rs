@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::conversion::Conversion;
 use super::error::Location;
 use super::item::{Bound, Item};
-use super::parametrisation::{Parametrisation, ParametrisationKind};
+use super::parametrisation::Parametrisation;
 use super::section::Section;
 use super::tree::{self, TomlValue};
 
@@ -217,8 +217,8 @@ pub(super) fn read_model(
 }
 
 fn read_parametrisation(table: &mut Section<'_>) -> Parametrisation {
-    let kind = table.value("parametrisation", |item| item.choice(ParametrisationKind::WORDS));
-    if kind == ParametrisationKind::Mup {
+    let words = [("standard", false), ("mup", true)];
+    if table.value("parametrisation", |item| item.choice(&words)) {
         let base_width = table.value("base_width", |item| item.whole(1)) as usize;
         return Parametrisation::Mup { base_width };
     }

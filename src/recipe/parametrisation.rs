@@ -15,17 +15,6 @@ pub enum Parametrisation {
     },
 }
 
-/// The words of `model.parametrisation`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ParametrisationKind {
-    Standard,
-    Mup,
-}
-
-impl ParametrisationKind {
-    pub(super) const WORDS: &[(&str, Self)] = &[("standard", Self::Standard), ("mup", Self::Mup)];
-}
-
 impl Parametrisation {
     /// Its word in a recipe.
     pub(super) fn name(self) -> &'static str {

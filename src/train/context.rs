@@ -23,7 +23,7 @@ use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::estimate::RankWorkload;
 use crate::latents::{LatentFormat, UpdateTime};
-use crate::model::{LanguageModel, NewAdapter, freeze};
+use crate::model::{LanguageModel, NewAdapter, WidthRatio, freeze};
 use crate::monitor::{Monitor, Silent};
 use crate::ops::{DrawPlace, Lambda, OpBackend};
 use crate::platform::Signals;
@@ -192,8 +192,12 @@ impl RunContext<'_> {
     pub(crate) fn blank_model(&self) -> LanguageModel {
         let (seed, latents) = (self.recipe.seed, self.recipe.lean().latents);
         let model = LanguageModel::initial_with(&self.spec, seed, &self.device, latents);
-        let width = self.recipe.parametrisation.ratio(self.spec.hidden_size);
-        self.prepared(width.with_output_gain(model))
+        self.prepared(self.width().with_output_gain(model))
+    }
+
+    /// What the width of this run's model asks of initial values and rates.
+    fn width(&self) -> WidthRatio {
+        self.recipe.parametrisation.ratio(self.spec.hidden_size)
     }
 
     /// `model`, set to compute as the recipe says.
@@ -279,7 +283,7 @@ impl RunContext<'_> {
     pub(crate) fn new_optimizer(&self) -> AdamW {
         let optimizer = &self.recipe.optimizer;
         let Optimizer { beta1, beta2, eps, muon, .. } = *optimizer;
-        let width = self.recipe.parametrisation.ratio(self.spec.hidden_size);
+        let width = self.width();
         let settings = AdamWSettings { beta1, beta2, eps, muon, width };
         self.stepper.new_optimizer(&self.table, settings, &self.device)
     }

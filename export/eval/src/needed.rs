@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::{SplitFiles, SplitName};
+use crate::data::SplitName;
 use crate::error::EvalError;
 use crate::registry::{Selection, hint};
 use crate::task::Task;
@@ -52,7 +52,7 @@ impl NeededSplit {
             split: &self.split,
             is_evaluated: self.is_evaluated,
         };
-        Ok(matches!(name.find(dir)?, Some(SplitFiles::Rows(_) | SplitFiles::Parquet(_))))
+        Ok(name.find(dir)?.is_some())
     }
 }
 

@@ -2,12 +2,11 @@
 //!
 //! The exponentials are f32, good to one unit in the last place ([`exp`]); their sums are f64, in sixteen
 //! lanes that are added in order, so every kernel gives the same bits. A log-probability is then within
-//! 2e-6 of one computed in f64 alone.
-#![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
+//! 1e-6 of one computed in f64 alone.
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
-use crate::Kernel;
 use crate::attention::{LANES, exp, largest};
+use crate::{Kernel, SimdWork};
 
 /// What turns a logit into a log-probability: `logit - largest - log_sum`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,17 +20,7 @@ pub struct LogSum {
 impl LogSum {
     /// Of the logits `[V]` of one token.
     pub fn of(kernel: Kernel, logits: &[f32]) -> Self {
-        match kernel {
-            Kernel::Scalar => body(logits),
-            #[cfg(target_arch = "aarch64")]
-            Kernel::NeonDotprod => body(logits),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a `Kernel` exists only after its instructions were detected on this CPU.
-            Kernel::Avx2 | Kernel::AvxVnni => unsafe { avx2(logits) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Kernel::Avx512Vnni => unsafe { avx512(logits) },
-        }
+        kernel.dispatch(LogitsOfToken(logits))
     }
 
     /// The log-probability of a token with this logit.
@@ -40,31 +29,25 @@ impl LogSum {
     }
 }
 
-#[inline(always)]
-fn body(logits: &[f32]) -> LogSum {
-    let largest = largest(logits);
-    let share = |logit: &f32| f64::from(exp(logit - largest));
-    let mut lanes = [0.0f64; LANES];
-    let (whole, rest) = logits.as_chunks::<LANES>();
-    for logits in whole {
-        for (lane, logit) in lanes.iter_mut().zip(logits) {
-            *lane += share(logit);
+struct LogitsOfToken<'a>(&'a [f32]);
+
+impl SimdWork for LogitsOfToken<'_> {
+    type Output = LogSum;
+
+    #[inline(always)]
+    fn run(self) -> LogSum {
+        let largest = largest(self.0);
+        let share = |logit: &f32| f64::from(exp(logit - largest));
+        let mut lanes = [0.0f64; LANES];
+        let (whole, rest) = self.0.as_chunks::<LANES>();
+        for logits in whole {
+            for (lane, logit) in lanes.iter_mut().zip(logits) {
+                *lane += share(logit);
+            }
         }
+        let sum: f64 = lanes.into_iter().chain(rest.iter().map(share)).sum();
+        LogSum { largest, log_sum: sum.ln() }
     }
-    let sum: f64 = lanes.into_iter().chain(rest.iter().map(share)).sum();
-    LogSum { largest, log_sum: sum.ln() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2(logits: &[f32]) -> LogSum {
-    body(logits)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,fma")]
-fn avx512(logits: &[f32]) -> LogSum {
-    body(logits)
 }
 
 #[cfg(test)]

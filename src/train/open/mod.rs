@@ -71,6 +71,7 @@ pub(crate) fn open<'a>(
     }
     let teacher = teacher::open(recipe, &tokenizer, &spec, signals, monitor)?;
     let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
+    let pool = sources::threads_of_all_ranks(&hosts)?;
     let mut caches = Caches {
         recipe,
         tokenizer: &tokenizer,
@@ -78,6 +79,7 @@ pub(crate) fn open<'a>(
         signals,
         monitor,
         hosts: &hosts,
+        pool: pool.as_ref(),
     };
     let sets = sources::training(recipe, &mut caches.caller())?;
     let sets = caches.open_all(sets)?;

@@ -138,6 +138,8 @@ pub(crate) struct Caches<'a, 'm> {
     pub(crate) signals: &'a Signals,
     pub(crate) monitor: &'m mut dyn Monitor,
     pub(crate) hosts: &'a Hosts,
+    /// [`threads_of_all_ranks`]
+    pub(crate) pool: Option<&'a ThreadPool>,
 }
 
 impl Caches<'_, '_> {
@@ -156,19 +158,13 @@ impl Caches<'_, '_> {
         let mut sources: Vec<_> = sources.into_iter().collect();
         let first = first_set(sources.len(), machine, machines);
         sources.rotate_left(first);
-        let pool = threads_of_all_ranks(self.hosts)?;
         sources
             .into_iter()
-            .map(|(name, source)| Ok((name.clone(), self.open(&name, source, pool.as_ref())?)))
+            .map(|(name, source)| Ok((name.clone(), self.open(&name, source)?)))
             .collect()
     }
 
-    fn open(
-        &mut self,
-        name: &str,
-        source: DocumentSource,
-        pool: Option<&ThreadPool>,
-    ) -> Result<TokenCache, TrainError> {
+    fn open(&mut self, name: &str, source: DocumentSource) -> Result<TokenCache, TrainError> {
         let monitor = RefCell::new(&mut *self.monitor);
         let what = format!("tokenising {name}");
         let signals = self.signals;
@@ -179,7 +175,7 @@ impl Caches<'_, '_> {
             encoding: self.encoding,
             interrupted: &|| signals.stop().is_some(),
             progress: &|done, total| monitor.borrow_mut().progress(&what, done, total),
-            pool,
+            pool: self.pool,
         });
         let cache = cache.map_err(|error| match signals.stop() {
             Some(stop) => TrainError::Stopped(stop),
@@ -194,7 +190,7 @@ impl Caches<'_, '_> {
 
 /// As many threads as the ranks of this machine have together, on the cores of all of them; `None` where
 /// there is one rank.
-fn threads_of_all_ranks(hosts: &Hosts) -> Result<Option<ThreadPool>, TrainError> {
+pub(crate) fn threads_of_all_ranks(hosts: &Hosts) -> Result<Option<ThreadPool>, TrainError> {
     let ranks = hosts.local_world_size();
     if ranks == 1 {
         return Ok(None);
