@@ -2,24 +2,25 @@
 """Measures a running `bitnet serve`: decoding of 1, 4 and 8 clients, the first token of a cached prompt, the
 time between tokens while a long prompt is read, and requests without work. Standard library only.
 
-    bitnet serve --model MODEL --threads 2 & scripts/bench_server.py http://127.0.0.1:8080 [--tokens 64]
+    bitnet serve --model MODEL --threads 2 & scripts/bench_server.py http://127.0.0.1:8080 --vocab V [--tokens 64]
+    … --engine "bitnet bench --model MODEL --threads 2" --repeat 12
 
-Prompts are lists of fixed ids, and the ids that would end an answer are excluded, so that all have one length.
-Compare with `bitnet bench --sequences N` in the same run on the same machine.
+The second form takes turns with the engine alone and prints the share of its rate that clients get; it
+needs many turns where the memory's rate comes and goes. Prompts are lists of fixed ids.
 """
 import argparse
 import http.client
 import json
 import statistics
+import subprocess
 import threading
 import time
 import urllib.parse
 
 
 class Client:
-    def __init__(self, base, ends):
+    def __init__(self, base):
         self.address = urllib.parse.urlparse(base)
-        self.ends = ends
 
     def post(self, body):
         connection = http.client.HTTPConnection(self.address.hostname, self.address.port, timeout=600)
@@ -29,8 +30,7 @@ class Client:
     def stream(self, prompt, tokens):
         """The times at which tokens came, after the time of the request. An answer asks for log-probabilities
         so that a token without text is an event too."""
-        body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "logprobs": 0,
-                "logit_bias": {str(end): -100 for end in self.ends}}
+        body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True, "logprobs": 0}
         start, times = time.perf_counter(), []
         reply = self.post(body)
         assert reply.status == 200, reply.read()
@@ -49,6 +49,7 @@ def ids(first, count, vocab):
 
 
 def together(client, clients, tokens, vocab, round):
+    """Tokens a second of all clients while all of them decode."""
     found = [None] * clients
 
     def one(index):
@@ -61,6 +62,14 @@ def together(client, clients, tokens, vocab, round):
     last = min(times[-1] for _, times in found)
     between = sum(sum(first < at <= last for at in times) for _, times in found)
     return between / (last - first)
+
+
+def engine_alone(command, clients, tokens):
+    """Tokens a second of as many sequences in the engine, twice."""
+    settings = f"--prompt-tokens 0 --context-tokens 8 --generate-tokens {tokens} --sequences {clients} --repeat 2"
+    printed = subprocess.run(command.split() + settings.split(), capture_output=True, text=True, check=True).stdout
+    [line] = [line for line in printed.splitlines() if line.startswith("decode_tokens_per_second_all")]
+    return [float(word) for word in line.split()[1:]]
 
 
 def gaps(times):
@@ -120,15 +129,21 @@ def main():
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--long", type=int, default=2000, help="tokens of the long prompt")
-    parser.add_argument("--ends", default="", help="ids that end an answer, with commas")
     parser.add_argument("--vocab", type=int, required=True)
+    parser.add_argument("--engine", help="the command that measures the engine alone")
     args = parser.parse_args()
-    client = Client(args.base, [end for end in args.ends.split(",") if end])
+    client = Client(args.base)
     client.stream(ids(3, 8, args.vocab), 4)
     result = {}
     for clients in (1, 4, 8):
-        speeds = [together(client, clients, args.tokens, args.vocab, 10 * clients + repeat) for repeat in range(args.repeat)]
+        speeds, alone = [], []
+        for repeat in range(args.repeat):
+            if args.engine:
+                alone += engine_alone(args.engine, clients, args.tokens)
+            speeds.append(together(client, clients, args.tokens, args.vocab, 10 * clients + repeat))
         result[f"decode_tokens_per_second_{clients}"] = statistics.median(speeds)
+        if alone:
+            result[f"share_of_the_engine_{clients}"] = statistics.median(speeds) / statistics.median(alone)
     first, times = cached_first_token(client, args.vocab, args.repeat)
     result["cached_first_token_seconds"], result["cached_first_token_times"] = first, times
     undisturbed, noise, middle, most, read = beside_a_long_prompt(client, args.vocab, args.long)

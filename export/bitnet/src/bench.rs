@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use bitnet_energy::EnergyEstimate;
-use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace};
+use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace, most_likely};
 use bitnet_format::Shown;
 use bitnet_format::adapter::Adapter;
 use bitnet_format::convert::hf::check_packable;
@@ -226,7 +226,7 @@ fn time_decode(
             .map(|(cache, tokens)| Sequence { cache, tokens })
             .collect();
         let logits = model.forward_batch(workspace, &mut sequences)?;
-        let next = logits.chunks(model.spec().vocab_size).map(argmax).collect();
+        let next = logits.chunks(model.spec().vocab_size).map(most_likely).collect();
         ids = next;
     }
     let seconds = start.elapsed().as_secs_f64();
@@ -235,11 +235,6 @@ fn time_decode(
         cache.truncate(args.context_tokens);
     }
     Ok((args.generate_tokens * caches.len()) as f64 / seconds)
-}
-
-fn argmax(logits: &[f32]) -> u32 {
-    let best = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
-    (0..logits.len()).fold(0, best) as u32
 }
 
 fn limits(threads: usize) -> Value {

@@ -38,14 +38,18 @@ pub(crate) struct ForwardBatch<'s, 'a> {
 }
 
 impl ForwardBatch<'_, '_> {
-    /// Calls `work(rows of this batch, cache of their sequence)` for each chunk.
-    pub(crate) fn each(&mut self, mut work: impl FnMut(Range<usize>, &mut KvCache)) {
+    /// The rows of each chunk in this batch, with the cache of their sequence. Chunks are of ascending
+    /// sequences, one of each at most.
+    pub(crate) fn rows(&mut self) -> impl Iterator<Item = (Range<usize>, &mut KvCache)> {
         let mut first = 0;
-        for chunk in self.chunks {
+        let mut sequences = self.sequences.iter_mut().enumerate();
+        self.chunks.iter().map(move |chunk| {
             let rows = first..first + chunk.tokens.len();
             first = rows.end;
-            work(rows, self.sequences[chunk.sequence].cache);
-        }
+            let its = sequences.find(|(index, _)| *index == chunk.sequence);
+            let (_, sequence) = its.expect("ascending sequences");
+            (rows, &mut *sequence.cache)
+        })
     }
 
     /// The neighbouring chunks of one token each and those of several, as rows of this batch.

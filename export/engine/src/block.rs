@@ -40,6 +40,9 @@ pub(crate) struct PackedBlock {
 /// Matrices of a block in the tensor table: q, k, v, o, gate, up, down.
 pub(crate) const MATRICES: usize = 7;
 
+/// What rotating a value and moving it to a cache costs next to a multiply-add of a kernel, roughly.
+const SPLIT_COST: usize = 32;
+
 /// What one normalised value costs next to a multiply-add of a kernel, roughly.
 const HEAD_NORM_COST: usize = 16;
 
@@ -92,7 +95,7 @@ impl PackedBlock {
         self.normalise_heads(compute, qkv);
         let (queries, attended) =
             (scratch_slice(queries, tokens * width), scratch_slice(attended, tokens * width));
-        batch.each(|rows, cache| self.split_qkv(rows, qkv, rotary, (cache, layer), queries));
+        self.split_qkv(compute, qkv, rotary, (batch, layer), queries);
         // Matrices see all tokens of the batch at once; attention sees those of one sequence, or one
         // of each of several.
         for ChunkRun { rows, chunks } in batch.runs() {
@@ -128,26 +131,37 @@ impl PackedBlock {
         });
     }
 
-    /// Rotates queries and keys of some rows, moves keys and values to the cache, the queries
-    /// `[T, H·D]` to where attention reads them.
+    /// Rotates queries and keys, moves keys and values to the caches, the queries `[T, H·D]` to where
+    /// attention reads them. Sequences are shared out.
     fn split_qkv(
         &self,
-        rows: Range<usize>,
-        qkv: &mut [f32],
+        compute: KernelChoice,
+        mut qkv: &mut [f32],
         rotary: &RotaryCache,
-        (cache, layer): (&mut KvCache, usize),
-        queries: &mut [f32],
+        (batch, layer): (&mut ForwardBatch, usize),
+        mut queries: &mut [f32],
     ) {
         let (queries_end, width) = (self.heads.queries * self.heads.width, self.qkv.rows());
-        let keys_end = queries_end + self.heads.keys * self.heads.width;
-        for (position, row) in (cache.len()..).zip(rows) {
-            let qkv = &mut qkv[row * width..][..width];
-            // Queries and keys lie first and are rotated in place; values are not. Keys enter the
-            // cache rotated, so that a cached key is never touched again.
-            rotary.rotate(row, &mut qkv[..keys_end]);
-            queries[row * queries_end..][..queries_end].copy_from_slice(&qkv[..queries_end]);
-            cache.write(layer, position, &qkv[queries_end..keys_end], &qkv[keys_end..]);
+        let each = |(rows, cache): (Range<usize>, _)| NewTokens {
+            cache,
+            qkv: qkv.split_off_mut(..rows.len() * width).expect("rows of this batch"),
+            queries: queries.split_off_mut(..rows.len() * queries_end).expect("rows of this batch"),
+            rows,
+        };
+        let chunks = batch.chunks.len();
+        let mut sequences = batch.rows().map(each);
+        if chunks == 1 {
+            // Nothing to share out, and nothing to allocate for a token of one sequence.
+            let mut only = sequences.next().expect("one chunk");
+            return only.enter(self.heads, layer, rotary);
         }
+        let mut sequences: Vec<NewTokens> = sequences.collect();
+        let cost = SPLIT_COST * width * rotary.tokens() / chunks;
+        compute.threads.split(&mut sequences, 1, cost, |_, sequences| {
+            for new in sequences {
+                new.enter(self.heads, layer, rotary);
+            }
+        });
     }
 
     /// `x [T, C]` → `change [T, C]`
@@ -163,6 +177,35 @@ impl PackedBlock {
             norm.in_place(compute.threads, inner);
         }
         self.down.forward(compute, inner, products, scratch_slice(change, x.len()));
+    }
+}
+
+/// The queries, keys and values of one sequence in a batch.
+struct NewTokens<'a> {
+    rows: Range<usize>,
+    cache: &'a mut KvCache,
+    /// `[t, (H + 2 · kv heads) · D]`
+    qkv: &'a mut [f32],
+    /// `[t, H·D]`
+    queries: &'a mut [f32],
+}
+
+impl NewTokens<'_> {
+    fn enter(&mut self, heads: Heads, layer: usize, rotary: &RotaryCache) {
+        let (queries_end, keys_end) =
+            (heads.queries * heads.width, (heads.queries + heads.keys) * heads.width);
+        let width = keys_end + heads.keys * heads.width;
+        let tokens = self.qkv.chunks_exact_mut(width);
+        let places = self.queries.chunks_exact_mut(queries_end);
+        for ((row, position), (qkv, queries)) in
+            self.rows.clone().zip(self.cache.len()..).zip(tokens.zip(places))
+        {
+            // Queries and keys lie first and are rotated in place; values are not. Keys enter the
+            // cache rotated, so that a cached key is never touched again.
+            rotary.rotate(row, &mut qkv[..keys_end]);
+            queries.copy_from_slice(&qkv[..queries_end]);
+            self.cache.write(layer, position, &qkv[queries_end..keys_end], &qkv[keys_end..]);
+        }
     }
 }
 

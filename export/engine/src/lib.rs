@@ -38,7 +38,7 @@ pub use error::EngineError;
 pub use generate::{FinishReason, GenerateRequest, Generated, generate};
 pub use load::HeadPrecision;
 pub use model::Model;
-pub use sampler::{Sampler, SamplerSettings};
+pub use sampler::{Sampler, SamplerSettings, most_likely};
 pub use score::{LogSoftmax, ScoreTarget, Scores, TargetScore, score, score_batch};
 pub use threads::ThreadPool;
 pub use workspace::Workspace;

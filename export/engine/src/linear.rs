@@ -16,6 +16,15 @@ use crate::workspace::{Products, scratch_slice, with_thread_scratch};
 /// Up to here reading the weights takes longer than putting the outputs in order.
 const FEW_TOKENS: usize = 64;
 
+/// Tokens that a thread takes together of many: a multiple of every kernel's tile.
+const TOKENS_TOGETHER: usize = 8;
+
+/// What quantising a value costs next to a multiply-add, roughly.
+const QUANTISE_COST: usize = 16;
+
+/// What moving a value from another core costs next to a multiply-add, roughly.
+const COPY_COST: usize = 8;
+
 /// Rows of a dense matrix that one call computes.
 const DENSE_ROWS: usize = 16;
 
@@ -198,7 +207,7 @@ fn quantised(
 ) {
     let Products { activations, tiles, .. } = products;
     if x.len() <= FEW_TOKENS * shape.columns {
-        activations.requantise(compute.kernel, x, shape.columns);
+        quantise(compute, x, shape.columns, activations);
         let x = &*activations;
         by_rows(compute, shape, tiles, out, |rows, out| product(x, rows, out));
     } else {
@@ -211,6 +220,19 @@ fn quantised(
     }
 }
 
+/// `x [T, columns]` to 8 bits. One token allocates nothing.
+fn quantise(compute: KernelChoice, x: &[f32], columns: usize, activations: &mut Activations) {
+    let KernelChoice { kernel, threads } = compute;
+    if x.len() == columns {
+        return activations.requantise(kernel, x, columns);
+    }
+    let mut slots: Vec<_> = activations.slots([x.len() / columns, columns]).collect();
+    threads.split(&mut slots, 1, QUANTISE_COST * columns, |first, slots| {
+        let rows = x[first * columns..].chunks_exact(columns);
+        slots.iter_mut().zip(rows).for_each(|(slot, row)| slot.quantise(kernel, row));
+    });
+}
+
 fn by_tokens(
     compute: KernelChoice,
     shape: MatrixShape,
@@ -219,8 +241,10 @@ fn by_tokens(
     product: impl Fn(&[f32], &mut [f32]) + Sync,
 ) {
     let MatrixShape { rows, columns, .. } = shape;
-    compute.threads.split(out, rows, rows * columns, |token, out| {
-        product(&x[token * columns..][..out.len() / rows * columns], out);
+    let (unit, cost) = (TOKENS_TOGETHER * rows, TOKENS_TOGETHER * rows * columns);
+    compute.threads.split(out, unit, cost, |first, out| {
+        let start = first * TOKENS_TOGETHER * columns;
+        product(&x[start..][..out.len() / rows * columns], out);
     });
 }
 
@@ -256,7 +280,7 @@ fn by_rows(
         }
     });
     let tiles = &*tiles;
-    threads.split(out, rows, rows, |first, out| {
+    threads.split(out, rows, COPY_COST * rows, |first, out| {
         for (token, out) in (first..).zip(out.chunks_mut(rows)) {
             for (places, tile) in out.chunks_mut(unit).zip(tiles.chunks(unit * tokens)) {
                 let here = token * places.len()..(token + 1) * places.len();

@@ -101,7 +101,7 @@ impl Model {
         let Workspace { buffers, last, logits, chunks, .. } = workspace;
         // Only the last token of each sequence meets the head: it is the largest matrix, and
         // decoding needs no other logits.
-        scratch_slice(last, count * width);
+        let last = scratch_slice(last, count * width);
         self.passes(compute, buffers, chunks, sequences, |sequences, chunks, buffers| {
             keep_last(sequences, chunks, &buffers.x, last, width);
         });
@@ -229,8 +229,8 @@ impl Model {
     /// Checked tokens → the residual stream after the last block, `buffers.x [T, C]`.
     fn hidden(&self, compute: KernelChoice, buffers: &mut Buffers, mut batch: ForwardBatch) {
         let (width, tokens) = (self.spec.hidden_size, batch.chunks.iter().map(|p| p.tokens.len()));
-        let x = scratch_slice(&mut buffers.x, tokens.sum::<usize>() * width);
-        for (x, token) in x.chunks_exact_mut(width).zip(batch.ids()) {
+        buffers.x.resize(tokens.sum::<usize>() * width, 0.0);
+        for (x, token) in buffers.x.chunks_exact_mut(width).zip(batch.ids()) {
             self.embedding.copy_row(token as usize, x);
         }
         // Once for all layers: positions are the same in each.

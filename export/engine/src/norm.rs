@@ -4,6 +4,7 @@
 use bitnet_format::norm::inverse_rms;
 
 use crate::ThreadPool;
+use crate::workspace::scratch_slice;
 
 /// What one value costs next to a multiply-add of a kernel, roughly.
 const COST: usize = 16;
@@ -44,9 +45,16 @@ impl NormWeights {
         x: &[f32],
         copy: &'c mut Vec<f32>,
     ) -> &'c mut [f32] {
-        copy.clear();
-        copy.extend_from_slice(x);
-        self.in_place(threads, copy);
+        let (width, copy) = (self.gain.len(), scratch_slice(copy, x.len()));
+        threads.split(copy, width, COST * width, |first, copy| {
+            let tokens = x[first * width..].chunks_exact(width);
+            for (copy, token) in copy.chunks_exact_mut(width).zip(tokens) {
+                let inverse = inverse_rms(token, self.eps);
+                for ((copy, x), gain) in copy.iter_mut().zip(token).zip(&self.gain) {
+                    *copy = x * inverse * gain;
+                }
+            }
+        });
         copy
     }
 }

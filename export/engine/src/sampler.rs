@@ -212,15 +212,19 @@ fn draw(random: &mut ChaCha8Rng) -> f64 {
     (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The most likely token, of equals the lowest id.
-pub(crate) fn most_likely(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = id;
+/// The most likely token, of equals the lowest id; 0 where no logit is a number.
+pub fn most_likely(logits: &[f32]) -> u32 {
+    const LANES: usize = 16;
+    // Lanes first: one loop that remembers where the largest was would take a large vocabulary one
+    // logit after the other.
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for logits in logits.chunks(LANES) {
+        for (lane, &logit) in lanes.iter_mut().zip(logits) {
+            *lane = if logit > *lane { logit } else { *lane };
         }
     }
-    best as u32
+    let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&logit| logit >= largest).unwrap_or(0) as u32
 }
 
 /// What may be drawn: by id, or most likely first where only the most likely are kept.
@@ -323,6 +327,22 @@ mod tests {
     #[test]
     fn greedy_takes_the_lowest_of_equal_ids() {
         assert_eq!(drawn(&SamplerSettings::greedy(), 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn of_equally_likely_tokens_the_first_is_taken() {
+        let mut logits: Vec<f32> = (0..1003).map(|id| (id * 37 % 101) as f32 - 200.0).collect();
+        logits[5] = f32::NAN;
+        let one_by_one = |logits: &[f32]| {
+            (1..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best })
+                as u32
+        };
+        for length in [1, 2, 15, 16, 17, 64, 500, 1003] {
+            assert_eq!(most_likely(&logits[..length]), one_by_one(&logits[..length]), "{length}");
+        }
+        assert_eq!(most_likely(&[f32::NEG_INFINITY; 20]), 0);
+        assert_eq!(most_likely(&[f32::NAN; 20]), 0);
+        assert_eq!(most_likely(&[-0.0, 0.0]), 0);
     }
 
     #[test]

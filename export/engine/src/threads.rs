@@ -2,10 +2,11 @@
 //!
 //! A token is some two hundred short products, one after the other, so what counts is how fast a
 //! piece of work starts and ends. Between two pieces the others spin for a moment and only
-//! then sleep. A piece is cut into a few parts, always in the same places; a free thread takes
-//! the next. The caller waits for parts that were begun and never for a thread that did not come,
-//! so another program on a core costs its time and not a multiple of it. Each part is computed by
-//! one thread in one order: the number of threads never shows in a result.
+//! then sleep. A free thread takes the next part of a piece, and parts become smaller towards its
+//! end, so that all threads are done at nearly the same time. The caller waits for parts that were
+//! begun and never for a thread that did not come, so another program on a core costs its time and
+//! not a multiple of it. Each unit is computed by one thread in one order: neither the number of
+//! threads nor the cut shows in a result.
 #![expect(unsafe_code, reason = "work is lent to other threads for the time of a call")]
 
 use std::any::Any;
@@ -15,11 +16,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Multiply-adds below which a part is not worth handing to another thread: a few microseconds.
-const SMALLEST_PART: usize = 1 << 18;
+/// Multiply-adds below which a part is not worth handing to another thread: a microsecond or two.
+const SMALLEST_PART: usize = 1 << 16;
 
-/// Parts of a piece for each thread: what one may be ahead of another is a part.
-const PARTS: usize = 4;
+/// A thread takes this part of its share of what is left.
+const PARTS: usize = 2;
 
 /// How often a thread looks for work before it sleeps: about a tenth of a millisecond.
 const SPINS_BEFORE_SLEEP: usize = 1 << 14;
@@ -119,28 +120,28 @@ impl ThreadPool {
         compute: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let units = out.len().div_ceil(unit);
-        // More parts than threads, so that a thread that comes late leaves its share to the others.
-        // A unit is computed by one thread alone, so neither the cut nor who takes a part shows in
-        // a result.
-        let parts = (units * cost / SMALLEST_PART).min(units).min(PARTS * self.count());
-        if parts <= 1 || self.others.is_empty() {
+        let smallest = SMALLEST_PART.div_ceil(cost.max(1));
+        if units < 2 * smallest.max(1) || self.others.is_empty() {
             return compute(0, out);
         }
         let (places, start) = (out.len(), Lent(out.as_mut_ptr()));
         let next = AtomicUsize::new(0);
+        // Large parts first: one that begins anew waits for its first weights. Small ones last: what
+        // a thread may be ahead of another is a part. A unit is computed by one thread alone, so
+        // neither the cut nor who takes a part shows in a result.
+        let end = |first: usize| {
+            let left = units - first;
+            first + (left / (PARTS * self.count())).max(smallest).min(left)
+        };
         self.together(&|| {
-            loop {
-                let part = next.fetch_add(1, Ordering::Relaxed);
-                if part >= parts {
-                    return;
-                }
-                let at = |part: usize| (units * part / parts * unit).min(places);
-                let range = at(part)..at(part + 1);
+            let take = |first: usize| (first < units).then(|| end(first));
+            while let Ok(first) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                let range = first * unit..(end(first) * unit).min(places);
                 // SAFETY: each part is taken once, the ranges of different parts do not overlap
                 // and lie inside `out`, and `out` is borrowed until all threads are done.
                 let part =
                     unsafe { std::slice::from_raw_parts_mut(start.at(range.start), range.len()) };
-                compute(range.start / unit, part);
+                compute(first, part);
             }
         });
     }

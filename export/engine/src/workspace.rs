@@ -85,8 +85,11 @@ pub(crate) fn with_thread_scratch<R>(work: impl FnOnce(&mut ThreadScratch) -> R)
     SCRATCH.with_borrow_mut(work)
 }
 
-/// The first `len` values of a buffer, with unspecified contents.
+/// The first `len` values of a buffer, with unspecified contents. A buffer never shrinks: one that serves
+/// matrices of several sizes would be cleared again for each larger one.
 pub(crate) fn scratch_slice(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    buffer.resize(len, 0.0);
-    buffer
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
 }

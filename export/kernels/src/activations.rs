@@ -25,6 +25,34 @@ pub struct Activations {
     scales: Vec<ActivationScale>,
 }
 
+/// The place of one token among others.
+#[derive(Debug)]
+pub struct TokenSlot<'a> {
+    columns: usize,
+    codes: &'a mut [[i8; CHUNK]],
+    block_sums: &'a mut [i32],
+    sum: &'a mut i32,
+    scale: &'a mut ActivationScale,
+}
+
+impl TokenSlot<'_> {
+    /// Quantises one token `[K]`: see [`Activations::quantise`].
+    pub fn quantise(&mut self, kernel: Kernel, row: &[f32]) {
+        self.fill(kernel, |codes| kernel.quantise(row, codes));
+    }
+
+    fn fill(&mut self, kernel: Kernel, fill: impl FnOnce(&mut [i8]) -> ActivationScale) {
+        let (codes, padding) = self.codes.as_flattened_mut().split_at_mut(self.columns);
+        // Kernels run over whole chunks. A padded code of 0 adds nothing, whatever the weights
+        // there are.
+        padding.fill(0);
+        *self.scale = fill(codes);
+        kernel.dispatch(BlockSums { codes: self.codes, sums: &mut *self.block_sums });
+        // Both kinds of sums come from one pass: groups need those of blocks, rows the whole.
+        *self.sum = self.block_sums.iter().sum();
+    }
+}
+
 /// The sums of a token's codes over blocks of 64 columns.
 struct BlockSums<'a> {
     codes: &'a [[i8; CHUNK]],
@@ -87,34 +115,34 @@ impl Activations {
     pub(crate) fn fill(
         &mut self,
         kernel: Kernel,
-        [tokens, columns]: [usize; 2],
+        shape: [usize; 2],
         mut fill: impl FnMut(usize, &mut [i8]) -> ActivationScale,
     ) {
-        let chunks = columns.div_ceil(CHUNK);
-        (self.columns, self.chunks) = (columns, chunks);
-        self.codes.resize(tokens * chunks, [0; CHUNK]);
-        self.scales.clear();
-        for (token, codes) in self.codes.chunks_exact_mut(chunks).enumerate() {
-            let (codes, padding) = codes.as_flattened_mut().split_at_mut(columns);
-            // Kernels run over whole chunks. A padded code of 0 adds nothing, whatever the weights
-            // there are.
-            padding.fill(0);
-            self.scales.push(fill(token, codes));
+        for (token, mut slot) in self.slots(shape).enumerate() {
+            slot.fill(kernel, |codes| fill(token, codes));
         }
-        self.add_up(kernel);
     }
 
-    /// Fills the sums from the codes.
-    fn add_up(&mut self, kernel: Kernel) {
-        let blocks = self.chunks.div_ceil(BLOCK_CHUNKS);
-        self.block_sums.resize(self.scales.len() * blocks, 0);
-        self.sums.clear();
-        let tokens = self.codes.chunks_exact(self.chunks);
-        for (codes, sums) in tokens.zip(self.block_sums.chunks_exact_mut(blocks)) {
-            kernel.dispatch(BlockSums { codes, sums: &mut *sums });
-            // Both kinds of sums come from one pass: groups need those of blocks, rows the whole.
-            self.sums.push(sums.iter().sum());
-        }
+    /// Makes room for `[tokens, columns]` and lends the place of each token, so that several threads can
+    /// quantise them. All of them must be filled.
+    pub fn slots(&mut self, [tokens, columns]: [usize; 2]) -> impl Iterator<Item = TokenSlot<'_>> {
+        let chunks = columns.div_ceil(CHUNK);
+        let blocks = chunks.div_ceil(BLOCK_CHUNKS);
+        (self.columns, self.chunks) = (columns, chunks);
+        self.codes.resize(tokens * chunks, [0; CHUNK]);
+        self.block_sums.resize(tokens * blocks, 0);
+        self.sums.resize(tokens, 0);
+        self.scales.resize(tokens, ActivationScale::ONE);
+        let codes = self.codes.chunks_exact_mut(chunks);
+        let sums = self.block_sums.chunks_exact_mut(blocks).zip(&mut self.sums);
+        let parts = codes.zip(sums).zip(&mut self.scales);
+        parts.map(move |((codes, (block_sums, sum)), scale)| TokenSlot {
+            columns,
+            codes,
+            block_sums,
+            sum,
+            scale,
+        })
     }
 
     /// Tokens from their parts: codes `[T, chunks]` with zeros after the columns, their sums and scales.
