@@ -258,7 +258,7 @@ pub(super) fn quantised_product(
     product: impl Fn(&Activations, &mut [f32]) + Sync,
 ) -> QuantisedProduct {
     let tokens = values.len() / width;
-    let (mut y, mut codes) = (vec![0.0; tokens * out], vec![0; values.len()]);
+    let (mut y, mut codes) = (zeros(tokens * out), zeros(values.len()));
     let mut scales = vec![0.0; tokens];
     let mut saved: Vec<_> = codes.chunks_mut(width).zip(&mut scales).collect();
     in_rows_with(&mut y, out, &mut saved, |first, y, saved| {
@@ -328,7 +328,7 @@ impl SavedBitLinear {
         }
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
-        let mut dx = vec![0.0; tokens * width];
+        let mut dx = zeros(tokens * width);
         let size = Size { rows: tokens, depth: out, columns: width };
         // `dx[t,i] = Σ_o (dy[t,o] · m[o]) · T[o,i]`: the scale differs along the sum, so it goes
         // into `dy`.

@@ -190,7 +190,7 @@ impl NativeGroupedLinear {
         let (values, sizes) = (floats(x), [width, rows]);
         let found = match (quantiser.activations, quantiser.group) {
             (ActivationForm::None, _) => {
-                let mut y = vec![0.0; values.len() / width * rows];
+                let mut y = zeros(values.len() / width * rows);
                 let size = Size { rows: values.len() / width, depth: width, columns: rows };
                 let a = MatrixA {
                     values,
@@ -230,7 +230,7 @@ impl SavedGroupedLinear {
     /// The gradient of the input, `[M, in]`.
     fn input_gradient(&self, dy: &[f32]) -> Vec<f32> {
         let (out, columns) = (self.weights.rows(), self.weights.columns());
-        let mut dx = vec![0.0; self.tokens() * columns];
+        let mut dx = zeros(self.tokens() * columns);
         let size = Size { rows: self.tokens(), depth: out, columns };
         let values: Cow<[f32]>;
         // One scale a row goes into `dy`, which leaves B in exact codes. Scales of groups change

@@ -118,7 +118,7 @@ impl<'a> Int8Backward<'a> {
     /// The gradient of the input, `[M, in]`; `dy [M, out]`.
     pub(super) fn input(&self, dy: &[f32]) -> Vec<f32> {
         let width = self.width();
-        let mut dx = vec![0.0; self.inverse_scales.len() * width];
+        let mut dx = zeros(self.inverse_scales.len() * width);
         // Matrices with one input (q, k, v) differ in the size of their gradients: each is rounded
         // with scales of its own, and their contributions to dx are added in f32, in order.
         for Matrix { rows, counts } in self.matrices(0..self.weight_scales.len()) {

@@ -213,10 +213,10 @@ fn threads_here() -> usize {
     if in_pool { SHARE.get() } else { rayon::current_num_threads() }
 }
 
-/// Zeros. Of a large vector the memory is new, and the system clears a page for whoever writes to it
-/// first: all threads that the operation has do it, where one would keep the others waiting.
+/// Zeros: memory for results. All threads that the operation has clear a large vector, where one would
+/// keep the others waiting.
 pub(crate) fn zeros<T: Copy + Default + Send + Sync>(count: usize) -> Vec<T> {
-    const LARGE: usize = 1 << 22;
+    const LARGE: usize = 1 << 17;
     if count < LARGE || threads_here() == 1 {
         return vec![T::default(); count];
     }

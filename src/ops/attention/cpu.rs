@@ -30,7 +30,7 @@ use rayon::prelude::*;
 use super::AttentionShape;
 use super::softmax::{Rotate, Softmax, SoftmaxBackward, TileRows};
 use crate::ops::OpBackend;
-use crate::ops::native::{NativeOp, floats, tensor};
+use crate::ops::native::{NativeOp, floats, tensor, zeros};
 
 /// Query rows of a tile, over all heads that share a key head.
 const TILE_ROWS: usize = 128;
@@ -61,7 +61,7 @@ impl NativeOp<1> for NativeAttention {
     fn forward(self, [qkv]: [FlexTensor; 1]) -> (FlexTensor, SavedAttention) {
         let (qkv, shape) = (qkv.to_contiguous(), &self.shape);
         let (values, out_width) = (floats(&qkv), shape.heads * shape.head_dim);
-        let mut out = vec![0.0; shape.batch * shape.time * out_width];
+        let mut out = zeros(shape.batch * shape.time * out_width);
         let mut log_sums = vec![0.0; shape.batch * shape.heads * shape.time];
         // Three levels run in parallel: sequences, key heads, tiles. A small batch of long rows and
         // a large batch of short ones then both fill all threads.
@@ -87,7 +87,7 @@ impl NativeOp<1> for NativeAttention {
         let dy = dy.to_contiguous();
         let (shape, values, dy) = (&saved.op.shape, floats(&saved.qkv), floats(&dy));
         let out_width = shape.heads * shape.head_dim;
-        let mut dx = vec![0.0; values.len()];
+        let mut dx = zeros(values.len());
         dx.par_chunks_mut(shape.time * shape.stride()).enumerate().for_each(|(index, dx)| {
             let sequence = Sequence::new(values, &saved.op, index);
             let dy = &dy[index * shape.time * out_width..][..shape.time * out_width];

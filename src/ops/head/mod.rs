@@ -152,7 +152,7 @@ impl HeadPass<'_> {
         mut each: impl FnMut(&HeadChunk, &[usize], &mut ChunkGradients),
     ) -> SavedHead {
         let HeadMatrix { vocab, width, is_trained, .. } = self.head;
-        let mut dhidden = vec![0.0; self.hidden.len()];
+        let mut dhidden = zeros(self.hidden.len());
         let mut dhead = if is_trained { zeros(vocab * width) } else { Vec::new() };
         // Only trained tokens: those without weight (prompts, padding) have no loss and meet no
         // head.
