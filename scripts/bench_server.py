@@ -130,12 +130,13 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--long", type=int, default=2000, help="tokens of the long prompt")
     parser.add_argument("--vocab", type=int, required=True)
+    parser.add_argument("--clients", default="1,4,8", help="how many decode at a time")
     parser.add_argument("--engine", help="the command that measures the engine alone")
     args = parser.parse_args()
     client = Client(args.base)
     client.stream(ids(3, 8, args.vocab), 4)
     result = {}
-    for clients in (1, 4, 8):
+    for clients in map(int, args.clients.split(",")):
         speeds, alone = [], []
         for repeat in range(args.repeat):
             if args.engine:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Do the programs that people use get answers from `bitnet serve`? curl, the openai and anthropic packages for
-# Python, and the page in Debian's chromium, driven by playwright-core.
+# Python, the openai package for JavaScript, and the page in Debian's chromium, driven by playwright-core.
 #
 # Trains a model for a moment and serves it on a free port. Needs Python 3 and the Python package index; for
-# the page chromium, npm and its registry, and what cannot be had is named and left out. Everything goes into
+# JavaScript npm and its registry, for the page chromium too, and what cannot be had is named and left out. Everything goes into
 # a directory of its own (default: a new temporary one).
 #
 #   scripts/serve_clients.sh [DIR]
@@ -39,9 +39,19 @@ base=$(sed 's/^listening on //' "$dir/address")
 
 "$dir/venv/bin/python" scripts/check_server.py "$base"
 
+# Installs packages for JavaScript in a folder of their own, where npm has them.
+fetch() {
+    command -v npm >/dev/null && mkdir -p "$dir/$1" && (cd "$dir/$1" && npm install --silent --no-audit --no-fund "$2")
+}
+
+if fetch client openai@6.49.0; then
+    (cd "$dir/client" && timeout 120 node "$root/scripts/check_client.mjs" "$base")
+else
+    echo "left out: openai for JavaScript, which needs npm and its registry"
+fi
+
 browser=$(command -v chromium || true)
-if [ -n "$browser" ] && command -v npm >/dev/null &&
-    (mkdir -p "$dir/page" && cd "$dir/page" && npm install --silent --no-audit --no-fund playwright-core@1.65.1); then
+if [ -n "$browser" ] && fetch page playwright-core@1.65.1; then
     (cd "$dir/page" && timeout 120 node "$root/scripts/check_page.mjs" "$base" "$browser")
 else
     echo "left out: the page, which needs chromium, npm and its registry"

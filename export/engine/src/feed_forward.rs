@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn any_number_of_threads_computes_the_same() {
-        for (tokens, width) in [(1, 3 * STRIP), (5, STRIP), (7, 100)] {
+        for (tokens, width) in [(1, 16 * STRIP), (40, STRIP), (50, 100)] {
             let gate_up: Vec<f32> =
                 (0..tokens * 2 * width).map(|i| (i % 97) as f32 - 40.0).collect();
             let many = ThreadPool::new(3).unwrap();
