@@ -191,6 +191,7 @@ struct NewTokens<'a> {
 }
 
 impl NewTokens<'_> {
+    /// Rotates them and moves each to where attention finds it.
     fn enter(&mut self, heads: Heads, layer: usize, rotary: &RotaryCache) {
         let (queries_end, keys_end) =
             (heads.queries * heads.width, (heads.queries + heads.keys) * heads.width);

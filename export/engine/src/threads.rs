@@ -121,7 +121,7 @@ impl ThreadPool {
     ) {
         let units = out.len().div_ceil(unit);
         let smallest = SMALLEST_PART.div_ceil(cost.max(1));
-        if units < 2 * smallest.max(1) || self.others.is_empty() {
+        if units < 2 * smallest || self.others.is_empty() {
             return compute(0, out);
         }
         let (places, start) = (out.len(), Lent(out.as_mut_ptr()));
