@@ -11,8 +11,10 @@ needs many turns where the memory's rate comes and goes. Prompts are lists of fi
 import argparse
 import http.client
 import json
+import shlex
 import statistics
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -67,9 +69,11 @@ def together(client, clients, tokens, vocab, round):
 def engine_alone(command, clients, tokens):
     """Tokens a second of as many sequences in the engine, twice."""
     settings = f"--prompt-tokens 0 --context-tokens 8 --generate-tokens {tokens} --sequences {clients} --repeat 2"
-    printed = subprocess.run(command.split() + settings.split(), capture_output=True, text=True, check=True).stdout
-    [line] = [line for line in printed.splitlines() if line.startswith("decode_tokens_per_second_all")]
-    return [float(word) for word in line.split()[1:]]
+    run = subprocess.run(shlex.split(command) + settings.split(), capture_output=True, text=True)
+    lines = [line for line in run.stdout.splitlines() if line.startswith("decode_tokens_per_second_all")]
+    if run.returncode or not lines:
+        sys.exit(f"--engine {command}: ended with {run.returncode} and no rate\n{run.stderr}")
+    return [float(word) for word in lines[0].split()[1:]]
 
 
 def gaps(times):
@@ -130,13 +134,13 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--long", type=int, default=2000, help="tokens of the long prompt")
     parser.add_argument("--vocab", type=int, required=True)
-    parser.add_argument("--clients", default="1,4,8", help="how many decode at a time")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="how many decode at a time")
     parser.add_argument("--engine", help="the command that measures the engine alone")
     args = parser.parse_args()
     client = Client(args.base)
     client.stream(ids(3, 8, args.vocab), 4)
     result = {}
-    for clients in map(int, args.clients.split(",")):
+    for clients in args.clients:
         speeds, alone = [], []
         for repeat in range(args.repeat):
             if args.engine:

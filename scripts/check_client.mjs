@@ -10,6 +10,10 @@ const require = createRequire(process.cwd() + "/");
 const OpenAI = require("openai");
 const { VERSION } = require("openai/version");
 const [base, apiKey = "none"] = process.argv.slice(2);
+if (!base) {
+  console.error("usage: check_client.mjs URL [KEY]");
+  process.exit(2);
+}
 let failed = 0;
 const check = (name, holds, note = "") => {
   console.log((holds ? "ok    " : "WRONG ") + `openai for JavaScript: ${name}` + (note ? ` (${note})` : ""));

@@ -3,8 +3,8 @@
 # Python, the openai package for JavaScript, and the page in Debian's chromium, driven by playwright-core.
 #
 # Trains a model for a moment and serves it on a free port. Needs Python 3 and the Python package index; for
-# JavaScript npm and its registry, for the page chromium too, and what cannot be had is named and left out. Everything goes into
-# a directory of its own (default: a new temporary one).
+# JavaScript npm and its registry, for the page chromium too, and what cannot be had is named and left out.
+# Everything goes into a directory of its own (default: a new temporary one).
 #
 #   scripts/serve_clients.sh [DIR]
 #   PROFILE=debug scripts/serve_clients.sh ...        with what `cargo test` built

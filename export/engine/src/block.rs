@@ -142,13 +142,14 @@ impl PackedBlock {
         mut queries: &mut [f32],
     ) {
         let (queries_end, width) = (self.heads.queries * self.heads.width, self.qkv.rows());
+        let chunks = batch.chunks.len();
+        let cost = SPLIT_COST * qkv.len() / chunks;
         let each = |(rows, cache): (Range<usize>, _)| NewTokens {
             cache,
             qkv: qkv.split_off_mut(..rows.len() * width).expect("rows of this batch"),
             queries: queries.split_off_mut(..rows.len() * queries_end).expect("rows of this batch"),
             rows,
         };
-        let chunks = batch.chunks.len();
         let mut sequences = batch.rows().map(each);
         if chunks == 1 {
             // Nothing to share out, and nothing to allocate for a token of one sequence.
@@ -156,7 +157,6 @@ impl PackedBlock {
             return only.enter(self.heads, layer, rotary);
         }
         let mut sequences: Vec<NewTokens> = sequences.collect();
-        let cost = SPLIT_COST * width * rotary.tokens() / chunks;
         compute.threads.split(&mut sequences, 1, cost, |_, sequences| {
             for new in sequences {
                 new.enter(self.heads, layer, rotary);

@@ -16,7 +16,7 @@ use crate::workspace::{Products, scratch_slice, with_thread_scratch};
 /// Up to here reading the weights takes longer than putting the outputs in order.
 const FEW_TOKENS: usize = 64;
 
-/// Tokens that a thread takes together of many: a multiple of every kernel's tile.
+/// Tokens that a thread takes together of many: whole tiles of the ternary kernels.
 const TOKENS_TOGETHER: usize = 8;
 
 /// What quantising a value costs next to a multiply-add, roughly.
@@ -241,9 +241,11 @@ fn by_tokens(
     product: impl Fn(&[f32], &mut [f32]) + Sync,
 ) {
     let MatrixShape { rows, columns, .. } = shape;
-    let (unit, cost) = (TOKENS_TOGETHER * rows, TOKENS_TOGETHER * rows * columns);
-    compute.threads.split(out, unit, cost, |first, out| {
-        let start = first * TOKENS_TOGETHER * columns;
+    // Fewer where there are threads for more parts.
+    let each = x.len() / columns / compute.threads.count();
+    let tokens = each.clamp(1, TOKENS_TOGETHER);
+    compute.threads.split(out, tokens * rows, tokens * rows * columns, |first, out| {
+        let start = first * tokens * columns;
         product(&x[start..][..out.len() / rows * columns], out);
     });
 }

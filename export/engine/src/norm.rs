@@ -1,7 +1,7 @@
 //! `RMSNorm`: `x / sqrt(mean x² + eps)`, then the gain, all in f32. The order in which squares are
 //! summed is `bitnet-format`'s, the one that training uses.
 
-use bitnet_format::norm::inverse_rms;
+use bitnet_format::norm::{inverse_rms, rms_norm_row};
 
 use crate::ThreadPool;
 use crate::workspace::scratch_slice;
@@ -49,10 +49,7 @@ impl NormWeights {
         threads.split(copy, width, COST * width, |first, copy| {
             let tokens = x[first * width..].chunks_exact(width);
             for (copy, token) in copy.chunks_exact_mut(width).zip(tokens) {
-                let inverse = inverse_rms(token, self.eps);
-                for ((copy, x), gain) in copy.iter_mut().zip(token).zip(&self.gain) {
-                    *copy = x * inverse * gain;
-                }
+                rms_norm_row(token, &self.gain, self.eps, copy);
             }
         });
         copy

@@ -35,11 +35,6 @@ impl RotaryCache {
         }
     }
 
-    /// Number of tokens.
-    pub(crate) fn tokens(&self) -> usize {
-        self.cosines.len() / self.pairs
-    }
-
     /// Rotates the heads of one token of the pass, `[heads, D]`.
     pub(crate) fn rotate(&self, token: usize, heads: &mut [f32]) {
         let here = token * self.pairs..(token + 1) * self.pairs;
