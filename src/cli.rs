@@ -378,7 +378,7 @@ pub(crate) struct TrainBenchArgs {
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub(crate) device: String,
     /// Instruction set to use instead of the fastest: scalar, avx2, avx-vnni, avx512-vnni,
-    /// neon-dotprod.
+    /// amx-int8, neon-dotprod.
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<String>,
     /// Vocabulary size, instead of the config's.

@@ -353,7 +353,8 @@ pub(crate) struct BenchArgs {
     /// Number of repeats; the median is reported
     #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeat: u32,
-    /// Instruction set to use: scalar, avx2, avx-vnni, avx512-vnni, neon-dotprod
+    /// Instruction set to use: scalar, avx2, avx-vnni, avx512-vnni,
+    /// amx-int8, neon-dotprod
     /// [default: the fastest]
     #[arg(long, value_name = "NAME")]
     pub(crate) kernel: Option<String>,

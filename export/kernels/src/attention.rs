@@ -80,7 +80,9 @@ fn run<E: Element, const Q: usize, const W: usize>(
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 | Kernel::AvxVnni => x86::avx2::<E, Q>(rows, head, scratch, out),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512Vnni => x86::avx512::<E, Q, W>(rows, head, scratch, out),
+            Kernel::Avx512Vnni | Kernel::AmxInt8 => {
+                x86::avx512::<E, Q, W>(rows, head, scratch, out);
+            }
         }
     }
 }

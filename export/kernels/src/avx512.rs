@@ -3,24 +3,25 @@
 #![expect(unsafe_code, reason = "vector loads and stores take raw pointers")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
+mod rescale;
+
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_div_ps, _mm512_dpbf16_ps,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
-    _mm512_permutexvar_epi16, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_si512, _mm512_srai_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_epi32,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32,
+    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use crate::dot4::{self, Lanes};
 use crate::float_tile::{self, FloatLanes};
 use crate::gemm::Tile;
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
-use crate::layout::{
-    CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
-};
+use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, SimdWork, TokenCodes};
 use crate::pack::{PackWork, RoundToBf16};
+
+pub(crate) use rescale::rescale;
 
 /// Rows of a vector.
 const ROWS: usize = 16;
@@ -346,38 +347,6 @@ pub(crate) fn int8_tile(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32
 fn int8_products(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
     // SAFETY: this function has the instructions.
     unsafe { dot4::int8_tile::<__m512i, 1, 4>(panel, tokens, sums) }
-}
-
-/// [`crate::reference::rescale`] of several tokens, sixteen values at a time.
-pub(crate) fn rescale<const R: usize>(sums: &[[i32; R]], terms: RescaleTerms, out: &mut [f32]) {
-    assert!(is_available(), "this CPU has no AVX-512 VNNI");
-    // SAFETY: the instructions are there, asserted above.
-    unsafe { rescale_vectors(sums, terms, out) }
-}
-
-#[target_feature(enable = "avx512f")]
-fn rescale_vectors<const R: usize>(sums: &[[i32; R]], terms: RescaleTerms, out: &mut [f32]) {
-    terms.each_token(sums, out, |sums, offset, weights, scale, out| {
-        rescale_token(sums, offset, weights, scale, out);
-    });
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn rescale_token(sums: &[i32], offset: i32, weights: &[f32], scale: f32, out: &mut [f32]) {
-    let ((out, out_rest), (weights, weights_rest)) =
-        (out.as_chunks_mut::<ROWS>(), weights.as_chunks::<ROWS>());
-    let (sums, sums_rest) = sums.as_chunks::<ROWS>();
-    let (offsets, scales) = (_mm512_set1_epi32(offset), _mm512_set1_ps(scale));
-    for ((out, sums), weights) in out.iter_mut().zip(sums).zip(weights) {
-        // SAFETY: each is sixteen values of four bytes.
-        unsafe {
-            let sums = _mm512_sub_epi32(_mm512_loadu_si512(sums.as_ptr().cast()), offsets);
-            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(weights.as_ptr()));
-            _mm512_storeu_ps(out.as_mut_ptr(), _mm512_div_ps(scaled, scales));
-        }
-    }
-    crate::reference::rescale(sums_rest, offset, weights_rest, scale, out_rest);
 }
 
 /// The 8-bit operations a second of one core, on registers alone (two to a multiply-add).

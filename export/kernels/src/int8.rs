@@ -23,8 +23,8 @@ use crate::{Activations, Kernel, Pages};
 
 const ROWS: usize = INT8_ROWS;
 
-/// Tokens that meet a panel while it lies in the first cache.
-const TOKENS_PER_PASS: usize = 8;
+/// Tokens that meet two panels before the next ones come.
+const TOKENS_PER_PASS: usize = 32;
 
 /// A row wider than this could overflow an i32: `255 · 128 · K < 2³¹`.
 const LARGEST_COLUMNS: usize = 1 << 16;
@@ -145,23 +145,30 @@ impl Int8Matrix {
         assert_eq!(self.columns, x.columns(), "as many activations as columns");
         assert!(rows.start.is_multiple_of(ROWS) && rows.end <= self.rows, "rows of this matrix");
         assert_eq!(out.len(), all.len() * rows.len(), "one place for each token and row");
-        let stride = rows.len();
-        let mut sums = [[0; ROWS]; TOKENS_PER_PASS];
+        let (stride, quads) = (rows.len(), self.columns.div_ceil(4));
+        let mut sums = [[0; ROWS]; 2 * TOKENS_PER_PASS];
         for token in all.clone().step_by(TOKENS_PER_PASS) {
             let tokens = token..all.end.min(token + TOKENS_PER_PASS);
-            let (codes, tile) = (x.chunks_of(tokens.clone()), &mut sums[..tokens.len()]);
-            for first in rows.clone().step_by(ROWS) {
-                kernel.int8_tile(self.panel(first / ROWS), codes, tile);
-                // `Σ code·q = Σ u·q - 128 · Σ q`: 128 is the offset of `u`.
-                let terms = RescaleTerms {
-                    offsets: &x.sums()[tokens.clone()],
-                    factor: 128,
-                    weights: &self.scales[first..rows.end.min(first + ROWS)],
-                    scales: &x.scales()[tokens.clone()],
-                    stride,
-                };
-                let place = (token - all.start) * stride + first - rows.start;
-                kernel.rescale(tile, terms, &mut out[place..]);
+            let codes = x.chunks_of(tokens.clone());
+            // Two panels at a time, which kernels with tiles want.
+            for first in rows.clone().step_by(2 * ROWS) {
+                let here = first..rows.end.min(first + 2 * ROWS);
+                let panels = first / ROWS..here.end.div_ceil(ROWS);
+                let sums = &mut sums[..tokens.len() * panels.len()];
+                let lines = &self.lines[panels.start * quads..panels.end * quads];
+                kernel.int8_tiles(lines, quads, codes, sums);
+                for (sums, first) in sums.chunks(tokens.len()).zip(here.clone().step_by(ROWS)) {
+                    // `Σ code·q = Σ u·q - 128 · Σ q`: 128 is the offset of `u`.
+                    let terms = RescaleTerms {
+                        offsets: &x.sums()[tokens.clone()],
+                        factor: 128,
+                        weights: &self.scales[first..here.end.min(first + ROWS)],
+                        scales: &x.scales()[tokens.clone()],
+                        stride,
+                    };
+                    let place = (token - all.start) * stride + first - rows.start;
+                    kernel.rescale(sums, terms, &mut out[place..]);
+                }
             }
         }
     }

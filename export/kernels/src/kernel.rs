@@ -7,6 +7,8 @@ use bitnet_format::quant::ActivationScale;
 use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
+use crate::amx;
+#[cfg(target_arch = "x86_64")]
 use crate::avx_vnni;
 #[cfg(target_arch = "x86_64")]
 use crate::avx2;
@@ -41,6 +43,10 @@ pub enum Kernel {
     /// 512-bit dot products of bytes (VNNI). Using it on a CPU without them panics.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// Products of whole tiles of bytes (AMX) where several tokens meet a matrix, and those of
+    /// [`Kernel::Avx512Vnni`] elsewhere. Using it on a CPU without them panics.
+    #[cfg(target_arch = "x86_64")]
+    AmxInt8,
     /// 128-bit dot products of bytes (`sdot`). Using it on a CPU without them panics.
     #[cfg(target_arch = "aarch64")]
     NeonDotprod,
@@ -57,6 +63,8 @@ impl Kernel {
             avx_vnni::is_available().then_some(Self::AvxVnni),
             #[cfg(target_arch = "x86_64")]
             avx512::is_available().then_some(Self::Avx512Vnni),
+            #[cfg(target_arch = "x86_64")]
+            amx::is_available().then_some(Self::AmxInt8),
             #[cfg(target_arch = "aarch64")]
             neon::is_available().then_some(Self::NeonDotprod),
         ]
@@ -70,7 +78,7 @@ impl Kernel {
         Self::available().into_iter().find(|kernel| kernel.name() == name)
     }
 
-    /// `"scalar"`, `"avx2"`, `"avx-vnni"`, `"avx512-vnni"`, `"neon-dotprod"`.
+    /// `"scalar"`, `"avx2"`, `"avx-vnni"`, `"avx512-vnni"`, `"amx-int8"`, `"neon-dotprod"`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -80,6 +88,8 @@ impl Kernel {
             Self::AvxVnni => "avx-vnni",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxInt8 => "amx-int8",
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => "neon-dotprod",
         }
@@ -94,7 +104,7 @@ impl Kernel {
             Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
             // One order of sums on all of x86-64, so AVX-512 runs the 256-bit code too.
-            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot(w, x),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni | Self::AmxInt8 => avx2::dot(w, x),
         }
     }
 
@@ -105,7 +115,7 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot_bf16(w, x),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni | Self::AmxInt8 => avx2::dot_bf16(w, x),
         }
     }
 
@@ -116,7 +126,7 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => reference::dot(w, x),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::dot_f16(w, x),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni | Self::AmxInt8 => avx2::dot_f16(w, x),
         }
     }
 
@@ -135,6 +145,10 @@ impl Kernel {
             Self::AvxVnni => avx_vnni::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => avx512::tile(pair, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxInt8 if sums.len() >= amx::FEWEST_TOKENS => amx::tile(pair, tokens, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxInt8 => avx512::tile(pair, tokens, sums),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => neon::tile(pair, tokens, sums),
         }
@@ -149,7 +163,11 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni => avx_vnni::grouped(pair, tokens, tile),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::grouped(pair, tokens, tile),
+            Self::AmxInt8 if tile.sums.len() >= amx::FEWEST_TOKENS => {
+                amx::grouped(pair, tokens, tile);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni | Self::AmxInt8 => avx512::grouped(pair, tokens, tile),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => neon::grouped(pair, tokens, tile),
         }
@@ -167,19 +185,36 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni => float_codes_x86::sums_avx2(block, tokens, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => float_codes_x86::sums_avx512(block, tokens, sums),
+            Self::Avx512Vnni | Self::AmxInt8 => float_codes_x86::sums_avx512(block, tokens, sums),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => float_codes::reference(block, tokens, sums),
         }
     }
 
-    /// `sums [t][row]` = `Σ u·q` of the 16 rows of an 8-bit panel `[K/4]` with tokens `[t, chunks]`.
-    pub(crate) fn int8_tile(
+    /// `sums [panel][t][row]` = `Σ u·q` of one or two 8-bit panels `[quads]`, one after the other, with
+    /// tokens `[t, chunks]`.
+    pub(crate) fn int8_tiles(
         self,
-        panel: &[Line],
+        panels: &[Line],
+        quads: usize,
         tokens: &[[i8; CHUNK]],
         sums: &mut [[i32; INT8_ROWS]],
     ) {
+        let count = sums.len() * quads / panels.len();
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxInt8 if count >= amx::FEWEST_TOKENS => {
+                amx::int8_tiles(panels, quads, tokens, sums);
+            }
+            _ => {
+                let parts = panels.chunks_exact(quads).zip(sums.chunks_exact_mut(count));
+                parts.for_each(|(panel, sums)| self.int8_tile(panel, tokens, sums));
+            }
+        }
+    }
+
+    /// `sums [t][row]` = `Σ u·q` of the 16 rows of an 8-bit panel `[K/4]` with tokens `[t, chunks]`.
+    fn int8_tile(self, panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
         match self {
             Self::Scalar => reference::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "x86_64")]
@@ -187,7 +222,7 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni => avx_vnni::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::int8_tile(panel, tokens, sums),
+            Self::Avx512Vnni | Self::AmxInt8 => avx512::int8_tile(panel, tokens, sums),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => neon::int8_tile(panel, tokens, sums),
         }
@@ -207,7 +242,7 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => terms.each_token(sums, out, reference::rescale),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::rescale(sums, terms, out),
+            Self::Avx512Vnni | Self::AmxInt8 => avx512::rescale(sums, terms, out),
         }
     }
 
@@ -215,7 +250,7 @@ impl Kernel {
     pub(crate) fn multiplies_bf16(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::has_bf16(),
+            Self::Avx512Vnni | Self::AmxInt8 => avx512::has_bf16(),
             _ => false,
         }
     }
@@ -227,7 +262,7 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni => avx2::float_tile(tile, sums, stride),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::float_tile(tile, sums, stride),
+            Self::Avx512Vnni | Self::AmxInt8 => avx512::float_tile(tile, sums, stride),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => scalar_tile(tile, sums, stride),
         }
@@ -240,7 +275,7 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni => avx2::dispatch(work),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::dispatch(work),
+            Self::Avx512Vnni | Self::AmxInt8 => avx512::dispatch(work),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => work.run(),
         }
@@ -250,7 +285,7 @@ impl Kernel {
     pub(crate) fn packed<W: PackWork>(self, work: W) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni if avx512::has_bf16() => avx512::packed(work),
+            Self::Avx512Vnni | Self::AmxInt8 if avx512::has_bf16() => avx512::packed(work),
             _ => self.dispatch(PortablePack(work)),
         }
     }
@@ -262,7 +297,9 @@ impl Kernel {
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => bitnet_format::quant::quantise_row(row, codes),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => avx2::quantise(row, codes),
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni | Self::AmxInt8 => {
+                avx2::quantise(row, codes)
+            }
         }
     }
 }

@@ -9,6 +9,8 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests state exact values"))]
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

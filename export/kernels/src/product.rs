@@ -10,7 +10,7 @@ use crate::{Activations, Kernel, TernaryPanels};
 
 /// Tokens that meet a pair of panels before the next pair comes: a multiple of every kernel's
 /// tile, and few enough for their codes to stay in the second cache.
-const TOKENS_PER_PASS: usize = 64;
+const TOKENS_PER_PASS: usize = 128;
 
 /// `out [T, rows]` = `(Σ q·T) · m / a`, in this order, the same bits in every kernel.
 ///
