@@ -356,6 +356,9 @@ pub(crate) struct TrainBenchArgs {
     /// Precision of float matrix products: f32, bf16, or int8: bf16 with 8-bit gradients.
     #[arg(long, value_name = "f32|bf16|int8", default_value = "f32")]
     pub(crate) precision: String,
+    /// Order of the sums in bf16, as `train.bf16_sums`: tiles is that of Intel's AMX.
+    #[arg(long, value_name = "chain|tiles", default_value = "chain")]
+    pub(crate) bf16_sums: String,
     /// Activation checkpointing: recompute each block in the backward pass.
     #[arg(long)]
     pub(crate) recompute: bool,

@@ -138,6 +138,7 @@ fn unsafe_stays_in_the_listed_files() {
         "export/kernels/src/attention/vector.rs",
         "export/kernels/src/attention/x86.rs",
         "export/kernels/src/amx.rs",
+        "export/kernels/src/amx_bf16.rs",
         "export/kernels/src/avx2.rs",
         "export/kernels/src/avx2/vectors.rs",
         "export/kernels/src/avx512.rs",

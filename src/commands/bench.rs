@@ -10,7 +10,7 @@ use bitnet_train::model::ActivationMemory;
 use bitnet_train::ops::{DrawPlace, GradientFormat, GradientRounding, OpBackend};
 use bitnet_train::output::note;
 use bitnet_train::platform::{self, peak_memory};
-use bitnet_train::recipe::{Precision, REDUCE_PRECISION_WORDS};
+use bitnet_train::recipe::{Bf16Sums, Precision, REDUCE_PRECISION_WORDS};
 use bitnet_train::speed::{StepTime, TrainWorkload, measure};
 use bitnet_train::train::{TrainError, all_ok};
 use serde_json::json;
@@ -35,7 +35,7 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
     let (place, here) = (hosts.local_rank(), hosts.local_world_size());
     // Ranks of one machine share its cards: each takes the card of its place among them.
     let device = device::open_one_of(&args.device, place, here).map_err(TrainError::from)?;
-    if work.backend.operands == Precision::Bf16.operands() {
+    if work.backend.operands.are_bf16() {
         device::require_bf16(&device, &args.device).map_err(TrainError::from)?;
     }
     // From here on it is not native if the device has none of our own operations.
@@ -92,6 +92,7 @@ fn run_on(args: &TrainBenchArgs, comm: &Comm) -> Result<()> {
         "tokens_per_step": args.batch * args.seq_len,
         "parameters": work.spec.parameters(),
         "precision": args.precision,
+        "bf16_sums": args.bf16_sums,
         "recompute": args.recompute,
         "kernel": work.backend.kernel.name(),
         "threads": rayon::current_num_threads(),
@@ -134,8 +135,9 @@ fn workload(args: &TrainBenchArgs, comm: &Comm) -> Result<TrainWorkload> {
         return Err(Usage(what.to_owned()).into());
     }
     let rounding = GradientRounding::Stochastic(DrawPlace::ORIGIN);
+    let sums = choice("--bf16-sums", &args.bf16_sums, Bf16Sums::WORDS)?;
     let mut backend =
-        OpBackend::native(precision.operands()).with_gradients(precision.gradients(rounding));
+        OpBackend::native(precision.operands(sums)).with_gradients(precision.gradients(rounding));
     let comm_dtype = choice("--reduce-precision", &args.reduce_precision, REDUCE_PRECISION_WORDS)?;
     if let Some(name) = &args.kernel {
         let all: Vec<_> = Kernel::available().into_iter().map(Kernel::name).collect();

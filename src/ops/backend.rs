@@ -183,7 +183,7 @@ impl OpBackend {
     pub(crate) fn matmul<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         match self.operands {
             Operands::F32 => a.matmul(b),
-            Operands::Bf16 => {
+            Operands::Bf16 | Operands::Bf16Tiles => {
                 let [a, b] = [a, b].map(|tensor| tensor.cast(FloatDType::BF16));
                 a.matmul(b).cast(FloatDType::F32)
             }

@@ -9,7 +9,7 @@ use crate::ops::OpBackend;
 use crate::random;
 
 /// Both precisions of float products.
-pub(crate) const PRECISIONS: [Operands; 2] = [Operands::F32, Operands::Bf16];
+pub(crate) const PRECISIONS: [Operands; 3] = [Operands::F32, Operands::Bf16, Operands::Bf16Tiles];
 
 /// How many draws of one shape are compared as one.
 pub(crate) const DRAWS: u64 = 8;
@@ -60,7 +60,7 @@ pub(crate) fn with_gradients<const D: usize>(
 pub(crate) fn tolerance(operands: Operands) -> f64 {
     match operands {
         Operands::F32 => 3e-6,
-        Operands::Bf16 => 1e-2,
+        Operands::Bf16 | Operands::Bf16Tiles => 1e-2,
     }
 }
 

@@ -60,7 +60,7 @@ pub use reference::reference;
 pub(crate) use rules::quantiser_conflicts;
 pub use schedule::{IDLE_STEP, Schedule, StepRates, default_warmup};
 pub use settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export,
+    AdapterSettings, Bf16Sums, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, Precision,
     REDUCE_PRECISION_WORDS, Recipe, ReportSettings, Sample, TelemetrySettings, TokenizerSource,
     Train,

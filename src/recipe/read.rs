@@ -14,7 +14,7 @@ use super::rules::check_rules;
 use super::schedule::default_warmup;
 use super::section::Section;
 use super::settings::{
-    AdapterSettings, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export,
+    AdapterSettings, Bf16Sums, ChatFormat, Checkpoint, DpoSettings, Eval, EvalTasks, Export,
     GRADIENT_ROUNDING_WORDS, Guard, Length, LossSettings, Optimizer, OptimizerKind, Precision,
     REDUCE_PRECISION_WORDS, Recipe, ReportSettings, Sample, TelemetrySettings, TokenizerSource,
     Train,
@@ -228,6 +228,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
         micro_batch: micro_batch.or(batch).unwrap_or(1),
         gradient_copies: table.value("gradient_copies", copies),
         precision: table.value("precision", |item| item.choice(Precision::WORDS)),
+        bf16_sums: table.value("bf16_sums", |item| item.choice(Bf16Sums::WORDS)),
         gradient_rounding: table.value("gradient_rounding", rounding),
         recompute: recompute.unwrap_or(lean),
         latents: latents.unwrap_or(small_latents),

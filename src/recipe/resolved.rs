@@ -14,8 +14,8 @@ use super::phase::Phase;
 use super::rate::Rate;
 use super::reading::reading_words;
 use super::settings::{
-    AdapterSettings, ChatFormat, EvalTasks, GRADIENT_ROUNDING_WORDS, Length, OptimizerKind,
-    REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
+    AdapterSettings, Bf16Sums, ChatFormat, EvalTasks, GRADIENT_ROUNDING_WORDS, Length,
+    OptimizerKind, REDUCE_PRECISION_WORDS, Recipe, TokenizerSource,
 };
 use super::ternary_warmup::TernaryWarmup;
 use crate::data::{ReadingRules, TextMarkers, TextPattern, TokenFiles, TokenType};
@@ -111,6 +111,7 @@ impl Recipe {
             ("micro_batch", whole(train.micro_batch as u64)),
             ("gradient_copies", whole(train.gradient_copies as u64)),
             ("precision", text(train.precision.name())),
+            ("bf16_sums", text(word(Bf16Sums::WORDS, train.bf16_sums))),
             ("gradient_rounding", text(word(GRADIENT_ROUNDING_WORDS, train.gradient_rounding))),
             ("recompute", Value::Boolean(train.recompute)),
             ("latents", text(word(LatentFormat::WORDS, train.latents))),

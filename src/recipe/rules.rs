@@ -3,7 +3,7 @@
 use super::distill::DistillSettings;
 use super::model::ModelSource;
 use super::section::Section;
-use super::settings::{Length, Precision, Recipe, Train};
+use super::settings::{Bf16Sums, Length, Precision, Recipe, Train};
 use super::stage::StageKind;
 use crate::latents::{LatentFormat, MomentFormat, UpdateTime};
 use bitnet_format::ModelSpec;
@@ -65,10 +65,15 @@ fn require_flex(root: &Section<'_>, recipe: &Recipe, what: &str) {
     }
 }
 
-/// 8-bit gradients are an operation of the CPU's own.
+/// 8-bit gradients and an order of sums are of the CPU's own operations.
 fn check_precision(root: &mut Section<'_>, recipe: &Recipe) {
     if recipe.train.precision == Precision::Int8 {
         let what = "train.precision \"int8\" runs on the CPU; expected device = \"flex\" beside it";
+        require_flex(root, recipe, what);
+    }
+    if recipe.train.bf16_sums != Bf16Sums::Chain {
+        let what = "train.bf16_sums \"tiles\" is of the CPU's products; expected device = \"flex\" \
+                    beside it";
         require_flex(root, recipe, what);
     }
 }

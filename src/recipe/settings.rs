@@ -171,11 +171,12 @@ impl Precision {
         word(Self::WORDS, self)
     }
 
-    /// What the float products multiply.
-    pub fn operands(self) -> Operands {
-        match self {
-            Self::F32 => Operands::F32,
-            Self::Bf16 | Self::Int8 => Operands::Bf16,
+    /// What the float products multiply, and in which order they add.
+    pub fn operands(self, sums: Bf16Sums) -> Operands {
+        match (self, sums) {
+            (Self::F32, _) => Operands::F32,
+            (Self::Bf16 | Self::Int8, Bf16Sums::Chain) => Operands::Bf16,
+            (Self::Bf16 | Self::Int8, Bf16Sums::Tiles) => Operands::Bf16Tiles,
         }
     }
 
@@ -194,6 +195,20 @@ pub const GRADIENT_ROUNDING_WORDS: &[(&str, GradientRounding)] = &[
     ("stochastic", GradientRounding::Stochastic(DrawPlace::ORIGIN)),
     ("nearest", GradientRounding::Nearest),
 ];
+
+/// The order in which products in bf16 are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Sums {
+    /// One after the other, as an instruction for pairs adds them.
+    Chain,
+    /// As an instruction for tiles adds them, see [`Operands::Bf16Tiles`].
+    Tiles,
+}
+
+impl Bf16Sums {
+    /// All, each with the word for it in a recipe.
+    pub const WORDS: &[(&str, Self)] = &[("chain", Self::Chain), ("tiles", Self::Tiles)];
+}
 
 /// Number formats of gradients between ranks.
 pub const REDUCE_PRECISION_WORDS: &[(&str, CommDType)] =
@@ -216,6 +231,8 @@ pub struct Train {
     pub gradient_copies: usize,
     /// What a forward pass computes in.
     pub precision: Precision,
+    /// The order of its sums in bf16.
+    pub bf16_sums: Bf16Sums,
     /// How its 8-bit gradients are rounded.
     pub gradient_rounding: GradientRounding,
     /// Whether a block's activations are computed again for the backward pass.
@@ -248,7 +265,7 @@ impl Train {
     /// How a model's operations are computed on `device`.
     pub fn backend(&self, device: &Device) -> OpBackend {
         let gradients = self.precision.gradients(self.gradient_rounding);
-        OpBackend::of(device, self.precision.operands()).with_gradients(gradients)
+        OpBackend::of(device, self.precision.operands(self.bf16_sums)).with_gradients(gradients)
     }
 }
 

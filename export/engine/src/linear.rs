@@ -16,9 +16,6 @@ use crate::workspace::{Products, scratch_slice, with_thread_scratch};
 /// Up to here reading the weights takes longer than putting the outputs in order.
 const FEW_TOKENS: usize = 64;
 
-/// Tokens that a thread takes together of many: whole tiles of the ternary kernels.
-const TOKENS_TOGETHER: usize = 8;
-
 /// What quantising a value costs next to a multiply-add, roughly.
 const QUANTISE_COST: usize = 16;
 
@@ -243,7 +240,7 @@ fn by_tokens(
     let MatrixShape { rows, columns, .. } = shape;
     // Fewer where there are threads for more parts.
     let each = x.len() / columns / compute.threads.count();
-    let tokens = each.clamp(1, TOKENS_TOGETHER);
+    let tokens = each.clamp(1, compute.kernel.tokens_together());
     compute.threads.split(out, tokens * rows, tokens * rows * columns, |first, out| {
         let start = first * tokens * columns;
         product(&x[start..][..out.len() / rows * columns], out);

@@ -68,7 +68,7 @@ fn main() {
         if kernel == Kernel::Scalar || !asked {
             continue;
         }
-        for operands in [Operands::F32, Operands::Bf16] {
+        for operands in [Operands::F32, Operands::Bf16, Operands::Bf16Tiles] {
             println!("{} {operands:?}", kernel.name());
             for case in &CASES {
                 let Size { rows, depth, columns } = case.size;

@@ -35,8 +35,8 @@ const GROUP: usize = 2 * TOKENS;
 /// Lines of a B tile: 64 columns.
 const QUADS: usize = 16;
 
-/// Fewer tokens are faster without tiles.
-pub(crate) const FEWEST_TOKENS: usize = 3;
+/// Fewer tokens are faster without tiles, for which all codes are unpacked first.
+pub(crate) const FEWEST_TOKENS: usize = 12;
 
 /// Steps of 64 columns whose codes are unpacked together: 16 KiB for 32 rows, a part of the first cache.
 const STEPS: usize = 8;
@@ -44,17 +44,26 @@ const STEPS: usize = 8;
 /// Whether this CPU has the instructions, and the system gives this process their registers.
 pub(crate) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| avx512::is_available() && has_tiles() && may_use_tiles())
+    *AVAILABLE.get_or_init(|| {
+        avx512::is_available() && has(AMX_TILE | AMX_INT8) && saves_tiles() && may_use_tiles()
+    })
 }
 
-/// What CPU and system say of themselves.
-fn has_tiles() -> bool {
-    const TILES: u32 = 1 << 24 | 1 << 25; // amx-tile and amx-int8
-    const TILE_STATE: u64 = 1 << 17 | 1 << 18; // saved by the system
-    let features = __cpuid_count(7, 0).edx;
+// Bits of `CPUID.(EAX=7, ECX=0):EDX`.
+pub(crate) const AMX_BF16: u32 = 1 << 22;
+const AMX_TILE: u32 = 1 << 24;
+const AMX_INT8: u32 = 1 << 25;
+
+/// Whether this CPU says that it has all of these.
+pub(crate) fn has(features: u32) -> bool {
+    __cpuid_count(7, 0).edx & features == features
+}
+
+/// Whether the system keeps the registers of a thread that waits.
+fn saves_tiles() -> bool {
+    const TILE_STATE: u64 = 1 << 17 | 1 << 18;
     // SAFETY: a CPU with AVX-512 that is in use has XGETBV.
-    let saved = || unsafe { extended_state() };
-    features & TILES == TILES && saved() & TILE_STATE == TILE_STATE
+    unsafe { extended_state() & TILE_STATE == TILE_STATE }
 }
 
 #[target_feature(enable = "xsave")]
@@ -102,7 +111,7 @@ struct TileShapes {
 }
 
 /// Tile registers of this thread, cut for some tokens; given back when dropped.
-struct Tiles {
+pub(crate) struct Tiles {
     tokens: usize,
 }
 
@@ -122,6 +131,11 @@ impl Tiles {
             *tiles = None; // given back before others are taken
         }
         tiles.get_or_insert_with(|| Self::for_tokens(tokens))
+    }
+
+    /// All of 16 rows.
+    pub(crate) fn whole() -> Self {
+        Self::for_tokens(GROUP)
     }
 
     fn for_tokens(tokens: usize) -> Self {

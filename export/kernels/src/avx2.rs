@@ -15,15 +15,16 @@
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
     __m256, __m256i, _mm_cvtepi8_epi16, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_add_epi16,
-    _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastq_epi64, _mm256_cvtepu8_epi16,
-    _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
-    _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_broadcastq_epi64,
+    _mm256_cvtepu8_epi16, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_si256, _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
+    _mm256_storeu_si256,
 };
 use std::array::from_fn;
 
 use crate::float_tile::{self, FloatLanes};
-use crate::gemm::Tile;
+use crate::gemm::{Operands, Tile};
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{
     CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
@@ -82,6 +83,12 @@ impl FloatLanes for __m256 {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: AVX, says the caller.
+        unsafe { _mm256_add_ps(self, other) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, sums: &mut [f32]) {
         // SAFETY: AVX, says the caller; eight places.
         unsafe { _mm256_storeu_ps(sums[..8].as_mut_ptr(), self) }
@@ -102,9 +109,15 @@ fn with_instructions<W: SimdWork>(work: W) -> W::Output {
 
 /// Adds a strip's products with a panel to `sums`, a row every `stride`.
 pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
-    assert!(is_available() && !tile.pairs, "this CPU has AVX2 and no bf16");
+    assert!(is_available() && !tile.format.pairs(), "this CPU has AVX2 and no bf16");
     // SAFETY: the instructions are there, asserted above.
-    unsafe { floats(tile, sums, stride) }
+    unsafe {
+        if tile.format.operands == Operands::Bf16Tiles {
+            chains(tile, sums, stride);
+        } else {
+            floats(tile, sums, stride);
+        }
+    }
 }
 
 /// Four rows and two vectors are eight accumulators; with twelve one is spilled, and the sums wait
@@ -113,6 +126,12 @@ pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
 fn floats(tile: Tile, sums: &mut [f32], stride: usize) {
     // SAFETY: this function has the instructions.
     unsafe { float_tile::tile::<__m256, 4, 2>(tile, sums, stride) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn chains(tile: Tile, sums: &mut [f32], stride: usize) {
+    // SAFETY: this function has the instructions.
+    unsafe { float_tile::chains::<__m256, 4>(tile, sums, stride) }
 }
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.

@@ -7,19 +7,21 @@ mod rescale;
 
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16,
-    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_srai_epi32,
-    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_permutexvar_epi16, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_srai_epi32, _mm512_srli_epi16,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+    _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 use crate::dot4::{self, Lanes};
 use crate::float_tile::{self, FloatLanes};
-use crate::gemm::Tile;
+use crate::gemm::{Operands, Tile};
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, SimdWork, TokenCodes};
-use crate::pack::{PackWork, RoundToBf16};
+use crate::pack::{PackWork, RoundToBf16, Square};
 
 pub(crate) use rescale::rescale;
 
@@ -144,6 +146,12 @@ impl FloatLanes for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: AVX-512, says the caller.
+        unsafe { _mm512_add_ps(self, other) }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, sums: &mut [f32]) {
         // SAFETY: AVX-512, says the caller; sixteen places.
         unsafe { _mm512_storeu_ps(sums[..ROWS].as_mut_ptr(), self) }
@@ -183,6 +191,12 @@ impl FloatLanes for Bf16Pairs {
             let (a, b) = (pairs(a.0), pairs(b.0));
             Self(_mm512_dpbf16_ps(self.0, a, b))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        // SAFETY: AVX-512, says the caller.
+        unsafe { Self(_mm512_add_ps(self.0, other.0)) }
     }
 
     #[inline(always)]
@@ -241,6 +255,55 @@ impl RoundToBf16 for Rounding {
         }
     }
 
+    /// Words, pairs of words and quarters of a vector change places:
+    ///
+    /// ```text
+    /// rows 0, 1     a0 a1 a2 a3 …     words:  a0 b0 a1 b1 …    a2 b2 a3 b3 …
+    ///               b0 b1 b2 b3 …     pairs:  a0 b0 c0 d0 …    a1 b1 c1 d1 …    then whole quarters
+    /// ```
+    #[inline(always)]
+    unsafe fn transposed(square: &Square) -> Square {
+        // SAFETY: AVX-512, says the caller; a row is sixteen words.
+        unsafe {
+            // Loops and no closures: these would be compiled without the instructions.
+            let mut rows = [_mm512_setzero_si512(); ROWS];
+            for (vector, row) in rows.iter_mut().zip(square) {
+                *vector = _mm512_loadu_si512(row.as_ptr().cast());
+            }
+            let mut words = rows;
+            for i in (0..ROWS).step_by(2) {
+                words[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+                words[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+            }
+            let mut pairs = rows;
+            for i in (0..ROWS).step_by(4) {
+                for half in 0..2 {
+                    let (low, high) = (words[i + half], words[i + half + 2]);
+                    pairs[i + 2 * half] = _mm512_unpacklo_epi64(low, high);
+                    pairs[i + 2 * half + 1] = _mm512_unpackhi_epi64(low, high);
+                }
+            }
+            let mut columns = Square::default();
+            for i in 0..4 {
+                // Quarter q of these four is column 4q + i of four rows each.
+                let [a, b, c, d] = [pairs[i], pairs[4 + i], pairs[8 + i], pairs[12 + i]];
+                let even = [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d)];
+                let odd = [_mm512_shuffle_i32x4::<0xdd>(a, b), _mm512_shuffle_i32x4::<0xdd>(c, d)];
+                let quarters = [
+                    _mm512_shuffle_i32x4::<0x88>(even[0], even[1]),
+                    _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]),
+                    _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]),
+                    _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]),
+                ];
+                for (quarter, vector) in quarters.into_iter().enumerate() {
+                    let column = &mut columns[4 * quarter + i];
+                    _mm512_storeu_si512(column.as_mut_ptr().cast(), vector);
+                }
+            }
+            columns
+        }
+    }
+
     #[inline(always)]
     unsafe fn soon(values: &[f32]) {
         for line in values.chunks(ROWS) {
@@ -277,13 +340,20 @@ fn with_instructions<W: SimdWork>(work: W) -> W::Output {
 
 /// Adds a strip's products with a panel to `sums`, a row every `stride`.
 pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
-    assert!(if tile.pairs { has_bf16() } else { is_available() }, "this CPU has no AVX-512 BF16");
+    let pairs = tile.format.pairs();
+    assert!(if pairs { has_bf16() } else { is_available() }, "this CPU has no AVX-512 BF16");
     // SAFETY: the instructions are there, asserted above.
-    unsafe { if tile.pairs { pairs(tile, sums, stride) } else { floats(tile, sums, stride) } }
+    unsafe {
+        match tile.format.operands {
+            Operands::Bf16Tiles => chains(tile, sums, stride),
+            _ if pairs => pair_words(tile, sums, stride),
+            _ => floats(tile, sums, stride),
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn pairs(tile: Tile, sums: &mut [f32], stride: usize) {
+fn pair_words(tile: Tile, sums: &mut [f32], stride: usize) {
     // SAFETY: this function has the instructions.
     unsafe {
         match tile.width {
@@ -292,6 +362,12 @@ fn pairs(tile: Tile, sums: &mut [f32], stride: usize) {
             _ => float_tile::tile::<Bf16Pairs, 8, 1>(tile, sums, stride),
         }
     }
+}
+
+#[target_feature(enable = "avx512f")]
+fn chains(tile: Tile, sums: &mut [f32], stride: usize) {
+    // SAFETY: this function has the instructions.
+    unsafe { float_tile::chains::<__m512, 8>(tile, sums, stride) }
 }
 
 #[target_feature(enable = "avx512f")]

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use crate::Kernel;
 use crate::gemm::{
     KBlock, MatrixA, MatrixB, OperandLayout, Operands, PANEL, PackedB, PanelColumns, ROWS, Scale,
-    Size, Tile, WordFormat,
+    Size, TILE_ROWS, Tile, WordFormat,
 };
 use crate::pack::{PackA, PackB};
 
@@ -37,7 +37,7 @@ impl PackedB {
         columns: usize,
         b: MatrixB,
     ) -> Self {
-        let format = WordFormat::new(kernel.multiplies_bf16(), operands);
+        let format = WordFormat::new(kernel.multiplies_pairs(operands), operands);
         let size = Size { rows: 0, depth, columns };
         check_b(format, size, b);
         let panels = panels(columns);
@@ -88,7 +88,7 @@ pub fn float_product(
     add: bool,
     out: &mut [f32],
 ) {
-    let format = WordFormat::new(kernel.multiplies_bf16(), operands);
+    let format = WordFormat::new(kernel.multiplies_pairs(operands), operands);
     check(size, a, out.len());
     check_b(format, size, b);
     if size.depth == 0 && !add {
@@ -163,7 +163,8 @@ impl Product<'_> {
         for (group, out) in out.chunks_mut(GROUP * size.columns).enumerate() {
             let first = group * GROUP;
             let rows = first..size.rows.min(first + GROUP);
-            let strips = scratch_words(strips, rows.len().div_ceil(ROWS) * block.strip(format));
+            let strips =
+                scratch_words(strips, rows.len().div_ceil(format.rows()) * block.strip(format));
             kernel.packed(PackA { format, a, block, rows, strips });
             let mut rest = panels;
             for &columns in columns {
@@ -184,23 +185,24 @@ impl Product<'_> {
         out: &mut [f32],
     ) {
         let PanelColumns { first, count, width } = columns;
-        let (by_rows, pairs) = (self.a.layout == OperandLayout::KInner, self.format.pairs());
-        let (length, stride) = (block.steps(self.format) * ROWS, self.size.columns);
-        let rows = out.chunks_mut(ROWS * stride);
-        for (strip, out) in strips.chunks_exact(block.strip(self.format)).zip(rows) {
-            let strip = &strip[..length];
-            let tile = Tile { strip, by_rows, panel, width, pairs, fresh: block.fresh };
-            if count == width && out.len() == ROWS * stride {
-                self.kernel.float_tile(tile, &mut out[first..], stride);
+        let Self { kernel, format, .. } = self;
+        let (rows, stride, fresh) = (format.rows(), self.size.columns, block.fresh);
+        let by_rows = self.a.layout == OperandLayout::KInner || format.in_tiles();
+        let length = block.steps(format) * rows;
+        let places = out.chunks_mut(rows * stride);
+        for (strip, out) in strips.chunks_exact(block.strip(format)).zip(places) {
+            let tile = Tile { strip: &strip[..length], by_rows, panel, width, format, fresh };
+            if count == width && out.len() == rows * stride {
+                kernel.float_tile(tile, &mut out[first..], stride);
                 continue;
             }
             // Tiles at the edge: fewer rows or columns than a whole one. They are computed in a
             // whole tile aside, so the kernel needs no case for them.
-            let mut sums = [0.0; ROWS * PANEL];
+            let mut sums = [0.0; TILE_ROWS * PANEL];
             for (sums, out) in sums.chunks_exact_mut(PANEL).zip(out.chunks_exact(stride)) {
                 sums[..count].copy_from_slice(&out[first..first + count]);
             }
-            self.kernel.float_tile(tile, &mut sums, PANEL);
+            kernel.float_tile(tile, &mut sums, PANEL);
             for (sums, out) in sums.chunks_exact(PANEL).zip(out.chunks_exact_mut(stride)) {
                 out[first..first + count].copy_from_slice(&sums[..count]);
             }

@@ -3,7 +3,10 @@
 #![expect(unsafe_code, reason = "one body is compiled for each instruction set")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
-use crate::gemm::{LINE, ROWS, Tile};
+use crate::gemm::{CHAIN, LINE, ROWS, Tile};
+
+/// Words of a line of a strip.
+const STRIP: usize = LINE * ROWS;
 
 /// A vector of f32 sums, and of words that are multiplied into them.
 ///
@@ -21,6 +24,8 @@ pub(crate) trait FloatLanes: Copy {
     unsafe fn broadcast(word: u32) -> Self;
     /// `self` and the products of the values of two words, each rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// The sum of both.
+    unsafe fn plus(self, other: Self) -> Self;
     /// To the first places of `sums`.
     unsafe fn store(self, sums: &mut [f32]);
 }
@@ -50,6 +55,76 @@ pub(crate) unsafe fn tile<F: FloatLanes, const R: usize, const V: usize>(
     }
 }
 
+/// [`tile`] in the order of tile instructions, with a value in each word: see [`crate::Operands::Bf16Tiles`].
+///
+/// # Safety
+/// The instructions of `F`.
+#[inline(always)]
+pub(crate) unsafe fn chains<F: FloatLanes, const R: usize>(
+    tile: Tile,
+    sums: &mut [f32],
+    stride: usize,
+) {
+    let lines = tile.strip.chunks(CHAIN * ROWS).zip(tile.panel.chunks(CHAIN * tile.width));
+    for (chain, (strip, panel)) in lines.enumerate() {
+        let part = Tile { strip, panel, fresh: tile.fresh && chain == 0, ..tile };
+        for row in (0..ROWS).step_by(R) {
+            for column in (0..tile.width).step_by(F::LANES) {
+                // SAFETY: the caller has the instructions of `F`.
+                unsafe {
+                    let totals = if tile.by_rows {
+                        chain_sums::<F, R, true>(part, row, column)
+                    } else {
+                        chain_sums::<F, R, false>(part, row, column)
+                    };
+                    for (i, [even, odd]) in totals.into_iter().enumerate() {
+                        let places = &mut sums[(row + i) * stride + column..];
+                        let before = if part.fresh { F::broadcast(0) } else { F::load(places) };
+                        before.plus(even.plus(odd)).store(places);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sums of words of even and of odd number, each a chain from 0.
+///
+/// # Safety
+/// The instructions of `F`.
+#[inline(always)]
+unsafe fn chain_sums<F: FloatLanes, const R: usize, const BY_ROWS: bool>(
+    tile: Tile,
+    row: usize,
+    column: usize,
+) -> [[F; 2]; R] {
+    // SAFETY: the caller has the instructions of `F`.
+    unsafe {
+        let mut totals = [[F::broadcast(0); 2]; R];
+        let lines = tile.strip.as_chunks::<STRIP>().0;
+        for (line, words) in lines.iter().zip(tile.panel.chunks_exact(LINE * tile.width)) {
+            for (pair, words) in words.chunks_exact(2 * tile.width).enumerate() {
+                let (even, odd) = words.split_at(tile.width);
+                let b = [F::words(&even[column..]), F::words(&odd[column..])];
+                for (i, totals) in totals.iter_mut().enumerate() {
+                    for (half, total) in totals.iter_mut().enumerate() {
+                        let a = line[place::<BY_ROWS>(row + i, 2 * pair + half)];
+                        *total = total.add_product(F::broadcast(a), b[half]);
+                    }
+                }
+            }
+        }
+        totals
+    }
+}
+
+/// Where a line has the word of a row and a step: `[8 rows][16 steps]` or `[16 steps][8 rows]`, as `PackA`
+/// wrote it.
+#[inline(always)]
+fn place<const BY_ROWS: bool>(row: usize, step: usize) -> usize {
+    if BY_ROWS { row * LINE + step } else { step * ROWS + row }
+}
+
 /// # Safety
 /// The instructions of `F`.
 #[inline(always)]
@@ -60,7 +135,6 @@ unsafe fn part<F: FloatLanes, const R: usize, const V: usize, const BY_ROWS: boo
     sums: &mut [f32],
     stride: usize,
 ) {
-    const STRIP: usize = LINE * ROWS;
     // SAFETY: the caller has the instructions of `F`.
     unsafe {
         // R · V sums stay in registers over the whole block; a step loads V vectors of B and
@@ -84,9 +158,7 @@ unsafe fn part<F: FloatLanes, const R: usize, const V: usize, const BY_ROWS: boo
                     *b = F::words(&words[v * F::LANES..]);
                 }
                 for (i, totals) in totals.iter_mut().enumerate() {
-                    // Line [8 rows][16 steps] or [16 steps][8 rows], as `PackA` wrote it.
-                    let at = if BY_ROWS { (row + i) * LINE + p } else { p * ROWS + row + i };
-                    let a = F::broadcast(line[at]);
+                    let a = F::broadcast(line[place::<BY_ROWS>(row + i, p)]);
                     for (total, b) in totals.iter_mut().zip(b) {
                         *total = total.add_product(a, b);
                     }

@@ -18,6 +18,9 @@ use half::bf16;
 /// Rows of a strip.
 pub(crate) const ROWS: usize = 8;
 
+/// Rows of a strip for tile registers.
+pub(crate) const TILE_ROWS: usize = 16;
+
 /// Columns of a whole panel.
 pub(crate) const PANEL: usize = 48;
 
@@ -29,8 +32,13 @@ pub(crate) const LINE: usize = 16;
 pub enum Operands {
     /// f32.
     F32,
-    /// f32 rounded to bf16, half to even; the sums stay f32.
+    /// f32 rounded to bf16, half to even; the sums stay f32, one chain of fused multiply-adds an
+    /// output.
     Bf16,
+    /// As [`Operands::Bf16`] in the order of tile instructions: of 32 places of the reduction those with an
+    /// even number are one chain that begins at 0, the others another; both are added, and then that
+    /// to the output.
+    Bf16Tiles,
 }
 
 impl Operands {
@@ -38,8 +46,13 @@ impl Operands {
     pub(crate) fn per_word(self) -> usize {
         match self {
             Self::F32 => 1,
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::Bf16Tiles => 2,
         }
+    }
+
+    /// Whether they are rounded to bf16.
+    pub fn are_bf16(self) -> bool {
+        self != Self::F32
     }
 }
 
@@ -133,18 +146,28 @@ pub(crate) struct WordFormat {
 }
 
 impl WordFormat {
-    pub(crate) fn new(multiplies_bf16: bool, operands: Operands) -> Self {
-        Self { operands, swapped: !multiplies_bf16 }
+    pub(crate) fn new(multiplies_pairs: bool, operands: Operands) -> Self {
+        Self { operands, swapped: !multiplies_pairs }
     }
 
     /// Whether a word holds two values.
     pub(crate) fn pairs(self) -> bool {
-        self.operands == Operands::Bf16 && !self.swapped
+        self.operands.are_bf16() && !self.swapped
+    }
+
+    /// Whether strips and panels are for tile registers.
+    pub(crate) fn in_tiles(self) -> bool {
+        self.operands == Operands::Bf16Tiles && self.pairs()
+    }
+
+    /// Rows of a strip.
+    pub(crate) fn rows(self) -> usize {
+        if self.in_tiles() { TILE_ROWS } else { ROWS }
     }
 
     /// 32-bit words that hold one word's values.
     pub(crate) fn width(self) -> usize {
-        if self.operands == Operands::Bf16 && self.swapped { 2 } else { 1 }
+        if self.operands.are_bf16() && self.swapped { 2 } else { 1 }
     }
 }
 
@@ -173,7 +196,7 @@ impl KBlock {
     /// Words from one strip to the next: a line more than it holds, for at a power of two the lines
     /// of neighbouring strips would fall into the same few places of the cache.
     pub(crate) fn strip(self, format: WordFormat) -> usize {
-        self.steps(format) * ROWS + LINE
+        self.steps(format) * format.rows() + LINE
     }
 
     /// The places of the reduction whose values a word holds, as far as they are there.
@@ -182,11 +205,13 @@ impl KBlock {
         let there = |value: usize| if value < self.depth { Some(value) } else { None };
         match (format.operands, format.swapped) {
             (Operands::F32, _) => (there(self.first + step), None),
-            (Operands::Bf16, false) => {
+            (Operands::Bf16 | Operands::Bf16Tiles, false) => {
                 let value = 2 * (self.first + step);
                 (there(value), there(value + 1))
             }
-            (Operands::Bf16, true) => (there(2 * (self.first + step / 2) + 1 - step % 2), None),
+            (Operands::Bf16 | Operands::Bf16Tiles, true) => {
+                (there(2 * (self.first + step / 2) + 1 - step % 2), None)
+            }
         }
     }
 }
@@ -211,7 +236,7 @@ pub(crate) struct Tile<'a> {
     /// `[steps, width]`
     pub(crate) panel: &'a [u32],
     pub(crate) width: usize,
-    pub(crate) pairs: bool,
+    pub(crate) format: WordFormat,
     /// Whether the sums begin at 0, whatever the places hold.
     pub(crate) fresh: bool,
 }
@@ -227,11 +252,14 @@ pub(crate) fn scalar_tile(tile: Tile, sums: &mut [f32], stride: usize) {
             sums[..tile.width].fill(0.0);
         }
     }
+    if tile.format.operands == Operands::Bf16Tiles {
+        return scalar_chains(tile, word, sums, stride);
+    }
     for (step, b) in tile.panel.chunks_exact(tile.width).enumerate() {
         for (row, sums) in sums.chunks_mut(stride).take(ROWS).enumerate() {
             let a = word(row, step);
             for (sum, &b) in sums.iter_mut().zip(b) {
-                if tile.pairs {
+                if tile.format.pairs() {
                     let half = |word: u32, high: u32| bf16::from_bits((word >> high) as u16);
                     let add =
                         |sum: f32, at| half(a, at).to_f32().mul_add(half(b, at).to_f32(), sum);
@@ -239,6 +267,27 @@ pub(crate) fn scalar_tile(tile: Tile, sums: &mut [f32], stride: usize) {
                 } else {
                     *sum = f32::from_bits(a).mul_add(f32::from_bits(b), *sum);
                 }
+            }
+        }
+    }
+}
+
+/// Stored words whose values are summed apart in the order of tiles: 32 places of the reduction.
+pub(crate) const CHAIN: usize = 32;
+
+/// [`Operands::Bf16Tiles`] with a value in each word.
+fn scalar_chains(tile: Tile, word: impl Fn(usize, usize) -> u32, sums: &mut [f32], stride: usize) {
+    assert!(!tile.format.pairs(), "words of one value");
+    for (chain, panel) in tile.panel.chunks(CHAIN * tile.width).enumerate() {
+        for (row, sums) in sums.chunks_mut(stride).take(ROWS).enumerate() {
+            for (column, sum) in sums[..tile.width].iter_mut().enumerate() {
+                let mut chains = [0.0f32; 2];
+                for (step, b) in panel.chunks_exact(tile.width).enumerate() {
+                    let a = f32::from_bits(word(row, chain * CHAIN + step));
+                    let total = &mut chains[step % 2];
+                    *total = a.mul_add(f32::from_bits(b[column]), *total);
+                }
+                *sum += chains[0] + chains[1];
             }
         }
     }

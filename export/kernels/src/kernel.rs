@@ -9,6 +9,8 @@ use half::{bf16, f16};
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 #[cfg(target_arch = "x86_64")]
+use crate::amx_bf16;
+#[cfg(target_arch = "x86_64")]
 use crate::avx_vnni;
 #[cfg(target_arch = "x86_64")]
 use crate::avx2;
@@ -17,7 +19,7 @@ use crate::avx512;
 use crate::float_codes::{self, RowValues, TokenFloats};
 #[cfg(target_arch = "x86_64")]
 use crate::float_codes_x86;
-use crate::gemm::{Tile, scalar_tile};
+use crate::gemm::{Operands, Tile, scalar_tile};
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{
     CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
@@ -92,6 +94,16 @@ impl Kernel {
             Self::AmxInt8 => "amx-int8",
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => "neon-dotprod",
+        }
+    }
+
+    /// Tokens that should meet a matrix together where there are many: whole tiles, and as many of them as
+    /// make up for what is done once for all.
+    pub fn tokens_together(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxInt8 => 64, // all codes are unpacked before
+            _ => 8,
         }
     }
 
@@ -246,13 +258,20 @@ impl Kernel {
         }
     }
 
-    /// Whether a word of two bf16 is one instruction's operand.
-    pub(crate) fn multiplies_bf16(self) -> bool {
-        match self {
+    /// Whether a word of two bf16 is one instruction's operand, and the sums have this order.
+    pub(crate) fn multiplies_pairs(self, operands: Operands) -> bool {
+        match (self, operands) {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni | Self::AmxInt8 => avx512::has_bf16(),
+            (Self::Avx512Vnni | Self::AmxInt8, Operands::Bf16) => avx512::has_bf16(),
+            #[cfg(target_arch = "x86_64")]
+            (Self::AmxInt8, Operands::Bf16Tiles) => amx_bf16::is_available(),
             _ => false,
         }
+    }
+
+    /// Whether products in [`Operands::Bf16Tiles`] are much faster than others in bf16.
+    pub fn has_bf16_tiles(self) -> bool {
+        self.multiplies_pairs(Operands::Bf16Tiles)
     }
 
     /// Adds a strip's products with a panel to `sums`, a row every `stride`.
@@ -261,6 +280,8 @@ impl Kernel {
             Self::Scalar => scalar_tile(tile, sums, stride),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni => avx2::float_tile(tile, sums, stride),
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxInt8 if tile.format.in_tiles() => amx_bf16::float_tile(tile, sums, stride),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni | Self::AmxInt8 => avx512::float_tile(tile, sums, stride),
             #[cfg(target_arch = "aarch64")]

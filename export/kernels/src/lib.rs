@@ -11,6 +11,8 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_bf16;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

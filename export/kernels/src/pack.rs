@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use crate::gemm::{
     KBlock, LINE, MatrixA, MatrixB, OperandLayout, Operands, PanelColumns, ROWS, Scale, Size,
-    WordFormat,
+    TILE_ROWS, WordFormat,
 };
 use crate::layout::SimdWork;
 
@@ -28,7 +28,7 @@ use crate::layout::SimdWork;
 fn rounded(operands: Operands, x: f32) -> f32 {
     match operands {
         Operands::F32 => x,
-        Operands::Bf16 => f32::from_bits(u32::from(round_bf16(x)) << 16),
+        Operands::Bf16 | Operands::Bf16Tiles => f32::from_bits(u32::from(round_bf16(x)) << 16),
     }
 }
 
@@ -44,6 +44,9 @@ fn round_bf16(x: f32) -> u16 {
     (if x.is_nan() { quiet } else { up }) as u16
 }
 
+/// As many lines as a line has words.
+pub(crate) type Square = [[u32; LINE]; LINE];
+
 /// How scaled f32 become words of two bf16, sixteen words at a time.
 ///
 /// # Safety
@@ -53,6 +56,11 @@ pub(crate) trait RoundToBf16 {
     unsafe fn of_rows(rows: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE];
     /// Two values of each word are neighbours, each with a factor.
     unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE];
+    /// Rows become columns.
+    #[inline(always)]
+    unsafe fn transposed(square: &Square) -> Square {
+        std::array::from_fn(|column| std::array::from_fn(|row| square[row][column]))
+    }
     /// Prefetches values that are needed soon.
     #[inline(always)]
     unsafe fn soon(_values: &[f32]) {}
@@ -130,7 +138,7 @@ fn padded<const N: usize>(values: &[f32]) -> [f32; N] {
 
 /// Strips of a block, one after the other, each of `steps / 16` lines of eight rows. Where the
 /// reduction is inner, a line holds sixteen words of a row: `[8][16]`; else a word of each row lies
-/// beside those of the others: `[16][8]`.
+/// beside those of the others: `[16][8]`. For tile registers it is always `[16][16]`, row by row.
 pub(crate) struct PackA<'a> {
     pub(crate) format: WordFormat,
     pub(crate) a: MatrixA<'a>,
@@ -146,11 +154,14 @@ impl PackWork for PackA<'_> {
         // SAFETY: says the caller.
         unsafe {
             match a.layout {
+                OperandLayout::KOuter if format.in_tiles() => {
+                    pack_outer_by_rows::<P>(format, a, block, rows, strips);
+                }
                 OperandLayout::KOuter => pack_outer::<P>(format, a, block, rows, strips),
                 OperandLayout::KInner => {
                     let strips = strips.chunks_exact_mut(block.strip(format));
-                    for (first, words) in rows.clone().step_by(ROWS).zip(strips) {
-                        let rows = first..rows.end.min(first + ROWS);
+                    for (first, words) in rows.clone().step_by(format.rows()).zip(strips) {
+                        let rows = first..rows.end.min(first + format.rows());
                         pack_inner::<P>(format, a, block, rows, words);
                     }
                 }
@@ -167,7 +178,8 @@ unsafe fn pack_inner<P: RoundToBf16>(
     rows: Range<usize>,
     words: &mut [u32],
 ) {
-    if rows.len() < ROWS || !block.words.is_multiple_of(LINE) {
+    let height = format.rows();
+    if rows.len() < height || !block.words.is_multiple_of(LINE) {
         words.fill(0);
     }
     let per_word = format.operands.per_word();
@@ -176,7 +188,7 @@ unsafe fn pack_inner<P: RoundToBf16>(
         let source = &a.values[row * a.stride..][values.clone()];
         if !format.swapped || format.operands == Operands::F32 {
             // Words and values lie in the same order: whole lines at a time.
-            let lines = words[i * LINE..].chunks_mut(ROWS * LINE);
+            let lines = words[i * LINE..].chunks_mut(height * LINE);
             // SAFETY: says the caller.
             unsafe { pack_lines::<P>(format, source, a.scale.part(values.clone()), lines) };
             continue;
@@ -188,7 +200,7 @@ unsafe fn pack_inner<P: RoundToBf16>(
                 None => 0.0,
             };
             // Swapped pairs: `values` names the odd place first, so neighbours trade their words.
-            words[step / LINE * LINE * ROWS + i * LINE + step % LINE] =
+            words[step / LINE * LINE * height + i * LINE + step % LINE] =
                 word(format, value(low), value(high));
         }
     }
@@ -291,6 +303,47 @@ unsafe fn pack_outer<P: RoundToBf16>(
     }
 }
 
+/// As [`pack_outer`] for strips of sixteen rows whose words lie row by row: squares of 16 x 16 words are made
+/// and then transposed.
+#[inline(always)]
+unsafe fn pack_outer_by_rows<P: RoundToBf16>(
+    format: WordFormat,
+    a: MatrixA,
+    block: KBlock,
+    rows: Range<usize>,
+    strips: &mut [u32],
+) {
+    let (used, strip) = (block.used(format), block.strip(format));
+    let row = |place: Option<usize>| match place {
+        Some(at) => (&a.values[at * a.stride + a.first..][rows.clone()], a.scale.at(at)),
+        None => (&[][..], 0.0),
+    };
+    for first in (0..used).step_by(LINE) {
+        for step in first + LINE..used.min(first + 2 * LINE) {
+            let (low, high) = block.values(format, step);
+            // SAFETY: says the caller.
+            unsafe {
+                P::soon(row(low).0);
+                P::soon(row(high).0);
+            }
+        }
+        for (at, strip) in strips.chunks_exact_mut(strip).enumerate() {
+            let mut square = [[0; LINE]; LINE];
+            for (step, words) in (first..used).zip(&mut square) {
+                let (low, high) = block.values(format, step);
+                let ((low, low_factor), (high, high_factor)) = (row(low), row(high));
+                let part = |values: &[f32]| vector(values, at * TILE_ROWS);
+                let factors = [low_factor, high_factor];
+                // SAFETY: says the caller.
+                *words = unsafe { of_rows::<P>(format, [&part(low), &part(high)], factors) };
+            }
+            // SAFETY: says the caller.
+            let square = unsafe { P::transposed(&square) };
+            strip[first * TILE_ROWS..][..LINE * TILE_ROWS].copy_from_slice(square.as_flattened());
+        }
+    }
+}
+
 /// Sixteen of `values`, what is missing 0.
 #[inline(always)]
 fn vector(values: &[f32], first: usize) -> [f32; LINE] {
@@ -363,15 +416,14 @@ unsafe fn pack_transposed<P: RoundToBf16>(
     width: usize,
     panel: &mut [u32],
 ) {
-    const TOGETHER: usize = 16;
     let per_word = format.operands.per_word();
     let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
-    for (group, rows) in rows.chunks(TOGETHER * block.depth).enumerate() {
+    for (group, rows) in rows.chunks(LINE * block.depth).enumerate() {
         let columns = rows.len() / block.depth;
         for start in (0..values.len()).step_by(LINE * per_word) {
             // Sixteen rows of B are packed along the reduction, where they lie in order, into a
             // square of 16 x 16 words in the first cache; writing its columns is the transposition.
-            let mut lines = [[0; LINE]; TOGETHER];
+            let mut lines = Square::default();
             for (line, row) in lines.iter_mut().zip(rows.chunks_exact(block.depth)) {
                 let source = &row[values.clone()][start..];
                 let source = &source[..source.len().min(LINE * per_word)];
@@ -381,11 +433,10 @@ unsafe fn pack_transposed<P: RoundToBf16>(
             }
             let words = &mut panel[start / per_word * width..];
             let used = (values.len() - start).min(LINE * per_word).div_ceil(per_word);
-            for (p, words) in words.chunks_mut(width).take(used).enumerate() {
-                let places = &mut words[group * TOGETHER..][..columns];
-                for (place, line) in places.iter_mut().zip(&lines) {
-                    *place = line[p];
-                }
+            // SAFETY: says the caller.
+            let steps = unsafe { P::transposed(&lines) };
+            for (words, step) in words.chunks_mut(width).zip(&steps[..used]) {
+                words[group * LINE..][..columns].copy_from_slice(&step[..columns]);
             }
         }
     }

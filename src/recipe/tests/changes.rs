@@ -40,6 +40,7 @@ fn every_setting_has_its_class() {
         ("tokenizer.path=other.json", ChangeClass::Fatal),
         ("train.precision=bf16", ChangeClass::Fatal),
         ("train.gradient_rounding=nearest", ChangeClass::Fatal),
+        ("train.bf16_sums=tiles", ChangeClass::NeedsAllow),
         ("data.seq_len=256", ChangeClass::Fatal),
         ("stage=sft", ChangeClass::Fatal),
     ] {

@@ -44,6 +44,7 @@ const KINDS: &[(&str, &[&str])] = &[
         &[
             "export.formats=[\"gguf-tq2_0\"]",
             "train.precision=int8",
+            "train.bf16_sums=tiles",
             "train.gradient_rounding=nearest",
             "train.recompute=true",
         ],

@@ -30,7 +30,9 @@ use crate::monitor::Monitor;
 use crate::ops::OpBackend;
 use crate::platform::Signals;
 use crate::recipe::{self, Length, Recipe, Schedule};
-use agreement::{compare_tokenizer, grow_vocabulary, say_if_dense, warn_of_duplicates};
+use agreement::{
+    compare_tokenizer, grow_vocabulary, say_if_dense, say_if_tiles_are_idle, warn_of_duplicates,
+};
 use inputs::{TokenizerRequest, init_folder, open_chat, open_device, resolve_spec};
 use sources::Caches;
 
@@ -69,6 +71,7 @@ pub(crate) fn open<'a>(
     if let Some(init) = &init {
         say_if_dense(init, &spec, monitor);
     }
+    say_if_tiles_are_idle(recipe, monitor);
     let teacher = teacher::open(recipe, &tokenizer, &spec, signals, monitor)?;
     let generation = init.as_deref().map(generation_config::read).transpose()?.unwrap_or_default();
     let pool = sources::threads_of_all_ranks(&hosts)?;
