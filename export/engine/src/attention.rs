@@ -63,17 +63,13 @@ fn attend_layer<E: Element>(
     let together = (QUERIES / heads.group()).max(1) * width;
     let cost = 2 * cache.len() * together;
     compute.threads.split(out, together, cost, |first, out| {
-        let start = first * together;
-        for (run, out) in out.chunks_mut(together).enumerate() {
-            let at = start + run * together;
-            // The cache holds the new tokens already: the token at `at` sees all but those
-            // after it.
-            let before = cache.len() - (queries.len() - at) / width;
-            let queries = &queries[at..][..out.len()];
-            with_thread_scratch(|scratch| {
-                run_of_tokens(compute, heads, queries, before, cache, scratch, out);
-            });
-        }
+        let at = first * together;
+        // The cache holds the new tokens already: the token at `at` sees all but those after it.
+        let before = cache.len() - (queries.len() - at) / width;
+        let queries = &queries[at..][..out.len()];
+        with_thread_scratch(|scratch| {
+            run_of_tokens(compute, heads, queries, before, cache, scratch, out);
+        });
     });
 }
 
@@ -147,6 +143,9 @@ fn run_of_tokens<E: Element>(
     //
     //    queries  [ t0: h0 h1 h2 h3 | t1: h0 h1 h2 h3 ]     2 key heads, 2 query heads each
     //    rows     key head 0: t0h0 t0h1 t1h0 t1h1           a key is loaded once for all four
+    //
+    // Heads outside, tokens inside: the keys and values of a head stay in the second cache while all
+    // tokens pass over them, where those of all heads would not.
     for head in 0..heads.keys {
         let here = |token: usize| token * width + head * group..token * width + (head + 1) * group;
         for (token, rows) in rows.chunks_exact_mut(group).enumerate() {

@@ -1,7 +1,5 @@
 //! The loops of attention, written once over [`Vector`] and compiled for each instruction set.
 
-use std::ops::Range;
-
 use super::softmax::softmax;
 use super::vector::{Element, Vector};
 use crate::pages::{HeadView, LANES, PAGE};
@@ -59,15 +57,24 @@ pub(super) unsafe fn body<V: Vector, E: Element, const Q: usize, const W: usize>
     // all the same.
     for start in (0..longest).step_by(PAGE) {
         let tokens = start..longest.min(start + PAGE);
+        // The weights of a token beside each other: one address serves all rows, and the sums stay
+        // in registers.
+        let mut weights = [[0.0; Q]; PAGE];
+        for (row, scores) in scores.chunks_exact(length.max(1)).enumerate() {
+            for (weights, score) in weights.iter_mut().zip(&scores[tokens.clone()]) {
+                weights[row] = *score;
+            }
+        }
+        let weights = &weights[..tokens.len()];
         let mut first = 0;
         while first < padded {
             // SAFETY: as above.
             unsafe {
                 if first + W * LANES <= padded {
-                    weigh::<V, E, Q, W>(head, first, tokens.clone(), scores, out);
+                    weigh::<V, E, Q, W>(head, [start / PAGE, first], weights, out);
                     first += W * LANES;
                 } else {
-                    weigh::<V, E, Q, 1>(head, first, tokens.clone(), scores, out);
+                    weigh::<V, E, Q, 1>(head, [start / PAGE, first], weights, out);
                     first += LANES;
                 }
             }
@@ -125,57 +132,59 @@ unsafe fn block_scores<V: Vector, E: Element, const Q: usize, const W: usize>(
     }
 }
 
-/// Adds some tokens of one page to `W` times sixteen elements of every row's output, from element `first` on.
+/// Adds the first tokens of a page, with `weights [t][row]`, to `W` times sixteen elements of every row's
+/// output, from element `first` on.
 ///
 /// # Safety
 /// The instructions of `V`.
 #[inline(always)]
 unsafe fn weigh<V: Vector, E: Element, const Q: usize, const W: usize>(
     head: HeadView<E>,
-    first: usize,
-    tokens: Range<usize>,
-    weights: &[f32],
+    [page, first]: [usize; 2],
+    weights: &[[f32; Q]],
     out: &mut [f32],
 ) {
-    let (length, padded, page) = (weights.len() / Q, out.len() / Q, tokens.start / PAGE);
-    let mut rows: [&[f32]; Q] = [&[]; Q];
-    for (row, weights) in rows.iter_mut().zip(weights.chunks_exact(length.max(1))) {
-        *row = &weights[tokens.clone()];
-    }
-    let values = &head.values(page)[..tokens.len() * padded];
-    // What comes after, which the hardware does not prefetch in time.
-    let next = head.values((page + 1).min(head.pages.len() - 1));
-    let ahead = head.values(page).chunks_exact(padded).skip(AHEAD).chain(next.chunks_exact(padded));
+    let padded = out.len() / Q;
+    // What comes after this page the hardware does not prefetch in time.
+    let (here, next) = (head.values(page), head.values((page + 1).min(head.pages.len() - 1)));
+    let mut rows = out.chunks_exact_mut(padded);
+    let mut places: [&mut [[f32; LANES]; W]; Q] = std::array::from_fn(|_| {
+        let row = &mut rows.next().expect("a row for each query")[first..];
+        row.as_chunks_mut().0.first_chunk_mut().expect("as many elements as vectors hold")
+    });
     // SAFETY: the caller has the instructions of `V`.
     unsafe {
+        // Plain loops: these are unrolled, and a call in between would move the sums out of their
+        // registers for each token. (Iterators of iterators are calls.)
         let mut sums = [[V::splat(0.0); W]; Q];
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let places = &out[row * padded + first..][..W * LANES];
-            for (sum, place) in sums.iter_mut().zip(places.as_chunks().0) {
-                *sum = V::load(place);
+        for row in 0..Q {
+            for w in 0..W {
+                sums[row][w] = V::load(&places[row][w]);
             }
         }
         // A token hidden from a row has weight 0 there. Its product is still added: 0 · v changes
         // no sum as long as cached values are finite.
-        for (t, (values, ahead)) in values.chunks_exact(padded).zip(ahead).enumerate() {
-            let values = values[first..][..W * LANES].as_chunks().0;
-            let ahead = &ahead[first..][..W * LANES];
+        for (token, weights) in weights.iter().enumerate() {
+            let values = here[token * padded + first..][..W * LANES].as_chunks().0;
+            let later = (token + AHEAD) * padded + first;
+            let behind = later.saturating_sub(here.len());
+            let ahead = if later < here.len() { &here[later..] } else { &next[behind..] };
+            let ahead = &ahead[..W * LANES];
             let mut value = [V::splat(0.0); W];
             for w in 0..W {
                 value[w] = E::load(&values[w]);
                 V::fetch(&ahead[w * LANES]);
             }
             for row in 0..Q {
-                let weight = V::splat(rows[row][t]);
+                let weight = V::splat(weights[row]);
                 for w in 0..W {
                     sums[row][w] = sums[row][w].add_product(weight, value[w]);
                 }
             }
         }
-        for (row, sums) in sums.into_iter().enumerate() {
-            let places = &mut out[row * padded + first..][..W * LANES];
-            for (sum, place) in sums.into_iter().zip(places.as_chunks_mut().0) {
-                sum.store(place);
+        for row in 0..Q {
+            for w in 0..W {
+                sums[row][w].store(&mut places[row][w]);
             }
         }
     }
