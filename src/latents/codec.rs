@@ -44,6 +44,7 @@ impl LatentChunk<'_> {
             Self::Bf16(words) => widen(words, out),
             Self::Bf16Plus8(high, low) => {
                 for ((out, &high), &low) in out.iter_mut().zip(&**high).zip(&**low) {
+                    // `low` is signed and may borrow from `high`: the two are the upper 24 bits.
                     let word = (i32::from(high) << 8) + i32::from(low);
                     *out = f32::from_bits(word.cast_unsigned() << 8);
                 }
@@ -90,9 +91,11 @@ impl LatentChunk<'_> {
             }
             Self::Bf16Plus8(high, low) => {
                 for ((high, low), value) in high.iter_mut().zip(low.iter_mut()).zip(values) {
+                    // Half a unit of the 24 bits that stay, so that cutting the other eight rounds.
                     (*high, *low) = split((value.to_bits() + 0x80) >> 8);
                 }
             }
+            // With one half in place of a random share the nearer code wins.
             Self::Block16(codes, exponents) => store_blocks(codes, exponents, values, |_| 0.5),
         }
     }
@@ -118,6 +121,7 @@ pub(crate) fn widen(words: &[u16], out: &mut [f32]) {
 /// The bits of the nearest bf16, half to even; of a finite value.
 #[inline(always)]
 pub(crate) fn bf16_bits(value: f32) -> u16 {
+    // Just under half a unit is added, and one more where the last bit that stays is odd.
     let bits = value.to_bits();
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
@@ -173,6 +177,7 @@ fn store_blocks(
             let below = scaled.floor();
             // Both terms are exact, and so is their sum.
             let up = (scaled - below) + random(block * BLOCK + index) >= 1.0;
+            // A largest value of just 2^(k + 15), or one rounded up to it, has no code.
             *code = (whole(below) + i32::from(up)).clamp(-32768, 32767) as i16;
         }
     }

@@ -39,6 +39,7 @@ impl FrozenWords {
     pub(super) fn weights(&self, range: Range<usize>, out: &mut [f32]) {
         match self {
             Self::Mapped(file, bytes) => {
+                // Pairs of bytes: a tensor of a file need not be aligned for u16.
                 let (words, _) = file[bytes.clone()].as_chunks();
                 let value =
                     |&word: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(word)) << 16);
@@ -85,6 +86,7 @@ impl MappedFiles {
         }
         let file = self.0[path].clone();
         let bytes = bytes.start as usize..bytes.end as usize;
+        // In a file that is too short, slicing would panic in the middle of a step.
         (bytes.end <= file.len()).then_some(FrozenWords::Mapped(file, bytes))
     }
 }

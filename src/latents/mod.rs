@@ -66,6 +66,7 @@ impl Latents {
         assert_eq!(values.len(), count, "one value for each element");
         let mut words = Words::zeros(format, count);
         let chunks = words.chunks().into_par_iter().zip(values.par_chunks(CHUNK));
+        // To the nearest: random rounding is for updates, which have to add up.
         chunks.for_each(|(mut chunk, values)| chunk.store_nearest(values));
         Self::of_words(shape, words)
     }
@@ -87,6 +88,7 @@ impl Latents {
     /// Rewrites every chunk: `work` gets all of them, in order.
     pub(crate) fn update(&self, mut work: impl FnMut(Vec<LatentChunk>)) {
         let mut matrix = self.0.write().expect("no update has panicked");
+        // The absmean of what is overwritten now; the next forward pass finds the new one.
         matrix.scale = OnceLock::new();
         work(matrix.words.chunks());
     }
@@ -123,9 +125,11 @@ impl Latents {
         let mut matrix = self.0.write().expect("no update has panicked");
         matrix.scale = OnceLock::new();
         match (&mut matrix.words, parts) {
+            // `high` is what the model's BF16 file holds, and was read from there.
             (Words::Bf16Plus8 { low, .. }, [bytes]) => {
                 low.copy_from_slice(bytemuck::cast_slice(bytes));
             }
+            // All bits anew: bf16 does not hold every code, so the file gave only the nearest.
             (Words::Block16 { codes, exponents }, [code_bytes, exponent_bytes]) => {
                 read_words(code_bytes, codes, i16::from_le_bytes);
                 exponents.copy_from_slice(bytemuck::cast_slice(exponent_bytes));
@@ -163,10 +167,12 @@ impl LatentsView<'_> {
                 let mut at = range.start;
                 let mut rest = out;
                 while at < range.end {
+                    // A range may cut blocks at both ends; each piece lies in one block.
                     let end = range.end.min((at / BLOCK + 1) * BLOCK);
                     let (part, after) = rest.split_at_mut(end - at);
                     let exact = &mut exact[..part.len()];
                     load_blocks(&codes[at..end], &exponents[at / BLOCK..=at / BLOCK], exact);
+                    // What a BF16 file can hold, so that other programs quantise the same numbers.
                     let nearest = |(out, exact): (&mut f32, &f32)| {
                         *out = f32::from_bits(u32::from(bf16_bits(*exact)) << 16);
                     };
@@ -209,6 +215,7 @@ impl LatentsView<'_> {
     /// The scale of the weights: their absmean, in the order that defines it.
     pub fn scale(&self, kernel: Kernel) -> WeightScale {
         *self.0.scale.get_or_init(|| {
+            // The absmean of the codes' values would be smaller, by the share of zeros.
             if let Words::Frozen(FrozenWords::Ternary { scale, .. }) = &self.0.words {
                 return *scale;
             }
@@ -222,6 +229,7 @@ impl LatentsView<'_> {
         let count = self.0.shape[0] * self.0.shape[1];
         let mut sum = Absmean::default();
         let mut values = vec![0.0; SUMMED_AT_ONCE.min(count)];
+        // Parts are whole sixteens, the lanes of the sum.
         for first in (0..count).step_by(SUMMED_AT_ONCE) {
             let values = &mut values[..SUMMED_AT_ONCE.min(count - first)];
             values.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
@@ -237,6 +245,7 @@ impl LatentsView<'_> {
     /// The type of the weights in a model file.
     pub(crate) fn dtype(&self) -> DType {
         match self.0.words {
+            // Codes times an f32 scale need not be bf16 numbers.
             Words::F32(_) | Words::Frozen(FrozenWords::Ternary { .. }) => DType::F32,
             _ => DType::Bf16,
         }
@@ -274,6 +283,7 @@ impl LatentsView<'_> {
         match &self.0.words {
             Words::F32(values) => values.par_iter().all(|value| value.is_finite()),
             Words::Bf16(words) | Words::Bf16Plus8 { high: words, .. } => {
+                // Infinities and NaN are the words whose exponent bits are all set.
                 words.par_iter().all(|word| word & 0x7f80 != 0x7f80)
             }
             // Frozen weights were checked when they were read.
@@ -292,6 +302,7 @@ impl LatentsView<'_> {
             Words::Block16 { codes, exponents } => {
                 [little_endian(codes), bytemuck::cast_slice(exponents).into()].concat()
             }
+            // Each rank reads frozen weights for itself; they are never sent.
             Words::Frozen(_) => unreachable!("{FROZEN}"),
         }
     }

@@ -35,6 +35,7 @@ impl AttentionContext {
         let [batch, time] = segments.dims();
         let (cos, sin) = rope.cos_sin(segments);
         let [heads, kv_heads, head_dim] = rope.heads();
+        // The first layer that needs the mask as tensors makes it; native ones never do.
         let (segment_starts, mask) = (segments.starts(), LazyMask::default());
         Self(AttentionShape {
             batch,
@@ -77,6 +78,7 @@ impl Attention {
         backend: OpBackend,
     ) -> Tensor<3> {
         let mixed = self.attend(qkv, context, backend);
+        // Over all heads of a token at once, unlike `q_norm` and `k_norm`.
         let mixed = match &self.attn_sub_norm {
             Some(norm) => norm.forward(mixed, backend),
             None => mixed,
@@ -119,6 +121,7 @@ impl Attention {
         let part =
             |first: usize, count: usize| qkv.clone().narrow(2, first * head_dim, count * head_dim);
         let normalised = |norm: &RmsNorm, first: usize, count: usize| {
+            // Each head becomes a row of its own, `[B, T·heads, D]`: all share one gain `[D]`.
             let rows = part(first, count).reshape([batch, time * count, head_dim]);
             norm.forward(rows, backend).reshape([batch, time, count * head_dim])
         };

@@ -113,6 +113,7 @@ impl BitLinear {
         backend: OpBackend,
     ) -> Tensor<3> {
         let y = Self::products_together(layers, x, backend);
+        // Of layers computed together all have biases or none has, so these line up with `y`.
         let biases: Vec<_> =
             layers.iter().filter_map(|layer| layer.bias.as_ref()).map(Param::val).collect();
         if biases.is_empty() { y } else { y + Tensor::cat(biases, 0).unsqueeze() }
@@ -132,6 +133,7 @@ impl BitLinear {
             let backend = backend.drawing(|place| DrawPlace { matrix, ..place });
             let settings = LinearSettings { backend, counts };
             if layers.iter().all(|layer| layer.outside.is_none()) {
+                // The layers of a model have one quantiser.
                 return match layers[0].quantiser {
                     quantiser if quantiser.is_b158() => ops::bit_linear(x, weights, settings),
                     quantiser => ops::grouped_linear(x, weights, quantiser, backend),
@@ -141,6 +143,8 @@ impl BitLinear {
                 let latents = layer.outside.as_ref().expect("all matrices lie outside");
                 (latents, layer.adapter.as_ref().and_then(LowRankFactors::to_merge))
             });
+            // Latent factors are merged before quantising and side factors join afterwards; the
+            // gradients of both come from `join_factors`.
             let y = ops::bit_linear_outside(x.clone(), weights, latents, settings);
             return Self::join_factors(&layers, &x, y, backend);
         }
@@ -158,6 +162,7 @@ impl BitLinear {
         mut y: Tensor<3>,
         backend: OpBackend,
     ) -> Tensor<3> {
+        // The outputs lie side by side: a layer owns the columns behind those of the one before.
         let mut first = 0;
         for layer in layers {
             let height = layer.outside.as_ref().map_or(0, |latents| latents.shape()[0]);
@@ -184,6 +189,7 @@ impl BitLinear {
             }
             LinearWeight::Latent => Self::products_together([self], x, backend),
             LinearWeight::Dequantised => {
+                // A blend with λ = 1 is the layer in transformers' order.
                 let backend = backend.blending(Lambda::ONE);
                 ops::blended_linear(x, self.matrix(), self.quantiser, backend)
             }
@@ -191,6 +197,7 @@ impl BitLinear {
                 ops::frozen_linear(x, self.matrix(), scale)
             }
             LinearWeight::Frozen(scale) => {
+                // One scale as a group for each row: the grouped product takes groups only.
                 let rows = self.matrix().dims()[0];
                 self.frozen_product(x, vec![scale.multiplier(); rows])
             }

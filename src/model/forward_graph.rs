@@ -102,6 +102,7 @@ impl ForwardGraph {
     pub fn gradients(self, model: &LanguageModel, grads: Gradients) -> Vec<Option<Tensor<1>>> {
         let mut all = Vec::new();
         self.backward(model, grads, &mut |first, gradients| {
+            // The end of the table comes first: the list gets its length at once.
             let end = first + gradients.len();
             all.resize_with(all.len().max(end), || None);
             all[first..end].iter_mut().zip(gradients).for_each(|(place, found)| *place = found);

@@ -69,6 +69,8 @@ impl TensorSource for FreshModel {
         let width = entry.row_length();
         let (start, count) = (rows.start * width, rows.len() * width);
         let mut open = self.stream.borrow_mut();
+        // A read that does not go on where the last one ended begins anew and drops what lies
+        // before: how many random bits a normal number takes is not known ahead.
         let here = open.take().filter(|open| open.name == entry.name && open.drawn == start);
         let mut stream = here.unwrap_or_else(|| {
             let mut stream = Stream::of(entry, self.seed);

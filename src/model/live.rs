@@ -52,6 +52,7 @@ impl<'a> LiveModel<'a> {
         let (latents, kernel) =
             (self.model.outside()[index].as_ref()?.read(), self.model.backend().kernel);
         let mut codes = vec![0; rows.len() * width];
+        // A matrix is codes as a whole or not at all; if not, `all` stops at the first row.
         let mut places = rows.zip(codes.chunks_exact_mut(width.max(1)));
         places
             .all(|(row, codes)| latents.copy_codes(row, codes, kernel))
@@ -70,6 +71,7 @@ impl TensorSource for LiveModel<'_> {
             return Ok(codes);
         }
         let mut open = self.open.borrow_mut();
+        // A reader takes a tensor in parts; it is brought to the host once for all of them.
         let here = open.take().filter(|(of, _)| *of == index);
         let (_, values) =
             open.insert(here.unwrap_or_else(|| (index, self.model.latents(index, &self.values))));

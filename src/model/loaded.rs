@@ -67,7 +67,9 @@ impl Head {
     /// The rows `ids [N]`, `[N, C]`.
     pub(crate) fn rows(&self, ids: Tensor<1, Int>, backend: OpBackend) -> Tensor<2> {
         match (&self.outside, self.ternary) {
+            // Latents outside mean b1.58's quantiser or none: the embedding is floats.
             (Some(latents), _) => ops::rows_outside(self.weight.val(), latents, host_ids(ids)),
+            // One scale for all rows is known from the whole matrix only.
             (None, Some(Group::Matrix)) => self.operand(backend).select(0, ids),
             (None, _) => self.quantised(self.weight.val().select(0, ids), backend),
         }
@@ -124,6 +126,7 @@ impl LoadedValues {
         match self {
             Self::Tensor(data) => (Param::from_data(data, device), None),
             Self::Outside(latents) => {
+                // An empty leaf keeps the matrix's place in the graph and among the parameters.
                 let empty = TensorData::new(Vec::<f32>::new(), [0, 0]);
                 (Param::from_data(empty, device), Some(latents))
             }
@@ -185,15 +188,18 @@ impl<'a> LoadedTensors<'a> {
             LinearWeight::FrozenGroups => values.split_groups(&entry, quantiser.group),
             _ => Arc::default(),
         };
+        // In table order, so a resumed run draws the same random bits for the layer's gradients.
         let number = self.linears;
         self.linears += 1;
         let layer = match values.matrix(self.device) {
+            // Only frozen matrices have adapters, and these lie outside.
             (weight, None) => BitLinear::new(weight, form),
             (leaf, Some(latents)) => {
                 let adapter = adapter.map(|factors| factors.into_module(&entry, self.device));
                 BitLinear::outside(leaf, form, latents, adapter)
             }
         };
+        // The bias, if there is one, stands behind its matrix in the table.
         layer.numbered(number).quantised_by(quantiser, scales).with_bias(self.bias())
     }
 }

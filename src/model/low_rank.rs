@@ -59,6 +59,7 @@ impl LoadedFactors {
 impl LowRankFactors {
     /// Their values, without any graph, where they change the latents.
     pub(crate) fn to_merge(&self) -> Option<FactorValues> {
+        // The merge is no part of the graph: `LowRankJoin` makes the gradients.
         let values = |factor: &Param<Tensor<2>>| to_host(factor.val().inner());
         (self.kind == AdapterKind::Latent).then(|| FactorValues {
             a: values(&self.a),
@@ -78,6 +79,7 @@ pub(crate) fn initial_factors(entry: &TensorEntry, rank: usize, seed: u64) -> Lo
     let [a, b] = LowRankFactor::BOTH.map(|factor| factor.shape(entry, rank));
     let deviation = (1.0 / entry.shape[1] as f64).sqrt() as f32;
     let normal = Normal::new(0.0, deviation).expect("a width is finite and above 0");
+    // By A's own name: its values do not depend on which other matrices are adapted.
     let random = random::keyed(seed, &LowRankFactor::A.tensor_name(entry), 0, 0);
     [normal.sample_iter(random).take(a[0] * a[1]).collect(), vec![0.0; b[0] * b[1]]]
 }
@@ -96,6 +98,7 @@ pub(crate) fn parameter_table(
             continue;
         }
         let factors = LowRankFactor::BOTH.map(|factor| factor_entry(&entry, factor, rank));
+        // Before a bias, as modules visit `weight`, `adapter` and then `bias`.
         table.push(entry);
         table.extend(factors);
     }

@@ -45,6 +45,7 @@ impl Mlp {
 
     /// The gated product, `[B, T, F]`.
     pub(crate) fn gate(&self, x: Tensor<3>, backend: OpBackend) -> Tensor<3> {
+        // One product makes both, gate first: `[B, T, 2F]`, as `ops::gated` reads them.
         let projections = [&self.gate_proj, &self.up_proj];
         let gate_up = BitLinear::forward_together(projections, x, backend);
         ops::gated(gate_up, self.act, backend)

@@ -172,12 +172,14 @@ impl LanguageModel {
                 LoadedValues::Tensor(_) => None,
             });
             if let Some(factors) = &tensor.adapter {
+                // A and B follow their matrix in the parameter table, and `outside` has its order.
                 outside.extend([None, None]);
                 adapted.push(tensor.entry.clone());
                 rank = factors.rank(&tensor.entry);
                 merge_scale = (factors.kind == AdapterKind::Latent).then_some(factors.scale);
             }
         }
+        // `ops::bit_linear_outside` knows one quantiser and would use it for every model.
         let is_computed = !spec.quantise || spec.has_b158_quantiser();
         assert!(
             is_computed || outside.iter().all(Option::is_none),
@@ -185,6 +187,7 @@ impl LanguageModel {
         );
         let (outside, table) = (outside.into(), parameter_table(spec, &adapted, rank).into());
         let tensors = &mut LoadedTensors::new(tensors, spec, device);
+        // Each module takes the next tensors: these calls keep the order of the table.
         let embed_tokens = tensors.head();
         let layers = (0..spec.num_hidden_layers).map(|_| Block::assemble(spec, tensors)).collect();
         let norm = tensors.norm();
@@ -209,6 +212,7 @@ impl LanguageModel {
         let host = |index: usize| to_host(values[index].clone());
         let Some(latents) = &self.outside[index] else { return host(index) };
         match self.merge_scale {
+            // Under a latent adapter the latents that are quantised are the merged ones.
             Some(scale) if self.table.get(index + 1).is_some_and(is_factor) => {
                 let [a, b] = LowRankFactor::BOTH.map(|factor| host(factor_index(index, factor)));
                 let factors = FactorValues { a, b, scale };
@@ -283,6 +287,7 @@ impl LanguageModel {
         let mut projections = None;
         let mut x = transformer.embed(tokens, self.backend);
         for (index, layer) in transformer.layers.iter().enumerate() {
+            // A block in two halves, so that a loss can see queries, keys and values between them.
             let qkv = layer.project(x.clone(), self.backend);
             if shown == Some(index) {
                 projections = Some(qkv.clone());
@@ -298,6 +303,8 @@ impl LanguageModel {
         if !self.reads_codes {
             return hidden;
         }
+        // Losses multiply floats, so the codes that a ternary head reads are dequantised here.
+        // While λ < 1 they are blended in as in the layers.
         let quantised = ops::fake_quantise_activations(hidden.clone());
         ops::blend(self.backend.lambda, hidden, quantised)
     }
@@ -312,6 +319,7 @@ impl LanguageModel {
         let context = self.model.attention_context(segments);
         let mut states = self.model.residuals(tokens, &context, self.backend);
         let last = states.pop().expect("residuals start with the embedding");
+        // Not `final_norm`: what a head reads may be quantised, a hidden state is not.
         states.push(self.model.norm.forward(last, self.backend));
         states
     }
@@ -365,6 +373,7 @@ impl Transformer {
 
     fn embed(&self, tokens: Tensor<2, Int>, backend: OpBackend) -> Tensor<3> {
         let [batch, time] = tokens.dims();
+        // `[B, T]` → `[B·T]`: a lookup takes a flat list of ids and gives `[B·T, C]`.
         let rows = self.embed_tokens.rows(tokens.reshape([batch * time]), backend);
         let width = rows.dims()[1];
         rows.reshape([batch, time, width])

@@ -111,6 +111,7 @@ impl ModuleMapper for Freeze<'_> {
 /// `value` in a graph as `old` is: a leaf, frozen, or without autodiff.
 fn tracked_as<const D: usize>(value: Tensor<D>, old: &Tensor<D>) -> Tensor<D> {
     match (old.is_autodiff(), old.is_require_grad()) {
+        // A new leaf: nothing of the last step's graph hangs on it.
         (true, true) => value.autodiff().require_grad(),
         (true, false) => value.autodiff(),
         (false, _) => value,

@@ -39,6 +39,7 @@ impl RopeTable {
 
     fn by_document(&self, segments: &SegmentStarts) -> (Arc<Vec<f32>>, Arc<Vec<f32>>) {
         let (mut cosines, mut sines) = (Vec::new(), Vec::new());
+        // Documents come in the order of the rows and leave no gap: their angles are `[B, T, D/2]`.
         for length in segments.lengths() {
             let frequencies = self.frequencies.for_length(length);
             for (cos, sin) in (0..length).flat_map(|position| frequencies.at(position)) {

@@ -50,6 +50,7 @@ impl SegmentStarts {
     pub(crate) fn lengths(&self) -> Vec<usize> {
         let mut lengths: Vec<usize> = Vec::new();
         for position in self.positions() {
+            // A row begins with position 0 too, so no document runs on into the next.
             match lengths.last_mut().filter(|_| position > 0) {
                 Some(length) => *length += 1,
                 None => lengths.push(1),

@@ -97,6 +97,8 @@ impl LanguageModel {
             let is_new = spec.sub_norms && !model.spec().sub_norms && is_sub_norm(entry);
             let matrix = if is_new { ones(entry) } else { grown(model, entry)? };
             kept_codes += usize::from(!matches!(matrix, Matrix::Latent(_)));
+            // Ternary values get latents with the stored scale for absmean: their own would be
+            // smaller, by the share of zeros.
             let latents = matrix.into_latents();
             all_zero.extend(is_suspect(entry, &latents).then(|| entry.name.clone()));
             done += entry.elements();
@@ -129,6 +131,7 @@ impl LanguageModel {
             done += entry.elements();
             watch(done, spec.parameters());
             let matrix = model.matrix(entry)?;
+            // Dequantised codes are BF16 too, but as latents they would lose their scale.
             let is_base = entry.shape.len() == 2 && matches!(matrix, Matrix::Latent(_));
             let place = model.bf16_place(entry).filter(|_| is_base);
             let mapped = place.and_then(|(path, bytes)| files.words(&path, bytes));
@@ -177,6 +180,7 @@ impl LanguageModel {
             let values = frozen_values(&entry, matrix, mapped, as_codes);
             let factors = adapted.contains(&entry).then(|| initial_factors(&entry, rank, seed));
             let adapter = factors.map(|values| LoadedFactors { values, kind, scale });
+            // `linear_form` for codes too: the layer takes them as what its latents quantise to.
             tensors.push(LoadedTensor { entry, values, form: linear_form(spec), adapter });
         }
         Ok(Self::assemble(spec, tensors, device))
@@ -193,6 +197,7 @@ fn frozen_values(
 ) -> LoadedValues {
     let shape = || [entry.shape[0], entry.shape[1]];
     if as_codes {
+        // A side adapter leaves the matrix as it is, so its codes are all that is ever read.
         let (codes, scale) = matrix.quantised();
         return LoadedValues::Outside(Latents::frozen(
             shape(),
@@ -242,6 +247,7 @@ impl NewAdapter<'_> {
 
 /// The format of the fewest bits that holds these values to the bit.
 fn smallest_exact(values: &[f32]) -> LatentFormat {
+    // The lower half of the bits is 0 in what bf16 holds; of a zero all 32 are.
     let is_bf16 = values.par_iter().all(|value| value.to_bits().trailing_zeros() >= 16);
     if is_bf16 { LatentFormat::Bf16 } else { LatentFormat::F32 }
 }
@@ -294,6 +300,7 @@ fn trainable(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatE
         return model.matrix(entry);
     }
     let latents = model.floats(entry)?;
+    // The floats may be dequantised codes; these keep their scales.
     let codes = GroupedTernary::of_dequantised(entry.shape[1], spec.quantiser.group, &latents);
     Ok(codes.map_or(Matrix::Latent(latents), Matrix::Grouped))
 }
@@ -324,6 +331,7 @@ fn grown(model: &StoredModel, entry: &TensorEntry) -> Result<Matrix, FormatError
 }
 
 fn mean_row(values: &[f32], width: usize) -> Vec<f32> {
+    // In f64: each sum has as many terms as there are words.
     let mut sums = vec![0.0_f64; width];
     for row in values.chunks(width) {
         for (sum, &value) in sums.iter_mut().zip(row) {
@@ -350,6 +358,7 @@ pub(crate) fn dequantised(
             let value = |code| f32::from(code) * scale.multiplier();
             (codes.into_iter().map(value).collect(), LinearWeight::Dense)
         }
+        // Values for now: the layer splits them into codes and scales again (`split_groups`).
         Matrix::Grouped(matrix) if is_layer => (matrix.values(), LinearWeight::FrozenGroups),
         Matrix::Grouped(matrix) => (matrix.values(), LinearWeight::Dense),
     })

@@ -55,9 +55,11 @@ pub fn streamed_hidden<'a>(
             *x = block.forward(x.clone(), context, backend);
         }
     }
+    // The norms of blocks come before the final one.
     let norm =
         table.iter().rfind(|entry| entry.role == TensorRole::Norm).expect("a model has norms");
     let norm = read_norm(model, norm, device)?;
+    // A tied head is the embedding, which the table begins with.
     let head = table.last().filter(|entry| entry.role == TensorRole::Head).unwrap_or(&table[0]);
     let hidden_of = |x: Tensor<3>| {
         let hidden = norm.forward(x, backend);
@@ -84,6 +86,7 @@ impl HiddenStates<'_> {
             let data = TensorData::new(data, [rows.len(), width]);
             let part = token_logits(hidden.clone(), Tensor::from_data(data, &hidden.device()));
             let part = to_host(part);
+            // `part [N, rows]` becomes columns of `logits [N, V]`.
             for (all, part) in logits.chunks_exact_mut(vocab).zip(part.chunks_exact(rows.len())) {
                 all[rows.clone()].copy_from_slice(part);
             }
@@ -100,6 +103,7 @@ fn embed(
 ) -> Result<Tensor<3>, FormatError> {
     let (words, width, spec) = (entry.shape[0], entry.shape[1], model.spec());
     let has_one_scale = entry.is_ternary(spec) && entry.group_width(spec).is_none();
+    // One scale for the table costs a pass over all of it: once, and not for each token.
     let whole = has_one_scale.then(|| table_rows(model, entry, 0..words)).transpose()?;
     let mut values = Vec::new();
     for id in rows.iter().flatten().map(|&id| id as usize) {

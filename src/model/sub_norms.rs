@@ -47,9 +47,11 @@ impl Block {
         context: &AttentionContext,
         (backend, counted): (OpBackend, &[bool]),
     ) -> Tensor<3> {
+        // Weights as stored, not as quantised: the function that a dense model had.
         let (attention, mlp) = (self.self_attn.dense(), self.mlp.dense());
         let normed = self.input_layernorm.forward(x.clone(), backend);
         let mixed = attention.attend(attention.project(normed, backend), context, backend);
+        // The stream goes on without the new norm: later gains are fitted to what the model was.
         fit(self.self_attn.attn_sub_norm.as_mut(), mixed.clone(), counted);
         let x = x + attention.o_proj.forward(mixed, backend);
         let normed = self.post_attention_layernorm.forward(x.clone(), backend);
@@ -71,6 +73,7 @@ fn fitted_gains(values: &[f32], width: usize, eps: f64, counted: &[bool]) -> Vec
     let (mut weighted, mut normalised) = (vec![0.0; width], vec![0.0; width]);
     for (row, _) in values.chunks_exact(width).zip(counted).filter(|(_, counts)| **counts) {
         let squares = row.iter().map(|&x| f64::from(x) * f64::from(x));
+        // `r[t]²`, with the norm's own eps, so that the fit sees what the norm will divide by.
         let mean_square = squares.clone().sum::<f64>() / width as f64 + eps;
         for ((weighted, normalised), square) in
             weighted.iter_mut().zip(&mut normalised).zip(squares)
@@ -80,6 +83,7 @@ fn fitted_gains(values: &[f32], width: usize, eps: f64, counted: &[bool]) -> Vec
         }
     }
     let gain = |(weighted, normalised): (f64, f64)| {
+        // A channel that is 0 in every token would give 0 / 0.
         if normalised > 0.0 { (weighted / normalised) as f32 } else { 1.0 }
     };
     weighted.into_iter().zip(normalised).map(gain).collect()

@@ -40,6 +40,7 @@ impl WidthRatio {
 
     /// What AdamW's rate of a parameter is multiplied by.
     pub fn adamw_rate(self, entry: &TensorEntry) -> f64 {
+        // The last gain starts at ρ; with a rate times ρ it moves as far in proportion to itself.
         let scales = matches!(entry.role, TensorRole::Linear(_)) || is_last_norm(entry);
         if scales { self.0 } else { 1.0 }
     }

@@ -76,6 +76,7 @@ fn reference(
     let AdamWUpdate { gradient: factor, beta1, beta2, eps, keep, step, root } = update;
     let gradient = gradient.mul_scalar(factor);
     let first = first.clone() + (gradient.clone() - first).mul_scalar(1.0 - beta1);
+    // Factors in the order of the native loop: another would round differently.
     let second = second.mul_scalar(beta2) + gradient.clone().mul_scalar(1.0 - beta2) * gradient;
     let size = second.clone().sqrt().div_scalar(root).add_scalar(eps);
     let value = value.mul_scalar(keep) - first.clone().mul_scalar(step) / size;
@@ -127,6 +128,7 @@ impl OptimizerOps for Flex {
         let x = x.to_contiguous();
         let chunks = floats(&x).par_chunks(CHUNK);
         let sums: Vec<f32> = chunks.map(|chunk| backend.kernel.dispatch(Squares(chunk))).collect();
+        // In f64 and in the order of the chunks, which no number of threads changes.
         let sum: f64 = sums.into_iter().map(f64::from).sum();
         tensor(vec![sum as f32], Shape::from([1]))
     }
@@ -156,6 +158,7 @@ impl SimdWork for UpdateChunk<'_> {
             let gradient = gradient * factor;
             *first += (gradient - *first) * toward;
             *second = *second * beta2 + gradient * square * gradient;
+            // Decoupled: decay shrinks the value and enters no moment.
             *value = *value * keep - *first * step / (second.sqrt() / root + eps);
         }
     }

@@ -61,6 +61,7 @@ impl NativeOp<1> for NativeGate {
         let values = floats(&gate_up);
         let mut y = zeros(values.len() / 2);
         in_rows(&mut y, width, |first, y| {
+            // Rows of the input are twice as wide as those of the result.
             let gate_up = &values[first * 2 * width..][..2 * y.len()];
             self.backend.kernel.dispatch(Forward { gate_up, act: self.act, width, y });
         });
@@ -121,6 +122,7 @@ impl SimdWork for BackwardRows<'_> {
             let (gate, up) = gate_up.split_at_mut(width);
             for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
                 let (value, derivative) = act.value_and_derivative(*gate);
+                // Gate first: its gradient needs `up` as it was.
                 *gate = dy * *up * derivative;
                 *up = dy * value;
             }

@@ -115,6 +115,7 @@ impl NativeOp<4> for LowRankJoin {
         let (x, a, b) = (x.to_contiguous(), a.to_contiguous(), b.to_contiguous());
         match self.kind {
             AdapterKind::Latent => {
+                // The codes that the merged product read, since `dW` is of quantised activations.
                 let x = SavedInput::quantised(self.backend.kernel, floats(&x), a.shape()[1]);
                 (y, SavedFactors { op: self, x, a, b })
             }
@@ -138,6 +139,7 @@ impl NativeOp<4> for LowRankJoin {
     fn backward(saved: SavedFactors, dy: FlexTensor) -> [FlexTensor; 4] {
         let contiguous = dy.to_contiguous();
         let (dx, da, db) = saved.gradients(floats(&contiguous));
+        // `y` has only had something added to it, so its gradient is `dy` as it is.
         [dy, dx, tensor(da, saved.a.shape()), tensor(db, saved.b.shape())]
     }
 }
@@ -194,6 +196,7 @@ impl SavedFactors {
         match &self.x {
             SavedInput::Floats { u, .. } => Cow::Borrowed(u),
             SavedInput::Codes { codes, inverse_scales } => {
+                // Made now: the forward pass of a latent adapter has no use for it.
                 let rows = codes.chunks_exact(width).zip(&**inverse_scales);
                 let x: Vec<f32> = rows
                     .flat_map(|(codes, inverse)| codes.iter().map(|&q| f32::from(q) * *inverse))

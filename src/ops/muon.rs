@@ -33,6 +33,7 @@ pub(crate) fn orthogonalise(
     // On the shorter side: X·Xᵀ is then the smaller of the two Gram matrices.
     let is_tall = rows > columns;
     let mut x = if is_tall { transposed(&u, [rows, columns]) } else { u };
+    // No singular value exceeds the Frobenius norm, so all lie in 0…1 now. Zeros stay zeros.
     let inverse = (1.0 / norm(&x).max(TINY)) as f32;
     x.par_iter_mut().for_each(|value| *value *= inverse);
     let (small, large) = (rows.min(columns), rows.max(columns));
@@ -64,6 +65,7 @@ fn iterate(x: &[f32], [m, n]: [usize; 2], backend: OpBackend) -> Vec<f32> {
 /// Adds `a [rows, depth]` times `b` to `out [rows, columns]`, whose rows are shared among all
 /// threads.
 fn product(backend: OpBackend, size: Size, a: &[f32], b: MatrixB, out: &mut [f32]) {
+    // Whole strips for each thread. A row is summed alone, so shares change no bit.
     let share = size.rows.div_ceil(rayon::current_num_threads()).next_multiple_of(STRIP);
     let shares = out.par_chunks_mut(share * size.columns).zip(a.par_chunks(share * size.depth));
     shares.for_each(|(out, values)| {

@@ -134,6 +134,7 @@ impl SimdWork for BackwardRows<'_> {
                 *dgain += *dx * (x * inverse);
                 *dx *= gain;
             }
+            // mean(dy·g·x̂), x̂ = x · r: the row's `r` is multiplied in after the sum.
             let projection = fixed_order_dot(dx, x) * inverse / width as f32;
             for (dx, x) in dx.iter_mut().zip(x) {
                 *dx = inverse * (*dx - x * inverse * projection);

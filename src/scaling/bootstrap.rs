@@ -41,9 +41,11 @@ pub fn bootstrap(points: &[LossPoint], samples: usize, seed: u64) -> Result<Boot
     let full = Regression::new(points);
     let starts = full.starts();
     let best = full.best_of(&starts);
+    // All starts once more for each sample would cost a whole fit each time.
     let tried: Vec<_> =
         std::iter::once(best).chain(starts.into_iter().step_by(START_STRIDE)).collect();
     let refit = |sample| {
+        // In the full fit's coordinates: around another centre they would be another law.
         let problem = Regression::around(&drawn(points, seed, sample), full.centre());
         problem.law(problem.best_of(&tried))
     };
@@ -54,6 +56,7 @@ pub fn bootstrap(points: &[LossPoint], samples: usize, seed: u64) -> Result<Boot
 /// As many points as there are, with replacement, that determine a law; all where draws fail to.
 fn drawn(points: &[LossPoint], seed: u64, sample: u64) -> Vec<LossPoint> {
     let draw = |attempt| {
+        // Keyed by sample, so threads may fit them in any order.
         let mut random = keyed(seed, "bootstrap", sample, attempt);
         let pick = |_| points[random.random_range(0..points.len())];
         points.iter().map(pick).collect::<Vec<_>>()

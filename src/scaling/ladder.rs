@@ -76,6 +76,8 @@ impl LadderSize {
 fn scaled(base: &ModelSpec, hidden: usize, layers: usize) -> Result<ModelSpec, String> {
     let head = base.head_dim;
     let queries = base.num_attention_heads / base.num_key_value_heads;
+    // Whole heads of the base's width, and as many queries for each key head: wider models have
+    // more heads, not wider ones.
     if !hidden.is_multiple_of(head * queries) {
         return Err(format!(
             "{hidden}:{layers}: expected a width that is a multiple of {} (heads of {head}, \
@@ -124,9 +126,11 @@ pub fn parse_tokens(word: &str) -> Result<u64, String> {
     let mut units = [('k', 1e3), ('M', 1e6), ('B', 1e9)].into_iter();
     let unit = units.find_map(|(end, unit)| Some((word.strip_suffix(end)?, unit)));
     let (digits, unit) = unit.unwrap_or((word, 1.0));
+    // `parse` alone would take `inf`, `nan` and `1e9` too.
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let number = digits.parse::<f64>().ok().filter(|_| plain).ok_or_else(wrong)? * unit;
     let whole = number.round() as u64;
+    // Below 2⁵³ every whole number is an f64.
     if (1.0..=1e15).contains(&number) { Ok(whole) } else { Err(wrong()) }
 }
 
@@ -159,7 +163,9 @@ impl Ladder {
     /// Names a size that the base recipe's proportions do not allow.
     pub fn rungs(&self, base: &ModelSpec) -> Result<Vec<Rung>, String> {
         let mut rungs = Vec::new();
-        for &tokens in &self.tokens {
+        let mut tokens = self.tokens.clone();
+        tokens.sort_unstable();
+        for tokens in tokens {
             for size in &self.sizes {
                 let shape = size.shape(base)?;
                 for &seed in &self.seeds {
@@ -246,7 +252,7 @@ mod tests {
     fn a_ladder_has_a_run_for_each_combination_and_names_them_apart() {
         let ladder = Ladder {
             sizes: vec!["96:3".parse().unwrap(), "tiny".parse().unwrap()],
-            tokens: vec![1000, 2000],
+            tokens: vec![2000, 1000],
             seeds: vec![1, 2],
             weights: vec![WeightKind::Ternary, WeightKind::Dense],
         };

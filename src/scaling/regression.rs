@@ -27,6 +27,7 @@ pub(super) type Coordinates = [f64; 5];
 pub(super) fn too_few(points: &[LossPoint]) -> Option<String> {
     let count =
         |key: fn(&LossPoint) -> (u64, u64)| points.iter().map(key).collect::<BTreeSet<_>>().len();
+    // By their bits: an f64 has no order that a set could use.
     let sizes = count(|point| (point.parameters.to_bits(), 0));
     let tokens = count(|point| (0, point.tokens.to_bits()));
     let pairs = count(|point| (point.parameters.to_bits(), point.tokens.to_bits()));
@@ -76,6 +77,7 @@ impl Regression {
             for split in [0.25, 0.5, 0.75] {
                 for alpha in [0.2, 0.5, 1.0_f64] {
                     for beta in [0.2, 0.5, 1.0_f64] {
+                        // At the centre (x = y = 0) each start's terms add up to the mean loss.
                         let of_size = mean + ((1.0 - floor) * split).ln();
                         let of_data = mean + ((1.0 - floor) * (1.0 - split)).ln();
                         let exponents = [alpha.ln(), beta.ln()];
@@ -103,6 +105,7 @@ impl Regression {
         let (alpha, beta) = (at[2].exp(), at[4].exp());
         ScalingLaw {
             e: at[0].exp(),
+            // `ln A = ln(A / N0^alpha) + alpha · ln N0`, and B likewise.
             a: (at[1] + alpha * self.centre[0]).exp(),
             alpha,
             b: (at[3] + beta * self.centre[1]).exp(),
@@ -125,7 +128,9 @@ impl Regression {
             let found = self.objective(&next);
             if found < value {
                 let gain = value - found;
+                // Less damping after a step that helped, nearer to Gauss–Newton; else more.
                 (at, value, damping) = (next, found, (damping / 3.0).max(1e-12));
+                // So little could as well be rounding of the sum.
                 if gain < 1e-13 * value {
                     break;
                 }
@@ -144,10 +149,12 @@ impl Regression {
         for row in &self.rows {
             let (predicted, slope) = predict(at, row);
             let residual = predicted - row[2];
+            // Huber's derivative is this weight times the residual; at 0 the weight is 1.
             let weight = (HUBER_DELTA / residual.abs()).min(1.0);
             for i in 0..5 {
                 gradient[i] += weight * slope[i] * residual;
                 for j in 0..5 {
+                    // Gauss–Newton: no second derivatives, so the matrix is never indefinite.
                     hessian[i][j] += weight * slope[i] * slope[j];
                 }
             }
@@ -165,10 +172,12 @@ fn huber(residual: f64) -> f64 {
 fn predict(at: &Coordinates, &[x, y, _]: &[f64; 3]) -> (f64, [f64; 5]) {
     let (alpha, beta) = (at[2].exp(), at[4].exp());
     let terms = [at[0], at[1] - alpha * x, at[3] - beta * y];
+    // Log-sum-exp with the largest term taken out, so that no exponential overflows.
     let most = terms.into_iter().fold(f64::NEG_INFINITY, f64::max);
     let parts = terms.map(|term| (term - most).exp());
     let sum: f64 = parts.iter().sum();
     let [of_floor, of_size, of_data] = parts.map(|part| part / sum);
+    // The share of each term; two coordinates are logarithms of exponents, hence `alpha · x`.
     let slope = [of_floor, of_size, -of_size * alpha * x, of_data, -of_data * beta * y];
     (most + sum.ln(), slope)
 }
@@ -177,6 +186,7 @@ fn predict(at: &Coordinates, &[x, y, _]: &[f64; 3]) -> (f64, [f64; 5]) {
 fn moved(at: &Coordinates, step: &[f64; 5]) -> Coordinates {
     let mut next = *at;
     for (coordinate, step) in next.iter_mut().zip(step) {
+        // A factor of e at most: far away the linear model of the curve means little.
         *coordinate += step.clamp(-1.0, 1.0);
     }
     let [least, most] = EXPONENTS.map(f64::ln);
@@ -189,6 +199,8 @@ fn moved(at: &Coordinates, step: &[f64; 5]) -> Coordinates {
 /// `−(H + damping·diag H)⁻¹ g` by Cholesky; `None` where rounding leaves no positive matrix.
 fn solve(mut h: [[f64; 5]; 5], g: [f64; 5], damping: f64) -> Option<[f64; 5]> {
     for (i, row) in h.iter_mut().enumerate() {
+        // In proportion to the diagonal, so the units of a coordinate do not matter. The constant
+        // keeps one that no point depends on from a pivot of 0.
         row[i] += damping * row[i] + 1e-15;
     }
     for j in 0..5 {
@@ -203,6 +215,7 @@ fn solve(mut h: [[f64; 5]; 5], g: [f64; 5], damping: f64) -> Option<[f64; 5]> {
             h[i][j] = (h[i][j] - product) / h[j][j];
         }
     }
+    // `L` is in the lower half now: first L·z = −g, then Lᵀ·x = z.
     let mut x = g.map(|value| -value);
     for i in 0..5 {
         let known: f64 = (0..i).map(|k| h[i][k] * x[k]).sum();

@@ -59,6 +59,7 @@ pub fn read_runs(paths: &[PathBuf], set: Option<&str>) -> Result<FoundRuns, Trai
             None => found.unfinished.push(path),
         }
     }
+    // Both are whole numbers; f64 has no order to sort by.
     let order = |run: &MeasuredRun| {
         let LossPoint { parameters, tokens, .. } = run.point;
         (parameters as u64, tokens as u64, run.kind, run.seed)
@@ -86,6 +87,7 @@ fn run_dirs(paths: &[PathBuf]) -> Result<Vec<PathBuf>, TrainError> {
         }
         dirs.extend(inside);
     }
+    // A run may be named itself and through the directory that holds it.
     dirs.sort();
     dirs.dedup();
     Ok(dirs)
@@ -93,6 +95,7 @@ fn run_dirs(paths: &[PathBuf]) -> Result<Vec<PathBuf>, TrainError> {
 
 /// `None` where the last step is not made.
 fn read_run(path: &Path, set: Option<&str>) -> Result<Option<MeasuredRun>, TrainError> {
+    // `final/` is written after the last step.
     let config = path.join(FINAL_DIR).join("config.json");
     if !config.is_file() {
         return Ok(None);
@@ -122,6 +125,7 @@ fn last_loss(path: &Path, set: Option<&str>) -> Result<(u64, f64), TrainError> {
         let line: Value = serde_json::from_str(&line?).map_err(|error| {
             broken(&path.with_extension(format!("jsonl:{number}")), &error.to_string())
         })?;
+        // The last lines count: a run that was resumed repeats steps further down in the file.
         tokens = line["tokens"].as_u64().or(tokens);
         let eval: Option<BTreeMap<String, Value>> =
             line.get("eval").and_then(|eval| serde_json::from_value(eval.clone()).ok());

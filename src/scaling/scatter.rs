@@ -26,6 +26,7 @@ pub fn scatter(points: &[(f64, f64, char)], width: usize, height: usize) -> Vec<
     };
     let mut lines: Vec<String> = cells.iter().enumerate().map(line).collect();
     let (first, last) = (format!("{:.1e}", 10f64.powf(left)), format!("{:.1e}", 10f64.powf(right)));
+    // `1$` is the second argument: `last` ends where the drawing does.
     lines.push(format!("{:9}{first}{last:>1$}", "", columns.saturating_sub(first.len())));
     lines
 }

@@ -69,6 +69,7 @@ impl Axes {
     fn pixel(&self, (x, y): (f64, f64)) -> (f64, f64) {
         let share = |value: f64, (low, high): (f64, f64)| (value.ln() - low) / (high - low);
         let (width, height) = (SIZE.0 - 2.0 * MARGIN.0, SIZE.1 - 2.0 * MARGIN.1);
+        // SVG counts `y` downwards.
         (MARGIN.0 + width * share(x, self.x), SIZE.1 - MARGIN.1 - height * share(y, self.y))
     }
 
@@ -93,6 +94,7 @@ impl Axes {
             let x = (self.x.0 + share * (self.x.1 - self.x.0)).exp();
             self.pixel((x, (series.curve)(x)))
         };
+        // The axes cover the points; the curve of a law may leave them at the top or the bottom.
         let inside = |&(_, y): &(f64, f64)| (MARGIN.1..=SIZE.1 - MARGIN.1).contains(&y);
         let pixels = (0..CURVE_POINTS).map(at).filter(inside);
         let pairs: Vec<String> = pixels.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
@@ -107,6 +109,7 @@ impl Axes {
 
 fn stroke(svg: &mut String, path: &str, colour: &str, dashed: bool) {
     let dashes = if dashed { " stroke-dasharray=\"5 4\"" } else { "" };
+    // Writing to a string cannot fail.
     let _ = writeln!(svg, "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\"{dashes}/>");
 }
 
@@ -115,6 +118,7 @@ fn circle(svg: &mut String, (x, y): (f64, f64), colour: &str) {
 }
 
 fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, words: &str) {
+    // The words stand between tags, where quotes need no escape.
     let words = words.replace('&', "&amp;").replace('<', "&lt;");
     let _ =
         writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");

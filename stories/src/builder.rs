@@ -127,6 +127,7 @@ impl<'a> ScenarioBuilder<'a> {
     fn undo_close(&mut self, who: PersonId, container: ContainerId) {
         if self.steps.last() == Some(&Step::Event(StoryEvent::Close(who, container))) {
             self.steps.pop();
+            // By hand: an opening event would be a step of the story.
             self.scene.containers[container.0].lid = Lid::Open;
         }
     }
@@ -184,6 +185,7 @@ impl<'a> ScenarioBuilder<'a> {
     pub(crate) fn place_besides(&mut self, avoided: &[PlaceId]) -> PlaceId {
         let places = (0..self.scene.places.len()).map(PlaceId);
         let free = places.filter(|place| !avoided.contains(place));
+        // A scene has four places and plots avoid three at most, so one is always free.
         free.choose(self.rng).unwrap_or(PlaceId(0))
     }
 
@@ -203,6 +205,7 @@ impl<'a> ScenarioBuilder<'a> {
     /// Whether one of the last three steps involved the person.
     pub(crate) fn acted_recently(&self, who: PersonId) -> bool {
         self.steps.iter().rev().take(3).any(|step| match *step {
+            // The one who is given something is busy too, but not the event's actor.
             Step::Event(StoryEvent::Give(from, to, _)) => from == who || to == who,
             Step::Event(event) => event.actor() == who,
             Step::Remark(_, slots) => slots.actor == Some(who) || slots.other == Some(who),

@@ -80,6 +80,7 @@ impl Scene {
     pub(crate) fn apply(&mut self, event: StoryEvent) -> Result<(), EventError> {
         self.allows(event)?;
         match event {
+            // What a person holds comes along: its spot is the person.
             StoryEvent::Go(who, to) => self.people[who.0].place = to,
             StoryEvent::Open(_, container) => self.containers[container.0].lid = Lid::Open,
             StoryEvent::Close(_, container) => self.containers[container.0].lid = Lid::Shut,

@@ -64,6 +64,7 @@ impl Probe {
 
 /// The random generator of one item. Its key is `seed (8 bytes) | index (8) | purpose (16)`.
 pub(crate) fn keyed_rng(seed: u64, purpose: &[u8; 16], index: u64) -> ChaCha8Rng {
+    // All three fields fit into a key, so no hash is needed and no two items share one.
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&index.to_le_bytes());

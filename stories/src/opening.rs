@@ -45,6 +45,7 @@ fn containers(scene: &Scene, rng: &mut ChaCha8Rng) -> String {
     } else {
         let parts: Vec<_> =
             each.map(|(colour, noun, place)| format!("in the {place} a {colour} {noun}")).collect();
+        // One verb for the whole list, in its first part.
         let parts = joined(&parts).replacen(" a ", " there was a ", 1);
         format!("{}.", capitalised(&parts))
     }

@@ -52,6 +52,7 @@ pub fn preference(seed: u64, split: Split, index: u64) -> StoryPreference {
     let (question, others) = questions.split_first().expect("a short story states facts");
     let chosen = question.short_answer(&story.end);
     if index % OUTSIDE_EVERY == OUTSIDE_EVERY - 1 && split == Split::Train {
+        // What the story says is the worse answer here: nobody asked for it.
         let QuestionAnswer { question, answer } = trained_question(&mut rng);
         return StoryPreference { story: story.text, question, chosen: answer, rejected: chosen };
     }
@@ -69,10 +70,12 @@ fn wrong_answer(story: &ShortStory, question: &Question, rng: &mut ChaCha8Rng) -
     if let Some(distractor) = question.distractors(story).choose(rng) {
         return Some(question.short_answer_naming(&story.end, *distractor));
     }
+    // From training stories in both splits: no held-out scene shows in training.
     let foreign = ShortStory::sample(rng, Difficulty::ThreeOfEach.scene_size(), Split::Train);
     let others = story_questions(&foreign, rng);
     let other = others.iter().find(|other| other.kind == question.kind)?;
     let answer = other.short_answer(&foreign.end);
+    // The other story may happen to have the same answer, which is then right.
     (answer != question.short_answer(&story.end)).then_some(answer)
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn questions(scenario: &Scenario, rng: &mut ChaCha8Rng) -> Vec<Questi
     let stated = facts.into_iter().filter(|fact| is_stated(scenario, fact));
     let mut questions: Vec<_> = stated.filter_map(|fact| question(&scenario.end, fact)).collect();
     questions.shuffle(rng);
+    // `false` comes first, and a stable sort keeps the random order within each half.
     questions.sort_by_key(|question| !moved(scenario, question));
     // People move more often than things; without this, most questions would be about them.
     if let Some(first) = questions.iter().position(is_about_a_thing) {
@@ -143,6 +144,7 @@ fn about_thing(scene: &Scene, id: ThingId, relation: Relation) -> Option<Parts> 
             String::new(),
             format!(" had the {label}."),
         ),
+        // Where two things share the noun, naming the thing would name its colour.
         Relation::HasColour if unique => (
             QuestionKind::Colour,
             format!("What colour was the {noun}?"),

@@ -47,6 +47,7 @@ impl ReferenceTracker {
         if self.theme_age > MAX_THEME_AGE {
             self.theme = None;
         }
+        // "It" reaches over a full stop only where the subject stays the same.
         self.theme_is_near = self.subject == Some(actor) && self.theme.is_some();
     }
 
@@ -75,6 +76,7 @@ impl ReferenceTracker {
     /// Makes another person the subject, who is named at the next mention. "It" stays.
     pub(crate) fn switch_subject(&mut self, actor: PersonId) {
         self.subject = Some(actor);
+        // As if the pronouns were used up: the next mention is by name.
         self.pronoun_run = MAX_PRONOUN_RUN;
     }
 
@@ -112,6 +114,7 @@ impl ReferenceTracker {
     /// A person who is not the subject: a pronoun if it is unambiguous.
     pub(crate) fn object(&mut self, scene: &Scene, who: PersonId) -> String {
         let known = self.before.contains(&who);
+        // A rival in either sentence makes the pronoun ambiguous.
         let rival = [&self.before, &self.now].iter().any(|said| Self::has_rival(scene, who, said));
         self.now.push(who);
         let person = scene.person(who);
@@ -121,6 +124,7 @@ impl ReferenceTracker {
     /// A thing or container: "it" if it is what the last clause was about.
     pub(crate) fn item(&mut self, scene: &Scene, rng: &mut ChaCha8Rng, item: Antecedent) -> String {
         let first = self.next_theme.is_none();
+        // The first item of a clause is what the clause is about.
         self.next_theme.get_or_insert(item);
         if first && self.theme == Some(item) && self.theme_is_near {
             return "it".to_owned();

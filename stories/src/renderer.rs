@@ -59,6 +59,7 @@ impl Renderer<'_> {
                 Step::Event(event @ StoryEvent::Lose(..)) => self.loss(event),
                 Step::Event(event) => {
                     let row = self.sentence_events(event, rest);
+                    // `row` begins with this step, which is not in `rest`.
                     steps = &rest[row.len() - 1..];
                     self.events(&row);
                 }
@@ -90,7 +91,9 @@ impl Renderer<'_> {
         let who = row[0].actor();
         self.reference.begin_sentence(who);
         let shifted = self.lead.take();
+        // Both other forms begin with a walk and have no place for a lead such as "Later".
         let splits = shifted.is_none() && row.len() > 1 && matches!(row[0], StoryEvent::Go(..));
+        // Never two sentences with "When … came to" in a row.
         let follows_arrival = std::mem::take(&mut self.follows_arrival);
         match self.rng.random_range(0..6) {
             0 if splits && !follows_arrival => self.arrival(who, row),
@@ -149,6 +152,7 @@ impl Renderer<'_> {
     /// Records the place that a person leaves; true if they return to a place.
     fn record_visit(&mut self, event: StoryEvent) -> bool {
         let StoryEvent::Go(who, to) = event else { return false };
+        // A place counts as visited once it is left, the first one too.
         self.been.push((who, self.scene.person(who).place));
         self.been.contains(&(who, to))
     }
@@ -163,6 +167,7 @@ impl Renderer<'_> {
 
     /// Puts an event into words and applies it.
     fn render_event(&mut self, event: StoryEvent, pattern: &str) -> String {
+        // In words first: "took the key out of the box" needs the scene in which it is still there.
         let said = self.fill(pattern, slots_of(event, &self.scene));
         self.reference.end_clause();
         if matches!(event, StoryEvent::Go(..)) {
@@ -189,6 +194,7 @@ impl Renderer<'_> {
         // A quotation keeps its capital, so no lead goes before it.
         let lead = if said.starts_with('"') { "" } else { lead };
         self.sentence(&format!("{lead}{said}"));
+        // After these the other person is the one a pronoun would mean.
         if matches!(remark, Remark::AskFor | Remark::Game) {
             self.reference.end_clause();
             self.reference.switch_subject(slots.other.expect("these notes have another person"));

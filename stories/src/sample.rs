@@ -45,6 +45,7 @@ impl Scene {
     ) -> Self {
         let mut people = people(rng, of_people);
         if of_people == 1 {
+            // The friend would be the second person, who is not there.
             people[0].friend = None;
         }
         let containers = containers(rng, of_containers);
@@ -91,6 +92,7 @@ fn person(
         Gender::He => "boy",
     };
     let kind = if rng.random_bool(0.5) { child } else { pick(rng, ANIMALS) };
+    // Hero and friend have each other; the third has nobody.
     let friend = [Some(PersonId(1)), Some(PersonId(0)), None][id];
     let (nature, likes) = (pick(rng, NATURES), pick(rng, COLOURS));
     Person { name, gender, kind, nature, place: PlaceId(place), friend, likes }
@@ -118,6 +120,7 @@ fn things(rng: &mut ChaCha8Rng, number: usize, people: usize, containers: usize)
     }
     let mut colours: Vec<&str> = Vec::new();
     for &(_, fruit) in &nouns {
+        // All colours differ, so noun and colour together name one thing.
         colours.push(fresh_colour(rng, fruit, &colours));
     }
     let spots = spots(rng, people, containers, nouns.len());
@@ -129,6 +132,7 @@ fn things(rng: &mut ChaCha8Rng, number: usize, people: usize, containers: usize)
 fn spots(rng: &mut ChaCha8Rng, people: usize, containers: usize, number: usize) -> Vec<Spot> {
     let mut spots = vec![Spot::With(PersonId(0))];
     if rng.random_bool(0.6) {
+        // Where there is only one thing, this spot is left over and nobody reads it.
         spots.push(Spot::With(PersonId(1)));
     }
     while spots.len() < number {
@@ -149,6 +153,7 @@ fn fresh_colour(rng: &mut ChaCha8Rng, fruit: bool, taken: &[&'static str]) -> &'
 fn free_spot(rng: &mut ChaCha8Rng, people: usize, containers: usize) -> Spot {
     match rng.random_range(0..3) {
         0 if people > 2 => Spot::With(PersonId(2)),
+        // Without a third person their turn is a container's.
         0 | 1 => Spot::Inside(ContainerId(rng.random_range(0..containers))),
         _ => Spot::Lying(PlaceId(rng.random_range(0..PLACES_IN_A_SCENE))),
     }

@@ -51,6 +51,7 @@ fn moved_away(builder: &mut ScenarioBuilder) {
     builder.remark(Remark::KeepSafe, HERO, of(TREASURE));
     builder.stow(HERO, TREASURE, first);
     let here = [first, second].map(|container| builder.scene.container(container).place);
+    // The hero must not see the thing being moved.
     let away = builder.place_besides(&[here[0], here[1], builder.scene.person(mover).place]);
     builder.go(HERO, away);
     builder.shift_time(TimeShift::Meanwhile);
@@ -118,6 +119,7 @@ fn lost(builder: &mut ScenarioBuilder) {
 
 /// Hero and friend trade what they have.
 fn trade(builder: &mut ScenarioBuilder) {
+    // Any but the treasure; long stories have at least two things.
     let other = ThingId(builder.rng.random_range(1..builder.scene.things.len()));
     let wanted = builder.scene.thing(other).colour == builder.scene.person(HERO).likes;
     if wanted {
@@ -192,6 +194,7 @@ fn borrow(builder: &mut ScenarioBuilder) {
 /// The friend asks the hero to bring a thing to somebody.
 fn errand(builder: &mut ScenarioBuilder) {
     let thing = ThingId(builder.rng.random_range(0..builder.scene.things.len()));
+    // With nobody to bring it to, or somebody who has it, it becomes another plot.
     let Some(third) = builder.person_besides(&[HERO, FRIEND]) else {
         return present(builder);
     };

@@ -58,6 +58,7 @@ impl ShortStory {
 
 fn is_held_out(start: &Scene) -> bool {
     let mut sentences = statements(start);
+    // Sorted, since the same facts in another order are the same scene.
     sentences.sort();
     blake3::hash(sentences.join(" ").as_bytes()).as_bytes()[0] < HELD_OUT
 }
@@ -81,6 +82,7 @@ fn scatter(scene: &mut Scene, rng: &mut ChaCha8Rng) {
     let people = (0..scene.people.len()).map(PersonId).map(Spot::With);
     let containers = (0..scene.containers.len()).map(ContainerId).map(Spot::Inside);
     let mut spots: Vec<Spot> = people.chain(containers).collect();
+    // In the smallest scenes nothing lies on the ground; `pass_on` keeps to that.
     if scene.things.len() > 1 {
         spots.push(Spot::Lying(PlaceId(rng.random_range(0..scene.places.len()))));
     }

@@ -51,6 +51,7 @@ fn render_body(scenario: &Scenario, rng: &mut ChaCha8Rng) -> String {
 /// What follows the body. General stories contain the same forms as the others, so that a model
 /// has met them before a phase that trains on the others.
 fn ending(style: StoryStyle, questions: &[Question], rng: &mut ChaCha8Rng) -> String {
+    // Of general stories 40 % end here, 30 % show one question and 30 % the outcome.
     let shown = match style {
         StoryStyle::Hq | StoryStyle::Plain => questions.len(),
         StoryStyle::General if rng.random_bool(0.4) => 0,
@@ -67,6 +68,7 @@ fn outcome(questions: &[Question], rng: &mut ChaCha8Rng) -> String {
     };
     let Some(question) = questions.iter().find(can_change) else { return String::new() };
     let statement = question.statement();
+    // Inside a sentence an article loses its capital, a name does not.
     let statement = match statement.strip_prefix("The ") {
         Some(rest) => format!("the {rest}"),
         None => statement,

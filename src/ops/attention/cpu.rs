@@ -98,6 +98,7 @@ impl NativeOp<1> for NativeAttention {
                 .map(|(kv_head, log_sums)| sequence.backward(kv_head, dy, log_sums))
                 .collect();
             for (kv_head, gradients) in gradients.iter().enumerate() {
+                // Every head is in one group only, so columns are written and never added to.
                 for (values, heads) in gradients.iter().zip(sequence.group(kv_head)) {
                     scatter_columns(values, shape.stride(), sequence.columns(&heads), dx);
                 }
@@ -302,6 +303,7 @@ impl<'a> Sequence<'a> {
             let [dk, dv] = [&mut dk, &mut dv].map(|gradient| part_mut(gradient, &tile.keys, width));
             let [q, k, dy] =
                 [q, k, dy].map(|values| MatrixB::Floats(values, OperandLayout::KOuter));
+            // Other tiles see the same keys: `dv` and `dk` are added to, a tile's `dq` is its own.
             let a = transposed(&weights, columns, 1.0);
             self.product([columns, height, width], a, dy, true, dv);
             let a = transposed(&score_grads, columns, self.scale);

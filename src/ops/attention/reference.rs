@@ -22,6 +22,7 @@ pub(super) fn attention(qkv: Tensor<3>, shape: &AttentionShape, backend: OpBacke
     let q = mask.rotary(split(0, heads)).mul_scalar(1.0 / (head_dim as f32).sqrt());
     let k = mask.rotary(split(heads, kv_heads));
     let v = split(heads + kv_heads, kv_heads);
+    // `[B, H, T, D]` → `[B, KV, G·T, D]`: the heads of a group are neighbours.
     let q = q.reshape([batch, kv_heads, group * time, head_dim]);
     let scores = backend.matmul(q, k.swap_dims(2, 3)); // [B, KV, G·T, T]
     let scores = scores.reshape([batch, kv_heads, group, time, time]);
@@ -51,6 +52,7 @@ struct AttentionMask {
 
 impl LazyMask {
     fn on(&self, shape: &AttentionShape, device: &Device) -> &AttentionMask {
+        // Without autodiff: mask and angles are constants to every graph.
         self.0.get_or_init(|| AttentionMask::new(shape, &device.clone().inner()))
     }
 }

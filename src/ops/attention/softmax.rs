@@ -78,6 +78,7 @@ impl SimdWork for Softmax<'_> {
         let width = rows.keys.len();
         for (row, (scores, log_sum)) in scores.chunks_exact_mut(width).zip(log_sums).enumerate() {
             let visible = rows.visible(row);
+            // Zeros and not skipped: the product with the values runs over the whole tile.
             scores[..visible.start].fill(0.0);
             scores[visible.end..].fill(0.0);
             let scores = &mut scores[visible];
@@ -118,6 +119,7 @@ impl SimdWork for SoftmaxBackward<'_> {
         let pairs = scores.chunks_exact_mut(width).zip(score_grads.chunks_exact_mut(width));
         for (row, ((scores, grads), log_sum)) in pairs.zip(log_sums).enumerate() {
             let visible = rows.visible(row);
+            // What is masked was computed too; as zeros it adds nothing to later products.
             for values in [&mut *scores, &mut *grads] {
                 values[..visible.start].fill(0.0);
                 values[visible.end..].fill(0.0);

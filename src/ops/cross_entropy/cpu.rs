@@ -77,6 +77,7 @@ impl NativeOp<2> for NativeCrossEntropy {
     }
 
     fn backward(saved: SavedHead, dy: FlexTensor) -> [FlexTensor; 2] {
+        // The loss is one number, and so is its gradient.
         saved.scaled(floats(&dy.to_contiguous())[0])
     }
 }
@@ -120,6 +121,7 @@ fn first_pass(
             of_targets[column] = logits[place];
         }
     });
+    // In f64: the two are nearly equal where a token is nearly certain.
     let losses = columns.log_sums().zip(of_targets).map(|(sum, target)| sum - f64::from(target));
     let losses = losses.collect();
     (columns, losses)
@@ -130,6 +132,7 @@ fn factors(targets: &ChunkTargets, columns: &LogitColumns, shift: &[f32]) -> Vec
     let LogitColumns { largest, sums } = columns;
     let tokens = targets.weights.iter().zip(sums).zip(largest.iter().zip(shift));
     let factor = |((weight, sum), (largest, shift)): ((&f32, &f64), (&f32, &f32))| {
+        // `sum` has the final maximum subtracted, a kept exponential perhaps an earlier one.
         (f64::from(*weight) * f64::from(shift - largest).exp() / sum) as f32
     };
     tokens.map(factor).collect()

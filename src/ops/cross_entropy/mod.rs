@@ -49,6 +49,7 @@ pub fn cross_entropy_outside(
     backend: OpBackend,
 ) -> Tensor<1> {
     assert!(backend.is_native(), "such latents lie in the host's memory");
+    // Under an adapter the head is frozen and is spared a gradient of `[V, C]`.
     let is_trained = leaf.is_require_grad();
     let outside = Some(OutsideHead { latents: head.clone(), is_trained });
     let op = cpu::NativeCrossEntropy { targets, outside, backend };

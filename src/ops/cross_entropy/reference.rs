@@ -21,6 +21,7 @@ pub(super) fn cross_entropy(
     let [batch, time, width] = hidden.dims();
     let hidden = hidden.reshape([batch * time, width]);
     let device = hidden.device();
+    // Detached: a graph would keep the logits of every chunk.
     let (tokens, frozen) = (hidden.clone().detach(), head.clone().detach());
     let mut sum = Tensor::<1>::zeros([1], &device);
     let mut head_gradient = frozen.zeros_like();

@@ -59,6 +59,7 @@ impl NativeDistillation {
         let pass = HeadPass { hidden, head, backend: self.backend, trained };
         let teacher = match &self.teacher {
             NativeTeacher::Whole { hidden, head } => {
+                // Chunks are cut by the student's tokens, so the teacher needs no list of its own.
                 let (head, trained) = (HeadMatrix::outside(head), Vec::new());
                 assert_eq!(head.vocab, pass.head.vocab, "both models have the same words");
                 Some(HeadPass { hidden, head, backend: self.backend, trained })
@@ -128,6 +129,7 @@ impl NativeOp<2> for NativeDistillation {
     }
 
     fn backward(saved: SavedHead, dy: FlexTensor) -> [FlexTensor; 2] {
+        // Only the first of the three values has a gradient.
         saved.scaled(floats(&dy.to_contiguous())[0])
     }
 }

@@ -157,6 +157,7 @@ pub fn top_outcomes(
 fn as_latents(head: HeadOperand) -> Latents {
     head.outside.cloned().unwrap_or_else(|| {
         let head = untracked(head.tensor);
+        // f32 latents hold the tensor's values to the bit.
         Latents::new(LatentFormat::F32, head.dims(), &to_host(head))
     })
 }

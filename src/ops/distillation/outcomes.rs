@@ -32,6 +32,7 @@ pub(super) fn top_outcomes(
                 ids[token * count + at] = id;
                 out[at] = (f64::from(logit) - log_sums[column]) as f32;
             }
+            // Without other words their log-probability stays `NEVER`.
             if count < chunk.vocab() {
                 out[count] = (rests[column] - log_sums[column]) as f32;
             }
@@ -56,6 +57,7 @@ fn best_words(
     let mut best: Vec<BestWords> = (0..columns).map(|_| BestWords::new(count)).collect();
     let sums = Exponentials::new(chunk, scratch, false).first_pass(|words, logits| {
         best.par_iter_mut().enumerate().for_each(|(column, best)| {
+            // Logits lie `[words, tokens]`: those of a token are a column.
             let values = logits[column..].iter().step_by(columns);
             words.clone().zip(values).for_each(|(id, &logit)| best.see(id as u32, logit));
         });
@@ -87,10 +89,12 @@ impl BestWords {
     }
 
     fn see(&mut self, id: u32, logit: f32) {
+        // An equal logit is let in: `cut` decides by the id.
         if logit < self.bar {
             return;
         }
         self.words.push((logit, id));
+        // Sorted once the list has doubled, and not at each word.
         if self.words.len() == 2 * self.count {
             self.cut();
         }

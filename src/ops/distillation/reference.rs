@@ -51,6 +51,7 @@ pub(super) fn distillation(
         let add = |sum: Tensor<1>, losses: Tensor<2>| sum + (losses * weights.clone()).sum();
         let [of_targets, of_teacher] = sums;
         sums = [add(of_targets, cross_entropy), add(of_teacher, divergence)];
+        // `b/τ · (p − q)` is the gradient of `b · KL` by the logits before they are divided by τ.
         let error = plain * terms.cross_entropy + tempered * (terms.logits / terms.temperature);
         let error = error * weights; // [count, V]
         hidden_gradients.push(backend.matmul(error.clone(), frozen.clone()));
@@ -108,12 +109,14 @@ fn top(
     let theirs = Tensor::<2>::from_data(TensorData::new(stored, [count, k + 1]), &device);
     let nowhere = Tensor::full([count, k], NOWHERE, &device);
     let found = logits.clone().gather(1, ids.clone());
+    // Known words are moved to `NOWHERE`, so that the sum below is that of all others.
     let delta = nowhere.clone() - found.clone();
     let others = logits.clone().scatter(1, ids.clone(), delta, IndexingUpdateOp::Add);
     let largest = others.clone().max_dim(1);
     let shares = (others - largest.clone()).exp();
     let sum = shares.clone().sum_dim(1);
     let rest = sum.clone().log() + largest;
+    // Anything above half of `NOWHERE` is a log-probability that the teacher gave.
     let has_rest = theirs.clone().narrow(1, k, 1).greater_elem(0.5 * NOWHERE);
     let rest = rest.mask_fill(has_rest.bool_not(), NOWHERE);
     let all = Tensor::cat(vec![found, rest], 1);
@@ -122,7 +125,9 @@ fn top(
     let (p, q) = (student.clone().exp(), teacher.clone().exp());
     let divergence = (q.clone() * (teacher - student)).sum_dim(1);
     let error = p - q;
+    // Each other word has its share, `exp(z − R)`, of the gradient of the rest.
     let spread = shares / sum * error.clone().narrow(1, k, 1);
+    // `scatter` adds, so what `spread` has at the known words is taken off first.
     let own = error.narrow(1, 0, k) - spread.clone().gather(1, ids.clone());
     (divergence, spread.scatter(1, ids, own, IndexingUpdateOp::Add))
 }

@@ -48,6 +48,7 @@ impl KnownWords {
             ids.iter().enumerate().map(word)
         };
         let mut words: Vec<_> = columns.enumerate().flat_map(of_column).collect();
+        // By id, the first field: the known words of a block are then one range.
         words.sort_unstable();
         Self { words, columns: count }
     }
@@ -102,6 +103,7 @@ impl<'a> TopChunk<'a> {
         let mut logits = vec![0.0; count * self.outcomes];
         let mut of_targets = vec![0.0; count];
         let rest = passes.first_pass(|words, values| {
+            // Logits of targets and known words are read before these are taken out.
             for (column, place) in self.targets.within(words) {
                 of_targets[column] = values[place];
             }
@@ -114,6 +116,7 @@ impl<'a> TopChunk<'a> {
         let column = |at: usize| self.column(at, &logits[at * self.outcomes..], rests[at]);
         let columns: Vec<TopColumn> = (0..count).map(column).collect();
         if let Some(to) = to {
+            // Where the second pass computes logits again, known words are taken out again.
             let take_out =
                 |words: &Range<usize>, values: &mut [f32]| self.known.take_out(words, values);
             let factors = |shift: &[f32]| self.factors(&columns, shift);
@@ -132,6 +135,7 @@ impl<'a> TopChunk<'a> {
     fn column(&self, at: usize, logits: &[f32], rest: f64) -> TopColumn {
         let teacher = self.teacher[at];
         let has_rest = teacher[self.outcomes - 1] > f32::NEG_INFINITY;
+        // Where the teacher knows all words there is no last outcome, for the student neither.
         let outcomes = if has_rest { self.outcomes } else { self.outcomes - 1 };
         let known = logits[..self.outcomes - 1].iter().map(|&logit| f64::from(logit));
         let all: Vec<f64> = known.chain([rest]).collect();
@@ -143,11 +147,13 @@ impl<'a> TopChunk<'a> {
         let (mut errors, mut divergence) = (Vec::with_capacity(self.outcomes), 0.0);
         for (student, teacher) in student.iter().zip(&teacher) {
             errors.push(student.exp() - teacher.exp());
+            // `0 · ln 0` counts as 0; in floats it is NaN.
             if *teacher > f64::NEG_INFINITY {
                 divergence += teacher.exp() * (teacher - student);
             }
         }
         errors.resize(self.outcomes, 0.0);
+        // R stands for all other words, so this is `ln Σ exp(z)` over the vocabulary.
         TopColumn { log_sum: log_sum_exp(&all), rest, errors, divergence }
     }
 
@@ -157,6 +163,7 @@ impl<'a> TopChunk<'a> {
         let of = |((weight, column), shift): ((&f32, &TopColumn), &f32)| {
             let error = column.errors[self.outcomes - 1];
             let of_rest = a * (column.rest - column.log_sum).exp() + b / temperature * error;
+            // An exponential times this is `exp(z − R)`, the word's share of the rest.
             let share = (f64::from(*shift) - column.rest).exp();
             (f64::from(*weight) * share * of_rest) as f32
         };
@@ -172,6 +179,7 @@ impl<'a> TopChunk<'a> {
         grads: &mut [f32],
     ) {
         let DistillationTerms { cross_entropy: a, logits: b, temperature } = self.terms;
+        // Known words first, overwriting what the factors made of them: a target may be one.
         for (KnownWord { column, outcome, .. }, place) in self.known.within(words) {
             let TopColumn { log_sum, errors, .. } = &columns[column];
             let logit = f64::from(logits[column * self.outcomes + outcome]);

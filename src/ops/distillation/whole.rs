@@ -83,6 +83,8 @@ impl WholeChunk<'_> {
             columns.targets[column] = student[place];
         }
         let (student, teacher) = (&*student, &*teacher);
+        // Maxima first: `raise` rescales the sums so far, and the exponentials below have the new
+        // maxima subtracted.
         columns.raise(self.student, [student, teacher], self.terms.temperature);
         let [of_student, of_teacher] = &columns.largest;
         let inverse = self.inverse_temperature();
@@ -136,6 +138,7 @@ impl WholeChunk<'_> {
     /// What turns the three exponentials of a column into the terms of its gradient.
     fn factors(&self, columns: &JointColumns) -> [Vec<f32>; 3] {
         let DistillationTerms { cross_entropy: a, logits: b, temperature } = self.terms;
+        // `a · softmax(z)`, `b/τ · p` and `b/τ · q`; the division by their sums makes them so.
         let numerators = [a, b / temperature, b / temperature];
         std::array::from_fn(|term| {
             let columns = self.targets.weights.iter().zip(&columns.sums[term]);
@@ -152,6 +155,7 @@ impl WholeChunk<'_> {
             let [plain, student, teacher, difference] = [0, 1, 2, 3].map(|sum| sums[sum][column]);
             let (z, y) = (f64::from(of_student[column]), f64::from(of_teacher[column]));
             losses.cross_entropy.push(plain.ln() + z - f64::from(targets[column]));
+            // The sums had the maxima `z` and `y` subtracted, over τ; their difference is put back.
             let logs = student.ln() - teacher.ln() + (z - y) / temperature;
             losses.divergence.push(difference / teacher / temperature + logs);
         }
@@ -182,6 +186,7 @@ impl JointColumns {
                 let fall = f64::from(before - largest);
                 let tempered = (fall / temperature).exp();
                 if model == 0 {
+                    // The first sum is of `exp(z)`, all others are of exponentials over τ.
                     self.sums[0][column] *= fall.exp();
                     self.sums[1][column] *= tempered;
                 } else {

@@ -86,6 +86,7 @@ impl<'a> Exponentials<'a> {
         let (chunk, count) = (self.chunk, self.chunk.count);
         let words = if self.keeps { chunk.vocab() } else { WORDS.min(chunk.vocab()) };
         let kept = &mut self.scratch.exponentials;
+        // It never shrinks: the next chunk finds the memory.
         kept.resize(kept.len().max(words * count), 0.0);
         self.scratch.shifts.clear();
         let mut largest = vec![f32::NEG_INFINITY; count];

@@ -161,6 +161,7 @@ impl HeadPass<'_> {
             let (hidden, head, add) = (&mut *found, &mut *dhead, index > 0);
             let mut gradients = ChunkGradients { hidden, head, add };
             each(&HeadChunk::new(self, tokens, is_trained), tokens, &mut gradients);
+            // Trained tokens were gathered for the products; the rows of all others stay 0.
             for (token, found) in tokens.iter().zip(found.chunks_exact(width)) {
                 dhidden[token * width..][..width].copy_from_slice(found);
             }
