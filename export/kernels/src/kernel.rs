@@ -27,6 +27,8 @@ use crate::layout::{
 #[cfg(target_arch = "aarch64")]
 use crate::neon;
 use crate::pack::{PackWork, PortablePack};
+#[cfg(target_arch = "x86_64")]
+use crate::prefetch;
 use crate::reference;
 
 /// An instruction set. All of them give the same bits.
@@ -57,6 +59,8 @@ pub enum Kernel {
 impl Kernel {
     /// All kernels this CPU runs, slowest first.
     pub fn available() -> Vec<Self> {
+        #[cfg(target_arch = "x86_64")]
+        prefetch::choose();
         [
             Some(Self::Scalar),
             #[cfg(target_arch = "x86_64")]

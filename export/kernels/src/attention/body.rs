@@ -148,7 +148,7 @@ unsafe fn weigh<V: Vector, E: Element, const Q: usize, const W: usize>(
     // What comes after this page the hardware does not prefetch in time.
     let (here, next) = (head.values(page), head.values((page + 1).min(head.pages.len() - 1)));
     let mut rows = out.chunks_exact_mut(padded);
-    let mut places: [&mut [[f32; LANES]; W]; Q] = std::array::from_fn(|_| {
+    let places: [&mut [[f32; LANES]; W]; Q] = std::array::from_fn(|_| {
         let row = &mut rows.next().expect("a row for each query")[first..];
         row.as_chunks_mut().0.first_chunk_mut().expect("as many elements as vectors hold")
     });
