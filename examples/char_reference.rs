@@ -19,7 +19,7 @@ use bitnet_train::latents::{LatentFormat, LeanSettings, MomentFormat, UpdateTime
 use bitnet_train::model::{ActivationMemory, LanguageModel, LinearWeight, SegmentStarts};
 use bitnet_train::ops::{DrawPlace, GradientRounding, OpBackend};
 use bitnet_train::random;
-use bitnet_train::recipe::{GRADIENT_ROUNDING_WORDS, Precision};
+use bitnet_train::recipe::{Bf16Sums, GRADIENT_ROUNDING_WORDS, Precision};
 use bitnet_train::train::{
     AdamWSettings, CrossEntropy, GradAccumulator, MuonSettings, StepRates, StepSettings,
     TokenBatch, UpdateDuring, batch_log_probs, lean_process,
@@ -185,7 +185,7 @@ impl Reference {
             batch,
             time,
             train: config["train"].clone(),
-            backend: OpBackend::native(args.precision.operands())
+            backend: OpBackend::native(args.precision.operands(Bf16Sums::Chain))
                 .with_gradients(args.precision.gradients(args.gradient_rounding)),
             seed: args.seed,
             device: Device::flex().autodiff(),
