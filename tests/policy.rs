@@ -151,6 +151,7 @@ fn unsafe_stays_in_the_listed_files() {
         "export/kernels/src/memory.rs",
         "export/kernels/src/neon.rs",
         "export/kernels/src/pack.rs",
+        "export/kernels/src/words.rs",
         "export/kernels/src/prefetch.rs",
         "export/engine/src/threads.rs",
         "export/format/src/allocation.rs",

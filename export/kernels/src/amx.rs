@@ -1,5 +1,5 @@
 //! Kernels for CPUs with tiles of bytes (Intel AMX: Xeon since Sapphire Rapids). One instruction multiplies
-//! sixteen tokens with sixteen rows over 64 columns; a single token and everything else is `avx512`'s.
+//! sixteen tokens with sixteen rows over 64 columns; fewer than twelve tokens and everything else are `avx512`'s.
 //!
 //! ```text
 //!                          B0: 16 quads x 16 rows   B1: the next 16 rows
@@ -234,6 +234,7 @@ thread_local! {
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
 pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
+    assert!(is_available(), "this CPU has no AMX");
     tokens.check(sums.len(), pair.len());
     // What fills no tile comes first and begins the sums.
     let whole = pair.len() / BLOCK_CHUNKS * BLOCK_CHUNKS;
@@ -245,7 +246,7 @@ pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROW
     let mut tiles = None;
     CODES.with_borrow_mut(|codes| {
         for (block, chunks) in pair[..whole].chunks(STEPS * BLOCK_CHUNKS).enumerate() {
-            // SAFETY: AVX-512 is there where tiles are, and `FEWEST_TOKENS` are not 0.
+            // SAFETY: AVX-512 is there where tiles are.
             let panels = unsafe { unpack(chunks, codes) };
             let tokens = tokens.behind(0, block * STEPS * BLOCK_CHUNKS);
             for (group, sums) in sums.chunks_mut(GROUP).enumerate() {

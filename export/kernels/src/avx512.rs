@@ -21,7 +21,8 @@ use crate::float_tile::{self, FloatLanes};
 use crate::gemm::{Operands, Tile};
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, SimdWork, TokenCodes};
-use crate::pack::{PackWork, RoundToBf16, Square};
+use crate::pack::PackWork;
+use crate::words::{RoundToBf16, Square};
 
 pub(crate) use rescale::rescale;
 

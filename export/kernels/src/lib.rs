@@ -52,6 +52,7 @@ mod product;
 mod reference;
 mod rounding;
 mod self_test;
+mod words;
 
 pub use activations::Activations;
 pub use dense::DenseMatrix;

@@ -22,77 +22,7 @@ use crate::gemm::{
     TILE_ROWS, WordFormat,
 };
 use crate::layout::SimdWork;
-
-/// One f32 as an operand word.
-#[inline(always)]
-fn rounded(operands: Operands, x: f32) -> f32 {
-    match operands {
-        Operands::F32 => x,
-        Operands::Bf16 | Operands::Bf16Tiles => f32::from_bits(u32::from(round_bf16(x)) << 16),
-    }
-}
-
-/// The nearest bf16, half to even, NaN staying NaN; it vectorises, other than a library call.
-#[inline(always)]
-fn round_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    // Adding just under half of the last kept bit, and 1 more where that bit is odd, carries into
-    // it exactly when half-to-even rounds up.
-    let up = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    // The upper half of a NaN may have no fraction bit set, which would be an infinity.
-    let quiet = (bits >> 16) | 0x40;
-    (if x.is_nan() { quiet } else { up }) as u16
-}
-
-/// As many lines as a line has words.
-pub(crate) type Square = [[u32; LINE]; LINE];
-
-/// How scaled f32 become words of two bf16, sixteen words at a time.
-///
-/// # Safety
-/// Every function needs the instructions of its implementation.
-pub(crate) trait RoundToBf16 {
-    /// Two values of each word come from two rows, each row with a factor.
-    unsafe fn of_rows(rows: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE];
-    /// Two values of each word are neighbours, each with a factor.
-    unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE];
-    /// Rows become columns.
-    #[inline(always)]
-    unsafe fn transposed(square: &Square) -> Square {
-        std::array::from_fn(|column| std::array::from_fn(|row| square[row][column]))
-    }
-    /// Prefetches values that are needed soon.
-    #[inline(always)]
-    unsafe fn soon(_values: &[f32]) {}
-}
-
-/// Integer arithmetic, for every CPU.
-struct Arithmetic;
-
-impl RoundToBf16 for Arithmetic {
-    #[inline(always)]
-    unsafe fn of_rows([low, high]: [&[f32; LINE]; 2], factors: [f32; 2]) -> [u32; LINE] {
-        std::array::from_fn(|i| pair(low[i] * factors[0], high[i] * factors[1]))
-    }
-
-    #[inline(always)]
-    unsafe fn of_neighbours(values: &[f32; 2 * LINE], factors: &[f32; 2 * LINE]) -> [u32; LINE] {
-        let scaled = |i: usize| values[i] * factors[i];
-        std::array::from_fn(|i| pair(scaled(2 * i), scaled(2 * i + 1)))
-    }
-}
-
-/// Two values of a word, the first in the low half.
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    u32::from(round_bf16(low)) | u32::from(round_bf16(high)) << 16
-}
-
-/// What a word holds: one value, or two.
-#[inline(always)]
-fn word(format: WordFormat, low: f32, high: f32) -> u32 {
-    if format.pairs() { pair(low, high) } else { rounded(format.operands, low).to_bits() }
-}
+use crate::words::{Arithmetic, RoundToBf16, Square, of_rows, word};
 
 /// Packing, compiled for each instruction set and each way to make words.
 pub(crate) trait PackWork {
@@ -112,20 +42,6 @@ impl<W: PackWork> SimdWork for PortablePack<W> {
         // SAFETY: integer arithmetic is on every CPU.
         unsafe { self.0.run::<Arithmetic>() }
     }
-}
-
-/// Words whose values come from one row, or two, each with its factor.
-#[inline(always)]
-unsafe fn of_rows<P: RoundToBf16>(
-    format: WordFormat,
-    rows: [&[f32; LINE]; 2],
-    factors: [f32; 2],
-) -> [u32; LINE] {
-    if format.pairs() {
-        // SAFETY: says the caller.
-        return unsafe { P::of_rows(rows, factors) };
-    }
-    rows[0].map(|x| rounded(format.operands, x * factors[0]).to_bits())
 }
 
 /// The first of `values`, the rest 0.
@@ -154,10 +70,14 @@ impl PackWork for PackA<'_> {
         // SAFETY: says the caller.
         unsafe {
             match a.layout {
-                OperandLayout::KOuter if format.in_tiles() => {
-                    pack_outer_by_rows::<P>(format, a, block, rows, strips);
+                OperandLayout::KOuter => {
+                    let source = OuterRows { format, a, block, rows };
+                    if format.in_tiles() {
+                        pack_outer_by_rows::<P>(source, strips);
+                    } else {
+                        pack_outer::<P>(source, strips);
+                    }
                 }
-                OperandLayout::KOuter => pack_outer::<P>(format, a, block, rows, strips),
                 OperandLayout::KInner => {
                     let strips = strips.chunks_exact_mut(block.strip(format));
                     for (first, words) in rows.clone().step_by(format.rows()).zip(strips) {
@@ -260,42 +180,69 @@ fn each_line<'a, const N: usize>(
 /// Steps whose rows are prefetched: they lie too far apart for the hardware prefetcher.
 const AHEAD: usize = 8;
 
-/// A place of the reduction after the other, over all strips, so that memory is read in order.
-#[inline(always)]
-unsafe fn pack_outer<P: RoundToBf16>(
+/// Rows of `A [K, M]`, read along them, the way they lie.
+struct OuterRows<'a> {
     format: WordFormat,
-    a: MatrixA,
+    a: MatrixA<'a>,
     block: KBlock,
     rows: Range<usize>,
-    strips: &mut [u32],
-) {
+}
+
+impl<'a> OuterRows<'a> {
+    /// The values of a step's one or two places, each with its factor.
+    #[inline(always)]
+    fn step(&self, step: usize) -> [(&'a [f32], f32); 2] {
+        let (low, high) = self.block.values(self.format, step);
+        [self.place(low), self.place(high)]
+    }
+
+    #[inline(always)]
+    fn place(&self, place: Option<usize>) -> (&'a [f32], f32) {
+        let Some(at) = place else {
+            return (&[], 0.0);
+        };
+        let values = &self.a.values[at * self.a.stride + self.a.first..];
+        (&values[self.rows.clone()], self.a.scale.at(at))
+    }
+
+    /// Prefetches the values of a step.
+    #[inline(always)]
+    unsafe fn soon<P: RoundToBf16>(&self, step: usize) {
+        for (values, _) in self.step(step) {
+            // SAFETY: says the caller.
+            unsafe { P::soon(values) }
+        }
+    }
+
+    /// The words of a step for rows `first .. first + 16`.
+    #[inline(always)]
+    unsafe fn words<P: RoundToBf16>(
+        &self,
+        [(low, low_factor), (high, high_factor)]: [(&[f32], f32); 2],
+        first: usize,
+    ) -> [u32; LINE] {
+        let rows = [&vector(low, first), &vector(high, first)];
+        // SAFETY: says the caller.
+        unsafe { of_rows::<P>(self.format, rows, [low_factor, high_factor]) }
+    }
+}
+
+/// A place of the reduction after the other, over all strips, so that memory is read in order.
+#[inline(always)]
+unsafe fn pack_outer<P: RoundToBf16>(source: OuterRows, strips: &mut [u32]) {
+    let OuterRows { format, block, .. } = source;
     let (used, strip) = (block.used(format), block.strip(format));
-    if !rows.len().is_multiple_of(ROWS) || used < block.steps(format) {
+    if !source.rows.len().is_multiple_of(ROWS) || used < block.steps(format) {
         strips.fill(0);
     }
-    let row = |place: Option<usize>| match place {
-        Some(at) => {
-            let values = &a.values[at * a.stride + a.first..];
-            (&values[rows.clone()], a.scale.at(at))
-        }
-        None => (&[][..], 0.0),
-    };
-    // `A [K, M]` is read along its rows, the way it lies, and scattered to all strips: step k of a
-    // strip gets the eight values of its rows.
+    // A step is scattered to all strips: each gets the eight values of its rows.
     for step in 0..used {
-        let (low, high) = block.values(format, step + AHEAD);
         // SAFETY: says the caller.
-        unsafe {
-            P::soon(row(low).0);
-            P::soon(row(high).0);
-        }
-        let (low, high) = block.values(format, step);
-        let ((low, low_factor), (high, high_factor)) = (row(low), row(high));
-        let factors = [low_factor, high_factor];
+        unsafe { source.soon::<P>(step + AHEAD) };
+        let values = source.step(step);
         for (at, strips) in strips.chunks_mut(LINE / ROWS * strip).enumerate() {
-            let part = |values: &[f32]| vector(values, at * LINE);
             // SAFETY: says the caller.
-            let words = unsafe { of_rows::<P>(format, [&part(low), &part(high)], factors) };
+            let words = unsafe { source.words::<P>(values, at * LINE) };
             for (strip, words) in strips.chunks_exact_mut(strip).zip(words.as_chunks::<ROWS>().0) {
                 strip[step * ROWS..][..ROWS].copy_from_slice(words);
             }
@@ -306,36 +253,19 @@ unsafe fn pack_outer<P: RoundToBf16>(
 /// As [`pack_outer`] for strips of sixteen rows whose words lie row by row: squares of 16 x 16 words are made
 /// and then transposed.
 #[inline(always)]
-unsafe fn pack_outer_by_rows<P: RoundToBf16>(
-    format: WordFormat,
-    a: MatrixA,
-    block: KBlock,
-    rows: Range<usize>,
-    strips: &mut [u32],
-) {
+unsafe fn pack_outer_by_rows<P: RoundToBf16>(source: OuterRows, strips: &mut [u32]) {
+    let OuterRows { format, block, .. } = source;
     let (used, strip) = (block.used(format), block.strip(format));
-    let row = |place: Option<usize>| match place {
-        Some(at) => (&a.values[at * a.stride + a.first..][rows.clone()], a.scale.at(at)),
-        None => (&[][..], 0.0),
-    };
     for first in (0..used).step_by(LINE) {
         for step in first + LINE..used.min(first + 2 * LINE) {
-            let (low, high) = block.values(format, step);
             // SAFETY: says the caller.
-            unsafe {
-                P::soon(row(low).0);
-                P::soon(row(high).0);
-            }
+            unsafe { source.soon::<P>(step) };
         }
         for (at, strip) in strips.chunks_exact_mut(strip).enumerate() {
-            let mut square = [[0; LINE]; LINE];
+            let mut square = Square::default();
             for (step, words) in (first..used).zip(&mut square) {
-                let (low, high) = block.values(format, step);
-                let ((low, low_factor), (high, high_factor)) = (row(low), row(high));
-                let part = |values: &[f32]| vector(values, at * TILE_ROWS);
-                let factors = [low_factor, high_factor];
                 // SAFETY: says the caller.
-                *words = unsafe { of_rows::<P>(format, [&part(low), &part(high)], factors) };
+                *words = unsafe { source.words::<P>(source.step(step), at * TILE_ROWS) };
             }
             // SAFETY: says the caller.
             let square = unsafe { P::transposed(&square) };
