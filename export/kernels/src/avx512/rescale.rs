@@ -120,4 +120,34 @@ mod tests {
             assert_eq!(found.map(f32::to_bits), x.map(|x| (x / y).to_bits()), "{x:?} / {y}");
         }
     }
+
+    #[test]
+    fn a_corrected_quotient_beside_the_middle_of_two_numbers_is_that_of_the_division() {
+        if !is_available() {
+            return;
+        }
+        let mut seed = 1u64;
+        let mut found = 0;
+        while found < 100_000 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // `X · 2²⁵ = Y · M + r` with an odd M of 25 bits: X / Y lies r / (Y · 2²⁵) beside M / 2²⁵, the
+            // middle of two floats, and no quotient of 24 bits lies closer.
+            let y = (seed >> 40) | 1 << 23 | 1;
+            let rest = [1i64, -1, 3, -3, 5, -5][(seed >> 20) as usize % 6];
+            // The inverse of an odd number modulo 2⁶⁴: each step doubles the bits that are right.
+            let inverse = (0..6).fold(y, |inverse, _| {
+                inverse.wrapping_mul(2u64.wrapping_sub(y.wrapping_mul(inverse)))
+            });
+            let middle = inverse.wrapping_mul(rest.wrapping_neg().cast_unsigned()) % (1 << 25);
+            let x = (y * middle).wrapping_add_signed(rest) >> 25;
+            if middle < 1 << 24 || x < 1 << 23 {
+                continue;
+            }
+            found += 1;
+            let (x, y) = (x as f32, y as f32);
+            // SAFETY: the instructions are there, asked above.
+            let quotient = unsafe { quotients(&[x; ROWS], y) }[0];
+            assert_eq!(quotient.to_bits(), (x / y).to_bits(), "{x} / {y}");
+        }
+    }
 }
