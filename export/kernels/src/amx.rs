@@ -19,11 +19,13 @@ use std::arch::x86_64::{
     _mm512_store_si512, _xgetbv,
 };
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::avx512;
-use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
+use crate::groups::{GroupTile, GroupedPair, TokenGroups, add_group, each_group};
 use crate::layout::{BLOCK_CHUNKS, CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
+use crate::prefetch::Prefetch;
 use crate::reference::chunks_of;
 
 /// Tokens of a tile.
@@ -115,9 +117,11 @@ pub(crate) struct Tiles {
     tokens: usize,
 }
 
-/// Where the products of some tokens with two panels are added.
+/// Where the products of some tokens with two panels go.
 struct Sums<'a> {
     places: &'a mut [i32],
+    /// Whether they replace what is there; they are added to it else.
+    fresh: bool,
     /// Where those of the second panel begin.
     second: usize,
     /// Places from one token to the next.
@@ -138,6 +142,11 @@ impl Tiles {
         Self::for_tokens(GROUP)
     }
 
+    /// Whether they are.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.tokens == GROUP
+    }
+
     fn for_tokens(tokens: usize) -> Self {
         assert!(is_available(), "this CPU has no AMX");
         assert!((1..=GROUP).contains(&tokens), "one or two tiles of tokens");
@@ -152,17 +161,15 @@ impl Tiles {
         Self { tokens }
     }
 
-    /// Adds `Σ u·q` of tokens `[t, 4 · steps chunks]` and two panels `[16 · steps]`.
-    fn add_products(&self, tokens: TokenCodes, panels: [&[Line]; 2], sums: Sums) {
+    /// `Σ u·q` of tokens `[t, 4 · steps chunks]` and two panels `[16 · steps]`.
+    fn products(&self, tokens: TokenCodes, panels: [&[Line]; 2], sums: Sums) {
         let steps = panels[0].len() / QUADS;
         tokens.check(self.tokens, BLOCK_CHUNKS * steps);
         assert!(panels.iter().all(|panel| panel.len() == QUADS * steps), "panels of whole steps");
-        let Sums { places, second, stride } = sums;
+        let Sums { places, fresh, second, stride } = sums;
         let needed = second + (self.tokens - 1) * stride + INT8_ROWS;
         assert!(places.len() >= needed, "a place for each product");
-        if steps == 0 {
-            return;
-        }
+        assert!(steps > 0, "panels of some steps");
         let (codes, places) = (tokens.chunks.as_ptr(), places.as_mut_ptr());
         let mut nothing = [0i32; INT8_ROWS];
         // SAFETY: the tiles were cut for as many tokens as the checks above ask room for.
@@ -174,6 +181,12 @@ impl Tiles {
                 c3 = c2.add(second);
             }
             asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "test {fresh:e}, {fresh:e}",
+                "jnz 2f",
                 "tileloadd tmm0, [{c0} + {sums}]",
                 "tileloadd tmm1, [{c1} + {sums}]",
                 "tileloadd tmm2, [{c2} + {sums}]",
@@ -206,6 +219,7 @@ impl Tiles {
                 c2 = in(reg) c2,
                 c3 = in(reg) c3,
                 steps = inout(reg) steps => _,
+                fresh = in(reg) u32::from(fresh),
                 codes = in(reg) tokens.stride * CHUNK,
                 sums = in(reg) 4 * stride,
                 line = in(reg) size_of::<Line>(),
@@ -238,28 +252,30 @@ pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROW
     tokens.check(sums.len(), pair.len());
     // What fills no tile comes first and begins the sums.
     let whole = pair.len() / BLOCK_CHUNKS * BLOCK_CHUNKS;
-    if whole < pair.len() {
+    let mut fresh = whole > 0 && whole == pair.len();
+    if !fresh {
         avx512::tile(&pair[whole..], tokens.behind(0, whole), sums);
-    } else {
-        sums.fill([0; ROWS_PER_PAIR]);
     }
     let mut tiles = None;
     CODES.with_borrow_mut(|codes| {
         for (block, chunks) in pair[..whole].chunks(STEPS * BLOCK_CHUNKS).enumerate() {
             // SAFETY: AVX-512 is there where tiles are.
-            let panels = unsafe { unpack(chunks, codes) };
+            unsafe { unpack(chunks, codes.each_mut().map(|codes| &mut codes[..])) };
+            let panels = codes.each_ref().map(|codes| &codes[..4 * chunks.len()]);
             let tokens = tokens.behind(0, block * STEPS * BLOCK_CHUNKS);
             for (group, sums) in sums.chunks_mut(GROUP).enumerate() {
                 let tiles = Tiles::recut(&mut tiles, sums.len());
                 let places = sums.as_flattened_mut();
-                let sums = Sums { places, second: INT8_ROWS, stride: ROWS_PER_PAIR };
-                tiles.add_products(tokens.behind(group * GROUP, 0), panels, sums);
+                let sums = Sums { places, fresh, second: INT8_ROWS, stride: ROWS_PER_PAIR };
+                tiles.products(tokens.behind(group * GROUP, 0), panels, sums);
             }
+            fresh = false;
         }
     });
 }
 
-/// [`each_group`] of a pair of panels.
+/// [`each_group`] of a pair of panels: the groups of a block of columns are unpacked together, and the
+/// sums of a group go from the tiles to the results while they are in the first cache.
 pub(crate) fn grouped(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
     assert!(is_available(), "this CPU has no AMX");
     // SAFETY: AVX-512 is there where tiles are.
@@ -267,8 +283,64 @@ pub(crate) fn grouped(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn grouped_products(pair: GroupedPair, tokens: TokenGroups, sums: GroupTile) {
-    each_group(pair, tokens, sums, tile);
+fn grouped_products(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    let together = STEPS * BLOCK_CHUNKS / pair.chunks;
+    if together == 0 {
+        return each_group(pair, tokens, tile, self::tile);
+    }
+    let (out, lines) = (tile.out, together * GroupedPair::lines_of(pair.chunks));
+    out.fill([0.0; ROWS_PER_PAIR]);
+    let mut tiles = None;
+    // Sums of two groups: those of one are added to the results while the tiles multiply the next, which
+    // they only do where its instructions come first.
+    let mut sums = [[[0; ROWS_PER_PAIR]; GROUP]; 2];
+    let (mut turn, mut waiting) = (0, None::<Waiting>);
+    CODES.with_borrow_mut(|codes| {
+        for (block, lines) in pair.lines.chunks(lines).enumerate() {
+            let groups = GroupedPair { lines, ..pair };
+            for (group, (_, chunks)) in groups.groups().enumerate() {
+                unpack(chunks, codes.each_mut().map(|codes| &mut codes[4 * pair.chunks * group..]));
+            }
+            for first in (0..out.len()).step_by(GROUP) {
+                let some = first..out.len().min(first + GROUP);
+                let tiles = Tiles::recut(&mut tiles, some.len());
+                for (group, (scales, chunks)) in groups.groups().enumerate() {
+                    let panels = codes
+                        .each_ref()
+                        .map(|codes| &codes[4 * pair.chunks * group..][..4 * chunks.len()]);
+                    let tokens = tokens.behind(first, block * together + group);
+                    let places = sums[turn].as_flattened_mut();
+                    let places =
+                        Sums { places, fresh: true, second: INT8_ROWS, stride: ROWS_PER_PAIR };
+                    tiles.products(tokens.codes, panels, places);
+                    let next = Waiting { tokens, scales, some: some.clone() };
+                    if let Some(before) = waiting.replace(next) {
+                        before.add(&sums[1 - turn], out);
+                    }
+                    turn = 1 - turn;
+                }
+            }
+        }
+    });
+    if let Some(last) = waiting {
+        last.add(&sums[1 - turn], out);
+    }
+}
+
+/// A group whose products with some tokens are summed and not yet added to the results.
+struct Waiting<'a> {
+    /// From the first of these tokens and this group on.
+    tokens: TokenGroups<'a>,
+    scales: &'a Line,
+    some: Range<usize>,
+}
+
+impl Waiting<'_> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn add(self, sums: &[[i32; ROWS_PER_PAIR]; GROUP], out: &mut [[f32; ROWS_PER_PAIR]]) {
+        let out = &mut out[self.some];
+        add_group(&sums[..out.len()], self.tokens, self.scales, out);
+    }
 }
 
 /// `sums [panel][t][row]` = `Σ u·q` of one or two 8-bit panels `[quads]`, one after the other, with tokens
@@ -288,16 +360,21 @@ pub(crate) fn int8_tiles(
     };
     let width = chunks_of(first, tokens, count);
     let (tokens, whole) = (TokenCodes::dense(tokens, width), quads / QUADS * QUADS);
-    sums.fill([0; INT8_ROWS]);
     let (mut tiles, places) = (None, sums.as_flattened_mut());
     for at in (0..count).step_by(GROUP) {
         let tiles = Tiles::recut(&mut tiles, GROUP.min(count - at));
-        let mut add = |tokens, panels| {
+        let mut add = |tokens, panels, fresh| {
             let places = &mut places[at * INT8_ROWS..];
-            tiles.add_products(tokens, panels, Sums { places, second: behind, stride: INT8_ROWS });
+            tiles.products(
+                tokens,
+                panels,
+                Sums { places, fresh, second: behind, stride: INT8_ROWS },
+            );
         };
         let tokens = tokens.behind(at, 0);
-        add(tokens, [&first[..whole], &second[..whole]]);
+        if whole > 0 {
+            add(tokens, [&first[..whole], &second[..whole]], true);
+        }
         if whole < quads {
             // What fills no step, with zeros up to one.
             let mut codes = [[[0; CHUNK]; BLOCK_CHUNKS]; GROUP];
@@ -311,16 +388,19 @@ pub(crate) fn int8_tiles(
                 lines
             });
             let codes = TokenCodes::dense(codes.as_flattened(), BLOCK_CHUNKS);
-            add(codes, [&padded[0], &padded[1]]);
+            add(codes, [&padded[0], &padded[1]], whole == 0);
         }
     }
 }
 
-/// The codes of some chunks, a byte each, as two panels `[4 · chunks]`.
+/// The codes of some chunks, a byte each, into two panels `[4 · chunks]`.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack<'a>(chunks: &[PairChunk], codes: &'a mut Codes) -> [&'a [Line]; 2] {
+fn unpack(chunks: &[PairChunk], panels: [&mut [Line]; 2]) {
+    // The next block is read when all tokens have met this one: no CPU guesses that.
+    let prefetch = Prefetch::chosen();
+    chunks.iter().for_each(|chunk| prefetch.after(chunk));
     let field = _mm512_set1_epi8(3);
-    for (panel, codes) in codes.iter_mut().enumerate() {
+    for (panel, codes) in panels.into_iter().enumerate() {
         for (chunk, lines) in chunks.iter().zip(codes.as_chunks_mut::<4>().0) {
             let [l0, l1, l2, l3] = lines.each_mut().map(|line| line.0.as_mut_ptr().cast());
             // SAFETY: half a chunk is 64 bytes, as a line is, and both are aligned to as many.
@@ -334,5 +414,4 @@ fn unpack<'a>(chunks: &[PairChunk], codes: &'a mut Codes) -> [&'a [Line]; 2] {
             }
         }
     }
-    codes.each_ref().map(|codes| &codes[..4 * chunks.len()])
 }

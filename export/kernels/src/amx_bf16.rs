@@ -22,44 +22,47 @@ pub(crate) fn is_available() -> bool {
 }
 
 /// Adds a strip's products with a panel to `sums`, a row every `stride`.
-pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
+pub(crate) fn float_tile(tile: Tile, tiles: &Tiles, sums: &mut [f32], stride: usize) {
     let Tile { strip, panel, width, fresh, .. } = tile;
     assert!(is_available() && tile.format.in_tiles(), "words for the tiles of this CPU");
+    assert!(tiles.are_whole(), "tiles of sixteen rows");
     let lines = strip.len() / (LINE * TILE_ROWS);
-    assert!(strip.len() == lines * LINE * TILE_ROWS && panel.len() == lines * LINE * width);
+    assert!(lines > 0 && strip.len() == lines * LINE * TILE_ROWS);
+    assert!(panel.len() == lines * LINE * width, "a panel as deep as the strip");
     assert!(sums.len() >= (TILE_ROWS - 1) * stride + width, "a place for each product");
-    if fresh {
-        sums.chunks_mut(stride).take(TILE_ROWS).for_each(|row| row[..width].fill(0.0));
-    }
-    if lines == 0 {
-        return;
-    }
-    let _tiles = Tiles::whole();
+    let fresh = u32::from(fresh);
     // SAFETY: strip, panel and sums are as long as asserted above, and the tiles are cut for them.
     unsafe {
         if width == PANEL {
-            three_tiles(strip.as_ptr(), panel.as_ptr(), lines, sums.as_mut_ptr(), stride);
+            let sums = (sums.as_mut_ptr(), stride, fresh);
+            three_tiles(strip.as_ptr(), panel.as_ptr(), lines, sums);
         } else {
             for column in (0..width).step_by(LINE) {
-                let (panel, sums) = (panel[column..].as_ptr(), sums[column..].as_mut_ptr());
-                one_tile(strip.as_ptr(), (panel, width), lines, sums, stride);
+                let panel = panel[column..].as_ptr();
+                let sums = (sums[column..].as_mut_ptr(), stride, fresh);
+                one_tile(strip.as_ptr(), (panel, width), lines, sums);
             }
         }
     }
 }
 
 /// # Safety
-/// Tiles of 16 x 64 bytes, `lines` of a strip, as many of a panel of 48 columns, and places for them.
+/// Tiles of 16 x 64 bytes, some `lines` of a strip, as many of a panel of 48 columns, and places for their
+/// products, which begin at 0 where they are `fresh`.
 unsafe fn three_tiles(
     strip: *const u32,
     panel: *const u32,
     lines: usize,
-    sums: *mut f32,
-    stride: usize,
+    (sums, stride, fresh): (*mut f32, usize, u32),
 ) {
     // SAFETY: says the caller.
     unsafe {
         asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "test {fresh:e}, {fresh:e}",
+            "jnz 2f",
             "tileloadd tmm0, [{c} + {sums}]",
             "tileloadd tmm1, [{c} + {sums} + 64]",
             "tileloadd tmm2, [{c} + {sums} + 128]",
@@ -82,6 +85,7 @@ unsafe fn three_tiles(
             b = inout(reg) panel => _,
             c = in(reg) sums,
             lines = inout(reg) lines => _,
+            fresh = in(reg) fresh,
             line = in(reg) 4 * LINE,
             step = in(reg) 4 * PANEL,
             sums = in(reg) 4 * stride,
@@ -98,12 +102,14 @@ unsafe fn one_tile(
     strip: *const u32,
     (panel, width): (*const u32, usize),
     lines: usize,
-    sums: *mut f32,
-    stride: usize,
+    (sums, stride, fresh): (*mut f32, usize, u32),
 ) {
     // SAFETY: says the caller.
     unsafe {
         asm!(
+            "tilezero tmm0",
+            "test {fresh:e}, {fresh:e}",
+            "jnz 2f",
             "tileloadd tmm0, [{c} + {sums}]",
             "2:",
             "tileloadd tmm3, [{a} + {line}]",
@@ -118,6 +124,7 @@ unsafe fn one_tile(
             b = inout(reg) panel => _,
             c = in(reg) sums,
             lines = inout(reg) lines => _,
+            fresh = in(reg) fresh,
             line = in(reg) 4 * LINE,
             step = in(reg) 4 * width,
             panel = in(reg) 4 * width * LINE,

@@ -29,7 +29,7 @@ use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{
     CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
 };
-use crate::prefetch::prefetch_after;
+use crate::prefetch::Prefetch;
 use crate::reference;
 pub(crate) use vectors::{dot, dot_bf16, dot_f16, quantise};
 
@@ -233,10 +233,10 @@ fn add_block<const Q: usize, const T: usize>(
 ) {
     // i16 sums of one block, whose length is chosen so that none of them overflows.
     let mut ones = [[_mm256_setzero_si256(); Q]; T];
-    let mut fours = ones;
+    let (mut fours, prefetch) = (ones, Prefetch::chosen());
     for (c, chunk) in block.iter().enumerate() {
         if T == 1 {
-            prefetch_after(chunk);
+            prefetch.after(chunk);
         }
         for q in 0..Q {
             let u = fields(load(chunk, first + q));
@@ -321,10 +321,10 @@ fn int8_products<const T: usize>(
     sums: &mut [[i32; INT8_ROWS]; T],
 ) {
     let tokens = tokens.map(|token| &token[..panel.len()]);
-    let mut totals = [[_mm256_setzero_si256(); 4]; T];
+    let (mut totals, prefetch) = ([[_mm256_setzero_si256(); 4]; T], Prefetch::chosen());
     for (k, line) in panel.iter().enumerate() {
         if T == 1 {
-            prefetch_after(line);
+            prefetch.after(line);
         }
         let u = from_fn::<_, 4, _>(|v| {
             let bytes = &line.0.as_chunks::<16>().0[v];

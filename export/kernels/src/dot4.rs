@@ -23,7 +23,7 @@
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
 use crate::layout::{CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
-use crate::prefetch::prefetch_after;
+use crate::prefetch::Prefetch;
 use crate::reference::chunks_of;
 
 /// A vector of bytes, seen as 32-bit lanes that belong to a row each.
@@ -94,11 +94,11 @@ unsafe fn one_token<L: Lanes, const V: usize, const U: usize>(
         // vector, because one product takes several cycles and the next into the same sum must wait
         // for it.
         let mut ones = [[L::zero(); V]; U];
-        let mut fours = ones;
+        let (mut fours, prefetch) = (ones, Prefetch::chosen());
         let ((pairs, pairs_rest), (xs, xs_rest)) = (pair.as_chunks::<U>(), token.as_chunks::<U>());
         for (chunks, xs) in pairs.iter().zip(xs) {
             for i in 0..U {
-                prefetch_after(&chunks[i]);
+                prefetch.after(&chunks[i]);
                 add_chunk(&chunks[i], &xs[i], &mut ones[i], &mut fours[i]);
             }
         }
@@ -302,17 +302,23 @@ unsafe fn wide_products<L: Lanes, const V: usize, const T: usize, const U: usize
     }
     // SAFETY: the caller has the instructions of `L`.
     unsafe {
-        let mut totals = [[[L::zero(); V]; U]; T];
+        let (mut totals, prefetch) = ([[[L::zero(); V]; U]; T], Prefetch::chosen());
         // Every row is as long as the panel: the compiler sees that no index needs a check.
         // U lines side by side hide the latency of the product where a token is alone.
         let (mut k, last) = (0, panel.len());
         while U > 1 && k + U <= last {
             for i in 0..U {
+                if T == 1 {
+                    prefetch.after(&panel[k + i]);
+                }
                 add_line(&panel[k + i], k + i, i, &rows, &mut totals);
             }
             k += U;
         }
         for (k, line) in panel.iter().enumerate().skip(k) {
+            if T == 1 {
+                prefetch.after(line);
+            }
             add_line(line, k, 0, &rows, &mut totals);
         }
         for ((sums, totals), row) in sums.iter_mut().zip(totals).zip(rows) {
@@ -349,9 +355,6 @@ unsafe fn add_line<L: Lanes, const V: usize, const U: usize, const T: usize>(
 ) {
     // SAFETY: the caller has the instructions of `L`.
     unsafe {
-        if T == 1 {
-            prefetch_after(line);
-        }
         let mut u = [L::zero(); V];
         for (v, u) in u.iter_mut().enumerate() {
             *u = L::load(&line.0[v * L::BYTES..]);

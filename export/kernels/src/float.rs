@@ -189,11 +189,11 @@ impl Product<'_> {
         let (rows, stride, fresh) = (format.rows(), self.size.columns, block.fresh);
         let by_rows = self.a.layout == OperandLayout::KInner || format.in_tiles();
         let length = block.steps(format) * rows;
-        let places = out.chunks_mut(rows * stride);
+        let (places, ready) = (out.chunks_mut(rows * stride), kernel.float_tiles(format));
         for (strip, out) in strips.chunks_exact(block.strip(format)).zip(places) {
             let tile = Tile { strip: &strip[..length], by_rows, panel, width, format, fresh };
             if count == width && out.len() == rows * stride {
-                kernel.float_tile(tile, &mut out[first..], stride);
+                kernel.float_tile(&ready, tile, &mut out[first..], stride);
                 continue;
             }
             // Tiles at the edge: fewer rows or columns than a whole one. They are computed in a
@@ -202,7 +202,7 @@ impl Product<'_> {
             for (sums, out) in sums.chunks_exact_mut(PANEL).zip(out.chunks_exact(stride)) {
                 sums[..count].copy_from_slice(&out[first..first + count]);
             }
-            kernel.float_tile(tile, &mut sums, PANEL);
+            kernel.float_tile(&ready, tile, &mut sums, PANEL);
             for (sums, out) in sums.chunks_exact(PANEL).zip(out.chunks_exact_mut(stride)) {
                 out[first..first + count].copy_from_slice(&sums[..count]);
             }

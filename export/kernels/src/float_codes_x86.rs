@@ -19,7 +19,7 @@ use std::arch::x86_64::{
 use crate::float_codes::{RowValues, TokenFloats};
 use crate::float_tile::FloatLanes;
 use crate::layout::{PairChunk, ROWS_PER_PAIR};
-use crate::prefetch::prefetch_after;
+use crate::prefetch::Prefetch;
 use crate::{avx2, avx512};
 
 /// Floats that two bits of each row's lane stand for.
@@ -147,10 +147,10 @@ unsafe fn two_bytes<F: CodeLanes, const T: usize, const V: usize, const BYTE: us
 ) -> [[F; V]; T] {
     // SAFETY: the caller has the instructions of `F`.
     unsafe {
-        let mut totals = [[[F::broadcast(0); V]; T]; 2];
+        let (mut totals, prefetch) = ([[[F::broadcast(0); V]; T]; 2], Prefetch::chosen());
         for (index, chunk) in block.iter().enumerate() {
             if T == 1 && BYTE == 0 {
-                prefetch_after(chunk);
+                prefetch.after(chunk);
             }
             let bytes = &chunk.0[4 * row..][..4 * V * F::LANES];
             for field in 0..4 {

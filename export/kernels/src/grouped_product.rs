@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use crate::groups::{GroupTile, TokenGroups};
-use crate::layout::ROWS_PER_PAIR;
+use crate::layout::{BLOCK_CHUNKS, CHUNK, ROWS_PER_PAIR};
 use crate::{Activations, GroupPanels, Kernel};
 
-/// Tokens that meet a pair of panels before the next pair comes.
-const TOKENS_PER_PASS: usize = 64;
+/// Tokens that meet a pair of panels before the next pair comes: as many as in `product`.
+const TOKENS_PER_PASS: usize = 128;
 
 /// `out [T, rows]` = the products of quantised tokens with some rows of a matrix with groups, the same
 /// bits in every kernel: `acc ← acc + d · ((1/a) · s)` for each group, ascending from 0, with the exact
@@ -28,7 +28,7 @@ pub fn grouped_product(
     match x.tokens() {
         0 => {}
         // `T` is the size of two arrays on the stack. Decoding one token clears 256 bytes of them,
-        // not 16 KB.
+        // not 32 KB.
         1 => pass::<1>(kernel, panels, x, 0..1, rows, out),
         2..=8 => pass::<8>(kernel, panels, x, 0..x.tokens(), rows, out),
         tokens => {
@@ -58,19 +58,22 @@ fn pass<const T: usize>(
         // `a`.
         *step = 1.0 / scale.multiplier();
     }
-    let blocks = x.block_sums().len() / x.tokens();
-    let tokens = TokenGroups {
-        codes: x.token_codes(tokens.clone()),
-        block_sums: &x.block_sums()[tokens.start * blocks..tokens.end * blocks],
-        blocks,
-        steps: &steps,
-    };
+    let (groups, chunks) = (x.columns() / panels.width(), panels.width() / CHUNK);
+    let blocks = &x.block_sums()[tokens.start * groups * chunks / BLOCK_CHUNKS..];
+    let blocks = blocks.chunks_exact(chunks / BLOCK_CHUNKS);
+    let offsets = blocks.take(tokens.len() * groups).map(|blocks| blocks.iter().sum());
+    let offsets: Vec<i32> = offsets.collect();
+    let codes = x.token_codes(tokens);
+    let tokens = TokenGroups { codes, chunks, offsets: &offsets, groups, steps: &steps };
     for first in rows.clone().step_by(ROWS_PER_PAIR) {
         let tile = GroupTile { sums: &mut *sums, out: &mut *found };
         kernel.grouped(panels.pair(first / ROWS_PER_PAIR), tokens, tile);
-        let count = rows.end.min(first + ROWS_PER_PAIR) - first;
+        let here = first - rows.start..rows.len().min(first - rows.start + ROWS_PER_PAIR);
         for (out, found) in out.chunks_exact_mut(rows.len()).zip(&*found) {
-            out[first - rows.start..][..count].copy_from_slice(&found[..count]);
+            match out[here.clone()].as_mut_array() {
+                Some(whole) => *whole = *found,
+                None => out[here.clone()].copy_from_slice(&found[..here.len()]),
+            }
         }
     }
 }

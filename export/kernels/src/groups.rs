@@ -14,7 +14,8 @@
 #![expect(unsafe_code, reason = "two lines of a panel are seen as one chunk")]
 #![expect(clippy::inline_always, reason = "the caller's instruction set must reach every line")]
 
-use crate::layout::{BLOCK_CHUNKS, Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
+use crate::layout::{Line, PairChunk, ROWS_PER_PAIR, TokenCodes};
+use crate::prefetch::Prefetch;
 
 /// The groups of 32 rows, each a line of 32 f16 scales and then its chunks of codes.
 #[derive(Clone, Copy)]
@@ -52,11 +53,26 @@ pub(crate) fn pair_chunks(lines: &[Line]) -> &[PairChunk] {
 #[derive(Clone, Copy)]
 pub(crate) struct TokenGroups<'a> {
     pub(crate) codes: TokenCodes<'a>,
-    /// Σ of codes over 64 columns, `[t, blocks]`.
-    pub(crate) block_sums: &'a [i32],
-    pub(crate) blocks: usize,
+    /// Chunks of a group.
+    pub(crate) chunks: usize,
+    /// Σ of the codes of each group, `[t, groups]`: what the `+ 1` of `u = T + 1` adds.
+    pub(crate) offsets: &'a [i32],
+    pub(crate) groups: usize,
     /// What each token's sums are multiplied by.
     pub(crate) steps: &'a [f32],
+}
+
+impl TokenGroups<'_> {
+    /// Without the first tokens and the first groups of the others.
+    #[inline(always)]
+    pub(crate) fn behind(self, tokens: usize, groups: usize) -> Self {
+        Self {
+            codes: self.codes.behind(tokens, groups * self.chunks),
+            offsets: &self.offsets[tokens * self.groups + groups..],
+            steps: &self.steps[tokens..],
+            ..self
+        }
+    }
 }
 
 /// Where the products of some tokens `[t]` with 32 rows go.
@@ -76,33 +92,35 @@ pub(crate) fn each_group(
 ) {
     let GroupTile { sums, out } = tile;
     out.fill([0.0; ROWS_PER_PAIR]);
-    let blocks = pair.chunks / BLOCK_CHUNKS;
     // Groups in ascending order for every token: float sums depend on it, and it is the definition
     // (`bitnet_format::grouped`).
+    let prefetch = Prefetch::chosen();
     for (group, (scales, chunks)) in pair.groups().enumerate() {
-        sum_codes(chunks, tokens.codes.behind(0, group * pair.chunks), sums);
-        let scales = widened(scales);
-        for (token, (sums, out)) in sums.iter().zip(out.iter_mut()).enumerate() {
-            let first = token * tokens.blocks + group * blocks;
-            // The + 1 of u = T + 1.
-            let offset: i32 = tokens.block_sums[first..first + blocks].iter().sum();
-            add_group(sums, offset, tokens.steps[token], &scales, out);
+        if out.len() == 1 {
+            prefetch.after(scales);
         }
+        let tokens = tokens.behind(0, group);
+        sum_codes(chunks, tokens.codes, sums);
+        add_group(sums, tokens, scales, out);
     }
 }
 
+/// `out ← out + d · (a · s)` with the sums `s + Σ q` of the first group of some tokens.
 #[inline(always)]
-fn add_group(
-    sums: &[i32; ROWS_PER_PAIR],
-    offset: i32,
-    step: f32,
-    scales: &[f32; ROWS_PER_PAIR],
-    out: &mut [f32; ROWS_PER_PAIR],
+pub(crate) fn add_group(
+    sums: &[[i32; ROWS_PER_PAIR]],
+    tokens: TokenGroups,
+    scales: &Line,
+    out: &mut [[f32; ROWS_PER_PAIR]],
 ) {
-    for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(scales) {
-        // Two products and a sum, each rounded: Rust never fuses them, so every kernel gives these
-        // bits.
-        *out += scale * (step * (sum - offset) as f32);
+    let scales = widened(scales);
+    let terms = tokens.offsets.iter().step_by(tokens.groups).zip(tokens.steps);
+    for ((sums, out), (&offset, &step)) in sums.iter().zip(out).zip(terms) {
+        for ((out, &sum), &scale) in out.iter_mut().zip(sums).zip(&scales) {
+            // Two products and a sum, each rounded: Rust never fuses them, so every kernel gives these
+            // bits.
+            *out += scale * (step * (sum - offset) as f32);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::avx512;
 use crate::float_codes::{self, RowValues, TokenFloats};
 #[cfg(target_arch = "x86_64")]
 use crate::float_codes_x86;
-use crate::gemm::{Operands, Tile, scalar_tile};
+use crate::gemm::{Operands, Tile, WordFormat, scalar_tile};
 use crate::groups::{GroupTile, GroupedPair, TokenGroups, each_group};
 use crate::layout::{
     CHUNK, INT8_ROWS, Line, PairChunk, ROWS_PER_PAIR, RescaleTerms, SimdWork, TokenCodes,
@@ -30,6 +30,13 @@ use crate::pack::{PackWork, PortablePack};
 #[cfg(target_arch = "x86_64")]
 use crate::prefetch;
 use crate::reference;
+
+/// What a thread holds while it multiplies float tiles.
+pub(crate) struct FloatTiles {
+    /// Tile registers, cut for these words.
+    #[cfg(target_arch = "x86_64")]
+    tiles: Option<amx::Tiles>,
+}
 
 /// An instruction set. All of them give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,14 +285,32 @@ impl Kernel {
         self.multiplies_pairs(Operands::Bf16Tiles)
     }
 
+    /// Gets ready for some [`Kernel::float_tile`] with such words.
+    pub(crate) fn float_tiles(self, format: WordFormat) -> FloatTiles {
+        let _ = format;
+        FloatTiles {
+            #[cfg(target_arch = "x86_64")]
+            tiles: (self == Self::AmxInt8 && format.in_tiles()).then(amx::Tiles::whole),
+        }
+    }
+
     /// Adds a strip's products with a panel to `sums`, a row every `stride`.
-    pub(crate) fn float_tile(self, tile: Tile, sums: &mut [f32], stride: usize) {
+    pub(crate) fn float_tile(
+        self,
+        ready: &FloatTiles,
+        tile: Tile,
+        sums: &mut [f32],
+        stride: usize,
+    ) {
+        let _ = ready;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = &ready.tiles {
+            return amx_bf16::float_tile(tile, tiles, sums, stride);
+        }
         match self {
             Self::Scalar => scalar_tile(tile, sums, stride),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni => avx2::float_tile(tile, sums, stride),
-            #[cfg(target_arch = "x86_64")]
-            Self::AmxInt8 if tile.format.in_tiles() => amx_bf16::float_tile(tile, sums, stride),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni | Self::AmxInt8 => avx512::float_tile(tile, sums, stride),
             #[cfg(target_arch = "aarch64")]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::Pages;
 use crate::layout::{PairChunk, ROWS_PER_PAIR};
 use crate::memory::PageBuffer;
-use crate::prefetch::prefetch_after;
+use crate::prefetch::Prefetch;
 
 /// Bytes a second that `threads` threads together read from memory, each in one linear stream;
 /// the best of a few passes over `bytes` in all.
@@ -31,9 +31,9 @@ pub fn memory_read(bytes: usize, pages: Pages, threads: usize) -> f64 {
 /// Reads as the kernels do, ahead of what is needed: without that, less arrives.
 fn sum(chunks: &[PairChunk]) -> u64 {
     // Sixteen sums, so that reading is what takes time.
-    let mut sums = [0u64; 16];
+    let (mut sums, prefetch) = ([0u64; 16], Prefetch::chosen());
     for chunk in chunks {
-        prefetch_after(chunk);
+        prefetch.after(chunk);
         for (sum, word) in sums.iter_mut().zip(chunk.0.as_chunks::<8>().0) {
             *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
         }

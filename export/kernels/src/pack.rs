@@ -22,6 +22,7 @@ use crate::gemm::{
     TILE_ROWS, WordFormat,
 };
 use crate::layout::SimdWork;
+use crate::prefetch::prefetch;
 use crate::words::{Arithmetic, RoundToBf16, Square, of_rows, word};
 
 /// Packing, compiled for each instruction set and each way to make words.
@@ -207,11 +208,8 @@ impl<'a> OuterRows<'a> {
 
     /// Prefetches the values of a step.
     #[inline(always)]
-    unsafe fn soon<P: RoundToBf16>(&self, step: usize) {
-        for (values, _) in self.step(step) {
-            // SAFETY: says the caller.
-            unsafe { P::soon(values) }
-        }
+    fn prefetch(&self, step: usize) {
+        self.step(step).iter().for_each(|(values, _)| prefetch(values));
     }
 
     /// The words of a step for rows `first .. first + 16`.
@@ -237,8 +235,7 @@ unsafe fn pack_outer<P: RoundToBf16>(source: OuterRows, strips: &mut [u32]) {
     }
     // A step is scattered to all strips: each gets the eight values of its rows.
     for step in 0..used {
-        // SAFETY: says the caller.
-        unsafe { source.soon::<P>(step + AHEAD) };
+        source.prefetch(step + AHEAD);
         let values = source.step(step);
         for (at, strips) in strips.chunks_mut(LINE / ROWS * strip).enumerate() {
             // SAFETY: says the caller.
@@ -258,8 +255,7 @@ unsafe fn pack_outer_by_rows<P: RoundToBf16>(source: OuterRows, strips: &mut [u3
     let (used, strip) = (block.used(format), block.strip(format));
     for first in (0..used).step_by(LINE) {
         for step in first + LINE..used.min(first + 2 * LINE) {
-            // SAFETY: says the caller.
-            unsafe { source.soon::<P>(step) };
+            source.prefetch(step);
         }
         for (at, strip) in strips.chunks_exact_mut(strip).enumerate() {
             let mut square = Square::default();

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::layout::{ROWS_PER_PAIR, RescaleTerms};
+use crate::prefetch::prefetch;
 use crate::{Activations, Kernel, TernaryPanels};
 
 /// Tokens that meet a pair of panels before the next pair comes: a multiple of every kernel's
@@ -84,8 +85,10 @@ fn each_tile<O>(
         // Tokens outside, panels inside: at most 64 tokens stay in the cache while the whole matrix
         // streams past them once.
         for row in rows.clone().step_by(ROWS_PER_PAIR) {
-            kernel.tile(panels.pair(row / ROWS_PER_PAIR), codes, tile);
             let here = row..rows.end.min(row + ROWS_PER_PAIR);
+            // They lie apart from the codes, and are here when the sums are.
+            prefetch(&panels.scales()[here.clone()]);
+            kernel.tile(panels.pair(row / ROWS_PER_PAIR), codes, tile);
             // `out` is [T, rows of this call], a tile [t][32]: token `t` of the tile goes to
             // `places[t * stride ..]`, as many of its 32 sums as there are rows.
             let places = &mut out[first * stride + row - rows.start..];

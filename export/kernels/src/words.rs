@@ -45,9 +45,6 @@ pub(crate) trait RoundToBf16 {
     unsafe fn transposed(square: &Square) -> Square {
         std::array::from_fn(|column| std::array::from_fn(|row| square[row][column]))
     }
-    /// Prefetches values that are needed soon.
-    #[inline(always)]
-    unsafe fn soon(_values: &[f32]) {}
 }
 
 /// Integer arithmetic, for every CPU.
