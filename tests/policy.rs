@@ -153,6 +153,7 @@ fn unsafe_stays_in_the_listed_files() {
         "export/kernels/src/pack.rs",
         "export/kernels/src/words.rs",
         "export/kernels/src/prefetch.rs",
+        "export/kernels/src/unwritten.rs",
         "export/engine/src/threads.rs",
         "export/format/src/allocation.rs",
         "export/format/src/map.rs",

@@ -41,7 +41,7 @@ use crate::ops::backend::{GradientFormat, OpBackend};
 use crate::ops::int8::{Int8Backward, RoundingCounts};
 use crate::ops::merged_latents::FactorValues;
 use crate::ops::native::{
-    NativeOp, floats, in_rows_with, product, tensor, with_last, with_matrices, zeros,
+    NativeOp, floats, in_rows_with, product, tensor, unwritten, with_last, with_matrices,
 };
 use crate::ops::outside_latents::{OutsideLatents, quantise_outside};
 
@@ -258,7 +258,7 @@ pub(super) fn quantised_product(
     product: impl Fn(&Activations, &mut [f32]) + Sync,
 ) -> QuantisedProduct {
     let tokens = values.len() / width;
-    let (mut y, mut codes) = (zeros(tokens * out), zeros(values.len()));
+    let (mut y, mut codes) = (unwritten(tokens * out), unwritten(values.len()));
     let mut scales = vec![0.0; tokens];
     let mut saved: Vec<_> = codes.chunks_mut(width).zip(&mut scales).collect();
     in_rows_with(&mut y, out, &mut saved, |first, y, saved| {
@@ -328,7 +328,7 @@ impl SavedBitLinear {
         }
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
-        let mut dx = zeros(tokens * width);
+        let mut dx = unwritten(tokens * width);
         let size = Size { rows: tokens, depth: out, columns: width };
         // `dx[t,i] = Σ_o (dy[t,o] · m[o]) · T[o,i]`: the scale differs along the sum, so it goes
         // into `dy`.
@@ -369,7 +369,7 @@ impl SavedBitLinear {
         }
         let (out, tokens) = (self.weight_scales.len(), self.inverse_scales.len());
         let width = self.weights.len() / out;
-        let mut dw = zeros(rows.len() * width);
+        let mut dw = unwritten(rows.len() * width);
         let size = Size { rows: rows.len(), depth: tokens, columns: width };
         // `dw[o,i] = Σ_t (dy[t,o] / a[t]) · q[t,i]`: here the sum runs over tokens, and so does the
         // scale.

@@ -16,7 +16,7 @@ use burn_flex::FlexTensor;
 
 use crate::ops::OpBackend;
 use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, in_rows, into_floats, tensor, with_last, zeros,
+    NativeDispatch, NativeOp, floats, in_rows, into_floats, tensor, unwritten, with_last,
 };
 
 /// `act(gate) · up`: `gate_up [B, T, 2F]`, gate first → `[B, T, F]`
@@ -59,7 +59,7 @@ impl NativeOp<1> for NativeGate {
         let shape = gate_up.shape();
         let width = shape[shape.num_dims() - 1] / 2;
         let values = floats(&gate_up);
-        let mut y = zeros(values.len() / 2);
+        let mut y = unwritten(values.len() / 2);
         in_rows(&mut y, width, |first, y| {
             // Rows of the input are twice as wide as those of the result.
             let gate_up = &values[first * 2 * width..][..2 * y.len()];

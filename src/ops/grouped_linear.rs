@@ -37,7 +37,7 @@ use burn_flex::FlexTensor;
 use crate::ops::OpBackend;
 use crate::ops::bit_linear::{activation_codes, quantised_product};
 use crate::ops::group_codes::{dequantised, group_codes, over_columns, quantised_rows};
-use crate::ops::native::{NativeOp, floats, product, tensor, with_last, with_matrices, zeros};
+use crate::ops::native::{NativeOp, floats, product, tensor, unwritten, with_last, with_matrices};
 
 /// How the ternary layers of a model quantise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl NativeGroupedLinear {
         let (values, sizes) = (floats(x), [width, rows]);
         let found = match (quantiser.activations, quantiser.group) {
             (ActivationForm::None, _) => {
-                let mut y = zeros(values.len() / width * rows);
+                let mut y = unwritten(values.len() / width * rows);
                 let size = Size { rows: values.len() / width, depth: width, columns: rows };
                 let a = MatrixA {
                     values,
@@ -230,7 +230,7 @@ impl SavedGroupedLinear {
     /// The gradient of the input, `[M, in]`.
     fn input_gradient(&self, dy: &[f32]) -> Vec<f32> {
         let (out, columns) = (self.weights.rows(), self.weights.columns());
-        let mut dx = zeros(self.tokens() * columns);
+        let mut dx = unwritten(self.tokens() * columns);
         let size = Size { rows: self.tokens(), depth: out, columns };
         let values: Cow<[f32]>;
         // One scale a row goes into `dy`, which leaves B in exact codes. Scales of groups change
@@ -249,7 +249,7 @@ impl SavedGroupedLinear {
     /// The gradient of some rows of the stacked matrices, `[rows, in]`.
     fn weight_gradient(&self, dy: &[f32], rows: Range<usize>) -> Vec<f32> {
         let (out, columns) = (self.weights.rows(), self.weights.columns());
-        let mut dw = zeros(rows.len() * columns);
+        let mut dw = unwritten(rows.len() * columns);
         let size = Size { rows: rows.len(), depth: self.tokens(), columns };
         let (scale, b) = match &self.input {
             MultipliedInput::Codes(codes, inverse) => (Scale::Each(inverse), MatrixB::Codes(codes)),

@@ -20,7 +20,7 @@ use bitnet_kernels::{
 };
 
 use crate::ops::backend::{GradientAxis, GradientRounding};
-use crate::ops::native::{for_each_task, in_rows, zeros};
+use crate::ops::native::{for_each_task, in_rows, unwritten};
 
 /// Most tokens of a block.
 pub(crate) const BLOCK: usize = 1024;
@@ -118,7 +118,7 @@ impl<'a> Int8Backward<'a> {
     /// The gradient of the input, `[M, in]`; `dy [M, out]`.
     pub(super) fn input(&self, dy: &[f32]) -> Vec<f32> {
         let width = self.width();
-        let mut dx = zeros(self.inverse_scales.len() * width);
+        let mut dx = unwritten(self.inverse_scales.len() * width);
         // Matrices with one input (q, k, v) differ in the size of their gradients: each is rounded
         // with scales of its own, and their contributions to dx are added in f32, in order.
         for Matrix { rows, counts } in self.matrices(0..self.weight_scales.len()) {
@@ -152,7 +152,7 @@ impl<'a> Int8Backward<'a> {
     /// The gradient of each of some rows of the matrices, `[rows, in]`.
     pub(super) fn weights(&self, dy: &[f32], parts: &[Range<usize>]) -> Vec<Vec<f32>> {
         let width = self.width();
-        let mut all: Vec<_> = parts.iter().map(|rows| zeros(rows.len() * width)).collect();
+        let mut all: Vec<_> = parts.iter().map(|rows| unwritten(rows.len() * width)).collect();
         if parts.iter().all(Range::is_empty) {
             return all;
         }

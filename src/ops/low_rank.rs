@@ -22,7 +22,9 @@ use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 
 use crate::ops::OpBackend;
-use crate::ops::native::{NativeDispatch, NativeOp, floats, into_floats, product, tensor};
+use crate::ops::native::{
+    NativeDispatch, NativeOp, floats, into_floats, product, tensor, unwritten,
+};
 
 /// Joins factors to the output `y [B, T, N]` of a product of `x [B, T, in]`, whose columns `own` are those
 /// of their matrix.
@@ -234,7 +236,7 @@ fn columns_of<'a>(
 }
 
 fn product_of(backend: OpBackend, size: Size, left: MatrixA, right: MatrixB) -> Vec<f32> {
-    let mut out = vec![0.0; size.rows * size.columns];
+    let mut out = unwritten(size.rows * size.columns);
     product(backend, size, left, right, false, &mut out);
     out
 }

@@ -20,6 +20,7 @@ use std::cell::Cell;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
+pub(crate) use bitnet_kernels::unwritten;
 use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, Size, float_product};
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -208,13 +209,13 @@ pub(crate) fn with_threads<R>(threads: usize, part: impl FnOnce() -> R) -> R {
 }
 
 /// Threads that an operation uses which is called here.
-fn threads_here() -> usize {
+pub(super) fn threads_here() -> usize {
     let in_pool = rayon::current_thread_index().is_some();
     if in_pool { SHARE.get() } else { rayon::current_num_threads() }
 }
 
-/// Zeros: memory for results. All threads that the operation has clear a large vector, where one would
-/// keep the others waiting.
+/// Zeros. All threads that the operation has clear a large vector, where one would keep the others waiting.
+/// What is written as a whole is [`unwritten`] before.
 pub(crate) fn zeros<T: Copy + Default + Send + Sync>(count: usize) -> Vec<T> {
     const LARGE: usize = 1 << 17;
     if count < LARGE || threads_here() == 1 {

@@ -8,7 +8,7 @@ use bitnet_kernels::{Kernel, RowGroup, TernaryPanels};
 
 use crate::latents::{Latents, LatentsView};
 use crate::ops::merged_latents::{FactorValues, merged};
-use crate::ops::native::{for_each_task, zeros};
+use crate::ops::native::{for_each_task, unwritten};
 
 /// Panels and codes of matrices with one input `[outᵢ, in]`, one below the other, and of each how tall it
 /// is and whether it is trained. A group of rows is brought to f32, used and dropped.
@@ -26,7 +26,7 @@ pub(super) fn quantise_outside(
     let scales: Vec<_> = views.iter().map(|view| view.scale(kernel)).collect();
     let scales = row_of.iter().map(|&(matrix, _)| scales[matrix]).collect();
     let mut panels = TernaryPanels::for_rows(width, scales);
-    let mut codes = zeros(row_of.len() * width);
+    let mut codes = unwritten(row_of.len() * width);
     let mut rest = &mut codes[..];
     let mut groups = Vec::new();
     for group in panels.groups() {

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use crate::ops::OpBackend;
 use crate::ops::native::{
-    NativeDispatch, NativeOp, floats, in_rows_with, into_floats, tensor, zeros,
+    NativeDispatch, NativeOp, floats, in_rows_with, into_floats, tensor, unwritten,
 };
 
 /// Rows whose terms of the gain's gradient are summed together. The blocks depend on the number of
@@ -62,7 +62,7 @@ impl NativeOp<2> for NativeRmsNorm {
         let (x, gain) = (x.to_contiguous(), gain.to_contiguous());
         let (rows, weights) = (floats(&x), floats(&gain));
         let width = weights.len();
-        let mut y = zeros(rows.len());
+        let mut y = unwritten(rows.len());
         let mut inverse = vec![0.0; rows.len() / width];
         in_rows_with(&mut y, width, &mut inverse, |first, y, inverse| {
             let x = &rows[first * width..][..y.len()];

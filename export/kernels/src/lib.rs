@@ -52,6 +52,7 @@ mod product;
 mod reference;
 mod rounding;
 mod self_test;
+mod unwritten;
 mod words;
 
 pub use activations::Activations;
@@ -69,3 +70,4 @@ pub use memory::{Pages, huge_page_bytes};
 pub use panels::{RowGroup, TernaryPanels};
 pub use product::{accumulate, matmul};
 pub use rounding::{RandomBits, Rounding};
+pub use unwritten::{PlainNumber, unwritten};

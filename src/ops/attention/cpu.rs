@@ -30,7 +30,7 @@ use rayon::prelude::*;
 use super::AttentionShape;
 use super::softmax::{Rotate, Softmax, SoftmaxBackward, TileRows};
 use crate::ops::OpBackend;
-use crate::ops::native::{NativeOp, floats, tensor, zeros};
+use crate::ops::native::{NativeOp, floats, tensor, unwritten};
 
 /// Query rows of a tile, over all heads that share a key head.
 const TILE_ROWS: usize = 128;
@@ -61,7 +61,7 @@ impl NativeOp<1> for NativeAttention {
     fn forward(self, [qkv]: [FlexTensor; 1]) -> (FlexTensor, SavedAttention) {
         let (qkv, shape) = (qkv.to_contiguous(), &self.shape);
         let (values, out_width) = (floats(&qkv), shape.heads * shape.head_dim);
-        let mut out = zeros(shape.batch * shape.time * out_width);
+        let mut out = unwritten(shape.batch * shape.time * out_width);
         let mut log_sums = vec![0.0; shape.batch * shape.heads * shape.time];
         // Three levels run in parallel: sequences, key heads, tiles. A small batch of long rows and
         // a large batch of short ones then both fill all threads.
@@ -87,7 +87,7 @@ impl NativeOp<1> for NativeAttention {
         let dy = dy.to_contiguous();
         let (shape, values, dy) = (&saved.op.shape, floats(&saved.qkv), floats(&dy));
         let out_width = shape.heads * shape.head_dim;
-        let mut dx = zeros(values.len());
+        let mut dx = unwritten(values.len());
         dx.par_chunks_mut(shape.time * shape.stride()).enumerate().for_each(|(index, dx)| {
             let sequence = Sequence::new(values, &saved.op, index);
             let dy = &dy[index * shape.time * out_width..][..shape.time * out_width];
@@ -221,7 +221,7 @@ impl<'a> Sequence<'a> {
         // backward pass: no second copy of them has to be kept.
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
-        let (mut mixed, tokens) = (vec![0.0; q.len()], self.tile_tokens());
+        let (mut mixed, tokens) = (unwritten(q.len()), self.tile_tokens());
         let tiles = mixed
             .par_chunks_mut(tokens * group * width)
             .zip(log_sums.par_chunks_mut(tokens * group))
@@ -254,7 +254,7 @@ impl<'a> Sequence<'a> {
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
         let inputs = HeadInputs { q: &q, k: &k, v: &v, dy: &dy, log_sums };
-        let mut dq = vec![0.0; q.len()];
+        let mut dq = unwritten(q.len());
         let mut groups: Vec<Vec<_>> = (0..self.groups()).map(|_| Vec::new()).collect();
         let count = groups.len();
         // Later tiles see more keys: dealt out in turn, all groups have as much to do.

@@ -28,7 +28,7 @@ use burn_flex::FlexTensor;
 
 use crate::latents::{Latents, LatentsView};
 use crate::ops::OpBackend;
-use crate::ops::native::{floats, in_rows, into_floats, product, tensor, zeros};
+use crate::ops::native::{floats, in_rows, into_floats, product, tensor, unwritten, zeros};
 
 pub(super) use columns::ColumnMax;
 pub(crate) use exponentials::logits_at_once;
@@ -153,7 +153,9 @@ impl HeadPass<'_> {
     ) -> SavedHead {
         let HeadMatrix { vocab, width, is_trained, .. } = self.head;
         let mut dhidden = zeros(self.hidden.len());
-        let mut dhead = if is_trained { zeros(vocab * width) } else { Vec::new() };
+        let elements = if is_trained { vocab * width } else { 0 };
+        // The first chunk writes all of it.
+        let mut dhead = if self.trained.is_empty() { zeros(elements) } else { unwritten(elements) };
         // Only trained tokens: those without weight (prompts, padding) have no loss and meet no
         // head.
         for (index, tokens) in self.trained.chunks(TOKENS).enumerate() {
