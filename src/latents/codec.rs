@@ -140,10 +140,17 @@ fn whole(value: f32) -> i32 {
     ((value + BEHIND).to_bits() as i32).wrapping_sub(BEHIND.to_bits() as i32)
 }
 
+/// The bits of the largest magnitude. Those of magnitudes order as these do, and integers have a maximum that
+/// is taken of sixteen at once: of floats it is one after the other, for the sake of NaN.
+#[inline(always)]
+pub(crate) fn largest_magnitude(values: &[f32]) -> u32 {
+    values.iter().fold(0, |most: u32, value| most.max(value.abs().to_bits()))
+}
+
 /// The smallest `k` with `max|value| ≤ 2^(k + 15)`.
 #[inline(always)]
 fn exponent_of(values: &[f32]) -> i32 {
-    let largest = values.iter().fold(0, |most: u32, value| most.max(value.abs().to_bits()));
+    let largest = largest_magnitude(values);
     // A power of two itself needs one exponent less than what lies above it.
     let above = i32::from(largest & 0x007f_ffff != 0);
     ((largest >> 23) as i32 - 127 + above - 15).max(SMALLEST)

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 use bitnet_format::DType;
 use bitnet_format::quant::{Absmean, WeightScale};
 use bitnet_format::writer::little_endian;
-use bitnet_kernels::{Kernel, SimdWork};
+use bitnet_kernels::{Kernel, SimdWork, unwritten};
 use rayon::prelude::*;
 
 pub(crate) use formats::MOMENT_BLOCK;
@@ -223,21 +223,27 @@ impl LatentsView<'_> {
         })
     }
 
-    /// All threads bring a part to f32, which is most of the work; one adds it up, since the order of the
-    /// sum is part of its definition.
+    /// One thread adds up, since the order of the sum is part of its definition; the others bring the next
+    /// part to f32 meanwhile, which is most of the work.
     fn absmean(&self, kernel: Kernel) -> f64 {
         let count = self.0.shape[0] * self.0.shape[1];
-        let mut sum = Absmean::default();
-        let mut values = vec![0.0; SUMMED_AT_ONCE.min(count)];
-        // Parts are whole sixteens, the lanes of the sum.
-        for first in (0..count).step_by(SUMMED_AT_ONCE) {
-            let values = &mut values[..SUMMED_AT_ONCE.min(count - first)];
-            values.par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
+        let part = |first: usize| SUMMED_AT_ONCE.min(count.saturating_sub(first));
+        let read = |first: usize, out: &mut [f32]| {
+            out[..part(first)].par_chunks_mut(CHUNK).enumerate().for_each(|(index, out)| {
                 let first = first + index * CHUNK;
                 let range = first..first + out.len();
                 kernel.dispatch(ReadWeights { view: self, range, out });
             });
-            kernel.dispatch(AddMagnitudes { sum: &mut sum, values });
+        };
+        let mut sum = Absmean::default();
+        let [mut values, mut next] = [0, 1].map(|_| unwritten(part(0)));
+        read(0, &mut values);
+        // Parts are whole sixteens, the lanes of the sum.
+        for first in (0..count).step_by(SUMMED_AT_ONCE) {
+            let add =
+                || kernel.dispatch(AddMagnitudes { sum: &mut sum, values: &values[..part(first)] });
+            rayon::join(add, || read(first + SUMMED_AT_ONCE, &mut next));
+            std::mem::swap(&mut values, &mut next);
         }
         sum.finish()
     }

@@ -8,7 +8,7 @@ use bitnet_format::quant::{Absmean, WeightScale};
 use bitnet_kernels::{Kernel, SimdWork};
 
 use crate::latents::{AddMagnitudes, Latents, SUMMED_AT_ONCE};
-use crate::ops::native::{in_rows, zeros};
+use crate::ops::native::{in_rows, threads_here, unwritten, with_threads};
 
 /// `A [r, in]` and `B [out, r]`, row-major, and the scale of their product.
 #[derive(Clone, Debug)]
@@ -30,11 +30,11 @@ pub(crate) fn merged(
     let view = latents.read();
     let [height, width] = view.shape();
     let rank = factors.a.len() / width;
-    let (mut merged, mut sum) = (zeros(height * width), Absmean::default());
+    let (mut merged, mut sum) = (unwritten(height * width), Absmean::default());
     // A part at a time, so that it is summed while it is in a cache. Whole sixteens of rows: the
     // sum takes sixteen latents at once.
     let at_once = (SUMMED_AT_ONCE / width).next_multiple_of(16).max(16);
-    for (part, values) in merged.chunks_mut(at_once * width).enumerate() {
+    let merge = |part: usize, values: &mut [f32]| {
         in_rows(values, width, |first, rows| {
             let first = part * at_once + first;
             let end = first + rows.len() / width;
@@ -44,8 +44,16 @@ pub(crate) fn merged(
             let b_rows = &factors.b[first * rank..end * rank];
             kernel.dispatch(Merge { rows, b_rows, factors, rank });
         });
-        kernel.dispatch(AddMagnitudes { sum: &mut sum, values });
+    };
+    // The order of the sum is part of its definition, so one thread adds up while the others merge the
+    // next part.
+    let (threads, mut before) = (threads_here(), &[][..]);
+    for (part, values) in merged.chunks_mut(at_once * width).enumerate() {
+        let add = || kernel.dispatch(AddMagnitudes { sum: &mut sum, values: before });
+        rayon::join(add, || with_threads(threads, || merge(part, values)));
+        before = values;
     }
+    kernel.dispatch(AddMagnitudes { sum: &mut sum, values: before });
     (merged, WeightScale::from_absmean(sum.finish()))
 }
 

@@ -22,7 +22,7 @@ use bitnet_format::writer::little_endian;
 use rayon::prelude::*;
 
 use crate::latents::MomentFormat;
-use crate::latents::codec::{CHUNK, bf16_bits, widen};
+use crate::latents::codec::{CHUNK, bf16_bits, largest_magnitude, widen};
 
 /// Values that share a scale.
 pub(crate) const BLOCK: usize = crate::latents::MOMENT_BLOCK;
@@ -151,7 +151,7 @@ impl MomentChunk<'_> {
                 for ((codes, scale), values) in blocks {
                     // The block's scale is that of the new values: a block whose gradients fade
                     // keeps its resolution.
-                    *scale = values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+                    *scale = f32::from_bits(largest_magnitude(values));
                     match kind {
                         MomentKind::First => encode_first(values, *scale, codes),
                         MomentKind::Second => encode_second(values, *scale, codes),
