@@ -21,11 +21,12 @@ pub(crate) fn keep_pages() {
     unsafe { mi_option_set_default(PURGE_DELAY, -1) }
 }
 
-/// Returns freed pages after a second: for runs that must get by with little memory. What a model's
-/// tensors took on their way in would stay otherwise; what a block uses is wanted again by the next.
+/// Returns freed pages after three seconds: for runs that must get by with little memory. What a model's
+/// tensors took on their way in would stay otherwise; what a block uses is wanted again by the next, on a slow
+/// machine more than a second later.
 pub(crate) fn return_pages() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: as above.
-        unsafe { mi_option_set(PURGE_DELAY, 1000) }
+        unsafe { mi_option_set(PURGE_DELAY, 3000) }
     }
 }

@@ -398,7 +398,9 @@ pub(crate) fn int8_tiles(
 fn unpack(chunks: &[PairChunk], panels: [&mut [Line]; 2]) {
     // The next block is read when all tokens have met this one: no CPU guesses that.
     let prefetch = Prefetch::chosen();
-    chunks.iter().for_each(|chunk| prefetch.after(chunk));
+    for chunk in chunks {
+        prefetch.after(chunk);
+    }
     let field = _mm512_set1_epi8(3);
     for (panel, codes) in panels.into_iter().enumerate() {
         for (chunk, lines) in chunks.iter().zip(codes.as_chunks_mut::<4>().0) {

@@ -10,6 +10,7 @@
     target_arch = "x86_64",
     expect(unsafe_code, reason = "the instruction takes an address")
 )]
+#![expect(clippy::inline_always, reason = "it belongs into the loops of the callers")]
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{AtomicUsize, Ordering};
