@@ -410,10 +410,15 @@ fn a_reduction_of_several_blocks_has_the_same_bits() {
         check_product(size, operands, OperandLayout::KInner, None, false, 1);
         check_product(size, operands, OperandLayout::KOuter, Some(OperandLayout::KOuter), true, 2);
         check_product(size, operands, OperandLayout::KInner, Some(OperandLayout::KInner), false, 3);
-        // More columns than are packed together, more rows than a group.
-        let wide = Size { rows: 133, depth: 520, columns: 790 };
-        check_product(wide, operands, OperandLayout::KOuter, None, true, 4);
+        // More rows than a group, and more columns than are packed together.
+        for (rows, columns) in [(133, 17), (9, 790)] {
+            let size = Size { rows, depth: 520, columns };
+            check_product(size, operands, OperandLayout::KOuter, None, true, 4);
+        }
     }
+    // Both at once: long under emulation, and no matter of the operands.
+    let wide = Size { rows: 133, depth: 260, columns: 790 };
+    check_product(wide, Operands::F32, OperandLayout::KOuter, None, true, 5);
 }
 
 #[test]
