@@ -214,13 +214,15 @@ impl LatentsView<'_> {
 
     /// The scale of the weights: their absmean, in the order that defines it.
     pub fn scale(&self, kernel: Kernel) -> WeightScale {
-        *self.0.scale.get_or_init(|| {
-            // The absmean of the codes' values would be smaller, by the share of zeros.
-            if let Words::Frozen(FrozenWords::Ternary { scale, .. }) = &self.0.words {
-                return *scale;
-            }
-            WeightScale::from_absmean(self.absmean(kernel))
-        })
+        // The absmean of the codes' values would be smaller, by the share of zeros.
+        if let Words::Frozen(FrozenWords::Ternary { scale, .. }) = &self.0.words {
+            return *scale;
+        }
+        // Not summed inside `get_or_init`: a thread that waits there for others may take up another part
+        // of the micro-batch, which asks for this scale too. All who sum find the same.
+        let known = self.0.scale.get().copied();
+        let scale = known.unwrap_or_else(|| WeightScale::from_absmean(self.absmean(kernel)));
+        *self.0.scale.get_or_init(|| scale)
     }
 
     /// One thread adds up, since the order of the sum is part of its definition; the others bring the next

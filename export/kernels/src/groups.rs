@@ -92,9 +92,9 @@ pub(crate) fn each_group(
 ) {
     let GroupTile { sums, out } = tile;
     out.fill([0.0; ROWS_PER_PAIR]);
+    let prefetch = Prefetch::chosen();
     // Groups in ascending order for every token: float sums depend on it, and it is the definition
     // (`bitnet_format::grouped`).
-    let prefetch = Prefetch::chosen();
     for (group, (scales, chunks)) in pair.groups().enumerate() {
         if out.len() == 1 {
             prefetch.after(scales);
