@@ -196,13 +196,11 @@ pub fn memory(
     let activations = tokens.saturating_mul(bytes_of_a_token(spec, load.activations));
     let share = at_once as f64 / parts as f64;
     let activations = (KEPT_AT_ONCE * share * activations as f64) as u64;
-    let all = spec.parameters() as u64;
-    let weights = load.lean.latents.map_or(of(1.0, all), |format| format.bytes(all));
     let adapted = load.adapter.map(|(kind, rank)| {
         of(1.0, adapter_parameters(spec, rank)) + bytes_under_an_adapter(spec, kind, parts)
     });
     MemoryEstimate {
-        weights: adapted.unwrap_or(weights),
+        weights: adapted.unwrap_or_else(|| stored_weights(spec, frozen, load.lean)),
         gradients: match adapter {
             Some(factors) => of(1.0, (parts + 1).saturating_mul(factors)),
             None => load.gradients(spec, frozen, (parts, at_once)),
@@ -293,6 +291,16 @@ fn bytes_under_an_adapter(spec: &ModelSpec, kind: AdapterKind, parts: u64) -> u6
     }
 }
 
+/// Bytes of all parameters of a model without an adapter.
+fn stored_weights(spec: &ModelSpec, frozen: &[bool], lean: LeanSettings) -> u64 {
+    let storage = lean.storage(frozen);
+    let bytes = |(index, entry): (usize, TensorEntry)| {
+        let format = storage.format(index).unwrap_or_default();
+        format.bytes(entry.elements() as u64)
+    };
+    tensor_table(spec).into_iter().enumerate().map(bytes).sum()
+}
+
 /// Parameters that are not frozen.
 fn trained_parameters(spec: &ModelSpec, frozen: &[bool]) -> u64 {
     let table = tensor_table(spec);
@@ -308,14 +316,15 @@ pub fn checkpoint_files(spec: &ModelSpec, frozen: &[bool], load: RankWorkload) -
         // Factors are stored in f32 (`checkpoint::write_factors`).
         return [4 * trained, 2 * lean.moments.bytes(trained)];
     }
+    let trained = trained_parameters(spec, frozen);
     let (model, extra) = match lean.latents {
         None | Some(LatentFormat::F32) => (4, 0),
         Some(LatentFormat::Bf16) => (2, 0),
-        Some(LatentFormat::Bf16Plus8) => (2, parameters),
+        Some(LatentFormat::Bf16Plus8) => (2, trained),
         // A file of bf16 does not hold the codes.
-        Some(LatentFormat::Block16) => (2, LatentFormat::Block16.bytes(parameters)),
+        Some(LatentFormat::Block16) => (2, LatentFormat::Block16.bytes(trained)),
     };
-    let moments = load.moments(spec, trained_parameters(spec, frozen), RankLayout::SINGLE);
+    let moments = load.moments(spec, trained, RankLayout::SINGLE);
     [parameters.saturating_mul(model), moments.saturating_add(extra)]
 }
 

@@ -121,7 +121,7 @@ pub fn probe(
     };
     // As a stored teacher is kept: outside of Burn's tensors, in two bytes a weight.
     let latents = backend.is_native().then_some(LatentFormat::Bf16);
-    let teacher = LanguageModel::initial_with(teacher, 1, &device.clone().inner(), latents);
+    let teacher = LanguageModel::initial_with(teacher, 1, &device.clone().inner(), latents.into());
     // What the terms weigh takes no time.
     let terms = DistillationTerms { cross_entropy: 1.0, logits: 1.0, temperature: 1.0 };
     let teacher = Some(teacher.with_backend(backend));
@@ -142,7 +142,7 @@ fn pace<O: Objective>(
     let table = tensor_table(spec);
     let adapted: Vec<_> = table.into_iter().filter(|entry| entry.is_ternary(spec)).collect();
     let model = match load.adapter {
-        None => LanguageModel::initial_with(spec, 0, device, load.lean.latents),
+        None => LanguageModel::initial_with(spec, 0, device, load.lean.storage(frozen)),
         Some((kind, rank)) => {
             let (adapted, rank) = (&*adapted, rank as usize);
             let new = NewAdapter { adapted, kind, rank, scale: 2.0, seed: 0 };

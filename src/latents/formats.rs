@@ -28,6 +28,11 @@ impl LatentFormat {
         ("block16", Self::Block16),
     ];
 
+    /// The format of a matrix that is not trained: what is read of it in any other form is bf16.
+    fn of_frozen(self) -> Self {
+        if self == Self::F32 { Self::F32 } else { Self::Bf16 }
+    }
+
     /// Bytes of this many latents.
     pub fn bytes(self, count: u64) -> u64 {
         match self {
@@ -36,6 +41,43 @@ impl LatentFormat {
             Self::Bf16Plus8 => count.saturating_mul(3),
             Self::Block16 => count.saturating_mul(2).saturating_add(count.div_ceil(BLOCK as u64)),
         }
+    }
+}
+
+/// How the matrices of a model are kept that is trained.
+#[derive(Clone, Copy, Default)]
+pub struct MatrixStorage<'a> {
+    /// The format of those outside of Burn's tensors; `None`: all are tensors.
+    pub latents: Option<LatentFormat>,
+    /// Entry `i` of the tensor table is not trained; where the list is short, the others are.
+    pub frozen: &'a [bool],
+    /// Whether BF16 matrices that are not trained stay in their file.
+    pub mapped: bool,
+}
+
+impl MatrixStorage<'_> {
+    /// The format of entry `index` of the tensor table.
+    pub(crate) fn format(self, index: usize) -> Option<LatentFormat> {
+        let of = |format: LatentFormat| {
+            if self.is_frozen(index) { format.of_frozen() } else { format }
+        };
+        self.latents.map(of)
+    }
+
+    /// Whether entry `index` stays in its file, if that holds it in BF16.
+    pub(crate) fn is_mapped(self, index: usize) -> bool {
+        self.mapped && self.latents.is_some() && self.is_frozen(index)
+    }
+
+    fn is_frozen(self, index: usize) -> bool {
+        self.frozen.get(index).is_some_and(|&frozen| frozen)
+    }
+}
+
+impl From<Option<LatentFormat>> for MatrixStorage<'_> {
+    /// All in one format.
+    fn from(latents: Option<LatentFormat>) -> Self {
+        Self { latents, ..Self::default() }
     }
 }
 
@@ -124,6 +166,11 @@ impl LeanSettings {
     /// memory").
     pub(crate) const PRESET: Self =
         Self { latents: Some(LatentFormat::Block16), moments: MomentFormat::EightBit, seed: 0 };
+
+    /// How matrices are kept of which entry `i` of the tensor table is not trained where `frozen[i]`.
+    pub fn storage(self, frozen: &[bool]) -> MatrixStorage<'_> {
+        MatrixStorage { latents: self.latents, frozen, mapped: false }
+    }
 
     /// Whether matrices are updated chunk by chunk, and not as tensors.
     pub fn is_lean(self) -> bool {

@@ -23,7 +23,7 @@ use bitnet_kernels::{Kernel, SimdWork, unwritten};
 use rayon::prelude::*;
 
 pub(crate) use formats::MOMENT_BLOCK;
-pub use formats::{LatentFormat, LeanSettings, MomentFormat, UpdateTime};
+pub use formats::{LatentFormat, LeanSettings, MatrixStorage, MomentFormat, UpdateTime};
 pub(crate) use frozen::{FrozenWords, MappedFiles};
 
 use codec::{BLOCK, CHUNK, LatentChunk, bf16_bits, load_blocks, widen};

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::bit_linear::{BitLinear, LinearWeight};
 use super::low_rank::LoadedFactors;
 use super::norm::RmsNorm;
-use crate::latents::{LatentFormat, Latents};
+use crate::latents::{FrozenWords, LatentFormat, Latents};
 use crate::ops::{self, LinearQuantiser, OpBackend};
 
 /// A `[V, C]` matrix, full-precision in most models: the embedding, the head, or both.
@@ -109,6 +109,11 @@ impl LoadedValues {
             }
             _ => Self::Tensor(TensorData::new(values, entry.shape.clone())),
         }
+    }
+
+    /// A matrix that is never updated.
+    pub(crate) fn frozen(entry: &TensorEntry, words: FrozenWords) -> Self {
+        Self::Outside(Latents::frozen([entry.shape[0], entry.shape[1]], words))
     }
 
     /// Keeps the codes of dequantised values and returns their scales.

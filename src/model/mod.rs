@@ -61,7 +61,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::host::to_host;
-use crate::latents::{LatentFormat, Latents};
+use crate::latents::{Latents, MatrixStorage};
 use crate::model::attention::AttentionContext;
 use crate::model::rope::RopeTable;
 use crate::ops::{self, FactorValues, HeadOperand, OpBackend, RoundingCounts};
@@ -138,25 +138,34 @@ impl LanguageModel {
         device: &Device,
         source: impl FnMut(&TensorEntry) -> Result<(Vec<f32>, LinearWeight), E>,
     ) -> Result<Self, E> {
-        Self::with_latents(spec, device, None, source)
+        Self::with_storage(spec, device, None.into(), source)
     }
 
-    /// [`LanguageModel::from_source`] with its matrices outside of Burn's tensors, in this format, if
-    /// one is given.
+    /// [`LanguageModel::from_source`] with its matrices kept as `storage` says.
     ///
     /// # Errors
     /// Those of `source`.
-    pub fn with_latents<E>(
+    pub fn with_storage<E>(
         spec: &ModelSpec,
         device: &Device,
-        format: Option<LatentFormat>,
+        storage: MatrixStorage<'_>,
         mut source: impl FnMut(&TensorEntry) -> Result<(Vec<f32>, LinearWeight), E>,
     ) -> Result<Self, E> {
-        let table = tensor_table(spec);
-        let mut tensors = Vec::with_capacity(table.len());
-        for entry in table {
-            let (values, form) = source(&entry)?;
-            let values = LoadedValues::new(&entry, values, format);
+        Self::from_loaded(spec, device, |index, entry| {
+            let (values, form) = source(entry)?;
+            Ok((LoadedValues::new(entry, values, storage.format(index)), form))
+        })
+    }
+
+    /// A model without an adapter; `source` gets the entries of the tensor table with their numbers.
+    fn from_loaded<E>(
+        spec: &ModelSpec,
+        device: &Device,
+        mut source: impl FnMut(usize, &TensorEntry) -> Result<(LoadedValues, LinearWeight), E>,
+    ) -> Result<Self, E> {
+        let mut tensors = Vec::new();
+        for (index, entry) in tensor_table(spec).into_iter().enumerate() {
+            let (values, form) = source(index, &entry)?;
             tensors.push(LoadedTensor { entry, values, form, adapter: None });
         }
         Ok(Self::assemble(spec, tensors, device))

@@ -11,7 +11,7 @@ use bitnet_format::{
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::latents::{FrozenWords, LatentFormat, Latents, MappedFiles};
+use crate::latents::{FrozenWords, LatentFormat, MappedFiles, MatrixStorage};
 use crate::model::fresh::draw;
 use crate::model::loaded::{LoadedTensor, LoadedValues};
 use crate::model::low_rank::{LoadedFactors, factor_index, initial_factors};
@@ -21,19 +21,18 @@ impl LanguageModel {
     /// A fresh model: matrices and embedding N(0, `initializer_range`), norms 1. Every tensor has
     /// a random stream of its own, keyed by seed and name.
     pub fn initial(spec: &ModelSpec, seed: u64, device: &Device) -> Self {
-        Self::initial_with(spec, seed, device, None)
+        Self::initial_with(spec, seed, device, None.into())
     }
 
-    /// [`LanguageModel::initial`] with its matrices outside of Burn's tensors, in this format, if one
-    /// is given.
+    /// [`LanguageModel::initial`] with its matrices kept as `storage` says.
     pub fn initial_with(
         spec: &ModelSpec,
         seed: u64,
         device: &Device,
-        latents: Option<LatentFormat>,
+        storage: MatrixStorage<'_>,
     ) -> Self {
         let drawn: Result<Self, std::convert::Infallible> =
-            Self::with_latents(spec, device, latents, |entry| {
+            Self::with_storage(spec, device, storage, |entry| {
                 Ok((draw(spec, entry, seed), linear_form(spec)))
             });
         let Ok(model) = drawn;
@@ -76,34 +75,41 @@ impl LanguageModel {
         model: &StoredModel,
         device: &Device,
     ) -> Result<(Self, usize), FormatError> {
-        let start = Self::read_to_start(model, model.spec(), device, None, &mut |_, _| {})?;
+        let start = Self::read_to_start(model, model.spec(), device, None.into(), &mut |_, _| {})?;
         Ok((start.model, start.kept_codes))
     }
 
     /// [`LanguageModel::read_for_training`] as a model of `spec`. It may have more rows than the stored
     /// one: each is the mean of the stored rows. It may have sub-norms where that has none: their gains are
-    /// 1, to be fitted. Its matrices may be ternary where the stored ones are dense. `watch` gets the parameters that were
-    /// read, and all.
+    /// 1, to be fitted. Its matrices may be ternary where the stored ones are dense; they are kept as
+    /// `storage` says. `watch` gets the parameters that were read, and all.
     pub(crate) fn read_to_start(
         model: &StoredModel,
         spec: &ModelSpec,
         device: &Device,
-        latents: Option<LatentFormat>,
+        storage: MatrixStorage<'_>,
         watch: &mut dyn FnMut(usize, usize),
     ) -> Result<StartingModel, FormatError> {
         refuse_packed(model)?;
         let (mut kept_codes, mut all_zero, mut done) = (0, Vec::new(), 0);
-        let trained = Self::with_latents(spec, device, latents, |entry| {
+        let mut files = MappedFiles::default();
+        let trained = Self::from_loaded(spec, device, |index, entry| {
             let is_new = spec.sub_norms && !model.spec().sub_norms && is_sub_norm(entry);
             let matrix = if is_new { ones(entry) } else { grown(model, entry)? };
             kept_codes += usize::from(!matches!(matrix, Matrix::Latent(_)));
+            let mapped =
+                storage.is_mapped(index).then(|| files.of(model, entry, &matrix)).flatten();
             // Ternary values get latents with the stored scale for absmean: their own would be
             // smaller, by the share of zeros.
             let latents = matrix.into_latents();
             all_zero.extend(is_suspect(entry, &latents).then(|| entry.name.clone()));
             done += entry.elements();
             watch(done, spec.parameters());
-            Ok::<_, FormatError>((latents, linear_form(spec)))
+            let values = match mapped {
+                Some(words) => LoadedValues::frozen(entry, words),
+                None => LoadedValues::new(entry, latents, storage.format(index)),
+            };
+            Ok::<_, FormatError>((values, linear_form(spec)))
         })?;
         Ok(StartingModel { model: trained, kept_codes, all_zero })
     }
@@ -131,10 +137,7 @@ impl LanguageModel {
             done += entry.elements();
             watch(done, spec.parameters());
             let matrix = model.matrix(entry)?;
-            // Dequantised codes are BF16 too, but as latents they would lose their scale.
-            let is_base = entry.shape.len() == 2 && matches!(matrix, Matrix::Latent(_));
-            let place = model.bf16_place(entry).filter(|_| is_base);
-            let mapped = place.and_then(|(path, bytes)| files.words(&path, bytes));
+            let mapped = files.of(model, entry, &matrix);
             Ok((matrix, mapped))
         })
     }
@@ -195,21 +198,34 @@ fn frozen_values(
     mapped: Option<FrozenWords>,
     as_codes: bool,
 ) -> LoadedValues {
-    let shape = || [entry.shape[0], entry.shape[1]];
     if as_codes {
         // A side adapter leaves the matrix as it is, so its codes are all that is ever read.
         let (codes, scale) = matrix.quantised();
-        return LoadedValues::Outside(Latents::frozen(
-            shape(),
-            FrozenWords::ternary(&codes, scale),
-        ));
+        return LoadedValues::frozen(entry, FrozenWords::ternary(&codes, scale));
     }
     if let Some(words) = mapped {
-        return LoadedValues::Outside(Latents::frozen(shape(), words));
+        return LoadedValues::frozen(entry, words);
     }
     let values = matrix.into_latents();
     let format = smallest_exact(&values);
     LoadedValues::new(entry, values, Some(format))
+}
+
+impl MappedFiles {
+    /// A matrix of a stored model where it lies, if that is in BF16.
+    fn of(
+        &mut self,
+        model: &StoredModel,
+        entry: &TensorEntry,
+        matrix: &Matrix,
+    ) -> Option<FrozenWords> {
+        // Dequantised codes are BF16 too, but as latents they would lose their scale.
+        if entry.shape.len() != 2 || !matches!(matrix, Matrix::Latent(_)) {
+            return None;
+        }
+        let (path, bytes) = model.bf16_place(entry)?;
+        self.words(&path, bytes)
+    }
 }
 
 /// The adapter that a model gets.
@@ -409,7 +425,7 @@ mod tests {
             let grown = ModelSpec { vocab_size: 12, ..spec };
             let device = crate::device::cpu();
             let start =
-                LanguageModel::read_to_start(&stored, &grown, &device, None, &mut |_, _| {})
+                LanguageModel::read_to_start(&stored, &grown, &device, None.into(), &mut |_, _| {})
                     .unwrap();
             assert_eq!(start.all_zero, Vec::<String>::new());
             let embedding = start.model.model.embed_tokens.weight.val().into_data();

@@ -112,10 +112,10 @@ fn read(
         return Ok((progress, model, StoredMoments::open(path)?));
     }
     let folder = bitnet_format::StoredModel::open(path)?;
-    let latents = context.recipe.lean().latents;
+    let storage = context.storage();
     let (spec, mut watch) = (folder.spec(), reading(path, monitor));
     let read = LanguageModel::read_to_start;
-    let read = read(&folder, spec, &context.device, latents, &mut watch)?;
+    let read = read(&folder, spec, &context.device, storage, &mut watch)?;
     drop(watch);
     Ok((progress, read.model, StoredMoments::open(path)?))
 }

@@ -22,7 +22,7 @@ use crate::data::{DataMixture, PackedSequence};
 use crate::distributed::{Comm, KeyValue, any_stop};
 use crate::error::TrainError;
 use crate::estimate::RankWorkload;
-use crate::latents::{LatentFormat, UpdateTime};
+use crate::latents::{LatentFormat, MatrixStorage, UpdateTime};
 use crate::model::{LanguageModel, NewAdapter, WidthRatio, freeze};
 use crate::monitor::{Monitor, Silent};
 use crate::ops::{DrawPlace, Lambda, OpBackend};
@@ -135,9 +135,9 @@ impl RunContext<'_> {
             return self.initial_adapted(init, adapter, monitor);
         }
         let folder = StoredModel::open(init)?;
-        let (latents, mut watch) = (self.recipe.lean().latents, reading(init, monitor));
+        let (storage, mut watch) = (self.storage(), reading(init, monitor));
         let read = LanguageModel::read_to_start;
-        let start = read(&folder, &self.spec, &self.device, latents, &mut watch)?;
+        let start = read(&folder, &self.spec, &self.device, storage, &mut watch)?;
         drop(watch);
         for line in reading_warnings(&folder, &start.all_zero) {
             monitor.message(&line);
@@ -190,9 +190,16 @@ impl RunContext<'_> {
 
     /// A model of this run's shape with random weights.
     pub(crate) fn blank_model(&self) -> LanguageModel {
-        let (seed, latents) = (self.recipe.seed, self.recipe.lean().latents);
-        let model = LanguageModel::initial_with(&self.spec, seed, &self.device, latents);
+        let (seed, storage) = (self.recipe.seed, self.storage());
+        let model = LanguageModel::initial_with(&self.spec, seed, &self.device, storage);
         self.prepared(self.width().with_output_gain(model))
+    }
+
+    /// How this run keeps the matrices of a model without an adapter.
+    pub(crate) fn storage(&self) -> MatrixStorage<'_> {
+        let storage = self.recipe.lean().storage(&self.frozen);
+        // The other ranks of a run that is resumed get rank 0's matrices, and need memory to put them.
+        MatrixStorage { mapped: self.comm.world_size() == 1, ..storage }
     }
 
     /// What the width of this run's model asks of initial values and rates.

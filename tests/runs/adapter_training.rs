@@ -177,21 +177,21 @@ const SHAPE: &str = "hidden_size = 256\nintermediate_size = 256\nnum_hidden_laye
     num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 512\n\
     max_position_embeddings = 64\n";
 
-fn tool(lab: &Lab, arguments: &[&str]) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    let output = command.current_dir(lab.path("")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-}
-
 #[test]
 fn a_side_adapter_is_trained_beside_codes_and_exported_beside_them() {
     let lab = lab();
     fs_err::write(lab.path("shape.toml"), SHAPE).unwrap();
     let tokenizer = "base/final/tokenizer.json";
-    tool(&lab, &["init", "--config", "shape.toml", "--tokenizer", tokenizer, "--out", "wide"]);
+    assert_code(
+        &lab.tool(&["init", "--config", "shape.toml", "--tokenizer", tokenizer, "--out", "wide"]),
+        0,
+    );
     let bases = ["hf-packed", "gguf-i2_s", "gguf-tq2_0"].map(|format| {
         let out = format!("{format}{}", if format == "hf-packed" { "" } else { ".gguf" });
-        tool(&lab, &["export", "--model", "wide", "--format", format, "--out", &out]);
+        assert_code(
+            &lab.tool(&["export", "--model", "wide", "--format", format, "--out", &out]),
+            0,
+        );
         lab.path(&out)
     });
     add_task(&lab, 5);

@@ -2,7 +2,7 @@
 //! written beside, and what belongs to another model is refused.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use bitnet_engine::{HeadPrecision, Model, ThreadPool, Workspace};
 use bitnet_format::adapter::{
@@ -18,15 +18,10 @@ const SHAPE: &str = "hidden_size = 256\nintermediate_size = 256\nnum_hidden_laye
     num_attention_heads = 4\nnum_key_value_heads = 2\nvocab_size = 300\n\
     max_position_embeddings = 64\n";
 
-fn tool(lab: &Lab, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    command.current_dir(lab.path("")).args(arguments).output().unwrap()
-}
-
 fn master(lab: &Lab, name: &str, seed: &str) {
     fs_err::write(lab.path("shape.toml"), SHAPE).unwrap();
     let init = ["init", "--config", "shape.toml", "--seed", seed, "--out", name];
-    let output = tool(lab, &init);
+    let output = lab.tool(&init);
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
@@ -50,7 +45,7 @@ fn adapter(lab: &Lab, base: &str, kind: AdapterKind, name: &str) {
 
 fn export(lab: &Lab, model: &str, adapter: &str, format: &str, out: &str) -> Output {
     let arguments = ["export", "--model", model, "--adapter", adapter, "--format", format];
-    tool(lab, &[&arguments[..], &["--out", out, "--json"]].concat())
+    lab.tool(&[&arguments[..], &["--out", out, "--json"]].concat())
 }
 
 fn exported(lab: &Lab, model: &str, adapter: &str, format: &str, out: &str) -> Value {
@@ -142,10 +137,10 @@ fn nothing_is_written_over_an_adapter_or_what_is_none() {
     assert!(!lab.path("packed").exists(), "nothing is written");
     fs_err::write(lab.path("packed-adapter/notes.txt"), "mine").unwrap();
     let force = ["export", "--model", "master", "--adapter", "side", "--format", "hf-packed"];
-    let output = tool(&lab, &[&force[..], &["--out", "packed", "--force"]].concat());
+    let output = lab.tool(&[&force[..], &["--out", "packed", "--force"]].concat());
     assert_code(&output, 7);
     fs_err::remove_file(lab.path("packed-adapter/notes.txt")).unwrap();
-    let output = tool(&lab, &[&force[..], &["--out", "packed", "--force"]].concat());
+    let output = lab.tool(&[&force[..], &["--out", "packed", "--force"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("packed-adapter: side adapter of rank 4, 7,168 parameters"), "{text}");
@@ -159,7 +154,7 @@ fn an_adapter_that_does_not_belong_to_the_model_is_bad_input() {
     adapter(&lab, "master", AdapterKind::Latent, "latent");
     adapter(&lab, "master", AdapterKind::Side, "side");
     let packed = ["export", "--model", "master", "--format", "hf-packed", "--out", "packed"];
-    assert!(tool(&lab, &packed).status.success());
+    assert!(lab.tool(&packed).status.success());
     for (model, adapter, said) in [
         ("other", "latent", "[bitnet.base_blake3]: was trained on the model master"),
         ("other", "side", "[bitnet.base_blake3]: was trained on the model master"),

@@ -11,11 +11,6 @@ use serde_json::Value;
 
 use super::lab::{Lab, assert_code, stderr};
 
-fn tool(lab: &Lab, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    command.current_dir(lab.path("")).args(arguments).output().unwrap()
-}
-
 fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", stderr(output));
     let text = String::from_utf8_lossy(&output.stdout);
@@ -28,18 +23,18 @@ fn export_packs_verifies_and_replaces_only_with_force() {
     let lab = Lab::new();
     lab.finish(&lab.path("out"), &[]);
     let export = ["export", "--model", "out/final", "--format", "hf-packed", "--out", "packed"];
-    let result = json(&tool(&lab, &[&export[..], &["--json"]].concat()));
+    let result = json(&lab.tool(&[&export[..], &["--json"]].concat()));
     assert_eq!(result["verification"]["positions"], 3 * 48 + 128);
-    assert_code(&tool(&lab, &export), 7);
-    assert!(tool(&lab, &[&export[..], &["--force"]].concat()).status.success());
+    assert_code(&lab.tool(&export), 7);
+    assert!(lab.tool(&[&export[..], &["--force"]].concat()).status.success());
     let again = ["export", "--model", "packed", "--format", "hf-packed", "--out", "twice"];
-    assert!(tool(&lab, &again).status.success());
+    assert!(lab.tool(&again).status.success());
     let read = |folder: &str| fs_err::read(lab.path(folder).join("model.safetensors")).unwrap();
     assert!(read("packed") == read("twice"), "packing what is packed changes nothing");
     let missing = ["export", "--model", "nowhere", "--format", "hf-packed", "--out", "p"];
-    assert_code(&tool(&lab, &missing), 4);
+    assert_code(&lab.tool(&missing), 4);
     let unknown = ["export", "--model", "out/final", "--format", "zip", "--out", "p"];
-    assert_code(&tool(&lab, &unknown), 2);
+    assert_code(&lab.tool(&unknown), 2);
 }
 
 #[test]
@@ -47,9 +42,8 @@ fn eval_gives_the_loss_of_a_checkpoint_and_of_its_packed_form() {
     let lab = Lab::new();
     lab.finish(&lab.path("out"), &["export.formats=[\"hf-packed\"]"]);
     fs_err::write(lab.path("text.txt"), "One day, Ben was in the park. ".repeat(40)).unwrap();
-    let eval = |model: &str| {
-        json(&tool(&lab, &["eval", "--model", model, "--data", "text.txt", "--json"]))
-    };
+    let eval =
+        |model: &str| json(&lab.tool(&["eval", "--model", model, "--data", "text.txt", "--json"]));
     let (latent, packed) = (eval("out/final"), eval("out/export/hf-packed"));
     assert_eq!(latent["tokens"], packed["tokens"]);
     assert_eq!(latent["quantised"], true);
@@ -66,21 +60,21 @@ fn the_tokenizer_command_writes_once_and_the_same_each_time() {
     fs_err::write(lab.path("text.txt"), "the cat sat on the mat and the rat sat too ".repeat(20))
         .unwrap();
     let train = |out: &str| {
-        tool(&lab, &["tokenizer", "--data", "text.txt", "--vocab-size", "280", "--out", out])
+        lab.tool(&["tokenizer", "--data", "text.txt", "--vocab-size", "280", "--out", out])
     };
     assert!(train("a.json").status.success() && train("b.json").status.success());
     let read = |name: &str| fs_err::read(lab.path(name)).unwrap();
     assert_eq!(read("a.json"), read("b.json"));
     assert_code(&train("a.json"), 7);
     let small = ["tokenizer", "--data", "text.txt", "--vocab-size", "9", "--out", "c.json"];
-    assert!(!tool(&lab, &small).status.success());
+    assert!(!lab.tool(&small).status.success());
     assert!(!lab.path("c.json").exists());
 }
 
 #[test]
 fn plan_shows_both_sides_of_the_phase_switch() {
     let lab = Lab::new();
-    let output = tool(&lab, &["plan", "--recipe", "recipe.toml"]);
+    let output = lab.tool(&["plan", "--recipe", "recipe.toml"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(text.contains("15  main") && text.contains("16  cooldown"), "{text}");
@@ -183,8 +177,7 @@ fn plan_tells_memory_and_time() {
 
 /// What the program prints on stdout.
 fn program(args: &[&str]) -> String {
-    let output =
-        std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train")).args(args).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_bitnet-train")).args(args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,14 +1,13 @@
 //! `bitnet-train data` on files, and recipes whose keys choose their rows.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
 use super::lab::{Lab, assert_code, stderr};
 
 fn tool(lab: &Lab, words: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    command.current_dir(lab.path("")).args(words.split(' ')).output().unwrap()
+    lab.tool(&words.split(' ').collect::<Vec<_>>())
 }
 
 fn json(lab: &Lab, words: &str) -> Value {

@@ -17,11 +17,6 @@ const SHAPE: &str = "hidden_size = 256\nintermediate_size = 256\nnum_hidden_laye
 
 const FORMATS: [&str; 5] = ["hf-bf16", "hf-packed", "gguf-i2_s", "gguf-tq1_0", "gguf-tq2_0"];
 
-fn tool(lab: &Lab, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    command.current_dir(lab.path("")).args(arguments).output().unwrap()
-}
-
 /// A random master with a tokenizer.
 fn master(extra: &str) -> Lab {
     let lab = Lab::new();
@@ -29,17 +24,17 @@ fn master(extra: &str) -> Lab {
     let text = "the cat sat on the mat and the rat sat too. Where was it? ".repeat(30);
     fs_err::write(lab.path("text.txt"), text).unwrap();
     let tokenizer = ["tokenizer", "--data", "text.txt", "--vocab-size", "290", "--out", "t.json"];
-    let output = tool(&lab, &tokenizer);
+    let output = lab.tool(&tokenizer);
     assert!(output.status.success(), "{}", stderr(&output));
     let init = ["init", "--config", "shape.toml", "--tokenizer", "t.json", "--out", "master"];
-    let output = tool(&lab, &init);
+    let output = lab.tool(&init);
     assert!(output.status.success(), "{}", stderr(&output));
     lab
 }
 
 fn export(lab: &Lab, model: &str, format: &str, out: &str, extra: &[&str]) -> Output {
     let arguments = ["export", "--model", model, "--format", format, "--out", out];
-    tool(lab, &[&arguments[..], extra].concat())
+    lab.tool(&[&arguments[..], extra].concat())
 }
 
 fn exported(lab: &Lab, model: &str, format: &str, out: &str, extra: &[&str]) -> Value {
@@ -191,7 +186,7 @@ const OLD: &[u8] = b"GGUF, the old one";
 fn an_export_stopped_by_a_signal_leaves_the_old_target() {
     let lab = master("");
     fs_err::write(lab.path("large.toml"), SHAPE.replace("= 256", "= 1024")).unwrap();
-    assert!(tool(&lab, &["init", "--config", "large.toml", "--out", "large"]).status.success());
+    assert!(lab.tool(&["init", "--config", "large.toml", "--out", "large"]).status.success());
     fs_err::write(lab.path("x.gguf"), OLD).unwrap();
     let mut stopped = 0;
     for delay in (0..40).map(|turn| 4 * turn) {

@@ -95,6 +95,12 @@ impl Lab {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// The program with these arguments alone, in the lab's directory.
+    pub(crate) fn tool(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
+        command.current_dir(self.path("")).args(arguments).output().unwrap()
+    }
+
     pub(crate) fn run_recipe(&self, recipe: &str, out: &Path, extra: &[&str]) -> Output {
         self.command_on(recipe, out, extra).output().unwrap()
     }

@@ -1,6 +1,8 @@
 //! Runs with fewer bits a parameter and updates in the backward pass: killed ones repeat the
 //! uninterrupted ones to the bit, threads change nothing, and what the modes ask for is checked.
 
+use std::path::Path;
+
 use bitnet_format::tensors::TensorFile;
 
 use super::lab::{assert_code, assert_same, result, stderr};
@@ -98,6 +100,36 @@ fn latents_and_moments_change_only_where_it_is_allowed() {
     let back = ["--resume", "auto", "train.steps=8", "--allow-change", "train.steps"];
     lab.finish_recipe("sft.toml", &out, &[&back[..], &allowed].concat());
     assert_eq!(result(&out).losses.len(), 8);
+}
+
+#[test]
+fn frozen_matrices_of_a_lean_run_are_those_of_their_file() {
+    let lab = lab();
+    let master = lab.path("master");
+    let words = ["export", "--model", "base/final", "--format", "hf-bf16", "--out", "master"];
+    assert_code(&lab.tool(&words), 0);
+    let freeze = "train.freeze=[\"*.q_proj.*\", \"model.embed_tokens.weight\"]";
+    let lean = ["model.init=master", "train.memory=lean", "train.micro_batch=4", freeze];
+    let words = [&lean[..], &["train.steps=4", "checkpoint.every=2"]].concat();
+    let [once, again] = ["once", "again"].map(|name| lab.path(name));
+    lab.finish_recipe("sft.toml", &once, &words);
+    let model = |folder: &Path| TensorFile::open(&folder.join("model.safetensors")).unwrap();
+    let (before, after) = (model(&master), model(&once.join("final")));
+    for name in &after.names() {
+        let shape = &after.info(name).unwrap().shape;
+        let same = before.floats(name, shape).unwrap() == after.floats(name, shape).unwrap();
+        let is_frozen = name.contains("q_proj") || name.contains("embed_tokens");
+        assert_eq!(same, is_frozen, "{name}");
+    }
+    let state = TensorFile::open(&once.join("step-000004/optimizer.safetensors")).unwrap();
+    let kept = |part: &str| state.names().iter().any(|name| name.contains(part));
+    assert!(kept("v_proj") && !kept("q_proj") && !kept("embed_tokens"));
+    lab.finish_recipe("sft.toml", &again, &words);
+    for later in ["step-000004", "final"] {
+        fs_err::remove_dir_all(again.join(later)).unwrap();
+    }
+    lab.finish_recipe("sft.toml", &again, &[&words[..], &["--resume", "auto"]].concat());
+    assert_same(&result(&again), &result(&once), "resumed after two steps");
 }
 
 #[test]

@@ -1,15 +1,10 @@
 //! What is shown of runs: the page that each leaves, `report`, `runs` and `diff`.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
 use super::lab::{Lab, assert_code, stderr};
-
-fn tool(lab: &Lab, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
-    command.current_dir(lab.path("")).args(arguments).output().unwrap()
-}
 
 fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", stderr(output));
@@ -29,22 +24,22 @@ fn a_run_leaves_its_page_and_runs_are_listed_compared_and_overlaid() {
     }
     assert!(!lab.path("all/two/report.html").exists());
 
-    let listed = json(&tool(&lab, &["runs", "all", "--sort", "seed", "--json"]));
+    let listed = json(&lab.tool(&["runs", "all", "--sort", "seed", "--json"]));
     assert_eq!(listed["runs"][1]["name"], "two");
     assert_eq!(listed["runs"][1]["keys"]["seed"], "7");
     assert_eq!(listed["runs"][0]["step"], listed["runs"][0]["steps"]);
-    assert_code(&tool(&lab, &["runs", "all", "--sort", "zzz"]), 2);
-    assert_code(&tool(&lab, &["runs", "nowhere"]), 4);
+    assert_code(&lab.tool(&["runs", "all", "--sort", "zzz"]), 2);
+    assert_code(&lab.tool(&["runs", "nowhere"]), 4);
 
-    let differ = json(&tool(&lab, &["diff", "all/one", "all/two", "--json"]));
+    let differ = json(&lab.tool(&["diff", "all/one", "all/two", "--json"]));
     let keys: Vec<_> = differ["differences"].as_array().unwrap().iter().collect();
     assert!(keys.iter().any(|it| it["key"] == "report.html"), "{keys:?}");
 
-    let made = json(&tool(&lab, &["report", "all", "--out", "both.html", "--json"]));
+    let made = json(&lab.tool(&["report", "all", "--out", "both.html", "--json"]));
     let page = fs_err::read_to_string(lab.path("both.html")).unwrap();
     assert_eq!(made["bytes"], page.len());
     assert!(page.contains("Recipe keys that differ") && page.contains("report.html"));
     fs_err::write(lab.path("mine.html"), "<p>mine").unwrap();
-    assert_code(&tool(&lab, &["report", "all", "--out", "mine.html"]), 7);
-    assert_code(&tool(&lab, &["report", "nowhere"]), 4);
+    assert_code(&lab.tool(&["report", "all", "--out", "mine.html"]), 7);
+    assert_code(&lab.tool(&["report", "nowhere"]), 4);
 }

@@ -95,9 +95,9 @@ impl ModelFolder {
         !self.renamed && self.tensors.names().iter().all(is_bf16)
     }
 
-    /// Where a tensor lies, if it is stored as BF16.
+    /// Where a tensor lies, if it is stored as BF16 in this shape.
     pub(crate) fn bf16_place(&self, entry: &TensorEntry) -> Option<(PathBuf, Range<u64>)> {
-        self.tensors.bf16_place(&entry.name)
+        self.tensors.bf16_place(&entry.name, &entry.shape)
     }
 
     fn is_packed(&self, entry: &TensorEntry) -> bool {

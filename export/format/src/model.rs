@@ -96,7 +96,7 @@ impl StoredModel {
         }
     }
 
-    /// The file that holds a tensor as plain BF16 values, and which of its bytes they are.
+    /// The file that holds a tensor of this shape as plain BF16 values, and which of its bytes they are.
     pub fn bf16_place(&self, entry: &TensorEntry) -> Option<(PathBuf, Range<u64>)> {
         match self {
             Self::Folder(folder) => folder.bf16_place(entry),

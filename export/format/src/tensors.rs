@@ -217,9 +217,12 @@ impl TensorFile {
         Ok((dtype, self.read(tensor, bytes_of_rows(tensor, shape, rows))?))
     }
 
-    /// The file that holds a BF16 tensor, and its bytes there.
-    pub(crate) fn bf16_place(&self, name: &str) -> Option<(PathBuf, Range<u64>)> {
-        let tensor = self.tensors.get(name).filter(|tensor| tensor.dtype == DType::Bf16)?;
+    /// The file that holds a BF16 tensor of this shape, and its bytes there.
+    pub(crate) fn bf16_place(&self, name: &str, shape: &[usize]) -> Option<(PathBuf, Range<u64>)> {
+        let tensor = self.tensors.get(name)?;
+        if tensor.dtype != DType::Bf16 || tensor.shape != shape {
+            return None;
+        }
         Some((self.files[tensor.file].path().to_owned(), tensor.bytes.clone()))
     }
 

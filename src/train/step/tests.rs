@@ -39,7 +39,7 @@ impl Run {
 
     fn start(&self) -> (LanguageModel, AdamW, Box<dyn OptimizerStep>) {
         let device = crate::device::cpu().autodiff();
-        let model = LanguageModel::initial_with(&self.spec, 7, &device, self.lean.latents);
+        let model = LanguageModel::initial_with(&self.spec, 7, &device, self.lean.latents.into());
         let model = model.with_activations(ActivationMemory::Recomputed);
         let frozen = vec![false; tensor_table(&self.spec).len()];
         let stepper = lean_process(model.backend(), frozen, (self.lean, self.update), true);
