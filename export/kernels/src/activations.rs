@@ -8,7 +8,7 @@ use std::ops::Range;
 use bitnet_format::quant::ActivationScale;
 
 use crate::Kernel;
-use crate::layout::{BLOCK_CHUNKS, CHUNK, SimdWork, TokenCodes};
+use crate::layout::{BLOCK_CHUNKS, CHUNK, LineBuffer, SimdWork, TokenCodes};
 
 /// Quantised tokens `[T, K]`.
 ///
@@ -18,7 +18,7 @@ pub struct Activations {
     columns: usize,
     chunks: usize,
     /// `[T, chunks]`
-    codes: Vec<[i8; CHUNK]>,
+    codes: LineBuffer<[i8; CHUNK]>,
     sums: Vec<i32>,
     /// Σ of each token's codes over 64 columns, `[T, chunks / 4]`, the last perhaps over fewer.
     block_sums: Vec<i32>,
@@ -129,7 +129,7 @@ impl Activations {
         let chunks = columns.div_ceil(CHUNK);
         let blocks = chunks.div_ceil(BLOCK_CHUNKS);
         (self.columns, self.chunks) = (columns, chunks);
-        self.codes.resize(tokens * chunks, [0; CHUNK]);
+        self.codes.resize(tokens * chunks);
         self.block_sums.resize(tokens * blocks, 0);
         self.sums.resize(tokens, 0);
         self.scales.resize(tokens, ActivationScale::ONE);
@@ -149,7 +149,7 @@ impl Activations {
     /// They meet matrices with one scale a row only.
     pub(crate) fn from_parts(
         columns: usize,
-        codes: Vec<[i8; CHUNK]>,
+        codes: LineBuffer<[i8; CHUNK]>,
         sums: Vec<i32>,
         scales: Vec<ActivationScale>,
     ) -> Self {

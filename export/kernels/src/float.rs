@@ -17,6 +17,7 @@ use crate::gemm::{
     KBlock, MatrixA, MatrixB, OperandLayout, Operands, PANEL, PackedB, PanelColumns, ROWS, Scale,
     Size, TILE_ROWS, Tile, WordFormat,
 };
+use crate::layout::LineBuffer;
 use crate::pack::{PackA, PackB};
 
 /// Words of the reduction in a block. Sums are kept between blocks, so it changes no bit.
@@ -43,7 +44,7 @@ impl PackedB {
         let panels = panels(columns);
         let width: usize = panels.iter().map(|columns| columns.width).sum();
         let length = blocks(format, depth).map(|block| block.steps(format) * width).sum();
-        let mut words = vec![0; length];
+        let mut words = LineBuffer::zeros(length);
         let mut rest = &mut words[..];
         for block in blocks(format, depth) {
             for &columns in &panels {
@@ -70,8 +71,8 @@ impl PackedB {
 /// Memory of one thread.
 #[derive(Default)]
 struct Scratch {
-    strips: Vec<u32>,
-    panels: Vec<u32>,
+    strips: LineBuffer<u32>,
+    panels: LineBuffer<u32>,
 }
 
 thread_local! {
@@ -211,9 +212,9 @@ impl Product<'_> {
 }
 
 /// As many words; what they hold is of no use.
-fn scratch_words(words: &mut Vec<u32>, count: usize) -> &mut [u32] {
+fn scratch_words(words: &mut LineBuffer<u32>, count: usize) -> &mut [u32] {
     if words.len() < count {
-        words.resize(count, 0);
+        words.resize(count);
     }
     &mut words[..count]
 }

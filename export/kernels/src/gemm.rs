@@ -15,6 +15,8 @@ use std::ops::Range;
 
 use half::bf16;
 
+use crate::layout::LineBuffer;
+
 /// Rows of a strip.
 pub(crate) const ROWS: usize = 8;
 
@@ -123,7 +125,7 @@ pub struct PackedB {
     pub(crate) format: WordFormat,
     pub(crate) depth: usize,
     pub(crate) columns: usize,
-    pub(crate) words: Vec<u32>,
+    pub(crate) words: LineBuffer<u32>,
 }
 
 /// The size of a product `[M, K] · [K, N]`.

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use bitnet_format::quant::ActivationScale;
 
-use crate::layout::{CHUNK, SimdWork};
+use crate::layout::{CHUNK, LineBuffer, SimdWork};
 use crate::rounding::Rounding;
 use crate::{Activations, Int8Matrix, Kernel, TernaryPanels, matmul};
 
@@ -272,7 +272,7 @@ impl SimdWork for QuantiseColumns<'_> {
             *place = multiplier(*largest);
         }
         let chunks = depth.div_ceil(CHUNK);
-        let mut codes = vec![[0; CHUNK]; count * chunks];
+        let mut codes = LineBuffer::zeros(count * chunks);
         let mut sums = [0; STRIP];
         let lost = match self.dy.rounding {
             Rounding::Nearest => self.codes(&multipliers, &mut codes, &mut sums, |_| 0.0),

@@ -42,7 +42,7 @@ impl GroupPanels {
     /// # Panics
     /// If groups are not a whole number of blocks of 64 columns, or do not fill a row.
     pub fn zeros(rows: usize, columns: usize, width: usize) -> Self {
-        assert!(width.is_multiple_of(64) && width > 0, "groups of 64, 128 or 256 columns");
+        assert!([64, 128, 256].contains(&width), "groups of 64, 128 or 256 columns");
         assert!(columns.is_multiple_of(width), "a row is made of whole groups");
         let groups = rows.div_ceil(ROWS_PER_PAIR) * (columns / width);
         let lines = GroupedPair::lines_of(width / CHUNK);

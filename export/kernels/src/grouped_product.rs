@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::groups::{GroupTile, TokenGroups};
-use crate::layout::{BLOCK_CHUNKS, CHUNK, ROWS_PER_PAIR};
+use crate::layout::{BLOCK_CHUNKS, CHUNK, OnLines, ROWS_PER_PAIR};
 use crate::{Activations, GroupPanels, Kernel};
 
 /// Tokens that meet a pair of panels before the next pair comes: as many as in `product`.
@@ -50,9 +50,10 @@ fn pass<const T: usize>(
     rows: Range<usize>,
     out: &mut [f32],
 ) {
-    let (mut sums, mut found) = ([[0; ROWS_PER_PAIR]; T], [[0.0; ROWS_PER_PAIR]; T]);
+    let (mut sums, mut found) =
+        (OnLines([[0; ROWS_PER_PAIR]; T]), OnLines([[0.0; ROWS_PER_PAIR]; T]));
     let mut steps = [0.0; T];
-    let (sums, found) = (&mut sums[..tokens.len()], &mut found[..tokens.len()]);
+    let (sums, found) = (&mut sums.0[..tokens.len()], &mut found.0[..tokens.len()]);
     for (step, scale) in steps.iter_mut().zip(&x.scales()[tokens.clone()]) {
         // Rounded once a token: the definition multiplies by this inverse and does not divide by
         // `a`.

@@ -31,6 +31,11 @@ impl<'a> GroupedPair<'a> {
         1 + 2 * chunks
     }
 
+    /// The scales of one of the groups.
+    pub(crate) fn scales(self, group: usize) -> &'a Line {
+        &self.lines[group * Self::lines_of(self.chunks)]
+    }
+
     #[inline(always)]
     pub(crate) fn groups(self) -> impl Iterator<Item = (&'a Line, &'a [PairChunk])> {
         let groups = self.lines.chunks_exact(Self::lines_of(self.chunks));

@@ -17,7 +17,8 @@
 
 use std::ops::Range;
 
-use crate::layout::{INT8_ROWS, Line, RescaleTerms, SimdWork};
+use crate::kernel::HeldTiles;
+use crate::layout::{INT8_ROWS, Line, OnLines, RescaleTerms, SimdWork};
 use crate::memory::PageBuffer;
 use crate::{Activations, Kernel, Pages};
 
@@ -146,7 +147,8 @@ impl Int8Matrix {
         assert!(rows.start.is_multiple_of(ROWS) && rows.end <= self.rows, "rows of this matrix");
         assert_eq!(out.len(), all.len() * rows.len(), "one place for each token and row");
         let (stride, quads) = (rows.len(), self.columns.div_ceil(4));
-        let mut sums = [[0; ROWS]; 2 * TOKENS_PER_PASS];
+        let (mut held, mut sums) =
+            (HeldTiles::default(), OnLines([[0; ROWS]; 2 * TOKENS_PER_PASS]));
         for token in all.clone().step_by(TOKENS_PER_PASS) {
             let tokens = token..all.end.min(token + TOKENS_PER_PASS);
             let codes = x.chunks_of(tokens.clone());
@@ -154,9 +156,9 @@ impl Int8Matrix {
             for first in rows.clone().step_by(2 * ROWS) {
                 let here = first..rows.end.min(first + 2 * ROWS);
                 let panels = first / ROWS..here.end.div_ceil(ROWS);
-                let sums = &mut sums[..tokens.len() * panels.len()];
+                let sums = &mut sums.0[..tokens.len() * panels.len()];
                 let lines = &self.lines[panels.start * quads..panels.end * quads];
-                kernel.int8_tiles(lines, quads, codes, sums);
+                kernel.int8_tiles(&mut held, lines, quads, codes, sums);
                 for (sums, first) in sums.chunks(tokens.len()).zip(here.clone().step_by(ROWS)) {
                     // `Σ code·q = Σ u·q - 128 · Σ q`: 128 is the offset of `u`.
                     let terms = RescaleTerms {

@@ -31,9 +31,10 @@ use crate::pack::{PackWork, PortablePack};
 use crate::prefetch;
 use crate::reference;
 
-/// What a thread holds while it multiplies float tiles.
-pub(crate) struct FloatTiles {
-    /// Tile registers, cut for these words.
+/// What a thread holds from one tile to the next: to cut registers takes as long as some products.
+#[derive(Default)]
+pub(crate) struct HeldTiles {
+    /// Tile registers, as the last product needed them.
     #[cfg(target_arch = "x86_64")]
     tiles: Option<amx::Tiles>,
 }
@@ -218,16 +219,18 @@ impl Kernel {
     /// tokens `[t, chunks]`.
     pub(crate) fn int8_tiles(
         self,
+        held: &mut HeldTiles,
         panels: &[Line],
         quads: usize,
         tokens: &[[i8; CHUNK]],
         sums: &mut [[i32; INT8_ROWS]],
     ) {
+        let _ = &held;
         let count = sums.len() * quads / panels.len();
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::AmxInt8 if count >= amx::FEWEST_TOKENS => {
-                amx::int8_tiles(panels, quads, tokens, sums);
+                amx::int8_tiles(&mut held.tiles, panels, quads, tokens, sums);
             }
             _ => {
                 let parts = panels.chunks_exact(quads).zip(sums.chunks_exact_mut(count));
@@ -286,22 +289,16 @@ impl Kernel {
     }
 
     /// Gets ready for some [`Kernel::float_tile`] with such words.
-    pub(crate) fn float_tiles(self, format: WordFormat) -> FloatTiles {
+    pub(crate) fn float_tiles(self, format: WordFormat) -> HeldTiles {
         let _ = format;
-        FloatTiles {
+        HeldTiles {
             #[cfg(target_arch = "x86_64")]
             tiles: (self == Self::AmxInt8 && format.in_tiles()).then(amx::Tiles::whole),
         }
     }
 
     /// Adds a strip's products with a panel to `sums`, a row every `stride`.
-    pub(crate) fn float_tile(
-        self,
-        ready: &FloatTiles,
-        tile: Tile,
-        sums: &mut [f32],
-        stride: usize,
-    ) {
+    pub(crate) fn float_tile(self, ready: &HeldTiles, tile: Tile, sums: &mut [f32], stride: usize) {
         let _ = ready;
         #[cfg(target_arch = "x86_64")]
         if let Some(tiles) = &ready.tiles {

@@ -15,7 +15,11 @@
 //! So one 32-bit lane belongs to one row, and masking a field of every byte gives four columns of each
 //! row, ready for a dot product of bytes.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
 use bitnet_format::quant::ActivationScale;
+use bytemuck::Pod;
 
 /// Rows that lie side by side; a row range given to a kernel starts at a multiple of it.
 pub const ROWS_PER_PAIR: usize = 32;
@@ -32,9 +36,57 @@ pub(crate) const BLOCK_CHUNKS: usize = 4;
 pub(crate) struct PairChunk(pub(crate) [u8; 4 * ROWS_PER_PAIR]);
 
 /// 64 bytes that are read together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [u8; 64]);
+
+/// A value that begins at a line: where it does not, each vector that is read or written of it touches two.
+#[repr(C, align(64))]
+pub(crate) struct OnLines<T>(pub(crate) T);
+
+/// Values that begin at a line.
+#[derive(Clone, Debug)]
+pub(crate) struct LineBuffer<T> {
+    lines: Vec<Line>,
+    count: usize,
+    values: PhantomData<T>,
+}
+
+impl<T: Pod> LineBuffer<T> {
+    /// Of zeros.
+    pub(crate) fn zeros(count: usize) -> Self {
+        let mut buffer = Self::default();
+        buffer.resize(count);
+        buffer
+    }
+
+    /// Makes room for as many. What they hold is of before, or zeros.
+    pub(crate) fn resize(&mut self, count: usize) {
+        let lines = (count * size_of::<T>()).div_ceil(size_of::<Line>());
+        self.lines.resize(lines, Line([0; 64]));
+        self.count = count;
+    }
+}
+
+impl<T> Default for LineBuffer<T> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), count: 0, values: PhantomData }
+    }
+}
+
+impl<T: Pod> Deref for LineBuffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.lines)[..self.count]
+    }
+}
+
+impl<T: Pod> DerefMut for LineBuffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.count]
+    }
+}
 
 /// Codes of tokens `[t, …]`, a token every `stride` chunks.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::layout::{ROWS_PER_PAIR, RescaleTerms};
+use crate::layout::{OnLines, ROWS_PER_PAIR, RescaleTerms};
 use crate::prefetch::prefetch;
 use crate::{Activations, Kernel, TernaryPanels};
 
@@ -67,16 +67,16 @@ fn each_tile<O>(
     let (mut one, mut few, mut many);
     let sums: &mut [[i32; ROWS_PER_PAIR]] = match x.tokens() {
         0..=1 => {
-            one = [[0; ROWS_PER_PAIR]; 1];
-            &mut one
+            one = OnLines([[0; ROWS_PER_PAIR]; 1]);
+            &mut one.0
         }
         2..=8 => {
-            few = [[0; ROWS_PER_PAIR]; 8];
-            &mut few
+            few = OnLines([[0; ROWS_PER_PAIR]; 8]);
+            &mut few.0
         }
         _ => {
-            many = [[0; ROWS_PER_PAIR]; TOKENS_PER_PASS];
-            &mut many
+            many = OnLines([[0; ROWS_PER_PAIR]; TOKENS_PER_PASS]);
+            &mut many.0
         }
     };
     for first in (0..x.tokens()).step_by(TOKENS_PER_PASS) {
