@@ -32,7 +32,12 @@ use tiles::{GROUP, QUADS, Sums};
 pub(crate) const FEWEST_TOKENS: usize = 12;
 
 /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
-pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROWS_PER_PAIR]]) {
+pub(crate) fn tile(
+    held: &mut Option<Tiles>,
+    pair: &[PairChunk],
+    tokens: TokenCodes,
+    sums: &mut [[i32; ROWS_PER_PAIR]],
+) {
     assert!(is_available(), "this CPU has no AMX");
     tokens.check(sums.len(), pair.len());
     // What fills no tile comes first and begins the sums.
@@ -41,7 +46,6 @@ pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROW
     if !fresh {
         avx512::tile(&pair[whole..], tokens.behind(0, whole), sums);
     }
-    let mut tiles = None;
     CODES.with_borrow_mut(|codes| {
         for (block, chunks) in pair[..whole].chunks(STEPS * BLOCK_CHUNKS).enumerate() {
             // SAFETY: AVX-512 is there where tiles are.
@@ -49,7 +53,7 @@ pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROW
             let panels = codes.each_ref().map(|codes| &codes[..4 * chunks.len()]);
             let tokens = tokens.behind(0, block * STEPS * BLOCK_CHUNKS);
             for (group, sums) in sums.chunks_mut(GROUP).enumerate() {
-                let tiles = Tiles::recut(&mut tiles, sums.len());
+                let tiles = Tiles::recut(held, sums.len());
                 let places = sums.as_flattened_mut();
                 let sums = Sums { places, fresh, second: INT8_ROWS, stride: ROWS_PER_PAIR };
                 tiles.products::<false>(tokens.behind(group * GROUP, 0), panels, sums);
@@ -61,10 +65,15 @@ pub(crate) fn tile(pair: &[PairChunk], tokens: TokenCodes, sums: &mut [[i32; ROW
 
 /// [`each_group`](crate::groups::each_group) of a pair of panels: the groups of a block of columns are unpacked together, and the
 /// sums of a group go from the tiles to the results while they are in the first cache.
-pub(crate) fn grouped(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+pub(crate) fn grouped(
+    held: &mut Option<Tiles>,
+    pair: GroupedPair,
+    tokens: TokenGroups,
+    tile: GroupTile,
+) {
     assert!(is_available(), "this CPU has no AMX");
     // SAFETY: AVX-512 is there where tiles are.
-    unsafe { grouped::products(pair, tokens, tile) }
+    unsafe { grouped::products(held, pair, tokens, tile) }
 }
 
 /// `sums [panel][t][row]` = `Σ u·q` of one or two 8-bit panels `[quads]`, one after the other, with tokens

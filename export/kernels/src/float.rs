@@ -17,6 +17,7 @@ use crate::gemm::{
     KBlock, MatrixA, MatrixB, OperandLayout, Operands, PANEL, PackedB, PanelColumns, ROWS, Scale,
     Size, TILE_ROWS, Tile, WordFormat,
 };
+use crate::kernel::HeldTiles;
 use crate::layout::LineBuffer;
 use crate::pack::{PackA, PackB};
 
@@ -96,6 +97,7 @@ pub fn float_product(
         out.fill(0.0);
     }
     let product = Product { kernel, format, size, a, b };
+    let held = kernel.float_tiles(format);
     let columns = panels(size.columns);
     SCRATCH.with_borrow_mut(|scratch| {
         // Every output adds k = 0, 1, 2, … in this order, whatever the panels and groups are: the
@@ -109,7 +111,7 @@ pub fn float_product(
             // A fresh block starts its sums at 0 and does not read `out`, which may hold anything.
             let block = KBlock { fresh: block.fresh && !add, ..block };
             for columns in columns.chunks(PANELS) {
-                product.some_columns(block, columns, scratch, out);
+                product.some_columns(block, columns, (scratch, &held), out);
             }
         }
     });
@@ -142,7 +144,7 @@ impl Product<'_> {
         self,
         block: KBlock,
         columns: &[PanelColumns],
-        scratch: &mut Scratch,
+        (scratch, held): (&mut Scratch, &HeldTiles),
         out: &mut [f32],
     ) {
         let Self { kernel, format, size, a, b } = self;
@@ -171,7 +173,7 @@ impl Product<'_> {
             for &columns in columns {
                 let panel;
                 (panel, rest) = rest.split_at(steps * columns.width);
-                self.tiles(block, columns, strips, panel, out);
+                self.tiles(held, (block, columns), strips, panel, out);
             }
         }
     }
@@ -179,8 +181,8 @@ impl Product<'_> {
     /// Adds the products of some strips with a panel.
     fn tiles(
         self,
-        block: KBlock,
-        columns: PanelColumns,
+        held: &HeldTiles,
+        (block, columns): (KBlock, PanelColumns),
         strips: &[u32],
         panel: &[u32],
         out: &mut [f32],
@@ -190,11 +192,11 @@ impl Product<'_> {
         let (rows, stride, fresh) = (format.rows(), self.size.columns, block.fresh);
         let by_rows = self.a.layout == OperandLayout::KInner || format.in_tiles();
         let length = block.steps(format) * rows;
-        let (places, ready) = (out.chunks_mut(rows * stride), kernel.float_tiles(format));
+        let places = out.chunks_mut(rows * stride);
         for (strip, out) in strips.chunks_exact(block.strip(format)).zip(places) {
             let tile = Tile { strip: &strip[..length], by_rows, panel, width, format, fresh };
             if count == width && out.len() == rows * stride {
-                kernel.float_tile(&ready, tile, &mut out[first..], stride);
+                kernel.float_tile(held, tile, &mut out[first..], stride);
                 continue;
             }
             // Tiles at the edge: fewer rows or columns than a whole one. They are computed in a
@@ -203,7 +205,7 @@ impl Product<'_> {
             for (sums, out) in sums.chunks_exact_mut(PANEL).zip(out.chunks_exact(stride)) {
                 sums[..count].copy_from_slice(&out[first..first + count]);
             }
-            kernel.float_tile(&ready, tile, &mut sums, PANEL);
+            kernel.float_tile(held, tile, &mut sums, PANEL);
             for (sums, out) in sums.chunks_exact(PANEL).zip(out.chunks_exact_mut(stride)) {
                 out[first..first + count].copy_from_slice(&sums[..count]);
             }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::groups::{GroupTile, TokenGroups};
+use crate::kernel::HeldTiles;
 use crate::layout::{BLOCK_CHUNKS, CHUNK, OnLines, ROWS_PER_PAIR};
 use crate::{Activations, GroupPanels, Kernel};
 
@@ -66,9 +67,10 @@ fn pass<const T: usize>(
     let offsets: Vec<i32> = offsets.collect();
     let codes = x.token_codes(tokens);
     let tokens = TokenGroups { codes, chunks, offsets: &offsets, groups, steps: &steps };
+    let mut held = HeldTiles::default();
     for first in rows.clone().step_by(ROWS_PER_PAIR) {
         let tile = GroupTile { sums: &mut *sums, out: &mut *found };
-        kernel.grouped(panels.pair(first / ROWS_PER_PAIR), tokens, tile);
+        kernel.grouped(&mut held, panels.pair(first / ROWS_PER_PAIR), tokens, tile);
         let here = first - rows.start..rows.len().min(first - rows.start + ROWS_PER_PAIR);
         for (out, found) in out.chunks_exact_mut(rows.len()).zip(&*found) {
             match out[here.clone()].as_mut_array() {

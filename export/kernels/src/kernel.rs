@@ -157,10 +157,12 @@ impl Kernel {
     /// `sums [t][row]` = `Σ u·q` over a pair of panels `[chunks]` and tokens `[t, chunks]`.
     pub(crate) fn tile(
         self,
+        held: &mut HeldTiles,
         pair: &[PairChunk],
         tokens: TokenCodes,
         sums: &mut [[i32; ROWS_PER_PAIR]],
     ) {
+        let _ = &held;
         match self {
             Self::Scalar => reference::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
@@ -170,7 +172,9 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => avx512::tile(pair, tokens, sums),
             #[cfg(target_arch = "x86_64")]
-            Self::AmxInt8 if sums.len() >= amx::FEWEST_TOKENS => amx::tile(pair, tokens, sums),
+            Self::AmxInt8 if sums.len() >= amx::FEWEST_TOKENS => {
+                amx::tile(&mut held.tiles, pair, tokens, sums);
+            }
             #[cfg(target_arch = "x86_64")]
             Self::AmxInt8 => avx512::tile(pair, tokens, sums),
             #[cfg(target_arch = "aarch64")]
@@ -179,7 +183,14 @@ impl Kernel {
     }
 
     /// The products of a pair of panels with groups, `acc += d · (a · s)` a group ([`each_group`]).
-    pub(crate) fn grouped(self, pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+    pub(crate) fn grouped(
+        self,
+        held: &mut HeldTiles,
+        pair: GroupedPair,
+        tokens: TokenGroups,
+        tile: GroupTile,
+    ) {
+        let _ = &held;
         match self {
             Self::Scalar => each_group(pair, tokens, tile, reference::tile),
             #[cfg(target_arch = "x86_64")]
@@ -188,7 +199,7 @@ impl Kernel {
             Self::AvxVnni => avx_vnni::grouped(pair, tokens, tile),
             #[cfg(target_arch = "x86_64")]
             Self::AmxInt8 if tile.sums.len() >= amx::FEWEST_TOKENS => {
-                amx::grouped(pair, tokens, tile);
+                amx::grouped(&mut held.tiles, pair, tokens, tile);
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni | Self::AmxInt8 => avx512::grouped(pair, tokens, tile),

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::kernel::HeldTiles;
 use crate::layout::{OnLines, ROWS_PER_PAIR, RescaleTerms};
 use crate::prefetch::prefetch;
 use crate::{Activations, Kernel, TernaryPanels};
@@ -62,7 +63,7 @@ fn each_tile<O>(
     write: impl Fn(&[[i32; ROWS_PER_PAIR]], Range<usize>, Range<usize>, usize, &mut [O]),
 ) {
     check(panels, x, &rows, out.len());
-    let stride = rows.len();
+    let (stride, mut held) = (rows.len(), HeldTiles::default());
     // A single token, the case that must not wait, clears no more than it needs.
     let (mut one, mut few, mut many);
     let sums: &mut [[i32; ROWS_PER_PAIR]] = match x.tokens() {
@@ -88,7 +89,7 @@ fn each_tile<O>(
             let here = row..rows.end.min(row + ROWS_PER_PAIR);
             // They lie apart from the codes, and are here when the sums are.
             prefetch(&panels.scales()[here.clone()]);
-            kernel.tile(panels.pair(row / ROWS_PER_PAIR), codes, tile);
+            kernel.tile(&mut held, panels.pair(row / ROWS_PER_PAIR), codes, tile);
             // `out` is [T, rows of this call], a tile [t][32]: token `t` of the tile goes to
             // `places[t * stride ..]`, as many of its 32 sums as there are rows.
             let places = &mut out[first * stride + row - rows.start..];

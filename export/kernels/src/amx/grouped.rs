@@ -18,12 +18,16 @@ const ADDED: usize = 2;
 type GroupSums = [[[i32; ROWS_PER_PAIR]; GROUP]; ADDED];
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) fn products(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) {
+pub(super) fn products(
+    held: &mut Option<Tiles>,
+    pair: GroupedPair,
+    tokens: TokenGroups,
+    tile: GroupTile,
+) {
     let together = STEPS * BLOCK_CHUNKS / pair.chunks;
     assert!(together > 0, "groups of at most {} columns", STEPS * BLOCK_CHUNKS * CHUNK);
     let (out, lines) = (tile.out, together * GroupedPair::lines_of(pair.chunks));
     out.fill([0.0; ROWS_PER_PAIR]);
-    let mut tiles = None;
     // Twice: those of some groups are added to the results while the tiles multiply the next, which they
     // only do where its instructions come first.
     let mut sums: OnLines<[GroupSums; 2]> = OnLines([[[[0; ROWS_PER_PAIR]; GROUP]; ADDED]; 2]);
@@ -38,7 +42,7 @@ pub(super) fn products(pair: GroupedPair, tokens: TokenGroups, tile: GroupTile) 
             let count = lines.len() / GroupedPair::lines_of(pair.chunks);
             for first in (0..out.len()).step_by(GROUP) {
                 let some = first..out.len().min(first + GROUP);
-                let tiles = Tiles::recut(&mut tiles, some.len());
+                let tiles = Tiles::recut(held, some.len());
                 for group in (0..count).step_by(ADDED) {
                     let added = ADDED.min(count - group);
                     for (group, sums) in (group..group + added).zip(&mut sums.0[turn]) {
