@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bitnet_format::FileBytes;
 use bitnet_format::quant::WeightScale;
+use rayon::prelude::*;
 
 use super::codes;
 
@@ -34,9 +35,16 @@ impl FrozenWords {
         Self::Ternary { packed: codes::pack(codes), scale }
     }
 
+    /// Whether any word of a mapped matrix passes this test.
+    pub(crate) fn any(&self, test: impl Fn(u16) -> bool + Sync) -> bool {
+        let Self::Mapped(file, bytes) = self else { return false };
+        let (words, _) = file[bytes.clone()].as_chunks();
+        words.par_iter().any(|&word| test(u16::from_le_bytes(word)))
+    }
+
     /// Some weights in row-major order.
     #[inline(always)]
-    pub(super) fn weights(&self, range: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn weights(&self, range: Range<usize>, out: &mut [f32]) {
         match self {
             Self::Mapped(file, bytes) => {
                 // Pairs of bytes: a tensor of a file need not be aligned for u16.

@@ -28,6 +28,7 @@ mod parameters;
 mod rope;
 mod segments;
 mod source;
+mod stored_values;
 mod streamed;
 mod sub_norms;
 mod width;

@@ -15,6 +15,7 @@ use crate::latents::{FrozenWords, LatentFormat, MappedFiles, MatrixStorage};
 use crate::model::fresh::draw;
 use crate::model::loaded::{LoadedTensor, LoadedValues};
 use crate::model::low_rank::{LoadedFactors, factor_index, initial_factors};
+use crate::model::stored_values::StoredValues;
 use crate::model::{LanguageModel, LinearWeight, replace_values, values};
 
 impl LanguageModel {
@@ -59,7 +60,10 @@ impl LanguageModel {
         let mut zeros = Vec::new();
         let read = Self::from_source(model.spec(), device, |entry| {
             let (values, form) = dequantised(model, entry)?;
-            zeros.extend(is_suspect(entry, &values).then(|| entry.name.clone()));
+            // All zeros are normal for biases only.
+            let is_suspect =
+                entry.role != TensorRole::Bias && values.iter().all(|&value| value == 0.0);
+            zeros.extend(is_suspect.then(|| entry.name.clone()));
             Ok::<_, FormatError>((values, form))
         })?;
         Ok((read, zeros))
@@ -95,19 +99,24 @@ impl LanguageModel {
         let mut files = MappedFiles::default();
         let trained = Self::from_loaded(spec, device, |index, entry| {
             let is_new = spec.sub_norms && !model.spec().sub_norms && is_sub_norm(entry);
-            let matrix = if is_new { ones(entry) } else { grown(model, entry)? };
-            kept_codes += usize::from(!matches!(matrix, Matrix::Latent(_)));
-            let mapped =
-                storage.is_mapped(index).then(|| files.of(model, entry, &matrix)).flatten();
-            // Ternary values get latents with the stored scale for absmean: their own would be
-            // smaller, by the share of zeros.
-            let latents = matrix.into_latents();
-            all_zero.extend(is_suspect(entry, &latents).then(|| entry.name.clone()));
+            let read = || if is_new { Ok(ones(entry)) } else { grown(model, entry) };
+            let stored = if storage.is_mapped(index) {
+                StoredValues::find(&mut files, model, entry, read)?
+            } else {
+                StoredValues::Read(read()?)
+            };
+            kept_codes += usize::from(stored.are_codes());
+            let is_suspect = entry.role != TensorRole::Bias && stored.are_zero();
+            all_zero.extend(is_suspect.then(|| entry.name.clone()));
             done += entry.elements();
             watch(done, spec.parameters());
-            let values = match mapped {
-                Some(words) => LoadedValues::frozen(entry, words),
-                None => LoadedValues::new(entry, latents, storage.format(index)),
+            let values = match stored {
+                StoredValues::Mapped(words) => LoadedValues::frozen(entry, words),
+                // Ternary values get latents with the stored scale for absmean: their own would be
+                // smaller, by the share of zeros.
+                StoredValues::Read(matrix) => {
+                    LoadedValues::new(entry, matrix.into_latents(), storage.format(index))
+                }
             };
             Ok::<_, FormatError>((values, linear_form(spec)))
         })?;
@@ -136,9 +145,7 @@ impl LanguageModel {
         Self::with_factors(spec, device, adapter, |entry| {
             done += entry.elements();
             watch(done, spec.parameters());
-            let matrix = model.matrix(entry)?;
-            let mapped = files.of(model, entry, &matrix);
-            Ok((matrix, mapped))
+            StoredValues::find(&mut files, model, entry, || model.matrix(entry))
         })
     }
 
@@ -162,25 +169,25 @@ impl LanguageModel {
     pub(crate) fn initial_adapted(spec: &ModelSpec, device: &Device, adapter: NewAdapter) -> Self {
         let drawn: Result<Self, std::convert::Infallible> =
             Self::with_factors(spec, device, adapter, |entry| {
-                Ok((Matrix::Latent(draw(spec, entry, adapter.seed)), None))
+                Ok(StoredValues::Read(Matrix::Latent(draw(spec, entry, adapter.seed))))
             });
         let Ok(model) = drawn;
         model
     }
 
-    /// `source` gives a tensor's values, and where they lie in a file as BF16.
+    /// `source` gives a tensor's values.
     fn with_factors<E>(
         spec: &ModelSpec,
         device: &Device,
         adapter: NewAdapter,
-        mut source: impl FnMut(&TensorEntry) -> Result<(Matrix, Option<FrozenWords>), E>,
+        mut source: impl FnMut(&TensorEntry) -> Result<StoredValues, E>,
     ) -> Result<Self, E> {
         let NewAdapter { adapted, kind, rank, scale, seed } = adapter;
         let mut tensors = Vec::new();
         for entry in tensor_table(spec) {
-            let (matrix, mapped) = source(&entry)?;
+            let stored = source(&entry)?;
             let as_codes = kind == AdapterKind::Side && entry.is_ternary(spec);
-            let values = frozen_values(&entry, matrix, mapped, as_codes);
+            let values = frozen_values(&entry, stored, as_codes);
             let factors = adapted.contains(&entry).then(|| initial_factors(&entry, rank, seed));
             let adapter = factors.map(|values| LoadedFactors { values, kind, scale });
             // `linear_form` for codes too: the layer takes them as what its latents quantise to.
@@ -192,39 +199,19 @@ impl LanguageModel {
 
 /// The values of a tensor under an adapter: matrices as codes where only these are needed, else mapped
 /// where they lie as BF16, else in bf16 where that holds them exactly, else in f32.
-fn frozen_values(
-    entry: &TensorEntry,
-    matrix: Matrix,
-    mapped: Option<FrozenWords>,
-    as_codes: bool,
-) -> LoadedValues {
+fn frozen_values(entry: &TensorEntry, stored: StoredValues, as_codes: bool) -> LoadedValues {
     if as_codes {
         // A side adapter leaves the matrix as it is, so its codes are all that is ever read.
-        let (codes, scale) = matrix.quantised();
+        let (codes, scale) = stored.into_matrix(entry).quantised();
         return LoadedValues::frozen(entry, FrozenWords::ternary(&codes, scale));
     }
-    if let Some(words) = mapped {
-        return LoadedValues::frozen(entry, words);
-    }
-    let values = matrix.into_latents();
-    let format = smallest_exact(&values);
-    LoadedValues::new(entry, values, Some(format))
-}
-
-impl MappedFiles {
-    /// A matrix of a stored model where it lies, if that is in BF16.
-    fn of(
-        &mut self,
-        model: &StoredModel,
-        entry: &TensorEntry,
-        matrix: &Matrix,
-    ) -> Option<FrozenWords> {
-        // Dequantised codes are BF16 too, but as latents they would lose their scale.
-        if entry.shape.len() != 2 || !matches!(matrix, Matrix::Latent(_)) {
-            return None;
+    match stored {
+        StoredValues::Mapped(words) => LoadedValues::frozen(entry, words),
+        StoredValues::Read(matrix) => {
+            let values = matrix.into_latents();
+            let format = smallest_exact(&values);
+            LoadedValues::new(entry, values, Some(format))
         }
-        let (path, bytes) = model.bf16_place(entry)?;
-        self.words(&path, bytes)
     }
 }
 
@@ -275,11 +262,6 @@ pub(crate) struct StartingModel {
     pub(crate) kept_codes: usize,
     /// Tensors that are all zeros.
     pub(crate) all_zero: Vec<String>,
-}
-
-/// Whether a tensor is all zeros, which is normal for biases only.
-fn is_suspect(entry: &TensorEntry, values: &[f32]) -> bool {
-    entry.role != TensorRole::Bias && values.iter().all(|&value| value == 0.0)
 }
 
 /// Refuses models without latents.
