@@ -219,12 +219,15 @@ impl Reference {
     fn initial_model(&self) -> Result<LanguageModel> {
         let form = if self.spec.quantise { LinearWeight::Latent } else { LinearWeight::Dense };
         let model = match &self.start {
-            Start::Drawn(seed) => {
-                LanguageModel::initial_with(&self.spec, *seed, &self.device, self.lean.latents)
-            }
+            Start::Drawn(seed) => LanguageModel::initial_with(
+                &self.spec,
+                *seed,
+                &self.device,
+                self.lean.latents.into(),
+            ),
             Start::Stored(weights) => {
                 let latents = self.lean.latents;
-                LanguageModel::with_latents(&self.spec, &self.device, latents, |entry| {
+                LanguageModel::with_storage(&self.spec, &self.device, latents.into(), |entry| {
                     weights.floats(&entry.name, &entry.shape).map(|values| (values, form))
                 })?
             }
