@@ -1,4 +1,4 @@
-//! Weights that are never updated: those of a model under an adapter.
+//! Weights that are never updated: those of a model under an adapter, and those that a recipe freezes.
 //!
 //! BF16 weights stay where they lie, in the mapped file of the model: the system reads a page when it is
 //! used and may forget it when memory is short. Codes of a packed model lie in memory, four in a byte.
@@ -44,7 +44,7 @@ impl FrozenWords {
 
     /// Some weights in row-major order.
     #[inline(always)]
-    pub(crate) fn weights(&self, range: Range<usize>, out: &mut [f32]) {
+    pub(super) fn weights(&self, range: Range<usize>, out: &mut [f32]) {
         match self {
             Self::Mapped(file, bytes) => {
                 // Pairs of bytes: a tensor of a file need not be aligned for u16.

@@ -145,7 +145,11 @@ impl LanguageModel {
         Self::with_factors(spec, device, adapter, |entry| {
             done += entry.elements();
             watch(done, spec.parameters());
-            StoredValues::find(&mut files, model, entry, || model.matrix(entry))
+            let read = || model.matrix(entry);
+            if adapter.reads_codes(entry, spec) {
+                return Ok(StoredValues::Read(read()?));
+            }
+            StoredValues::find(&mut files, model, entry, read)
         })
     }
 
@@ -186,8 +190,7 @@ impl LanguageModel {
         let mut tensors = Vec::new();
         for entry in tensor_table(spec) {
             let stored = source(&entry)?;
-            let as_codes = kind == AdapterKind::Side && entry.is_ternary(spec);
-            let values = frozen_values(&entry, stored, as_codes);
+            let values = frozen_values(&entry, stored, adapter.reads_codes(&entry, spec));
             let factors = adapted.contains(&entry).then(|| initial_factors(&entry, rank, seed));
             let adapter = factors.map(|values| LoadedFactors { values, kind, scale });
             // `linear_form` for codes too: the layer takes them as what its latents quantise to.
@@ -200,13 +203,12 @@ impl LanguageModel {
 /// The values of a tensor under an adapter: matrices as codes where only these are needed, else mapped
 /// where they lie as BF16, else in bf16 where that holds them exactly, else in f32.
 fn frozen_values(entry: &TensorEntry, stored: StoredValues, as_codes: bool) -> LoadedValues {
-    if as_codes {
-        // A side adapter leaves the matrix as it is, so its codes are all that is ever read.
-        let (codes, scale) = stored.into_matrix(entry).quantised();
-        return LoadedValues::frozen(entry, FrozenWords::ternary(&codes, scale));
-    }
     match stored {
         StoredValues::Mapped(words) => LoadedValues::frozen(entry, words),
+        StoredValues::Read(matrix) if as_codes => {
+            let (codes, scale) = matrix.quantised();
+            LoadedValues::frozen(entry, FrozenWords::ternary(&codes, scale))
+        }
         StoredValues::Read(matrix) => {
             let values = matrix.into_latents();
             let format = smallest_exact(&values);
@@ -244,6 +246,11 @@ pub(crate) fn set_factors(model: LanguageModel, adapter: &Adapter) -> LanguageMo
 }
 
 impl NewAdapter<'_> {
+    /// Whether the codes of a matrix are all that is ever read: a side adapter leaves it as it is.
+    fn reads_codes(&self, entry: &TensorEntry, spec: &ModelSpec) -> bool {
+        self.kind == AdapterKind::Side && entry.is_ternary(spec)
+    }
+
     /// No factors, beside weights that are never updated.
     const NONE: Self = Self { adapted: &[], kind: AdapterKind::Side, rank: 0, scale: 1.0, seed: 0 };
 }

@@ -51,16 +51,41 @@ impl StoredValues {
             Self::Read(Matrix::Grouped(matrix)) => matrix.codes().iter().all(|&code| code == 0),
         }
     }
+}
 
-    /// The matrix in memory.
-    pub(super) fn into_matrix(self, entry: &TensorEntry) -> Matrix {
-        match self {
-            Self::Read(matrix) => matrix,
-            Self::Mapped(words) => {
-                let mut values = vec![0.0; entry.elements()];
-                words.weights(0..values.len(), &mut values);
-                Matrix::Latent(values)
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use bitnet_format::convert::hf;
+    use bitnet_format::{ModelSpec, TensorSource, tensor_table};
+
+    use super::*;
+    use crate::latents::{LatentFormat, MatrixStorage};
+    use crate::model::{FreshModel, LanguageModel};
+
+    #[test]
+    fn frozen_matrices_of_a_master_stay_in_its_file() {
+        let shape = "hidden_size = 8\nintermediate_size = 12\nnum_hidden_layers = 1\n\
+                     num_attention_heads = 2\nnum_key_value_heads = 1\nvocab_size = 10\n";
+        let spec: ModelSpec = toml::from_str(shape).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        hf::write_master(dir.path(), &FreshModel::new(spec.clone(), 3), &mut |_, _| Ok(()))
+            .unwrap();
+        let stored = StoredModel::open(dir.path()).unwrap();
+        let latents = Some(LatentFormat::Block16);
+        // The embedding, which the table begins with.
+        let storage = MatrixStorage { latents, frozen: &[true], mapped: true };
+        let device = crate::device::cpu();
+        let read = |storage| {
+            LanguageModel::read_to_start(&stored, &spec, &device, storage, &mut |_, _| {}).unwrap()
+        };
+        let model = read(storage).model;
+        let frozen: Vec<bool> =
+            model.outside().iter().flatten().map(|latents| latents.read().is_frozen()).collect();
+        assert!(frozen[0] && frozen[1..].iter().all(|frozen| !frozen), "{frozen:?}");
+        let embedding = model.outside()[0].as_ref().unwrap().read().all();
+        assert_eq!(embedding, stored.floats(&tensor_table(&spec)[0]).unwrap());
+        let in_memory = read(MatrixStorage { mapped: false, ..storage }).model;
+        assert!(!in_memory.outside()[0].as_ref().unwrap().read().is_frozen());
+        assert_eq!(in_memory.outside()[0].as_ref().unwrap().read().all(), embedding);
     }
 }
