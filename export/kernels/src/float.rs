@@ -57,16 +57,23 @@ impl PackedB {
         Self { format, depth, columns, words }
     }
 
-    /// The panels of some columns in a block.
-    fn panels(&self, block: KBlock, columns: &[PanelColumns]) -> &[u32] {
-        let steps = block.steps(self.format);
+    /// The panels from these columns on in a block, of which a product may use the beginning.
+    fn panels(&self, block: KBlock, columns: &[PanelColumns]) -> Panels<'_> {
+        let mut stored = blocks(self.format, self.depth).skip(block.first / BLOCK);
+        let steps = stored.next().expect("a block of this operand").steps(self.format);
         let width = panels(self.columns).iter().map(|columns| columns.width).sum::<usize>();
         // Every block but the last is whole, and so is every panel but the last.
         // Whole panels before this one are `steps` long and together `columns[0].first` columns
         // wide.
         let before = block.first * self.format.width() * width + steps * columns[0].first;
-        &self.words[before..][..columns.iter().map(|columns| steps * columns.width).sum()]
+        Panels { words: &self.words[before..], steps }
     }
+}
+
+/// Panels one after the other, `steps` words of each column.
+struct Panels<'a> {
+    words: &'a [u32],
+    steps: usize,
 }
 
 /// Memory of one thread.
@@ -98,7 +105,7 @@ pub fn float_product(
     }
     let product = Product { kernel, format, size, a, b };
     let held = kernel.float_tiles(format);
-    let columns = panels(size.columns);
+    let columns = columns_of(b, size.columns);
     SCRATCH.with_borrow_mut(|scratch| {
         // Every output adds k = 0, 1, 2, … in this order, whatever the panels and groups are: the
         // blocks are the outermost loop, and `out` carries the sums from one block to the next.
@@ -153,15 +160,15 @@ impl Product<'_> {
         let panels = if let MatrixB::PackedB(packed) = b {
             packed.panels(block, columns)
         } else {
-            let panels =
+            let words =
                 scratch_words(panels, columns.iter().map(|columns| steps * columns.width).sum());
-            let mut rest = &mut *panels;
+            let mut rest = &mut *words;
             for &columns in columns {
                 let panel;
                 (panel, rest) = rest.split_at_mut(steps * columns.width);
                 kernel.packed(PackB { format, size, b, block, columns, panel });
             }
-            panels
+            Panels { words, steps }
         };
         for (group, out) in out.chunks_mut(GROUP * size.columns).enumerate() {
             let first = group * GROUP;
@@ -169,10 +176,12 @@ impl Product<'_> {
             let strips =
                 scratch_words(strips, rows.len().div_ceil(format.rows()) * block.strip(format));
             kernel.packed(PackA { format, a, block, rows, strips });
-            let mut rest = panels;
+            let mut rest = panels.words;
             for &columns in columns {
                 let panel;
-                (panel, rest) = rest.split_at(steps * columns.width);
+                (panel, rest) = rest.split_at(panels.steps * columns.width);
+                // Of an operand that is deeper than this product, the first steps.
+                let panel = &panel[..steps * columns.width];
                 self.tiles(held, (block, columns), strips, panel, out);
             }
         }
@@ -242,11 +251,19 @@ fn check_b(format: WordFormat, size: Size, b: MatrixB) {
         MatrixB::Floats(values, _) => values.len(),
         MatrixB::PackedB(packed) => {
             assert_eq!(packed.format, format, "packed for this kernel and these operands");
-            assert_eq!((packed.depth, packed.columns), (size.depth, size.columns));
+            assert!(packed.depth >= size.depth && packed.columns >= size.columns);
             return;
         }
     };
     assert_eq!(values, size.depth * size.columns, "a B of this size");
+}
+
+/// The columns of a product, in the panels that `b` has or will have.
+fn columns_of(b: MatrixB, count: usize) -> Vec<PanelColumns> {
+    let MatrixB::PackedB(packed) = b else { return panels(count) };
+    let all = panels(packed.columns).into_iter().take_while(|columns| columns.first < count);
+    all.map(|columns| PanelColumns { count: columns.count.min(count - columns.first), ..columns })
+        .collect()
 }
 
 /// Panels of 48 columns; a rest of up to 64 as two of up to 32, so that none is narrow.

@@ -115,7 +115,8 @@ pub enum MatrixB<'a> {
     Codes(&'a [i8]),
     /// `[R, N]` or `[N, R]`.
     Floats(&'a [f32], OperandLayout),
-    /// Packed once for several products.
+    /// Packed once for several products, which use the first columns and the first places of the
+    /// reduction. What lies behind those must be finite: it is multiplied by 0.
     PackedB(&'a PackedB),
 }
 

@@ -332,6 +332,27 @@ proptest! {
     }
 }
 
+/// `[depth, columns]` in this order, and the same as the beginning of a larger operand of that size.
+fn beginning_of_larger(
+    floats: &[f32],
+    (depth, columns): (usize, usize),
+    (deeper, wider): (usize, usize),
+    order: OperandLayout,
+) -> Vec<f32> {
+    let place = |at: usize, column: usize, depth: usize, columns: usize| match order {
+        OperandLayout::KInner => column * depth + at,
+        OperandLayout::KOuter => at * columns + column,
+    };
+    let mut larger: Vec<f32> = (0..deeper * wider).map(|i| i as f32 / 512.0 - 1.0).collect();
+    for at in 0..depth {
+        for column in 0..columns {
+            let value = floats[place(at, column, depth, columns)];
+            larger[place(at, column, deeper, wider)] = value;
+        }
+    }
+    larger
+}
+
 /// A product of random values, as every kernel computes it, and in f64 from the rounded operands.
 fn check_product(
     size: Size,
@@ -360,6 +381,14 @@ fn check_product(
         Some(order) => MatrixB::Floats(&floats, order),
         None => MatrixB::Codes(&codes),
     };
+    let [deeper, wider] = [depth + 37, columns + 21];
+    let order = b_layout.unwrap_or(OperandLayout::KOuter);
+    let larger = beginning_of_larger(&floats, (depth, columns), (deeper, wider), order);
+    let larger_codes: Vec<i8> = larger.iter().map(|x| (x * 128.0) as i8).collect();
+    let larger_b = match b_layout {
+        Some(order) => MatrixB::Floats(&larger, order),
+        None => MatrixB::Codes(&larger_codes),
+    };
     let round = |x: f32| match operands {
         Operands::F32 => f64::from(x),
         Operands::Bf16 | Operands::Bf16Tiles => bf16::from_f32(x).to_f64(),
@@ -381,11 +410,13 @@ fn check_product(
         for add in [false, true] {
             let mut out = before.clone();
             float_product(kernel, operands, size, matrix_a, matrix_b, add, &mut out);
-            let packed = PackedB::new(kernel, operands, depth, columns, matrix_b);
-            let mut shared = before.clone();
-            let matrix_b = MatrixB::PackedB(&packed);
-            float_product(kernel, operands, size, matrix_a, matrix_b, add, &mut shared);
-            assert_eq!(out, shared, "{kernel:?}: packed beforehand");
+            for (depth, columns, b) in [(depth, columns, matrix_b), (deeper, wider, larger_b)] {
+                let packed = PackedB::new(kernel, operands, depth, columns, b);
+                let mut shared = before.clone();
+                let b = MatrixB::PackedB(&packed);
+                float_product(kernel, operands, size, matrix_a, b, add, &mut shared);
+                assert_eq!(out, shared, "{kernel:?}: packed beforehand, {depth} x {columns}");
+            }
             if add {
                 let bits: &Vec<u32> =
                     bits.get_or_insert_with(|| out.iter().map(|x| x.to_bits()).collect());

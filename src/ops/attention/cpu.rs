@@ -22,7 +22,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, Scale, Size, float_product};
+use bitnet_kernels::{MatrixA, MatrixB, OperandLayout, PackedB, Scale, Size, float_product};
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -123,6 +123,25 @@ struct Sequence<'a> {
     scale: f32,
 }
 
+/// Keys or values of a head `[T, D]`. Tiles that begin with the first document see the first so many of
+/// them: these are packed once for all of those tiles.
+struct SharedOperand<'v> {
+    values: &'v [f32],
+    layout: OperandLayout,
+    width: usize,
+    packed: Option<PackedB>,
+}
+
+impl SharedOperand<'_> {
+    /// What a tile with these keys is multiplied with.
+    fn of(&self, keys: &Range<usize>) -> MatrixB<'_> {
+        match &self.packed {
+            Some(packed) if keys.start == 0 => MatrixB::PackedB(packed),
+            _ => MatrixB::Floats(part(self.values, keys, self.width), self.layout),
+        }
+    }
+}
+
 /// Neighbouring query tokens, and all tokens that any of them sees.
 #[derive(Clone)]
 struct ScoreTile {
@@ -187,13 +206,31 @@ impl<'a> Sequence<'a> {
         float_product(kernel, operands, size, a, b, add, out);
     }
 
-    /// `q·k / sqrt(D)` of a tile, `[queries, keys]`.
-    fn scores(&self, q: &[f32], k: &[f32], scores: &mut [f32]) {
+    /// `q·k / sqrt(D)` of a tile with this many keys, `[queries, keys]`.
+    fn scores(&self, q: &[f32], k: MatrixB, keys: usize, scores: &mut [f32]) {
         let width = self.shape.head_dim;
         // `1 / sqrt(D)` is multiplied into the queries while they are packed.
-        let size = [q.len() / width, width, k.len() / width];
-        let b = MatrixB::Floats(k, OperandLayout::KInner);
-        self.product(size, rows(q, width, self.scale), b, false, scores);
+        let size = [q.len() / width, width, keys];
+        self.product(size, rows(q, width, self.scale), k, false, scores);
+    }
+
+    /// Keys or values `[T, D]` as the second operand of the products with all tiles.
+    fn shared<'v>(&self, values: &'v [f32], layout: OperandLayout) -> SharedOperand<'v> {
+        let (width, tiles) = (self.shape.head_dim, self.shape.time.div_ceil(self.tile_tokens()));
+        let of_first_document =
+            (0..tiles).map(|index| self.tile(index)).take_while(|tile| tile.keys.start == 0);
+        // A single tile packs what it needs itself.
+        let longest = of_first_document.skip(1).last();
+        let packed = longest.map(|ScoreTile { keys, .. }| {
+            let (depth, columns) = match layout {
+                OperandLayout::KInner => (width, keys.len()),
+                OperandLayout::KOuter => (keys.len(), width),
+            };
+            let OpBackend { kernel, operands, .. } = self.backend;
+            let b = MatrixB::Floats(part(values, &keys, width), layout);
+            PackedB::new(kernel, operands, depth, columns, b)
+        });
+        SharedOperand { values, layout, width, packed }
     }
 
     fn tile_rows(&self, tile: &ScoreTile) -> TileRows<'a> {
@@ -221,6 +258,8 @@ impl<'a> Sequence<'a> {
         // backward pass: no second copy of them has to be kept.
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
+        let keys = self.shared(&k, OperandLayout::KInner);
+        let values = self.shared(&v, OperandLayout::KOuter);
         let (mut mixed, tokens) = (unwritten(q.len()), self.tile_tokens());
         let tiles = mixed
             .par_chunks_mut(tokens * group * width)
@@ -230,13 +269,12 @@ impl<'a> Sequence<'a> {
             let tile = self.tile(index);
             let (height, columns) = (tile.queries.len() * group, tile.keys.len());
             scores.resize(height * columns, 0.0);
-            let (q, k) = (part(&q, &tile.queries, group * width), part(&k, &tile.keys, width));
-            self.scores(q, k, scores);
+            let q = part(&q, &tile.queries, group * width);
+            self.scores(q, keys.of(&tile.keys), columns, scores);
             let rows_of_tile = self.tile_rows(&tile);
             self.backend.kernel.dispatch(Softmax { scores, rows: rows_of_tile, log_sums });
-            let b = MatrixB::Floats(part(&v, &tile.keys, width), OperandLayout::KOuter);
             let a = rows(scores, columns, 1.0);
-            self.product([height, columns, width], a, b, false, mixed);
+            self.product([height, columns, width], a, values.of(&tile.keys), false, mixed);
         });
         mixed
     }
@@ -253,7 +291,14 @@ impl<'a> Sequence<'a> {
         let [mut q, mut k, v] = heads.map(|heads| self.heads(heads));
         self.rotate(&mut q, 1.0);
         self.rotate(&mut k, 1.0);
-        let inputs = HeadInputs { q: &q, k: &k, v: &v, dy: &dy, log_sums };
+        let inputs = HeadInputs {
+            q: &q,
+            for_scores: self.shared(&k, OperandLayout::KInner),
+            for_queries: self.shared(&k, OperandLayout::KOuter),
+            v: self.shared(&v, OperandLayout::KInner),
+            dy: &dy,
+            log_sums,
+        };
         let mut dq = unwritten(q.len());
         let mut groups: Vec<Vec<_>> = (0..self.groups()).map(|_| Vec::new()).collect();
         let count = groups.len();
@@ -282,18 +327,17 @@ impl<'a> Sequence<'a> {
         tiles: Vec<(ScoreTile, &mut [f32])>,
     ) -> [Vec<f32>; 2] {
         let (width, group) = (self.shape.head_dim, self.shape.group());
-        let HeadInputs { q, k, v, dy, log_sums } = *inputs;
-        let [mut dk, mut dv] = [k, v].map(|values| vec![0.0; values.len()]);
+        let HeadInputs { q, for_scores, for_queries, v, dy, log_sums } = inputs;
+        let [mut dk, mut dv] = [(); 2].map(|()| vec![0.0; self.shape.time * width]);
         let (mut weights, mut score_grads) = (Vec::new(), Vec::new());
         for (tile, dq) in tiles {
             let (height, columns) = (tile.queries.len() * group, tile.keys.len());
             let [q, dy] = [q, dy].map(|values| part(values, &tile.queries, group * width));
-            let [k, v] = [k, v].map(|values| part(values, &tile.keys, width));
             weights.resize(height * columns, 0.0);
             score_grads.resize(height * columns, 0.0);
-            self.scores(q, k, &mut weights);
-            let (a, b) = (rows(dy, width, 1.0), MatrixB::Floats(v, OperandLayout::KInner));
-            self.product([height, width, columns], a, b, false, &mut score_grads);
+            self.scores(q, for_scores.of(&tile.keys), columns, &mut weights);
+            let (a, v) = (rows(dy, width, 1.0), v.of(&tile.keys));
+            self.product([height, width, columns], a, v, false, &mut score_grads);
             self.backend.kernel.dispatch(SoftmaxBackward {
                 scores: &mut weights,
                 score_grads: &mut score_grads,
@@ -301,26 +345,26 @@ impl<'a> Sequence<'a> {
                 log_sums: part(log_sums, &tile.queries, group),
             });
             let [dk, dv] = [&mut dk, &mut dv].map(|gradient| part_mut(gradient, &tile.keys, width));
-            let [q, k, dy] =
-                [q, k, dy].map(|values| MatrixB::Floats(values, OperandLayout::KOuter));
+            let [q, dy] = [q, dy].map(|values| MatrixB::Floats(values, OperandLayout::KOuter));
             // Other tiles see the same keys: `dv` and `dk` are added to, a tile's `dq` is its own.
             let a = transposed(&weights, columns, 1.0);
             self.product([columns, height, width], a, dy, true, dv);
             let a = transposed(&score_grads, columns, self.scale);
             self.product([columns, height, width], a, q, true, dk);
             let a = rows(&score_grads, columns, self.scale);
-            self.product([height, columns, width], a, k, false, dq);
+            self.product([height, columns, width], a, for_queries.of(&tile.keys), false, dq);
         }
         [dk, dv]
     }
 }
 
-/// What the backward pass of one key head reads: rotated queries `[T, G, D]` and keys, values, the
-/// gradient of the result, and what the forward pass kept.
+/// What the backward pass of one key head reads: rotated queries `[T, G, D]`, rotated keys for the scores
+/// and for the gradients of queries, values, the gradient of the result, and what the forward pass kept.
 struct HeadInputs<'a> {
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    for_scores: SharedOperand<'a>,
+    for_queries: SharedOperand<'a>,
+    v: SharedOperand<'a>,
     dy: &'a [f32],
     log_sums: &'a [f32],
 }
