@@ -25,7 +25,7 @@ pub(super) enum ItemPlace {
 pub(super) struct JsonItems {
     path: PathBuf,
     bytes: Bytes,
-    in_list: bool,
+    place: ItemPlace,
     ended: bool,
     number: u64,
     line: u64,
@@ -38,7 +38,7 @@ impl JsonItems {
         let mut items = Self {
             path: path.to_owned(),
             bytes,
-            in_list: *place != ItemPlace::Sequence,
+            place: place.clone(),
             ended: false,
             number: 0,
             line: 1,
@@ -58,23 +58,76 @@ impl JsonItems {
         if self.ended {
             return Ok(None);
         }
-        match self.peek(b",")? {
-            Some(b']') if self.in_list => {
-                self.ended = true;
-                return Ok(None);
-            }
-            None if self.in_list => return Err(self.torn()),
-            None => return Ok(None),
-            Some(_) => {}
+        let in_list = self.place != ItemPlace::Sequence;
+        let found = if in_list { self.next_in_list()? } else { self.peek(b",")?.is_some() };
+        if !found {
+            return Ok(None);
         }
         self.number += 1;
-        let line = if self.in_list { self.number } else { self.line };
+        let line = if in_list { self.number } else { self.line };
         self.value(true)?;
         if self.buffer.is_empty() {
             // A bracket or colon that no value begins with.
             self.expect(b'{', "an object")?;
         }
         Ok(Some((line, RowContent::Json(std::mem::take(&mut self.buffer)))))
+    }
+
+    /// Goes to the next item of the list; false at the end of the file, which must come then.
+    fn next_in_list(&mut self) -> Result<bool, DataError> {
+        match self.peek(b"")? {
+            Some(b']') => {
+                self.bytes.consume(1);
+                self.ended = true;
+                self.rest()?;
+                return Ok(false);
+            }
+            None => return Err(self.torn()),
+            Some(_) if self.number == 0 => {}
+            Some(_) => self.expect(b',', "a comma or ] behind an item")?,
+        }
+        // Behind a comma the list goes on, so that a file cut there is not taken for whole.
+        self.peek(b"")?.map(|_| true).ok_or_else(|| self.torn())
+    }
+
+    /// What stands behind the list: the end of the file, or of the object it is in and then of the file.
+    fn rest(&mut self) -> Result<(), DataError> {
+        if let ItemPlace::Field(field) = self.place.clone() {
+            while self.peek(b"")? == Some(b',') {
+                self.bytes.consume(1);
+                if self.key()? == field {
+                    let what = format!("{field:?} stands twice; expected one list of rows");
+                    return Err(DataError::file(&self.path, what));
+                }
+                self.peek(b"")?;
+                self.value(false)?;
+            }
+            if self.peek(b"")?.is_none() {
+                return Err(self.torn());
+            }
+            self.expect(b'}', "a comma or } behind the list")?;
+        }
+        match self.peek(b"")? {
+            None => Ok(()),
+            Some(found) => {
+                let (line, found) = (self.line, found as char);
+                let what = format!(
+                    "line {line}: invalid JSON; expected the end of the file behind the list, got {found:?}"
+                );
+                Err(DataError::file(&self.path, what))
+            }
+        }
+    }
+
+    /// The key of an object's entry; what follows is its value.
+    fn key(&mut self) -> Result<String, DataError> {
+        if self.peek(b"")? != Some(b'"') {
+            self.expect(b'"', "a key")?;
+        }
+        self.value(true)?;
+        let key = std::mem::take(&mut self.buffer);
+        self.expect(b':', "a value behind a key")?;
+        Ok(serde_json::from_slice(&key).unwrap_or_default())
     }
 
     /// Goes to the items of the list under a key of the object.
@@ -85,10 +138,7 @@ impl JsonItems {
                 let what = format!("no list of rows; expected one under {field:?} (data.field)");
                 return Err(DataError::file(&self.path, what));
             }
-            self.value(true)?;
-            let key = std::mem::take(&mut self.buffer);
-            self.expect(b':', "a value behind a key")?;
-            if serde_json::from_slice::<String>(&key).is_ok_and(|key| key == field) {
+            if self.key()? == field {
                 return self.expect(b'[', "a list of rows under the key that data.field names");
             }
             self.peek(b"")?;

@@ -100,6 +100,12 @@ fn tables_have_a_header_and_any_separator() {
     let uneven = rows("a.csv", b"text,n\na\nb,2\n").unwrap();
     assert!(uneven[0].1.contains("expected 2 cells, got 1") && uneven[1].0 == 3, "{uneven:?}");
     assert_eq!(rows("a.csv", b""), Ok(Vec::new()));
+    // A quote that nobody closed makes one cell of the rest; a quote within a cell is a letter.
+    let torn = rows("a.csv", b"text\nfirst\n\"second\nthird\n").unwrap_err();
+    assert!(torn.contains("a.csv:3") && torn.contains("torn"), "{torn}");
+    assert_eq!(rows("a.csv", b"text\n5\" pipe"), Ok(pairs(&[(2, r#"{"text":"5\" pipe"}"#)])));
+    let twice = rows("a.csv", b"text,n,text\na,b,c\n").unwrap_err();
+    assert!(twice.contains("two columns \"text\""), "{twice}");
 }
 
 #[test]
@@ -123,6 +129,28 @@ fn objects_over_several_lines_are_found() {
     assert_eq!(rows_with("a.json", nested, &options), Ok(pairs(&[(1, r#"{"text":"x"}"#)])));
     let absent = rows_with("a.json", br#"{"a": 1}"#, &options).unwrap_err();
     assert!(absent.contains("data.field") && absent.contains("rows"), "{absent}");
+}
+
+#[test]
+fn nothing_may_stand_behind_a_list() {
+    let options = FileOptions { field: Some("data".into()), ..FileOptions::default() };
+    let expected = Ok(pairs(&[(1, r#"{"text":"a"}"#)]));
+    for rest in ["}", ", \"x\": [1, {\"data\": []}], \"y\": null }\n"] {
+        let file = format!(r#"{{"data": [{{"text":"a"}}]{rest}"#);
+        assert_eq!(rows_with("a.json", file.as_bytes(), &options), expected, "{rest}");
+    }
+    for rest in ["", ", ", ", \"x\": [1,", " \"x\": 1}", "} {}", ", \"data\": []}"] {
+        let file = format!(r#"{{"data": [{{"text":"a"}}]{rest}"#);
+        assert!(rows_with("a.json", file.as_bytes(), &options).is_err(), "{rest}");
+    }
+    for rest in ["[]", "\n{\"text\":\"b\"}", "junk", "]"] {
+        let file = format!(r#"[{{"text":"a"}}]{rest}"#);
+        let error = rows("a.json", file.as_bytes()).unwrap_err();
+        assert!(error.contains("the end of the file behind the list"), "{error}");
+    }
+    for list in [r#"[{"a":1} {"a":2}]"#, r#"[{"a":1},,{"a":2}]"#, r#"[{"a":1},]"#] {
+        assert!(rows("a.json", list.as_bytes()).is_err(), "{list}");
+    }
 }
 
 #[test]
