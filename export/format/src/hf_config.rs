@@ -6,6 +6,7 @@
 //! (`autobitlinear` multiplies, `bitlinear` divides: the silent trap of this format). Keys that
 //! would change the arithmetic in a way that we do not follow are refused (`neutral`).
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -13,6 +14,28 @@ use serde_json::{Map, Value, json};
 use crate::hf_family::Family;
 use crate::json::{object_of, read_object};
 use crate::{FormatError, ModelSpec, hf_rope, neutral};
+
+/// The key of a value that cannot be used, and what is wrong with it in words for people.
+fn wrong_value(
+    error: serde_path_to_error::Error<serde_json::Error>,
+) -> (Cow<'static, str>, String) {
+    let path = error.path().to_string();
+    // What follows from several keys has none.
+    let field = if path == "." { String::new() } else { path };
+    let mut what = error.into_inner().to_string();
+    for (rust, plain) in [
+        ("expected usize", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+        ("invalid type: ", "wrong value; got "),
+        ("invalid value: ", "wrong value; got "),
+        ("unknown variant ", "is not supported: "),
+    ] {
+        what = what.replace(rust, plain);
+    }
+    (field.into(), what)
+}
 
 /// How the matrices of a folder are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +69,14 @@ impl HfConfig {
     }
 
     fn of_keys(path: &Path, keys: &Map<String, Value>) -> Result<Self, FormatError> {
-        Self::from_keys(keys).map_err(|(field, what)| FormatError::config(path, field, what))
+        Self::from_keys(keys).map_err(|(field, what)| FormatError::config(path, &field, what))
     }
 
-    fn from_keys(keys: &Map<String, Value>) -> Result<Self, (&'static str, String)> {
-        let family = Family::of(keys)?;
-        let form = form_of(keys)?;
-        neutral::check(keys)?;
+    fn from_keys(keys: &Map<String, Value>) -> Result<Self, (Cow<'static, str>, String)> {
+        let named = |(field, what): (&'static str, String)| (Cow::Borrowed(field), what);
+        let family = Family::of(keys).map_err(named)?;
+        let form = form_of(keys).map_err(named)?;
+        neutral::check(keys).map_err(named)?;
         let mut table = Map::new();
         for key in SHARED_KEYS {
             // transformers writes null for a setting that is not set; the default of the class then
@@ -61,19 +85,18 @@ impl HfConfig {
                 table.insert((*key).to_owned(), value.clone());
             }
         }
-        if let Some(theta) = hf_rope::theta(keys)? {
+        if let Some(theta) = hf_rope::theta(keys).map_err(named)? {
             table.insert("rope_theta".to_owned(), theta);
         }
-        if let Some(scaling) = hf_rope::scaling(keys)? {
+        if let Some(scaling) = hf_rope::scaling(keys).map_err(named)? {
             table.insert("rope_scaling".to_owned(), json!(scaling));
         }
-        family.complete(keys, &mut table)?;
+        family.complete(keys, &mut table).map_err(named)?;
         // A folder without `quantization_config` is dense for transformers, whatever its values
         // are.
         table.insert("quantise".to_owned(), json!(form.is_some()));
         insert_quantiser(keys, &mut table);
-        let spec = serde_json::from_value(Value::Object(table))
-            .map_err(|error| ("", error.to_string()))?;
+        let spec = serde_path_to_error::deserialize(Value::Object(table)).map_err(wrong_value)?;
         Ok(Self { spec, form: form.unwrap_or(WeightForm::Latent) })
     }
 
@@ -294,6 +317,11 @@ mod tests {
             ("attention_bias", json!(true), "[attention_bias]"),
             ("quantization_config", json!({"quant_method": "gptq"}), "[quantization_config]"),
             ("num_key_value_heads", json!(7), "must divide"),
+            ("hidden_size", json!("256"), "[hidden_size]: wrong value; got string"),
+            ("rms_norm_eps", json!(true), "[rms_norm_eps]: wrong value; got boolean"),
+            ("rms_norm_eps", json!(1e39), "positive number of f32"),
+            ("eos_token_id", json!(-1), "[eos_token_id]: expected a token id or a list"),
+            ("hidden_act", json!("gelu"), "[hidden_act]: is not supported: `gelu`"),
         ] {
             let mut config = microsoft();
             config[key] = value;

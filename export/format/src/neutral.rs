@@ -65,8 +65,12 @@ fn sliding_window(keys: &Map<String, Value>) -> Result<(), Refused> {
         None => !matches!(kind, "qwen2" | "qwen3"),
     };
     let context = set("max_position_embeddings").and_then(Value::as_u64);
-    // Scaled positions make the context longer than this key says.
-    let covers = window.as_u64() >= context.or(Some(u64::MAX)) && set("rope_scaling").is_none();
+    // Scaled positions make the context longer than this key says; transformers 5 has them in
+    // `rope_parameters`, beside the base, with the kind "default" where there are none.
+    let kind = |table: &Value| table["rope_type"].as_str().map(|kind| kind != "default");
+    let is_scaled =
+        set("rope_scaling").is_some() || set("rope_parameters").and_then(kind).unwrap_or(false);
+    let covers = window.as_u64() >= context.or(Some(u64::MAX)) && !is_scaled;
     if !is_used || covers {
         return Ok(());
     }
@@ -145,6 +149,18 @@ mod tests {
             ("mistral", json!({"sliding_window": null}), true),
             ("mistral", json!({"sliding_window": 4096, "max_position_embeddings": 32768}), false),
             ("mistral", json!({"sliding_window": 4096, "max_position_embeddings": 4096}), true),
+            (
+                "mistral",
+                json!({"sliding_window": 4096, "max_position_embeddings": 4096,
+                    "rope_parameters": {"rope_type": "linear", "factor": 4.0}}),
+                false,
+            ),
+            (
+                "mistral",
+                json!({"sliding_window": 4096, "max_position_embeddings": 4096,
+                    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
+                true,
+            ),
         ] {
             let mut keys = keys.as_object().unwrap().clone();
             keys.insert("model_type".to_owned(), json!(kind));

@@ -48,6 +48,10 @@ impl OutputClaim {
         if let Some(input) = inputs.iter().find(|input| holds(target, input)) {
             return Err(kept(format!("it holds {}, which is read", input.shown())));
         }
+        // Renaming would replace the link and leave what it names as it was.
+        if target.is_symlink() {
+            return Err(kept("it is a link; expected what it names, or a free name".to_owned()));
+        }
         if there && !is_result(target) {
             return Err(kept("it is no earlier result of this command, or holds more".to_owned()));
         }
@@ -220,6 +224,10 @@ mod tests {
             for name in ["link", "hard"] {
                 assert!(place.kept(name).contains("which is read"), "{name}");
             }
+            // What a link names is a result, and the link would be replaced instead of it.
+            place.model("old");
+            std::os::unix::fs::symlink(place.path("old"), place.path("to-old")).unwrap();
+            assert!(place.kept("to-old").contains("it is a link"));
         }
     }
 

@@ -171,7 +171,7 @@ struct SpecTable {
 
 /// Hugging Face writes one end id as a number and several as a list.
 #[derive(Deserialize, Default)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a token id or a list of them")]
 pub(crate) enum OneOrMany {
     #[default]
     None,
@@ -328,8 +328,9 @@ impl ModelSpec {
             ("embedding_initializer_range", self.embedding_initializer_range),
         ];
         for (name, value) in positive {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(format!("{name} must be a positive number, got {value}"));
+            // It is computed with in f32.
+            if !((value as f32).is_finite() && value as f32 > 0.0) {
+                return Err(format!("{name} must be a positive number of f32, got {value}"));
             }
         }
         if let Some(scaling) = &self.rope_scaling {

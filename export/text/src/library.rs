@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(
             refuse(&file),
             "t.json [added_tokens \"<|end_of_text|>\"]: \
-             ids must follow without a gap; expected 5, got 3"
+             ids must follow without a gap; expected 3, got 5"
         );
     }
 

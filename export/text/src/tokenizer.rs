@@ -324,8 +324,8 @@ impl Tokenizer {
             // A gap in the ids is where file and library part: it counts on from the largest id.
             let got = self.token_id(content);
             if got.map(u64::from) != Some(*id) {
-                let got = got.map_or("none".to_owned(), |got| got.to_string());
-                let what = format!("ids must follow without a gap; expected {id}, got {got}");
+                let next = got.map_or("another".to_owned(), |next| next.to_string());
+                let what = format!("ids must follow without a gap; expected {next}, got {id}");
                 return Err(TextError::added(&self.path, content, what));
             }
             // Text of unknown letters does become the unknown token; no other special one may come

@@ -155,7 +155,15 @@ pub fn check(
             format!("is a ternary model; {} is for dense ones (quantise = false)", matrices.name());
         return Err(FormatError::container(path, what));
     }
-    Architecture::of(path, spec)?;
+    let architecture = Architecture::of(path, spec)?;
+    if !matrices.is_ternary() && architecture.has_sub_norms() {
+        // Float matrices of that architecture are the latents of a ternary model elsewhere.
+        let what = format!(
+            "is true; {} holds dense models without sub-norms: expected hf-bf16",
+            matrices.name()
+        );
+        return Err(FormatError::config(path, "sub_norms", what));
+    }
     check_group(path, spec.quantiser.group, matrices)?;
     for entry in tensor_table(spec).iter().filter(|entry| entry.is_matrix()) {
         let dtype = type_of(spec, entry, matrices, embedding);

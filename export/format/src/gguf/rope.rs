@@ -86,7 +86,13 @@ pub(super) fn read(metadata: &Metadata, name: &str) -> Result<Option<Json>, Form
     let key = |rest: &str| format!("{name}.rope.{rest}");
     let number = |rest: &str| Ok::<_, FormatError>(metadata.optional_f32(&key(rest))?.map(short));
     let kind_key = key("scaling.type");
-    let kind = metadata.optional_str(&kind_key)?;
+    // As llama.cpp reads it: a factor without a kind is linear, and older files have it under another name.
+    let factor = match number("scaling.factor")? {
+        None => number("scale_linear")?,
+        factor => factor,
+    };
+    let without_kind = factor.filter(|factor| (factor - 1.0).abs() > 0.0).map(|_| "linear");
+    let kind = metadata.optional_str(&kind_key)?.or(without_kind);
     let mut table = Map::new();
     let mut set = |name: &str, value: Option<Json>| {
         table.extend(value.map(|value| (name.to_owned(), value)));
@@ -104,10 +110,9 @@ pub(super) fn read(metadata: &Metadata, name: &str) -> Result<Option<Json>, Form
         }
         Some("linear") => {
             set("rope_type", Some(json!("linear")));
-            set("factor", number("scaling.factor")?.map(|number| json!(number)));
+            set("factor", factor.map(|number| json!(number)));
         }
         Some("yarn") => {
-            let factor = number("scaling.factor")?;
             set("rope_type", Some(json!("yarn")));
             set("factor", factor.map(|number| json!(number)));
             let tokens = metadata.optional_u32(&key("scaling.original_context_length"))?;
