@@ -11,7 +11,7 @@ use bitnet_engine::{EngineError, Kernel, KvCache, Model, Sequence, Workspace, mo
 use bitnet_format::Shown;
 use bitnet_format::adapter::Adapter;
 use bitnet_format::convert::hf::check_packable;
-use bitnet_format::process::{free_memory, peak_memory};
+use bitnet_format::process::{forget_peak, free_memory, peak_memory};
 use bitnet_format::{ModelSpec, TensorEntry, figures, tensor_table};
 use bitnet_kernels::limits::{int8_operations, memory_read};
 use bitnet_kernels::{Pages, huge_page_bytes};
@@ -65,6 +65,8 @@ const READ_BYTES: usize = 1 << 30;
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     // First, while the memory is still free.
     let limits = args.limits.then(|| limits(open::count(&args.threads)));
+    // What was measured with is not the model's.
+    let peak_is_own = limits.is_none() || forget_peak();
     let start = Instant::now();
     let model = model(args)?;
     let loaded = start.elapsed().as_secs_f64();
@@ -101,7 +103,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "prompt_tokens": args.prompt_tokens, "generate_tokens": args.generate_tokens,
         "context_tokens": args.context_tokens, "sequences": args.sequences,
         "cache": if args.cache.cache == CacheArg::F16 { "f16" } else { "f32" },
-        "load_seconds": loaded, "peak_rss_bytes": peak_memory(),
+        "load_seconds": loaded, "peak_rss_bytes": peak_memory().filter(|_| peak_is_own),
         "kernel": model.kernel().name(), "threads": threads.count(),
         "head": if args.head == HeadArg::Int8 { "int8" } else { "file" },
         "huge_pages": huge_page_bytes().is_some_and(|bytes| bytes > 0),

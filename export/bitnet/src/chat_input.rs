@@ -56,12 +56,17 @@ impl ChatInput {
         match self {
             Self::Terminal(editor) => editor.read_line("> "),
             Self::Pipe => {
-                let mut line = String::new();
-                let bytes = stdin().lock().take(LONGEST_LINE + 1).read_line(&mut line)?;
+                let wrong = |what: String| std::io::Error::new(ErrorKind::InvalidData, what);
+                let mut line = Vec::new();
+                let bytes = stdin().lock().take(LONGEST_LINE + 1).read_until(b'\n', &mut line)?;
                 if bytes as u64 > LONGEST_LINE {
-                    let what = format!("<stdin>: a line of more than {LONGEST_LINE} bytes");
-                    return Err(std::io::Error::new(ErrorKind::InvalidData, what));
+                    return Err(wrong(format!(
+                        "<stdin>: a line of more than {LONGEST_LINE} bytes"
+                    )));
                 }
+                let line = String::from_utf8(line);
+                let line =
+                    line.map_err(|error| wrong(format!("<stdin>: is not UTF-8 text: {error}")))?;
                 Ok((bytes > 0).then_some(line))
             }
         }

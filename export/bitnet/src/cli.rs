@@ -232,7 +232,7 @@ pub(crate) struct EvaluationArgs {
     /// Skip tasks whose scores stand in --out and depend on the same model, data and settings
     #[arg(long, requires = "out")]
     pub(crate) resume: bool,
-    /// Write what was asked and answered, a line a row; an existing file is replaced
+    /// Write what was asked and answered, a line a row; an earlier log is replaced
     #[arg(long, value_name = "FILE")]
     pub(crate) log_samples: Option<PathBuf>,
     /// Compare two files of --log-samples, row by row

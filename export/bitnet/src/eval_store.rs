@@ -14,6 +14,9 @@ use crate::failure::BadInput;
 /// The longest first line of a file with rows: a key and little else.
 const LONGEST_KEY: u64 = 1 << 10;
 
+/// How each line of a log begins, and what follows its first value. Rows of a data set may begin alike.
+const LOG_MARKS: [&[u8]; 2] = [b"{\"task\":\"", b"\",\"doc_id\":"];
+
 /// The rows of a task as an earlier run kept them.
 struct RowsFile {
     key: String,
@@ -34,9 +37,18 @@ impl RowsFile {
     }
 }
 
+/// Whether a file is empty or begins as a log of rows does.
+fn is_log(path: &Path) -> std::io::Result<bool> {
+    let mut start = Vec::new();
+    fs_err::File::open(path)?.take(LONGEST_KEY).read_to_end(&mut start)?;
+    let [first, second] = LOG_MARKS;
+    let is_row = start.starts_with(first) && start.windows(second.len()).any(|part| part == second);
+    Ok(start.is_empty() || is_row)
+}
+
 /// A folder may hold files of the user's under the name of a task.
 fn not_ours(path: &Path) -> BadInput {
-    let what = "is no result of this program, so it is not replaced; choose another --out";
+    let what = "is no result of this program, so it is not replaced; choose another path";
     BadInput(format!("{}: {what}", path.display()))
 }
 
@@ -52,6 +64,9 @@ impl ResultStore {
             fs_err::create_dir_all(folder)?;
         }
         let begin = |path: &Path| -> anyhow::Result<_> {
+            if path.exists() && !is_log(path)? {
+                return Err(not_ours(path).into());
+            }
             let staged = StagedFile::beside(path, OnExisting::Replace)?;
             let writer = BufWriter::new(fs_err::File::create(staged.path())?);
             Ok((staged, writer))

@@ -41,7 +41,10 @@ pub(crate) fn run(args: &MtBenchArgs) -> anyhow::Result<()> {
     let path = args.out.join("model_answer").join(format!("{}.jsonl", plain(&name)));
     let answers = answered(args, &questions, &name, path)?;
     let Some(judge) = judge else {
-        return Ok(result_line(&format!("{} answers in {}", answers.len(), args.out.shown()))?);
+        let (count, out) = (answers.len(), args.out.shown());
+        let line = json!({"model": name, "answers": count, "out": out.to_string()}).to_string();
+        let words = format!("{count} answers in {out}");
+        return Ok(result_line(if args.json { &line } else { &words })?);
     };
     let file = format!("{}_single.jsonl", plain(&judge.model));
     let judgments = GrowingFile::open(args.out.join("model_judgment").join(file))?;

@@ -48,6 +48,27 @@ fn refused(output: &Output, code: i32) -> String {
 }
 
 #[test]
+fn a_log_of_rows_replaces_nothing_but_a_log() {
+    let dir = workplace();
+    let args = ["model", "--data", "data", "--tasks", "own.yaml", "--log-samples"];
+    let row = "{\"task\": \"own\", \"doc_id\": 1}\n";
+    fs_err::write(dir.path().join("data.jsonl"), row).unwrap();
+    for kept in ["data.jsonl", "own.yaml", "model/config.json"] {
+        let before = fs_err::read(dir.path().join(kept)).unwrap();
+        let message = refused(&eval(&dir, &[&args[..], &[kept]].concat()), 4);
+        assert!(message.contains("is not replaced"), "{message}");
+        assert_eq!(fs_err::read(dir.path().join(kept)).unwrap(), before, "{kept}");
+    }
+    for _ in 0..2 {
+        stdout(&eval(&dir, &[&args[..], &["rows.jsonl"]].concat()));
+    }
+    let text = fs_err::read_to_string(dir.path().join("own.yaml")).unwrap();
+    fs_err::write(dir.path().join("out.yaml"), text.replace("task: own", "task: ../own")).unwrap();
+    let message = refused(&eval(&dir, &["model", "--data", "data", "--tasks", "out.yaml"]), 4);
+    assert!(message.contains("out.yaml") && message.contains("[task]"), "{message}");
+}
+
+#[test]
 fn scores_are_printed_logged_and_compared() {
     let dir = workplace();
     let args = ["model", "--data", "data", "--tasks", "piqa,own.yaml"];

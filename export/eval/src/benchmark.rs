@@ -186,7 +186,11 @@ fn with_groups(records: Vec<TaskRecord>, groups: &[TaskGroup]) -> Vec<BenchmarkS
 /// The tokens that end an answer of a model.
 pub fn stop_ids(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
     let mut ids = model.spec().eos_token_id.clone();
-    ids.extend(tokenizer.eos().into_iter().chain(tokenizer.eos_token()));
+    for id in tokenizer.eos().into_iter().chain(tokenizer.eos_token()) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
     ids
 }
 

@@ -45,12 +45,23 @@ const KNOWN: [&str; 25] = [
     "include",
 ];
 
+/// Whether a name is one part of a path and can be shown.
+fn is_plain(name: &str) -> bool {
+    let odd = |letter: char| letter.is_control() || matches!(letter, '/' | '\\');
+    !name.is_empty() && !name.starts_with('.') && !name.contains(odd)
+}
+
 /// Reads the keys of a task file; `path` is for messages.
 pub(crate) fn task(path: &Path, fields: Map<String, Value>) -> Result<Task, EvalError> {
     let config = Value::Object(fields.clone());
     let mut keys = Keys { path, fields };
     let name =
         keys.text("task")?.ok_or_else(|| keys.wrong("task", "is missing; expected a name"))?;
+    if !is_plain(&name) {
+        // Scores are written under it.
+        let what = format!("is {name:?}; expected a name that can be a file's");
+        return Err(keys.wrong("task", what));
+    }
     let dataset_path = keys.text("dataset_path")?.unwrap_or_else(|| name.clone());
     // `utils.process_docs` is another function in every folder of the harness; name and data set
     // together tell which is meant.
