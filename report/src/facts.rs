@@ -5,13 +5,15 @@ use bitnet_format::figures::{grouped, significant};
 use crate::folder::RunFolder;
 use crate::history::RunHistory;
 
-/// The lowest held-out loss and its step; of several sets their mean counts, as for the best model.
+/// The lowest held-out loss and its step; of several sets their mean counts, as for the best model. Of
+/// pairs it is the preference loss, which falls while the answers' own may rise.
 pub(crate) fn best_validation(history: &RunHistory) -> Option<(u64, f64)> {
-    let curves: Vec<_> = history
-        .below("eval/")
-        .filter(|(name, _)| name.ends_with("/nll_per_token"))
-        .map(|(_, curve)| curve)
-        .collect();
+    let of = |key: &str| {
+        let curves = history.below("eval/").filter(|(name, _)| name.ends_with(key));
+        curves.map(|(_, curve)| curve).collect::<Vec<_>>()
+    };
+    let pairs = of("/loss");
+    let curves = if pairs.is_empty() { of("/nll_per_token") } else { pairs };
     let first = curves.first()?;
     let mean = |step: u64| {
         let at = |curve: &&crate::Curve| {
@@ -90,5 +92,17 @@ mod tests {
         assert_eq!(recent_speed(&run.history), Some(50.0));
         assert_eq!(remaining(&run), Some(16.0));
         assert_eq!(best_validation(&run.history).unwrap().0, 10);
+    }
+
+    #[test]
+    fn the_best_of_pairs_is_that_of_their_own_loss() {
+        let dir = small_run(2);
+        let lines = [(1, 0.6, 0.70), (2, 0.7, 0.65)].map(|(step, own, loss)| {
+            let of_pairs = serde_json::json!({"nll_per_token": own, "loss": loss});
+            serde_json::json!({"step": step, "eval": {"preferences": of_pairs}}).to_string() + "\n"
+        });
+        fs_err::write(dir.path().join("metrics.jsonl"), lines.concat()).unwrap();
+        let run = RunFolder::open(dir.path()).unwrap();
+        assert_eq!(best_validation(&run.history), Some((2, 0.65)));
     }
 }
