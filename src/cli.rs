@@ -181,7 +181,7 @@ pub(crate) struct PlanArgs {
     /// Worker threads of the probe [default: the cores this process may run on]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
-    /// Also print the estimate as one JSON line on stdout, after the table.
+    /// Print the estimate as one JSON line on stdout, and the table on stderr.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -307,7 +307,7 @@ pub(crate) struct ExportArgs {
     /// Overwrite existing output.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Embedding and head of a GGUF file: `f32`, `f16`, `q8_0` or `q6_k` [default: f16]
+    /// Embedding and head of a GGUF file: `f32`, `bf16`, `f16`, `q8_0` or `q6_k` [default: f16]
     #[arg(long, value_name = "TYPE")]
     pub(crate) embedding: Option<String>,
     /// Scale convention of hf-packed: multiply (autobitlinear, the default) or divide (bitlinear).

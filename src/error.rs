@@ -173,7 +173,7 @@ pub enum TrainError {
         ranks: usize,
     },
     /// A signal asked for a stop; the state was saved.
-    #[error("stopped by a signal; continue with --resume auto")]
+    #[error("{}; continue with --resume auto", .0.in_words())]
     Stopped(StopSignal),
     /// A signal stopped an export; nothing was written under its final name.
     #[error("stopped by a signal; nothing was written")]

@@ -32,18 +32,30 @@ pub enum StopSignal {
     Terminate,
     /// SIGHUP: the terminal is gone.
     Hangup,
+    /// No signal: the time of `train.max_minutes` is over.
+    TimeIsOver,
 }
 
 impl StopSignal {
-    /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Interrupt, Self::Terminate, Self::Hangup];
+    /// All of them; where ranks were asked by several, the last of these counts.
+    pub(crate) const ALL: [Self; 4] =
+        [Self::TimeIsOver, Self::Hangup, Self::Interrupt, Self::Terminate];
+
+    /// What stopped the run.
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::TimeIsOver => "stopped: the minutes of train.max_minutes are over",
+            Self::Interrupt | Self::Terminate | Self::Hangup => "stopped by a signal",
+        }
+    }
 
     /// The exit code after a safe save: 128 + the signal's number.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Hangup => 129,
             Self::Interrupt => 130,
-            Self::Terminate => 143,
+            // As a scheduler's limit would end it.
+            Self::Terminate | Self::TimeIsOver => 143,
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use bitnet_format::Shown;
+use bitnet_format::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE};
 use bitnet_format::staged::retire;
+use bitnet_format::tensors::TensorFile;
+use bitnet_format::{Shown, StoredModel};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -87,8 +89,8 @@ impl RunDir {
         }
     }
 
-    /// The directory on a rank that is not 0: never touched, and writes to it do nothing.
-    pub(crate) fn of_rank_0(path: &Path) -> Self {
+    /// The directory on a rank that is not 0, or of a dry run: never touched, and writes to it do nothing.
+    pub(crate) fn unlocked(path: &Path) -> Self {
         Self { path: path.to_owned(), lock: None, identity: None }
     }
 
@@ -117,15 +119,16 @@ impl RunDir {
         record.write(&self.path)
     }
 
-    /// What the record says was published, as far as it is still there under its final name.
+    /// What the record says was published, as far as it is still there under its final name and whole: a
+    /// model opens only where its files have all that their headers promise.
     pub(crate) fn published(&self) -> Published {
         let mut published = RunRecord::read(&self.path).unwrap_or_default().published;
-        if !self.join(FINAL_DIR).exists() {
+        if !is_whole(&self.join(FINAL_DIR)) {
             published = Published::default();
         }
         published.exports.retain(|name| {
             let format = name.parse::<ExportFormat>();
-            format.is_ok_and(|format| self.export_path(format).exists())
+            format.is_ok_and(|format| is_whole(&self.export_path(format)))
         });
         published
     }
@@ -239,7 +242,8 @@ impl RunDir {
         &self,
         mut report: impl FnMut(&str),
     ) -> Result<Option<PathBuf>, TrainError> {
-        let found = checkpoint::list(&self.path)?;
+        // A dry run may ask before there is a directory.
+        let found = if self.path.is_dir() { checkpoint::list(&self.path)? } else { Vec::new() };
         for (_, dir) in found.iter().rev() {
             match checkpoint::verify_files(dir) {
                 // Files first, then what they say: a checkpoint that is whole and yet wrong is an
@@ -298,20 +302,32 @@ fn end_of_last_line(log: &mut (impl Read + Seek), length: u64) -> std::io::Resul
     Ok(0)
 }
 
+/// Whether this is a model, or an adapter's folder, with all of its files.
+fn is_whole(path: &Path) -> bool {
+    if !path.join(ADAPTER_CONFIG_FILE).exists() {
+        return StoredModel::open(path).is_ok();
+    }
+    TensorFile::open(&path.join(ADAPTER_MODEL_FILE)).is_ok()
+}
+
 fn same_folder(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().ok();
     real(one).is_some_and(|one| Some(one) == real(other))
 }
 
-/// Whether a run was ever started in this directory.
+/// Whether a run was ever started in this directory: its record is the first that a run writes, and
+/// checkpoints may have been moved here without it.
 pub(crate) fn holds_a_run(path: &Path) -> Result<bool, TrainError> {
-    Ok(path.join(METRICS_FILE).exists() || !checkpoint::list(path)?.is_empty())
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    Ok(RunRecord::read(path).is_some() || !checkpoint::list(path)?.is_empty())
 }
 
 /// Refuses a directory that holds things and no run: some of them may be the user's. Log files do
 /// not count, nor does what is in `known`. With `force` only what a run would overwrite counts.
 pub(crate) fn refuse_others(path: &Path, known: &[String], force: bool) -> Result<(), TrainError> {
-    if !path.is_dir() || RunRecord::read(path).is_some() || holds_a_run(path)? {
+    if !path.is_dir() || holds_a_run(path)? {
         return Ok(());
     }
     for entry in fs_err::read_dir(path)? {
@@ -374,6 +390,9 @@ mod tests {
         refused(true).unwrap();
         fs_err::create_dir(root.path().join("final")).unwrap();
         assert!(refused(true).unwrap_err().to_string().contains("final"));
+        // Anybody's log may have the name of ours.
+        fs_err::write(root.path().join(METRICS_FILE), "{}").unwrap();
+        assert!(!holds_a_run(root.path()).unwrap());
         RunRecord::default().write(root.path()).unwrap();
         refused(false).unwrap();
     }

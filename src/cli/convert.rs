@@ -18,6 +18,9 @@ pub(crate) struct ConvertArgs {
     /// Held-out files of the same kind [default: the recipe's share of the data]
     #[arg(long, num_args = 1.., value_name = "FILE")]
     pub(crate) validation: Vec<PathBuf>,
+    /// Another teacher than the dense model itself, with the same vocabulary.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) teacher: Option<PathBuf>,
     /// The run directory; final/ in it holds the ternary model, export/ its packed form.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

@@ -9,7 +9,7 @@ use bitnet_format::figures::significant;
 use bitnet_format::{Shown, StoredModel};
 use bitnet_train::distributed::Comm;
 use bitnet_train::monitor::Silent;
-use bitnet_train::recipe::{self, Plan, Recipe};
+use bitnet_train::recipe::{self, ModelSource, Plan, Recipe};
 use bitnet_train::run::{self, MeasuredModel, SetLosses, held_out_losses};
 use bitnet_train::train::TrainError;
 use serde_json::json;
@@ -80,9 +80,16 @@ fn load(args: &ConvertArgs) -> Result<Recipe> {
         // The built-in recipe holds out a share, which must not stand beside files.
         words.push("data.validation_share=0".to_owned());
     }
-    if args.recipe.is_none() {
-        // It is taught by the model that it is made of.
-        words.push(format!("distill.teacher={}", text(&args.model)));
+    // With the built-in recipe it is taught by the model that it is made of.
+    let itself = args.recipe.is_none().then_some(&args.model);
+    if let Some(teacher) = args.teacher.as_ref().or(itself) {
+        words.push(format!("distill.teacher={}", text(teacher)));
+    }
+    let named = ["model.init", "data.train"];
+    let twice = |word: &&String| named.iter().any(|key| word.split('=').next() == Some(key));
+    if let Some(word) = args.settings.iter().find(twice) {
+        let what = format!("{word}: --model and --data name these");
+        return Err(Usage(what).into());
     }
     // The user's own come after: of two words for a key the later one counts.
     words.extend(args.settings.iter().cloned());
@@ -92,12 +99,25 @@ fn load(args: &ConvertArgs) -> Result<Recipe> {
         None => recipe::load_text(RECIPE.0, Path::new(RECIPE.1), &words),
     };
     match plan.map_err(TrainError::from)? {
-        Plan::Single(recipe) => Ok(recipe),
+        Plan::Single(recipe) => {
+            if !becomes_ternary(&recipe) {
+                let what = "--recipe: expected one with model.quantise = true, got one that leaves \
+                            the model as it is";
+                return Err(Usage(what.to_owned()).into());
+            }
+            Ok(recipe)
+        }
         Plan::Pipeline(_) => {
             let what = "--recipe: expected a recipe of one stage, got a pipeline";
             Err(Usage(what.to_owned()).into())
         }
     }
+}
+
+/// Whether the recipe asks for ternary matrices of its dense model.
+fn becomes_ternary(recipe: &Recipe) -> bool {
+    let ModelSource::Init(init) = &recipe.model else { return false };
+    init.conversion.quantiser.get("quantise") == Some(&toml::Value::Boolean(true))
 }
 
 fn text(path: &Path) -> String {

@@ -11,13 +11,14 @@ use bitnet_train::estimate::{
     self, MemoryEstimate, Pace, RankLayout, RankWorkload, Speeds, StepEstimate,
 };
 use bitnet_train::monitor::{Glyphs, Terminal, Verbosity, plot};
+use bitnet_train::output::note;
 use bitnet_train::platform::Signals;
 use bitnet_train::recipe::{self, BatchWarmup, IDLE_STEP, Plan, Recipe, Schedule, StageKind};
 use bitnet_train::run::{self, KnownRun};
 use bitnet_train::train::TrainError;
 use serde_json::json;
 
-use super::{overrides_with_device, print_line, set_threads};
+use super::{overrides_with_device, print_json, print_line, set_threads};
 use crate::cli::PlanArgs;
 
 /// Rows of the table, in addition to the first and last step of each phase.
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
             let stages = run::pipeline(&files, &overrides, "runs".as_ref());
             let mut known = None;
             for stage in stages.map_err(TrainError::from)? {
-                print_line(&format!("\n== {} ({})", stage.recipe.name, stage.recipe.stage.name()));
+                say(args, &format!("\n== {} ({})", stage.recipe.name, stage.recipe.stage.name()));
                 let shape = shape(&stage.recipe, known.as_ref())?;
                 known = shape.as_ref().and_then(|shape| shape.spec.clone()).or(known);
                 print(&stage.recipe, args, shape)?;
@@ -48,6 +49,11 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Prints a line for people: beside a result for programs, which has stdout to itself, on stderr.
+fn say(args: &PlanArgs, text: &str) {
+    if args.json { note(text) } else { print_line(text) }
 }
 
 fn show(recipe: &Recipe, args: &PlanArgs, known: Option<&ModelSpec>) -> Result<()> {
@@ -64,13 +70,14 @@ fn shape(recipe: &Recipe, known: Option<&ModelSpec>) -> Result<Option<KnownRun>>
 
 fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()> {
     let Some(KnownRun { steps, spec, teacher }) = shape else {
-        print_line(
+        say(
+            args,
             "steps are given in epochs: known once the previous stage has written its tokenizer",
         );
         return Ok(());
     };
     let schedule = Schedule::new(recipe, steps).map_err(TrainError::from)?;
-    print_schedule(recipe, &schedule, steps);
+    print_schedule(args, recipe, &schedule, steps);
     // The schedule is all that can be said of a model that is not on this machine yet.
     let Some(spec) = spec else { return Ok(()) };
     let ranks = args.ranks as usize;
@@ -92,24 +99,24 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         settings: Settings::Recipe,
     };
     let memory = demand.memory();
-    print_memory(&spec, &memory, args.ranks);
+    print_memory(args, &spec, &memory);
     let joules = estimate::energy(&spec, recipe.train.precision, load, &memory);
-    print_line(&estimate::energy_in_words(joules));
+    say(args, &estimate::energy_in_words(joules));
     for (key, bytes) in demand.savings() {
-        print_line(&format!("  {key} saves {} of what it would be", size(bytes)));
+        say(args, &format!("  {key} saves {} of what it would be", size(bytes)));
     }
     let files = estimate::checkpoint_files(&spec, &frozen, load);
     let (one, keep) = (files.iter().sum::<u64>(), recipe.checkpoint.keep as u64);
-    print_line(&format!(
-        "a checkpoint: {}; {keep} stay, and one more while it is written",
-        size(one)
-    ));
+    say(
+        args,
+        &format!("a checkpoint: {}; {keep} stay, and one more while it is written", size(one)),
+    );
     let mut estimated = None;
     // The time last, and only where the probe itself would fit.
     let free = FreeMemory::of(place);
-    print_line(&demand.outlook(free));
+    say(args, &demand.outlook(free));
     if !demand.fits(free, PROBE_SHARE) {
-        print_line("time: not probed, the run does not fit into what is free");
+        say(args, "time: not probed, the run does not fit into what is free");
     } else if !args.no_probe {
         // A probe asks for no signal and has nothing to save.
         Signals::end_at_once().map_err(TrainError::from)?;
@@ -132,13 +139,10 @@ fn print(recipe: &Recipe, args: &PlanArgs, shape: Option<KnownRun>) -> Result<()
         estimated = Some(step);
     }
     if args.json {
-        print_line(
-            &json!({"steps": steps, "parameters": spec.parameters(),
+        print_json(&json!({"steps": steps, "parameters": spec.parameters(),
             "memory_bytes": memory.total(), "memory": memory, "ranks": args.ranks,
             "step_seconds": estimated,
-            "estimated_joules_per_token": joules.total()})
-            .to_string(),
-        );
+            "estimated_joules_per_token": joules.total()}));
     }
     Ok(())
 }
@@ -147,13 +151,16 @@ fn print_time(args: &PlanArgs, pace: Pace, step: StepEstimate, steps: u64) {
     let run = step.seconds() * steps as f64;
     let ranks =
         if args.ranks > 1 { format!(" for each of {} ranks", args.ranks) } else { String::new() };
-    print_line(&format!(
-        "time: about {}, by a probe on this machine{ranks} ({:.2} s a micro-batch, {:.2} s an \
+    say(
+        args,
+        &format!(
+            "time: about {}, by a probe on this machine{ranks} ({:.2} s a micro-batch, {:.2} s an \
          update); evaluation and saving come on top",
-        in_words(run),
-        pace.micro_batch.as_secs_f64(),
-        pace.update.as_secs_f64()
-    ));
+            in_words(run),
+            pace.micro_batch.as_secs_f64(),
+            pace.update.as_secs_f64()
+        ),
+    );
 }
 
 /// A step of several ranks by part, with the formula.
@@ -167,28 +174,34 @@ fn print_exchange(
     let link = args.link.map_or("a free link (no --link GBPS given)".to_owned(), |link| {
         format!("a link of {link} Gbit/s")
     });
-    print_line(&format!(
-        "a step: {:.3} s computing + {:.3} s updating + {:.3} s exchanging + {:.3} s reducing; \
+    say(
+        args,
+        &format!(
+            "a step: {:.3} s computing + {:.3} s updating + {:.3} s exchanging + {:.3} s reducing; \
          {:.1} % of it is computing and updating",
-        step.compute,
-        step.update,
-        step.exchange,
-        step.reduce,
-        100.0 * step.efficiency()
-    ));
+            step.compute,
+            step.update,
+            step.exchange,
+            step.reduce,
+            100.0 * step.efficiency()
+        ),
+    );
     let ranks = args.ranks;
-    print_line(&format!(
-        "  each rank sends and receives ({ranks} - 1) / {ranks} x {} parameters x \
+    say(
+        args,
+        &format!(
+            "  each rank sends and receives ({ranks} - 1) / {ranks} x {} parameters x \
          ({there} + 4) bytes = {}, over {link}; it packs, adds and unpacks them at {} a second \
          (measured here)",
-        grouped(parameters),
-        size(layout.bytes_a_step(parameters)),
-        size(reduction as u64)
-    ));
-    print_line("  assumes no overlap of the parts and no latency");
+            grouped(parameters),
+            size(layout.bytes_a_step(parameters)),
+            size(reduction as u64)
+        ),
+    );
+    say(args, "  assumes no overlap of the parts and no latency");
 }
 
-fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
+fn print_schedule(args: &PlanArgs, recipe: &Recipe, schedule: &Schedule, steps: u64) {
     let (batch, rows) = (recipe.train.batch as u64, recipe.train.batches().rows(steps));
     let work = if recipe.stage == StageKind::Dpo {
         format!("{batch} pairs: {} pairs", grouped(rows))
@@ -198,44 +211,50 @@ fn print_schedule(recipe: &Recipe, schedule: &Schedule, steps: u64) {
         format!("{} tokens: {} tokens", grouped(batch * seq_len), grouped(all))
     };
     let (all, warmup) = (grouped(steps), grouped(schedule.warmup()));
-    print_line(&format!("{all} steps of {work}, {warmup} of warm-up"));
+    say(args, &format!("{all} steps of {work}, {warmup} of warm-up"));
     if let Some(BatchWarmup { start, steps }) = recipe.train.batch_warmup {
-        print_line(&format!("from {start} rows a step to {batch} over {} steps", grouped(steps)));
+        say(args, &format!("from {start} rows a step to {batch} over {} steps", grouped(steps)));
     }
-    print_line("    step  phase        learning rate  weight decay  data");
+    say(args, "    step  phase        learning rate  weight decay  data");
     for step in shown_steps(schedule, recipe, steps) {
         let (phase, rates) = (schedule.phase_of(step), schedule.at(step));
         let phase = &recipe.phases[phase];
         let mix: Vec<String> = phase.data.iter().map(|(set, w)| format!("{set} {w}")).collect();
-        print_line(&format!(
-            "{:>8}  {:<12} {:>13}  {:>12}  {}",
-            grouped(step),
-            phase.name,
-            significant(rates.learning_rate),
-            significant(rates.weight_decay),
-            mix.join(", ")
-        ));
+        say(
+            args,
+            &format!(
+                "{:>8}  {:<12} {:>13}  {:>12}  {}",
+                grouped(step),
+                phase.name,
+                significant(rates.learning_rate),
+                significant(rates.weight_decay),
+                mix.join(", ")
+            ),
+        );
     }
     if schedule.last_step_is_idle() {
-        print_line(&format!("note: {IDLE_STEP}"));
+        say(args, &format!("note: {IDLE_STEP}"));
     }
-    print_line(&format!("checkpoints: {}", checkpoints(recipe)));
+    say(args, &format!("checkpoints: {}", checkpoints(recipe)));
     let rates: Vec<f64> =
         spread(steps, DRAWN).map(|step| schedule.at(step).learning_rate).collect();
-    print_line("\nlearning rate over the run:");
+    say(args, "\nlearning rate over the run:");
     let glyphs = if std::io::stdout().is_terminal() { Glyphs::Unicode } else { Glyphs::Ascii };
     for line in plot(&rates, PLOT.0, PLOT.1, glyphs) {
-        print_line(&line);
+        say(args, &line);
     }
 }
 
-fn print_memory(spec: &ModelSpec, memory: &MemoryEstimate, ranks: u32) {
-    print_line(&format!(
-        "\n{} parameters; memory{} at its peak:",
-        grouped(spec.parameters() as u64),
-        if ranks > 1 { " of a rank" } else { "" }
-    ));
-    memory.lines().iter().for_each(|line| print_line(line));
+fn print_memory(args: &PlanArgs, spec: &ModelSpec, memory: &MemoryEstimate) {
+    say(
+        args,
+        &format!(
+            "\n{} parameters; memory{} at its peak:",
+            grouped(spec.parameters() as u64),
+            if args.ranks > 1 { " of a rank" } else { "" }
+        ),
+    );
+    memory.lines().iter().for_each(|line| say(args, line));
 }
 
 /// Evenly spaced steps, and the first and last of every phase.

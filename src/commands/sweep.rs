@@ -46,6 +46,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
     require_set(&base, args.set.as_deref())?;
     let words = |rung: &Rung| load(args, &evaluated(&base, rung));
     let recipes = rungs.iter().map(words).collect::<Result<Vec<_>>>()?;
+    refuse_foreign(&args.out)?;
     let signals = Signals::listen().map_err(TrainError::from)?;
     for (at, (rung, recipe)) in rungs.iter().zip(&recipes).enumerate() {
         if !args.quiet {
@@ -96,9 +97,27 @@ fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Re
     };
     bug::note_run_dir(out);
     let verbosity = if args.quiet { Verbosity::Quiet } else { Verbosity::Normal };
-    run::run(recipe, &options, &mut Terminal::new(verbosity))
-        .context("the same command continues the sweep")?;
+    let made = run::run(recipe, &options, &mut Terminal::new(verbosity));
+    let stopped = matches!(made, Err(TrainError::Stopped(_)));
+    let made = made.map_err(anyhow::Error::from);
+    // Only a stop is mended by asking again.
+    if stopped { made.context("the same command continues the sweep") } else { made }?;
     Ok(())
+}
+
+/// Refuses a directory that is a run itself, or holds things that no sweep made.
+fn refuse_foreign(out: &Path) -> Result<()> {
+    run::refuse_existing(out).map_err(TrainError::from)?;
+    let mut known = vec![TABLE_FILE.to_owned()];
+    if out.is_dir() {
+        for entry in fs_err::read_dir(out)? {
+            let entry = entry?;
+            if run::refuse_existing(&entry.path()).is_err() {
+                known.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(run::refuse_foreign(out, &known, false).map_err(TrainError::from)?)
 }
 
 /// Requires `set` to be one of the held-out sets; without a name there may be one at most.

@@ -61,11 +61,15 @@ pub fn first_only<T>(
     all_ok(comm, if comm.is_first() { work().map(Some) } else { Ok(None) })
 }
 
-/// The stop signal that any rank received.
+/// The stop that any rank was asked for.
 pub(crate) fn any_stop(comm: &Comm, own: Option<StopSignal>) -> Option<StopSignal> {
-    let code = own.map_or(0, StopSignal::exit_code);
-    let code = if comm.world_size() == 1 { code } else { comm.all_reduce_max(code) };
-    StopSignal::ALL.into_iter().find(|stop| stop.exit_code() == code)
+    if comm.world_size() == 1 {
+        return own;
+    }
+    // Its place in the list, from 1 on; 0 is none.
+    let place = StopSignal::ALL.iter().position(|stop| Some(*stop) == own);
+    let place = comm.all_reduce_max(place.map_or(0, |at| at as u8 + 1));
+    StopSignal::ALL.get(usize::from(place).checked_sub(1)?).copied()
 }
 
 /// Something that must be equal on all ranks: its name, and its value on this rank.

@@ -251,10 +251,12 @@ fn write_master(
     let total = model.spec().parameters();
     // An index names shards: a single file is copied without.
     let index = (weights.len() > 1 && index.exists()).then_some(index);
+    let mut before = 0;
     for file in std::iter::once(config).chain(index).chain(weights) {
         let name = file.file_name().expect("a file of the folder has a name").to_owned();
-        // A weight has two bytes.
-        copy(&file, &to.join(name), &mut |bytes| progress((bytes / 2).min(total), total))?;
+        // A weight has two bytes; what else the files hold is too little to tell apart.
+        let mut copied = |bytes: usize| progress(((before + bytes) / 2).min(total), total);
+        before += copy(&file, &to.join(name), &mut copied)?;
     }
     let table = tensor_table(model.spec());
     let matrices = table.iter().filter(|entry| entry.is_ternary(model.spec()));
@@ -262,19 +264,19 @@ fn write_master(
     Ok(Converted { ternary, ..Converted::default() })
 }
 
-/// Copies a file in chunks, so that a stop signal is noticed.
+/// Copies a file in chunks, so that a stop signal is noticed; returns its bytes.
 fn copy(
     from: &Path,
     to: &Path,
     progress: &mut dyn FnMut(usize) -> Result<(), FormatError>,
-) -> Result<(), FormatError> {
+) -> Result<usize, FormatError> {
     use std::io::{Read, Write};
     let (mut from, mut to) = (fs_err::File::open(from)?, fs_err::File::create(to)?);
     let (mut chunk, mut done) = (vec![0; 8 << 20], 0);
     loop {
         let count = from.read(&mut chunk)?;
         if count == 0 {
-            return Ok(());
+            return Ok(done);
         }
         to.write_all(&chunk[..count])?;
         done += count;

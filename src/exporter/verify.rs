@@ -27,7 +27,7 @@ use crate::random;
 /// Differences between a written file and its source, and between the programs that run it.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Verification {
-    /// Ternary codes compared; all are equal unless the export said which are not.
+    /// Ternary codes compared.
     pub codes: usize,
     /// Codes that differ.
     pub code_differences: usize,
@@ -51,10 +51,8 @@ pub struct Verification {
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "verified: ")?;
-        match (self.codes, self.code_differences) {
-            (0, _) => {}
-            (_, 0) => write!(f, "codes equal")?,
-            (_, differ) => write!(f, "{} codes differ", grouped(differ as u64))?,
+        if self.codes > 0 {
+            write!(f, "codes equal")?;
         }
         if self.positions == 0 {
             return write!(f, ", logits not compared");
@@ -99,19 +97,22 @@ const LOGITS_AT_ONCE: usize = 32 << 20;
 /// between matrices, blocks and chunks of positions.
 ///
 /// # Errors
-/// When the written file does not open, and at a stop.
+/// When the written file does not open, when codes are others than the source's or logits are no numbers,
+/// and at a stop.
 pub fn verify(
     source: &dyn TensorSource,
     written: &Path,
     signals: &Signals,
 ) -> Result<Verification, TrainError> {
     let going_on = || signals.stop().map_or(Ok(()), |_| Err(FormatError::Interrupted));
-    compare(source, written, &going_on).map_err(|error| match (error, signals.stop()) {
-        (TrainError::Format(FormatError::Interrupted), Some(stop)) => {
-            TrainError::VerificationStopped { path: written.to_owned(), stop }
-        }
-        (error, _) => error,
-    })
+    compare(source, written, &going_on)
+        .map_err(|error| match (error, signals.stop()) {
+            (TrainError::Format(FormatError::Interrupted), Some(stop)) => {
+                TrainError::VerificationStopped { path: written.to_owned(), stop }
+            }
+            (error, _) => error,
+        })?
+        .judged(written)
 }
 
 /// Asked between two parts of the work; an error ends it.
@@ -130,6 +131,23 @@ fn compare(
 }
 
 impl Verification {
+    /// Refuses what no rounding explains.
+    fn judged(self, written: &Path) -> Result<Self, TrainError> {
+        let what = if self.code_differences > 0 {
+            let (differ, of) = (self.code_differences as u64, self.codes as u64);
+            format!(
+                "{} of {} ternary codes are others than those of the source",
+                grouped(differ),
+                grouped(of)
+            )
+        } else if self.largest_logit_difference.is_nan() {
+            "it was written, and computes logits that are no numbers".to_owned()
+        } else {
+            return Ok(self);
+        };
+        Err(FormatError::Container { path: written.to_owned(), what }.into())
+    }
+
     fn compare_matrices(
         &mut self,
         source: &dyn TensorSource,
@@ -295,8 +313,12 @@ mod tests {
         let line = "verified: codes equal, logits within 0.0123, same token 2191 of 2192 times";
         assert_eq!(whole.to_string(), line);
         assert!(line.len() <= 80);
+        whole.judged(Path::new("m")).unwrap();
         let spoiled = Verification { code_differences: 1500, ..whole };
-        assert!(spoiled.to_string().starts_with("verified: 1,500 codes differ, logits"));
+        let refused = spoiled.judged(Path::new("m")).unwrap_err().to_string();
+        assert!(refused.starts_with("m: 1,500 of 2,084,044,800 ternary codes"), "{refused}");
+        let damaged = Verification { largest_logit_difference: f32::NAN, ..whole };
+        assert!(damaged.judged(Path::new("m")).unwrap_err().to_string().contains("no numbers"));
     }
 
     #[test]

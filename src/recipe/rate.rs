@@ -86,7 +86,8 @@ impl Rate {
         match self {
             Self::Constant { value } => value,
             Self::Curve { shape: CurveShape::Linear, peak, end, .. } => {
-                peak + (end - peak) * elapsed / length
+                // Rounding may end a hair below 0.
+                (peak + (end - peak) * elapsed / length).max(0.0)
             }
             Self::Curve { shape: CurveShape::Cosine, peak, end, .. } => {
                 end + (peak - end) * 0.5 * (1.0 + (PI * elapsed / length).cos())

@@ -27,6 +27,7 @@ use crate::monitor::TrackerKind;
 use crate::story_tasks::is_generated;
 use crate::train::step::muon::MuonSettings;
 use bitnet_format::adapter::LARGEST_RANK;
+use bitnet_text::{MAX_VOCAB, MIN_VOCAB};
 
 /// No run is longer.
 const MOST_STEPS: u64 = 1_000_000_000_000;
@@ -190,6 +191,10 @@ fn read_tokenizer_size(item: &Item<'_>, rows: Option<usize>) -> Option<Tokenizer
     let mut table = Section::of(item, "a table such as { vocab_size = 1024 }")?;
     let vocab_size = table.required("vocab_size", "tokens to learn", |item| {
         let size = item.count()?;
+        if !(MIN_VOCAB..=MAX_VOCAB).contains(&size) {
+            item.problem(format!("out of range; expected {MIN_VOCAB} to {MAX_VOCAB}, got {size}"));
+            return None;
+        }
         if let Some(rows) = rows.filter(|&rows| rows < size) {
             let message = "more tokens than the model has rows; expected at most its vocab_size";
             item.problem(format!("{message} {rows}, got {size}"));
@@ -211,7 +216,7 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let rounding = |item: &Item<'_>| item.choice(GRADIENT_ROUNDING_WORDS);
     let minutes = |item: &Item<'_>| item.number(Bound::Minutes);
     let copies = |item: &Item<'_>| Some(item.whole_between(1, MOST_COPIES)? as usize);
-    let lean = table.optional("memory", |item| item.choice(&[("normal", false), ("lean", true)]));
+    let lean = table.optional("memory", |item| item.choice(&[("standard", false), ("lean", true)]));
     let lean = lean.unwrap_or(false);
     // What a key says wins over what `memory` chooses for it.
     let recompute = table.optional("recompute", Item::boolean);

@@ -8,7 +8,7 @@ use super::batch_size::BatchWarmup;
 use super::data::{DataSource, FileSet, FileSets, Generate, TRAIN};
 use super::distill::DistillSettings;
 use super::item::word;
-use super::model::{InitModel, ModelSource};
+use super::model::{InitModel, ModelSource, ModelTable};
 use super::parametrisation::Parametrisation;
 use super::phase::Phase;
 use super::rate::Rate;
@@ -151,11 +151,12 @@ impl Recipe {
             ("grad_clip", Value::Float(optimizer.grad_clip)),
             ("moments", text(word(MomentFormat::WORDS, optimizer.moments))),
         ]);
-        // Without `kind` it is AdamW, beside which Muon's own keys are refused.
+        let kind =
+            if optimizer.muon.is_some() { OptimizerKind::Muon } else { OptimizerKind::AdamW };
+        entries.insert("kind".into(), text(word(OptimizerKind::WORDS, kind)));
+        // Beside AdamW they are refused.
         if let Some(muon) = optimizer.muon {
-            let kind = word(OptimizerKind::WORDS, OptimizerKind::Muon);
             entries.extend(table([
-                ("kind", text(kind)),
                 ("momentum", Value::Float(muon.momentum)),
                 ("rate_ratio", Value::Float(muon.rate_ratio)),
                 ("decay_ratio", Value::Float(muon.decay_ratio)),
@@ -311,7 +312,7 @@ fn whole(number: u64) -> Value {
 
 fn model(source: &ModelSource, parametrisation: Parametrisation) -> Value {
     let mut entries = match source {
-        ModelSource::New { spec } => spec.table(),
+        ModelSource::New { spec } => new_model(spec),
         ModelSource::Init(init) => init_model(init),
     };
     entries.insert("parametrisation".to_owned(), text(parametrisation.name()));
@@ -321,13 +322,28 @@ fn model(source: &ModelSource, parametrisation: Parametrisation) -> Value {
     Value::Table(entries)
 }
 
+/// A config file leaves out what most ternary models have; here every default stands.
+fn new_model(shape: &ModelTable) -> Table {
+    let mut entries = shape.table();
+    if shape.blocks().quantise {
+        let absmean = table([("weights", text("absmean")), ("group", text("matrix"))]);
+        let defaults = [
+            ("quantiser", Value::Table(absmean)),
+            ("embedding", text("full")),
+            ("activations", text("int8")),
+        ];
+        for (key, value) in defaults {
+            entries.entry(key).or_insert(value);
+        }
+    }
+    entries
+}
+
 /// Only what the recipe asks for: a key of the shape beside `init` asks for a conversion.
 fn init_model(InitModel { path, conversion }: &InitModel) -> Table {
     let mut entries = table([("init", text(path))]);
     entries.extend(conversion.quantiser.clone());
-    if conversion.insert_sub_norms {
-        entries.insert("insert_sub_norms".to_owned(), Value::Boolean(true));
-    }
+    entries.insert("insert_sub_norms".to_owned(), Value::Boolean(conversion.insert_sub_norms));
     entries
 }
 

@@ -4,8 +4,8 @@ use bitnet_format::ModelSpec;
 use bitnet_text::Tokenizer;
 
 use super::{
-    Resume, RunOptions, Summary, admit, begin_stage, check_across_ranks, open_on_all_ranks,
-    own_files, refuse_existing, space,
+    RunOptions, Start, Summary, admit, begin_stage, check_across_ranks, open_on_all_ranks,
+    own_files, resume, space,
 };
 use crate::data::PackedSequence;
 use crate::distributed::{Comm, all_ok, first_only};
@@ -13,7 +13,7 @@ use crate::error::TrainError;
 use crate::monitor::Monitor;
 use crate::platform::Signals;
 use crate::recipe::{ModelSource, Recipe, StageKind};
-use crate::run_dir::refuse_others;
+use crate::run_dir::{RunDir, refuse_others};
 use crate::train::open::{
     Opener, TOKENIZER, known_spec, known_steps, known_teacher, open, say_how_it_starts,
 };
@@ -34,32 +34,40 @@ pub fn dry_run(
     check_across_ranks(recipe, comm)?;
     all_ok(comm, own_files::check(recipe, &options.out))?;
     // Asked without a lock, which would leave a directory behind.
-    first_only(comm, || {
+    let dir = RunDir::unlocked(&options.out);
+    let checkpoint = first_only(comm, || {
         refuse_others(&options.out, &[], options.force)?;
-        match options.resume {
-            Resume::Never => refuse_existing(&options.out),
-            _ => Ok(()),
-        }
+        resume::choose(&dir, &options.resume, monitor)
     })?;
-    let allowed = &options.allow_change;
-    let opener = Opener { signals: &options.signals, comm, kept_tokenizer: None, allowed };
+    let start = Start::broadcast(comm, &dir, checkpoint.flatten())?;
+    let (kept_tokenizer, allowed) = (start.tokenizer.as_deref(), &options.allow_change);
+    let opener = Opener { signals: &options.signals, comm, kept_tokenizer, allowed };
     let (context, mut stage) = open_on_all_ranks(recipe, opener, monitor)?;
     admit(&context, options.force)?;
-    first_only(comm, || space::require(&context, &options.out, 0))?;
+    let mut state = match &start.checkpoint {
+        Some(checkpoint) => resume::load(&context, checkpoint, allowed, monitor)?,
+        None => all_ok(comm, TrainState::fresh(&context, monitor))?,
+    };
+    first_only(comm, || space::require(&context, &options.out, state.progress.step))?;
+    let (out, steps) = (options.out.clone(), context.steps);
+    let summary = |last_loss| Summary { out, steps, last_loss, exports: Vec::new() };
+    if state.is_trained(steps) {
+        monitor.message("dry run: all steps of this run are made; nothing was written");
+        return Ok(summary(None));
+    }
     begin_stage(&context, stage.as_mut(), monitor)?;
-    let mut state = all_ok(comm, TrainState::fresh(&context, monitor))?;
     let TrainState { model, optimizer, progress, .. } = &mut state;
-    let (settings, rates) = (context.step_settings(Limits::NONE), context.schedule.at(1));
+    let step = progress.step + 1;
+    let (settings, rates) = (context.step_settings(Limits::NONE), context.schedule.at(step));
     let updates = context.updates_during(optimizer, settings, rates);
     let drawn = next_gradients(&context, stage.as_mut(), (model, progress), updates.as_ref())?;
     let loss = drawn.sum.loss();
     monitor.message(&format!(
-        "dry run: {} parameters, {} steps; the first step's loss is {loss:.4}; nothing was written",
-        context.spec.parameters(),
-        context.steps
+        "dry run: {} parameters, {steps} steps; the loss of step {step} is {loss:.4}; nothing was \
+         written but caches of data",
+        context.spec.parameters()
     ));
-    let (out, steps) = (options.out.clone(), context.steps);
-    Ok(Summary { out, steps, last_loss: Some(loss), exports: Vec::new() })
+    Ok(summary(Some(loss)))
 }
 
 /// The first rows of each set as the model would see them.

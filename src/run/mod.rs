@@ -104,7 +104,7 @@ pub fn run(
     all_ok(comm, own_files::check(recipe, &options.out))?;
     // Only rank 0 sees the run directory: on a cluster the others may not share its disk.
     let opened = first_only(comm, || open_dir(options, monitor))?;
-    let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::of_rank_0(&options.out), None));
+    let (dir, checkpoint) = opened.unwrap_or_else(|| (RunDir::unlocked(&options.out), None));
     let made = run_in(&dir, checkpoint, recipe, options, monitor);
     if comm.is_first() && recipe.report.html && page::is_due(&made) {
         page::write(&dir, monitor);

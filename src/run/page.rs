@@ -7,7 +7,7 @@ use bitnet_report::RunFolder;
 use super::Summary;
 use crate::error::TrainError;
 use crate::monitor::Monitor;
-use crate::run_dir::{PAGE_FILE, RunDir};
+use crate::run_dir::{METRICS_FILE, PAGE_FILE, RunDir};
 
 /// Whether there is something to show: the run is at its end, or was stopped with its state saved.
 pub(super) fn is_due(made: &Result<Summary, TrainError>) -> bool {
@@ -17,6 +17,10 @@ pub(super) fn is_due(made: &Result<Summary, TrainError>) -> bool {
 /// Writes the page, or says why it could not be.
 pub(super) fn write(dir: &RunDir, monitor: &mut dyn Monitor) {
     if dir.has_vanished() {
+        return;
+    }
+    // A stop before the first step leaves nothing to show.
+    if !dir.join(METRICS_FILE).exists() {
         return;
     }
     let path = dir.join(PAGE_FILE);

@@ -10,7 +10,7 @@ use crate::distributed::first_only;
 use crate::error::TrainError;
 use crate::model::{LanguageModel, set_factors};
 use crate::monitor::Monitor;
-use crate::recipe::{self, Change, ChangeClass, Plan, Recipe};
+use crate::recipe::{self, Change, ChangeClass, Plan, Recipe, StageKind};
 use crate::run_dir::{RunDir, holds_a_run};
 use crate::train::context::{RunContext, reading};
 use crate::train::state::{Progress, TrainState};
@@ -232,6 +232,15 @@ fn refuse_data_drift(
         let what = "was trained with another chat template, which cannot change within a run";
         let path = path.shown();
         return Err(TrainError::Drift(format!("{path} [tokenizer.chat_template]: {what}")));
+    }
+    // The reference of preference training is the model that the run began with.
+    let is_reference = context.recipe.stage == StageKind::Dpo;
+    if is_reference
+        && progress.init_blake3.is_some()
+        && progress.init_blake3 != context.hash_init()?
+    {
+        let what = "the files of the reference model are not those the run began with";
+        return Err(TrainError::Drift(format!("{} [model.init]: {what}", path.shown())));
     }
     if progress.data_fingerprint != context.fingerprint && !allowed.iter().any(|key| key == "data")
     {

@@ -135,7 +135,7 @@ impl Trainer<'_> {
     fn requests(&self) -> Requests {
         let RunContext { signals, comm, .. } = self.context;
         let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        let stop = signals.stop().or(late.then_some(StopSignal::Terminate));
+        let stop = signals.stop().or(late.then_some(StopSignal::TimeIsOver));
         let save = signals.take_save() || self.callbacks.take_save_request();
         if comm.world_size() == 1 {
             return Requests { stop, save };

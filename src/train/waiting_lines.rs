@@ -104,14 +104,14 @@ pub(crate) fn write_missing(dir: &RunDir, carried: &[LogLine]) -> Result<(), Tra
     for file in carried.iter().map(|line| &line.file).collect::<HashSet<_>>() {
         let path = dir.join(file);
         if path.exists() {
-            for text in BufReader::new(File::open(path)?).lines() {
-                written.insert((file, text?));
+            for line in BufReader::new(File::open(path)?).split(b'\n') {
+                written.insert((file, line?));
             }
         }
     }
     // Compared by their text: the process may have written some of them after the checkpoint was
     // made.
-    let lacks = |line: &&LogLine| !written.contains(&(&line.file, line.text.clone()));
+    let lacks = |line: &&LogLine| !written.contains(&(&line.file, line.text.clone().into_bytes()));
     carried.iter().filter(lacks).try_for_each(|line| dir.append_line(&line.file, &line.text))
 }
 

@@ -165,9 +165,11 @@ fn inspect_model_reads_checkpoints_and_packed_folders() {
 #[test]
 fn plan_tells_memory_and_time() {
     let lab = Lab::new();
-    let text = program(&["plan", "--json", "--recipe", &lab.path("recipe.toml").to_string_lossy()]);
-    let line = text.lines().last().unwrap();
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let recipe = lab.path("recipe.toml").to_string_lossy().into_owned();
+    // All of stdout is the one line.
+    let line: serde_json::Value =
+        serde_json::from_str(&program(&["plan", "--json", "--recipe", &recipe])).unwrap();
+    let text = program(&["plan", "--recipe", &recipe]);
     let parts = line["memory"].as_object().unwrap().values().map(|part| part.as_u64().unwrap());
     assert_eq!(parts.sum::<u64>(), line["memory_bytes"].as_u64().unwrap());
     for words in ["time: about", "learning rate over the run", "activations"] {

@@ -179,6 +179,14 @@ fn convert_says_what_it_cost_and_goes_on_after_a_kill() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_same(&result(&lab.path("killed")), &result(&lab.path("out")), "killed and called again");
 
+    let other = format!("model.init={}", lab.path("other").display());
+    let refused = command("twice", &[&other]).output().unwrap();
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("--model and --data name these"), "{}", stderr(&refused));
+    let missing = lab.path("nowhere").display().to_string();
+    let refused = command("taught", &["--teacher", &missing]).output().unwrap();
+    assert!(stderr(&refused).contains("distill.teacher"), "{}", stderr(&refused));
+
     let again = lab.path("out/final").display().to_string();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bitnet-train"));
     command.args(["convert", "--model", &again, "--data", "x.txt", "--out", "y"]);

@@ -1,6 +1,7 @@
 //! A run is finished when everything its recipe asks for is there: what a stop between the last step
 //! and the last export leaves out is made by the next `--resume auto`, alone and in a pipeline.
 
+use bitnet_format::StoredModel;
 use std::path::Path;
 
 use super::kill::wait_until;
@@ -41,6 +42,12 @@ fn a_failed_export_is_reported_and_made_by_the_next_resume() {
     assert_eq!(exports(&out), [true, true]);
     let now = fs_err::metadata(out.join("export/hf-bf16/config.json")).unwrap().modified().unwrap();
     assert_eq!(kept, now, "what was there is left alone");
+    // A file that was cut and a folder without its config are not what was published.
+    fs_err::write(out.join("export/hf-packed/model.safetensors"), "").unwrap();
+    fs_err::remove_file(out.join("final/config.json")).unwrap();
+    lab.finish(&out, &words(&["--resume", "auto", EXPORTS]));
+    assert_same(&result(&out), &expected, "after final/ was damaged");
+    StoredModel::open(&out.join("export/hf-packed")).unwrap();
     let again = lab.finish(&out, &words(&["--resume", "auto", EXPORTS]));
     assert!(stderr(&again).contains("finished"), "{}", stderr(&again));
 }

@@ -140,6 +140,30 @@ fn a_killed_preference_run_resumes_to_the_bit() {
 }
 
 #[test]
+fn a_preference_run_goes_on_beside_the_reference_it_began_with() {
+    let lab = lab();
+    let out = lab.path("out");
+    lab.finish_recipe("dpo.toml", &out, &["train.steps=2"]);
+    let words = ["--resume", "auto", "train.steps=4", "--allow-change", "train.steps"];
+    // The drift is found by a dry run too.
+    for dry in [&[][..], &["--dry-run"]] {
+        let words = [&words[..], dry].concat();
+        let changed = [&words[..], &["optimizer.beta1=0.8"]].concat();
+        let refused = lab.run_recipe("dpo.toml", &out, &changed);
+        assert_code(&refused, 3);
+        assert!(stderr(&refused).contains("optimizer.beta1"), "{}", stderr(&refused));
+    }
+    let weights = lab.path("base/final/model.safetensors");
+    let mut bytes = fs_err::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs_err::write(&weights, bytes).unwrap();
+    let refused = lab.run_recipe("dpo.toml", &out, &words);
+    assert_code(&refused, 3);
+    assert!(stderr(&refused).contains("[model.init]: the files of the reference"), "{refused:?}");
+}
+
+#[test]
 fn a_preference_run_starts_at_ln_2_and_its_reference_is_made_once() {
     let lab = lab();
     let first = lab.finish_recipe("dpo.toml", &lab.path("a"), &[]);

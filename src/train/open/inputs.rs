@@ -83,9 +83,10 @@ fn existing_folder(path: &Path, field: &str) -> Result<PathBuf, TrainError> {
                     adapter.kind = \"side\" trains beside their codes";
         ("a file", hint.to_owned())
     } else {
-        let parts: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
-        let named = format!("{}/{}", parts.last().map_or("owner", |part| part), parts[0]);
-        ("nothing", format!("a model of the hub is {field} = \"hf:{named}\""))
+        let hint = format!(
+            "name yours, as in '{field}=\"/my/model\"'; of the hub it is \"hf:owner/name\""
+        );
+        ("nothing", hint)
     };
     let what = format!(
         "no such model; expected a checkpoint or a Hugging Face folder, got {got}\nhint: {hint}"
