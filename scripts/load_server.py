@@ -106,7 +106,10 @@ class Client(threading.Thread):
 
 
 def resident(pid):
-    lines = open(f"/proc/{pid}/status").read().splitlines()
+    try:
+        lines = open(f"/proc/{pid}/status").read().splitlines()
+    except FileNotFoundError:
+        sys.exit(f"--pid {pid}: no such process; expected that of bitnet serve")
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS:"))
 
 
@@ -118,6 +121,7 @@ def main():
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.05, help="mean seconds between questions of a client")
     args = parser.parse_args()
+    resident(args.pid)
     counts, memory, end = collections.Counter(), [], time.time() + 60 * args.minutes
     for number in range(args.clients):
         Client(number, args, counts).start()
