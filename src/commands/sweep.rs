@@ -107,7 +107,7 @@ fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Re
 
 /// Refuses a directory that is a run itself, or holds things that no sweep made.
 fn refuse_foreign(out: &Path) -> Result<()> {
-    run::refuse_existing(out).map_err(TrainError::from)?;
+    run::refuse_existing(out)?;
     let mut known = vec![TABLE_FILE.to_owned()];
     if out.is_dir() {
         for entry in fs_err::read_dir(out)? {
@@ -117,7 +117,7 @@ fn refuse_foreign(out: &Path) -> Result<()> {
             }
         }
     }
-    Ok(run::refuse_foreign(out, &known, false).map_err(TrainError::from)?)
+    Ok(run::refuse_foreign(out, &known, false)?)
 }
 
 /// Requires `set` to be one of the held-out sets; without a name there may be one at most.

@@ -255,7 +255,10 @@ fn write_master(
     for file in std::iter::once(config).chain(index).chain(weights) {
         let name = file.file_name().expect("a file of the folder has a name").to_owned();
         // A weight has two bytes; what else the files hold is too little to tell apart.
-        let mut copied = |bytes: usize| progress(((before + bytes) / 2).min(total), total);
+        let mut copied = |bytes: usize| {
+            let all: usize = before + bytes;
+            progress((all / 2).min(total), total)
+        };
         before += copy(&file, &to.join(name), &mut copied)?;
     }
     let table = tensor_table(model.spec());

@@ -10,7 +10,7 @@ pub fn peak_memory() -> Option<u64> {
 
 /// Lets [`peak_memory`] begin anew at what is resident now; false where that cannot be done.
 pub fn forget_peak() -> bool {
-    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+    fs_err::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// Resident memory of this process in bytes; `None` where unknown.
