@@ -62,7 +62,10 @@ impl Grammars {
         // Made with the first grammar: a server that is asked for none does not pay for it.
         let factory = self.factory.get_or_init(|| self.factory()).as_ref().map_err(Clone::clone)?;
         let parser = factory.create_parser(grammar).map_err(|error| short(&error))?;
-        Ok(AnswerGrammar(Matcher::new(Ok(parser))))
+        let matcher = Matcher::new(Ok(parser));
+        // What can only refer to itself, or is too large, is found out with the first token.
+        matcher.deep_clone().compute_mask_or_eos().map_err(|error| short(&error))?;
+        Ok(AnswerGrammar(matcher))
     }
 
     fn factory(&self) -> Result<ParserFactory, String> {

@@ -111,6 +111,10 @@ fn every_bad_conversation_is_named() {
         ),
         (
             "response_format.json_schema.schema",
+            json!({"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}),
+        ),
+        (
+            "response_format.json_schema.schema",
             json!({"type": "json_schema", "json_schema": {"schema": 5}}),
         ),
         ("response_format.x", json!({"type": "json_object", "x": 1})),
