@@ -30,9 +30,9 @@ pub(super) fn for_folder(
     let tokenizer = match Tokenizer::of_model(source) {
         Ok(Some(tokenizer)) => tokenizer,
         // A tokenizer of a kind that we do not read is copied all the same.
-        Err(_) if is_folder => {
+        Err(error) if is_folder => {
             copy(source, to, &[TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE])?;
-            return Ok(Vec::new());
+            return Ok(vec![format!("{error}; copied as it is, and bitnet will refuse it")]);
         }
         Ok(None) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),

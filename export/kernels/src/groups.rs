@@ -32,6 +32,7 @@ impl<'a> GroupedPair<'a> {
     }
 
     /// The scales of one of the groups.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn scales(self, group: usize) -> &'a Line {
         &self.lines[group * Self::lines_of(self.chunks)]
     }
