@@ -86,7 +86,8 @@ fn load(args: &ConvertArgs) -> Result<Recipe> {
         words.push(format!("distill.teacher={}", text(teacher)));
     }
     let named = ["model.init", "data.train"];
-    let twice = |word: &&String| named.iter().any(|key| word.split('=').next() == Some(key));
+    let twice =
+        |word: &&String| named.iter().any(|key| word.split('=').next().map(str::trim) == Some(key));
     if let Some(word) = args.settings.iter().find(twice) {
         let what = format!("{word}: --model and --data name these");
         return Err(Usage(what).into());

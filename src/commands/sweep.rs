@@ -46,7 +46,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
     require_set(&base, args.set.as_deref())?;
     let words = |rung: &Rung| load(args, &evaluated(&base, rung));
     let recipes = rungs.iter().map(words).collect::<Result<Vec<_>>>()?;
-    refuse_foreign(&args.out)?;
+    refuse_foreign(&args.out, &rungs)?;
     let signals = Signals::listen().map_err(TrainError::from)?;
     for (at, (rung, recipe)) in rungs.iter().zip(&recipes).enumerate() {
         if !args.quiet {
@@ -105,10 +105,12 @@ fn train(args: &SweepArgs, recipe: &Recipe, out: &Path, signals: &Signals) -> Re
     Ok(())
 }
 
-/// Refuses a directory that is a run itself, or holds things that no sweep made.
-fn refuse_foreign(out: &Path) -> Result<()> {
+/// Refuses a directory that is a run itself, or holds things that no sweep made. A run that was stopped
+/// before its first step is known by its name alone.
+fn refuse_foreign(out: &Path, rungs: &[Rung]) -> Result<()> {
     run::refuse_existing(out)?;
-    let mut known = vec![TABLE_FILE.to_owned()];
+    let mut known: Vec<String> = rungs.iter().map(|rung| rung.name.clone()).collect();
+    known.push(TABLE_FILE.to_owned());
     if out.is_dir() {
         for entry in fs_err::read_dir(out)? {
             let entry = entry?;

@@ -106,7 +106,9 @@ impl TableRows {
                 DataError::file(&table.path, "not UTF-8 in its header; expected text")
             })?;
             let mut names = BTreeSet::new();
-            if let Some(twice) = table.header.iter().find(|name| !names.insert(*name)) {
+            // Columns without a name are common, and nothing asks for them.
+            let mut named = table.header.iter().filter(|name| !name.is_empty());
+            if let Some(twice) = named.find(|name| !names.insert(*name)) {
                 let what = format!("two columns {twice:?} in its header; expected different names");
                 return Err(DataError::file(&table.path, what));
             }

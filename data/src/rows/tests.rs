@@ -104,6 +104,7 @@ fn tables_have_a_header_and_any_separator() {
     let torn = rows("a.csv", b"text\nfirst\n\"second\nthird\n").unwrap_err();
     assert!(torn.contains("a.csv:3") && torn.contains("torn"), "{torn}");
     assert_eq!(rows("a.csv", b"text\n5\" pipe"), Ok(pairs(&[(2, r#"{"text":"5\" pipe"}"#)])));
+    assert!(rows("a.csv", b"text,,\na,b,c\n").is_ok());
     let twice = rows("a.csv", b"text,n,text\na,b,c\n").unwrap_err();
     assert!(twice.contains("two columns \"text\""), "{twice}");
 }
