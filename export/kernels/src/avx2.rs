@@ -1,12 +1,11 @@
 //! The kernels in 256-bit instructions (x86-64 with AVX2, no VNNI needed).
 //!
-//! A field `f` stays where it lies in its byte as long as that costs nothing: fields 1 and 3 are
-//! summed four times too large and shifted down when a block of chunks is done. `vpmaddubsw` adds
-//! pairs in i16; a block of eight chunks keeps those sums exact (see [`BLOCK`]):
+//! A field of a byte is two bits: those below it are shifted out, those above it masked. `vpmaddubsw`
+//! adds pairs in i16; a block of sixteen chunks keeps those sums exact (see [`BLOCK`]):
 //!
 //! ```text
 //! bytes of 8 rows   [ b0 b1 b2 b3 | … ]   32 bytes
-//! vpmaddubsw        [ u0·q0 + u1·q1 , u2·q2 + u3·q3 | … ]   16 x i16, summed over 8 chunks
+//! vpmaddubsw        [ u0·q0 + u1·q1 , u2·q2 + u3·q3 | … ]   16 x i16, summed over 16 chunks
 //! vpmaddwd by 1     [ sum of the two ]                       8 x i32, one a row
 //! ```
 
@@ -14,14 +13,13 @@
 
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{
-    __m256, __m256i, _mm_cvtepi8_epi16, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_add_epi16,
-    _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_broadcastq_epi64,
-    _mm256_cvtepu8_epi16, _mm256_fmadd_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16,
-    _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_si256, _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
+    __m256, __m256i, _mm_loadu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps,
+    _mm256_and_si256, _mm256_cvtepi8_epi16, _mm256_cvtepu8_epi16, _mm256_fmadd_ps,
+    _mm256_hadd_epi32, _mm256_load_si256, _mm256_loadu_ps, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_permute4x64_epi64, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setzero_si256, _mm256_srli_epi16, _mm256_storeu_ps,
     _mm256_storeu_si256,
 };
-use std::array::from_fn;
 
 use crate::float_tile::{self, FloatLanes};
 use crate::gemm::{Operands, Tile};
@@ -35,12 +33,15 @@ pub(crate) use vectors::{dot, dot_bf16, dot_f16, quantise};
 
 mod vectors;
 
-/// Chunks whose products fit i16. Fields 1 and 3 weigh most: a code of at most 2, times 4, two
-/// columns of each, 2 · 2 · 8 = 32 a chunk. 8 · 32 · 127 = 32 512 and 8 · 32 · -128 = -32 768.
-const BLOCK: usize = 8;
+/// Fields of a byte.
+const FIELDS: usize = 4;
 
-/// The same where a code may be 3: 3 · 4 · 2 · 2 = 48 a chunk, 4 · 48 · -128 = -24 576.
-const GROUP_BLOCK: usize = 4;
+/// Chunks whose products fit i16: a code of at most 2, two columns of each of four fields, 2 · 2 · 4 = 16 a
+/// chunk. 16 · 16 · 127 = 32 512 and 16 · 16 · -128 = -32 768.
+const BLOCK: usize = 16;
+
+/// The same where a code may be 3: 3 · 2 · 4 = 24 a chunk, 8 · 24 · -128 = -24 576.
+const GROUP_BLOCK: usize = 8;
 
 /// Rows whose sums fill one vector.
 const ROWS: usize = 8;
@@ -120,12 +121,16 @@ pub(crate) fn float_tile(tile: Tile, sums: &mut [f32], stride: usize) {
     }
 }
 
-/// Four rows and two vectors are eight accumulators; with twelve one is spilled, and the sums wait
-/// for memory.
+/// Twelve accumulators, three vectors of B and one of A are all sixteen registers.
 #[target_feature(enable = "avx2,fma")]
 fn floats(tile: Tile, sums: &mut [f32], stride: usize) {
     // SAFETY: this function has the instructions.
-    unsafe { float_tile::tile::<__m256, 4, 2>(tile, sums, stride) }
+    unsafe {
+        match tile.width {
+            48 => float_tile::tile::<__m256, 4, 3>(tile, sums, stride),
+            _ => float_tile::tile::<__m256, 4, 2>(tile, sums, stride),
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -165,23 +170,17 @@ unsafe fn tile_in_blocks<const B: usize>(
     sums: &mut [[i32; ROWS_PER_PAIR]],
 ) {
     let token = |t: usize| tokens.of(t, pair.len());
-    // One token streams each line once; several reuse the unpacked fields of eight rows.
+    // One token streams each line once; several reuse the unpacked fields of sixteen rows.
     // SAFETY: AVX2, says the caller.
     unsafe {
         match sums {
             [] => {}
             [sums] => rows::<VECTORS, 1, B>(pair, 0, [token(0)], [sums]),
-            [a, b] => {
-                each_vector([a, b], |q, sums| rows::<1, 2, B>(pair, q, from_fn(token), sums));
-            }
-            [a, b, c] => {
-                each_vector([a, b, c], |q, sums| rows::<1, 3, B>(pair, q, from_fn(token), sums));
-            }
-            _ => {
-                let (four, rest) = sums.split_first_chunk_mut::<4>().expect("four or more");
-                each_vector(four.each_mut(), |q, sums| {
-                    rows::<1, 4, B>(pair, q, from_fn(token), sums);
-                });
+            [a, b] => halves::<2, B>(pair, [token(0), token(1)], [a, b]),
+            [a, b, c] => halves::<3, B>(pair, [token(0), token(1), token(2)], [a, b, c]),
+            [a, b, c, d, rest @ ..] => {
+                let four = [token(0), token(1), token(2), token(3)];
+                halves::<4, B>(pair, four, [a, b, c, d]);
                 if !rest.is_empty() {
                     tile_in_blocks::<B>(pair, tokens.behind(4, 0), rest);
                 }
@@ -190,12 +189,15 @@ unsafe fn tile_in_blocks<const B: usize>(
     }
 }
 
-fn each_vector<const T: usize>(
+/// Two vectors of rows at a time, whose sums with four tokens fill half of the registers.
+#[target_feature(enable = "avx2")]
+fn halves<const T: usize, const B: usize>(
+    pair: &[PairChunk],
+    tokens: [&[[i8; CHUNK]]; T],
     mut sums: [&mut [i32; ROWS_PER_PAIR]; T],
-    mut compute: impl FnMut(usize, [&mut [i32; ROWS_PER_PAIR]; T]),
 ) {
-    for vector in 0..VECTORS {
-        compute(vector, sums.each_mut().map(|sums| &mut **sums));
+    for first in (0..VECTORS).step_by(2) {
+        rows::<2, T, B>(pair, first, tokens, sums.each_mut().map(|sums| &mut **sums));
     }
 }
 
@@ -207,78 +209,54 @@ fn rows<const Q: usize, const T: usize, const B: usize>(
     tokens: [&[[i8; CHUNK]]; T],
     sums: [&mut [i32; ROWS_PER_PAIR]; T],
 ) {
+    let prefetch = Prefetch::chosen();
     let mut totals = [[_mm256_setzero_si256(); Q]; T];
     for start in (0..pair.len()).step_by(B) {
-        let block = start..pair.len().min(start + B);
-        let tokens = tokens.map(|token| &token[block.clone()]);
-        add_block(&pair[block], first, tokens, &mut totals);
-    }
-    for (sums, totals) in sums.into_iter().zip(totals) {
-        for (sums, total) in
-            sums[first * ROWS..][..Q * ROWS].as_chunks_mut().0.iter_mut().zip(totals)
-        {
-            store(sums, total);
+        // i16 sums of one block, whose length is chosen so that none of them overflows.
+        let mut block = [[_mm256_setzero_si256(); Q]; T];
+        for (c, chunk) in pair.iter().enumerate().skip(start).take(B) {
+            if T == 1 {
+                prefetch.after(chunk);
+            }
+            let mut lines = [_mm256_setzero_si256(); Q];
+            for (q, line) in lines.iter_mut().enumerate() {
+                *line = load(chunk, first + q);
+            }
+            // Field by field, so that of the unpacked lines only `Q` registers are needed.
+            for field in 0..FIELDS {
+                for (t, sums) in block.iter_mut().enumerate() {
+                    let x = broadcast(&tokens[t][c], field);
+                    for (sum, line) in sums.iter_mut().zip(lines) {
+                        let u = _mm256_and_si256(line, _mm256_set1_epi8(0x03));
+                        *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(u, x));
+                    }
+                }
+                for line in &mut lines {
+                    *line = _mm256_srli_epi16::<2>(*line);
+                }
+            }
         }
-    }
-}
-
-/// Adds the products of at most [`BLOCK`] chunks, or of [`GROUP_BLOCK`] where a code may be +2, to `totals`.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn add_block<const Q: usize, const T: usize>(
-    block: &[PairChunk],
-    first: usize,
-    tokens: [&[[i8; CHUNK]]; T],
-    totals: &mut [[__m256i; Q]; T],
-) {
-    // i16 sums of one block, whose length is chosen so that none of them overflows.
-    let mut ones = [[_mm256_setzero_si256(); Q]; T];
-    let (mut fours, prefetch) = (ones, Prefetch::chosen());
-    for (c, chunk) in block.iter().enumerate() {
-        if T == 1 {
-            prefetch.after(chunk);
-        }
-        for q in 0..Q {
-            let u = fields(load(chunk, first + q));
-            for t in 0..T {
-                let x = broadcast(&tokens[t][c]);
-                let product = |f: usize| _mm256_maddubs_epi16(u[f], x[f]);
-                let one = _mm256_add_epi16(product(0), product(2));
-                let four = _mm256_add_epi16(product(1), product(3));
-                ones[t][q] = _mm256_add_epi16(ones[t][q], one);
-                fours[t][q] = _mm256_add_epi16(fours[t][q], four);
+        for (totals, block) in totals.iter_mut().zip(block) {
+            for (total, sums) in totals.iter_mut().zip(block) {
+                let pairs = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+                *total = _mm256_add_epi32(*total, pairs);
             }
         }
     }
-    let pairs = |sums| _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
-    for t in 0..T {
-        for q in 0..Q {
-            // Exact: every term of `fours` is a multiple of 4.
-            let quarter = _mm256_srai_epi32::<2>(pairs(fours[t][q]));
-            let block = _mm256_add_epi32(pairs(ones[t][q]), quarter);
-            totals[t][q] = _mm256_add_epi32(totals[t][q], block);
+    for (sums, totals) in sums.into_iter().zip(totals) {
+        let places = sums.as_chunks_mut::<ROWS>().0[first..].iter_mut();
+        for (places, total) in places.zip(totals) {
+            store(places, total);
         }
     }
 }
 
-/// The four fields of each byte, fields 1 and 3 four times too large.
+/// Activations `4f .. 4f + 4` in every 32-bit lane, for field `f`.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn fields(line: __m256i) -> [__m256i; 4] {
-    let (low, high) = (_mm256_set1_epi8(0x03), _mm256_set1_epi8(0x0c));
-    let upper = _mm256_srli_epi16::<4>(line);
-    let (and_low, and_high) = (|v| _mm256_and_si256(v, low), |v| _mm256_and_si256(v, high));
-    [and_low(line), and_high(line), and_low(upper), and_high(upper)]
-}
-
-/// Activations `4f .. 4f + 4` in every 32-bit lane of vector `f`.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn broadcast(x: &[i8; CHUNK]) -> [__m256i; 4] {
-    from_fn(|f| {
-        let four = [x[4 * f], x[4 * f + 1], x[4 * f + 2], x[4 * f + 3]];
-        _mm256_set1_epi32(i32::from_ne_bytes(four.map(|code| code as u8)))
-    })
+fn broadcast(x: &[i8; CHUNK], field: usize) -> __m256i {
+    let four = x.as_chunks::<4>().0[field];
+    _mm256_set1_epi32(i32::from_ne_bytes(four.map(i8::cast_unsigned)))
 }
 
 #[target_feature(enable = "avx2")]
@@ -296,58 +274,111 @@ fn store(places: &mut [i32; ROWS], values: __m256i) {
     unsafe { _mm256_storeu_si256(places.as_mut_ptr().cast(), values) }
 }
 
-/// [`reference::int8_tile`] without a byte product that could overflow 16 bits; two tokens share what is
-/// unpacked of a line.
+/// [`reference::int8_tile`] without a byte product that could overflow 16 bits; four tokens share what is
+/// widened of a line.
 pub(crate) fn int8_tile(panel: &[Line], tokens: &[[i8; CHUNK]], sums: &mut [[i32; INT8_ROWS]]) {
     assert!(is_available(), "this CPU has no AVX2");
     let chunks = reference::chunks_of(panel, tokens, sums.len());
-    let token = |t: usize| tokens[t * chunks..][..chunks].as_flattened().as_chunks().0;
-    let (pairs, rest) = sums.as_chunks_mut::<2>();
-    for (pair, sums) in pairs.iter_mut().enumerate() {
-        let tokens = from_fn(|t| token(2 * pair + t));
-        // SAFETY: AVX2 is there, asserted above.
-        unsafe { int8_products::<2>(panel, tokens, sums) }
-    }
-    if let [last] = rest {
-        // SAFETY: AVX2 is there, asserted above.
-        unsafe { int8_products(panel, [token(2 * pairs.len())], std::array::from_mut(last)) }
-    }
+    // SAFETY: AVX2 is there, asserted above.
+    unsafe { int8_tokens(panel, TokenCodes::dense(tokens, chunks), sums) }
 }
 
 #[target_feature(enable = "avx2")]
-fn int8_products<const T: usize>(
-    panel: &[Line],
-    tokens: [&[[i8; 4]]; T],
-    sums: &mut [[i32; INT8_ROWS]; T],
-) {
-    let tokens = tokens.map(|token| &token[..panel.len()]);
-    let (mut totals, prefetch) = ([[_mm256_setzero_si256(); 4]; T], Prefetch::chosen());
-    for (k, line) in panel.iter().enumerate() {
-        if T == 1 {
-            prefetch.after(line);
+fn int8_tokens(panel: &[Line], tokens: TokenCodes, sums: &mut [[i32; INT8_ROWS]]) {
+    let token = |t: usize| tokens.of(t, panel.len().div_ceil(4));
+    match sums {
+        [] => {}
+        [a] => int8_products(panel, [token(0)], [a]),
+        [a, b, c, d, rest @ ..] => {
+            let four = [token(0), token(1), token(2), token(3)];
+            int8_products(panel, four, [a, b, c, d]);
+            if !rest.is_empty() {
+                int8_tokens(panel, tokens.behind(4, 0), rest);
+            }
         }
-        let u = from_fn::<_, 4, _>(|v| {
-            let bytes = &line.0.as_chunks::<16>().0[v];
-            // SAFETY: 16 bytes.
-            _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-        });
-        for (totals, token) in totals.iter_mut().zip(&tokens) {
-            let four = i32::from_ne_bytes(token[k].map(i8::cast_unsigned));
-            let x = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
-            for (total, u) in totals.iter_mut().zip(u) {
-                *total = _mm256_add_epi32(*total, _mm256_madd_epi16(u, x));
+        [a, b, rest @ ..] => {
+            int8_products(panel, [token(0), token(1)], [a, b]);
+            if !rest.is_empty() {
+                int8_tokens(panel, tokens.behind(2, 0), rest);
             }
         }
     }
-    // Two neighbouring lanes belong to a row.
-    for (sums, totals) in sums.iter_mut().zip(totals) {
-        for (sums, total) in sums.as_chunks_mut::<4>().0.iter_mut().zip(totals) {
-            let mut lanes = [0; 8];
-            store(&mut lanes, total);
-            for (sum, pair) in sums.iter_mut().zip(lanes.as_chunks::<2>().0) {
-                *sum = pair[0] + pair[1];
+}
+
+/// Fours of a token that are widened before they are multiplied.
+const WIDE: usize = 64;
+
+/// A panel times `T` tokens, eight rows at a time. Bytes are widened to i16, of which a
+/// product adds two:
+///
+/// ```text
+/// line      [ row 0: u u u u | … | row 3: u u u u ]   16 bytes → 16 x i16
+/// token     [ x x x x | x x x x | … ]                  four activations in each 64-bit lane
+/// vpmaddwd  [ u·x + u·x , u·x + u·x | … ]              two i32 a row
+/// ```
+#[target_feature(enable = "avx2")]
+fn int8_products<const T: usize>(
+    panel: &[Line],
+    tokens: [&[[i8; CHUNK]]; T],
+    sums: [&mut [i32; INT8_ROWS]; T],
+) {
+    let mut totals = [[[_mm256_setzero_si256(); 2]; T]; 2];
+    let mut wide = [[[0; 4]; WIDE]; T];
+    for (block, lines) in panel.chunks(WIDE).enumerate() {
+        for (wide, token) in wide.iter_mut().zip(tokens) {
+            let places = wide.as_flattened_mut().as_chunks_mut().0.iter_mut();
+            for (places, codes) in places.zip(&token[block * WIDE / 4..]) {
+                widen(codes, places);
             }
         }
+        add_lines::<0, T>(lines, &wide, &mut totals[0]);
+        add_lines::<1, T>(lines, &wide, &mut totals[1]);
+    }
+    for (t, sums) in sums.into_iter().enumerate() {
+        for (places, totals) in sums.as_chunks_mut::<ROWS>().0.iter_mut().zip(&totals) {
+            // Two neighbouring lanes belong to a row; `vphaddd` leaves the middle quarters swapped.
+            let rows = _mm256_hadd_epi32(totals[t][0], totals[t][1]);
+            store(places, _mm256_permute4x64_epi64::<0b11_01_10_00>(rows));
+        }
+    }
+}
+
+/// Adds the products of a half of at most [`WIDE`] lines to `totals`. Not inlined: the sums of both halves
+/// together are more than there are registers.
+#[target_feature(enable = "avx2")]
+#[inline(never)]
+fn add_lines<const HALF: usize, const T: usize>(
+    lines: &[Line],
+    tokens: &[[[i16; 4]; WIDE]; T],
+    totals: &mut [[__m256i; 2]; T],
+) {
+    let (mut sums, prefetch) = (*totals, Prefetch::chosen());
+    for (k, line) in lines.iter().enumerate().take(WIDE) {
+        if T == 1 && HALF == 0 {
+            prefetch.after(line);
+        }
+        let bytes = line.0.as_chunks::<16>().0;
+        let u = [bytes[2 * HALF], bytes[2 * HALF + 1]].map(|bytes| {
+            // SAFETY: 16 bytes.
+            _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+        });
+        for (sums, token) in sums.iter_mut().zip(tokens) {
+            let x = _mm256_set1_epi64x(bytemuck::cast(token[k]));
+            for (sum, u) in sums.iter_mut().zip(u) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(u, x));
+            }
+        }
+    }
+    *totals = sums;
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn widen(codes: &[i8; CHUNK], places: &mut [i16; CHUNK]) {
+    // SAFETY: 16 bytes, and 16 places of two.
+    unsafe {
+        let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
+        _mm256_storeu_si256(places.as_mut_ptr().cast(), codes);
     }
 }
 

@@ -69,6 +69,18 @@ fn spelling_of(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
+/// Special tokens that transformers hands to chat templates by name, beside those that begin and end.
+const OTHERS: [&str; 5] = ["unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Those of [`OTHERS`] that a `tokenizer_config.json` names, with their spelling.
+pub(crate) fn other_tokens(config: &Map<String, Value>) -> Vec<(String, String)> {
+    let declared = |name: &&str| {
+        let spelling = config.get(*name).and_then(spelling_of)?;
+        Some((name.to_string(), spelling.to_owned()))
+    };
+    OTHERS.iter().filter_map(declared).collect()
+}
+
 /// The token that a post-processor puts before a text.
 fn first_token(post: &Value) -> Option<&str> {
     match post["type"].as_str()? {
@@ -123,5 +135,13 @@ mod tests {
         let tokenizer = Tokenizer::from_bytes(Path::new("t.json"), &bytes).unwrap();
         assert_eq!(tokenizer.eos(), None);
         assert_eq!(tokenizer.encode("a<|end_of_text|>b").unwrap(), [0, 3, 1]);
+    }
+
+    #[test]
+    fn other_special_tokens_are_those_that_the_config_spells() {
+        let config =
+            json!({"pad_token": {"content": "<pad>"}, "unk_token": null, "eos_token": "x"});
+        let found = super::other_tokens(config.as_object().unwrap());
+        assert_eq!(found, [("pad_token".to_owned(), "<pad>".to_owned())]);
     }
 }

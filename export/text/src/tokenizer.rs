@@ -301,6 +301,12 @@ impl Tokenizer {
         self.special.of_id(id)
     }
 
+    /// The other special tokens that `tokenizer_config.json` names, such as `pad_token`, with their
+    /// spelling.
+    pub(crate) fn declared_tokens(&self) -> Vec<(String, String)> {
+        control::other_tokens(&self.config)
+    }
+
     /// How a special token is spelled.
     pub(crate) fn special_spelling(&self, id: u32) -> Option<&str> {
         self.special_token(id).map(|token| token.spelling.as_str())

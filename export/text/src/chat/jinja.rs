@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
-use minijinja_contrib::pycompat::unknown_method_callback;
 
+use super::filters;
 use super::marks::Marks;
 use super::memory;
+use super::methods;
 use super::python;
 use super::source::rewrite;
 use crate::error::TextError;
@@ -59,6 +60,8 @@ pub(super) struct RenderInputs {
     pub(super) tools: Vec<serde_json::Value>,
     pub(super) bos: String,
     pub(super) eos: String,
+    /// Names of other special tokens that the tokenizer declares, `pad_token`, with their spelling.
+    pub(super) others: Vec<(String, String)>,
     pub(super) generation_prompt: bool,
     pub(super) marks: Marks,
 }
@@ -132,7 +135,8 @@ fn compile(source: String) -> Result<Environment<'static>, Error> {
     environment.set_debug(true);
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_recursion_limit(MAX_DEPTH);
-    environment.set_unknown_method_callback(unknown_method_callback);
+    environment.set_unknown_method_callback(methods::call);
+    filters::install(&mut environment);
     python::install(&mut environment);
     environment.add_template_owned(NAME, source)?;
     Ok(environment)
@@ -143,7 +147,9 @@ fn context(inputs: &RenderInputs) -> Value {
     // transformers defines these even when unused: templates test `tools is not none`.
     let tools = if inputs.tools.is_empty() { Value::from(()) } else { list(&inputs.tools) };
     let marks = [inputs.marks.open, inputs.marks.close].map(String::from);
-    Value::from_pairs([
+    let others =
+        inputs.others.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
+    Value::from_pairs(others.chain([
         ("messages", list(&inputs.messages)),
         ("tools", tools),
         ("documents", Value::from(())),
@@ -151,7 +157,7 @@ fn context(inputs: &RenderInputs) -> Value {
         ("bos_token", Value::from(inputs.bos.as_str())),
         ("eos_token", Value::from(inputs.eos.as_str())),
         (python::GENERATION_MARKS, marks.into_iter().collect()),
-    ])
+    ]))
 }
 
 fn render(environment: &Environment, context: Value) -> Result<String, Error> {
@@ -159,6 +165,13 @@ fn render(environment: &Environment, context: Value) -> Result<String, Error> {
     environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
     String::from_utf8(output.0)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+}
+
+/// What a template makes of some variables; the error is a description.
+#[cfg(test)]
+pub(super) fn rendered_with(source: &str, variables: &serde_json::Value) -> Result<String, String> {
+    let environment = compile(rewrite(source)).map_err(|error| explain(error).1)?;
+    render(&environment, python::from_json(variables)).map_err(|error| explain(error).1)
 }
 
 #[derive(Default)]
@@ -436,7 +449,9 @@ mod tests {
         let marks = Marks::absent_from(&[]).unwrap();
         let (messages, tools) = (Vec::new(), Vec::new());
         let (bos, eos) = (String::new(), String::new());
-        let inputs = RenderInputs { messages, tools, bos, eos, generation_prompt: false, marks };
+        let others = Vec::new();
+        let generation_prompt = false;
+        let inputs = RenderInputs { messages, tools, bos, eos, others, generation_prompt, marks };
         let texts = template.render(vec![inputs]).unwrap();
         assert_eq!(texts[0].as_ref().unwrap(), "a\nb\n  c");
     }

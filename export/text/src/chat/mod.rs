@@ -1,22 +1,27 @@
 //! Conversations as token ids, with the tokens that are trained. Training and the chat program use
 //! the same code, so their prompts cannot differ.
 //!
-//! `b158` is the template of 2B4T. For Jinja templates, `source` and `python` make the engine of
-//! `jinja` what transformers' is, `marks` keeps message text apart from the template's own,
+//! `b158` is the template of 2B4T. For Jinja templates, `source`, `python`, `filters`, `methods`,
+//! `json` and `repr` make the engine of `jinja` what transformers' is, `marks` keeps message text apart from the template's own,
 //! `renderer` renders and encodes, `answers` finds what is trained, `to_tokens` joins the two,
 //! `memory` bounds what a template may allocate. `ready` encodes what another program rendered.
 //! `row` renders rows of data in the same sandbox. `stored` reads and writes the templates of model
 //! folders and GGUF files.
 
 mod answers;
+mod arguments;
 mod b158;
+mod filters;
 mod jinja;
+mod json;
 mod marks;
 mod memory;
 mod message;
+mod methods;
 mod python;
 mod ready;
 mod renderer;
+mod repr;
 mod row;
 mod source;
 mod stored;

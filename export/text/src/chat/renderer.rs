@@ -44,6 +44,7 @@ impl Renderer<'_> {
             tools: conversation.tools.iter().map(guard).collect(),
             bos: self.spelling(self.tokenizer.bos()),
             eos: self.spelling(self.tokenizer.eos_token()),
+            others: self.tokenizer.declared_tokens(),
             generation_prompt,
             marks,
         }

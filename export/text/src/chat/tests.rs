@@ -11,6 +11,7 @@ use super::*;
 use crate::test_tokenizers::{load, sentence_piece, special, tiny, trained};
 use Role::{Assistant, System, User};
 
+mod expressions;
 mod golden;
 
 const CHAT_ML: &str = "{%- for message in messages %}\n    \

@@ -82,6 +82,7 @@ fn probe_with(template: &Jinja, roles: &[Role]) -> Result<(), TextError> {
         tools: Vec::new(),
         bos: "<s>".to_owned(),
         eos: "</s>".to_owned(),
+        others: Vec::new(),
         generation_prompt,
         marks,
     };
