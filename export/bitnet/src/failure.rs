@@ -107,6 +107,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let from_engine = |error: &EngineError| match error {
         EngineError::Format(error) => format_code(error),
+        EngineError::NotANumber => INPUT,
         // What was asked for does not fit the model: the command line is at fault.
         EngineError::EmptyPrompt
         | EngineError::ContextFull { .. }
@@ -189,6 +190,7 @@ mod tests {
             (anyhow::Error::new(BadInput("x".to_owned())), INPUT),
             (anyhow::Error::new(TooLarge("x".to_owned())), ENVIRONMENT),
             (EngineError::EmptyPrompt.into(), USAGE),
+            (EngineError::NotANumber.into(), INPUT),
             (EngineError::Format(FormatError::Io(denied())).into(), ENVIRONMENT),
             (FormatError::Io(io(ErrorKind::NotFound)).into(), INPUT),
             (TextError::Io(denied()).into(), ENVIRONMENT),

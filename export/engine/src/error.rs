@@ -27,6 +27,9 @@ pub enum EngineError {
         /// Number of ids.
         vocab_size: usize,
     },
+    /// The weights are damaged, or too large for what they are multiplied with.
+    #[error("the model computes NaN in place of logits; its weights are damaged or far too large")]
+    NotANumber,
     /// A sampler setting outside its range.
     #[error("{name} is {value}; expected {expected}")]
     Setting {

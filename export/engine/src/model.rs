@@ -73,7 +73,8 @@ impl Model {
     /// Logits `[V]` after the last of `tokens`, which follow what `cache` holds.
     ///
     /// # Errors
-    /// No token, an unknown one, or more than the context holds; the cache is then unchanged.
+    /// No token, an unknown one, or more than the context holds; the cache is then unchanged. Logits
+    /// that are no numbers.
     pub fn forward<'w>(
         &self,
         workspace: &'w mut Workspace,
@@ -106,7 +107,7 @@ impl Model {
             keep_last(sequences, chunks, &buffers.x, last, width);
         });
         let logits = scratch_slice(logits, count * self.spec.vocab_size);
-        self.logits(compute, last, &mut buffers.normalised, &mut buffers.products, logits);
+        self.logits(compute, last, &mut buffers.normalised, &mut buffers.products, logits)?;
         Ok(logits)
     }
 
@@ -129,6 +130,7 @@ impl Model {
         let compute = KernelChoice { kernel: self.kernel, threads: workspace.threads };
         let (width, vocab_size) = (self.spec.hidden_size, self.spec.vocab_size);
         let Workspace { buffers, last, logits, chunks, .. } = workspace;
+        let mut outcome = Ok(());
         self.passes(compute, buffers, chunks, sequences, |_, chunks, buffers| {
             for found in places(chunks, wanted).chunks(SCORED) {
                 let rows = scratch_slice(last, found.len() * width);
@@ -136,12 +138,16 @@ impl Model {
                     kept.copy_from_slice(&buffers.x[row * width..][..width]);
                 }
                 let logits = scratch_slice(logits, found.len() * vocab_size);
-                self.logits(compute, rows, &mut buffers.normalised, &mut buffers.products, logits);
+                let Buffers { normalised, products, .. } = buffers;
+                let computed = self.logits(compute, rows, normalised, products, logits);
                 let found: Vec<Place> = found.iter().map(|(_, place)| *place).collect();
-                each(&found, logits);
+                match computed {
+                    Ok(()) => each(&found, logits),
+                    broken => outcome = broken,
+                }
             }
         });
-        Ok(())
+        outcome
     }
 
     /// Takes all tokens of checked sequences through the blocks, at most [`MAX_BATCH_TOKENS`] at a
@@ -202,7 +208,7 @@ impl Model {
                 ForwardBatch { sequences: &mut *sequences, chunks: &chunks },
             );
             let Buffers { x, normalised, products, .. } = buffers;
-            self.logits(compute, x, normalised, products, logits);
+            self.logits(compute, x, normalised, products, logits)?;
         }
         Ok(logits)
     }
@@ -244,6 +250,9 @@ impl Model {
     }
 
     /// Residual stream `[T, C]` → logits `[T, V]`.
+    ///
+    /// # Errors
+    /// A NaN among them.
     fn logits(
         &self,
         compute: KernelChoice,
@@ -251,11 +260,17 @@ impl Model {
         normalised: &mut Vec<f32>,
         products: &mut Products,
         out: &mut [f32],
-    ) {
+    ) -> Result<(), EngineError> {
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         head.logits(compute, self.norm.of(compute.threads, hidden, normalised), products, out);
+        // Without a branch inside of a part, so that vectors compare.
+        let has_nan = |part: &[f32]| part.iter().fold(false, |found, x| found | x.is_nan());
+        if out.chunks(PART).any(has_nan) { Err(EngineError::NotANumber) } else { Ok(()) }
     }
 }
+
+/// Logits that are looked through together.
+const PART: usize = 1024;
 
 /// The wanted places of a pass, each with its row in it.
 fn places(chunks: &[Chunk], wanted: &[Vec<usize>]) -> Vec<(usize, Place)> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::data::read_file;
 use crate::error::EvalError;
@@ -43,9 +43,15 @@ pub fn compare(a: &Path, b: &Path) -> Result<Vec<Difference>, EvalError> {
     let mut found = Vec::new();
     for (key, own) in &first {
         let Some(other) = second.get(key) else { continue };
+        let differs = |(id, row): &(&u64, &Row)| other.get(*id).is_some_and(|it| !row.may_be(it));
+        if let Some((id, row)) = own.iter().find(differs) {
+            let what =
+                format!("row {id} is another one in {}; expected the same data", b.display());
+            return Err(EvalError::row(a, row.line, "doc_id", what));
+        }
         let pairs: Vec<(f64, f64)> =
             // Rows are paired by `doc_id`: two runs with other limits share their first rows.
-            own.iter().filter_map(|(id, value)| Some((*value, *other.get(id)?))).collect();
+            own.iter().filter_map(|(id, row)| Some((row.value, other.get(id)?.value))).collect();
         if !pairs.is_empty() {
             found.push(difference(key, &pairs));
         }
@@ -58,16 +64,37 @@ pub fn compare(a: &Path, b: &Path) -> Result<Vec<Difference>, EvalError> {
     Ok(found)
 }
 
+/// A metric of one row.
+struct Row {
+    value: f64,
+    /// In the file, from 1.
+    line: usize,
+    /// Hashes of the fields' names and of all that the row asks, where the file says it.
+    doc: Option<[blake3::Hash; 2]>,
+}
+
+impl Row {
+    /// Whether both may be about the same question. The harness adds fields of its own to some tasks'
+    /// rows: other names prove nothing.
+    fn may_be(&self, other: &Self) -> bool {
+        let [Some([names, own]), Some([other_names, others])] = [self.doc, other.doc] else {
+            return true;
+        };
+        names != other_names || own == others
+    }
+}
+
 /// Values by metric and row.
-fn rows(path: &Path) -> Result<BTreeMap<Key, BTreeMap<u64, f64>>, EvalError> {
+fn rows(path: &Path) -> Result<BTreeMap<Key, BTreeMap<u64, Row>>, EvalError> {
     let file = read_file(path)?;
-    let mut all: BTreeMap<Key, BTreeMap<u64, f64>> = BTreeMap::new();
+    let mut all: BTreeMap<Key, BTreeMap<u64, Row>> = BTreeMap::new();
     for (at, row) in file.rows.iter().enumerate() {
         let missing =
             |field: &str| file.wrong(at, field, "is missing; expected a line of --log-samples");
         let id = row["doc_id"].as_u64().ok_or_else(|| missing("doc_id"))?;
         // The harness writes one file a task and names it there.
         let task = row["task"].as_str().unwrap_or_default().to_owned();
+        let doc = row["doc"].as_object().map(hashes);
         // Lines without a filter count as those of a task that has none.
         let filter = row["filter"].as_str().unwrap_or("none").to_owned();
         let names = row["metrics"].as_array().ok_or_else(|| missing("metrics"))?;
@@ -75,11 +102,19 @@ fn rows(path: &Path) -> Result<BTreeMap<Key, BTreeMap<u64, f64>>, EvalError> {
             // Values that are lists (sums with their weights) have no difference a row.
             if let Some(value) = row[name].as_f64() {
                 let key = (task.clone(), name.to_owned(), filter.clone());
-                all.entry(key).or_default().insert(id, value);
+                all.entry(key).or_default().insert(id, Row { value, line: at + 1, doc });
             }
         }
     }
     Ok(all)
+}
+
+/// Of the names and of everything, whatever the order of fields.
+fn hashes(doc: &Map<String, Value>) -> [blake3::Hash; 2] {
+    let mut doc = Value::from(doc.clone());
+    doc.sort_all_objects();
+    let names: Vec<&String> = doc.as_object().into_iter().flat_map(Map::keys).collect();
+    [format!("{names:?}"), doc.to_string()].map(|text| blake3::hash(text.as_bytes()))
 }
 
 fn difference(key: &Key, pairs: &[(f64, f64)]) -> Difference {
@@ -154,6 +189,28 @@ mod tests {
         assert!(
             compare(&a, &other).unwrap_err().to_string().contains("c.jsonl:1 [doc_id]: is missing")
         );
+    }
+
+    #[test]
+    fn rows_of_other_data_are_not_paired() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, docs: [&str; 2]| {
+            let line = |(id, doc): (usize, &str)| {
+                format!(r#"{{"task":"t","doc_id":{id},"metrics":["acc"],"acc":1.0,"doc":{doc}}}"#)
+            };
+            let path = dir.path().join(name);
+            let lines: Vec<String> = docs.into_iter().enumerate().map(line).collect();
+            fs_err::write(&path, lines.join("\n")).unwrap();
+            path
+        };
+        let a = write("a.jsonl", [r#"{"q":"x","a":1}"#, r#"{"q":"y","a":2}"#]);
+        let same = write("b.jsonl", [r#"{"a":1,"q":"x"}"#, r#"{"q":"y","a":2}"#]);
+        let harness = write("c.jsonl", [r#"{"q":"x","a":1,"query":"X"}"#, r#"{"q":"z"}"#]);
+        assert_eq!(compare(&a, &same).unwrap()[0].rows, 2);
+        assert_eq!(compare(&a, &harness).unwrap()[0].rows, 2);
+        let other = write("d.jsonl", [r#"{"q":"x","a":1}"#, r#"{"q":"w","a":2}"#]);
+        let error = compare(&a, &other).unwrap_err().to_string();
+        assert!(error.contains("a.jsonl:2 [doc_id]: row 1 is another one in "), "{error}");
     }
 
     #[test]

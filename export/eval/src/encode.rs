@@ -139,7 +139,7 @@ impl RequestEncoder<'_> {
         context: Vec<u32>,
         continuation: Vec<u32>,
     ) -> Result<TokenRequest, EvalError> {
-        let refuse = |what: String| Err(EvalError::Setting { task: "request".to_owned(), what });
+        let refuse = |what: String| Err(EvalError::Request { what });
         if continuation.is_empty() {
             return refuse("a continuation has no token of its own after its context".to_owned());
         }

@@ -6,6 +6,8 @@ use bitnet_engine::EngineError;
 use bitnet_format::{FormatError, Shown};
 use bitnet_text::TextError;
 
+use crate::data::DataFile;
+
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
@@ -37,6 +39,12 @@ pub enum EvalError {
     Setting {
         /// The task.
         task: String,
+        /// What is wrong, with what was expected.
+        what: String,
+    },
+    /// A text cannot be asked for with this model. [`EvalError::of_row`] says which row it is of.
+    #[error("request: {what}")]
+    Request {
         /// What is wrong, with what was expected.
         what: String,
     },
@@ -88,6 +96,14 @@ impl EvalError {
     pub(crate) fn row(path: &Path, row: usize, field: &str, what: impl Into<String>) -> Self {
         let (path, field) = (path.to_owned(), field.to_owned());
         Self::Row { path, row, field, what: what.into() }
+    }
+
+    /// The same error with the row whose request is wrong.
+    pub(crate) fn of_row(self, rows: &DataFile, at: usize) -> Self {
+        match self {
+            Self::Request { what } => rows.wrong(at, "request", what),
+            other => other,
+        }
     }
 
     /// Whether the command line is at fault and not a file.

@@ -5,6 +5,7 @@ use bitnet_text::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::code_runner::CodeRunner;
+use crate::data::DataFile;
 use crate::document::documents;
 use crate::encode::{BosPolicy, RequestEncoder, TokenRequest};
 use crate::error::EvalError;
@@ -127,7 +128,7 @@ impl Evaluator<'_> {
         let requests = row_requests(task, data, &documents, self.chat)?;
         let (answers, cost) = match task.output {
             OutputType::GenerateUntil => self.generated(task, &requests, progress)?,
-            _ => self.scored(&requests, progress)?,
+            _ => self.scored(&data.rows, &requests, progress)?,
         };
         let mut samples = Vec::new();
         // The model answers once; each filter reads the same answers and has scores of its own.
@@ -175,10 +176,11 @@ impl Evaluator<'_> {
 
     fn scored(
         &self,
+        rows: &DataFile,
         requests: &[RowRequest],
         progress: ProgressCallback<'_>,
     ) -> Result<(Vec<RowAnswer>, TaskResult), EvalError> {
-        let Asked { encoded, counts } = self.encode(requests)?;
+        let Asked { encoded, counts } = self.encode(rows, requests)?;
         let scored = score_requests(self.model, self.threads, &encoded, progress)?;
         // The scores come in one list in the order of the requests; each row takes its own off the
         // front.
@@ -204,7 +206,7 @@ impl Evaluator<'_> {
     }
 
     /// Rows are encoded on as many threads as the model is computed on.
-    fn encode(&self, requests: &[RowRequest]) -> Result<Asked, EvalError> {
+    fn encode(&self, rows: &DataFile, requests: &[RowRequest]) -> Result<Asked, EvalError> {
         let encoder = self.encoder();
         let one = |request: &RowRequest| match request {
             RowRequest::Score(pairs) => score_pairs(&encoder, pairs),
@@ -215,14 +217,16 @@ impl Evaluator<'_> {
         // In consecutive parts, so that joining the results in order gives the order of the rows.
         let share = requests.len().div_ceil(self.threads.count()).max(1);
         let found: Vec<Result<Vec<TokenRequest>, EvalError>> = std::thread::scope(|scope| {
-            let work = |rows: &'_ [RowRequest]| rows.iter().map(one).collect::<Vec<_>>();
+            let work = |part: &'_ [RowRequest]| part.iter().map(one).collect::<Vec<_>>();
             let workers: Vec<_> =
-                requests.chunks(share).map(|rows| scope.spawn(move || work(rows))).collect();
+                requests.chunks(share).map(|part| scope.spawn(move || work(part))).collect();
             workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
         });
-        let rows: Vec<Vec<TokenRequest>> = found.into_iter().collect::<Result<_, _>>()?;
-        let counts = rows.iter().map(Vec::len).collect();
-        Ok(Asked { encoded: rows.into_iter().flatten().collect(), counts })
+        let located = found.into_iter().enumerate();
+        let located = located.map(|(at, found)| found.map_err(|error| error.of_row(rows, at)));
+        let found: Vec<Vec<TokenRequest>> = located.collect::<Result<_, _>>()?;
+        let counts = found.iter().map(Vec::len).collect();
+        Ok(Asked { encoded: found.into_iter().flatten().collect(), counts })
     }
 
     fn generated(

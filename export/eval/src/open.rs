@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use bitnet_format::Shown;
+
+use crate::data::DataFile;
 use crate::error::EvalError;
 use crate::registry::{Selection, hint};
 use crate::rendered;
@@ -38,15 +41,65 @@ pub fn open(
         // Before the dataset: a file of requests would be taken for it.
         let requests = rendered::open(task.name(), dir)?;
         all.push(match requests {
-            Some((task, rows)) => OpenTask { task, data: TaskData::of(rows) },
+            Some(found) => ready(found, num_fewshot)?,
             None => OpenTask { data: TaskData::read(&task, dir)?, task },
         });
     }
     for name in &selection.unknown {
         let found = rendered::open(name, dir)?;
+        if found.is_none() {
+            rendered::refuse(name, dir)?;
+        }
         let unknown = || EvalError::UnknownTask { name: name.clone(), hint: hint(name) };
-        let (task, rows) = found.ok_or_else(unknown)?;
-        all.push(OpenTask { task, data: TaskData::of(rows) });
+        all.push(ready(found.ok_or_else(unknown)?, num_fewshot)?);
     }
     Ok(all)
+}
+
+/// A task whose requests are written out; nothing can be put before them.
+fn ready(
+    (task, rows): (Task, DataFile),
+    num_fewshot: Option<usize>,
+) -> Result<OpenTask, EvalError> {
+    if let Some(count) = num_fewshot.filter(|count| *count > 0) {
+        let what = format!(
+            "{} holds whole requests, so --num-fewshot {count} has no rows to take examples from; \
+             expected 0",
+            rows.path.shown()
+        );
+        return Err(EvalError::setting(task.name(), what));
+    }
+    Ok(OpenTask { task, data: TaskData::of(rows) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_requests_take_no_examples_and_other_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.jsonl");
+        let asked = |count| {
+            let selection = Selection {
+                tasks: Vec::new(),
+                groups: Vec::new(),
+                unknown: vec!["mine".to_owned()],
+            };
+            open(&selection, dir.path(), count)
+        };
+        fs_err::write(&path, "{\"context\": \"a\", \"target\": \" b\"}").unwrap();
+        assert_eq!(asked(None).unwrap().len(), 1);
+        assert_eq!(asked(Some(0)).unwrap().len(), 1);
+        let error = asked(Some(3)).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains("--num-fewshot 3"), "{error}");
+        fs_err::write(&path, "{\"prompt\": \"a\", \"target\": \" b\"}").unwrap();
+        let error = asked(None).unwrap_err();
+        assert!(
+            error.to_string().contains("mine.jsonl:1 [context]: expected a request"),
+            "{error}"
+        );
+        fs_err::remove_file(&path).unwrap();
+        assert!(matches!(asked(None), Err(EvalError::UnknownTask { .. })));
+    }
 }

@@ -10,6 +10,16 @@ use crate::error::EvalError;
 use crate::task::Task;
 use crate::task_file;
 
+/// Refuses `DIR/<name>.jsonl`, if that file is there, since it holds no requests.
+pub(crate) fn refuse(name: &str, dir: &Path) -> Result<(), EvalError> {
+    let path = dir.join(format!("{name}.jsonl"));
+    if !path.is_file() {
+        return Ok(());
+    }
+    let expected = "expected a request: context, choices and gold; contexts, continuation and gold; or context and target";
+    Err(EvalError::row(&path, 1, "context", expected))
+}
+
 /// The task and the rows of `DIR/<name>.jsonl`, if that file holds requests.
 pub(crate) fn open(name: &str, dir: &Path) -> Result<Option<(Task, DataFile)>, EvalError> {
     let path = dir.join(format!("{name}.jsonl"));

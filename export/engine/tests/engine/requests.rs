@@ -12,14 +12,14 @@ use crate::random_model::{SMALL, model, threads};
 
 /// Writes a folder of float matrices.
 fn floats(dir: &Path, spec: &str) {
-    floats_but(dir, spec, &[]);
+    floats_but(dir, spec, &[], 1.0);
 }
 
-/// Writes one whose tensors of these names hold zeros.
-fn floats_but(dir: &Path, spec: &str, zeros: &[&str]) {
+/// Writes one whose tensors of these names are multiplied by a factor.
+fn floats_but(dir: &Path, spec: &str, changed: &[&str], factor: f32) {
     let config = HfConfig { spec: toml::from_str(spec).unwrap(), form: WeightForm::Latent };
     let values = |entry: TensorEntry| {
-        let factor = if zeros.contains(&entry.name.as_str()) { 0.0 } else { 1.0 };
+        let factor = if changed.contains(&entry.name.as_str()) { factor } else { 1.0 };
         let value = |i: usize| factor * ((i * 7 % 13) as f32 - 5.5);
         let values: Vec<f32> = (0..entry.elements()).map(value).collect();
         (entry.name, TensorData::bf16(&entry.shape, &values))
@@ -70,7 +70,7 @@ fn tensors_of_zeros_are_known_in_every_form() {
         "model.layers.1.mlp.down_proj.weight",
     ];
     let [master, packed, whole] = [(); 3].map(|()| tempfile::tempdir().unwrap());
-    floats_but(master.path(), SMALL, &zeros);
+    floats_but(master.path(), SMALL, &zeros, 0.0);
     floats(whole.path(), SMALL);
     let source = StoredModel::open(master.path()).unwrap();
     write_packed(packed.path(), source.spec(), |entry| source.floats(entry)).unwrap();
@@ -80,6 +80,19 @@ fn tensors_of_zeros_are_known_in_every_form() {
         assert_eq!(load(packed.path()).all_zero(), zeros);
         assert!(load(whole.path()).all_zero().is_empty());
     }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_an_error_and_not_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    floats_but(dir.path(), SMALL, &["model.norm.weight"], 3e37);
+    let (model, pool) = (Model::load(dir.path()).unwrap(), threads(1));
+    let (mut workspace, mut cache) = (Workspace::new(&pool), model.new_cache());
+    let next = model.forward(&mut workspace, &mut cache, &[1, 2]);
+    assert!(matches!(next, Err(EngineError::NotANumber)));
+    let all = model.forward_all(&mut workspace, &mut model.new_cache(), &[1, 2]);
+    assert!(matches!(all, Err(EngineError::NotANumber)));
+    assert!(matches!(score(&model, &[1, 2], &pool), Err(EngineError::NotANumber)));
 }
 
 #[test]
