@@ -20,8 +20,8 @@ pub struct BatchWarmup {
 }
 
 impl BatchWarmup {
-    /// Reads `{ start, steps }`.
-    pub(super) fn read(item: &Item<'_>, batch: Option<usize>) -> Option<Self> {
+    /// Reads `{ start, steps }`; `run` is the length of the run, where it is known.
+    pub(super) fn read(item: &Item<'_>, batch: Option<usize>, run: Option<u64>) -> Option<Self> {
         let mut table = Section::of(item, "a table such as { start = 8, steps = 200 }")?;
         let start = table.required("start", "rows of the first step", |item| {
             let start = item.count()?;
@@ -31,8 +31,13 @@ impl BatchWarmup {
             }
             Some(start)
         });
-        let steps = |item: &Item<'_>| item.whole_between(1, MOST_STEPS);
-        let steps = table.required("steps", "steps with fewer rows", steps);
+        let steps = table.required("steps", "steps with fewer rows", |item| {
+            let steps = item.whole_between(1, MOST_STEPS)?;
+            if let Some(run) = run.filter(|&run| run < steps) {
+                item.problem(format!("longer than the run; expected at most {run}, got {steps}"));
+            }
+            Some(steps)
+        });
         table.finish();
         Some(Self { start: start?, steps: steps? })
     }

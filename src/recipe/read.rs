@@ -229,7 +229,9 @@ fn read_train(root: &mut Section<'_>) -> (Train, bool) {
     let train = Train {
         length: length.unwrap_or(Length::Epochs(1.0)),
         batch: batch.unwrap_or(1),
-        batch_warmup: table.optional("batch_warmup", |item| BatchWarmup::read(item, batch)),
+        batch_warmup: table.optional("batch_warmup", |item| {
+            BatchWarmup::read(item, batch, length.and_then(Length::known_steps))
+        }),
         micro_batch: micro_batch.or(batch).unwrap_or(1),
         gradient_copies: table.value("gradient_copies", copies),
         precision: table.value("precision", |item| item.choice(Precision::WORDS)),

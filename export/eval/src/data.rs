@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use bitnet_format::Shown;
+use bitnet_format::foreign::without_mark_bytes;
 use bitnet_format::input::open_file;
 use serde_json::Value;
 
@@ -176,7 +177,7 @@ pub(crate) fn read_file(path: &Path) -> Result<DataFile, EvalError> {
         std::io::copy(&mut reader, &mut line)?;
         hasher.update(&line);
         // `line` holds the whole file here: one list.
-        rows = serde_json::from_slice(&line)
+        rows = serde_json::from_slice(without_mark_bytes(&line))
             .map_err(|error| EvalError::row(path, error.line(), "json", error.to_string()))?;
     } else {
         while read_line(&mut reader, &mut line)? > 0 {
@@ -186,10 +187,12 @@ pub(crate) fn read_file(path: &Path) -> Result<DataFile, EvalError> {
                 let what = format!("is too long; expected at most {LARGEST_LINE} bytes");
                 return Err(EvalError::row(path, number, "line", what));
             }
-            if line.iter().all(u8::is_ascii_whitespace) {
+            // Editors on Windows begin a file with a byte-order mark.
+            let text = if number == 1 { without_mark_bytes(&line) } else { &line };
+            if text.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let row = serde_json::from_slice(&line);
+            let row = serde_json::from_slice(text);
             rows.push(
                 row.map_err(|error| EvalError::row(path, number, "line", error.to_string()))?,
             );
@@ -231,7 +234,9 @@ mod tests {
             let path = dir.path().join(place);
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             let text = if place.ends_with("json") { "[{\"a\": 1}]" } else { "{\"a\": 1}\n\n" };
-            fs_err::write(&path, text).unwrap();
+            // A byte-order mark is no part of the first row, of either kind of file.
+            let mark = if place.contains("_test") { "\u{feff}" } else { "" };
+            fs_err::write(&path, [mark, text].concat()).unwrap();
             let rows = name.read(dir.path()).unwrap();
             assert_eq!((rows.rows.len(), rows.path), (1, path));
         }

@@ -200,6 +200,20 @@ fn form_of(keys: &Map<String, Value>) -> Result<Option<WeightForm>, (&'static st
     if text("quant_method") != Some("bitnet") {
         return Err((field, format!("quant_method must be \"bitnet\", got {config}")));
     }
+    if config.get("use_rms_norm").and_then(Value::as_bool) == Some(true) {
+        let what = "use_rms_norm is not supported: norms inside of linear layers; expected false";
+        return Err((field, what.to_owned()));
+    }
+    // The head and the embedding are never ternary for transformers.
+    let kept = config.get("modules_to_not_convert").and_then(Value::as_array);
+    let is_table = |name: &&Value| {
+        let last = name.as_str().and_then(|name| name.rsplit('.').next());
+        matches!(last, Some("lm_head" | "embed_tokens"))
+    };
+    if let Some(name) = kept.into_iter().flatten().find(|name| !is_table(name)) {
+        let what = format!("modules_to_not_convert names {name}; expected lm_head or nothing");
+        return Err((field, what));
+    }
     // transformers' defaults: bitlinear, offline.
     let class = text("linear_class").unwrap_or("bitlinear");
     let mode = text("quantization_mode").unwrap_or("offline");
@@ -316,6 +330,16 @@ mod tests {
             ("model_type", json!("gpt2"), "[model_type]"),
             ("attention_bias", json!(true), "[attention_bias]"),
             ("quantization_config", json!({"quant_method": "gptq"}), "[quantization_config]"),
+            (
+                "quantization_config",
+                json!({"quant_method": "bitnet", "use_rms_norm": true}),
+                "[quantization_config]: use_rms_norm is not supported",
+            ),
+            (
+                "quantization_config",
+                json!({"quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "q_proj"]}),
+                "[quantization_config]: modules_to_not_convert names \"q_proj\"",
+            ),
             ("num_key_value_heads", json!(7), "must divide"),
             ("hidden_size", json!("256"), "[hidden_size]: wrong value; got string"),
             ("rms_norm_eps", json!(true), "[rms_norm_eps]: wrong value; got boolean"),

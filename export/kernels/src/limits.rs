@@ -41,13 +41,12 @@ fn sum(chunks: &[PairChunk]) -> u64 {
     sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
 }
 
-/// 8-bit operations a second of `threads` cores, two to a multiply-add; `None` without the
-/// instructions of AVX-512 VNNI.
+/// 8-bit operations a second of `threads` cores, two to a multiply-add: of AVX-512 VNNI, or of AVX2 where there
+/// is nothing faster; `None` on other CPUs.
 pub fn int8_operations(threads: usize) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
-    if crate::Kernel::available().contains(&crate::Kernel::Avx512Vnni) {
-        let one =
-            || (0..3).filter_map(|_| crate::avx512::peak_operations(1 << 22)).fold(0.0, f64::max);
+    if let Some(peak) = peak_of_this_cpu() {
+        let one = || (0..3).filter_map(|_| peak(1 << 22)).fold(0.0, f64::max);
         return Some(std::thread::scope(|scope| {
             let cores: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
             cores.into_iter().map(|core| core.join().expect("nothing in it panics")).sum()
@@ -55,4 +54,15 @@ pub fn int8_operations(threads: usize) -> Option<f64> {
     }
     let _ = threads;
     None
+}
+
+/// What measures a core on registers alone.
+#[cfg(target_arch = "x86_64")]
+fn peak_of_this_cpu() -> Option<fn(usize) -> Option<f64>> {
+    let has = |kernel| crate::Kernel::available().contains(&kernel);
+    if has(crate::Kernel::Avx512Vnni) {
+        return Some(crate::avx512::peak_operations);
+    }
+    (has(crate::Kernel::Avx2) && !has(crate::Kernel::AvxVnni))
+        .then_some(crate::avx2::peak_operations)
 }

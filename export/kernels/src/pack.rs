@@ -18,8 +18,8 @@
 use std::ops::Range;
 
 use crate::gemm::{
-    KBlock, LINE, MatrixA, MatrixB, OperandLayout, Operands, PanelColumns, ROWS, Scale, Size,
-    TILE_ROWS, WordFormat,
+    KBlock, LINE, MatrixA, MatrixB, OperandLayout, PanelColumns, ROWS, Scale, Size, TILE_ROWS,
+    WordFormat,
 };
 use crate::layout::SimdWork;
 use crate::prefetch::prefetch;
@@ -107,23 +107,9 @@ unsafe fn pack_inner<P: RoundToBf16>(
     let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
     for (i, row) in rows.enumerate() {
         let source = &a.values[row * a.stride..][values.clone()];
-        if !format.swapped || format.operands == Operands::F32 {
-            // Words and values lie in the same order: whole lines at a time.
-            let lines = words[i * LINE..].chunks_mut(height * LINE);
-            // SAFETY: says the caller.
-            unsafe { pack_lines::<P>(format, source, a.scale.part(values.clone()), lines) };
-            continue;
-        }
-        for step in 0..block.used(format) {
-            let (low, high) = block.values(format, step);
-            let value = |place: Option<usize>| match place {
-                Some(at) => source[at - values.start] * a.scale.at(at),
-                None => 0.0,
-            };
-            // Swapped pairs: `values` names the odd place first, so neighbours trade their words.
-            words[step / LINE * LINE * height + i * LINE + step % LINE] =
-                word(format, value(low), value(high));
-        }
+        let lines = words[i * LINE..].chunks_mut(height * LINE);
+        // SAFETY: says the caller.
+        unsafe { pack_lines::<P>(format, source, a.scale.part(values.clone()), lines) };
     }
 }
 
@@ -138,6 +124,12 @@ unsafe fn pack_lines<'a, P: RoundToBf16>(
     if format.pairs() {
         // SAFETY: says the caller.
         each_line(source, scale, lines, |x, factors| unsafe { P::of_neighbours(x, factors) });
+    } else if format.operands.are_bf16() {
+        // Swapped pairs: the instruction for two adds the odd place first, so neighbours trade their words.
+        each_line::<LINE>(source, scale, lines, |x, factors| {
+            let words: [u32; LINE] = std::array::from_fn(|i| word(format, x[i] * factors[i], 0.0));
+            std::array::from_fn(|i| words[i ^ 1])
+        });
     } else {
         each_line::<LINE>(source, scale, lines, |x, factors| {
             std::array::from_fn(|i| (x[i] * factors[i]).to_bits())
@@ -297,7 +289,7 @@ impl PackWork for PackB<'_> {
         } else {
             panel[block.used(format) * width..].fill(0);
         }
-        if let (MatrixB::Floats(values, OperandLayout::KInner), false) = (b, format.swapped) {
+        if let MatrixB::Floats(values, OperandLayout::KInner) = b {
             let rows = &values[first * size.depth..][..count * size.depth];
             // SAFETY: says the caller.
             return unsafe { pack_transposed::<P>(format, rows, block, width, panel) };
@@ -319,13 +311,8 @@ impl PackWork for PackB<'_> {
                     // SAFETY: says the caller.
                     unsafe { pack_floats::<P>(format, row(low), row(high), words) };
                 }
-                MatrixB::PackedB(_) => unreachable!("what is packed needs no packing"),
-                MatrixB::Floats(values, OperandLayout::KInner) => {
-                    for (column, place) in words.iter_mut().enumerate() {
-                        let row = &values[(first + column) * size.depth..][..size.depth];
-                        let value = |at: Option<usize>| at.map_or(0.0, |at| row[at]);
-                        *place = word(format, value(low), value(high));
-                    }
+                MatrixB::Floats(_, OperandLayout::KInner) | MatrixB::PackedB(_) => {
+                    unreachable!("packed above, or packed already")
                 }
             }
         }
@@ -344,6 +331,8 @@ unsafe fn pack_transposed<P: RoundToBf16>(
 ) {
     let per_word = format.operands.per_word();
     let values = block.first * per_word..block.depth.min((block.first + block.words) * per_word);
+    // As they are stored: swapped pairs take two.
+    let per_word = per_word / format.width();
     for (group, rows) in rows.chunks(LINE * block.depth).enumerate() {
         let columns = rows.len() / block.depth;
         for start in (0..values.len()).step_by(LINE * per_word) {
@@ -359,6 +348,7 @@ unsafe fn pack_transposed<P: RoundToBf16>(
             }
             let words = &mut panel[start / per_word * width..];
             let used = (values.len() - start).min(LINE * per_word).div_ceil(per_word);
+            let used = used.next_multiple_of(format.width());
             // SAFETY: says the caller.
             let steps = unsafe { P::transposed(&lines) };
             for (words, step) in words.chunks_mut(width).zip(&steps[..used]) {

@@ -90,6 +90,7 @@ fn shapes_that_contradict_themselves_are_blamed_on_the_key() {
 const BROKEN: &[(&str, &str)] = &[
     ("train.micro_batch=16", "expected a divisor of 8, got 16"),
     ("optimizer.warmup_steps=40", "expected fewer than its 40 steps, got 40"),
+    ("train.batch_warmup={ start = 1, steps = 41 }", "longer than the run; expected at most 40, got 41"),
     ("optimizer.beta1=1.0", "expected a number from 0 to below 1, got 1"),
     ("optimizer.beta2=-0.1", "[optimizer.beta2]: out of range"),
     ("optimizer.eps=0", "[optimizer.eps]: out of range"),

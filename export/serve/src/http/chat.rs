@@ -160,7 +160,12 @@ impl ChatFormat {
         let choice = json!({
             "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason,
         });
-        StreamEvent::data(&self.object("chat.completion.chunk", json!([choice])))
+        let mut object = self.object("chat.completion.chunk", json!([choice]));
+        if self.stream_usage {
+            // Only the last event has it; OpenAI's others say so.
+            object["usage"] = Value::Null;
+        }
+        StreamEvent::data(&object)
     }
 
     /// The identifier of a call, of which there is one in the life of a server.

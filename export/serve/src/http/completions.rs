@@ -185,7 +185,12 @@ impl CompletionFormat {
         let choice = json!({
             "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason,
         });
-        StreamEvent::data(&self.object(json!([choice])))
+        let mut object = self.object(json!([choice]));
+        if self.completion.question.settings.stream_usage {
+            // Only the last event has it; OpenAI's others say so.
+            object["usage"] = Value::Null;
+        }
+        StreamEvent::data(&object)
     }
 
     fn lists(&mut self, choice: usize, tokens: &[ScoredToken]) -> Value {

@@ -45,6 +45,13 @@ impl BodyFields {
         self.map.shift_remove(field).filter(|value| !value.is_null())
     }
 
+    /// Those of some fields that say something, as they are; they can still be taken.
+    pub(crate) fn copies(&self, fields: &[&str]) -> Map<String, Value> {
+        let said = |field: &&str| self.map.get(*field).filter(|value| !value.is_null());
+        let copy = |field: &&str| Some(((*field).to_owned(), said(field)?.clone()));
+        fields.iter().filter_map(copy).collect()
+    }
+
     /// A value that must be there.
     pub(crate) fn require(&mut self, field: &str) -> Result<Value, ApiError> {
         self.take(field).ok_or_else(|| self.error(field, "is missing; expected a value"))

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::answer::{StreamEvent, StreamFormat, collect, stream};
 use super::answer_parts::{AnswerPart, AnswerParts, whole};
 use super::body::JsonBody;
-use super::conversation::{bind, prompt};
+use super::conversation::{bind, continued_prompt};
 use super::error::ApiError;
 use super::fields::BodyFields;
 use super::message_blocks::read_turns;
@@ -45,7 +45,7 @@ pub(crate) async fn count_tokens(
 ) -> Result<Json<Value>, ApiError> {
     let (conversation, _) = read_conversation(&state, &mut fields)?;
     fields.finish()?;
-    let ids = tokio::task::block_in_place(|| prompt(&state, &conversation, "messages"))?;
+    let ids = tokio::task::block_in_place(|| continued_prompt(&state, conversation, "messages"))?;
     Ok(Json(json!({"input_tokens": ids.len()})))
 }
 
@@ -66,7 +66,7 @@ fn read(state: &AppState, mut fields: BodyFields) -> Result<AnswerRequest, ApiEr
     fields.finish()?;
     let (calls, grammar) = bind(state, &tools, None, "tools")?;
     Ok(AnswerRequest {
-        prompts: vec![prompt(state, &conversation, "messages")?],
+        prompts: vec![continued_prompt(state, conversation, "messages")?],
         settings,
         max_tokens,
         stop_ids: Arc::clone(&state.chat_stop_ids),

@@ -1,6 +1,6 @@
 //! Writes an answer as a response of `/v1/responses`, whole or as its events.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::answer::{StreamEvent, StreamFormat};
 use super::answer_parts::{AnswerPart, AnswerParts, ToolCall, whole};
@@ -18,6 +18,8 @@ pub(crate) struct ResponseFormat {
     top_p: f32,
     max_tokens: Option<usize>,
     prompt: usize,
+    /// Fields of the request that the response repeats.
+    echo: Map<String, Value>,
     /// How calls are written, if there may be some.
     form: Option<ToolForm>,
     parts: AnswerParts,
@@ -37,7 +39,12 @@ enum OutputItem {
 }
 
 impl ResponseFormat {
-    pub(crate) fn new(state: &AppState, request: RequestId, question: &AnswerRequest) -> Self {
+    pub(crate) fn new(
+        state: &AppState,
+        request: RequestId,
+        question: &AnswerRequest,
+        echo: Map<String, Value>,
+    ) -> Self {
         Self {
             number: request.number(),
             created: now(),
@@ -46,6 +53,7 @@ impl ResponseFormat {
             top_p: question.settings.sampler.top_p,
             max_tokens: question.max_tokens,
             prompt: question.prompts.iter().map(|prompt| prompt.len()).sum(),
+            echo,
             form: question.calls,
             parts: AnswerParts::new(question.calls),
             items: Vec::new(),
@@ -108,7 +116,7 @@ impl ResponseFormat {
         let status_of = |index| if is_cut(index) { "incomplete" } else { "completed" };
         let output: Vec<Value> =
             (0..count).map(|index| self.item(index, status_of(index))).collect();
-        json!({
+        let mut response = json!({
             "id": format!("resp_{}", self.number), "object": "response", "created_at": self.created,
             "status": status, "error": null, "model": self.model,
             "incomplete_details": cut.then(|| json!({"reason": "max_output_tokens"})),
@@ -117,7 +125,11 @@ impl ResponseFormat {
             "temperature": self.temperature, "top_p": self.top_p, "tool_choice": "auto", "tools": [],
             "truncation": "disabled", "metadata": {},
             "usage": end.map(|end| self.usage(end)),
-        })
+        });
+        for (field, value) in &self.echo {
+            response[field] = value.clone();
+        }
+        response
     }
 
     fn usage(&self, end: &JobEnd) -> Value {
@@ -285,6 +297,7 @@ mod tests {
             top_p: 1.0,
             max_tokens: None,
             prompt: 1,
+            echo: Map::new(),
             form,
             parts: AnswerParts::new(form),
             items: Vec::new(),

@@ -20,14 +20,19 @@ use super::sampling::{AnswerSettings, read_notes, read_sampler};
 use super::state::{AnswerRequest, AppState};
 use super::tools::Tools;
 
+/// What a response repeats of its request.
+const ECHOED: [&str; 6] =
+    ["instructions", "metadata", "parallel_tool_calls", "text", "tool_choice", "tools"];
+
 /// The handler.
 pub(crate) async fn responses(
     State(state): State<Arc<AppState>>,
     JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
+    let echo = fields.copies(&ECHOED);
     let question = tokio::task::block_in_place(|| read(&state, fields))?;
     let (request, events) = state.ask(&question)?;
-    let mut format = ResponseFormat::new(&state, request, &question);
+    let mut format = ResponseFormat::new(&state, request, &question, echo);
     if question.settings.stream {
         return Ok(stream(events, 1, format));
     }

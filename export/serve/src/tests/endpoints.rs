@@ -49,6 +49,7 @@ fn a_chat_is_answered_with_the_text_of_the_engine_whole_or_streamed() {
         (&usage["choices"], &usage["usage"]["completion_tokens"]),
         (&json!([]), &answer["usage"]["completion_tokens"])
     );
+    assert!(events.iter().all(|event| event.get("usage") == Some(&Value::Null)));
     let pieces = events.iter().map(|event| &event["choices"][0]);
     let said: String =
         pieces.clone().filter_map(|piece| piece["delta"]["content"].as_str()).collect();

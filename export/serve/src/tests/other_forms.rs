@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::{Reply, TestServer};
+use super::tokenizer;
 
 /// Names and data of the events of a stream.
 pub(super) fn events(reply: &Reply) -> Vec<(String, Value)> {
@@ -33,6 +34,11 @@ fn a_message_of_anthropic_s_form_is_answered_whole_streamed_and_counted() {
     let told = usage["input_tokens"].as_u64().unwrap()
         + usage["cache_read_input_tokens"].as_u64().unwrap();
     assert_eq!(told, count);
+    // An answer that was begun is gone on from: its text lies behind the prompt.
+    let begun = json!({"role": "assistant", "content": "the key"});
+    counted["messages"].as_array_mut().unwrap().push(begun);
+    let longer = server.ok("/v1/messages/count_tokens", &counted)["input_tokens"].as_u64().unwrap();
+    assert_eq!(longer, count + tokenizer().encode(" the key").unwrap().len() as u64);
     body["stream"] = true.into();
     let all = events(&server.post("/v1/messages", &body));
     let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
@@ -84,8 +90,14 @@ fn a_response_is_given_whole_and_in_numbered_events() {
     let again = json!({
         "input": [{"role": "user", "content": "hi"}, whole["output"][0], {"role": "user", "content": "and?"}],
         "max_output_tokens": 3, "text": {"format": {"type": "json_object"}},
+        "metadata": {"run": "7"}, "instructions": null,
     });
     let json = server.ok("/v1/responses", &again);
+    // What was asked for is repeated; the rest has its neutral value.
+    let repeated =
+        [&whole["instructions"], &json["instructions"], &json["metadata"], &json["text"]];
+    let expected = [&json!("box"), &Value::Null, &again["metadata"], &again["text"]];
+    assert_eq!(repeated, expected);
     assert!(json["output"][0]["content"][0]["text"].as_str().unwrap().starts_with('{'));
     for (param, value) in [
         ("previous_response_id", json!("resp_1")),
