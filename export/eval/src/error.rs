@@ -42,7 +42,7 @@ pub enum EvalError {
         /// What is wrong, with what was expected.
         what: String,
     },
-    /// A text cannot be asked for with this model. [`EvalError::of_row`] says which row it is of.
+    /// A text cannot be asked for with this model.
     #[error("request: {what}")]
     Request {
         /// What is wrong, with what was expected.
