@@ -44,10 +44,7 @@ fn length(value: &Value) -> Result<usize, Error> {
 }
 
 fn trim(text: String, letters: Option<String>) -> String {
-    // The argument of Python's `strip` is a set of letters, not a word.
-    let cut =
-        |letter: char| letters.as_ref().map_or(is_python_space(letter), |set| set.contains(letter));
-    text.trim_matches(cut).to_owned()
+    text.trim_matches(methods::cut(letters)).to_owned()
 }
 
 fn replace(text: String, old: &str, new: &str, count: Option<i64>) -> String {

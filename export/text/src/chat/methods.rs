@@ -313,15 +313,17 @@ fn expand_tabs(text: &str, size: usize) -> String {
     out
 }
 
+/// What `str.strip` takes away: a set of letters, not a word; whitespace where none is given.
+pub(super) fn cut(letters: Option<String>) -> impl Fn(char) -> bool {
+    move |letter| letters.as_ref().map_or(is_python_space(letter), |set| set.contains(letter))
+}
+
 /// The text without letters or words at its ends.
 fn stripped(text: &str, method: &str, args: &[Value]) -> Answer {
     let rest = match method {
         "strip" | "lstrip" | "rstrip" => {
             let (letters,): (Option<String>,) = from_args(args)?;
-            // The argument is a set of letters, not a word.
-            let cut = |letter: char| {
-                letters.as_ref().map_or(is_python_space(letter), |set| set.contains(letter))
-            };
+            let cut = cut(letters);
             match method {
                 "strip" => text.trim_matches(cut),
                 "lstrip" => text.trim_start_matches(cut),

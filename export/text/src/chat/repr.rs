@@ -29,7 +29,7 @@ fn repr(out: &mut String, value: &Value, depth: usize) {
         ValueKind::Seq => {
             let is_tuple = value.is_tuple();
             out.push(if is_tuple { '(' } else { '[' });
-            let count = items(out, value, depth, |out, item| repr(out, item, depth + 1));
+            let count = items(out, value, |out, item| repr(out, item, depth + 1));
             if is_tuple && count == 1 {
                 out.push(',');
             }
@@ -37,7 +37,7 @@ fn repr(out: &mut String, value: &Value, depth: usize) {
         }
         ValueKind::Map => {
             out.push('{');
-            items(out, value, depth, |out, key| {
+            items(out, value, |out, key| {
                 repr(out, key, depth + 1);
                 *out += ": ";
                 repr(out, &value.get_item(key).unwrap_or_default(), depth + 1);
@@ -50,13 +50,7 @@ fn repr(out: &mut String, value: &Value, depth: usize) {
 }
 
 /// Each item behind a comma; returns how many there are.
-fn items(
-    out: &mut String,
-    value: &Value,
-    depth: usize,
-    mut each: impl FnMut(&mut String, &Value),
-) -> usize {
-    debug_assert!(depth <= MAX_DEPTH);
+fn items(out: &mut String, value: &Value, mut each: impl FnMut(&mut String, &Value)) -> usize {
     let mut count = 0;
     for item in value.try_iter().into_iter().flatten() {
         if count > 0 {
